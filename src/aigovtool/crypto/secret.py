@@ -1,0 +1,65 @@
+"""Secret bytes whose representation is redacted and which can be wiped.
+
+Wiping is best effort: Python and OpenSSL may hold copies that nobody can reach. The strong wipe is
+the end of the process that holds the key; that is why the model key lives in a process of its own.
+"""
+
+from typing import Final, Self, final
+
+
+@final
+class Secret:
+    """Bytes that must not be printed, logged or compared with `==`.
+
+    Supports `with` (wiped at the end of the block) and `reveal()` for the primitives of this package.
+    """
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes | bytearray) -> None:
+        self._data: Final = bytearray(data)
+
+    def reveal(self) -> bytes:
+        """Return a copy of the bytes, for immediate use by a cryptographic primitive."""
+        return bytes(self._data)
+
+    def wipe(self) -> None:
+        """Overwrite the bytes with zeros."""
+        self._data[:] = bytes(len(self._data))
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __repr__(self) -> str:
+        return f"Secret(<{len(self._data)} bytes>)"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError("secrets are not compared; use hmac.compare_digest on reveal()")
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> str | tuple[object, ...]:
+        raise TypeError("secrets are not pickled")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wipe()
+
+
+class ModelKey:
+    """The 256-bit key of one sealed package."""
+
+    SIZE_BYTES: Final = 32
+    __slots__ = ("secret",)
+
+    def __init__(self, secret: Secret) -> None:
+        if len(secret) != self.SIZE_BYTES:
+            raise ValueError("a model key has 32 bytes")
+        self.secret: Final = secret
+
+    def __repr__(self) -> str:
+        return "ModelKey(<redacted>)"
