@@ -2,7 +2,7 @@
 
 Rules, because the same bytes must mean the same thing to every party that sees a signature over them:
 
-1. UTF-8 JSON (RFC 8259) within a stated size; no byte-order mark, nothing before or after the value.
+1. UTF-8 JSON (RFC 8259) within a stated size; no byte-order mark, nothing but white space around the value.
 2. Nesting is bounded *before* parsing, so that no input can exhaust the stack.
 3. Duplicate keys, `NaN`, `Infinity`, integers beyond 2**53 - 1 and lone surrogates are errors.
    (Python's own `json` accepts all of these; msgspec accepts some.)
@@ -15,7 +15,7 @@ No value reaches the rest of the program except as a frozen `msgspec.Struct`.
 import json
 import re
 from collections.abc import Callable
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar, dataclass_transform
 
 import msgspec
 
@@ -28,14 +28,31 @@ T = TypeVar("T")
 # quote is optional and the repetition possessive: an unclosed string is one match, not n attempts of O(n).
 _STRUCTURE_RE: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
+# msgspec quotes a wrong enum value or tag; greedy, because the value may hold quotes and " - at `$" itself.
+_QUOTED_VALUE_RE: Final = re.compile(r"value '.*'", re.DOTALL)
+_MAX_MESSAGE_CHARS: Final = 200
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
+class _MessageType(msgspec.StructMeta):
+    """Tells type checkers that every message is frozen and keyword-only without repeating it per class."""
+
+
+class Message(msgspec.Struct, metaclass=_MessageType, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of everything that is read from outside: frozen, keyword-only, no unknown fields."""
 
 
 def encode(value: object) -> bytes:
-    """Return the only encoding of `value`: compact JSON, keys of mappings sorted, UTF-8."""
-    return msgspec.json.encode(value, order="deterministic")
+    """Return the only encoding of `value`: compact JSON, keys of mappings sorted, UTF-8.
+
+    Raises:
+        InvalidValueError: with reason `not_unicode` for text with a lone surrogate, which is how Python
+            hands over command-line arguments and file names that are not UTF-8.
+    """
+    try:
+        return msgspec.json.encode(value, order="deterministic")
+    except UnicodeEncodeError:
+        raise InvalidValueError("text is not valid Unicode", reason="not_unicode") from None
 
 
 def decode(data: bytes, kind: type[T], *, max_bytes: int = MAX_CONTROL_BODY_BYTES) -> T:
@@ -72,7 +89,14 @@ def convert(value: object, kind: type[T]) -> T:
     try:
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
-        raise InvalidValueError(str(error), reason="schema") from None
+        raise InvalidValueError(_without_values(str(error)), reason="schema") from None
+
+
+def _without_values(message: str) -> str:
+    """Return msgspec's message without the sender's enum values, long field names or terminal controls."""
+    message = _QUOTED_VALUE_RE.sub("value", message)
+    shown = "".join(character if character.isprintable() else "?" for character in message[:_MAX_MESSAGE_CHARS])
+    return shown if len(message) <= _MAX_MESSAGE_CHARS else shown + "..."
 
 
 def _parse(data: bytes) -> object:
@@ -134,7 +158,7 @@ def _finite_float(digits: str) -> float:
 
 
 def _refuse_surrogates(value: object) -> None:
-    """Refuse lone surrogates, which only a \\u escape can smuggle in and which cannot be encoded again."""
+    r"""Refuse lone surrogates, which only a \u escape can smuggle in and which cannot be encoded again."""
     walk: dict[type, Callable[[Any], list[object]]] = {
         dict: lambda node: [*node.keys(), *node.values()],
         list: list,

@@ -19,6 +19,12 @@ MAX_JSON_DEPTH: Final = 24
 # --- Evidence --------------------------------------------------------------------------------
 # The largest real bundle seen, a TPM quote with a firmware event log, is under 50 KiB.
 MAX_EVIDENCE_BYTES: Final = 64 << 10
+# A platform key's chain is at most four certificates; Intel's collateral is nine parts.
+MAX_ENDORSEMENTS: Final = 16
+# Manifests bound into one report: as many packages as one enclave could hold in memory, and more.
+MAX_BOUND_MANIFESTS: Final = 64
+# Entries, sets of reference values, allowed chips: lists that people write in an appraisal policy.
+MAX_POLICY_ITEMS: Final = 256
 # RATS freshness: a nonce is used once and soon; a boot needs one round trip after receiving it.
 NONCE_TTL_MS: Final = 60_000
 MAX_OUTSTANDING_NONCES: Final = 10_000
@@ -43,6 +49,21 @@ MAX_HEADERS: Final = 64
 HEADER_TIMEOUT_S: Final = 10.0
 BODY_IDLE_TIMEOUT_S: Final = 20.0
 MAX_CONNECTIONS: Final = 2_000
+# Handshakes cost a signature each and prove nothing yet, so far fewer may be under way at once.
+MAX_HANDSHAKES: Final = 256
+TLS_HANDSHAKE_TIMEOUT_S: Final = 10.0
+# A proven client may keep its attested connection between requests; an anonymous one gets the head deadline.
+KEEP_ALIVE_S: Final = 120.0
+# A whole body, however steadily it drips: 64 MiB at 0.5 MiB/s.
+BODY_DEADLINE_S: Final = 128.0
+# A reader that takes nothing for this long loses the connection, so that it cannot pin its answer in memory.
+WRITE_STALL_TIMEOUT_S: Final = 30.0
+# After a refusal the rest of the input is thrown away this long: closing at once would reset the
+# connection, and the peer might never see why it was refused.
+LINGER_S: Final = 1.0
+# Our client certificates are under 600 bytes, and a private key in PEM is under 300.
+MAX_CERTIFICATE_BYTES: Final = 16 << 10
+MAX_KEY_FILE_BYTES: Final = 64 << 10
 
 # --- Inference -------------------------------------------------------------------------------
 # 64 MiB holds 100 ImageNet pictures as float32; a model's policy may lower it.
@@ -50,6 +71,15 @@ MAX_INFER_BODY_BYTES: Final = 64 << 20
 MAX_TENSORS: Final = 64
 MAX_TENSOR_RANK: Final = 16
 MAX_TENSOR_ELEMENTS: Final = 1 << 26
+# A BYTES tensor is walked element by element in Python: a million take about 0.2 s, 2**26 would take 10 s.
+MAX_BYTES_ELEMENTS: Final = 1 << 20
+# ONNX exporters write paths such as "/encoder/layer.11/output/LayerNorm/Add_1_output_0"; 256 is four of them.
+MAX_TENSOR_NAME_CHARS: Final = 256
+# Parsed JSON takes up to 24 times its text ("{}," becomes a 64-byte object and an 8-byte pointer): 200 MiB
+# here. 8 MiB holds two 224 x 224 colour pictures as printed float32; more belongs in the binary form.
+MAX_INFER_JSON_BYTES: Final = 8 << 20
+# The id of an inference is echoed in its answer; a UUID has 36 characters.
+MAX_INFER_ID_CHARS: Final = 256
 MAX_INFER_DEADLINE_MS: Final = 300_000
 # Results kept for a repeated request id: ten minutes and a byte cap per consumer (leases spec 5).
 RESULT_RETENTION_MS: Final = 600_000

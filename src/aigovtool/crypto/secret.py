@@ -6,6 +6,8 @@ the end of the process that holds the key; that is why the model key lives in a 
 
 from typing import Final, Self, final
 
+from aigovtool.errors import InvalidValueError
+
 
 @final
 class Secret:
@@ -51,14 +53,18 @@ class Secret:
 
 
 class ModelKey:
-    """The 256-bit key of one sealed package."""
+    """The 256-bit key of one sealed package.
+
+    Raises:
+        InvalidValueError: with reason `bad_length` unless the secret has 32 bytes.
+    """
 
     SIZE_BYTES: Final = 32
     __slots__ = ("secret",)
 
     def __init__(self, secret: Secret) -> None:
         if len(secret) != self.SIZE_BYTES:
-            raise ValueError("a model key has 32 bytes")
+            raise InvalidValueError("a model key has 32 bytes", reason="bad_length")
         self.secret: Final = secret
 
     def __repr__(self) -> str:

@@ -8,10 +8,11 @@ Source: https://github.com/secure-systems-lab/dsse/blob/master/protocol.md (v1.0
 """
 
 from collections.abc import Iterable
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from msgspec import Meta
 
 from aigovtool.codec import Message, decode_signed, encode
 from aigovtool.crypto.secret import Secret
@@ -23,6 +24,21 @@ T = TypeVar("T")
 
 _TYPE_PREFIX: Final = "application/vnd.aigovtool."
 MAX_SIGNATURES: Final = 4
+
+# RFC 8032 section 5.1: points are encoded by y modulo 2**255 - 19, with the sign of x in the top bit. OpenSSL
+# takes y beyond the prime, and the points of order 1, 2, 4 and 8, under which anybody can "sign": with the
+# neutral element as key one signature fits every message. Source of the y of order 8: the same blocklist in
+# libsodium, `ge25519_has_small_order`; tests/crypto/test_sign.py computes that the list is complete.
+_FIELD_PRIME: Final = 2**255 - 19
+_SMALL_ORDER_Y: Final = frozenset(
+    {
+        0,
+        1,
+        _FIELD_PRIME - 1,
+        int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"),
+        int.from_bytes(bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little"),
+    }
+)
 
 
 class Signature(Message):
@@ -37,15 +53,23 @@ class Envelope(Message):
 
     payload: bytes
     payloadType: str
-    signatures: list[Signature]
+    signatures: Annotated[list[Signature], Meta(min_length=1, max_length=MAX_SIGNATURES)]
 
 
 class VerifyKey:
-    """An Ed25519 public key (32 raw bytes)."""
+    """An Ed25519 public key (32 raw bytes).
+
+    Raises:
+        SignatureInvalidError: with reason `bad_key` for another length, a second encoding of a point
+            (one key would have two ids) or a point of small order (it verifies everything).
+    """
 
     __slots__ = ("_key", "key_id", "raw")
 
     def __init__(self, raw: bytes) -> None:
+        y = int.from_bytes(raw, "little") & (2**255 - 1)
+        if len(raw) == 32 and (y >= _FIELD_PRIME or y in _SMALL_ORDER_Y):
+            raise SignatureInvalidError("not a usable Ed25519 public key", reason="bad_key")
         try:
             self._key: Final = Ed25519PublicKey.from_public_bytes(raw)
         except ValueError:
@@ -86,8 +110,15 @@ class SigningKey:
 
     @classmethod
     def from_secret(cls, seed: Secret) -> "SigningKey":
-        """Load a key from its 32-byte seed."""
-        return cls(Ed25519PrivateKey.from_private_bytes(seed.reveal()))
+        """Load a key from its 32-byte seed.
+
+        Raises:
+            SignatureInvalidError: with reason `bad_key` for any other length.
+        """
+        try:
+            return cls(Ed25519PrivateKey.from_private_bytes(seed.reveal()))
+        except ValueError:
+            raise SignatureInvalidError("an Ed25519 private key has 32 bytes", reason="bad_key") from None
 
     def to_secret(self) -> Secret:
         """Return the 32-byte seed."""

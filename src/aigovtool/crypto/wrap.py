@@ -34,8 +34,15 @@ class WrapKey:
 
     @classmethod
     def from_secret(cls, secret: Secret) -> "WrapKey":
-        """Load a key from its 32 raw bytes."""
-        return cls(X25519PrivateKey.from_private_bytes(secret.reveal()))
+        """Load a key from its 32 raw bytes.
+
+        Raises:
+            SignatureInvalidError: with reason `bad_key` for any other length.
+        """
+        try:
+            return cls(X25519PrivateKey.from_private_bytes(secret.reveal()))
+        except ValueError:
+            raise SignatureInvalidError("an X25519 private key has 32 bytes", reason="bad_key") from None
 
     def to_secret(self) -> Secret:
         """Return the 32 raw bytes."""

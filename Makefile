@@ -1,0 +1,67 @@
+# One command each. Every target sets up what it needs, from a fresh clone, with an empty home directory.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The order of the tests is shuffled. A fixed seed makes two runs of one commit equal; `make test SEED=$$RANDOM` is another order.
+SEED ?= 20240229
+ARGS ?=
+
+READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.ready-docs
+LOCK_READY := $(VENV)/.ready-lock
+
+# Nothing below may be changed by somebody's environment.
+unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONWARNINGS PYTEST_ADDOPTS
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+.PHONY: help setup demo test lint format docs lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY) ## Make the virtual environment from the lock (every other target does this by itself)
+
+$(READY): requirements/dev.txt pyproject.toml scripts/bootstrap.sh
+	@scripts/bootstrap.sh "$(VENV)" requirements/dev.txt
+	@touch $@
+
+$(DOCS_READY): requirements/docs.txt $(READY)
+	@$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r requirements/docs.txt
+	@touch $@
+
+$(LOCK_READY): requirements/lock.txt $(READY)
+	@$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r requirements/lock.txt
+	@touch $@
+
+demo: $(READY) ## Play the whole story with all real parts
+	@$(BIN)/aigovtool demo $(ARGS)
+
+test: $(READY) ## Run the tests (ARGS="-k budget" for some of them)
+	@$(BIN)/python -m pytest -p no:cacheprovider -q -p randomly --randomly-seed=$(SEED) $(ARGS)
+
+lint: $(READY) ## Check style, types and import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --no-cache
+
+format: $(READY) ## Format the code, and fix what can be fixed safely
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+docs: $(DOCS_READY) ## Build the documentation into site/ (a warning is an error)
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -b dirhtml docs site
+	@echo "site/index.html"
+
+lock: $(LOCK_READY) ## Bring the locks up to pyproject.toml (UPGRADE=1 also takes newer versions)
+	@scripts/lock.sh "$(BIN)/uv" $(if $(UPGRADE),--upgrade)
+
+clean: ## Remove everything that can be made again
+	@rm -rf "$(VENV)" site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

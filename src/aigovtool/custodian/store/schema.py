@@ -1,0 +1,168 @@
+"""The tables. Columns exist to be searched, summed or constrained; the rest is one strictly encoded body."""
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    text,
+)
+
+SCHEMA_VERSION: Final = 1
+
+metadata: Final = MetaData()
+
+#: Single values: schema version, custodian id, epoch, generation, clock, log frontier, policies.
+facts: Final = Table(
+    "facts",
+    metadata,
+    Column("name", String(40), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+
+log: Final = Table(
+    "log",
+    metadata,
+    Column("idx", BigInteger, primary_key=True, autoincrement=False),
+    Column("leaf", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+
+parties: Final = Table(
+    "parties",
+    metadata,
+    Column("role", String(10), primary_key=True),
+    Column("name", String(63), primary_key=True),
+    Column("key", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    UniqueConstraint("key"),
+)
+
+models: Final = Table(
+    "models",
+    metadata,
+    Column("model", String(63), primary_key=True),
+    Column("package", String(71), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+
+nonces: Final = Table(
+    "nonces",
+    metadata,
+    Column("nonce", String(64), primary_key=True),
+    Column("borrower", String(63), nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    Column("used", Boolean, nullable=False),
+    Index("nonces_by_expiry", "expires_ms"),
+)
+
+instances: Final = Table(
+    "instances",
+    metadata,
+    Column("instance", String(64), primary_key=True),
+    Column("borrower", String(63), nullable=False),
+    Column("state", String(10), nullable=False),
+    Column("attested_at_ms", BigInteger, nullable=False),
+    Column("last_contact_ms", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("instances_by_time", "attested_at_ms"),
+)
+
+#: The answer to the last renewal of each instance: a repeated request gets the same bytes.
+answers: Final = Table(
+    "answers",
+    metadata,
+    Column("instance", String(64), primary_key=True),
+    Column("request_id", String(32), nullable=False),
+    Column("request", String(71), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+
+budget_limits: Final = Table(
+    "budget_limits",
+    metadata,
+    Column("key", String(400), primary_key=True),
+    Column("model", String(63), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("limits_by_model", "model"),
+)
+
+budget_rows: Final = Table(
+    "budget_rows",
+    metadata,
+    Column("key", String(400), primary_key=True),
+    Column("model", String(63), nullable=False),
+    Column("unit_limit", BigInteger, nullable=True),
+    Column("posted", BigInteger, CheckConstraint("posted >= 0"), nullable=False),
+    Column("pending", BigInteger, CheckConstraint("pending >= 0"), nullable=False),
+    Index("rows_by_model", "model"),
+)
+
+leases: Final = Table(
+    "leases",
+    metadata,
+    Column("lease_id", String(32), primary_key=True),
+    Column("instance", String(64), nullable=False),
+    Column("borrower", String(63), nullable=False),
+    Column("model", String(63), nullable=False),
+    Column("consumer", String(63), nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("deadline_ms", BigInteger, nullable=False),
+    Column("units", BigInteger, CheckConstraint("units >= 0"), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    # Partial indices: what a renewal asks must not cost more as closed leases pile up.
+    Index("open_by_instance", "instance", sqlite_where=text("state IN ('pending', 'expired')")),
+    Index("open_by_borrower", "borrower", "model", sqlite_where=text("state IN ('pending', 'expired')")),
+    Index("due", "deadline_ms", sqlite_where=text("state = 'pending'")),
+)
+
+#: Running totals per consumer and model, so that showing usage does not read every lease.
+usage: Final = Table(
+    "usage",
+    metadata,
+    Column("model", String(63), primary_key=True),
+    Column("borrower", String(63), primary_key=True),
+    Column("consumer", String(63), primary_key=True),
+    Column("granted", BigInteger, nullable=False),
+    Column("charged", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    Column("ok", BigInteger, nullable=False),
+    Column("err", BigInteger, nullable=False),
+    Column("open_leases", BigInteger, nullable=False),
+)
+
+stops: Final = Table(
+    "stops",
+    metadata,
+    Column("target", String(10), primary_key=True),
+    Column("value", String(64), primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("active", Boolean, nullable=False),
+)
+
+asks: Final = Table(
+    "asks",
+    metadata,
+    Column("ask_id", String(32), primary_key=True),
+    Column("state", String(10), nullable=False),
+    Column("scope", String(300), nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("asks_by_state", "state"),
+)
+
+commands: Final = Table(
+    "commands",
+    metadata,
+    Column("command_id", String(32), primary_key=True),
+    Column("digest", String(71), nullable=False),
+    Column("result", LargeBinary, nullable=False),
+)

@@ -1,0 +1,66 @@
+"""What an engine is: the child's side of loading and running one model.
+
+An engine lives in the engine child only. It is given plaintext files, keeps nothing of them but what it needs
+to run, and never opens a file or a socket: after the sandbox is entered it could not.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from aigovtool.enclave.engines.interface import ModelInterface
+from aigovtool.protocol.tensor import Tensor
+
+
+@dataclass(slots=True)
+class PlainModel:
+    """A decrypted package: what the manifest promises, and the files in its order (the graph first)."""
+
+    interface: ModelInterface
+    files: list[tuple[str, bytearray]] = field(repr=False)
+
+    def wipe(self) -> None:
+        """Overwrite the files with zeros and let go of them: best effort, the end of the process is the real one."""
+        for _, data in self.files:
+            zeros = bytes(min(len(data), 1 << 20))
+            for start in range(0, len(data), 1 << 20):
+                data[start : start + (1 << 20)] = zeros[: len(data) - start]
+        self.files.clear()
+
+
+class LoadedEngine(Protocol):
+    """One model, ready to run; safe to use from several threads."""
+
+    def run(self, inputs: list[Tensor], outputs: tuple[str, ...], deadline_ns: int) -> list[Tensor]:
+        """Return the named outputs (all, in the model's order, when none is named).
+
+        Args:
+            inputs: the model's inputs, checked against its interface by the parent.
+            outputs: names of outputs.
+            deadline_ns: CLOCK_MONOTONIC time at which the run ends, done or not.
+
+        Raises:
+            DeadlineError: the deadline came first.
+            EngineError: the engine failed; its words are not repeated, because they may quote the input.
+            InvalidValueError: an input's data cannot be used (`not_utf8`).
+        """
+        ...
+
+
+class Engine(Protocol):
+    """Loads models. To unload one is to drop the last reference to what `load` returned."""
+
+    def load(self, model: PlainModel) -> LoadedEngine:
+        """Return the model, ready to run; does not wipe `model`.
+
+        Raises:
+            ModelError: the engine refuses it, or it is not what its manifest says.
+        """
+        ...
+
+    def warm_up(self) -> None:
+        """Run something tiny, so that everything that is opened lazily is open before the sandbox closes.
+
+        Raises:
+            ConfigurationError: the engine does not work here.
+        """
+        ...

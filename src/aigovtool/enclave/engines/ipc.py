@@ -1,0 +1,353 @@
+"""The frames between the enclave's parent process and its engine child.
+
+```
+u32 header bytes | u32 payload bytes | payload: raw tensor data, end to end | header: one msgpack message
+```
+
+Both integers are little-endian. The payload comes first so that its first tensor is aligned in memory; a
+tensor is sent from where it lies and read into the buffer from which it is used.
+
+Rules, because after a bad model the child may be anybody's:
+
+1. Sizes are bounded before memory is allocated; the header before it is decoded.
+2. A header is one msgpack array of a known message: no unknown member, no other type, nothing after it.
+3. The tensors of a message fill its payload exactly.
+4. Anything else is a `MalformedError`; the parent answers it by killing the child, the child by ending.
+
+A model's package travels as a descriptor beside the first byte of its `Load` (SCM_RIGHTS), so that the child
+needs no right to open a file. What it does not do: it owns no socket (`Channel` and `Link` do). Large tensors
+could travel in shared memory: only `pack_tensors` and `unpack_tensors` know where the data is.
+"""
+
+import socket
+import struct
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Final, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from aigovtool.enclave.engines.sandbox import Layer
+from aigovtool.errors import AIGovToolError, MalformedError, TooLargeError
+from aigovtool.ids import Digest
+from aigovtool.limits import (
+    MAX_INFER_BODY_BYTES,
+    MAX_MANIFEST_BYTES,
+    MAX_TENSOR_ELEMENTS,
+    MAX_TENSOR_NAME_CHARS,
+    MAX_TENSOR_RANK,
+    MAX_TENSORS,
+)
+from aigovtool.package.manifest import TensorSpec
+from aigovtool.protocol.tensor import Buffer, Datatype, Tensor
+
+# The largest header is a `Loaded`, whose interface has stood in a manifest.
+MAX_IPC_HEADER_BYTES: Final = MAX_MANIFEST_BYTES
+# Both directions: what a request may bring, an answer may carry.
+MAX_IPC_PAYLOAD_BYTES: Final = MAX_INFER_BODY_BYTES
+MAX_ERROR_CHARS: Final = 500
+
+# Frames up to here are joined into one buffer: copying 16 KiB costs less than a longer iovec.
+_JOIN_BYTES: Final = 16 << 10
+_RECEIVE_BYTES: Final = 64 << 10
+_PREFIX: Final = struct.Struct("<II")
+
+_Id = Annotated[int, Meta(ge=0)]
+_Name = Annotated[str, Meta(min_length=1, max_length=MAX_TENSOR_NAME_CHARS)]
+_Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
+_Shape = Annotated[tuple[Annotated[int, Meta(ge=0, le=MAX_TENSOR_ELEMENTS)], ...], Meta(max_length=MAX_TENSOR_RANK)]
+
+
+class _Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Base of all messages: an array on the wire, so that no member can come twice."""
+
+
+class TensorHeader(_Record):
+    """A tensor without its data; `size_bytes` of the payload are its own, in the order of the message."""
+
+    name: _Name
+    datatype: Datatype
+    shape: _Shape
+    size_bytes: Annotated[int, Meta(ge=0, le=MAX_IPC_PAYLOAD_BYTES)]
+
+
+_TensorHeaders = Annotated[tuple[TensorHeader, ...], Meta(max_length=MAX_TENSORS)]
+_Specs = Annotated[tuple[TensorSpec, ...], Meta(max_length=MAX_TENSORS)]
+
+
+class Setup(_Record, tag="setup"):
+    """Parent to child, first: who the parent is, and how the engine is to be set up."""
+
+    parent_pid: int
+    workers: Annotated[int, Meta(ge=1, le=64)]
+    intra_op_threads: Annotated[int, Meta(ge=1, le=256)]
+    memory_bytes: Annotated[int, Meta(ge=1)] | None
+
+
+class Hello(_Record, tag="hello"):
+    """Child to parent, first: the public part of the key born in the child, and the sandbox it is in."""
+
+    public_key: _Bytes32
+    layers: tuple[Layer, ...]
+
+
+class Load(_Record, tag="load"):
+    """Load the package whose descriptor comes beside this message; `id` names the model from then on."""
+
+    id: _Id
+    wrapped_key: bytes
+    info: bytes
+    manifest_digest: Digest
+    sealer: _Bytes32
+
+
+class Loaded(_Record, tag="loaded"):
+    """The model is ready, and this is what it takes and gives."""
+
+    id: _Id
+    inputs: _Specs
+    outputs: _Specs
+
+
+class Run(_Record, tag="run"):
+    """Run a model until `deadline_ns` (CLOCK_MONOTONIC, which both processes share). No outputs means all."""
+
+    id: _Id
+    model: _Id
+    deadline_ns: int
+    inputs: _TensorHeaders
+    outputs: Annotated[tuple[_Name, ...], Meta(max_length=MAX_TENSORS)]
+
+
+class Answered(_Record, tag="answered"):
+    """The outputs of a run."""
+
+    id: _Id
+    outputs: _TensorHeaders
+
+
+class Unload(_Record, tag="unload"):
+    """Forget a model."""
+
+    id: _Id
+    model: _Id
+
+
+class Unloaded(_Record, tag="unloaded"):
+    """The model is forgotten; runs of it that had begun still finish."""
+
+    id: _Id
+
+
+class Failed(_Record, tag="failed"):
+    """The request `id` came to nothing; `code` is an error class of `aigovtool.errors`."""
+
+    id: _Id
+    code: str
+    reason: Annotated[str, Meta(max_length=64)] | None
+    message: Annotated[str, Meta(max_length=MAX_ERROR_CHARS)]
+
+
+ToChild = Setup | Load | Run | Unload
+ToParent = Hello | Loaded | Answered | Unloaded | Failed
+Message = ToChild | ToParent
+
+
+class Frame(NamedTuple):
+    """A message and the raw tensor data beside it."""
+
+    message: Message
+    payload: memoryview
+
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(Message)
+
+
+def encode_frame(message: Message, data: Sequence[Buffer] = ()) -> list[Buffer]:
+    """Return the buffers of one frame; large tensor data is not copied.
+
+    Raises:
+        TooLargeError: `frame_too_large`.
+    """
+    header = _encoder.encode(message)
+    payload_bytes = sum(len(part) for part in data)
+    _check_sizes(len(header), payload_bytes)
+    prefix = _PREFIX.pack(len(header), payload_bytes)
+    if payload_bytes <= _JOIN_BYTES:
+        return [b"".join((prefix, *data, header))]
+    return [prefix, *data, header]
+
+
+def pack_tensors(tensors: Iterable[Tensor]) -> tuple[tuple[TensorHeader, ...], list[Buffer]]:
+    """Return the headers of `tensors` and their data, as `encode_frame` takes it."""
+    headers: list[TensorHeader] = []
+    data: list[Buffer] = []
+    for tensor in tensors:
+        view = memoryview(tensor.data).cast("B")
+        headers.append(TensorHeader(tensor.name, tensor.datatype, tensor.shape, len(view)))
+        data.append(view)
+    return tuple(headers), data
+
+
+def unpack_tensors(headers: Iterable[TensorHeader], payload: memoryview) -> list[Tensor]:
+    """Return the tensors of a message, as views of its payload (rule 3). Their data is not looked at.
+
+    Raises:
+        MalformedError: `bad_frame`.
+    """
+    tensors: list[Tensor] = []
+    offset = 0
+    for header in headers:
+        end = offset + header.size_bytes
+        tensors.append(Tensor(header.name, header.datatype, header.shape, payload[offset:end]))
+        offset = end
+    if offset != len(payload):
+        raise MalformedError("the tensors of a frame do not fill its payload", reason="bad_frame")
+    return tensors
+
+
+class Assembler:
+    """Cuts what one side receives into frames: receive into `buffer()`, then call `received(n)`.
+
+    Small frames share one buffer of 64 KiB; a larger one is received into the memory in which it stays.
+    """
+
+    def __init__(self) -> None:
+        self._small: Final = bytearray(_RECEIVE_BYTES)
+        self._view: Final = memoryview(self._small)
+        self._start = 0
+        self._end = 0
+        self._large: bytearray | None = None
+        self._large_header_bytes = 0
+        self._large_filled = 0
+
+    def buffer(self) -> memoryview:
+        """Return where the next bytes belong; never empty."""
+        if self._large is not None:
+            return memoryview(self._large)[self._large_filled :]
+        return self._view[self._end :]
+
+    def received(self, count: int) -> list[Frame]:
+        """Take note of `count` bytes in `buffer()` and return the frames that are complete now.
+
+        Raises:
+            MalformedError: `bad_frame`.
+            TooLargeError: `frame_too_large`.
+        """
+        if self._large is None:
+            self._end += count
+            return self._cut()
+        self._large_filled += count
+        if self._large_filled < len(self._large):
+            return []
+        body, self._large = self._large, None
+        return [_decode_frame(body, self._large_header_bytes)]
+
+    def _cut(self) -> list[Frame]:
+        frames: list[Frame] = []
+        while self._end - self._start >= _PREFIX.size:
+            header_bytes, payload_bytes = _PREFIX.unpack_from(self._small, self._start)
+            _check_sizes(header_bytes, payload_bytes)
+            first = self._start + _PREFIX.size
+            last = first + header_bytes + payload_bytes
+            if last <= self._end:
+                frames.append(_decode_frame(self._small[first:last], header_bytes))
+                self._start = last
+            elif last - self._start > _RECEIVE_BYTES:
+                self._begin_large(first, header_bytes, payload_bytes)
+                break
+            else:
+                break
+        self._make_room()
+        return frames
+
+    def _begin_large(self, first: int, header_bytes: int, payload_bytes: int) -> None:
+        self._large = bytearray(header_bytes + payload_bytes)
+        self._large_header_bytes = header_bytes
+        self._large_filled = self._end - first
+        self._large[: self._large_filled] = self._view[first : self._end]
+        self._start = self._end
+
+    def _make_room(self) -> None:
+        rest = self._end - self._start
+        if rest and (self._start == 0 or self._end < _RECEIVE_BYTES // 2):
+            return
+        self._small[:rest] = self._small[self._start : self._end]
+        self._start, self._end = 0, rest
+
+
+def _check_sizes(header_bytes: int, payload_bytes: int) -> None:
+    if header_bytes > MAX_IPC_HEADER_BYTES or payload_bytes > MAX_IPC_PAYLOAD_BYTES:
+        raise TooLargeError("a frame is over its bounds", reason="frame_too_large")
+
+
+def _decode_frame(body: bytearray, header_bytes: int) -> Frame:
+    view = memoryview(body)
+    split = len(body) - header_bytes
+    try:
+        return Frame(_decoder.decode(view[split:]), view[:split])
+    except (msgspec.MsgspecError, AIGovToolError, RecursionError, UnicodeDecodeError):
+        raise MalformedError("a frame does not hold a message", reason="bad_frame") from None
+
+
+class Channel:
+    """The child's end: blocking, one reader at a time, any number of writers."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket: Final = sock
+        self._assembler: Final = Assembler()
+        self._frames: list[Frame] = []
+        self._descriptors: list[int] = []
+        self._send_lock: Final = threading.Lock()
+
+    def fileno(self) -> int:
+        """Return the descriptor of the socket."""
+        return self._socket.fileno()
+
+    def receive(self) -> Frame:
+        """Return the next frame; not to be called by two threads at once.
+
+        Raises:
+            EOFError: the parent has closed its end.
+            MalformedError, TooLargeError: the parent sent something else.
+            OSError: the socket failed.
+        """
+        while not self._frames:
+            count, ancillary, _, _ = self._socket.recvmsg_into(
+                [self._assembler.buffer()], socket.CMSG_SPACE(struct.calcsize("i"))
+            )
+            for level, kind, data in ancillary:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                    self._descriptors += struct.unpack(f"{len(data) // 4}i", data)
+            if count == 0:
+                raise EOFError
+            # Reversed, so that taking the next one is cheap.
+            self._frames = self._assembler.received(count)[::-1]
+        return self._frames.pop()
+
+    def take_descriptor(self) -> int:
+        """Return the descriptor that came with the `Load` just received.
+
+        Raises:
+            MalformedError: `bad_frame` when there is none.
+        """
+        if not self._descriptors:
+            raise MalformedError("a load came without its package", reason="bad_frame")
+        return self._descriptors.pop(0)
+
+    def send(self, message: ToParent, data: Sequence[Buffer] = ()) -> None:
+        """Send one frame, whole.
+
+        Raises:
+            TooLargeError: `frame_too_large`; nothing was sent.
+            OSError: the socket failed.
+        """
+        buffers = encode_frame(message, data)
+        with self._send_lock:
+            if len(buffers) == 1:
+                self._socket.sendall(buffers[0])
+                return
+            for part in buffers:
+                self._socket.sendall(part)

@@ -1,0 +1,138 @@
+"""The parent's end of the channel: frames over a non-blocking socket on the event loop.
+
+What is sent within one turn of the loop leaves in one system call. Nothing here blocks: large tensors move in
+pieces of what the socket takes, and one turn reads a bounded amount, so that a busy child does not starve the
+rest of the enclave. Descriptors are duplicated when they are queued, so the caller may close its own.
+
+It does not know what the messages mean (`process` does), and it does not bound its queue (`process` counts).
+"""
+
+import asyncio
+import os
+import socket
+from array import array
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Final
+
+from aigovtool.enclave.engines.ipc import Assembler, Frame, Message, encode_frame
+from aigovtool.errors import InputError
+from aigovtool.protocol.tensor import Buffer
+
+# One turn of the loop: 64 x 64 KiB small frames, or at most 64 pieces of a large one.
+_READS_PER_TURN: Final = 64
+# IOV_MAX is 1024; a few dozen buffers fill the socket.
+_BUFFERS_PER_SEND: Final = 64
+
+
+class Link:
+    """Sends messages, and calls `on_frame` for each that comes; `on_lost` once when the channel is of no more use."""
+
+    def __init__(
+        self, sock: socket.socket, on_frame: Callable[[Frame], None], on_lost: Callable[[str], None]
+    ) -> None:
+        """Take over `sock`, which must be non-blocking, on the running event loop."""
+        self._socket: Final = sock
+        self._on_frame: Final = on_frame
+        self._on_lost: Final = on_lost
+        self._loop: Final = asyncio.get_running_loop()
+        self._assembler: Final = Assembler()
+        # A buffer, and the descriptor that goes with its first byte (-1: none).
+        self._queue: Final[deque[tuple[memoryview, int]]] = deque()
+        self._flush_due = False
+        self._waiting = False
+        self._closed = False
+        self._loop.add_reader(sock, self._readable)
+
+    def send(self, message: Message, data: Sequence[Buffer] = (), descriptor: int = -1) -> None:
+        """Queue one frame, and a copy of `descriptor` with it; dropped without a word after `close`.
+
+        Raises:
+            TooLargeError: `frame_too_large`; nothing was queued.
+        """
+        buffers = encode_frame(message, data)
+        if self._closed:
+            return
+        attached = os.dup(descriptor) if descriptor >= 0 else -1
+        for buffer in buffers:
+            self._queue.append((memoryview(buffer).cast("B"), attached))
+            attached = -1
+        if not self._flush_due and not self._waiting:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def close(self) -> None:
+        """Let go of the socket and of all that is queued; idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        for _, attached in self._queue:
+            if attached >= 0:
+                os.close(attached)
+        self._queue.clear()
+        self._socket.close()
+
+    def _lose(self, why: str) -> None:
+        if not self._closed:
+            self.close()
+            self._on_lost(why)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        try:
+            while self._queue and not self._closed:
+                self._send_some()
+        except BlockingIOError:
+            if not self._waiting:
+                self._waiting = True
+                self._loop.add_writer(self._socket, self._flush)
+        except OSError:
+            self._lose("its channel broke")
+        else:
+            if self._waiting and not self._closed:
+                self._waiting = False
+                self._loop.remove_writer(self._socket)
+
+    def _send_some(self) -> None:
+        first, attached = self._queue[0]
+        if attached >= 0:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [attached]))]
+            sent = self._socket.sendmsg([first], rights)
+            os.close(attached)
+            self._queue[0] = (first, -1)
+        else:
+            batch: list[memoryview] = []
+            for buffer, descriptor in islice(self._queue, _BUFFERS_PER_SEND):
+                if descriptor >= 0:
+                    break
+                batch.append(buffer)
+            sent = self._socket.sendmsg(batch)
+        self._sent(sent)
+
+    def _sent(self, count: int) -> None:
+        while self._queue and count >= len(self._queue[0][0]):
+            count -= len(self._queue.popleft()[0])
+        if count:
+            buffer, attached = self._queue[0]
+            self._queue[0] = (buffer[count:], attached)
+
+    def _readable(self) -> None:
+        try:
+            for _ in range(_READS_PER_TURN):
+                count = self._socket.recv_into(self._assembler.buffer())
+                if count == 0:
+                    self._lose("it closed its channel")
+                    return
+                for frame in self._assembler.received(count):
+                    self._on_frame(frame)
+                if self._closed:
+                    return
+        except BlockingIOError:
+            return
+        except InputError as error:
+            self._lose(f"it broke the protocol: {error.message}")
+        except OSError:
+            self._lose("its channel broke")

@@ -1,0 +1,218 @@
+"""The ONNX engine: ONNX Runtime on the processor, from memory only.
+
+Rules:
+
+1. No telemetry. The official builds of ONNX Runtime from 1.29 on open a database in the home directory, start a
+   thread and upload events unless ORT_DISABLE_TELEMETRY is set before the library is loaded.
+2. Only the CPU provider, no library of custom operators, no optimized model on disk, no profile, no log below
+   "error"; external data only from the package's own files.
+3. A failure is reported by its kind, never in the library's words: they may quote an input or the graph.
+4. The session is compared with the manifest: same names, datatypes, ranks and fixed dimensions.
+5. A deadline is enforced by `Watchdog`, which ends the run between two operators. A single operator that runs
+   for long cannot be ended from inside; the parent kills the child for that.
+
+Denormals are flushed to zero: arithmetic on them can be a hundred times slower, which is a way to make a
+machine busy. ONNX Runtime sets this once, in the thread that makes its first session; threads started from it
+inherit the setting, so `warm_up` must come before any thread is started.
+
+Source: onnxruntime 1.32, docs/Privacy.md, onnxruntime_session_options_config_keys.h.
+"""
+
+import os
+import time
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # rule 1: read once, when the library is loaded
+import onnxruntime as ort
+
+from aigovtool.enclave.engines.engine import PlainModel
+from aigovtool.enclave.engines.interface import ModelInterface
+from aigovtool.enclave.engines.watchdog import Watchdog
+from aigovtool.errors import ConfigurationError, DeadlineError, EngineError, InvalidValueError, ModelError
+from aigovtool.limits import MAX_INFER_BODY_BYTES
+from aigovtool.package.manifest import TensorSpec
+from aigovtool.protocol.tensor import Datatype, Tensor, frame_bytes, split_bytes
+
+_Array = npt.NDArray[np.generic]
+
+_NUMPY: Final[dict[Datatype, np.dtype[np.generic]]] = {
+    Datatype.BOOL: np.dtype(np.bool_),
+    Datatype.UINT8: np.dtype("<u1"),
+    Datatype.UINT16: np.dtype("<u2"),
+    Datatype.UINT32: np.dtype("<u4"),
+    Datatype.UINT64: np.dtype("<u8"),
+    Datatype.INT8: np.dtype("<i1"),
+    Datatype.INT16: np.dtype("<i2"),
+    Datatype.INT32: np.dtype("<i4"),
+    Datatype.INT64: np.dtype("<i8"),
+    Datatype.FP16: np.dtype("<f2"),
+    Datatype.FP32: np.dtype("<f4"),
+    Datatype.FP64: np.dtype("<f8"),
+}
+_DATATYPES: Final = {dtype: datatype for datatype, dtype in _NUMPY.items()}
+_ONNX_TYPES: Final = {
+    "tensor(bool)": Datatype.BOOL,
+    "tensor(uint8)": Datatype.UINT8,
+    "tensor(uint16)": Datatype.UINT16,
+    "tensor(uint32)": Datatype.UINT32,
+    "tensor(uint64)": Datatype.UINT64,
+    "tensor(int8)": Datatype.INT8,
+    "tensor(int16)": Datatype.INT16,
+    "tensor(int32)": Datatype.INT32,
+    "tensor(int64)": Datatype.INT64,
+    "tensor(float16)": Datatype.FP16,
+    "tensor(float)": Datatype.FP32,
+    "tensor(double)": Datatype.FP64,
+    "tensor(string)": Datatype.BYTES,
+}
+
+# Identity on FP32 [n], ONNX IR 8, opset 13: what `warm_up` runs.
+_IDENTITY: Final = (
+    b'\x08\x08\x12\x00:9\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x10\n\x01x\x12\x0b\n\t\x08\x01\x12\x05\n\x03'
+    b"\x12\x01nb\x10\n\x01y\x12\x0b\n\t\x08\x01\x12\x05\n\x03\x12\x01nB\x04\n\x00\x10\r"
+)
+
+
+class OnnxEngine:
+    """Loads ONNX models; one `Watchdog` serves all of them."""
+
+    def __init__(self, intra_op_threads: int, watchdog: Watchdog) -> None:
+        self._intra_op_threads: Final = intra_op_threads
+        self._watchdog: Final = watchdog
+
+    def warm_up(self) -> None:
+        """See `Engine.warm_up`."""
+        try:
+            session = self._session(_IDENTITY, [])
+            options = ort.RunOptions()
+            session.run(["y"], {"x": np.zeros(1, np.float32)}, options)
+            options.terminate = True
+            session.run(["y"], {"x": np.zeros(1, np.float32)}, options)
+        except Exception as error:  # noqa: BLE001 - the library raises classes of its own that derive from Exception
+            if "terminate" not in str(error):
+                raise ConfigurationError("ONNX Runtime does not work here", reason="engine_unusable") from None
+
+    def load(self, model: PlainModel) -> "OnnxModel":
+        """See `Engine.load`."""
+        (_, graph), *external = model.files
+        try:
+            session = self._session(bytes(graph), external)
+        except Exception as error:  # noqa: BLE001 - see warm_up
+            raise ModelError(f"ONNX Runtime refuses the model ({_kind(error)})", reason="engine_refused") from None
+        _check_session(session, model.interface)
+        return OnnxModel(session, model.interface, self._watchdog)
+
+    def _session(self, graph: bytes, external: list[tuple[str, bytearray]]) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._intra_op_threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # error; and its descriptor is /dev/null
+        options.enable_profiling = False
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        # Spinning threads made a loaded machine several times slower than one thread.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if external:
+            names, buffers = [name for name, _ in external], [data for _, data in external]
+            options.add_external_initializers_from_files_in_memory(names, buffers, [len(data) for data in buffers])
+        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        # It keeps the plaintext for a fallback to other providers, which are not wanted.
+        session.disable_fallback()
+        session._model_bytes = None  # noqa: SLF001
+        return session
+
+
+class OnnxModel:
+    """One session; `run` may be called by several threads at once."""
+
+    def __init__(self, session: ort.InferenceSession, interface: ModelInterface, watchdog: Watchdog) -> None:
+        self._session: Final = session
+        self._outputs: Final = tuple(spec.name for spec in interface.outputs)
+        self._watchdog: Final = watchdog
+
+    def run(self, inputs: list[Tensor], outputs: tuple[str, ...], deadline_ns: int) -> list[Tensor]:
+        """See `LoadedEngine.run`."""
+        feed = {tensor.name: _to_array(tensor) for tensor in inputs}
+        names = outputs or self._outputs
+        options = ort.RunOptions()
+        guard = self._watchdog.guard(options, deadline_ns)
+        try:
+            results = self._session.run(names, feed, options)
+        except Exception as error:  # noqa: BLE001 - see OnnxEngine.warm_up
+            if guard.expired or time.monotonic_ns() >= deadline_ns:
+                raise DeadlineError("the run was ended at its deadline") from None
+            raise EngineError(f"ONNX Runtime failed on this request ({_kind(error)})", reason="run_failed") from None
+        finally:
+            guard.release()
+        return _to_tensors(names, results)
+
+
+def _kind(error: Exception) -> str:
+    """Return the class of an ONNX Runtime error, which is its status code, and not one word of its message."""
+    return type(error).__name__
+
+
+def _check_session(session: ort.InferenceSession, interface: ModelInterface) -> None:
+    pairs = ((session.get_inputs(), interface.inputs), (session.get_outputs(), interface.outputs))
+    for nodes, specs in pairs:
+        if [node.name for node in nodes] != [spec.name for spec in specs]:
+            raise ModelError("inputs or outputs are not those of the manifest", reason="interface_mismatch")
+        for node, spec in zip(nodes, specs, strict=True):
+            _check_node(node, spec)
+
+
+def _check_node(node: ort.NodeArg, spec: TensorSpec) -> None:
+    datatype = _ONNX_TYPES.get(node.type)
+    if datatype is None:
+        raise ModelError(f"{spec.name!r} has a type that this engine does not serve", reason="unsupported_datatype")
+    if datatype.value != spec.datatype.value:
+        raise ModelError(f"{spec.name!r} is not of the manifest's datatype", reason="interface_mismatch")
+    # The runtime may know more of an output's shape than the manifest (shape inference), but never less of both.
+    if spec.shape is None or not node.shape:
+        return
+    known = [(mine, theirs) for mine, theirs in zip(node.shape, spec.shape, strict=False)]
+    if len(node.shape) != len(spec.shape) or any(
+        isinstance(mine, int) and isinstance(theirs, int) and theirs >= 0 and mine != theirs for mine, theirs in known
+    ):
+        raise ModelError(f"{spec.name!r} is not of the manifest's shape", reason="interface_mismatch")
+
+
+def _to_array(tensor: Tensor) -> _Array:
+    if tensor.datatype is Datatype.BYTES:
+        return _to_strings(tensor)
+    dtype = _NUMPY.get(tensor.datatype)
+    if dtype is None:
+        raise EngineError(f"this engine does not take {tensor.datatype}", reason="unsupported_datatype")
+    array = np.frombuffer(tensor.data, dtype=dtype).reshape(tensor.shape)
+    return array if array.flags.aligned else array.copy()
+
+
+def _to_strings(tensor: Tensor) -> _Array:
+    array = np.empty(len(items := split_bytes(tensor)), dtype=object)
+    try:
+        array[:] = [item.decode() for item in items]
+    except UnicodeDecodeError:
+        raise InvalidValueError(f"an element of {tensor.name!r} is not UTF-8", reason="not_utf8") from None
+    return array.reshape(tensor.shape)
+
+
+def _to_tensors(names: tuple[str, ...], results: list[object]) -> list[Tensor]:
+    tensors = [_to_tensor(name, result) for name, result in zip(names, results, strict=True)]
+    if sum(len(tensor.data) for tensor in tensors) > MAX_INFER_BODY_BYTES:
+        raise EngineError(f"the answer is over {MAX_INFER_BODY_BYTES} bytes", reason="output_too_large")
+    return tensors
+
+
+def _to_tensor(name: str, result: object) -> Tensor:
+    if not isinstance(result, np.ndarray):
+        raise EngineError(f"output {name!r} is not a tensor", reason="unsupported_datatype")
+    if result.dtype == object:
+        items = [str(item).encode() for item in result.reshape(-1)]
+        return Tensor(name, Datatype.BYTES, result.shape, frame_bytes(items))
+    datatype = _DATATYPES.get(result.dtype)
+    if datatype is None:
+        raise EngineError(f"output {name!r} has a type that cannot be sent", reason="unsupported_datatype")
+    flat = np.ascontiguousarray(result).reshape(-1)
+    return Tensor(name, datatype, result.shape, memoryview(flat.view(np.uint8)) if flat.size else b"")

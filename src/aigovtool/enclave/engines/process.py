@@ -1,0 +1,442 @@
+"""The parent's side of the engine child: start it, talk to it, and end it for certain.
+
+Rules:
+
+1. The child is a fresh interpreter with an empty environment and one descriptor of ours, its end of a socket
+   pair. It dies when the thread that started it ends, and when the socket closes.
+2. It is not used before it has said which sandbox it is in, and all required layers are among them.
+3. It is not trusted: a frame, answer or id that it should not send ends it. Answers are checked against the
+   model's interface.
+4. Whatever happens to it, every pending call ends, with `EngineError` and reason `engine_died`.
+5. `kill_and_wait` returns when the kernel says that the process is gone, and with it all of its memory.
+6. Each run has a deadline in the child. If the child does not keep it, the caller is answered `OVERDUE_MS` later
+   all the same, and a child that is stuck `STUCK_MS` later is killed.
+
+What it does not do: it never sees a model key or plaintext weights, does not meter, and does not start another
+child: after a death the keys are new, so the enclave must attest again.
+"""
+
+import asyncio
+import fcntl
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from aigovtool.enclave.engines.interface import ModelInterface, check_answer, check_inputs, check_outputs
+from aigovtool.enclave.engines.ipc import (
+    MAX_IPC_PAYLOAD_BYTES,
+    Answered,
+    Failed,
+    Frame,
+    Hello,
+    Load,
+    Loaded,
+    Run,
+    Setup,
+    ToParent,
+    Unload,
+    Unloaded,
+    pack_tensors,
+    unpack_tensors,
+)
+from aigovtool.enclave.engines.link import Link
+from aigovtool.enclave.engines.sandbox import ALWAYS_REQUIRED, Layer
+from aigovtool.errors import (
+    AIGovToolError,
+    ConfigurationError,
+    DeadlineError,
+    EngineError,
+    InvalidValueError,
+    MalformedError,
+    ModelError,
+    NotFoundError,
+    OverloadedError,
+    PackageError,
+    SignatureInvalidError,
+    TooLargeError,
+)
+from aigovtool.ids import Digest
+from aigovtool.limits import MAX_INFER_DEADLINE_MS
+from aigovtool.protocol.tensor import Buffer, Tensor
+
+WORKER_MODULE: Final = "aigovtool.enclave.engines.worker"
+
+# How long after its deadline a run may still answer before its caller is told that it is late.
+OVERDUE_MS: Final = 1_000
+# A single operator cannot be ended from inside. This much later the child is held to be stuck for good.
+STUCK_MS: Final = 30_000
+# Decrypting runs at over 1 GB/s and session building at over 100 MB/s; 256 GiB do not fit a machine anyway.
+LOAD_TIMEOUT_MS: Final = 600_000
+_MAX_START_LOG_BYTES: Final = 4096
+
+# The classes that the child may answer with. Others would claim things that are the parent's to say.
+_CHILD_ERRORS: Final[dict[str, type[AIGovToolError]]] = {
+    error.code: error
+    for error in (
+        DeadlineError,
+        EngineError,
+        InvalidValueError,
+        MalformedError,
+        ModelError,
+        NotFoundError,
+        PackageError,
+        SignatureInvalidError,
+        TooLargeError,
+    )
+}
+
+# ORT_DISABLE_TELEMETRY: see `onnx`. One thread each: these libraries start a pool on import otherwise.
+_CHILD_ENVIRONMENT: Final = {"ORT_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+T = TypeVar("T", bound=ToParent)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """How the child is set up.
+
+    `workers`: requests computed at once. `intra_op_threads`: threads of one request. `memory_bytes`: bound of
+    the child's address space, None for none. `require_landlock`: False only for kernels without landlock; the
+    system call filter still forbids to open files. `max_pending`, `max_pending_bytes`: requests, and bytes of
+    their inputs, that wait for an answer. `start_timeout_s`: from start to hello.
+    """
+
+    workers: int = 2
+    intra_op_threads: int = 1
+    memory_bytes: int | None = None
+    require_landlock: bool = True
+    max_pending: int = 1024
+    max_pending_bytes: int = 4 * MAX_IPC_PAYLOAD_BYTES
+    start_timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in the child. It dies with the child; `handle` means nothing to another one."""
+
+    handle: int
+    manifest_digest: Digest
+    interface: ModelInterface
+
+
+@dataclass(slots=True)
+class _Pending:
+    future: asyncio.Future[Frame]
+    size_bytes: int
+
+
+class EngineProcess:
+    """One engine child. Made by `start`; belongs to the event loop on which it was started."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], sock: socket.socket, config: EngineConfig) -> None:
+        """Watch over a child that was just started; use `start` instead."""
+        loop = asyncio.get_running_loop()
+        self._loop: Final = loop
+        self._popen: Final = popen
+        self._config: Final = config
+        self._pidfd: Final = os.pidfd_open(popen.pid)
+        self._pending: Final[dict[int, _Pending]] = {}
+        self._pending_bytes = 0
+        self._next_id = 0
+        self._end: str | None = None
+        self._hello: Final[asyncio.Future[Hello]] = loop.create_future()
+        self._link: Final = Link(sock, self._received, self._lost)
+        loop.add_reader(self._pidfd, self._gone)
+        #: Set when the process is gone for certain.
+        self.died: Final = asyncio.Event()
+        self.pid: Final = popen.pid
+        self.hpke_public_key: bytes = b""
+        self.sandbox: frozenset[Layer] = frozenset()
+
+    @classmethod
+    async def start(cls, config: EngineConfig | None = None) -> "EngineProcess":
+        """Start a child and wait until it is in its sandbox and has made its key.
+
+        Call it on the event loop's own thread: the child dies when the thread that started it ends.
+
+        Raises:
+            ConfigurationError: `engine_start`, `sandbox_incomplete`.
+        """
+        config = config or EngineConfig()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            ours.setblocking(False)
+            popen = _spawn(theirs)
+        process = cls(popen, ours, config)
+        try:
+            await process._begin()
+        except BaseException:
+            await process.kill_and_wait()
+            raise
+        finally:
+            if popen.stderr is not None:
+                popen.stderr.close()
+        return process
+
+    async def load(
+        self,
+        package_fd: int,
+        *,
+        wrapped_key: bytes,
+        info: bytes,
+        manifest_digest: Digest,
+        sealer: bytes,
+        timeout_ms: int = LOAD_TIMEOUT_MS,
+    ) -> LoadedModel:
+        """Have the child unwrap the key, decrypt the package and load the model.
+
+        Args:
+            package_fd: a regular file, open for reading only; may be closed as soon as this returns or raises.
+            wrapped_key: the model key, HPKE-wrapped to `hpke_public_key` in the context `info`.
+            info: that context.
+            manifest_digest: of the only package that is accepted.
+            sealer: Ed25519 public key (32 bytes) that must have signed it.
+            timeout_ms: after this the child is killed.
+
+        Raises:
+            SignatureInvalidError: the key does not unwrap, or the manifest is not the sealer's.
+            PackageError, ModelError: the package is not intact or not this one; the engine refuses the model.
+            EngineError: `engine_died`, `out_of_memory`.
+            ConfigurationError: `package_descriptor`.
+            OverloadedError: too much is pending.
+        """
+        _check_descriptor(package_fd)
+
+        def message(request: int) -> Load:
+            return Load(request, wrapped_key, info, manifest_digest, sealer)
+
+        future = self._send(message, descriptor=package_fd)
+        timer = self._loop.call_later(timeout_ms / 1000, self._condemn, "it did not load a model in time")
+        try:
+            loaded = self._expect(await future, Loaded)
+        finally:
+            timer.cancel()
+        return LoadedModel(loaded.id, manifest_digest, ModelInterface(loaded.inputs, loaded.outputs))
+
+    async def run(
+        self, model: LoadedModel, inputs: Sequence[Tensor], outputs: Sequence[str], deadline_ms: int
+    ) -> list[Tensor]:
+        """Return the named outputs of `model` (all, in its order, when none is named).
+
+        Inputs are checked again: what reaches the engine has always passed `check_inputs`.
+
+        Args:
+            model: what `load` returned.
+            inputs: tensors; their data must not change before this returns.
+            outputs: names of outputs, each once.
+            deadline_ms: 1 to `MAX_INFER_DEADLINE_MS` from now, waiting in the child's queue included.
+
+        Raises:
+            InvalidValueError: inputs or outputs do not fit the model; `bad_deadline`.
+            TooLargeError: `frame_too_large`.
+            DeadlineError: the deadline came first; `engine_overdue` when the child did not even notice.
+            OverloadedError: too much is pending.
+            NotFoundError: `not_loaded`.
+            EngineError: the engine failed; `engine_died`; `bad_answer`, after which it is killed.
+        """
+        if not 1 <= deadline_ms <= MAX_INFER_DEADLINE_MS:
+            raise InvalidValueError(f"a deadline is 1 to {MAX_INFER_DEADLINE_MS} ms", reason="bad_deadline")
+        check_inputs(model.interface, inputs)
+        check_outputs(model.interface, outputs)
+        headers, data = pack_tensors(inputs)
+        deadline_ns = time.monotonic_ns() + deadline_ms * 1_000_000
+
+        def message(request: int) -> Run:
+            return Run(request, model.handle, deadline_ns, headers, tuple(outputs))
+
+        future = self._send(message, data)
+        timer = self._loop.call_later((deadline_ms + OVERDUE_MS) / 1000, self._overdue, future)
+        try:
+            frame = await future
+        finally:
+            timer.cancel()
+        answered = self._expect(frame, Answered)
+        try:
+            return check_answer(model.interface, outputs, unpack_tensors(answered.outputs, frame.payload))
+        except (EngineError, MalformedError) as error:
+            self._condemn(error.message)
+            raise EngineError(error.message, reason="bad_answer") from None
+
+    async def unload(self, model: LoadedModel) -> None:
+        """Have the child forget `model`; runs that it has begun still finish.
+
+        The memory is given back to the child's allocator, not wiped: only `kill_and_wait` is a wipe.
+
+        Raises:
+            NotFoundError: `not_loaded`.
+            EngineError: `engine_died`.
+            OverloadedError: too much is pending.
+        """
+
+        def message(request: int) -> Unload:
+            return Unload(request, model.handle)
+
+        self._expect(await self._send(message), Unloaded)
+
+    def kill(self) -> None:
+        """Send SIGKILL without waiting; every pending call fails at once. Idempotent."""
+        self._condemn("it was killed")
+
+    async def kill_and_wait(self) -> None:
+        """Send SIGKILL and return when the process, and with it its memory, is gone. Idempotent."""
+        self.kill()
+        await self.died.wait()
+
+    async def _begin(self) -> None:
+        config = self._config
+        self._link.send(Setup(os.getpid(), config.workers, config.intra_op_threads, config.memory_bytes))
+        try:
+            hello = await asyncio.wait_for(asyncio.shield(self._hello), config.start_timeout_s)
+        except TimeoutError:
+            raise ConfigurationError("the engine child did not start in time", reason="engine_start") from None
+        except EngineError as error:
+            why = _last_words(self._popen) or error.message
+            raise ConfigurationError(f"the engine child did not start: {why}", reason="engine_start") from None
+        required = ALWAYS_REQUIRED | ({Layer.LANDLOCK} if config.require_landlock else set())
+        if missing := sorted(required - set(hello.layers)):
+            raise ConfigurationError(
+                f"the engine's sandbox lacks {', '.join(missing)}",
+                reason="sandbox_incomplete",
+                fix="use a kernel with landlock, or turn require_landlock off",
+            )
+        self.hpke_public_key, self.sandbox = hello.public_key, frozenset(hello.layers)
+
+    def _send(
+        self, message: Callable[[int], Load | Run | Unload], data: Sequence[Buffer] = (), descriptor: int = -1
+    ) -> asyncio.Future[Frame]:
+        if self._end is not None:
+            raise self._died_error()
+        size_bytes = sum(len(part) for part in data)
+        bounds = self._config
+        if len(self._pending) >= bounds.max_pending or self._pending_bytes + size_bytes > bounds.max_pending_bytes:
+            raise OverloadedError("the engine has too much waiting", reason="engine_queue_full", retry_after_s=1)
+        self._next_id += 1
+        self._link.send(message(self._next_id), data, descriptor)
+        pending = _Pending(self._loop.create_future(), size_bytes)
+        self._pending[self._next_id] = pending
+        self._pending_bytes += size_bytes
+        return pending.future
+
+    def _received(self, frame: Frame) -> None:
+        message = frame.message
+        if isinstance(message, Hello):
+            if self._hello.done():
+                self._condemn("it said hello twice")
+            else:
+                self._hello.set_result(message)
+            return
+        if not isinstance(message, ToParent) or (pending := self._pending.pop(message.id, None)) is None:
+            self._condemn("it answered what nobody asked")
+            return
+        self._pending_bytes -= pending.size_bytes
+        if not pending.future.done():  # cancelled, or overdue
+            pending.future.set_result(frame)
+
+    def _expect(self, frame: Frame, kind: type[T]) -> T:
+        message = frame.message
+        if isinstance(message, kind):
+            return message
+        if isinstance(message, Failed) and (error := _CHILD_ERRORS.get(message.code)) is not None:
+            raise error(message.message, reason=message.reason)
+        self._condemn("it answered something else")
+        raise self._died_error()
+
+    def _overdue(self, future: asyncio.Future[Frame]) -> None:
+        if not future.done():
+            future.set_exception(
+                DeadlineError("the engine did not end the run at its deadline", reason="engine_overdue")
+            )
+            self._loop.call_later(STUCK_MS / 1000, self._condemn_if_pending, future)
+
+    def _condemn_if_pending(self, future: asyncio.Future[Frame]) -> None:
+        if any(pending.future is future for pending in self._pending.values()):
+            self._condemn("it was stuck in a run")
+
+    def _condemn(self, why: str) -> None:
+        """Kill the child and fail every pending call; the first reason is the one that is told."""
+        self._lost(why)
+        if not self.died.is_set():
+            # By descriptor, so that no other process can be meant. It fails only if the child is gone already.
+            try:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                return
+
+    def _lost(self, why: str) -> None:
+        if self._end is not None:
+            return
+        self._end = why
+        self._link.close()
+        self._pending_bytes = 0
+        waiting, error = [pending.future for pending in self._pending.values()], self._died_error
+        self._pending.clear()
+        for future in (self._hello, *waiting):
+            if not future.done():
+                future.set_exception(error())
+        # Not every reader waits for the hello any more; an unread exception would be logged.
+        if not self._hello.cancelled():
+            self._hello.exception()
+        self._condemn(why)
+
+    def _gone(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        self._popen.wait()  # does not block: the pidfd is readable when it can be reaped
+        os.close(self._pidfd)
+        self.died.set()
+        self._lost("it ended")
+
+    def _died_error(self) -> EngineError:
+        return EngineError(
+            f"the engine child is gone: {self._end}",
+            reason="engine_died",
+            fix="the enclave must start a new child and attest again",
+        )
+
+
+def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-I", "-B", "-X", "utf8", "-m", WORKER_MODULE]
+    try:
+        return subprocess.Popen(  # noqa: S603 - a constant command
+            command,
+            stdin=theirs,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            close_fds=True,
+            cwd="/",
+            env=_CHILD_ENVIRONMENT,
+            # Ctrl-C in a terminal is for the parent, which ends the child in order.
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ConfigurationError(f"the engine child cannot be started: {error}", reason="engine_start") from None
+
+
+def _last_words(popen: subprocess.Popen[bytes]) -> str:
+    """Return the last line that a child wrote before it had any secret."""
+    if popen.stderr is None:
+        return ""
+    os.set_blocking(popen.stderr.fileno(), False)
+    text = (popen.stderr.read(_MAX_START_LOG_BYTES * 16) or b"")[-_MAX_START_LOG_BYTES:].decode(errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
+
+
+def _check_descriptor(descriptor: int) -> None:
+    """Refuse a descriptor that would let the child write, or that is no file."""
+    try:
+        writable = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+    except OSError:
+        writable, regular = False, False
+    if writable or not regular:
+        raise ConfigurationError(
+            "a package is handed to the engine as a regular file that is open for reading only",
+            reason="package_descriptor",
+        )

@@ -1,0 +1,201 @@
+"""What the engine child may still do once it has its libraries: compute, and talk over one socket.
+
+The child loads a model that only its sealer vouches for, with a C++ library that has had memory bugs. So it
+gives up, before it makes a key or sees a model, what it never needs, in layers that do not trust each other:
+
+1. `no_new_privs`, `not_dumpable`: no privilege by exec; no core file; no ptrace by the same user.
+2. `limits`: no core, no file ever grows, at most `MAX_OPEN_FILES` descriptors, optionally bounded memory.
+   RLIMIT_NPROC is left alone: it counts the user's threads in all processes and does not bind root.
+3. `capabilities`: all of them are dropped, which matters where the enclave runs as root.
+4. `landlock`: with no rule at all, so that no path can be opened, no TCP port bound or connected, and (ABI 6)
+   no signal or abstract socket reaches outside. Absent on kernels without it: the parent decides.
+5. `seccomp`: an allow-list. Memory without execute permission, threads (never processes), clocks, randomness,
+   reading descriptors that it holds, and messages on the one channel. Any other call fails with EPERM; calls
+   that only an attacker makes, or another architecture's, kill the process.
+
+`enter` refuses to run in a process that has a second thread: landlock covers only the thread that asks. (This
+also catches libraries that start a thread on import; ONNX Runtime's telemetry does.) seccomp is set with TSYNC.
+
+It does not hide the processor's side channels or bound CPU time; the parent's deadline and SIGKILL do that.
+
+Sources: Linux Documentation/userspace-api/{landlock,seccomp_filter,no_new_privs}.rst; system call numbers from
+arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h (aarch64) of Linux 6.18.
+"""
+
+import ctypes
+import errno
+import os
+import platform
+import resource
+import signal
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from aigovtool.enclave.engines.seccomp import KNOWN_MACHINES, filter_program
+from aigovtool.errors import ConfigurationError
+
+MAX_OPEN_FILES: Final = 16
+
+
+class Layer(StrEnum):
+    """A layer of the sandbox, as the child reports it."""
+
+    NO_NEW_PRIVS = "no_new_privs"
+    NOT_DUMPABLE = "not_dumpable"
+    LIMITS = "limits"
+    CAPABILITIES = "capabilities"
+    LANDLOCK = "landlock"
+    SECCOMP = "seccomp"
+
+
+#: Without one of these no child is used; `Layer.LANDLOCK` joins them unless the configuration says otherwise.
+ALWAYS_REQUIRED: Final = frozenset(Layer) - {Layer.LANDLOCK}
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
+_PR_SET_NO_NEW_PRIVS: Final = 38
+_CAPABILITY_VERSION_3: Final = 0x20080522
+_LANDLOCK_CREATE_RULESET: Final = 444
+_LANDLOCK_RESTRICT_SELF: Final = 446
+_LANDLOCK_CREATE_RULESET_VERSION: Final = 1
+_SECCOMP_SET_MODE_FILTER: Final = 1
+_SECCOMP_FILTER_FLAG_TSYNC: Final = 1
+_SECCOMP_CALL: Final = {"x86_64": 317, "aarch64": 277}
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class _RulesetAttr(ctypes.Structure):
+    _fields_ = (
+        ("handled_access_fs", ctypes.c_uint64),
+        ("handled_access_net", ctypes.c_uint64),
+        ("scoped", ctypes.c_uint64),
+    )
+
+
+class _SockFprog(ctypes.Structure):
+    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+
+class _CapabilityHeader(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGKILL when the thread that started this process ends.
+
+    The caller must compare `os.getppid()` afterwards: a parent that died before this call is never reported.
+
+    Raises:
+        ConfigurationError: `sandbox_failed`.
+    """
+    _prctl("parent death signal", _PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def enter(channel_fd: int, *, memory_bytes: int | None = None) -> tuple[Layer, ...]:
+    """Give up everything that the module's list names; there is no way back.
+
+    Args:
+        channel_fd: the only descriptor on which messages may be sent and received.
+        memory_bytes: bound of the address space, or None.
+
+    Returns:
+        The layers that hold now. Only `Layer.LANDLOCK` can be missing: all else raises.
+
+    Raises:
+        ConfigurationError: `sandbox_threads`, `sandbox_machine`, `sandbox_failed`.
+    """
+    machine = platform.machine()
+    if machine not in KNOWN_MACHINES:
+        raise ConfigurationError(f"no sandbox for {machine}", reason="sandbox_machine", fix="use x86_64 or aarch64")
+    if len(list(Path("/proc/self/task").iterdir())) != 1:
+        raise ConfigurationError("the engine child has a second thread already", reason="sandbox_threads")
+    _prctl("no_new_privs", _PR_SET_NO_NEW_PRIVS, 1)
+    _prctl("not_dumpable", _PR_SET_DUMPABLE, 0)
+    _set_limits(memory_bytes)
+    _drop_capabilities()
+    landlock = _restrict_by_landlock()
+    _filter_system_calls(machine, channel_fd)
+    return tuple(layer for layer in Layer if layer is not Layer.LANDLOCK or landlock)
+
+
+def _prctl(what: str, option: int, value: int) -> None:
+    if _libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
+        raise _failed(what)
+
+
+def _failed(what: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the engine's sandbox could not be entered: {what}: {os.strerror(ctypes.get_errno())}",
+        reason="sandbox_failed",
+        fix="use a Linux kernel with seccomp filters, and do not forbid them in an outer sandbox",
+    )
+
+
+def _set_limits(memory_bytes: int | None) -> None:
+    limits = {
+        resource.RLIMIT_CORE: 0,
+        # A memfd counts as well, so this is right only while no engine writes one.
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_NOFILE: MAX_OPEN_FILES,
+    }
+    if memory_bytes is not None:
+        limits[resource.RLIMIT_AS] = memory_bytes
+    for kind, value in limits.items():
+        try:
+            resource.setrlimit(kind, (value, value))
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"a resource limit could not be set: {error}", reason="sandbox_failed") from None
+
+
+def _drop_capabilities() -> None:
+    header = _CapabilityHeader(_CAPABILITY_VERSION_3, 0)
+    nothing = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; 64 bits each, in two halves
+    if _libc.capset(ctypes.byref(header), ctypes.byref(nothing)) != 0:
+        raise _failed("capabilities")
+
+
+def _restrict_by_landlock() -> bool:
+    """Handle every access that this kernel knows and allow none. False when the kernel has no landlock."""
+    abi = _libc.syscall(
+        ctypes.c_long(_LANDLOCK_CREATE_RULESET), None, ctypes.c_size_t(0), ctypes.c_uint32(_LANDLOCK_CREATE_RULESET_VERSION)
+    )
+    if abi < 0:
+        if ctypes.get_errno() in {errno.ENOSYS, errno.EOPNOTSUPP}:
+            return False
+        raise _failed("landlock")
+    attr, size = _landlock_attr(abi)
+    ruleset = _libc.syscall(
+        ctypes.c_long(_LANDLOCK_CREATE_RULESET), ctypes.byref(attr), ctypes.c_size_t(size), ctypes.c_uint32(0)
+    )
+    if ruleset < 0:
+        raise _failed("landlock")
+    try:
+        if _libc.syscall(ctypes.c_long(_LANDLOCK_RESTRICT_SELF), ctypes.c_int(ruleset), ctypes.c_uint32(0)) != 0:
+            raise _failed("landlock")
+    finally:
+        os.close(ruleset)
+    return True
+
+
+def _landlock_attr(abi: int) -> tuple[_RulesetAttr, int]:
+    # Rights by the ABI that introduced them: 13 in ABI 1, REFER 2, TRUNCATE 3, IOCTL_DEV 5.
+    rights = 13 + (abi >= 2) + (abi >= 3) + (abi >= 5)  # noqa: PLR2004
+    attr = _RulesetAttr((1 << rights) - 1, 0b11 if abi >= 4 else 0, 0b11 if abi >= 6 else 0)
+    size = 24 if abi >= 6 else 16 if abi >= 4 else 8
+    return attr, size
+
+
+def _filter_system_calls(machine: str, channel_fd: int) -> None:
+    program = filter_program(machine, channel_fd)
+    fprog = _SockFprog(len(program) // 8, program)
+    # TSYNC answers with the id of a thread that could not follow: anything but 0 is a failure.
+    result = _libc.syscall(
+        ctypes.c_long(_SECCOMP_CALL[machine]),
+        ctypes.c_uint(_SECCOMP_SET_MODE_FILTER),
+        ctypes.c_uint(_SECCOMP_FILTER_FLAG_TSYNC),
+        ctypes.byref(fprog),
+    )
+    if result != 0:
+        raise _failed("seccomp")

@@ -1,0 +1,174 @@
+"""The child's side: `python -I -m aigovtool.enclave.engines.worker`, with its end of a socket pair as descriptor 0.
+
+In this order, and nothing in another:
+
+1. Ask to die with the parent; read `Setup`; end if the parent is gone already.
+2. Warm the engine up, so that every library and file that it needs lazily is open.
+3. Point all standard descriptors at /dev/null and enter the sandbox.
+4. Make the HPKE key. Only now is there a secret; it never leaves this process.
+5. Say `Hello`; serve until the parent closes its end.
+
+`workers` threads take turns at reading: who has read a request hands the turn on and works on it itself, so
+that a request costs no thread switch. Answers leave in the order in which they are ready. The queue is the
+socket, which the parent bounds.
+
+A refusal is answered with its class, reason and message. Whatever is not one of our errors ends the process,
+because a process that holds weights must not go on in a state that nobody has thought of.
+"""
+
+import os
+import socket
+import threading
+from typing import Final, NoReturn
+
+from aigovtool.crypto.secret import ModelKey
+from aigovtool.crypto.wrap import WrapKey
+from aigovtool.enclave.engines import sandbox
+from aigovtool.enclave.engines.engine import Engine, LoadedEngine
+from aigovtool.enclave.engines.ipc import (
+    MAX_ERROR_CHARS,
+    Answered,
+    Channel,
+    Failed,
+    Frame,
+    Hello,
+    Load,
+    Loaded,
+    Run,
+    Setup,
+    Unload,
+    Unloaded,
+    pack_tensors,
+    unpack_tensors,
+)
+from aigovtool.enclave.engines.onnx import OnnxEngine
+from aigovtool.enclave.engines.opening import open_model
+from aigovtool.enclave.engines.watchdog import Watchdog
+from aigovtool.errors import AIGovToolError, EngineError, NotFoundError, PackageError
+
+EXIT_PARENT_GONE: Final = 0
+EXIT_CONFUSED: Final = 70  # EX_SOFTWARE
+
+
+class Worker:
+    """Serves the parent's requests; `serve` is run by each of its threads."""
+
+    def __init__(self, channel: Channel, engine: Engine, key: WrapKey) -> None:
+        self._channel: Final = channel
+        self._engine: Final = engine
+        self._key: Final = key
+        self._models: Final[dict[int, LoadedEngine]] = {}
+        self._turn: Final = threading.Lock()
+
+    def serve(self) -> NoReturn:
+        """Take turns at reading and answer what was read, until the parent is gone."""
+        try:
+            while True:
+                with self._turn:
+                    frame = self._channel.receive()
+                    # Descriptors come in the order of the loads, so they are taken in that order too.
+                    package = self._channel.take_descriptor() if isinstance(frame.message, Load) else None
+                self._answer(frame, package)
+        except (EOFError, OSError):
+            os._exit(EXIT_PARENT_GONE)
+        except BaseException:  # noqa: BLE001 - a process that holds weights ends on whatever nobody thought of
+            os._exit(EXIT_CONFUSED)
+
+    def _answer(self, frame: Frame, package: int | None) -> None:
+        message = frame.message
+        if not isinstance(message, Load | Run | Unload):
+            os._exit(EXIT_CONFUSED)
+        try:
+            if isinstance(message, Run):
+                self._run(message, frame.payload)
+            elif isinstance(message, Unload):
+                self._unload(message)
+            elif package is not None:
+                self._load(message, package)
+        except MemoryError:
+            self._refuse(message.id, EngineError("the engine has no memory for this", reason="out_of_memory"))
+        except AIGovToolError as error:
+            self._refuse(message.id, error)
+
+    def _load(self, message: Load, package: int) -> None:
+        with os.fdopen(package, "rb", buffering=0) as file:
+            with self._key.unwrap(message.wrapped_key, message.info) as secret:
+                if len(secret) != ModelKey.SIZE_BYTES:
+                    raise PackageError("what was unwrapped is not a model key", reason="wrong_key")
+                model = open_model(file, ModelKey(secret), message.sealer, message.manifest_digest)
+        try:
+            self._models[message.id] = self._engine.load(model)
+        finally:
+            model.wipe()
+        self._channel.send(Loaded(message.id, model.interface.inputs, model.interface.outputs))
+
+    def _run(self, message: Run, payload: memoryview) -> None:
+        model = self._models.get(message.model)
+        if model is None:
+            raise NotFoundError("the model is not loaded", reason="not_loaded")
+        results = model.run(unpack_tensors(message.inputs, payload), message.outputs, message.deadline_ns)
+        headers, data = pack_tensors(results)
+        self._channel.send(Answered(message.id, headers), data)
+
+    def _unload(self, message: Unload) -> None:
+        if self._models.pop(message.model, None) is None:
+            raise NotFoundError("the model is not loaded", reason="not_loaded")
+        self._channel.send(Unloaded(message.id))
+
+    def _refuse(self, request: int, error: AIGovToolError) -> None:
+        self._channel.send(Failed(request, error.code, error.reason, error.message[:MAX_ERROR_CHARS]))
+
+
+def main() -> NoReturn:
+    """Run the child."""
+    sandbox.die_with_parent()
+    channel = Channel(_take_socket())
+    setup = channel.receive().message
+    if not isinstance(setup, Setup) or os.getppid() != setup.parent_pid:
+        os._exit(EXIT_PARENT_GONE)
+    watchdog = Watchdog()
+    engine = OnnxEngine(setup.intra_op_threads, watchdog)
+    engine.warm_up()
+    layers = _close_the_door(channel, setup)
+    key = WrapKey.generate()
+    worker = Worker(channel, engine, key)
+    watchdog.start()
+    channel.send(Hello(key.public, layers))
+    for index in range(1, setup.workers):
+        threading.Thread(target=worker.serve, name=f"worker-{index}", daemon=True).start()
+    worker.serve()
+
+
+def _take_socket() -> socket.socket:
+    """Move the socket away from descriptor 0, where a library might read it as standard input."""
+    sock = socket.socket(fileno=os.dup(0))
+    _to_null(0)
+    return sock
+
+
+def _close_the_door(channel: Channel, setup: Setup) -> tuple[sandbox.Layer, ...]:
+    # Until here standard error is a pipe to the parent, so that a failed start can say why.
+    _to_null(1)
+    layers = None
+    error: AIGovToolError | None = None
+    saved = os.dup(2)
+    _to_null(2)
+    try:
+        layers = sandbox.enter(channel.fileno(), memory_bytes=setup.memory_bytes)
+    except AIGovToolError as caught:
+        error = caught
+    if layers is None:
+        os.write(saved, str(error).encode())
+        os._exit(EXIT_CONFUSED)
+    os.close(saved)
+    return layers
+
+
+def _to_null(descriptor: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, descriptor)
+    os.close(null)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""The transitions of the ledger: `apply(book, event) -> effects`, pure.
+
+The custodian's store loads the rows and leases that an event touches into a `Book`, calls `apply`, and
+writes the effects in the same transaction; the simulator keeps a whole ledger in one `Book`. Nothing
+here reads a clock: `now_ms` is part of the event.
+
+Invariants (leases spec section 6), for every row and every reachable book:
+    posted + pending <= limit at the time of each hold, and a lease's charge (pending, then posted) is at
+    least what its holder released.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+import msgspec
+
+from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, LeaseId, ModelId
+from aigovtool.ledger.budget import BudgetRow, RowKey, Scope, path
+from aigovtool.ledger.lease import Lease, LeaseEvent, LeaseState, next_state
+from aigovtool.ledger.policy import ServingPolicy, lease_cap
+from aigovtool.ledger.units import UnitVector, of
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """The rows and leases that an event may touch."""
+
+    rows: MappingProxyType[RowKey, BudgetRow] = field(default_factory=lambda: MappingProxyType({}))
+    leases: MappingProxyType[LeaseId, Lease] = field(default_factory=lambda: MappingProxyType({}))
+
+    def after(self, effects: "Effects") -> "Book":
+        """Return the book with `effects` applied."""
+        rows = {**self.rows, **{row.key: row for row in effects.rows}}
+        leases = {**self.leases, **{lease.lease_id: lease for lease in effects.leases}}
+        return Book(rows=MappingProxyType(rows), leases=MappingProxyType(leases))
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """Charge a lease in full because nobody closed it within ttl + grace."""
+
+    lease_id: LeaseId
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReportUsage:
+    """A holder's cumulative report on one lease; `digest` is that of the report's bytes."""
+
+    instance: InstanceId
+    lease_id: LeaseId
+    seq: int
+    used: UnitVector
+    ok: int
+    err: int
+    final: bool
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A wish for units. `minimum` is what one waiting request needs; `target` what the rate suggests."""
+
+    lease_id: LeaseId
+    instance: InstanceId
+    borrower: BorrowerId
+    model: ModelId
+    manifest: Digest
+    consumer: ConsumerId
+    minimum: int
+    target: int
+    policy: ServingPolicy
+    refundable: bool
+    held_by_instance: int
+    held_by_borrower: int
+    ttl_ms: int
+    grace_ms: int
+    now_ms: int
+
+
+Event = Expire | ReportUsage | Draw
+
+
+class Outcome(StrEnum):
+    """What an event came to."""
+
+    EXPIRED = "expired"
+    RECORDED = "recorded"
+    IGNORED = "ignored"
+    CLOSED = "closed"
+    FORKED = "forked"
+    UNKNOWN = "unknown"
+    GRANTED = "granted"
+    NO_BUDGET_ROW = "no_budget_row"
+    EXHAUSTED = "exhausted"
+    RESERVED = "reserved"
+    CAPPED = "capped"
+    INSUFFICIENT = "insufficient"
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """Rows and leases to write, and the outcome to answer with."""
+
+    outcome: Outcome
+    rows: tuple[BudgetRow, ...] = ()
+    leases: tuple[Lease, ...] = ()
+    available: int = 0
+
+
+def apply(book: Book, event: Event) -> Effects:
+    """Return what `event` does to `book`; never changes `book`."""
+    if isinstance(event, Expire):
+        return _expire(book, event)
+    if isinstance(event, ReportUsage):
+        return _report(book, event)
+    return _draw(book, event)
+
+
+def _expire(book: Book, event: Expire) -> Effects:
+    lease = book.leases[event.lease_id]
+    if not lease.overdue(event.now_ms):
+        return Effects(Outcome.IGNORED)
+    expired = msgspec.structs.replace(lease, state=next_state(lease.state, LeaseEvent.TIME_OVER))
+    rows = tuple(row.settle(units, units) for row, units in _debited(book, lease))
+    return Effects(Outcome.EXPIRED, rows=rows, leases=(expired,))
+
+
+def _debited(book: Book, lease: Lease) -> list[tuple[BudgetRow, int]]:
+    return [(book.rows[key], lease.units.get(key.dimension)) for key in lease.rows]
+
+
+def _report(book: Book, event: ReportUsage) -> Effects:
+    lease = book.leases.get(event.lease_id)
+    if lease is None or lease.instance != event.instance:
+        return Effects(Outcome.UNKNOWN)
+    if event.seq < lease.seq or (event.seq == lease.seq and event.digest == lease.report):
+        return Effects(Outcome.IGNORED)
+    if _contradicts(lease, event):
+        return Effects(Outcome.FORKED)
+    recorded = msgspec.structs.replace(
+        lease, seq=event.seq, seen=event.used, ok=event.ok, err=event.err, report=event.digest
+    )
+    if not event.final:
+        return Effects(Outcome.RECORDED, leases=(recorded,))
+    return _close(book, recorded)
+
+
+def _contradicts(lease: Lease, event: ReportUsage) -> bool:
+    """One honest counter cannot report this: two copies of the instance must be alive (a fork)."""
+    return (
+        event.seq == lease.seq
+        or not event.used.covers(lease.seen)
+        or not lease.units.covers(event.used)
+        or not lease.unclosed()
+    )
+
+
+def _close(book: Book, lease: Lease) -> Effects:
+    was = lease.state
+    closed = msgspec.structs.replace(lease, state=next_state(was, LeaseEvent.FINAL_REPORT))
+    rows: list[BudgetRow] = []
+    for row, units in _debited(book, lease):
+        used = lease.seen.get(row.key.dimension) if lease.refundable else units
+        rows.append(row.settle(units, used) if was is LeaseState.PENDING else row.refund(units - used))
+    return Effects(Outcome.CLOSED, rows=tuple(rows), leases=(closed,))
+
+
+def _draw(book: Book, event: Draw) -> Effects:
+    debits = _path_rows(book, event)
+    if debits is None:
+        return Effects(Outcome.NO_BUDGET_ROW)
+    limits = [row.limit for row in debits if row.limit is not None]
+    rooms = [room for row in debits if (room := row.room()) is not None]
+    room = min(rooms, default=event.policy.max_lease_units)
+    if room < event.minimum:
+        return _shortage(debits, event.minimum, room)
+    limit = min(limits, default=event.policy.max_lease_units)
+    allowed = min(
+        _allowance(event.policy.max_unclosed_percent_per_instance, limit, event) - event.held_by_instance,
+        _allowance(event.policy.max_unclosed_percent_per_borrower, limit, event) - event.held_by_borrower,
+    )
+    if allowed < event.minimum:
+        return Effects(Outcome.CAPPED, available=max(0, allowed))
+    cap = max(event.minimum, lease_cap(event.policy, room, limit))
+    units = min(max(event.minimum, min(event.target, cap)), room, allowed)
+    held = tuple(row.hold(units) for row in debits)
+    remaining = min((row_room for row in held if (row_room := row.room()) is not None), default=room)
+    return Effects(Outcome.GRANTED, rows=held, leases=(_lease(event, units, held),), available=remaining)
+
+
+def _allowance(percent: int, limit: int, event: Draw) -> int:
+    """Units that may be outstanding: a share of the limit, but always room for one lease and the next."""
+    return max(limit * percent // 100, 2 * event.minimum)
+
+
+def _shortage(debits: list[BudgetRow], minimum: int, room: int) -> Effects:
+    short = [row for row in debits if (left := row.room()) is not None and left < minimum]
+    if all(row.pending > 0 for row in short):
+        return Effects(Outcome.RESERVED, available=room)
+    return Effects(Outcome.EXHAUSTED if room == 0 else Outcome.INSUFFICIENT, available=room)
+
+
+def _path_rows(book: Book, event: Draw) -> list[BudgetRow] | None:
+    """Return every row on the path; `None` when a level that the policy requires has none."""
+    rows: list[BudgetRow] = []
+    for scope in path(event.model, event.borrower, event.consumer):
+        found = [row for row in book.rows.values() if _counts(row, scope, event)]
+        if not found and scope.level() in event.policy.required:
+            return None
+        rows.extend(found)
+    # A policy that requires no level at all would make an absent budget mean "unlimited".
+    return rows or None
+
+
+def _counts(row: BudgetRow, scope: Scope, event: Draw) -> bool:
+    return row.key.scope == scope and row.key.dimension is event.policy.dimension
+
+
+def _lease(event: Draw, units: int, held: tuple[BudgetRow, ...]) -> Lease:
+    return Lease(
+        lease_id=event.lease_id,
+        instance=event.instance,
+        borrower=event.borrower,
+        model=event.model,
+        manifest=event.manifest,
+        consumer=event.consumer,
+        units=of(event.policy.dimension, units),
+        rows=[row.key for row in held],
+        granted_at_ms=event.now_ms,
+        ttl_ms=event.ttl_ms,
+        grace_ms=event.grace_ms,
+        policy=event.policy.digest(),
+        refundable=event.refundable,
+    )
+
+

@@ -1,0 +1,93 @@
+"""Checkpoints of the audit log: C2SP signed notes (https://c2sp.org/tlog-checkpoint, /signed-note).
+
+```
+aigovtool/<custodian root key id>
+<tree size, decimal>
+<base64 of the root hash>
+<empty line>
+— <key name> <base64 of 4-byte key hash and signature>
+```
+
+The note's text is what is signed. The key hash is SHA-256(name ‖ "\\n" ‖ 0x01 ‖ public key)[:4].
+"""
+
+import base64
+import binascii
+import re
+from hashlib import sha256
+from typing import Final
+
+from aigovtool.codec import Message
+from aigovtool.crypto.sign import SigningKey, VerifyKey
+from aigovtool.errors import LogError, SignatureInvalidError
+from aigovtool.ids import KeyId, Units
+
+_ED25519: Final = b"\x01"
+MAX_CHECKPOINT_BYTES: Final = 4096
+_TEXT_RE: Final = re.compile(r"aigovtool/([0-9a-f]{64})\n(0|[1-9][0-9]{0,15})\n([A-Za-z0-9+/]{43}=)\n")
+_SIGNATURE_RE: Final = re.compile(r"— (\S{1,128}) ([A-Za-z0-9+/]{91}=)\n")
+
+
+class Checkpoint(Message):
+    """The state of the log of one custodian at one size."""
+
+    custodian: KeyId
+    size: Units
+    root: bytes
+
+    def origin(self) -> str:
+        """Return the name of the log, which is also the name of its key."""
+        return f"aigovtool/{self.custodian}"
+
+    def text(self) -> str:
+        """Return the signed text."""
+        return f"{self.origin()}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
+
+
+def _key_hash(name: str, key: VerifyKey) -> bytes:
+    return sha256(name.encode() + b"\n" + _ED25519 + key.raw).digest()[:4]
+
+
+def sign_checkpoint(checkpoint: Checkpoint, key: SigningKey) -> str:
+    """Return the signed note."""
+    text = checkpoint.text()
+    blob = _key_hash(checkpoint.origin(), key.public) + key.sign(text.encode())
+    return f"{text}\n— {checkpoint.origin()} {base64.b64encode(blob).decode()}\n"
+
+
+def open_checkpoint(note: str, keys: list[VerifyKey]) -> Checkpoint:
+    """Parse a signed note and verify the log's own signature (further co-signatures are allowed).
+
+    Raises:
+        LogError: with reason `checkpoint` when it is malformed or no key of `keys` signed it.
+    """
+    failure = LogError("a checkpoint is malformed or not signed by the log's key", reason="checkpoint")
+    text, separator, signatures = note[:MAX_CHECKPOINT_BYTES].partition("\n\n")
+    match = _TEXT_RE.fullmatch(text + "\n")
+    if match is None or not separator or len(note) > MAX_CHECKPOINT_BYTES:
+        raise failure
+    checkpoint = Checkpoint(
+        custodian=KeyId(match[1]), size=int(match[2]), root=base64.b64decode(match[3], validate=True)
+    )
+    for line in signatures.splitlines(keepends=True):
+        if _signed_by(checkpoint, line, keys):
+            return checkpoint
+    raise failure
+
+
+def _signed_by(checkpoint: Checkpoint, line: str, keys: list[VerifyKey]) -> bool:
+    match = _SIGNATURE_RE.fullmatch(line)
+    if match is None or match[1] != checkpoint.origin():
+        return False
+    try:
+        blob = base64.b64decode(match[2], validate=True)
+    except binascii.Error:
+        return False
+    for key in keys:
+        if blob[:4] == _key_hash(checkpoint.origin(), key):
+            try:
+                key.verify(blob[4:], checkpoint.text().encode())
+            except SignatureInvalidError:
+                continue
+            return True
+    return False

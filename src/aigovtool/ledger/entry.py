@@ -1,0 +1,265 @@
+"""What the audit log records: one typed entry per effect, in the transaction of the effect.
+
+An entry's only encoding is the leaf of the log's Merkle tree, so nobody can change, drop, swap or
+insert one without changing every later checkpoint. Entries carry all that is needed to recompute each
+balance from the log alone. They carry no prompt, no output and no key.
+"""
+
+from enum import StrEnum
+
+from aigovtool.codec import Message, encode
+from aigovtool.ids import (
+    BorrowerId,
+    ConsumerId,
+    Digest,
+    InstanceId,
+    KeyId,
+    LeaseId,
+    MessageId,
+    Millis,
+    ModelId,
+    OperatorId,
+    Units,
+)
+from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope
+from aigovtool.ledger.merkle import leaf_hash
+from aigovtool.ledger.units import UnitVector
+
+
+class PartyRole(StrEnum):
+    """Who can hold a credential."""
+
+    OPERATOR = "operator"
+    BORROWER = "borrower"
+    CONSUMER = "consumer"
+
+
+class StopTarget(StrEnum):
+    """What a stop can be aimed at."""
+
+    ALL = "all"
+    MODEL = "model"
+    BORROWER = "borrower"
+    CONSUMER = "consumer"
+    ENCLAVE = "enclave"
+
+
+class Command(Message):
+    """The signed operator command that caused an entry."""
+
+    operator: OperatorId
+    command_id: MessageId
+    digest: Digest
+
+
+class Genesis(Message, tag_field="kind", tag="genesis"):
+    """The ledger begins. `custodian` is the identifier of the root key."""
+
+    custodian: KeyId
+
+
+class KeySetPublished(Message, tag_field="kind", tag="key_set_published"):
+    """A new version of the custodian's keys is in force."""
+
+    version: Units
+    digest: Digest
+
+
+class PartyAdded(Message, tag_field="kind", tag="party_added"):
+    """A credential was issued."""
+
+    role: PartyRole
+    name: str
+    key: KeyId
+    borrower: BorrowerId | None
+    not_after_ms: Millis
+    command: Command | None
+
+
+class PartyRevoked(Message, tag_field="kind", tag="party_revoked"):
+    """A credential is no longer accepted."""
+
+    role: PartyRole
+    name: str
+    epoch: Units
+    command: Command
+
+
+class ModelAdded(Message, tag_field="kind", tag="model_added"):
+    """A sealed model can be lent."""
+
+    model: ModelId
+    manifest: Digest
+    package: Digest
+    package_bytes: Units
+    sealer: KeyId
+    policy: Digest
+    command: Command
+
+
+class ModelWithdrawn(Message, tag_field="kind", tag="model_withdrawn"):
+    """A model is no longer lent: no key release, no lease."""
+
+    model: ModelId
+    epoch: Units
+    command: Command
+
+
+class AppraisalPolicySet(Message, tag_field="kind", tag="appraisal_policy_set"):
+    """Which evidence is acceptable from now on."""
+
+    version: Units
+    digest: Digest
+    command: Command | None
+
+
+class BudgetSet(Message, tag_field="kind", tag="budget_set"):
+    """An operator set or raised a limit."""
+
+    limit: BudgetLimit
+    command: Command
+
+
+class Attested(Message, tag_field="kind", tag="attested"):
+    """An instance was admitted."""
+
+    instance: InstanceId
+    borrower: BorrowerId
+    tee: str
+    measurement: str
+    result: Digest
+
+
+class AttestationRefused(Message, tag_field="kind", tag="attestation_refused"):
+    """A borrower's enclave was turned away."""
+
+    borrower: BorrowerId
+    code: str
+    reason: str
+
+
+class KeyReleased(Message, tag_field="kind", tag="key_released"):
+    """A model key was wrapped to an instance; written before the reply leaves."""
+
+    instance: InstanceId
+    model: ModelId
+    manifest: Digest
+
+
+class LeaseGranted(Message, tag_field="kind", tag="lease_granted"):
+    """Units were debited from every row of the path."""
+
+    lease_id: LeaseId
+    instance: InstanceId
+    borrower: BorrowerId
+    model: ModelId
+    consumer: ConsumerId
+    units: UnitVector
+    rows: list[RowKey]
+
+
+class LeaseClosed(Message, tag_field="kind", tag="lease_closed"):
+    """The holder closed a lease; `late` if it had been charged in full before."""
+
+    lease_id: LeaseId
+    late: bool
+    used: UnitVector
+    charged: UnitVector
+    ok: Units
+    err: Units
+    receipts: str
+
+
+class LeaseExpired(Message, tag_field="kind", tag="lease_expired"):
+    """Nobody closed a lease in time: charged in full."""
+
+    lease_id: LeaseId
+
+
+class Forked(Message, tag_field="kind", tag="forked"):
+    """Two copies of one instance are alive; it is stopped."""
+
+    instance: InstanceId
+    lease_id: LeaseId
+    epoch: Units
+
+
+class Asked(Message, tag_field="kind", tag="asked"):
+    """Somebody asked for more budget."""
+
+    ask_id: MessageId
+    role: PartyRole
+    name: str
+    scope: Scope
+    units: Units
+    reason: str
+
+
+class AskDecided(Message, tag_field="kind", tag="ask_decided"):
+    """An operator decided on a request for more budget."""
+
+    ask_id: MessageId
+    approved: bool
+    command: Command
+
+
+class Stopped(Message, tag_field="kind", tag="stopped"):
+    """An operator stopped something."""
+
+    target: StopTarget
+    value: str
+    epoch: Units
+    command: Command
+
+
+class Resumed(Message, tag_field="kind", tag="resumed"):
+    """An operator lifted a stop."""
+
+    target: StopTarget
+    value: str
+    epoch: Units
+    command: Command
+
+
+class Wiped(Message, tag_field="kind", tag="wiped"):
+    """An instance proved by its signature that key, weights and results are gone."""
+
+    instance: InstanceId
+    epoch: Units
+
+
+EntryBody = (
+    Genesis
+    | KeySetPublished
+    | PartyAdded
+    | PartyRevoked
+    | ModelAdded
+    | ModelWithdrawn
+    | AppraisalPolicySet
+    | BudgetSet
+    | Attested
+    | AttestationRefused
+    | KeyReleased
+    | LeaseGranted
+    | LeaseClosed
+    | LeaseExpired
+    | Forked
+    | Asked
+    | AskDecided
+    | Stopped
+    | Resumed
+    | Wiped
+)
+
+
+class Entry(Message):
+    """One line of the audit log. Indices count from 0 without gaps."""
+
+    index: Units
+    at_ms: Millis
+    generation: Units
+    body: EntryBody
+
+    def leaf(self) -> bytes:
+        """Return the RFC 6962 leaf hash of this entry."""
+        return leaf_hash(encode(self))

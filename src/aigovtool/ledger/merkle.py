@@ -1,0 +1,160 @@
+"""RFC 6962 Merkle trees: leaf and node hashing, a growing tree in O(log n) state, and proofs.
+
+Section numbers are those of RFC 6962. A `Frontier` is the list of roots of the complete subtrees that a
+tree of `size` leaves is made of, largest first: enough to append and to compute the root, so that an
+append never reads history.
+"""
+
+from collections.abc import Sequence
+from hashlib import sha256
+
+from aigovtool.codec import Message
+from aigovtool.errors import LogError
+from aigovtool.ids import Units
+
+HASH_BYTES = 32
+#: More levels than 2**63 leaves could need.
+MAX_PROOF_HASHES = 63
+
+
+def leaf_hash(data: bytes) -> bytes:
+    """Return the hash of a leaf (section 2.1)."""
+    return sha256(b"\x00" + data).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """Return the hash of an inner node (section 2.1)."""
+    return sha256(b"\x01" + left + right).digest()
+
+
+class Frontier(Message):
+    """A Merkle tree reduced to what appending needs."""
+
+    size: Units = 0
+    roots: list[bytes] = []
+
+    def append(self, leaf: bytes) -> "Frontier":
+        """Return the tree with one more leaf *hash*."""
+        roots, node, size = list(self.roots), leaf, self.size
+        while size & 1:
+            node = node_hash(roots.pop(), node)
+            size >>= 1
+        return Frontier(size=self.size + 1, roots=[*roots, node])
+
+    def root(self) -> bytes:
+        """Return the Merkle tree hash; that of the empty tree is the hash of nothing (section 2.1)."""
+        if not self.roots:
+            return sha256(b"").digest()
+        node = self.roots[-1]
+        for left in reversed(self.roots[:-1]):
+            node = node_hash(left, node)
+        return node
+
+
+def root_of(leaves: Sequence[bytes]) -> bytes:
+    """Return the Merkle tree hash of leaf hashes."""
+    frontier = Frontier()
+    for leaf in leaves:
+        frontier = frontier.append(leaf)
+    return frontier.root()
+
+
+def _split(size: int) -> int:
+    """Return the largest power of two smaller than `size`."""
+    return 1 << (size - 1).bit_length() - 1
+
+
+def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
+    """Return the audit path of a leaf (section 2.1.1).
+
+    Raises:
+        LogError: when the tree has no such leaf.
+    """
+    if not 0 <= index < len(leaves):
+        raise LogError(f"the tree has no leaf {index}", reason="no_such_leaf")
+    if len(leaves) == 1:
+        return []
+    middle = _split(len(leaves))
+    if index < middle:
+        return [*inclusion_proof(leaves[:middle], index), root_of(leaves[middle:])]
+    return [*inclusion_proof(leaves[middle:], index - middle), root_of(leaves[:middle])]
+
+
+def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:
+    """Check an audit path (RFC 9162 section 2.1.3.2 gives the algorithm).
+
+    Raises:
+        LogError: with reason `inclusion` unless the leaf is at `index` in the tree of `size` with `root`.
+    """
+    failure = LogError("an inclusion proof does not verify", reason="inclusion")
+    if not 0 <= index < size or len(proof) > MAX_PROOF_HASHES:
+        raise failure
+    position, last, node = index, size - 1, leaf
+    for sibling in proof:
+        if last == 0 or len(sibling) != HASH_BYTES:
+            raise failure
+        if position & 1 or position == last:
+            node = node_hash(sibling, node)
+            while not position & 1 and position:
+                position, last = position >> 1, last >> 1
+        else:
+            node = node_hash(node, sibling)
+        position, last = position >> 1, last >> 1
+    if last != 0 or node != root:
+        raise failure
+
+
+def consistency_proof(leaves: Sequence[bytes], old_size: int) -> list[bytes]:
+    """Return the proof that the first `old_size` leaves are a prefix of the tree (section 2.1.2).
+
+    Raises:
+        LogError: unless 0 < old_size <= number of leaves.
+    """
+    if not 0 < old_size <= len(leaves):
+        raise LogError(f"the tree has no prefix of {old_size} leaves", reason="no_such_prefix")
+    return _subproof(leaves, old_size, complete=True)
+
+
+def _subproof(leaves: Sequence[bytes], old_size: int, *, complete: bool) -> list[bytes]:
+    if old_size == len(leaves):
+        return [] if complete else [root_of(leaves)]
+    middle = _split(len(leaves))
+    if old_size <= middle:
+        return [*_subproof(leaves[:middle], old_size, complete=complete), root_of(leaves[middle:])]
+    return [*_subproof(leaves[middle:], old_size - middle, complete=False), root_of(leaves[:middle])]
+
+
+def verify_consistency(old_size: int, old_root: bytes, size: int, root: bytes, proof: Sequence[bytes]) -> None:
+    """Check a consistency proof (RFC 9162 section 2.1.4.2).
+
+    Raises:
+        LogError: with reason `consistency` unless the new tree extends the old one.
+    """
+    failure = LogError("a consistency proof does not verify: the log was rewritten", reason="consistency")
+    if not 0 < old_size <= size or len(proof) > 2 * MAX_PROOF_HASHES:
+        raise failure
+    if old_size == size:
+        if proof or old_root != root:
+            raise failure
+        return
+    path = list(proof)
+    if old_size & (old_size - 1) == 0:
+        path.insert(0, old_root)
+    if not path:
+        raise failure
+    position, last = old_size - 1, size - 1
+    while position & 1:
+        position, last = position >> 1, last >> 1
+    old_node = node = path[0]
+    for sibling in path[1:]:
+        if last == 0:
+            raise failure
+        if position & 1 or position == last:
+            old_node, node = node_hash(sibling, old_node), node_hash(sibling, node)
+            while not position & 1 and position:
+                position, last = position >> 1, last >> 1
+        else:
+            node = node_hash(node, sibling)
+        position, last = position >> 1, last >> 1
+    if last != 0 or old_node != old_root or node != root:
+        raise failure

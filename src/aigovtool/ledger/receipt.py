@@ -1,0 +1,101 @@
+"""Receipts: signed proof of one inference, checkable by its consumer alone.
+
+A receipt is a leaf of a small Merkle tree; one signature of the instance covers the tree (a *batch*),
+and each consumer gets its leaf, its audit path and the signed batch. Request and response are digested
+with the consumer's own salt, so that the custodian, who sees digests, cannot guess short texts.
+"""
+
+from collections.abc import Sequence
+from hashlib import sha256
+
+from aigovtool.codec import Message, encode
+from aigovtool.crypto.sign import Envelope, SigningKey, VerifyKey, open_envelope, seal
+from aigovtool.errors import LogError, ReceiptError, SignatureInvalidError
+from aigovtool.ids import ConsumerId, Digest, InstanceId, LeaseId, Millis, ModelId, RequestKey, Units
+from aigovtool.ledger.merkle import inclusion_proof, leaf_hash, root_of, verify_inclusion
+from aigovtool.ledger.units import UnitVector
+
+KIND = "receipt-batch.v1"
+MAX_SALT_BYTES = 64
+
+
+class Receipt(Message):
+    """What was asked, answered and charged. `sequence` counts the receipts of one lease from 1."""
+
+    request_key: RequestKey
+    request: Digest
+    response: Digest
+    model: ModelId
+    manifest: Digest
+    consumer: ConsumerId
+    units: UnitVector
+    remaining: Units
+    lease_id: LeaseId
+    sequence: Units
+    instance: InstanceId
+    tee: str
+    at_ms: Millis
+
+
+class Batch(Message):
+    """The root of the receipts that one signature covers."""
+
+    instance: InstanceId
+    root: bytes
+    size: Units
+
+
+class SignedReceipt(Message):
+    """A receipt with everything needed to check it, except the instance's key (from its evidence)."""
+
+    receipt: Receipt
+    index: Units
+    path: list[bytes]
+    batch: Envelope
+
+
+def salted_digest(salt: bytes, label: str, data: Sequence[bytes | memoryview]) -> Digest:
+    """Return SHA-256 over the length of the salt, the salt, a label and the parts of a body."""
+    state = sha256(len(salt).to_bytes(1, "big") + salt + label.encode() + b"\x00")
+    for part in data:
+        state.update(part)
+    return Digest("sha256:" + state.hexdigest())
+
+
+def receipt_leaf(receipt: Receipt) -> bytes:
+    """Return the leaf hash of a receipt."""
+    return leaf_hash(encode(receipt))
+
+
+def chain(head: str, receipt: Receipt) -> str:
+    """Return the next head of a lease's chain of receipts (hexadecimal; the first head is empty)."""
+    return sha256(bytes.fromhex(head) + receipt_leaf(receipt)).hexdigest()
+
+
+def sign_batch(receipts: Sequence[Receipt], instance: InstanceId, key: SigningKey) -> list[SignedReceipt]:
+    """Sign `receipts` with one signature; each result can be checked alone."""
+    leaves = [receipt_leaf(receipt) for receipt in receipts]
+    batch = seal(KIND, Batch(instance=instance, root=root_of(leaves), size=len(leaves)), key)
+    return [
+        SignedReceipt(receipt=receipt, index=index, path=inclusion_proof(leaves, index), batch=batch)
+        for index, receipt in enumerate(receipts)
+    ]
+
+
+def verify_receipt(signed: SignedReceipt, key: VerifyKey) -> Receipt:
+    """Return the receipt if the instance that holds `key` signed it.
+
+    Raises:
+        ReceiptError: `signature`, `instance` or `inclusion`.
+    """
+    try:
+        batch = open_envelope(signed.batch, KIND, Batch, [key])
+    except SignatureInvalidError as error:
+        raise ReceiptError("a receipt is not signed by the attested instance", reason="signature") from error
+    if batch.instance != signed.receipt.instance:
+        raise ReceiptError("a receipt names another instance than its signer", reason="instance")
+    try:
+        verify_inclusion(receipt_leaf(signed.receipt), signed.index, batch.size, signed.path, batch.root)
+    except LogError as error:
+        raise ReceiptError("a receipt is not in the batch that was signed", reason="inclusion") from error
+    return signed.receipt

@@ -1,0 +1,163 @@
+"""What operators order: each act is a signed, idempotent command that the audit log names by its digest.
+
+A command carries its own identifier: sent twice it is applied once and answered alike. `custodian` and
+`issued_at_ms` tie it to one ledger and one short span of time, so that an old command is worth nothing.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from aigovtool.attestation.appraisal import AppraisalPolicy
+from aigovtool.codec import Message
+from aigovtool.ids import BorrowerId, Digest, KeyId, MessageId, Millis, ModelId, OperatorId, Units
+from aigovtool.ledger.budget import BudgetLimit, Scope, Window
+from aigovtool.ledger.entry import PartyRole, StopTarget
+from aigovtool.ledger.policy import ServingPolicy
+from aigovtool.ledger.units import Dimension
+
+COMMAND = "command.v1"
+#: A command older than this is refused; clocks of operators may differ by as much.
+COMMAND_MAX_AGE_MS = 300_000
+
+Reason = Annotated[str, Meta(min_length=1, max_length=500)]
+_Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
+
+
+class AddParty(Message, tag_field="act", tag="add_party"):
+    """Enrol a borrower, consumer or operator whose public key is `key`."""
+
+    role: PartyRole
+    name: str
+    key: _Key
+    borrower: BorrowerId | None
+    valid_for_ms: Millis
+
+
+class RevokeParty(Message, tag_field="act", tag="revoke_party"):
+    """Never accept this party's credential again."""
+
+    role: PartyRole
+    name: str
+
+
+class AddModel(Message, tag_field="act", tag="add_model"):
+    """Lend a sealed package that was uploaded before; its key is wrapped to the custodian's keystore."""
+
+    model: ModelId
+    manifest: Digest
+    package: Digest
+    wrapped_key: bytes
+    policy: ServingPolicy
+    borrowers: list[BorrowerId]
+
+
+class WithdrawModel(Message, tag_field="act", tag="withdraw_model"):
+    """Stop lending a model: no key release, no lease."""
+
+    model: ModelId
+
+
+class SetAppraisalPolicy(Message, tag_field="act", tag="set_appraisal_policy"):
+    """Replace the appraisal policy; its version must be higher."""
+
+    policy: AppraisalPolicy
+
+
+class GrantBudget(Message, tag_field="act", tag="grant_budget"):
+    """Add units to a limit, making the row where there is none."""
+
+    scope: Scope
+    dimension: Dimension
+    window: Window
+    units: Annotated[int, Meta(ge=1, le=10**12)]
+
+
+class SetBudget(Message, tag_field="act", tag="set_budget"):
+    """Set a limit outright; null is an explicit "no limit"."""
+
+    limit: BudgetLimit
+
+
+class DecideAsk(Message, tag_field="act", tag="decide_ask"):
+    """Approve (with units, or as many as asked for) or deny a request for more budget."""
+
+    ask_id: MessageId
+    approve: bool
+    units: Units | None
+    reason: str
+
+
+class Stop(Message, tag_field="act", tag="stop"):
+    """Stop something now."""
+
+    target: StopTarget
+    value: str
+    reason: str
+
+
+class Resume(Message, tag_field="act", tag="resume"):
+    """Lift a stop."""
+
+    target: StopTarget
+    value: str
+    reason: str
+
+
+Act = (
+    AddParty
+    | RevokeParty
+    | AddModel
+    | WithdrawModel
+    | SetAppraisalPolicy
+    | GrantBudget
+    | SetBudget
+    | DecideAsk
+    | Stop
+    | Resume
+)
+
+
+class Command(Message):
+    """One act of one operator."""
+
+    custodian: KeyId
+    operator: OperatorId
+    command_id: MessageId
+    issued_at_ms: Millis
+    act: Act
+
+
+class CommandResult(Message):
+    """What a command came to. `entry` is the index of its (last) line in the audit log."""
+
+    command_id: MessageId
+    entry: Units
+    certificate: str | None = None
+    epoch: Units | None = None
+
+
+class AskRequest(Message):
+    """A consumer's or borrower's wish for more budget."""
+
+    ask_id: MessageId
+    scope: Scope
+    units: Annotated[int, Meta(ge=1, le=10**12)]
+    reason: Reason
+
+
+class AskState(Message):
+    """A request for more budget and what became of it."""
+
+    ask_id: MessageId
+    role: PartyRole
+    name: str
+    scope: Scope
+    units: Units
+    reason: str
+    at_ms: Millis
+    state: Annotated[str, Meta(pattern="^(open|approved|denied)$")]
+    decided_by: OperatorId | None = None
+    granted: Units = 0
+
+

@@ -1,0 +1,110 @@
+"""One lease as its holder, the enclave, keeps it: in memory only, never written anywhere.
+
+```
+open ── reserve / post / void ──> open      units move from free to reserved to used, or back
+open ── close (nothing in flight) ─> closed  one way; the final report is built once, after this
+```
+"""
+
+from dataclasses import dataclass, field
+
+from aigovtool.errors import ConflictError
+from aigovtool.ids import ConsumerId, LeaseId, ModelId
+from aigovtool.ledger.receipt import Receipt, chain
+from aigovtool.ledger.units import Dimension, of
+from aigovtool.protocol.messages import Report
+
+
+@dataclass(slots=True)
+class Holding:
+    """A lease in the enclave. `expires_ms` is on the enclave's elapsed clock."""
+
+    lease_id: LeaseId
+    model: ModelId
+    consumer: ConsumerId
+    dimension: Dimension
+    units: int
+    expires_ms: int
+    used: int = 0
+    reserved: int = 0
+    in_flight: int = 0
+    ok: int = 0
+    err: int = 0
+    sequence: int = 0
+    head: str = ""
+    closed: bool = False
+    seq: int = 0
+    dirty: bool = False
+    final: Report | None = field(default=None)
+
+    @property
+    def free(self) -> int:
+        """Units that can still be reserved; none once closed."""
+        return 0 if self.closed else self.units - self.used - self.reserved
+
+    def usable(self, now_ms: int) -> bool:
+        """Return whether a new reservation may be made."""
+        return not self.closed and now_ms < self.expires_ms and self.free > 0
+
+    def reserve(self, units: int) -> None:
+        """Debit `units` before compute.
+
+        Raises:
+            ConflictError: when they are not free (callers check first; this is the wall).
+        """
+        if units < 1 or units > self.free:
+            raise ConflictError("a reservation exceeds its lease", reason="overspend")
+        self.reserved += units
+        self.in_flight += 1
+
+    def post(self, reserved: int, actual: int) -> int:
+        """Turn a reservation into use and return its number in this lease's receipts."""
+        if self.closed or not 0 <= actual <= reserved <= self.reserved:
+            raise ConflictError("a posting exceeds its reservation", reason="overspend")
+        self.reserved -= reserved
+        self.in_flight -= 1
+        self.used += actual
+        self.ok += 1
+        self.sequence += 1
+        self.dirty = True
+        return self.sequence
+
+    def void(self, reserved: int, *, failed: bool) -> None:
+        """Give a reservation back: nothing was released, nothing is charged."""
+        self.reserved -= reserved
+        self.in_flight -= 1
+        self.err += int(failed)
+        self.dirty = self.dirty or failed
+
+    def record(self, receipt: Receipt) -> None:
+        """Extend the chain of receipts that the final report commits to."""
+        self.head = chain(self.head, receipt)
+
+    def close(self) -> None:
+        """Shut the counter for ever; only then is the final report built.
+
+        Raises:
+            ConflictError: while something is in flight.
+        """
+        if self.in_flight:
+            raise ConflictError("a lease with work in flight cannot be closed", reason="in_flight")
+        self.closed = True
+
+    def report(self) -> Report:
+        """Return the next cumulative report; the final one is always the same."""
+        if self.final is not None:
+            return self.final
+        self.seq += 1
+        self.dirty = False
+        report = Report(
+            lease_id=self.lease_id,
+            seq=self.seq,
+            used=of(self.dimension, self.used),
+            ok=self.ok,
+            err=self.err,
+            final=self.closed,
+            receipts=self.head,
+        )
+        if self.closed:
+            self.final = report
+        return report

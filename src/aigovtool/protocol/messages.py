@@ -1,0 +1,141 @@
+"""The messages of metering between an enclave and its custodian (leases spec section 3).
+
+RENEW and WIPED are signed by the instance, ANSWER and STOP STATE by the custodian's command key. The
+kinds below are DSSE payload types, so that none can be taken for another.
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta
+
+from aigovtool.codec import Message
+from aigovtool.crypto.sign import Envelope
+from aigovtool.ids import ConsumerId, Digest, InstanceId, KeyId, LeaseId, MessageId, Millis, ModelId, Units
+from aigovtool.ledger.units import UnitVector
+from aigovtool.limits import MAX_REPORTS_PER_RENEWAL, MAX_WANTS_PER_RENEWAL
+
+RENEW = "lease-renew.v1"
+ANSWER = "lease-answer.v1"
+WIPED = "wiped.v1"
+LISTEN = "listen.v1"
+
+
+class Report(Message):
+    """Cumulative usage of one lease. `receipts` is the head of its chain of receipts (hex, or empty)."""
+
+    lease_id: LeaseId
+    seq: Units
+    used: UnitVector
+    ok: Units
+    err: Units
+    final: bool
+    receipts: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$(?!\n)")]
+
+
+class Want(Message):
+    """A wish for units of the model's metered dimension."""
+
+    model: ModelId
+    consumer: ConsumerId
+    minimum: Annotated[int, Meta(ge=1, le=10**12)]
+    target: Annotated[int, Meta(ge=1, le=10**12)]
+    ask: bool = False
+
+
+class Renew(Message):
+    """The heartbeat: reports on what was used, wants for more. One is outstanding at a time."""
+
+    instance: InstanceId
+    request_id: MessageId
+    epoch: Units
+    head_seen: Units
+    reports: Annotated[list[Report], Meta(max_length=MAX_REPORTS_PER_RENEWAL)]
+    wants: Annotated[list[Want], Meta(max_length=MAX_WANTS_PER_RENEWAL)]
+
+
+class Grant(Message, tag_field="outcome", tag="grant"):
+    """Units for one model and consumer. `path_remaining` is what is left on the path after this grant."""
+
+    lease_id: LeaseId
+    model: ModelId
+    consumer: ConsumerId
+    units: UnitVector
+    ttl_ms: Millis
+    policy: Digest
+    path_remaining: Units
+
+
+class DenyCode(StrEnum):
+    """Why no units were granted."""
+
+    EXHAUSTED = "exhausted"
+    RESERVED = "reserved"
+    CAPPED = "capped"
+    INSUFFICIENT = "insufficient"
+    STOPPED = "stopped"
+    REATTEST = "reattest"
+    NO_BUDGET_ROW = "no_budget_row"
+
+
+class Deny(Message, tag_field="outcome", tag="deny"):
+    """No units; `available` says how many there would have been."""
+
+    model: ModelId
+    consumer: ConsumerId
+    code: DenyCode
+    available: Units = 0
+    retry_after_ms: Millis = 0
+
+
+class Ack(Message):
+    """The custodian has this report (or knows better); the enclave need not send it again."""
+
+    lease_id: LeaseId
+    seq: Units
+
+
+class Answer(Message):
+    """The custodian's reply. Authority lasts `ttl_ms` from when the request was *first sent*."""
+
+    custodian: KeyId
+    instance: InstanceId
+    request_id: MessageId
+    generation: Units
+    epoch: Units
+    server_time_ms: Millis
+    head: Units
+    ttl_ms: Millis
+    results: list[Grant | Deny]
+    acks: list[Ack]
+
+
+class RenewReply(Message):
+    """What travels back: the answer (the same bytes each time) and the stop state of this moment."""
+
+    answer: Envelope
+    stop_state: Envelope
+
+
+class Wiped(Message):
+    """The instance states that engine, key, weights and results are gone, with its final reports."""
+
+    instance: InstanceId
+    epoch: Units
+    reports: Annotated[list[Report], Meta(max_length=MAX_REPORTS_PER_RENEWAL)]
+
+
+class Listen(Message):
+    """Opens the stream on which the custodian pushes stops, grants and recalls."""
+
+    instance: InstanceId
+    nonce: MessageId
+    at_ms: Millis
+
+
+class Push(Message):
+    """One line of the push stream. `stop_state` is signed; the other two are only hints to renew now."""
+
+    stop_state: Envelope | None = None
+    granted: bool = False
+    recall: bool = False

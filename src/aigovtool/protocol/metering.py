@@ -1,0 +1,408 @@
+"""The enclave's meter: leases, authority, stop and dead-man switch, as a pure state machine.
+
+Two things are needed to serve, and they are separate (leases spec section 5):
+
+* *units*, debited from an unclosed lease before compute; no clock is involved in never over-spending;
+* *authority*, which lasts ttl from when the newest accepted answer's request was **first sent**. It ends by
+  itself, so a host that withholds a stop gains at most one ttl.
+
+Times are milliseconds of the enclave's elapsed clock and always arguments. The caller serialises calls:
+nothing here waits, sends or draws randomness. Order of use for one inference:
+`reserve` -> compute -> `gate` -> `post` (or `void`), with no await between `gate` and the release.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aigovtool.errors import (
+    BudgetExhaustedError,
+    BudgetReservedError,
+    ConflictError,
+    LeaseCappedError,
+    LeaseExpiredError,
+    NoBudgetError,
+    ReattestRequiredError,
+    RefusalError,
+    StoppedError,
+)
+from aigovtool.ids import ConsumerId, InstanceId, KeyId, LeaseId, MessageId, ModelId
+from aigovtool.ledger.policy import ServingPolicy
+from aigovtool.ledger.receipt import Receipt
+from aigovtool.limits import MAX_REPORTS_PER_RENEWAL, MAX_WANTS_PER_RENEWAL
+from aigovtool.protocol.demand import Demand
+from aigovtool.protocol.holding import Holding
+from aigovtool.protocol.messages import Answer, Deny, DenyCode, Grant, Renew, Report, Want, Wiped
+from aigovtool.protocol.stop import StopState
+
+_Key = tuple[ModelId, ConsumerId]
+
+#: Leases of one (model, consumer) that may be open at a time: the one in use and the next.
+_OPEN_LEASES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Units debited for one request; ends in exactly one `post` or `void`."""
+
+    lease_id: LeaseId
+    model: ModelId
+    consumer: ConsumerId
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """What a posting came to: the receipt's number in its lease, and the units left as far as known."""
+
+    lease_id: LeaseId
+    sequence: int
+    remaining: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Outstanding:
+    renew: Renew
+    sent_ms: int
+
+
+class Meter:
+    """All leases of one instance. Create one per boot; it is never restored from anything."""
+
+    def __init__(
+        self,
+        *,
+        instance: InstanceId,
+        custodian: KeyId,
+        policies: Mapping[ModelId, ServingPolicy],
+        stop_state: StopState,
+        admitted_ms: int,
+    ) -> None:
+        self.instance = instance
+        self._custodian = custodian
+        self._policies = dict(policies)
+        self._stop_state = stop_state
+        self._contact_ms = admitted_ms
+        self._authority_until_ms = admitted_ms
+        self._wiped = False
+        self._reattest = False
+        self._holdings: dict[LeaseId, Holding] = {}
+        self._demand: dict[_Key, Demand] = {}
+        self._outstanding: _Outstanding | None = None
+        self._next_renew_ms = admitted_ms
+        self._recalled = False
+        self._head = 0
+        self._ttl_ms = min((policy.ttl_ms for policy in policies.values()), default=30_000)
+
+    # -- Serving ------------------------------------------------------------------------------
+
+    def reserve(self, now_ms: int, model: ModelId, consumer: ConsumerId, units: int) -> Reservation | None:
+        """Debit `units`, or return `None` when the caller should wait for a change and try again.
+
+        Raises:
+            RefusalError: stopped, no authority, exhausted, reserved, capped, or no budget row.
+        """
+        self.check(now_ms, consumer)
+        demand = self._demand.setdefault((model, consumer), Demand(since_ms=now_ms))
+        demand.wanted_ms = now_ms
+        for holding in self._open(model, consumer):
+            if holding.usable(now_ms) and holding.free >= units:
+                holding.reserve(units)
+                demand.take(now_ms, units)
+                return Reservation(lease_id=holding.lease_id, model=model, consumer=consumer, units=units)
+        if demand.denied is not None:
+            self._refuse(now_ms, demand, model)
+        return None
+
+    def check(self, now_ms: int, consumer: ConsumerId) -> None:
+        """Raise unless this instance may serve this consumer right now (the gate's condition)."""
+        if self._wiped or self._stop_state.is_wide():
+            raise StoppedError("the custodian has stopped this", fix="ask the custodian to resume")
+        if self._stop_state.stops_consumer(consumer):
+            raise StoppedError("the custodian has stopped this consumer", reason="consumer_stopped")
+        if self._reattest:
+            raise ReattestRequiredError("the custodian asks this enclave to attest again", retry_after_s=5)
+        if now_ms >= self._authority_until_ms:
+            raise LeaseExpiredError(
+                "the custodian's authority has run out",
+                fix="the enclave must reach its custodian; it tries by itself",
+                retry_after_s=max(1, self._ttl_ms // 3_000),
+            )
+
+    def gate(self, now_ms: int, reservation: Reservation) -> None:
+        """Raise unless the answer to `reservation` may be released at this moment."""
+        self.check(now_ms, reservation.consumer)
+
+    def post(self, reservation: Reservation, actual: int) -> Posted:
+        """Charge `actual` units of a reservation; the rest of it is free again."""
+        holding = self._holdings[reservation.lease_id]
+        sequence = holding.post(reservation.units, actual)
+        remaining = self.remaining(reservation.model, reservation.consumer)
+        return Posted(lease_id=reservation.lease_id, sequence=sequence, remaining=remaining)
+
+    def record(self, receipt: Receipt) -> None:
+        """Chain a receipt to its lease, so that the final report commits to it."""
+        self._holdings[receipt.lease_id].record(receipt)
+
+    def void(self, reservation: Reservation, *, failed: bool) -> None:
+        """Charge nothing: the work failed, was refused at the gate, or was discarded."""
+        holding = self._holdings.get(reservation.lease_id)
+        if holding is not None and not holding.closed:
+            holding.void(reservation.units, failed=failed)
+
+    def remaining(self, model: ModelId, consumer: ConsumerId) -> int:
+        """Return the units left on the path, as far as this enclave knows."""
+        demand = self._demand.get((model, consumer))
+        on_path = 0 if demand is None or demand.denied is DenyCode.EXHAUSTED else demand.path_remaining
+        return on_path + sum(holding.free for holding in self._open(model, consumer))
+
+    def waiting(self, model: ModelId, consumer: ConsumerId, change: int) -> None:
+        """Count requests that wait for units (`change` is +1 or -1)."""
+        self._demand[model, consumer].waiting += change
+
+    def _open(self, model: ModelId, consumer: ConsumerId) -> list[Holding]:
+        return [
+            holding
+            for holding in self._holdings.values()
+            if not holding.closed and (holding.model, holding.consumer) == (model, consumer)
+        ]
+
+    def _refuse(self, now_ms: int, demand: Demand, model: ModelId) -> None:
+        code = demand.denied
+        if code in {DenyCode.RESERVED, DenyCode.CAPPED} and self._in_flight(model):
+            # Our own unfinished work holds the units; it ends soon, one way or the other.
+            return
+        if now_ms >= demand.retry_at_ms and code is not DenyCode.EXHAUSTED:
+            demand.denied = None
+            return
+        wait_s = max(1, (max(demand.retry_at_ms, self._next_renew_ms) - now_ms + 999) // 1000)
+        raise _refusal(code, wait_s)
+
+    def _in_flight(self, model: ModelId) -> bool:
+        return any(holding.in_flight for holding in self._holdings.values() if holding.model == model)
+
+    # -- Renewal ------------------------------------------------------------------------------
+
+    def renew_due(self, now_ms: int) -> bool:
+        """Return whether a renewal should be sent (or the outstanding one sent again)."""
+        if self._wiped or self._stop_state.is_wide():
+            return False
+        return self._outstanding is not None or now_ms >= self._next_renew_ms or self._urgent(now_ms)
+
+    def next_renew_ms(self) -> int:
+        """Return when the next renewal is due if nothing happens before."""
+        return self._next_renew_ms
+
+    def renew(self, now_ms: int, request_id: MessageId) -> Renew:
+        """Return the renewal to send: the outstanding one unchanged, or a new one with `request_id`.
+
+        A repeated renewal keeps its first sending time: an answer gives authority from then on.
+        """
+        if self._outstanding is not None:
+            return self._outstanding.renew
+        self._recalled, was_recalled = False, self._recalled
+        for holding in self._holdings.values():
+            if self._closable(holding, now_ms, recalled=was_recalled):
+                holding.close()
+        reported = [h for h in self._holdings.values() if h.closed or h.dirty][:MAX_REPORTS_PER_RENEWAL]
+        renew = Renew(
+            instance=self.instance,
+            request_id=request_id,
+            epoch=self._stop_state.epoch,
+            head_seen=self._head,
+            reports=[holding.report() for holding in reported],
+            wants=self._wants(now_ms),
+        )
+        self._outstanding = _Outstanding(renew=renew, sent_ms=now_ms)
+        return renew
+
+    def _closable(self, holding: Holding, now_ms: int, *, recalled: bool) -> bool:
+        if holding.closed or holding.in_flight:
+            return False
+        demand = self._demand.get((holding.model, holding.consumer))
+        idle = demand is None or demand.wanted_ms is None or now_ms - demand.wanted_ms > self._ttl_ms // 3
+        return holding.free == 0 or now_ms >= holding.expires_ms or (recalled and idle)
+
+    def _wants(self, now_ms: int) -> list[Want]:
+        wants: list[Want] = []
+        for (model, consumer), demand in self._demand.items():
+            if not self._wants_more(now_ms, model, consumer, demand):
+                continue
+            target = demand.target(now_ms, self._ttl_ms)
+            ask = demand.denied is DenyCode.EXHAUSTED and not demand.asked
+            demand.asked = demand.asked or ask
+            wants.append(Want(model=model, consumer=consumer, minimum=1, target=target, ask=ask))
+        return wants[:MAX_WANTS_PER_RENEWAL]
+
+    def _wants_more(self, now_ms: int, model: ModelId, consumer: ConsumerId, demand: Demand) -> bool:
+        policy = self._policies.get(model)
+        active = demand.wanted_ms is not None and now_ms - demand.wanted_ms <= self._ttl_ms
+        if policy is None or not (active or demand.waiting) or self._stop_state.stops_consumer(consumer):
+            return False
+        usable = [h for h in self._open(model, consumer) if h.usable(now_ms)]
+        if len(usable) >= _OPEN_LEASES:
+            return False
+        free = sum(holding.free for holding in usable)
+        low_water = sum(holding.units for holding in usable) // 2
+        ends_soon = all(holding.expires_ms - now_ms <= policy.ttl_ms // 3 for holding in usable)
+        return free <= low_water or ends_soon
+
+    def _urgent(self, now_ms: int) -> bool:
+        """Return whether somebody needs units that are worth asking for before the next heartbeat."""
+        return any(
+            self._wants_more(now_ms, model, consumer, demand) and not self._blocked(now_ms, demand)
+            for (model, consumer), demand in self._demand.items()
+        )
+
+    def _blocked(self, now_ms: int, demand: Demand) -> bool:
+        """Return whether the last denial still stands as far as anyone can know here."""
+        if demand.denied is None:
+            return False
+        if demand.denied is DenyCode.EXHAUSTED:
+            return demand.asked
+        if demand.waiting and any(self._emptied(holding) for holding in self._holdings.values()):
+            return False
+        return now_ms < demand.retry_at_ms
+
+    @staticmethod
+    def _emptied(holding: Holding) -> bool:
+        return not holding.closed and not holding.in_flight and holding.free == 0
+
+    def accept(self, now_ms: int, answer: Answer) -> None:
+        """Take the (already verified) answer to the outstanding renewal.
+
+        Raises:
+            ConflictError: not for this instance (`wrong_instance`) or not outstanding (`not_outstanding`):
+                it is a replay and changes nothing.
+        """
+        outstanding = self._outstanding
+        if answer.instance != self.instance or answer.custodian != self._custodian:
+            raise ConflictError("an answer is for another instance", reason="wrong_instance")
+        if outstanding is None or answer.request_id != outstanding.renew.request_id:
+            raise ConflictError("an answer is for no outstanding renewal", reason="not_outstanding")
+        self._outstanding = None
+        self._head = max(self._head, answer.head)
+        # Older than a stop on our own scopes: its acknowledgements count, its authority and units do not.
+        stale = answer.epoch < self._stop_state.scope_epoch
+        denied = [result for result in answer.results if isinstance(result, Deny)]
+        self._reattest = any(result.code is DenyCode.REATTEST for result in denied)
+        if not stale and not self._reattest:
+            self._contact_ms = max(self._contact_ms, outstanding.sent_ms)
+            self._authority_until_ms = max(self._authority_until_ms, outstanding.sent_ms + answer.ttl_ms)
+        self._next_renew_ms = outstanding.sent_ms + answer.ttl_ms // 3
+        for ack in answer.acks:
+            self._acknowledge(ack.lease_id, ack.seq)
+        for result in answer.results:
+            self._take(now_ms, outstanding.sent_ms, result, stale=stale)
+
+    def _acknowledge(self, lease_id: LeaseId, seq: int) -> None:
+        holding = self._holdings.get(lease_id)
+        if holding is not None and holding.final is not None and seq >= holding.final.seq:
+            del self._holdings[lease_id]
+
+    def _take(self, now_ms: int, sent_ms: int, result: Grant | Deny, *, stale: bool) -> None:
+        demand = self._demand.setdefault((result.model, result.consumer), Demand(since_ms=now_ms))
+        if isinstance(result, Deny):
+            demand.refused(now_ms, result.code, result.retry_after_ms)
+            return
+        policy = self._policies.get(result.model)
+        if policy is None or result.lease_id in self._holdings:
+            return
+        holding = Holding(
+            lease_id=result.lease_id,
+            model=result.model,
+            consumer=result.consumer,
+            dimension=policy.dimension,
+            units=result.units.get(policy.dimension),
+            expires_ms=sent_ms + result.ttl_ms,
+        )
+        self._holdings[result.lease_id] = holding
+        if stale or now_ms >= holding.expires_ms:
+            holding.close()
+        demand.granted(now_ms, result.path_remaining)
+
+    def nudge(self, now_ms: int, *, granted: bool, recall: bool) -> None:
+        """A hint from the custodian: renew now. Hints carry no authority and no units."""
+        if granted:
+            for demand in self._demand.values():
+                demand.denied = None
+        self._recalled = self._recalled or recall
+        self._next_renew_ms = now_ms
+
+    # -- Stop and dead-man switch -----------------------------------------------------------------
+
+    def apply_stop_state(self, state: StopState) -> bool:
+        """Take a (verified) stop state; return whether it demands a wipe. Older ones are ignored.
+
+        Raises:
+            ConflictError: for another instance.
+        """
+        if state.instance != self.instance:
+            raise ConflictError("a stop state is for another instance", reason="wrong_instance")
+        if (state.scope_epoch, state.epoch) >= (self._stop_state.scope_epoch, self._stop_state.epoch):
+            self._stop_state = state
+        return self._stop_state.is_wide()
+
+    @property
+    def stop_state(self) -> StopState:
+        """The newest stop state seen."""
+        return self._stop_state
+
+    @property
+    def must_reattest(self) -> bool:
+        """Whether the custodian refused a lease because the attestation is too old."""
+        return self._reattest
+
+    def authority_left_ms(self, now_ms: int) -> int:
+        """Return how long this instance may still release answers without hearing from its custodian."""
+        return max(0, self._authority_until_ms - now_ms)
+
+    def must_wipe(self, now_ms: int) -> bool:
+        """Return whether the custodian has been silent for so long that everything must be wiped."""
+        wipe_after_ms = min((policy.wipe_after_ms for policy in self._policies.values()), default=600_000)
+        return self._stop_state.is_wide() or now_ms - self._contact_ms >= wipe_after_ms
+
+    def end_authority(self) -> None:
+        """End authority at once: a clock ran backwards, or the engine died."""
+        self._authority_until_ms = 0
+
+    def wipe(self) -> Wiped:
+        """Shut every lease for ever and return the final reports.
+
+        To be called once the engine is dead: whatever was in flight can never be released, so it is
+        charged nothing.
+        """
+        self._wiped = True
+        for holding in self._holdings.values():
+            if not holding.closed:
+                holding.reserved = holding.in_flight = 0
+                holding.close()
+        return Wiped(instance=self.instance, epoch=self._stop_state.epoch, reports=self._final_reports())
+
+    def _final_reports(self) -> list[Report]:
+        return [holding.report() for holding in self._holdings.values()][:MAX_REPORTS_PER_RENEWAL]
+
+    def acknowledge_wipe(self) -> None:
+        """The custodian has the final reports."""
+        self._holdings.clear()
+
+    def has_unreported(self) -> bool:
+        """Return whether any lease is not yet acknowledged as closed."""
+        return bool(self._holdings)
+
+
+def _refusal(code: DenyCode | None, wait_s: int) -> RefusalError:
+    if code is DenyCode.EXHAUSTED:
+        return BudgetExhaustedError(
+            "no units are left for this consumer",
+            fix="ask for more with `aigovtool budget request`; the custodian has been told",
+            retry_after_s=wait_s,
+        )
+    if code in {DenyCode.RESERVED, DenyCode.INSUFFICIENT}:
+        return BudgetReservedError("other leases hold the units that are left", retry_after_s=wait_s)
+    if code is DenyCode.CAPPED:
+        return LeaseCappedError("too many units are outstanding for this borrower", retry_after_s=wait_s)
+    if code is DenyCode.STOPPED:
+        return StoppedError("the custodian has stopped this consumer", retry_after_s=wait_s)
+    if code is DenyCode.REATTEST:
+        return ReattestRequiredError("the enclave must attest again", retry_after_s=wait_s)
+    return NoBudgetError("no budget row allows this consumer", fix="the custodian grants one with `aigovtool budget grant`")

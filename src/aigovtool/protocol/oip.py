@@ -1,0 +1,344 @@
+"""Open Inference Protocol V2 over HTTP, with the binary tensor data extension: bodies of both sides.
+
+A body is JSON, or JSON followed by the bytes of those tensors that say `binary_data_size`, in their order, without
+gaps. The header `Inference-Header-Content-Length` then says how long the JSON is.
+
+Rules beyond the two specifications, which leave them open:
+
+1. Body and JSON part are bounded before they are parsed (`infer_body`); JSON is read by `aigovtool.codec`.
+2. A tensor has exactly one of `data` and `binary_data_size`. Binary sizes agree with datatype and shape, and use
+   up the body to its last byte: what nobody reads could carry anything.
+3. No two inputs, and no two outputs, have the same name. A request has at least one input.
+4. Of the parameters, those of the binary extension are understood. `priority` and `timeout`, which clients of
+   Triton may set, are checked and ignored: they are wishes about scheduling, and the deadline here comes from the
+   transport. Everything else is refused, because ignoring it would give a different answer from the one asked for
+   (`sequence_id` promises state, `classification` another output, `shared_memory_region` the server's memory).
+5. `null` is the same as absent, because clients generated from the specification send it for optional fields.
+
+What it does not do: HTTP, paths, error bodies, or comparing tensors with what a model takes.
+
+Sources: https://github.com/kserve/open-inference-protocol (specification/protocol/inference_rest.md);
+https://github.com/triton-inference-server/server (docs/protocol/extension_binary_data.md, extension_parameters.md).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final, TypeVar
+
+from msgspec import Meta
+
+from aigovtool.codec import Message, convert, decode, encode
+from aigovtool.errors import InvalidValueError, MalformedError, TooLargeError
+from aigovtool.ids import Units
+from aigovtool.limits import MAX_INFER_BODY_BYTES, MAX_INFER_ID_CHARS, MAX_INFER_JSON_BYTES, MAX_TENSORS
+from aigovtool.protocol.infer_body import InferBody, join_body, json_too_large, split_body
+from aigovtool.protocol.tensor import Tensor, check_name, element_count, parse_datatype
+from aigovtool.protocol.tensor_json import json_elements, least_json_bytes, tensor_from_json
+
+T = TypeVar("T", bound=Message)
+
+#: The name of the binary extension in the server metadata.
+BINARY_EXTENSION: Final = "binary_tensor_data"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedOutput:
+    """An output that a request names. `binary` overrides the form of all outputs unless it is None."""
+
+    name: str
+    binary: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """A request for one inference. No `outputs` means all that the model has."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[RequestedOutput, ...] = ()
+    id: str | None = None
+    binary_data_output: bool = False
+
+    def wants_binary(self, output: str) -> bool:
+        """Return whether `output` shall be answered in the binary form."""
+        for requested in self.outputs:
+            if requested.name == output and requested.binary is not None:
+                return requested.binary
+        return self.binary_data_output
+
+
+@dataclass(frozen=True, slots=True)
+class InferResponse:
+    """The answer to one inference."""
+
+    model_name: str
+    outputs: tuple[Tensor, ...]
+    model_version: str | None = None
+    id: str | None = None
+
+
+class _TensorParameters(Message, omit_defaults=True):
+    binary_data_size: Units | None = None
+
+
+class _OutputParameters(Message, omit_defaults=True):
+    binary_data: bool | None = None
+
+
+class _RequestParameters(Message, omit_defaults=True):
+    binary_data_output: bool | None = None
+    priority: Units | None = None
+    timeout: Units | None = None
+
+
+class _WireTensor(Message, omit_defaults=True):
+    name: str
+    shape: Sequence[int]
+    datatype: str
+    parameters: dict[str, object] | None = None
+    data: Sequence[object] | None = None
+
+
+class _WireOutput(Message, omit_defaults=True):
+    name: str
+    parameters: dict[str, object] | None = None
+
+
+class _WireRequest(Message, omit_defaults=True):
+    inputs: list[_WireTensor]
+    id: str | None = None
+    outputs: list[_WireOutput] | None = None
+    parameters: dict[str, object] | None = None
+
+
+class _WireResponse(Message, omit_defaults=True):
+    model_name: Annotated[str, Meta(max_length=MAX_INFER_ID_CHARS)]
+    outputs: list[_WireTensor]
+    model_version: Annotated[str, Meta(max_length=MAX_INFER_ID_CHARS)] | None = None
+    id: str | None = None
+    parameters: dict[str, object] | None = None
+
+
+class _NoParameters(Message):
+    pass
+
+
+def parse_infer_request(
+    body: bytes | memoryview, header_length: str | None, *, max_bytes: int = MAX_INFER_BODY_BYTES
+) -> InferRequest:
+    """Parse the body of `POST /v2/models/{model}/infer`. Binary inputs are views of `body`.
+
+    Args:
+        body: the whole body, already without any content encoding.
+        header_length: the value of `Inference-Header-Content-Length` as received, or None without that header.
+        max_bytes: the bound on the body, which a model's policy may lower.
+
+    Raises:
+        TooLargeError: `body_too_large`, `json_too_large`, `too_many_tensors`, and those of `Tensor.checked`.
+        MalformedError: `bad_header_length`, `binary_overrun`, `binary_left_over`, and those of `codec.decode`.
+        InvalidValueError: `schema`, `bad_id`, `no_inputs`, `duplicate_tensor`, `unsupported_parameter`, `no_data`,
+            `two_forms`, and those of `tensor_from_json` and `Tensor.checked`.
+    """
+    head, rest = split_body(body, header_length, max_bytes)
+    wire = decode(head, _WireRequest, max_bytes=MAX_INFER_JSON_BYTES)
+    if not wire.inputs:
+        raise InvalidValueError("a request has at least one input", reason="no_inputs")
+    parameters = _parameters(wire.parameters, _RequestParameters, "a request")
+    _check_id(wire.id)
+    _check_names(each.name for each in wire.inputs)
+    _check_names(each.name for each in wire.outputs or ())
+    return InferRequest(
+        inputs=_read_tensors(wire.inputs, rest),
+        outputs=tuple(_requested_output(output) for output in wire.outputs or ()),
+        id=wire.id,
+        binary_data_output=parameters.binary_data_output is True,
+    )
+
+
+def parse_infer_response(
+    body: bytes | memoryview,
+    header_length: str | None,
+    *,
+    request_id: str | None = None,
+    max_bytes: int = MAX_INFER_BODY_BYTES,
+) -> InferResponse:
+    """Parse the body of a successful answer. Binary outputs are views of `body`.
+
+    Args:
+        body: the whole body, already without any content encoding.
+        header_length: the value of `Inference-Header-Content-Length` as received, or None without that header.
+        request_id: the id of the request; the answer must carry the same, or none if this is None.
+        max_bytes: the bound on the body.
+
+    Raises:
+        TooLargeError, MalformedError: as for `parse_infer_request`.
+        InvalidValueError: as for `parse_infer_request`, and `wrong_id`.
+    """
+    head, rest = split_body(body, header_length, max_bytes)
+    wire = decode(head, _WireResponse, max_bytes=MAX_INFER_JSON_BYTES)
+    _parameters(wire.parameters, _NoParameters, "an answer")
+    if wire.id != request_id:
+        raise InvalidValueError("the answer is not to this request", reason="wrong_id")
+    _check_names(each.name for each in wire.outputs)
+    return InferResponse(
+        model_name=wire.model_name,
+        outputs=_read_tensors(wire.outputs, rest),
+        model_version=wire.model_version,
+        id=wire.id,
+    )
+
+
+def encode_infer_request(
+    inputs: Sequence[Tensor],
+    outputs: Sequence[RequestedOutput] = (),
+    *,
+    request_id: str | None = None,
+    binary: bool = True,
+) -> InferBody:
+    """Return the body that asks for one inference.
+
+    Args:
+        inputs: at least one; their data is referred to, not copied.
+        outputs: the outputs to answer, or none for all.
+        request_id: is echoed in the answer.
+        binary: send inputs, and ask for outputs that do not say otherwise, in the binary form.
+
+    Raises:
+        InvalidValueError: `no_inputs`, `bad_id`, `duplicate_tensor`, `bad_tensor_name`, and those of `json_elements`.
+        TooLargeError: `too_many_tensors`, `json_too_large`, `body_too_large`.
+    """
+    if not inputs:
+        raise InvalidValueError("a request has at least one input", reason="no_inputs")
+    _check_id(request_id)
+    _check_names(each.name for each in inputs)
+    _check_names(each.name for each in outputs)
+    as_binary = frozenset(tensor.name for tensor in inputs if binary)
+    wire = _WireRequest(
+        inputs=_wire_tensors(inputs, as_binary),
+        id=request_id,
+        outputs=[_wire_output(each) for each in outputs] or None,
+        parameters={"binary_data_output": True} if binary else None,
+    )
+    return join_body(encode(wire), inputs, as_binary)
+
+
+def encode_infer_response(
+    model_name: str, model_version: str | None, outputs: Sequence[Tensor], request: InferRequest
+) -> InferBody:
+    """Return the body that answers `request`: the outputs it names, in its order, each in the form it asks for.
+
+    Whether JSON can say an output is known only when the output is: a request for JSON can therefore be refused
+    after the model has run. Nothing was answered then.
+
+    Args:
+        model_name: 1 to `MAX_INFER_ID_CHARS` characters.
+        model_version: the version that answered, or None for a model without versions.
+        outputs: what the model gave, made by `Tensor.checked`; their data is referred to, not copied.
+        request: what was asked.
+
+    Raises:
+        InvalidValueError: `unknown_output`, `duplicate_tensor`, `bad_tensor_name`, and those of `json_elements`.
+        TooLargeError: `too_many_tensors`, `json_too_large`, `body_too_large`.
+    """
+    _check_names(each.name for each in outputs)
+    chosen = _choose(outputs, request.outputs)
+    as_binary = frozenset(tensor.name for tensor in chosen if request.wants_binary(tensor.name))
+    wire = _WireResponse(
+        model_name=model_name,
+        outputs=_wire_tensors(chosen, as_binary),
+        model_version=model_version,
+        id=request.id,
+    )
+    return join_body(encode(wire), chosen, as_binary)
+
+
+def _read_tensors(wires: Sequence[_WireTensor], rest: memoryview) -> tuple[Tensor, ...]:
+    """Return the tensors, taking the binary ones from `rest` in order and to its end (rule 2)."""
+    tensors: list[Tensor] = []
+    offset = 0
+    for wire in wires:
+        size = _parameters(wire.parameters, _TensorParameters, "a tensor").binary_data_size
+        if size is None:
+            tensors.append(_json_tensor(wire))
+            continue
+        if wire.data is not None:
+            raise InvalidValueError("a tensor has both data and binary_data_size", reason="two_forms")
+        if size > len(rest) - offset:
+            raise MalformedError("binary_data_size is beyond the end of the body", reason="binary_overrun")
+        tensors.append(Tensor.checked(wire.name, wire.datatype, wire.shape, rest[offset : offset + size]))
+        offset += size
+    if offset != len(rest):
+        raise MalformedError(f"{len(rest) - offset} bytes belong to no tensor", reason="binary_left_over")
+    return tuple(tensors)
+
+
+def _json_tensor(wire: _WireTensor) -> Tensor:
+    if wire.data is None:
+        # The shape is looked at first, so that a wrong one is named whatever the form.
+        element_count(wire.shape, parse_datatype(wire.datatype))
+        raise InvalidValueError("a tensor has neither data nor binary_data_size", reason="no_data")
+    return tensor_from_json(wire.name, wire.datatype, wire.shape, wire.data)
+
+
+def _requested_output(wire: _WireOutput) -> RequestedOutput:
+    return RequestedOutput(wire.name, _parameters(wire.parameters, _OutputParameters, "an output").binary_data)
+
+
+def _wire_output(output: RequestedOutput) -> _WireOutput:
+    return _WireOutput(name=output.name, parameters=None if output.binary is None else {"binary_data": output.binary})
+
+
+def _parameters(given: dict[str, object] | None, kind: type[T], where: str) -> T:
+    """Return the parameters of a request, tensor or output as `kind` (rule 4)."""
+    for name in given or ():
+        if name not in kind.__struct_fields__:
+            raise InvalidValueError(
+                f"{where} may not have the parameter {name[:40]!r}",
+                reason="unsupported_parameter",
+                fix="leave it out; supported here: " + (", ".join(kind.__struct_fields__) or "none"),
+            )
+    return convert(given or {}, kind)
+
+
+def _check_names(names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if len(seen) == MAX_TENSORS:
+            raise TooLargeError(f"more than {MAX_TENSORS} tensors", reason="too_many_tensors")
+        check_name(name)
+        if name in seen:
+            raise InvalidValueError(f"two tensors are called {name!r}", reason="duplicate_tensor")
+        seen.add(name)
+
+
+def _check_id(request_id: str | None) -> None:
+    if request_id is not None and not (len(request_id) <= MAX_INFER_ID_CHARS and request_id.isprintable()):
+        raise InvalidValueError(
+            "an id has at most 256 printable characters", reason="bad_id", fix="send a shorter id, or none"
+        )
+
+
+def _choose(outputs: Sequence[Tensor], requested: Sequence[RequestedOutput]) -> Sequence[Tensor]:
+    if not requested:
+        return outputs
+    by_name = {tensor.name: tensor for tensor in outputs}
+    for each in requested:
+        if each.name not in by_name:
+            raise InvalidValueError(f"the model has no output {each.name[:40]!r}", reason="unknown_output")
+    return [by_name[each.name] for each in requested]
+
+
+def _wire_tensors(tensors: Sequence[Tensor], binary: frozenset[str]) -> list[_WireTensor]:
+    """Return what the JSON part says of `tensors`; the data of those named in `binary` follows it."""
+    least = sum(least_json_bytes(tensor) for tensor in tensors if tensor.name not in binary)
+    if least > MAX_INFER_JSON_BYTES:  # before any list is made
+        raise json_too_large(least)
+    return [
+        _WireTensor(
+            name=tensor.name,
+            shape=tensor.shape,
+            datatype=tensor.datatype.value,
+            parameters={"binary_data_size": memoryview(tensor.data).nbytes} if tensor.name in binary else None,
+            data=None if tensor.name in binary else json_elements(tensor),
+        )
+        for tensor in tensors
+    ]

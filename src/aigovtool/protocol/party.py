@@ -1,0 +1,70 @@
+"""The one file that a party needs: its own credential, and whom it may believe.
+
+`aigovtool borrower add`, `consumer add` and `custodian init` (for the first operator) write these. A party
+file holds a private key: it is written 0600 and refused when others can read it.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from aigovtool.attestation.appraisal import AppraisalPolicy
+from aigovtool.codec import Message, encode
+from aigovtool.ids import BorrowerId, ConsumerId, Digest, OperatorId, digest_of
+
+_Seed = Annotated[bytes, Meta(min_length=32, max_length=32)]
+_Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
+_Url = Annotated[str, Meta(pattern=r"^https://[A-Za-z0-9.:\[\]-]{1,255}$(?!\n)")]
+MAX_PARTY_FILE_BYTES = 1 << 20
+
+
+class CustodianAddress(Message):
+    """Where the custodian is and how to recognise it. `root` is its raw Ed25519 root key."""
+
+    url: _Url
+    root: _Key
+    tls_ca: str
+
+
+class BorrowerFile(Message, tag_field="party", tag="borrower"):
+    """Everything an enclave of this borrower needs."""
+
+    borrower: BorrowerId
+    custodian: CustodianAddress
+    certificate: str
+    enrolment_key: _Seed
+
+    def configuration(self) -> Digest:
+        """Return the digest of the configuration that the enclave's evidence covers: all but the secret."""
+        return digest_of(encode(EnclaveConfiguration(borrower=self.borrower, custodian=self.custodian)))
+
+
+class EnclaveConfiguration(Message):
+    """What decides whom an enclave obeys; measured into its evidence."""
+
+    borrower: BorrowerId
+    custodian: CustodianAddress
+
+
+class ConsumerFile(Message, tag_field="party", tag="consumer"):
+    """Everything a consumer needs. `policy` says which evidence it accepts."""
+
+    consumer: ConsumerId
+    borrower: BorrowerId
+    custodian: CustodianAddress
+    certificate: str
+    key: _Seed
+    policy: AppraisalPolicy
+
+
+class OperatorFile(Message, tag_field="party", tag="operator"):
+    """Everything an operator needs. `keystore` is the X25519 key to which new model keys are wrapped."""
+
+    operator: OperatorId
+    custodian: CustodianAddress
+    certificate: str
+    key: _Seed
+    keystore: _Key
+
+
+PartyFile = BorrowerFile | ConsumerFile | OperatorFile

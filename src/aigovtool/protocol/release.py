@@ -1,0 +1,149 @@
+"""Boot and key release: from a nonce to a model key that only one attested instance can open.
+
+1. The enclave asks for a challenge for the models that it is to serve.
+2. The custodian answers, signed: nonce, appraisal policy digest, its key set.
+3. The enclave makes evidence over the binding (spec: attestation, section 3) and sends it with its claims,
+   signed by *both* its borrower's enrolment key (whose enclave is this?) and its own identity key.
+4. The custodian appraises and admits: models, serving policies, stop state.
+5. Per model the enclave asks for the key; the custodian logs the release, then sends the model key wrapped
+   to the attested HPKE key, signed, because HPKE base mode does not say who sealed.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from aigovtool.attestation.binding import Audience, Binding
+from aigovtool.attestation.model import Evidence, TeeType
+from aigovtool.codec import Message, encode
+from aigovtool.crypto.sign import Envelope
+from aigovtool.ids import BorrowerId, Digest, InstanceId, KeyId, MessageId, Millis, ModelId, Nonce, Units
+from aigovtool.ledger.policy import ServingPolicy
+
+CHALLENGE = "boot-challenge.v1"
+BOOT = "boot-request.v1"
+ADMISSION = "admission.v1"
+RELEASE_REQUEST = "release-request.v1"
+RELEASE = "key-release.v1"
+_WRAP_LABEL = "aigovtool model key v1"
+MAX_MODELS = 64
+
+
+class ChallengeRequest(Message):
+    """Who wants to boot, and for which models."""
+
+    borrower: BorrowerId
+    models: Annotated[list[ModelId], Meta(min_length=1, max_length=MAX_MODELS)]
+
+
+class Challenge(Message):
+    """A nonce to be used once and soon."""
+
+    custodian: KeyId
+    nonce: Nonce
+    borrower: BorrowerId
+    appraisal_policy: Digest
+    expires_at_ms: Millis
+    server_time_ms: Millis
+
+
+class ChallengeReply(Message):
+    """The key set (signed by the root) and the challenge (signed by a key of the set)."""
+
+    key_set: Envelope
+    challenge: Envelope
+
+
+class BootRequest(Message):
+    """Evidence with the claims that it covers. `boot_nonce` is the instance's own 32 random bytes (hex)."""
+
+    borrower: BorrowerId
+    models: Annotated[list[ModelId], Meta(min_length=1, max_length=MAX_MODELS)]
+    boot_nonce: Nonce
+    claims: Binding
+    evidence: Evidence
+
+
+class ModelOffer(Message):
+    """A model that this instance may serve."""
+
+    model: ModelId
+    manifest: Digest
+    package: Digest
+    package_bytes: Units
+    sealer: bytes
+    policy: ServingPolicy
+
+
+class Admission(Message):
+    """The instance is attested; what it may do until `valid_until_ms`."""
+
+    custodian: KeyId
+    instance: InstanceId
+    borrower: BorrowerId
+    tee: TeeType
+    nonce: Nonce
+    generation: Units
+    epoch: Units
+    server_time_ms: Millis
+    valid_until_ms: Millis
+    stop_state: Envelope
+    models: list[ModelOffer]
+
+
+class ReleaseRequest(Message):
+    """The instance asks for the key of one model."""
+
+    instance: InstanceId
+    request_id: MessageId
+    model: ModelId
+    manifest: Digest
+
+
+class KeyRelease(Message):
+    """A model key, wrapped to the instance's HPKE key in the context of `release_context`."""
+
+    custodian: KeyId
+    instance: InstanceId
+    request_id: MessageId
+    model: ModelId
+    manifest: Digest
+    policy: Digest
+    stop_state: Envelope
+    wrapped_key: bytes
+
+
+class _WrapContext(Message):
+    label: str
+    custodian: KeyId
+    instance: InstanceId
+    model: ModelId
+    manifest: Digest
+
+
+def release_context(custodian: KeyId, instance: InstanceId, model: ModelId, manifest: Digest) -> bytes:
+    """Return the HPKE `info` in which a released key opens: one custodian, instance, model and manifest."""
+    return encode(
+        _WrapContext(label=_WRAP_LABEL, custodian=custodian, instance=instance, model=model, manifest=manifest)
+    )
+
+
+class _DepositContext(Message):
+    label: str
+    custodian: KeyId
+    manifest: Digest
+
+
+def deposit_context(custodian: KeyId, manifest: Digest) -> bytes:
+    """Return the HPKE `info` in which a sealer's deposited key opens: one custodian and manifest."""
+    return encode(_DepositContext(label="aigovtool key deposit v1", custodian=custodian, manifest=manifest))
+
+
+def boot_audience(custodian: KeyId) -> Audience:
+    """Return the audience of boot evidence."""
+    return Audience(f"custodian:{custodian}")
+
+
+def session_audience(consumer: str) -> Audience:
+    """Return the audience of session evidence."""
+    return Audience(f"consumer:{consumer}")

@@ -1,0 +1,53 @@
+"""Whom to believe: the custodian's root key, and the key set that it signs.
+
+The root key stays offline. It signs a numbered key set with a key list per role; parties pin the root
+and accept a key set only if its number is not lower than the last one they saw. Several keys per role
+overlap while they are rotated.
+"""
+
+from aigovtool.codec import Message
+from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope
+from aigovtool.errors import SignatureInvalidError
+from aigovtool.ids import KeyId, Millis, Units
+
+KEY_SET = "key-set.v1"
+
+
+class KeySet(Message):
+    """The custodian's keys, by role.
+
+    `commands` sign everything said to enclaves and parties; `log` signs checkpoints; `credentials` are
+    the certificate authorities (DER) that issue client certificates; `keystore` is the X25519 key to
+    which the keys of new packages are wrapped.
+    """
+
+    custodian: KeyId
+    version: Units
+    issued_at_ms: Millis
+    commands: list[bytes]
+    log: list[bytes]
+    credentials: list[bytes]
+    keystore: bytes
+
+    def command_keys(self) -> list[VerifyKey]:
+        """Return the keys that may sign for the custodian."""
+        return [VerifyKey(raw) for raw in self.commands]
+
+    def log_keys(self) -> list[VerifyKey]:
+        """Return the keys that may sign checkpoints."""
+        return [VerifyKey(raw) for raw in self.log]
+
+
+def open_key_set(envelope: Envelope, root: VerifyKey, *, at_least: int = 0) -> KeySet:
+    """Verify a key set against the pinned root.
+
+    Raises:
+        SignatureInvalidError: not signed by `root`, for another custodian (`wrong_custodian`), or older
+            than version `at_least` (`key_set_rollback`).
+    """
+    key_set = open_envelope(envelope, KEY_SET, KeySet, [root])
+    if key_set.custodian != root.key_id:
+        raise SignatureInvalidError("the key set is for another custodian", reason="wrong_custodian")
+    if key_set.version < at_least:
+        raise SignatureInvalidError("the key set is older than one already seen", reason="key_set_rollback")
+    return key_set

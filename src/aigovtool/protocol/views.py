@@ -1,0 +1,182 @@
+"""What the custodian's API shows: one struct per thing, the same words as everywhere else."""
+
+from aigovtool.attestation.model import ResultBody, TeeType
+from aigovtool.codec import Message
+from aigovtool.crypto.sign import Envelope
+from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, KeyId, Millis, ModelId, Units
+from aigovtool.ledger.budget import RowKey
+from aigovtool.ledger.entry import PartyRole, StopTarget
+from aigovtool.ledger.policy import Consequences, ServingPolicy
+from aigovtool.protocol.commands import AskState
+
+
+class Health(Message):
+    """Whether the custodian serves, and what it is."""
+
+    status: str
+    version: str
+    custodian: KeyId
+    generation: Units
+    epoch: Units
+
+
+class PartyView(Message):
+    """A borrower, consumer or operator."""
+
+    role: PartyRole
+    name: str
+    borrower: BorrowerId | None
+    key: KeyId
+    not_after_ms: Millis
+    revoked: bool
+
+
+class Parties(Message):
+    """All parties."""
+
+    parties: list[PartyView]
+
+
+class ModelView(Message):
+    """A model that is, or was, lent. `tensors` describes inputs and outputs as `name datatype[shape]`."""
+
+    model: ModelId
+    manifest: Digest
+    package: Digest
+    package_bytes: Units
+    sealer: KeyId
+    policy: ServingPolicy
+    borrowers: list[BorrowerId]
+    inputs: list[str]
+    outputs: list[str]
+    withdrawn: bool
+
+
+class Models(Message):
+    """All models."""
+
+    models: list[ModelView]
+
+
+class BudgetView(Message):
+    """One budget row of its current window; `room` is null where there is no limit."""
+
+    key: RowKey
+    limit: Units | None
+    posted: Units
+    pending: Units
+    room: Units | None
+    consequences: Consequences | None
+
+
+class Budgets(Message):
+    """Budget rows."""
+
+    budgets: list[BudgetView]
+
+
+class UsageView(Message):
+    """What one consumer used of one model, from closed and open leases."""
+
+    model: ModelId
+    borrower: BorrowerId
+    consumer: ConsumerId
+    granted: Units
+    charged: Units
+    used: Units
+    ok: Units
+    err: Units
+    open_leases: Units
+
+
+class Usage(Message):
+    """Usage by model and consumer."""
+
+    usage: list[UsageView]
+
+
+class EnclaveView(Message):
+    """One instance. `stop_bound_ms` is how long a hostile host could still withhold a stop from it."""
+
+    instance: InstanceId
+    borrower: BorrowerId
+    tee: TeeType
+    simulated: bool
+    state: str
+    models: list[ModelId]
+    attested_at_ms: Millis
+    valid_until_ms: Millis
+    last_contact_ms: Millis
+    outstanding_units: Units
+    authority_until_ms: Millis
+    wiped_epoch: Units | None
+    connected: bool
+    result: ResultBody
+
+
+class Enclaves(Message):
+    """All instances, newest first."""
+
+    enclaves: list[EnclaveView]
+    server_time_ms: Millis
+
+
+class StopView(Message):
+    """A stop in force."""
+
+    target: StopTarget
+    value: str
+    epoch: Units
+
+
+class Stops(Message):
+    """Stops in force."""
+
+    stops: list[StopView]
+    epoch: Units
+
+
+class Asks(Message):
+    """Requests for more budget."""
+
+    asks: list[AskState]
+
+
+class LogPage(Message):
+    """Consecutive entries of the audit log, each in its only encoding (base64), from index `start`."""
+
+    start: Units
+    entries: list[bytes]
+
+
+class LogHead(Message):
+    """The newest signed checkpoint, and the keys that its signer's key set names."""
+
+    checkpoint: str
+    key_set: Envelope
+
+
+class PackageStored(Message):
+    """An uploaded package."""
+
+    package: Digest
+    package_bytes: Units
+
+
+class OwnBudget(Message):
+    """A consumer's own view of one model's budget path: the least of what is left, and its own asks."""
+
+    model: ModelId
+    manifest: Digest
+    room: Units | None
+    withdrawn: bool
+    stopped: bool
+
+
+class OwnView(Message):
+    """What a consumer or borrower may see of itself."""
+
+    name: str
+    role: PartyRole
+    budgets: list[OwnBudget]
+    asks: list[AskState]

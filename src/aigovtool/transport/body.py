@@ -1,0 +1,64 @@
+"""Request bodies, bounded before they are held in memory.
+
+The declared length is refused before the first byte is asked for (so a client that waits for
+`100 Continue` never sends it); an undeclared one is counted while it streams. The idle time between two
+pieces is the guard's to bound; the time for the whole body is bounded here.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from starlette.requests import ClientDisconnect, Request
+
+from aigovtool.errors import DeadlineError, MalformedError, TooLargeError
+from aigovtool.limits import BODY_DEADLINE_S
+
+
+async def read_body(request: Request, max_bytes: int, *, deadline_s: float = BODY_DEADLINE_S) -> bytes:
+    """Return the whole body, at most `max_bytes` of it, within `deadline_s`.
+
+    Raises:
+        TooLargeError: `body_too_large`, before more than `max_bytes` were held.
+        DeadlineError: `body_deadline`.
+        MalformedError: `body_truncated` when the client went away.
+    """
+    check_declared(request, max_bytes)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(deadline_s):
+            async for piece in stream_body(request, max_bytes):
+                body += piece
+    except TimeoutError:
+        raise DeadlineError(f"the body did not come within {deadline_s:g} s", reason="body_deadline") from None
+    return bytes(body)
+
+
+async def stream_body(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
+    """Yield the body in pieces and stop as soon as it is over `max_bytes`; the deadline is the caller's.
+
+    Raises:
+        TooLargeError: `body_too_large`.
+        MalformedError: `body_truncated` when the client went away.
+    """
+    check_declared(request, max_bytes)
+    total = 0
+    try:
+        async for piece in request.stream():
+            total += len(piece)
+            if total > max_bytes:
+                raise _too_large(max_bytes)
+            yield piece
+    except ClientDisconnect:
+        raise MalformedError("the client went away before the body was complete", reason="body_truncated") from None
+
+
+def check_declared(request: Request, max_bytes: int) -> None:
+    """Raise `TooLargeError` when the declared length is over `max_bytes`; reads nothing."""
+    declared = request.headers.get("content-length")
+    # The guard let only plain digits through; anything else is not ours to guess.
+    if declared is not None and (not declared.isascii() or not declared.isdigit() or int(declared) > max_bytes):
+        raise _too_large(max_bytes)
+
+
+def _too_large(max_bytes: int) -> TooLargeError:
+    return TooLargeError(f"the body is over {max_bytes} bytes", reason="body_too_large")

@@ -1,0 +1,237 @@
+"""uvicorn's httptools protocol, behind `wire.RequestReader` and with a deadline for everything.
+
+What it adds to its base class:
+
+1. Every byte passes `RequestReader` first. A violation is answered once with problem+json, then the connection
+   is closed: if an answer is under way already, nothing more is sent. Requests are never queued.
+2. Deadlines: a complete head (also the first byte of a new connection), idle time between requests, idle time
+   within a body, a reader that takes no answer. A deadline that passes closes the connection without a word.
+3. Early answers: when the answer starts before the request is complete, the connection ends with it, because
+   what follows could be read as body or as request.
+4. Closing lingers for a moment when input may be under way, so that the peer can read why.
+5. No exception of the application reaches the peer or the log with its text.
+6. `scope["extensions"]["aigovtool.connection"]` is the `Connection`.
+
+It speaks HTTP/1.1 alone: no HTTP/2, no WebSocket, no upgrade.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from aigovtool import limits
+from aigovtool.errors import AIGovToolError, InputError, MalformedError, OverloadedError
+from aigovtool.transport.connection import EXTENSION, Connection
+from aigovtool.transport.deadline import Deadline
+from aigovtool.transport.lingering import LingeringTransport
+from aigovtool.transport.problem import problem, unexpected, wire_problem
+from aigovtool.transport.wire import RequestReader
+
+# ASGI's own types (asgiref): untyped mappings by its definition.
+Event = MutableMapping[str, Any]
+Send = Callable[[Event], Awaitable[None]]
+Receive = Callable[[], Awaitable[Event]]
+Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpLimits:
+    """The bounds of one server; the defaults are `aigovtool.limits`, and tests use smaller ones."""
+
+    max_header_bytes: int = limits.MAX_HEADER_BYTES
+    max_headers: int = limits.MAX_HEADERS
+    max_connections: int = limits.MAX_CONNECTIONS
+    max_handshakes: int = limits.MAX_HANDSHAKES
+    header_timeout_s: float = limits.HEADER_TIMEOUT_S
+    keep_alive_s: float = limits.KEEP_ALIVE_S
+    body_idle_timeout_s: float = limits.BODY_IDLE_TIMEOUT_S
+    write_stall_timeout_s: float = limits.WRITE_STALL_TIMEOUT_S
+    handshake_timeout_s: float = limits.TLS_HANDSHAKE_TIMEOUT_S
+    linger_s: float = limits.LINGER_S
+
+
+class GuardedHttpProtocol(HttpToolsProtocol):
+    """One connection. The server makes one for each, after it has counted it."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        *,
+        bounds: HttpLimits,
+        server_spki_sha256: bytes | None,
+        on_lost: Callable[[], None],
+    ) -> None:
+        super().__init__(config=config, server_state=server_state, app_state={})
+        self.app = cast("Any", self._guarded)
+        self._application = cast("Application", config.loaded_app)
+        self._bounds: Final = bounds
+        self._server_spki_sha256: Final = server_spki_sha256
+        self._on_lost: Final = on_lost
+        self._reader: Final = RequestReader(max_header_bytes=bounds.max_header_bytes, max_headers=bounds.max_headers)
+        self._deadline: Final = Deadline(self._expired)
+        self._write_deadline: Final = Deadline(self._stalled)
+        self._wire: LingeringTransport | None = None
+        self._connection: Connection | None = None
+        self._between_s = bounds.header_timeout_s
+
+    # --- the connection ------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; over the limit of connections, say so and end."""
+        wire = LingeringTransport(cast("asyncio.Transport", transport), self._bounds.linger_s)
+        self._wire = wire
+        super().connection_made(cast("asyncio.Transport", wire))
+        tls = transport.get_extra_info("ssl_object")
+        certificate = None if tls is None else tls.getpeercert(binary_form=True)
+        self._connection = Connection(
+            peer=self.client, peer_certificate=certificate, server_spki_sha256=self._server_spki_sha256
+        )
+        # Only a proven client may hold a connection open for long without using it.
+        self._between_s = self._bounds.keep_alive_s if certificate else self._bounds.header_timeout_s
+        if len(self.connections) > self._bounds.max_connections:
+            wire.write(wire_problem(OverloadedError("too many connections", retry_after_s=1), status=503))
+            wire.close_lingering()
+            return
+        self._deadline.set(self._bounds.header_timeout_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End: no timer and no task keeps the connection alive."""
+        self._deadline.clear()
+        self._write_deadline.clear()
+        if self._wire is not None:
+            self._wire.lost()
+        super().connection_lost(exc)
+        self._on_lost()
+
+    def pause_writing(self) -> None:
+        """The peer is not reading: it has so long to go on."""
+        super().pause_writing()
+        self._write_deadline.set(self._bounds.write_stall_timeout_s)
+
+    def resume_writing(self) -> None:
+        """The peer reads again."""
+        self._write_deadline.clear()
+        super().resume_writing()
+
+    # --- bytes -----------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Frame, check, and only then parse."""
+        wire = self._wire
+        if wire is None or wire.is_closing():
+            return
+        if self._reader.idle:
+            self._deadline.set(self._bounds.header_timeout_s)
+        in_head = self._reader.in_head
+        try:
+            accepted = self._reader.feed(data)
+            if accepted:
+                self.parser.feed_data(accepted)
+        except InputError as error:
+            self._refuse(error)
+            return
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._refuse(MalformedError("not a request that is accepted here", reason="bad_request"))
+            return
+        if self._reader.surplus:
+            self._end_after_answer()
+        self._watch(head_just_ended=in_head and not self._reader.in_head)
+
+    def _watch(self, *, head_just_ended: bool) -> None:
+        if self._reader.complete:
+            # From here on the application has the word: its own deadline bounds the answer.
+            self._deadline.clear()
+        elif head_just_ended or not self._reader.in_head:
+            self._deadline.set(self._bounds.body_idle_timeout_s)
+
+    def _end_after_answer(self) -> None:
+        """The peer sent on without waiting: answer what it asked first, and read nothing more."""
+        if self._wire is None:
+            return
+        if self._answering():
+            self._wire.linger_on_close = True
+            self.cycle.keep_alive = False
+            self.flow.pause_reading()
+        else:
+            self._wire.close_lingering()
+
+    def on_message_begin(self) -> None:
+        """Give the request its connection."""
+        super().on_message_begin()
+        cast("Event", self.scope)["extensions"] = {EXTENSION: self._connection}
+
+    def on_response_complete(self) -> None:
+        """Make ready for the next request, or end where there cannot be one."""
+        super().on_response_complete()
+        self._unset_keepalive_if_required()  # our deadlines replace the base class's timer
+        if self._wire is None or self._wire.is_closing():
+            return
+        if self._reader.complete and not self._reader.surplus:
+            self._reader.next_request()
+            self._deadline.set(self._between_s)
+        else:
+            self._wire.close_lingering()
+
+    # --- refusing --------------------------------------------------------------------------------
+
+    def _refuse(self, error: AIGovToolError) -> None:
+        """Answer `error` if nothing was answered yet to this request, then close."""
+        wire, cycle = self._wire, self.cycle
+        if wire is None:
+            return
+        self._deadline.clear()
+        if self._answering():
+            if cycle.response_started:
+                wire.abort()
+                return
+            cycle.disconnected = True  # whatever the application sends from now on goes nowhere
+            cycle.message_event.set()
+        wire.write(wire_problem(error))
+        wire.close_lingering()
+
+    def _answering(self) -> bool:
+        # The base class declares the cycle as always present; before the first request it is None.
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        return cycle is not None and not cycle.response_complete
+
+    def _expired(self) -> None:
+        if self._wire is None:
+            return
+        if self.flow.read_paused:  # we are the slow one: the application does not take the body
+            self._deadline.set(self._bounds.body_idle_timeout_s)
+            return
+        self._wire.abort()
+
+    def _stalled(self) -> None:
+        if self._wire is not None:
+            self._wire.abort()
+
+    # --- the application ---------------------------------------------------------------------------
+
+    async def _guarded(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        cycle = self.cycle
+
+        async def send_checked(event: Event) -> None:
+            if event["type"] == "http.response.start" and not self._reader.complete:
+                cycle.keep_alive = False  # uvicorn then says `connection: close` and closes
+                if self._wire is not None:
+                    self._wire.linger_on_close = True
+            await send(event)
+
+        try:
+            await self._application(scope, receive, send_checked)
+        except asyncio.CancelledError:
+            self._stalled()
+        except Exception as exception:  # noqa: BLE001 - the last line of defence: rule 5
+            error = exception if isinstance(exception, AIGovToolError) else unexpected(exception)
+            if cycle.response_started or cycle.disconnected:
+                self._stalled()
+            else:
+                await problem(error)(scope, receive, send_checked)

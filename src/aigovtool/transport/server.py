@@ -1,0 +1,219 @@
+"""Accepting connections on a listening socket, and stopping in bounded time.
+
+The server accepts by itself, one handshake task per connection, because the event loop's own acceptor neither
+counts connections whose handshake is not over nor lets the certificate change. It installs no signal
+handler, starts no thread, writes no access log, and does not own the socket: an enclave that attests again
+stops one server and starts another, with a new certificate, on the same socket, and whoever connects
+in between waits in the socket's queue.
+
+```python
+listener = bind("127.0.0.1", 0)
+async with HttpServer(application, listener, tls):
+    await stopped.wait()
+```
+"""
+
+import asyncio
+import logging
+import socket
+from contextlib import suppress
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, Self, cast
+
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from aigovtool.errors import ConfigurationError
+from aigovtool.transport.guard import Application, GuardedHttpProtocol, HttpLimits
+from aigovtool.transport.tls import ServerTls
+
+_LOG: Final = logging.getLogger(__name__)
+_BACKLOG: Final = 512
+_GRACE_S: Final = 5.0
+# When descriptors run out, accepting is tried again after this pause instead of spinning.
+_ACCEPT_PAUSE_S: Final = 0.2
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a listening socket; port 0 takes a free one.
+
+    Raises:
+        ConfigurationError: `cannot_bind`.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise _cannot_bind(host, port, error) from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setblocking(False)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise _cannot_bind(host, port, error) from None
+    return listener
+
+
+def bind_loopback() -> socket.socket:
+    """Return a socket that listens on a free port of 127.0.0.1."""
+    return bind("127.0.0.1", 0)
+
+
+class HttpServer:
+    """Serves one ASGI application on one listening socket, from `start` to `stop`; not to be used again.
+
+    Without `tls` it speaks plain HTTP, for a listener that only this machine reaches.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        listener: socket.socket,
+        tls: ServerTls | None,
+        bounds: HttpLimits | None = None,
+    ) -> None:
+        self._listener: Final = listener
+        self._tls = tls
+        self._bounds: Final = bounds or HttpLimits()
+        self._config: Final = _config(application)
+        self._state: Final = ServerState()
+        self._handshakes: Final[set[asyncio.Task[None]]] = set()
+        self._accepting: asyncio.Task[None] | None = None
+        self._changed: Final = asyncio.Event()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port that the server listens on."""
+        host, port = self._listener.getsockname()[:2]
+        return str(host), int(port)
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open, without handshakes."""
+        return len(self._state.connections)
+
+    def replace_tls(self, tls: ServerTls) -> None:
+        """Use `tls` for connections accepted from now on: new certificate, new authorities."""
+        if self._tls is None:
+            raise ConfigurationError("a server without TLS cannot rotate certificates", reason="no_tls")
+        self._tls = tls
+
+    async def start(self) -> None:
+        """Begin to accept; returns at once."""
+        self._listener.setblocking(False)
+        self._accepting = asyncio.create_task(self._accept_all(), name="accept")
+
+    async def stop(self, grace_s: float = _GRACE_S) -> None:
+        """Stop accepting, let answers under way end within `grace_s` seconds, then cut off the rest."""
+        tasks = [task for task in (self._accepting, *self._handshakes) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for connection in self._open():
+            connection.shutdown()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                while self._state.connections:
+                    self._changed.clear()
+                    await self._changed.wait()
+        await self._cut_off()
+
+    async def _cut_off(self) -> None:
+        tasks = list(self._state.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for connection in self._open():
+            connection.transport.abort()
+        while self._state.connections:  # each tells us through connection_lost, in the next turn of the loop
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def _open(self) -> list[GuardedHttpProtocol]:
+        return cast("list[GuardedHttpProtocol]", list(self._state.connections))
+
+    async def _accept_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                peer, _ = await loop.sock_accept(self._listener)
+            except OSError as error:
+                _LOG.warning("accept_failed errno=%s", error.errno)
+                await asyncio.sleep(_ACCEPT_PAUSE_S)
+                continue
+            if len(self._handshakes) >= self._bounds.max_handshakes:
+                peer.close()
+                continue
+            task = asyncio.create_task(self._shake_hands(peer), name="handshake")
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
+            # A task that is cancelled before its first step never sees its socket.
+            task.add_done_callback(partial(_close_if_cancelled, peer))
+
+    async def _shake_hands(self, peer: socket.socket) -> None:
+        tls = self._tls
+
+        def protocol() -> GuardedHttpProtocol:
+            return GuardedHttpProtocol(
+                self._config,
+                self._state,
+                bounds=self._bounds,
+                server_spki_sha256=None if tls is None else tls.spki_sha256,
+                on_lost=self._changed.set,
+            )
+
+        try:
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await asyncio.get_running_loop().connect_accepted_socket(
+                protocol,
+                peer,
+                ssl=None if tls is None else tls.context,
+                ssl_handshake_timeout=None if tls is None else self._bounds.handshake_timeout_s,
+            )
+        except OSError as error:  # ssl.SSLError is one: a foreign authority, another protocol, a reset
+            _LOG.info("handshake_failed type=%s", type(error).__name__)
+            peer.close()
+
+
+def _close_if_cancelled(peer: socket.socket, handshake: asyncio.Task[None]) -> None:
+    if handshake.cancelled():
+        peer.close()
+
+
+def _config(application: Application) -> Config:
+    config = Config(
+        cast("Any", application),
+        interface="asgi3",
+        http=GuardedHttpProtocol,
+        ws="none",
+        lifespan="off",
+        loop="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+    )
+    config.load()
+    return config
+
+
+def _cannot_bind(host: str, port: int, error: Exception) -> ConfigurationError:
+    return ConfigurationError(
+        f"cannot listen on {host} port {port}: {getattr(error, 'strerror', None) or type(error).__name__}",
+        reason="cannot_bind",
+    )

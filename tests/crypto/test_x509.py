@@ -1,0 +1,205 @@
+"""Certificates: profiles that OpenSSL accepts strictly, and identities read from them."""
+
+import datetime
+import subprocess
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aigovtool.crypto.identity import IdentityKind, parse_identity
+from aigovtool.crypto.sign import SigningKey
+from aigovtool.crypto.tlskey import TlsKey
+from aigovtool.crypto.x509 import (
+    NEVER_MS,
+    from_pem,
+    issue_client_certificate,
+    issue_server_certificate,
+    new_authority,
+    self_signed_server_certificate,
+    spki_sha256,
+    to_pem,
+)
+from aigovtool.errors import InvalidValueError, MalformedError, TooLargeError, UnauthenticatedError
+
+START_MS = 1_800_000_000_000
+END_MS = START_MS + 86_400_000
+AUTHORITY_KEY = SigningKey.generate()
+AUTHORITY = new_authority(AUTHORITY_KEY, "credentials", not_before_ms=START_MS, not_after_ms=END_MS)
+HOLDER = SigningKey.generate()
+
+
+def credential(kind: IdentityKind = IdentityKind.CONSUMER, name: str = "radiology") -> bytes:
+    return issue_client_certificate(
+        AUTHORITY_KEY, AUTHORITY, HOLDER.public, kind, name, not_before_ms=START_MS, not_after_ms=END_MS
+    )
+
+
+def crafted(names: list[x509.GeneralName] | None, *, ca: bool = False, eku: bool = True) -> bytes:
+    """A certificate whose signature is good and whose content is wrong."""
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "urn:aigovtool:operator:root")]))
+        .issuer_name(x509.Name([]))
+        .public_key(Ed25519PublicKey.from_public_bytes(HOLDER.public.raw))
+        .serial_number(7)
+        .not_valid_before(datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC))
+        .not_valid_after(datetime.datetime(2050, 1, 1, tzinfo=datetime.UTC))
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+    )
+    if eku:
+        builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+    if names is not None:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return builder.sign(AUTHORITY_KEY.private(), None).public_bytes(Encoding.DER)
+
+
+def uri(text: str) -> x509.UniformResourceIdentifier:
+    return x509.UniformResourceIdentifier(text)
+
+
+@pytest.mark.parametrize("kind", list(IdentityKind))
+def test_an_identity_is_read_as_it_was_issued(kind: IdentityKind) -> None:
+    """Kind, name, key and validity come back; the key id is the key's."""
+    identity = parse_identity(credential(kind, "a.b-c"), START_MS)
+    assert (identity.kind, identity.name, identity.public_key) == (kind, "a.b-c", HOLDER.public)
+    assert (identity.not_before_ms, identity.not_after_ms) == (START_MS, END_MS)
+    assert identity.key_id == HOLDER.public.key_id
+    assert identity.serial > 0
+
+
+@pytest.mark.parametrize(
+    ("now_ms", "reason"),
+    [(START_MS - 1, "credential_not_yet_valid"), (END_MS + 1, "credential_expired"), (0, "credential_not_yet_valid")],
+)
+def test_a_credential_out_of_its_time_is_refused(now_ms: int, reason: str) -> None:
+    """One millisecond outside the validity is outside; both ends are inside."""
+    parse_identity(credential(), START_MS)
+    parse_identity(credential(), END_MS)
+    with pytest.raises(UnauthenticatedError) as caught:
+        parse_identity(credential(), now_ms)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "certificate",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"\x30\x82", id="truncated"),
+        pytest.param(credential() + b"\0", id="trailing-byte"),
+        pytest.param(bytes(20_000), id="too-large"),
+        pytest.param(self_signed_server_certificate(TlsKey.generate()), id="server-certificate"),
+        pytest.param(AUTHORITY, id="authority"),
+        pytest.param(crafted(None), id="no-name-but-a-subject-that-looks-like-one"),
+        pytest.param(crafted([uri("urn:aigovtool:consumer:a"), uri("urn:aigovtool:operator:a")]), id="two-names"),
+        pytest.param(crafted([uri("urn:aigovtool:consumer:a"), x509.DNSName("a")]), id="name-and-dns"),
+        pytest.param(crafted([x509.DNSName("urn:aigovtool:consumer:a")]), id="dns-name"),
+        pytest.param(crafted([uri("urn:aigovtool:root:a")]), id="unknown-kind"),
+        pytest.param(crafted([uri("urn:aigovtool:consumer:")]), id="empty-name"),
+        pytest.param(crafted([uri("urn:aigovtool:consumer:A")]), id="upper-case"),
+        pytest.param(crafted([uri("urn:aigovtool:consumer:a\n")]), id="line-feed"),
+        pytest.param(crafted([uri("URN:aigovtool:consumer:a")]), id="other-spelling"),
+        pytest.param(crafted([uri("https://aigovtool/consumer/a")]), id="foreign-uri"),
+        pytest.param(crafted([uri("urn:aigovtool:consumer:a")], ca=True), id="is-an-authority"),
+        pytest.param(crafted([uri("urn:aigovtool:consumer:a")], eku=False), id="no-purpose"),
+    ],
+)
+def test_a_certificate_that_is_no_credential_is_refused(certificate: bytes) -> None:
+    """Everything but exactly one identity in a client certificate is one typed error."""
+    with pytest.raises(UnauthenticatedError) as caught:
+        parse_identity(certificate, START_MS)
+    assert caught.value.reason == "bad_credential"
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(position=st.integers(0, len(credential()) - 1), value=st.integers(0, 255))
+def test_a_damaged_certificate_raises_nothing_else(position: int, value: int) -> None:
+    """A changed byte gives an identity or `UnauthenticatedError`; no foreign exception escapes."""
+    damaged = bytearray(credential())
+    damaged[position] = value
+    try:
+        parse_identity(bytes(damaged), START_MS)
+    except UnauthenticatedError:
+        return
+
+
+@pytest.mark.parametrize("name", ["", "A", "a b", "a:b", "a/b", "ä", "-a", "a" * 64])
+def test_a_bad_name_is_not_issued(name: str) -> None:
+    """The authority signs valid names only."""
+    with pytest.raises(InvalidValueError):
+        credential(name=name)
+
+
+def test_empty_validity_and_bad_hosts_are_not_issued() -> None:
+    """Mistakes are refused before anything is signed."""
+    with pytest.raises(InvalidValueError):
+        new_authority(AUTHORITY_KEY, "x", not_before_ms=END_MS, not_after_ms=END_MS)
+    for hosts in ([], ["a b"], ["*"], ["a" * 254], [""]):
+        with pytest.raises(InvalidValueError):
+            self_signed_server_certificate(TlsKey.generate(), hosts)
+
+
+def openssl_verify(tmp_path: Path, anchor: bytes, leaf: bytes, *options: str) -> bool:
+    (tmp_path / "anchor.pem").write_bytes(to_pem(anchor))
+    (tmp_path / "leaf.pem").write_bytes(to_pem(leaf))
+    command = ["openssl", "verify", "-x509_strict", "-attime", str(START_MS // 1000 + 60), *options]
+    command += ["-CAfile", str(tmp_path / "anchor.pem"), str(tmp_path / "leaf.pem")]
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+def test_openssl_verifies_every_profile_strictly(tmp_path: Path) -> None:
+    """An independent verifier accepts each certificate for its purpose and for no other."""
+    tls_authority_key, server_key = TlsKey.generate(), TlsKey.generate()
+    tls_authority = new_authority(tls_authority_key, "custodian", not_before_ms=START_MS, not_after_ms=END_MS)
+    server = issue_server_certificate(
+        tls_authority_key,
+        tls_authority,
+        server_key,
+        ["custodian.example", "10.0.0.1", "::1"],
+        not_before_ms=START_MS,
+        not_after_ms=END_MS,
+    )
+    enclave = self_signed_server_certificate(TlsKey.generate())
+    assert openssl_verify(tmp_path, AUTHORITY, credential(), "-purpose", "sslclient")
+    assert openssl_verify(tmp_path, tls_authority, server, "-purpose", "sslserver", "-verify_ip", "10.0.0.1")
+    assert openssl_verify(tmp_path, tls_authority, server, "-verify_hostname", "custodian.example")
+    assert openssl_verify(tmp_path, enclave, enclave, "-purpose", "sslserver", "-partial_chain")
+    assert not openssl_verify(tmp_path, AUTHORITY, credential(), "-purpose", "sslserver")
+    assert not openssl_verify(tmp_path, tls_authority, server, "-verify_hostname", "other.example")
+    assert not openssl_verify(tmp_path, tls_authority, credential(), "-purpose", "sslclient")
+    assert not openssl_verify(tmp_path, credential(), credential())
+
+
+def test_a_credential_cannot_sign_another(tmp_path: Path) -> None:
+    """A client certificate is no authority: what its key signs does not verify."""
+    forged = issue_client_certificate(
+        HOLDER, credential(), HOLDER.public, IdentityKind.OPERATOR, "root", not_before_ms=START_MS, not_after_ms=END_MS
+    )
+    (tmp_path / "middle.pem").write_bytes(to_pem(credential()))
+    assert not openssl_verify(tmp_path, AUTHORITY, forged, "-untrusted", str(tmp_path / "middle.pem"))
+
+
+def test_the_pin_is_the_key_not_the_certificate() -> None:
+    """Two certificates of one key have one pin; it is the key's own."""
+    key = TlsKey.generate()
+    first, second = self_signed_server_certificate(key), self_signed_server_certificate(key, ["a.example"])
+    assert first != second
+    assert spki_sha256(first) == spki_sha256(second) == key.spki_sha256()
+    assert x509.load_der_x509_certificate(first).not_valid_after_utc.timestamp() * 1000 == NEVER_MS
+
+
+def test_pem_holds_certificates_and_nothing_else() -> None:
+    """Round trip in order; a private key, text or too many certificates in the file are refused."""
+    other = credential(name="other")
+    pem = to_pem(AUTHORITY, other)
+    assert from_pem(pem) == [AUTHORITY, other]
+    with pytest.raises(TooLargeError):
+        from_pem(pem * 5)
+    for bad in (b"", b"text\n" + pem, pem + b"-----BEGIN PRIVATE KEY-----\n", pem[:-40], bytes(10)):
+        with pytest.raises(MalformedError):
+            from_pem(bad)
