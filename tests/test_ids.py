@@ -1,5 +1,6 @@
 """Names, digests and identifiers have exactly one spelling each."""
 
+from collections.abc import Callable
 from hashlib import sha256
 
 import pytest
@@ -128,11 +129,11 @@ HEX_FIELDS = ["instance", "lease", "message", "key", "nonce", "digest"]
     ],
     ids=["upper", "short", "long", "newline", "space", "not hex", "full-width", "empty", "0x"],
 )
-def test_hexadecimal_has_one_spelling(field: str, spoil: "type[str]") -> None:
+def test_hexadecimal_has_one_spelling(field: str, spoil: Callable[[str], str]) -> None:
     """Two spellings of one identifier would be two rows, two leases, two replays."""
     assert codec.convert(GOOD, Everything)
     with pytest.raises(InvalidValueError):
-        codec.convert({**GOOD, field: spoil(GOOD[field])}, Everything)
+        codec.convert({**GOOD, field: spoil(str(GOOD[field]))}, Everything)
 
 
 @pytest.mark.parametrize("key", ["", "a" * 65, "a b", "a\n", "a/b", "ä", "a\x00"])
@@ -160,7 +161,8 @@ def test_digests_are_of_the_bytes() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "ab" * 32, "sha1:" + "ab" * 20, "sha256:" + "AB" * 32, "SHA256:" + "ab" * 32, "sha256:" + "ab" * 32 + "\n"]
+    "text",
+    ["", "ab" * 32, "sha1:" + "ab" * 20, "sha256:" + "AB" * 32, "SHA256:" + "ab" * 32, "sha256:" + "ab" * 32 + "\n"],
 )
 def test_another_spelling_of_a_digest_is_refused(text: str) -> None:
     """Algorithm and case are part of the one spelling."""
@@ -175,7 +177,10 @@ def test_an_instance_id_depends_on_each_part_and_its_place() -> None:
     ids = {instance_id_of(*order) for order in ((parts[0], parts[1], parts[2]), (parts[1], parts[0], parts[2]))}
     ids |= {instance_id_of(parts[0], parts[1], b"\x04" * 32), instance_id_of(parts[0], b"\x04" * 32, parts[2])}
     assert len(ids) == 4
-    assert instance_id_of(parts[0], parts[1], parts[2]) == sha256(b"aigovtool instance v1\x00" + b"".join(parts)).hexdigest()
+    assert (
+        instance_id_of(parts[0], parts[1], parts[2])
+        == sha256(b"aigovtool instance v1\x00" + b"".join(parts)).hexdigest()
+    )
 
 
 @pytest.mark.parametrize("lengths", [(31, 33, 32), (32, 32, 0), (33, 32, 32), (0, 0, 96)])

@@ -28,14 +28,27 @@ T = TypeVar("T")
 # quote is optional and the repetition possessive: an unclosed string is one match, not n attempts of O(n).
 _STRUCTURE_RE: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
-# msgspec quotes a wrong enum value or tag; greedy, because the value may hold quotes and " - at `$" itself.
-_QUOTED_VALUE_RE: Final = re.compile(r"value '.*'", re.DOTALL)
+# msgspec quotes a wrong enum value or tag, as repr() does; greedy, because the value may hold quotes and
+# " - at `$" itself, while the path of field names that follows is ours.
+_QUOTED_VALUE_RE: Final = re.compile(r"""value ['"].*['"]""", re.DOTALL)
 _MAX_MESSAGE_CHARS: Final = 200
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class _MessageType(msgspec.StructMeta):
-    """Tells type checkers that every message is frozen and keyword-only without repeating it per class."""
+    """Makes every message keyword-only, and tells type checkers so, without repeating it per class.
+
+    msgspec inherits `frozen` and `forbid_unknown_fields`, but applies `kw_only` to one class alone.
+    """
+
+    def __new__(
+        cls,
+        name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        **options: Any,  # noqa: ANN401 -- whatever msgspec's own metaclass takes
+    ) -> "_MessageType":
+        return super().__new__(cls, name, bases, namespace, **{"kw_only": True, **options})
 
 
 class Message(msgspec.Struct, metaclass=_MessageType, frozen=True, kw_only=True, forbid_unknown_fields=True):

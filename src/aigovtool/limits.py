@@ -40,6 +40,15 @@ MAX_PACKAGE_BYTES: Final = 256 << 30
 MAX_PACKAGE_FILES: Final = 1024
 # The ONNX graph without its weights; protobuf itself refuses 2 GiB.
 MAX_ONNX_BYTES: Final = (1 << 31) - 1
+# Our own ONNX reader takes about 1 us per field: 20 s at worst. Runs of numbers in one attribute count as one,
+# so a tree ensemble with ten million nodes stays far below.
+MAX_ONNX_FIELDS: Final = 1 << 24
+# Subgraphs within subgraphs; exporters write two or three levels.
+MAX_ONNX_DEPTH: Final = 16
+# Names and external locations. Exporters write scope paths of some hundred bytes.
+MAX_ONNX_NAME_BYTES: Final = 1024
+# The names of initializers are kept during the walk: 64 MiB at worst. Large language models have thousands.
+MAX_ONNX_INITIALIZERS: Final = 1 << 16
 
 # --- HTTP ------------------------------------------------------------------------------------
 # Request line plus headers. Real clients send well under 4 KiB.
@@ -75,7 +84,7 @@ MAX_TENSOR_ELEMENTS: Final = 1 << 26
 MAX_BYTES_ELEMENTS: Final = 1 << 20
 # ONNX exporters write paths such as "/encoder/layer.11/output/LayerNorm/Add_1_output_0"; 256 is four of them.
 MAX_TENSOR_NAME_CHARS: Final = 256
-# Parsed JSON takes up to 24 times its text ("{}," becomes a 64-byte object and an 8-byte pointer): 200 MiB
+# Parsed JSON takes up to 30 times its text (a short string is an object of 50 bytes): 250 MiB and 2 s measured
 # here. 8 MiB holds two 224 x 224 colour pictures as printed float32; more belongs in the binary form.
 MAX_INFER_JSON_BYTES: Final = 8 << 20
 # The id of an inference is echoed in its answer; a UUID has 36 characters.

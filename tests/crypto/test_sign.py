@@ -29,7 +29,9 @@ GRANT = Grant(units=7)
 Opener = Callable[..., Grant]
 
 
-def reason_of(envelope: Envelope, *keys: VerifyKey, kind: str = "grant.v1", opener: Opener = open_envelope) -> str | None:
+def reason_of(
+    envelope: Envelope, *keys: VerifyKey, kind: str = "grant.v1", opener: Opener = open_envelope
+) -> str | None:
     with pytest.raises(SignatureInvalidError) as caught:
         opener(envelope, kind, Grant, list(keys))
     return caught.value.reason
@@ -228,7 +230,7 @@ def small_order_ordinates() -> set[int]:
 
     def times(factor: int, point: tuple[int, int]) -> tuple[int, int]:
         result = (0, 1)
-        for bit in bin(factor)[2:]:
+        for bit in f"{factor:b}":
             result = add(result, result)
             result = add(result, point) if bit == "1" else result
         return result
@@ -250,7 +252,7 @@ def test_the_list_of_small_order_points_is_complete() -> None:
 
 
 @pytest.mark.parametrize("sign_bit", [0, 1 << 255])
-@pytest.mark.parametrize("y", sorted(sign._SMALL_ORDER_Y) + [PRIME, PRIME + 1, PRIME + 3, 2**255 - 1])
+@pytest.mark.parametrize("y", [*sorted(sign._SMALL_ORDER_Y), PRIME, PRIME + 1, PRIME + 3, 2**255 - 1])
 def test_keys_that_verify_everything_or_have_two_names_are_refused(y: int, sign_bit: int) -> None:
     """OpenSSL takes them; a signature under one of them binds nobody."""
     with pytest.raises(SignatureInvalidError) as caught:
@@ -321,7 +323,11 @@ def test_any_change_of_an_envelope_is_refused_with_a_typed_error(data: st.DataOb
     pytest.fail(f"a changed envelope opened: {opened}")
 
 
-@given(st.binary(max_size=60), st.text(st.characters(exclude_categories=["Cs"]), max_size=20), st.lists(st.binary(max_size=70), max_size=3))
+@given(
+    st.binary(max_size=60),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    st.lists(st.binary(max_size=70), max_size=3),
+)
 def test_any_envelope_gives_a_typed_error(payload: bytes, type_: str, signatures: list[bytes]) -> None:
     """Whatever stands in an envelope, only documented errors leave the verifier."""
     for payload_type in (type_, sign.payload_type("grant.v1")):

@@ -14,7 +14,7 @@ KEY = WrapKey.from_secret(Secret(b"TEST-ONLY wrapping key 123456789"))
 INFO = b"aigovtool release v1\x00instance and digests"
 MODEL_KEY = b"TEST-ONLY model key of 32 bytes!"
 
-# Points of small order and their second encodings: the shared secret would be known to everybody (RFC 7748 section 6.1).
+# Points of small order, some in a second encoding: everybody would know the shared secret (RFC 7748 section 6.1).
 SMALL_ORDER = [
     bytes(32),
     b"\x01" + bytes(31),

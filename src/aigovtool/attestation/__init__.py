@@ -1,4 +1,4 @@
-"""Is it genuine, is it bound to this conversation, is it acceptable? (RATS, RFC 9334)
+"""Is it genuine, is it bound to this conversation, is it acceptable? (RATS, RFC 9334).
 
 `model` evidence and attestation results · `binding` what the report data covers · `verifier` the port
 that TEE platforms implement ("genuine?") · `appraisal` policy against verified evidence ("acceptable?").

@@ -77,18 +77,18 @@ class Binding(Message):
 
     def __post_init__(self) -> None:
         # Also holds for bindings built in code, which msgspec does not validate.
-        _demand(self.role in ("boot", "session"), "role")
+        _demand("role", holds=self.role in ("boot", "session"))
         for name, pattern in _PATTERNS.items():
-            _demand(pattern.match(getattr(self, name)) is not None, name)
+            _demand(name, holds=pattern.match(getattr(self, name)) is not None)
         for name in ("tls_spki", "hpke_key", "identity_key"):
-            _demand(len(getattr(self, name)) == 32, name)
-        _demand(len(self.manifests) <= MAX_BOUND_MANIFESTS, "manifests")
-        _demand(all(_DIGEST_RE.match(manifest) for manifest in self.manifests), "manifests")
-        _demand(all(first < second for first, second in pairwise(self.manifests)), "manifests: sorted, unique")
-        _demand(self.role == "session" or not self.manifests, "manifests: none at boot")
+            _demand(name, holds=len(getattr(self, name)) == 32)
+        _demand("manifests (too many)", holds=len(self.manifests) <= MAX_BOUND_MANIFESTS)
+        _demand("manifests (digests)", holds=all(_DIGEST_RE.match(manifest) for manifest in self.manifests))
+        _demand("manifests (sorted, unique)", holds=all(a < b for a, b in pairwise(self.manifests)))
+        _demand("manifests (none at boot)", holds=self.role == "session" or not self.manifests)
 
     def encoded(self) -> bytes:
-        """Return the deterministic CBOR of the list (on Nitro this is `user_data`)."""
+        """Return the deterministic CBOR of the list."""
         return _array(
             _text(DOMAIN),
             _head(0, PROTOCOL_VERSION),
@@ -168,8 +168,8 @@ def _differences(claims: Binding, expected: Expectation) -> list[str]:
     return [name for name, equal in same.items() if not equal]
 
 
-def _demand(condition: bool, what: str) -> None:
-    if not condition:
+def _demand(what: str, *, holds: bool) -> None:
+    if not holds:
         raise InvalidValueError(f"a binding's {what} is not in its domain", reason="bad_binding")
 
 

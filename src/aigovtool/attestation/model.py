@@ -106,11 +106,11 @@ class Tcb(Message):
 
     components: Annotated[tuple[TcbComponent, ...], Meta(max_length=32)]
 
-    def shortfalls(self, minimum: "Tcb") -> tuple[str, ...]:
+    def shortfalls(self, minimum: tuple[TcbComponent, ...]) -> tuple[str, ...]:
         """Name each component that is below `minimum`, missing here, or not judged by `minimum`."""
         have = {part.name: part.version for part in self.components}
-        want = {part.name: part.version for part in minimum.components}
-        if len(have) != len(self.components) or len(want) != len(minimum.components):
+        want = {part.name: part.version for part in minimum}
+        if len(have) != len(self.components) or len(want) != len(minimum):
             return ("a component is named twice",)
         below = [f"{name} {have[name]} < {want[name]}" for name in want if name in have and have[name] < want[name]]
         missing = [f"{name} is not reported" for name in want if name not in have]

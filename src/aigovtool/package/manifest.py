@@ -7,7 +7,7 @@ payload bytes, is what everybody pins as the model's identity.
 It does not say that the files are really like this: `sealing` compares sizes and digests.
 """
 
-from enum import Enum, unique
+from enum import StrEnum, unique
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta
@@ -51,7 +51,7 @@ Dimension = Annotated[int, Meta(ge=-1, le=MAX_TENSOR_ELEMENTS)] | Text
 
 
 @unique
-class Datatype(Enum):
+class Datatype(StrEnum):
     """Element types, by their names in the Open Inference Protocol."""
 
     BOOL = "BOOL"

@@ -23,6 +23,7 @@ from typing import Any, Final, cast
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.server import ServerState
 
 from aigovtool import limits
@@ -219,6 +220,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         cycle = self.cycle
 
         async def send_checked(event: Event) -> None:
+            if cycle.disconnected:
+                # As ASGI 2.4 has it. uvicorn returns in silence, and an endless answer would never end.
+                raise ClientDisconnected
             if event["type"] == "http.response.start" and not self._reader.complete:
                 cycle.keep_alive = False  # uvicorn then says `connection: close` and closes
                 if self._wire is not None:
@@ -230,8 +234,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         except asyncio.CancelledError:
             self._stalled()
         except Exception as exception:  # noqa: BLE001 - the last line of defence: rule 5
+            if cycle.disconnected:
+                return  # refused or gone: there is nobody to tell
             error = exception if isinstance(exception, AIGovToolError) else unexpected(exception)
-            if cycle.response_started or cycle.disconnected:
+            if cycle.response_started:
                 self._stalled()
             else:
                 await problem(error)(scope, receive, send_checked)

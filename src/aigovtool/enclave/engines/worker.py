@@ -3,7 +3,7 @@
 In this order, and nothing in another:
 
 1. Ask to die with the parent; read `Setup`; end if the parent is gone already.
-2. Warm the engine up, so that every library and file that it needs lazily is open.
+2. Rehearse, so that everything that its libraries load lazily is loaded.
 3. Point all standard descriptors at /dev/null and enter the sandbox.
 4. Make the HPKE key. Only now is there a secret; it never leaves this process.
 5. Say `Hello`; serve until the parent closes its end.
@@ -43,6 +43,7 @@ from aigovtool.enclave.engines.ipc import (
 )
 from aigovtool.enclave.engines.onnx import OnnxEngine
 from aigovtool.enclave.engines.opening import open_model
+from aigovtool.enclave.engines.rehearsal import rehearse
 from aigovtool.enclave.engines.watchdog import Watchdog
 from aigovtool.errors import AIGovToolError, EngineError, NotFoundError, PackageError
 
@@ -91,11 +92,13 @@ class Worker:
             self._refuse(message.id, error)
 
     def _load(self, message: Load, package: int) -> None:
-        with os.fdopen(package, "rb", buffering=0) as file:
+        try:
             with self._key.unwrap(message.wrapped_key, message.info) as secret:
                 if len(secret) != ModelKey.SIZE_BYTES:
                     raise PackageError("what was unwrapped is not a model key", reason="wrong_key")
-                model = open_model(file, ModelKey(secret), message.sealer, message.manifest_digest)
+                model = open_model(package, ModelKey(secret), message.sealer, message.manifest_digest)
+        finally:
+            os.close(package)
         try:
             self._models[message.id] = self._engine.load(model)
         finally:
@@ -128,7 +131,7 @@ def main() -> NoReturn:
         os._exit(EXIT_PARENT_GONE)
     watchdog = Watchdog()
     engine = OnnxEngine(setup.intra_op_threads, watchdog)
-    engine.warm_up()
+    rehearse(engine)
     layers = _close_the_door(channel, setup)
     key = WrapKey.generate()
     worker = Worker(channel, engine, key)

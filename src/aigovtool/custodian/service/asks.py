@@ -1,0 +1,148 @@
+"""Requests for more budget: filed by enclaves, consumers and borrowers; decided by operators."""
+
+import secrets
+
+import msgspec
+from sqlalchemy import Connection
+
+from aigovtool.crypto.identity import Identity, IdentityKind
+from aigovtool.custodian.custodian import Custodian
+from aigovtool.custodian.store import asks, models, parties, stops
+from aigovtool.custodian.store.records import Instance, Party
+from aigovtool.errors import ForbiddenError, NotFoundError
+from aigovtool.ids import BorrowerId, ConsumerId, MessageId
+from aigovtool.ledger.budget import Scope, path
+from aigovtool.ledger.entry import Asked, PartyRole, StopTarget
+from aigovtool.custodian.store import budgets
+from aigovtool.protocol.commands import AskRequest, AskState
+from aigovtool.protocol.messages import Want
+from aigovtool.protocol.views import OwnBudget, OwnView
+
+
+def file_by_enclave(custodian: Custodian, connection: Connection, instance: Instance, want: Want) -> None:
+    """File one request for an exhausted path; a second one while it is open changes nothing."""
+    scope = Scope(model=want.model, borrower=instance.borrower, consumer=want.consumer)
+    if asks.open_at(connection, scope) is None:
+        ask = AskRequest(
+            ask_id=MessageId(secrets.token_hex(16)), scope=scope, units=want.target, reason="budget exhausted"
+        )
+        _file(custodian, connection, ask, PartyRole.CONSUMER, want.consumer)
+
+
+def _file(custodian: Custodian, connection: Connection, ask: AskRequest, role: PartyRole, name: str) -> AskState:
+    state = AskState(
+        ask_id=ask.ask_id,
+        role=role,
+        name=name,
+        scope=ask.scope,
+        units=ask.units,
+        reason=ask.reason,
+        at_ms=custodian.now(connection),
+        state="open",
+    )
+    asks.add(connection, state)
+    custodian.record(
+        connection,
+        Asked(ask_id=ask.ask_id, role=role, name=name, scope=ask.scope, units=ask.units, reason=ask.reason),
+    )
+    return state
+
+
+def party_of(connection: Connection, identity: Identity) -> Party:
+    """Return the enrolled party behind a credential.
+
+    Raises:
+        ForbiddenError: unknown, revoked, or enrolled with another key.
+    """
+    party = parties.require(connection, PartyRole(identity.kind.value), identity.name)
+    if party.key != identity.public_key.raw:
+        raise ForbiddenError("this credential was replaced", reason="not_enrolled")
+    return party
+
+
+async def file_by_party(custodian: Custodian, identity: Identity, ask: AskRequest) -> AskState:
+    """File a request for a consumer's or borrower's own scope; the same id again answers the same."""
+
+    def job(connection: Connection) -> AskState:
+        party = party_of(connection, identity)
+        _require_own(identity, party, ask.scope)
+        models.require(connection, ask.scope.model)
+        return asks.find(connection, ask.ask_id) or _file(custodian, connection, ask, party.role, party.name)
+
+    return await custodian.database.run(job)
+
+
+def _require_own(identity: Identity, party: Party, scope: Scope) -> None:
+    if identity.kind is IdentityKind.CONSUMER:
+        own = scope.consumer == party.name and scope.borrower == party.borrower
+    else:
+        own = scope.borrower == party.name
+    if not own:
+        raise ForbiddenError("a party asks for its own budget only", reason="not_own_scope")
+
+
+async def show(custodian: Custodian, identity: Identity, ask_id: MessageId) -> AskState:
+    """Return one of the caller's own requests."""
+
+    def job(connection: Connection) -> AskState:
+        party = party_of(connection, identity)
+        found = asks.find(connection, ask_id)
+        if found is None or not _is_own(party, found):
+            raise NotFoundError("there is no such request for budget", reason="no_such_ask")
+        return found
+
+    return await custodian.database.run(job)
+
+
+def _is_own(party: Party, ask: AskState) -> bool:
+    return party.name == (ask.scope.consumer if party.role is PartyRole.CONSUMER else ask.scope.borrower)
+
+
+async def own_view(custodian: Custodian, identity: Identity) -> OwnView:
+    """Return what a consumer or borrower may know of itself."""
+
+    def job(connection: Connection) -> OwnView:
+        party = party_of(connection, identity)
+        return OwnView(
+            name=party.name,
+            role=party.role,
+            budgets=_own_budgets(custodian, connection, party),
+            asks=[ask for ask in asks.everything(connection) if _is_own(party, ask)],
+        )
+
+    return await custodian.database.run(job)
+
+
+def _own_budgets(custodian: Custodian, connection: Connection, party: Party) -> list[OwnBudget]:
+    borrower = BorrowerId(party.borrower or party.name)
+    stopped = {(stop.target, stop.value) for stop in stops.active(connection)}
+    found = []
+    for model in models.everything(connection):
+        if borrower not in model.borrowers:
+            continue
+        scopes = path(model.model, borrower, ConsumerId(party.name))[: 3 if party.borrower else 2]
+        rows = budgets.rows_on(connection, scopes, custodian.now(connection))
+        rooms = [room for row in rows if (room := row.room()) is not None]
+        aims = {
+            (StopTarget.ALL, ""),
+            (StopTarget.MODEL, model.model),
+            (StopTarget.BORROWER, borrower),
+            (StopTarget.CONSUMER, party.name),
+        }
+        found.append(
+            OwnBudget(
+                model=model.model,
+                manifest=model.manifest_digest,
+                room=min(rooms, default=None) if rows else 0,
+                withdrawn=model.withdrawn,
+                stopped=bool(aims & stopped),
+            )
+        )
+    return found
+
+
+def decided(ask: AskState, *, approved: bool, units: int, operator: str) -> AskState:
+    """Return a request as an operator decided it."""
+    return msgspec.structs.replace(
+        ask, state="approved" if approved else "denied", granted=units, decided_by=operator
+    )

@@ -1,0 +1,51 @@
+"""What the store keeps beside the ledger: parties, models, instances."""
+
+from aigovtool.attestation.model import ResultBody, TeeType
+from aigovtool.codec import Message
+from aigovtool.ids import BorrowerId, Digest, InstanceId, Millis, ModelId, Units
+from aigovtool.ledger.entry import PartyRole
+from aigovtool.ledger.policy import ServingPolicy
+from aigovtool.package.manifest import Manifest
+
+
+class Party(Message):
+    """A borrower, consumer or operator; `key` is its raw Ed25519 key."""
+
+    role: PartyRole
+    name: str
+    borrower: BorrowerId | None
+    key: bytes
+    not_after_ms: Millis
+    revoked: bool = False
+
+
+class Model(Message):
+    """A registered model. `wrapped_key` opens with the custodian's keystore key only."""
+
+    model: ModelId
+    manifest_digest: Digest
+    manifest: Manifest
+    package: Digest
+    package_bytes: Units
+    sealer: bytes
+    wrapped_key: bytes
+    policy: ServingPolicy
+    borrowers: list[BorrowerId]
+    withdrawn: bool = False
+
+
+class Instance(Message):
+    """An admitted instance. `state` is live, stopped, wiped or forked."""
+
+    instance: InstanceId
+    borrower: BorrowerId
+    tee: TeeType
+    refundable: bool
+    identity_key: bytes
+    hpke_key: bytes
+    models: list[ModelId]
+    attested_at_ms: Millis
+    valid_until_ms: Millis
+    state: str
+    result: ResultBody
+    wiped_epoch: Units | None = None

@@ -1,0 +1,47 @@
+"""Everything that the child's libraries load lazily, used once before the sandbox closes.
+
+`cryptography` imports parts of itself at first use, and at the first failure; ONNX Runtime reads about the
+processor at its first session. After the sandbox is entered no file can be opened, so each kind of thing that
+the worker will do is done here once with throw-away keys: succeeding, and failing.
+"""
+
+import contextlib
+
+from aigovtool.codec import Message, decode_signed, encode
+from aigovtool.crypto.aead import new_model_key
+from aigovtool.crypto.sign import Envelope, SigningKey, open_envelope, seal
+from aigovtool.crypto.wrap import WrapKey, wrap
+from aigovtool.enclave.engines.engine import Engine
+from aigovtool.errors import AIGovToolError
+
+
+class _Line(Message):
+    text: str
+
+
+def rehearse(engine: Engine) -> None:
+    """Use the engine and every primitive once.
+
+    Raises:
+        ConfigurationError: the engine does not work here.
+    """
+    engine.warm_up()
+    _rehearse_unwrapping()
+    _rehearse_signatures()
+
+
+def _rehearse_unwrapping() -> None:
+    key, model_key = WrapKey.generate(), new_model_key()
+    wrapped = wrap(model_key.secret, key.public, b"right")
+    key.unwrap(wrapped, b"right")
+    for context, data in ((b"wrong", wrapped), (b"right", b"")):
+        with contextlib.suppress(AIGovToolError):
+            key.unwrap(data, context)
+
+
+def _rehearse_signatures() -> None:
+    key, other = SigningKey.generate(), SigningKey.generate()
+    envelope = decode_signed(encode(seal("rehearsal.v1", _Line(text="x"), key)), Envelope)
+    open_envelope(envelope, "rehearsal.v1", _Line, [key.public])
+    with contextlib.suppress(AIGovToolError):
+        other.public.verify(envelope.signatures[0].sig, b"")

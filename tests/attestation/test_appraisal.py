@@ -1,0 +1,409 @@
+"""Rules of the appraisal: nothing by absence, debug never, every failed check listed."""
+
+import copy
+import dataclasses
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from aigovtool.attestation.appraisal import (
+    CHECK_NAMES,
+    AcceptedTee,
+    AppraisalPolicy,
+    FactRule,
+    PolicyMark,
+    ReferenceSet,
+    ReferenceValue,
+    appraise,
+    examine,
+    mark_of,
+    policy_digest,
+    require_successor,
+)
+from aigovtool.attestation.model import (
+    AttestationResult,
+    ChipId,
+    Fact,
+    Label,
+    Measurement,
+    MeasurementHex,
+    Outcome,
+    ResultBody,
+    Status,
+    Tcb,
+    TcbComponent,
+    TeeType,
+    Unchecked,
+    VerifiedEvidence,
+)
+from aigovtool.codec import decode, encode
+from aigovtool.errors import (
+    AIGovToolError,
+    AppraisalError,
+    EvidenceError,
+    InvalidValueError,
+    ReattestRequiredError,
+)
+from aigovtool.ids import digest_of
+
+NOW_MS = 1_800_000_000_000
+HOUR_MS = 3_600_000
+LAUNCH = MeasurementHex("ab" * 48)
+REPORT_DATA = bytes(range(64))
+CHIP = ChipId("c0" * 64)
+WHY = Unchecked(reason="decided in the risk register, entry 7")
+
+
+def tcb(**versions: int) -> Tcb:
+    return Tcb(components=tuple(TcbComponent(name=Label(name), version=v) for name, v in versions.items()))
+
+
+def verified(**changes: Any) -> VerifiedEvidence:
+    base = VerifiedEvidence(
+        tee=TeeType.SEV_SNP,
+        measurements=(Measurement(name=Label("launch"), digest=LAUNCH),),
+        report_data=REPORT_DATA,
+        debug=False,
+        tcb=tcb(loader=3, snp=20),
+        memory_encryption=True,
+        chip_id=CHIP,
+        facts=(Fact(name=Label("vmpl"), value="0"),),
+        endorsed_until_ms=NOW_MS + 365 * 24 * HOUR_MS,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def references(digest: MeasurementHex | Unchecked = LAUNCH, name: str = "launch") -> tuple[ReferenceSet, ...]:
+    return (ReferenceSet(label="release 1", values=(ReferenceValue(name=Label(name), digest=digest),)),)
+
+
+def entry(**changes: Any) -> AcceptedTee:
+    base = AcceptedTee(
+        tee=TeeType.SEV_SNP,
+        reference_values=references(),
+        min_tcb=tcb(loader=3, snp=18).components,
+        chips=(CHIP,),
+        facts=(FactRule(name=Label("vmpl"), allowed=("0",)),),
+        max_attestation_age_ms=HOUR_MS,
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+def policy(accepted: AcceptedTee | None = None, **changes: Any) -> AppraisalPolicy:
+    return msgspec.structs.replace(AppraisalPolicy(version=1, accepted=(accepted or entry(),)), **changes)
+
+
+def failed(evidence: VerifiedEvidence, rules: AppraisalPolicy) -> list[str]:
+    """Return the names of the failed checks, having seen that `appraise` refuses and says the same."""
+    names = [c.name for c in examine(evidence, rules, NOW_MS).checks if c.outcome is Outcome.FAILED]
+    with pytest.raises(AppraisalError) as caught:
+        appraise(evidence, rules, NOW_MS)
+    assert caught.value.reason == names[0]
+    assert all(f"{name}: " in caught.value.message for name in names)
+    return list(names)
+
+
+def test_evidence_that_meets_every_rule_is_affirmed() -> None:
+    """With every check passed the result is affirming, and valid for the policy's maximum age."""
+    result = appraise(verified(), policy(), NOW_MS)
+    assert result.body.status is Status.AFFIRMING
+    assert [check.name for check in result.body.checks] == list(CHECK_NAMES)
+    assert {check.outcome for check in result.body.checks} == {Outcome.PASSED}
+    assert (result.body.issued_at_ms, result.body.valid_until_ms) == (NOW_MS, NOW_MS + HOUR_MS)
+    assert result.body.appraisal_policy == policy_digest(policy())
+    assert msgspec.to_builtins(result.body.trust) == {
+        "instance-identity": 2,
+        "configuration": 2,
+        "executables": 3,
+        "file-system": 0,
+        "hardware": 2,
+        "runtime-opaque": 2,
+        "storage-opaque": 0,
+        "sourced-data": 0,
+    }
+
+
+FAILURES: dict[str, tuple[dict[str, Any], Callable[[], AppraisalPolicy]]] = {
+    "debug": ({"debug": True}, policy),
+    "memory_encryption": ({"memory_encryption": False}, policy),
+    "measurements": ({"measurements": (Measurement(name=Label("launch"), digest=MeasurementHex("ac" * 48)),)}, policy),
+    "tcb": ({"tcb": tcb(loader=2, snp=99)}, policy),
+    "chip": ({"chip_id": ChipId("c1" * 64)}, policy),
+    "facts": ({"facts": (Fact(name=Label("vmpl"), value="3"),)}, policy),
+    "endorsements": ({"endorsed_until_ms": NOW_MS}, policy),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_each_check_refuses_alone(name: str) -> None:
+    """Each single defect is refused, and only its own check fails."""
+    changes, rules = FAILURES[name]
+    assert failed(verified(**changes), rules()) == [name]
+    assert examine(verified(**changes), rules(), NOW_MS).status is Status.CONTRAINDICATED
+
+
+def test_every_failed_check_is_listed() -> None:
+    """A refusal names all that is wrong, not only the first thing."""
+    changes = {key: value for defect, _ in FAILURES.values() for key, value in defect.items()}
+    assert failed(verified(**changes), policy()) == [name for name in CHECK_NAMES if name in FAILURES]
+
+
+def test_a_tee_without_an_entry_is_refused() -> None:
+    """What the policy does not mention is not accepted, and nothing about it counts as passed."""
+    assert failed(verified(tee=TeeType.TDX), policy()) == ["tee", "measurements", "tcb", "chip", "facts"]
+
+
+def test_simulated_is_refused_unless_allowed_by_name() -> None:
+    """An entry for the simulated TEE is not enough; with the switch it is never better than a warning."""
+    rules = policy(entry(tee=TeeType.SIMULATED))
+    assert failed(verified(tee=TeeType.SIMULATED), rules) == ["simulated"]
+    allowed = appraise(
+        verified(tee=TeeType.SIMULATED), policy(entry(tee=TeeType.SIMULATED), allow_simulated=True), NOW_MS
+    )
+    assert allowed.body.status is Status.WARNING
+    trust = allowed.body.trust
+    assert (trust.hardware, trust.runtime_opaque, trust.instance_identity) == (0, 0, 0)
+
+
+def test_allowing_simulated_does_not_admit_it_without_an_entry() -> None:
+    """The switch alone accepts nothing."""
+    assert "tee" in failed(verified(tee=TeeType.SIMULATED), policy(allow_simulated=True))
+
+
+def test_memory_without_encryption_is_a_warning_when_opted_in() -> None:
+    """A policy may accept a TEE whose host reads its memory, and the result says so."""
+    result = appraise(verified(memory_encryption=False), policy(memory_encryption_required=False), NOW_MS)
+    assert result.body.status is Status.WARNING
+    assert result.body.trust.runtime_opaque == 32
+
+
+@pytest.mark.parametrize("where", ["policy", "entry"])
+@pytest.mark.parametrize("name", ["debug", "allow_debug", "debug_allowed"])
+def test_no_policy_can_allow_debug(where: str, name: str) -> None:
+    """A policy file that adds a field for debug is refused as a whole."""
+    raw = msgspec.to_builtins(policy())
+    (raw if where == "policy" else raw["accepted"][0])[name] = True
+    with pytest.raises(InvalidValueError):
+        decode(encode(raw), AppraisalPolicy)
+
+
+def test_debug_is_refused_by_the_most_generous_policy() -> None:
+    """With everything left unchecked and every switch open, debug mode is still refused."""
+    open_entry = entry(
+        tee=TeeType.SIMULATED,
+        reference_values=references(WHY),
+        min_tcb=WHY,
+        chips=WHY,
+        facts=(FactRule(name=Label("vmpl"), allowed=WHY),),
+    )
+    generous = policy(open_entry, memory_encryption_required=False, allow_simulated=True)
+    evidence = verified(tee=TeeType.SIMULATED, memory_encryption=False)
+    assert appraise(evidence, generous, NOW_MS).body.status is Status.WARNING
+    assert failed(dataclasses.replace(evidence, debug=True), generous) == ["debug"]
+
+
+@pytest.mark.parametrize("name", AcceptedTee.__struct_fields__)
+def test_an_entry_that_leaves_a_field_out_is_no_entry(name: str) -> None:
+    """Nothing is accepted by absence: every field of an entry is required."""
+    raw = msgspec.to_builtins(policy())
+    del raw["accepted"][0][name]
+    with pytest.raises(InvalidValueError):
+        decode(encode(raw), AppraisalPolicy)
+
+
+@pytest.mark.parametrize("name", ["version", "accepted"])
+def test_a_policy_needs_version_and_entries(name: str) -> None:
+    """A policy without version or entries is refused, and so is an empty list of entries."""
+    raw = msgspec.to_builtins(policy())
+    with pytest.raises(InvalidValueError):
+        decode(encode({key: value for key, value in raw.items() if key != name}), AppraisalPolicy)
+    with pytest.raises(InvalidValueError):
+        decode(encode(raw | {"accepted": []}), AppraisalPolicy)
+
+
+def test_switches_that_are_left_out_refuse() -> None:
+    """Both switches of a policy stand on the safe side when they are not written."""
+    raw = msgspec.to_builtins(policy())
+    del raw["memory_encryption_required"]
+    del raw["allow_simulated"]
+    read = decode(encode(raw), AppraisalPolicy)
+    assert read.memory_encryption_required
+    assert not read.allow_simulated
+
+
+@pytest.mark.parametrize(
+    ("field", "empty"),
+    [("reference_values", []), ("chips", []), ("min_tcb", []), ("facts", [{"name": "vmpl", "allowed": []}])],
+)
+def test_an_empty_list_is_not_a_way_to_say_anything(field: str, empty: object) -> None:
+    """An empty list of allowed values is an error, not "everything"."""
+    raw = msgspec.to_builtins(policy())
+    raw["accepted"][0][field] = empty
+    with pytest.raises(InvalidValueError):
+        decode(encode(raw), AppraisalPolicy)
+
+
+@pytest.mark.parametrize("reason", ["", " \n", "\u00fc", "a" * 201])
+def test_leaving_a_check_out_needs_a_reason(reason: str) -> None:
+    """`unchecked` without readable words is refused."""
+    raw = msgspec.to_builtins(policy())
+    raw["accepted"][0]["chips"] = {"unchecked": reason}
+    with pytest.raises(InvalidValueError):
+        decode(encode(raw), AppraisalPolicy)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("measurements", {"reference_values": references(WHY)}),
+        ("tcb", {"min_tcb": WHY}),
+        ("chip", {"chips": WHY}),
+        ("facts", {"facts": (FactRule(name=Label("vmpl"), allowed=WHY),)}),
+    ],
+)
+def test_a_check_left_out_is_visible_in_the_result(name: str, changes: dict[str, Any]) -> None:
+    """What is not checked shows with its reason, and the result is only a warning."""
+    body = appraise(verified(), policy(entry(**changes)), NOW_MS).body
+    unchecked = [check for check in body.checks if check.outcome is Outcome.UNCHECKED]
+    assert [check.name for check in unchecked] == [name]
+    assert WHY.reason in unchecked[0].detail
+    assert body.status is Status.WARNING
+
+
+def test_measurement_without_reference_value_is_refused() -> None:
+    """A measurement that the policy does not mention is not accepted, nor a reference value nobody measured."""
+    more = (*verified().measurements, Measurement(name=Label("extra"), digest=MeasurementHex("00" * 32)))
+    assert failed(verified(measurements=more), policy()) == ["measurements"]
+    two = ReferenceSet(label="two", values=(*references()[0].values, *references(name="extra")[0].values))
+    assert failed(verified(), policy(entry(reference_values=(two,)))) == ["measurements"]
+
+
+def test_reference_values_are_not_mixed_between_builds() -> None:
+    """Kernel of one build with the application of another is no accepted build."""
+
+    def build(label: str, kernel: str, application: str) -> ReferenceSet:
+        named = {"kernel": kernel, "application": application}
+        values = tuple(ReferenceValue(name=Label(n), digest=MeasurementHex(d * 32)) for n, d in named.items())
+        return ReferenceSet(label=label, values=values)
+
+    rules = policy(entry(reference_values=(build("one", "01", "02"), build("two", "03", "04"))))
+
+    def runs(kernel: str, application: str) -> VerifiedEvidence:
+        named = {"kernel": kernel, "application": application}
+        return verified(
+            measurements=tuple(Measurement(name=Label(n), digest=MeasurementHex(d * 32)) for n, d in named.items())
+        )
+
+    appraise(runs("03", "04"), rules, NOW_MS)
+    assert failed(runs("01", "04"), rules) == ["measurements"]
+
+
+def test_reference_value_named_twice_accepts_nothing() -> None:
+    """A set that names one measurement twice is ambiguous, so it does not match."""
+    double = ReferenceSet(
+        label="double", values=references()[0].values + references(MeasurementHex("00" * 48))[0].values
+    )
+    assert failed(verified(), policy(entry(reference_values=(double,)))) == ["measurements"]
+
+
+@pytest.mark.parametrize(
+    ("have", "minimum"),
+    [
+        (tcb(loader=3), tcb(loader=3, snp=18)),
+        (tcb(loader=3, snp=18, microcode=0), tcb(loader=3, snp=18)),
+        (tcb(loader=99, snp=17), tcb(loader=3, snp=18)),
+        (Tcb(components=tcb(loader=3, snp=17).components + tcb(snp=18).components), tcb(loader=3, snp=18)),
+    ],
+    ids=["missing", "unjudged", "one is lower", "named twice"],
+)
+def test_tcb_is_compared_component_by_component(have: Tcb, minimum: Tcb) -> None:
+    """A high component does not make up for a low, missing, unjudged or ambiguous one."""
+    assert failed(verified(tcb=have), policy(entry(min_tcb=minimum.components))) == ["tcb"]
+
+
+def test_facts_and_rules_must_cover_each_other() -> None:
+    """A fact without a rule is refused, and a rule whose fact is not reported, and two rules for one fact."""
+    assert failed(verified(), policy(entry(facts=()))) == ["facts"]
+    assert failed(verified(facts=()), policy()) == ["facts"]
+    twice = (FactRule(name=Label("vmpl"), allowed=("3",)), FactRule(name=Label("vmpl"), allowed=("0",)))
+    assert failed(verified(), policy(entry(facts=twice))) == ["facts"]
+
+
+def test_a_chip_that_does_not_tell_is_refused_where_chips_are_listed() -> None:
+    """A masked chip id cannot pass a list of chips."""
+    assert failed(verified(chip_id=None), policy()) == ["chip"]
+
+
+def test_two_entries_for_one_tee_are_refused() -> None:
+    """Which of two entries holds must not depend on their order."""
+    with pytest.raises(InvalidValueError) as caught:
+        AppraisalPolicy(version=1, accepted=(entry(), entry(min_tcb=WHY)))
+    assert caught.value.reason == "duplicate_tee"
+
+
+def test_an_older_policy_cannot_come_back() -> None:
+    """A version below the newest seen is a rollback; another policy with the same version is a fork."""
+    seen = mark_of(policy(version=5))
+    require_successor(policy(version=5), seen)
+    require_successor(policy(version=6), seen)
+    with pytest.raises(AppraisalError) as rollback:
+        require_successor(policy(version=4), seen)
+    assert rollback.value.reason == "policy_rollback"
+    with pytest.raises(AppraisalError) as fork:
+        require_successor(policy(version=5, allow_simulated=True), seen)
+    assert fork.value.reason == "policy_fork"
+    assert decode(encode(seen), PolicyMark) == seen
+
+
+def test_policy_digest_is_that_of_its_encoding() -> None:
+    """Anybody can compute a policy's digest from the file with a SHA-256 tool."""
+    assert policy_digest(policy()) == digest_of(encode(policy()))
+    assert policy_digest(policy()) != policy_digest(policy(version=2))
+    assert decode(encode(policy()), AppraisalPolicy) == policy()
+
+
+def test_result_ends_with_the_endorsements() -> None:
+    """A result is never valid for longer than what it rests on."""
+    result = appraise(verified(endorsed_until_ms=NOW_MS + 1_000), policy(), NOW_MS)
+    assert result.body.valid_until_ms == NOW_MS + 1_000
+    result.require_valid(NOW_MS + 999)
+    for late in (NOW_MS + 1_000, NOW_MS - 1):
+        with pytest.raises(ReattestRequiredError):
+            result.require_valid(late)
+
+
+def test_result_is_about_one_report_data() -> None:
+    """A result is not used for another conversation than its own."""
+    result = appraise(verified(), policy(), NOW_MS)
+    result.require_report_data(REPORT_DATA)
+    for other in (bytes(64), REPORT_DATA[:63], b""):
+        with pytest.raises(EvidenceError) as caught:
+            result.require_report_data(other)
+        assert caught.value.reason == "channel_binding"
+
+
+def test_only_an_appraisal_makes_a_result() -> None:
+    """A result cannot be built from a body, copied, pickled or changed."""
+    result = appraise(verified(), policy(), NOW_MS)
+    attempts: list[Callable[[], object]] = [
+        lambda: AttestationResult(result.body, object()),
+        lambda: AttestationResult(result.body, None),
+        lambda: copy.copy(result),
+        lambda: pickle.dumps(result),
+        lambda: setattr(result, "body", result.body),
+    ]
+    for attempt in attempts:
+        with pytest.raises(AppraisalError) as caught:
+            attempt()
+        assert caught.value.reason == "not_appraised"
+
+
+def test_result_body_travels() -> None:
+    """The body survives the wire; a body with an additional member does not."""
+    body = appraise(verified(), policy(), NOW_MS).body
+    assert decode(encode(body), ResultBody) == body
+    with pytest.raises(AIGovToolError):
+        decode(encode(msgspec.to_builtins(body) | {"debug": False}), ResultBody)

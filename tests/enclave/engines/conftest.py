@@ -1,0 +1,164 @@
+"""Sealed models for the tests of the engine child."""
+
+import asyncio
+import os
+import struct
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from aigovtool.codec import encode
+from aigovtool.crypto.aead import FileSealer, TAG_BYTES, key_commitment, new_model_key, new_salt
+from aigovtool.crypto.secret import ModelKey
+from aigovtool.crypto.sign import SigningKey
+from aigovtool.crypto.wrap import wrap
+from aigovtool.enclave.engines.process import EngineConfig, EngineProcess, LoadedModel
+from aigovtool.ids import Digest, ModelId, digest_of
+from aigovtool.limits import SEGMENT_BYTES
+from aigovtool.package.manifest import (
+    Datatype,
+    Description,
+    Dimension,
+    Manifest,
+    PackageFile,
+    TensorSpec,
+    manifest_digest,
+    sign_manifest,
+)
+
+INFO = b"test context"
+
+
+@dataclass
+class Sealed:
+    """A package on disk, and what opens it."""
+
+    path: Path
+    key: ModelKey
+    digest: Digest
+    sealer: bytes
+
+    async def load(self, process: EngineProcess, **changes: Any) -> LoadedModel:
+        """Load it in `process`, with some arguments of `EngineProcess.load` changed."""
+        arguments: dict[str, Any] = {
+            "wrapped_key": wrap(self.key.secret, process.hpke_public_key, INFO),
+            "info": INFO,
+            "manifest_digest": self.digest,
+            "sealer": self.sealer,
+        }
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            return await process.load(descriptor, **(arguments | changes))
+        finally:
+            os.close(descriptor)
+
+
+def spec(name: str, shape: Sequence[Dimension] | None, datatype: Datatype = Datatype.FP32) -> TensorSpec:
+    return TensorSpec(name=name, datatype=datatype, shape=None if shape is None else tuple(shape))
+
+
+def value(name: str, shape: Sequence[int | str], kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def model_bytes(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    initializers: Sequence[onnx.TensorProto] = (),
+) -> bytes:
+    graph = helper.make_graph(nodes, "g", inputs, outputs, initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def seal(
+    path: Path, files: Sequence[tuple[str, bytes]], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+) -> Sealed:
+    """Write a package that holds `files`, the graph first."""
+    sealer, key, salt = SigningKey.generate(), new_model_key(), new_salt()
+    manifest = Manifest(
+        format_version=1,
+        model=ModelId("test"),
+        engine="onnx",
+        sealed_at_ms=0,
+        sealer=sealer.public.raw,
+        salt=salt,
+        key_commitment=key_commitment(key, salt),
+        files=tuple(PackageFile(name=n, size_bytes=len(d), digest=digest_of(d)) for n, d in files),
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        opsets=(),
+        description=Description(),
+    )
+    envelope = sign_manifest(manifest, sealer)
+    header, digest = encode(envelope), manifest_digest(envelope)
+    context = bytes.fromhex(digest.removeprefix("sha256:"))
+    with path.open("wb") as out:
+        out.write(struct.pack(">8sII", b"\x89AIGOV\r\n", 1, len(header)) + header)
+        for index, (_, data) in enumerate(files):
+            file = FileSealer(key, salt, context, index)
+            for start in range(0, max(1, len(data)), SEGMENT_BYTES):
+                part = data[start : start + SEGMENT_BYTES]
+                buffer = bytearray(len(part) + TAG_BYTES)
+                file.seal_into(part, buffer, last=start + SEGMENT_BYTES >= len(data))
+                out.write(buffer)
+    return Sealed(path, key, digest, sealer.public.raw)
+
+
+@pytest.fixture
+def double(tmp_path: Path) -> Sealed:
+    """y = x + x, FP32, any number of rows of two."""
+    graph = model_bytes(
+        [helper.make_node("Add", ["x", "x"], ["y"])], [value("x", ["n", 2])], [value("y", ["n", 2])]
+    )
+    return seal(tmp_path / "double.aigov", [("model.onnx", graph)], [spec("x", ["n", 2])], [spec("y", ["n", 2])])
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Sealed:
+    """A loop of `count` small steps: 2**40 of them take days."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Add", ["carried", "carried"], ["next"]),
+            helper.make_node("Identity", ["condition"], ["go_on"]),
+        ],
+        "body",
+        [
+            value("step", [], TensorProto.INT64),
+            value("condition", [], TensorProto.BOOL),
+            value("carried", [64]),
+        ],
+        [value("go_on", [], TensorProto.BOOL), value("next", [64])],
+    )
+    yes = helper.make_tensor("yes", TensorProto.BOOL, [], [True])
+    graph = model_bytes(
+        [helper.make_node("Loop", ["count", "yes", "x"], ["y"], body=body)],
+        [value("count", [], TensorProto.INT64), value("x", [64])],
+        [value("y", [64])],
+        [yes],
+    )
+    return seal(
+        tmp_path / "slow.aigov",
+        [("model.onnx", graph)],
+        [spec("count", [], Datatype.INT64), spec("x", [64])],
+        [spec("y", [64])],
+    )
+
+
+Start = Callable[..., "asyncio.Future[EngineProcess]"]
+
+
+@pytest.fixture
+async def process() -> AsyncIterator[EngineProcess]:
+    """A running engine child."""
+    running = await EngineProcess.start(EngineConfig())
+    try:
+        yield running
+    finally:
+        await running.kill_and_wait()
