@@ -302,11 +302,11 @@ def test_reference_values_are_not_mixed_between_builds() -> None:
 
 
 def test_reference_value_named_twice_accepts_nothing() -> None:
-    """A set that names one measurement twice is ambiguous, so it does not match."""
-    double = ReferenceSet(
-        label="double", values=references()[0].values + references(MeasurementHex("00" * 48))[0].values
-    )
-    assert failed(verified(), policy(entry(reference_values=(double,)))) == ["measurements"]
+    """A set that names one measurement twice is ambiguous, so it does not match, in whichever order."""
+    right, wrong = references()[0].values, references(MeasurementHex("00" * 48))[0].values
+    for values in (right + wrong, wrong + right):
+        double = ReferenceSet(label="double", values=values)
+        assert failed(verified(), policy(entry(reference_values=(double,)))) == ["measurements"]
 
 
 @pytest.mark.parametrize(

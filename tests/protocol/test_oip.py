@@ -335,5 +335,5 @@ def test_five_thousand_damaged_bodies_raise_only_typed_errors() -> None:
             else:
                 accepted += 1
     assert None not in reasons
-    assert accepted > 100  # some damage only changes an element, so the parsers are reached to their end
+    assert accepted > 30  # some damage only changes an element, so the parsers are reached to their end
     assert len(set(reasons)) > 15

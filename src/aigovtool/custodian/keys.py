@@ -17,8 +17,14 @@ from pathlib import Path
 from typing import Final
 
 from aigovtool.codec import decode, encode
-from aigovtool.crypto.keyfile import read_secret_file, read_signing_key, read_tls_key, write_key, write_secret_file
-from aigovtool.crypto.keyfile import make_private_directory
+from aigovtool.crypto.keyfile import (
+    make_private_directory,
+    read_secret_file,
+    read_signing_key,
+    read_tls_key,
+    write_key,
+    write_secret_file,
+)
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import Envelope, SigningKey, VerifyKey, seal
 from aigovtool.crypto.tlskey import TlsKey

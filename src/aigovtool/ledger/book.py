@@ -234,5 +234,3 @@ def _lease(event: Draw, units: int, held: tuple[BudgetRow, ...]) -> Lease:
         policy=event.policy.digest(),
         refundable=event.refundable,
     )
-
-

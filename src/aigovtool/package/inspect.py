@@ -23,22 +23,17 @@ from aigovtool.limits import (
     MAX_ONNX_NAME_BYTES,
     MAX_PACKAGE_BYTES,
     MAX_PACKAGE_FILES,
-    MAX_TENSOR_ELEMENTS,
-    MAX_TENSOR_RANK,
     MAX_TENSORS,
 )
 from aigovtool.package import onnx_schema as onnx
-from aigovtool.package.manifest import FILE_NAME_PATTERN, MAX_OPSETS, MAX_TEXT_CHARS, Dimension, Opset, TensorSpec
+from aigovtool.package.interface import read_tensor
+from aigovtool.package.manifest import FILE_NAME_PATTERN, MAX_OPSETS, Opset, TensorSpec
 from aigovtool.package.wire import Field, WireReader, malformed
 
 _LOCATION_RE: Final = re.compile(FILE_NAME_PATTERN)
 _DECIMAL_RE: Final = re.compile(r"[0-9]{1,15}")
 _MAX_FOREIGN_OPERATORS: Final = 4096
 _EXTERNAL: Final = 1
-_ZIPMAP_FIX: Final = (
-    "the output is a ZipMap of scikit-learn; export it as a tensor: "
-    "skl2onnx.to_onnx(model, example, options={id(model): {'zipmap': False}})"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +147,10 @@ class _Walk:
                     reason="unknown_rank",
                     fix="export the model with the rank of its inputs; axes may be dynamic",
                 )
+        if len(inputs) > MAX_TENSORS:
+            raise ModelError(
+                f"the model has over {MAX_TENSORS} inputs", reason="too_many_tensors", fix="export fewer inputs"
+            )
         if not inputs or not self._outputs:
             raise ModelError(
                 "the model has no input or no output", reason="no_tensors", fix="seal a model that computes something"
@@ -322,78 +321,11 @@ class _Walk:
         # Before IR version 4 every initializer is an input, too; only the rest counts in `_result`.
         if len(tensors) >= MAX_ONNX_INITIALIZERS:
             raise ModelError(f"the model has too many {what}s", reason="too_many_tensors")
-        tensors.append(self._value_info(message, what))
+        tensors.append(read_tensor(self._wire, message, what))
         if what == "output" and len(tensors) > MAX_TENSORS:
             raise ModelError(
                 f"the model has over {MAX_TENSORS} outputs", reason="too_many_tensors", fix="export fewer outputs"
             )
-
-    def _value_info(self, message: Field, what: str) -> TensorSpec:
-        name, spec = "", None
-        for field in self._wire.fields(message.start, message.end, onnx.VALUE_INFO):
-            if field.number == 1:
-                name = self._name(field, f"the name of an {what}")
-            elif field.number == 2:
-                spec = field
-        if spec is None or not name or len(name) > MAX_TEXT_CHARS:
-            raise malformed(f"the {what} {name[:80]!r} has no type, or a name of no or over {MAX_TEXT_CHARS} characters")
-        return self._type(spec, f"{what} {name!r}", name)
-
-    def _type(self, message: Field, what: str, name: str) -> TensorSpec:
-        spec: TensorSpec | None = None
-        for field in self._wire.fields(message.start, message.end, onnx.TYPE):
-            if field.number == 1:
-                spec = self._tensor_type(field, what, name)
-            elif field.number in onnx.TYPE_NAMES:
-                raise ModelError(
-                    f"the {what} is a {onnx.TYPE_NAMES[field.number]}, not a tensor",
-                    reason="not_a_tensor",
-                    fix=_ZIPMAP_FIX if self._holds_map(field) else "export the model with tensors only",
-                )
-        if spec is None:
-            raise malformed(f"the {what} has no type")
-        return spec
-
-    def _holds_map(self, field: Field) -> bool:
-        """Whether the type is a map or a sequence of maps, which is what scikit-learn's ZipMap gives."""
-        if field.number != 4:
-            return field.number == 5
-        elements = self._wire.fields(field.start, field.end, onnx.SEQUENCE_TYPE)
-        return any(inner.number == 5 for e in elements for inner in self._wire.fields(e.start, e.end, onnx.TYPE))
-
-    def _tensor_type(self, message: Field, what: str, name: str) -> TensorSpec:
-        element, shape = 0, None
-        for field in self._wire.fields(message.start, message.end, onnx.TENSOR_TYPE):
-            if field.number == 1:
-                element = field.value
-            else:
-                shape = self._shape(field, what)
-        if element not in onnx.DATATYPES:
-            raise ModelError(
-                f"the {what} has ONNX element type {element}, which the inference protocol cannot carry",
-                reason="datatype",
-                fix="cast it inside the model, for example to FP32 or INT64",
-            )
-        return TensorSpec(name=name, datatype=onnx.DATATYPES[element], shape=shape)
-
-    def _shape(self, message: Field, what: str) -> tuple[Dimension, ...]:
-        shape = tuple(
-            self._dimension(field, what) for field in self._wire.fields(message.start, message.end, onnx.SHAPE)
-        )
-        if len(shape) > MAX_TENSOR_RANK:
-            raise ModelError(f"the {what} has over {MAX_TENSOR_RANK} axes", reason="rank", fix="reshape it in the model")
-        return shape
-
-    def _dimension(self, message: Field, what: str) -> Dimension:
-        axis: Dimension = -1
-        for field in self._wire.fields(message.start, message.end, onnx.DIMENSION):
-            if field.number == 1:
-                axis = field.value if field.value < 1 << 63 else -1
-                if axis > MAX_TENSOR_ELEMENTS:
-                    raise ModelError(f"the {what} has an axis of size {axis}", reason="dimension")
-            elif field.number == 2:
-                axis = self._wire.text(field, MAX_TEXT_CHARS, "the name of an axis") or -1
-        return axis
 
     def _name(self, field: Field, what: str) -> str:
         return self._wire.text(field, MAX_ONNX_NAME_BYTES, what)

@@ -32,9 +32,7 @@ KIND: Final = "manifest.v1"
 FORMAT_VERSION: Final = 1
 
 # No level starts with a dot, so "." and ".." cannot be spelt; no backslash, colon or star either.
-FILE_NAME_PATTERN: Final = (
-    r"^(?:[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,127}/){0,7}[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,127}$(?!\n)"
-)
+FILE_NAME_PATTERN: Final = r"^(?:[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,127}/){0,7}[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,127}$(?!\n)"
 MAX_TEXT_CHARS: Final = 256
 MAX_LINE_CHARS: Final = 1024
 MAX_LABELS: Final = 10_000

@@ -159,5 +159,3 @@ class AskState(Message):
     state: Annotated[str, Meta(pattern="^(open|approved|denied)$")]
     decided_by: OperatorId | None = None
     granted: Units = 0
-
-

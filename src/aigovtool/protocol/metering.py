@@ -405,4 +405,6 @@ def _refusal(code: DenyCode | None, wait_s: int) -> RefusalError:
         return StoppedError("the custodian has stopped this consumer", retry_after_s=wait_s)
     if code is DenyCode.REATTEST:
         return ReattestRequiredError("the enclave must attest again", retry_after_s=wait_s)
-    return NoBudgetError("no budget row allows this consumer", fix="the custodian grants one with `aigovtool budget grant`")
+    return NoBudgetError(
+        "no budget row allows this consumer", fix="the custodian grants one with `aigovtool budget grant`"
+    )

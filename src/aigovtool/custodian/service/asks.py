@@ -7,13 +7,12 @@ from sqlalchemy import Connection
 
 from aigovtool.crypto.identity import Identity, IdentityKind
 from aigovtool.custodian.custodian import Custodian
-from aigovtool.custodian.store import asks, models, parties, stops
+from aigovtool.custodian.store import asks, budgets, models, parties, stops
 from aigovtool.custodian.store.records import Instance, Party
 from aigovtool.errors import ForbiddenError, NotFoundError
 from aigovtool.ids import BorrowerId, ConsumerId, MessageId
 from aigovtool.ledger.budget import Scope, path
 from aigovtool.ledger.entry import Asked, PartyRole, StopTarget
-from aigovtool.custodian.store import budgets
 from aigovtool.protocol.commands import AskRequest, AskState
 from aigovtool.protocol.messages import Want
 from aigovtool.protocol.views import OwnBudget, OwnView
@@ -143,6 +142,4 @@ def _own_budgets(custodian: Custodian, connection: Connection, party: Party) -> 
 
 def decided(ask: AskState, *, approved: bool, units: int, operator: str) -> AskState:
     """Return a request as an operator decided it."""
-    return msgspec.structs.replace(
-        ask, state="approved" if approved else "denied", granted=units, decided_by=operator
-    )
+    return msgspec.structs.replace(ask, state="approved" if approved else "denied", granted=units, decided_by=operator)

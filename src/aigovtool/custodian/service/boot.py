@@ -29,7 +29,7 @@ from aigovtool.errors import (
     StoppedError,
 )
 from aigovtool.ids import BorrowerId, ModelId, Nonce, digest_of, instance_id_of
-from aigovtool.ledger.entry import Attested, AttestationRefused, KeyReleased, PartyRole
+from aigovtool.ledger.entry import AttestationRefused, Attested, KeyReleased, PartyRole
 from aigovtool.limits import NONCE_TTL_MS
 from aigovtool.protocol import release
 from aigovtool.protocol.release import Admission, BootRequest, Challenge, ChallengeReply, ChallengeRequest, KeyRelease
@@ -149,7 +149,9 @@ def _admit(custodian: Custodian, connection: Connection, request: BootRequest) -
             result=digest_of(encode(body)),
         ),
     )
-    return seal(release.ADMISSION, _admission(custodian, connection, instance, offered, request), custodian.keys.commands)
+    return seal(
+        release.ADMISSION, _admission(custodian, connection, instance, offered, request), custodian.keys.commands
+    )
 
 
 def _appraise(custodian: Custodian, connection: Connection, request: BootRequest, now_ms: int) -> _Appraised:
@@ -261,5 +263,3 @@ def _releasable(
     if model.model not in instance.models or model.manifest_digest != request.manifest:
         raise ForbiddenError("this instance was not admitted for this model", reason="not_admitted")
     return model
-
-

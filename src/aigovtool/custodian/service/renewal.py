@@ -226,9 +226,7 @@ def _refusal(connection: Connection, instance: Instance, want: Want, now_ms: int
     return None
 
 
-def _denied(
-    custodian: Custodian, connection: Connection, instance: Instance, want: Want, effects: Effects
-) -> Deny:
+def _denied(custodian: Custodian, connection: Connection, instance: Instance, want: Want, effects: Effects) -> Deny:
     code = _DENIALS[effects.outcome]
     if code is DenyCode.EXHAUSTED and want.ask:
         asks.file_by_enclave(custodian, connection, instance, want)
@@ -273,9 +271,7 @@ async def wiped(custodian: Custodian, envelope: Envelope) -> Envelope:
 
     def job(connection: Connection) -> Envelope:
         instance = instances.require(connection, decode_signed(envelope.payload, messages.Wiped).instance)
-        statement = open_envelope(
-            envelope, messages.WIPED, messages.Wiped, [VerifyKey(instance.identity_key)]
-        )
+        statement = open_envelope(envelope, messages.WIPED, messages.Wiped, [VerifyKey(instance.identity_key)])
         instances.touch(connection, instance.instance, custodian.now(connection))
         _take_reports(custodian, connection, instance, statement.reports)
         instance = instances.require(connection, instance.instance)

@@ -30,18 +30,14 @@ def set_limit(connection: Connection, limit: BudgetLimit, now_ms: int) -> Budget
     statement = upsert(budget_limits).values(values)
     connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"body": values["body"]}))
     row = _current(connection, limit, now_ms)
-    connection.execute(
-        update(budget_rows).where(budget_rows.c.key == _row_key(row.key)).values(unit_limit=limit.limit)
-    )
+    connection.execute(update(budget_rows).where(budget_rows.c.key == _row_key(row.key)).values(unit_limit=limit.limit))
     return BudgetRow(key=row.key, limit=limit.limit, posted=row.posted, pending=row.pending)
 
 
 def rows_on(connection: Connection, scopes: tuple[Scope, ...], now_ms: int) -> list[BudgetRow]:
     """Return the rows of the current windows at `scopes`, making those that a limit calls for."""
     return [
-        _current(connection, limit, now_ms)
-        for limit in limits(connection, scopes[0].model)
-        if limit.scope in scopes
+        _current(connection, limit, now_ms) for limit in limits(connection, scopes[0].model) if limit.scope in scopes
     ]
 
 

@@ -113,7 +113,9 @@ def answered(connection: Connection, instance: InstanceId, request_id: MessageId
     return decode(found.body, RenewReply)
 
 
-def remember(connection: Connection, instance: InstanceId, request_id: MessageId, request: Digest, reply: RenewReply) -> None:
+def remember(
+    connection: Connection, instance: InstanceId, request_id: MessageId, request: Digest, reply: RenewReply
+) -> None:
     """Keep the answer to the newest renewal of an instance: it has one outstanding at a time."""
     values = {"request_id": request_id, "request": request, "body": encode(reply)}
     statement = upsert(answers).values(instance=instance, **values)

@@ -77,9 +77,7 @@ def add(connection: Connection, lease: Lease, dimension: Dimension) -> None:
 def change(connection: Connection, before: Lease, after: Lease, dimension: Dimension, *, charged: int) -> None:
     """Write a lease that a transition changed; `charged` is by how much its charge changed."""
     connection.execute(
-        update(leases)
-        .where(leases.c.lease_id == after.lease_id)
-        .values(state=after.state.value, body=encode(after))
+        update(leases).where(leases.c.lease_id == after.lease_id).values(state=after.state.value, body=encode(after))
     )
     _count(
         connection,
@@ -95,9 +93,7 @@ def change(connection: Connection, before: Lease, after: Lease, dimension: Dimen
 def _count(connection: Connection, lease: Lease, **changes: int) -> None:
     names = ("granted", "charged", "used", "ok", "err", "open_leases")
     values = {name: changes.get(name, 0) for name in names}
-    statement = upsert(usage).values(
-        model=lease.model, borrower=lease.borrower, consumer=lease.consumer, **values
-    )
+    statement = upsert(usage).values(model=lease.model, borrower=lease.borrower, consumer=lease.consumer, **values)
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=["model", "borrower", "consumer"],

@@ -45,7 +45,9 @@ def replace(connection: Connection, model: Model) -> None:
 
 def everything(connection: Connection) -> list[Model]:
     """Return all models."""
-    return [decode(body, Model) for body in connection.execute(select(models.c.body).order_by(models.c.model)).scalars()]
+    return [
+        decode(body, Model) for body in connection.execute(select(models.c.body).order_by(models.c.model)).scalars()
+    ]
 
 
 def packages(connection: Connection) -> set[Digest]:

@@ -18,7 +18,9 @@ def add(connection: Connection, party: Party) -> None:
     taken = (parties.c.role == party.role.value) & (parties.c.name == party.name)
     if connection.execute(select(parties.c.name).where(taken | (parties.c.key == party.key))).first():
         raise ConflictError(f"a {party.role} named {party.name}, or its key, exists already", reason="party_exists")
-    connection.execute(insert(parties).values(role=party.role.value, name=party.name, key=party.key, body=encode(party)))
+    connection.execute(
+        insert(parties).values(role=party.role.value, name=party.name, key=party.key, body=encode(party))
+    )
 
 
 def find(connection: Connection, role: PartyRole, name: str) -> Party | None:

@@ -1,0 +1,279 @@
+"""The custodian's HTTP API: a table of routes over the use cases, and nothing else."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated
+
+from msgspec import Meta
+from starlette.responses import Response, StreamingResponse
+
+from aigovtool import __version__
+from aigovtool.attestation.appraisal import AppraisalPolicy
+from aigovtool.codec import Message, encode
+from aigovtool.crypto.sign import Envelope
+from aigovtool.custodian.custodian import Custodian
+from aigovtool.custodian.service import asks, boot, commands, packages, renewal, views
+from aigovtool.custodian.store import facts
+from aigovtool.ids import Digest, InstanceId, MessageId, Units
+from aigovtool.limits import MAX_EVIDENCE_BYTES, MAX_PACKAGE_BYTES
+from aigovtool.protocol import views as shown
+from aigovtool.protocol.commands import AskRequest, AskState, CommandResult
+from aigovtool.protocol.messages import Push, RenewReply
+from aigovtool.protocol.release import ChallengeReply, ChallengeRequest
+from aigovtool.transport.body import stream_body
+from aigovtool.transport.openapi import openapi
+from aigovtool.transport.routes import Call, Caller, Route
+
+#: Something is sent on a push stream at least this often, so that both ends notice a dead connection.
+KEEPALIVE_S = 5.0
+_ANYONE = (Caller.ANYONE,)
+_OPERATOR = (Caller.OPERATOR,)
+_PARTY = (Caller.CONSUMER, Caller.BORROWER)
+
+
+class PackagePath(Message):
+    """Which package."""
+
+    package: Digest
+
+
+class AskPath(Message):
+    """Which request for budget."""
+
+    ask_id: MessageId
+
+
+class LogQuery(Message):
+    """Which entries of the log."""
+
+    start: Units = 0
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 1000
+
+
+def routes(custodian: Custodian) -> list[Route]:
+    """Return the table."""
+    table = [*_public(custodian), *_enclave(custodian), *_party(custodian), *_operator(custodian)]
+    description = encode(openapi(table, title="AIGovTool custodian", version=__version__))
+
+    async def describe(_call: Call) -> Response:
+        return Response(description, media_type="application/json")
+
+    return [
+        *table,
+        Route(
+            method="GET",
+            path="/openapi.json",
+            handler=describe,
+            who=_ANYONE,
+            summary="This API in OpenAPI 3.1",
+            answer_media="application/json",
+        ),
+    ]
+
+
+def _public(custodian: Custodian) -> list[Route]:
+    async def health(_call: Call) -> shown.Health:
+        generation, epoch = await custodian.database.run(
+            lambda connection: (facts.get_int(connection, facts.GENERATION), facts.get_int(connection, facts.EPOCH))
+        )
+        return shown.Health(
+            status="serving",
+            version=__version__,
+            custodian=custodian.keys.custodian,
+            generation=generation,
+            epoch=epoch,
+        )
+
+    async def key_set(_call: Call) -> Envelope:
+        return custodian.keys.key_set_envelope
+
+    async def package(call: Call) -> Response:
+        asked = call.request.headers.get("range")
+        chunks, start, count, total = packages.read(custodian, call.path(PackagePath).package, asked)
+        headers = {"content-length": str(count), "accept-ranges": "bytes"}
+        if asked is not None:
+            headers["content-range"] = f"bytes {start}-{start + count - 1}/{total}"
+        return StreamingResponse(
+            chunks, status_code=206 if asked else 200, headers=headers, media_type="application/octet-stream"
+        )
+
+    return [
+        Route(method="GET", path="/v1/health", handler=health, who=_ANYONE, summary="Health", answer=shown.Health),
+        Route(method="GET", path="/v1/key-set", handler=key_set, who=_ANYONE, summary="Signed keys", answer=Envelope),
+        Route(
+            method="GET",
+            path="/v1/packages/{package}",
+            handler=package,
+            who=_ANYONE,
+            summary="A sealed package (ciphertext), whole or one range",
+            path_type=PackagePath,
+            answer_media="application/octet-stream",
+        ),
+    ]
+
+
+def _enclave(custodian: Custodian) -> list[Route]:
+    async def challenge(call: Call) -> ChallengeReply:
+        return await boot.challenge(custodian, call.body(ChallengeRequest))
+
+    async def listen(call: Call) -> Response:
+        instance, stop_state = await renewal.listener(custodian, call.body(Envelope))
+        stream = _lines(custodian, instance.instance, stop_state)
+        return StreamingResponse(stream, media_type="application/x-ndjson")
+
+    def signed(
+        path: str, use: Callable[[Custodian, Envelope], Awaitable[object]], answer: type[Message], summary: str
+    ) -> Route:
+        async def handler(call: Call) -> object:
+            return await use(custodian, call.body(Envelope))
+
+        return Route(
+            method="POST", path=path, handler=handler, who=_ANYONE, summary=summary, body=Envelope, answer=answer
+        )
+
+    return [
+        Route(
+            method="POST",
+            path="/v1/boot/challenge",
+            handler=challenge,
+            who=_ANYONE,
+            summary="A nonce for the evidence of a booting enclave",
+            body=ChallengeRequest,
+            answer=ChallengeReply,
+            max_body_bytes=MAX_EVIDENCE_BYTES,
+        ),
+        signed("/v1/boot", boot.admit, Envelope, "Attest and be admitted"),
+        signed("/v1/release", boot.release_key, Envelope, "The key of one model, wrapped to an attested enclave"),
+        signed("/v1/renew", renewal.renew, RenewReply, "Heartbeat: reports and leases"),
+        signed("/v1/wiped", renewal.wiped, Envelope, "Acknowledge a wipe, with final reports"),
+        Route(
+            method="POST",
+            path="/v1/listen",
+            handler=listen,
+            who=_ANYONE,
+            summary="A stream of stops, grants and recalls",
+            body=Envelope,
+            answer_media="application/x-ndjson",
+        ),
+    ]
+
+
+async def _lines(custodian: Custodian, instance: InstanceId, first: Envelope) -> AsyncIterator[bytes]:
+    with custodian.hub.listen(instance) as stream:
+        # The state of this moment first: a stop between two streams must not be missed.
+        yield encode(Push(stop_state=first)) + b"\n"
+        while True:
+            try:
+                line = await asyncio.wait_for(stream.get(), KEEPALIVE_S)
+            except TimeoutError:
+                line = Push()
+            if line is None:
+                return
+            yield encode(line) + b"\n"
+
+
+def _party(custodian: Custodian) -> list[Route]:
+    async def file(call: Call) -> AskState:
+        return await asks.file_by_party(custodian, call.caller(), call.body(AskRequest))
+
+    async def show(call: Call) -> AskState:
+        return await asks.show(custodian, call.caller(), call.path(AskPath).ask_id)
+
+    async def own(call: Call) -> shown.OwnView:
+        return await asks.own_view(custodian, call.caller())
+
+    return [
+        Route(
+            method="POST",
+            path="/v1/asks",
+            handler=file,
+            who=_PARTY,
+            summary="Ask for more budget",
+            body=AskRequest,
+            answer=AskState,
+        ),
+        Route(
+            method="GET",
+            path="/v1/asks/{ask_id}",
+            handler=show,
+            who=_PARTY,
+            summary="One of the caller's own requests",
+            path_type=AskPath,
+            answer=AskState,
+        ),
+        Route(
+            method="GET", path="/v1/self", handler=own, who=_PARTY, summary="The caller's budgets", answer=shown.OwnView
+        ),
+    ]
+
+
+def _operator(custodian: Custodian) -> list[Route]:
+    async def command(call: Call) -> CommandResult:
+        return await commands.execute(custodian, call.caller(), call.body(Envelope))
+
+    async def upload(call: Call) -> shown.PackageStored:
+        await _enrolled(custodian, call)
+        chunks = stream_body(call.request, MAX_PACKAGE_BYTES)
+        return await packages.store(custodian, call.path(PackagePath).package, chunks)
+
+    async def log_page(call: Call) -> shown.LogPage:
+        query = call.query(LogQuery)
+        return await views.show_log(custodian, query.start, query.limit)
+
+    async def log_entries(call: Call) -> shown.LogPage:
+        await _enrolled(custodian, call)
+        return await log_page(call)
+
+    def view(path: str, show: Callable[[Custodian], Awaitable[object]], answer: type[Message], summary: str) -> Route:
+        async def handler(call: Call) -> object:
+            await _enrolled(custodian, call)
+            return await show(custodian)
+
+        return Route(method="GET", path=path, handler=handler, who=_OPERATOR, summary=summary, answer=answer)
+
+    return [
+        Route(
+            method="POST",
+            path="/v1/commands",
+            handler=command,
+            who=_OPERATOR,
+            summary="Carry out a signed command",
+            body=Envelope,
+            answer=CommandResult,
+        ),
+        Route(
+            method="PUT",
+            path="/v1/packages/{package}",
+            handler=upload,
+            who=_OPERATOR,
+            summary="Upload a sealed package",
+            path_type=PackagePath,
+            stream_body=True,
+            answer=shown.PackageStored,
+            max_body_bytes=MAX_PACKAGE_BYTES,
+        ),
+        view("/v1/parties", views.show_parties, shown.Parties, "Parties"),
+        view("/v1/models", views.show_models, shown.Models, "Models"),
+        view("/v1/budgets", views.show_budgets, shown.Budgets, "Budget rows"),
+        view("/v1/usage", views.show_usage, shown.Usage, "Usage"),
+        view("/v1/enclaves", views.show_enclaves, shown.Enclaves, "Enclaves"),
+        view("/v1/stops", views.show_stops, shown.Stops, "Stops in force"),
+        view("/v1/asks", views.show_asks, shown.Asks, "Requests for more budget"),
+        view("/v1/appraisal-policy", views.show_policy, AppraisalPolicy, "Appraisal policy in force"),
+        view("/v1/log/head", views.show_head, shown.LogHead, "Signed checkpoint"),
+        Route(
+            method="GET",
+            path="/v1/log/entries",
+            handler=log_entries,
+            who=_OPERATOR,
+            summary="Entries of the audit log",
+            query_type=LogQuery,
+            answer=shown.LogPage,
+        ),
+    ]
+
+
+async def _enrolled(custodian: Custodian, call: Call) -> None:
+    """Refuse a credential whose holder was revoked: certificates outlive revocations."""
+    identity = call.caller()
+    await custodian.database.run(lambda connection: asks.party_of(connection, identity))

@@ -1,0 +1,215 @@
+"""The custodian's wiring: `initialise` makes one, `serve` runs it."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from aigovtool.attestation.appraisal import AppraisalPolicy, policy_digest
+from aigovtool.attestation.model import TeeType
+from aigovtool.attestation.verifier import Verifier, VerifierSet
+from aigovtool.codec import Message, decode, encode
+from aigovtool.crypto.keyfile import make_private_directory, read_secret_file, write_secret_file
+from aigovtool.crypto.secret import Secret
+from aigovtool.crypto.sign import SigningKey
+from aigovtool.crypto.x509 import to_pem
+from aigovtool.custodian import keys as custodian_keys
+from aigovtool.custodian.api import routes
+from aigovtool.custodian.custodian import Custodian, system_time_ms
+from aigovtool.custodian.keys import CustodianKeys
+from aigovtool.custodian.service.commands import certificate_for
+from aigovtool.custodian.service.renewal import sweep
+from aigovtool.custodian.store import facts, log, parties
+from aigovtool.custodian.store.database import Database
+from aigovtool.custodian.store.records import Party
+from aigovtool.errors import AIGovToolError, StorageError
+from aigovtool.ids import KeyId, OperatorId, digest_of, parse_name
+from aigovtool.ledger.entry import AppraisalPolicySet, Genesis, KeySetPublished, PartyAdded, PartyRole
+from aigovtool.protocol.party import CustodianAddress, OperatorFile
+from aigovtool.transport.routes import application
+from aigovtool.transport.server import HttpServer, bind
+from aigovtool.transport.tls import server_context
+
+_LOG = logging.getLogger(__name__)
+_SWEEP_S = 5.0
+_OPERATOR_VALIDITY_MS = 365 * 86_400_000
+
+
+class InitSummary(Message):
+    """What `initialise` made. `root_key` is to be moved to offline storage."""
+
+    custodian: KeyId
+    directory: str
+    operator_file: str
+    root_key: str
+    simulated_allowed: bool
+
+
+class Settings(Message):
+    """The custodian's own configuration file."""
+
+    url: str
+    allow_simulated: bool
+
+
+def initialise(directory: Path, *, url: str, hosts: list[str], operator: str, allow_simulated: bool) -> InitSummary:
+    """Make keys, ledger and the first operator's credential in a new directory.
+
+    Raises:
+        ConfigurationError: something is there already, or cannot be written.
+    """
+    parse_name(operator, "operator")
+    now_ms = system_time_ms()
+    keys = custodian_keys.create(directory, hosts, now_ms)
+    make_private_directory(directory / "packages")
+    settings = Settings(url=url, allow_simulated=allow_simulated)
+    write_secret_file(directory / "custodian.json", Secret(encode(settings)))
+    operator_key = SigningKey.generate()
+    _found_ledger(directory, keys, operator, operator_key, settings)
+    operator_file = OperatorFile(
+        operator=OperatorId(operator),
+        custodian=CustodianAddress(url=url, root=keys.root.raw, tls_ca=to_pem(keys.tls_ca).decode()),
+        certificate=certificate_for_operator(keys, operator, operator_key, now_ms),
+        key=operator_key.to_secret().reveal(),
+        keystore=keys.keystore.public,
+    )
+    path = directory / "operator.json"
+    write_secret_file(path, Secret(encode(operator_file)))
+    return InitSummary(
+        custodian=keys.custodian,
+        directory=str(directory),
+        operator_file=str(path),
+        root_key=str(directory / "offline" / "root.key"),
+        simulated_allowed=allow_simulated,
+    )
+
+
+def certificate_for_operator(keys: CustodianKeys, operator: str, key: SigningKey, now_ms: int) -> str:
+    """Return the certificate (PEM) of the first operator."""
+    not_after_ms = now_ms + _OPERATOR_VALIDITY_MS
+    return certificate_for(keys, PartyRole.OPERATOR, operator, key.public.raw, now_ms, not_after_ms)
+
+
+def _found_ledger(
+    directory: Path, keys: CustodianKeys, operator: str, operator_key: SigningKey, settings: Settings
+) -> None:
+    database = Database(directory / "ledger.db", create=True)
+    os.chmod(directory / "ledger.db", 0o600)  # noqa: PTH101 - the same call that made it safe elsewhere
+    policy = first_policy(allow_simulated=settings.allow_simulated)
+
+    def job(connection: Connection) -> None:
+        now_ms = facts.advance_clock(connection, system_time_ms())
+        not_after_ms = now_ms + _OPERATOR_VALIDITY_MS
+        key = operator_key.public
+        log.append(connection, now_ms, Genesis(custodian=keys.custodian))
+        digest = digest_of(keys.key_set_envelope.payload)
+        log.append(connection, now_ms, KeySetPublished(version=keys.key_set.version, digest=digest))
+        parties.add(
+            connection,
+            Party(role=PartyRole.OPERATOR, name=operator, borrower=None, key=key.raw, not_after_ms=not_after_ms),
+        )
+        log.append(
+            connection,
+            now_ms,
+            PartyAdded(
+                role=PartyRole.OPERATOR,
+                name=operator,
+                key=key.key_id,
+                borrower=None,
+                not_after_ms=not_after_ms,
+                command=None,
+            ),
+        )
+        if policy is not None:
+            facts.put(connection, facts.APPRAISAL_POLICY, policy)
+            set_ = AppraisalPolicySet(version=policy.version, digest=policy_digest(policy), command=None)
+            log.append(connection, now_ms, set_)
+
+    try:
+        database.submit(job).result()
+    finally:
+        database.close()
+
+
+def first_policy(*, allow_simulated: bool) -> AppraisalPolicy | None:
+    """Return the first appraisal policy: none, unless the simulated TEE is explicitly allowed.
+
+    Absent means deny: without a policy no enclave is admitted until an operator sets one.
+    """
+    if not allow_simulated:
+        return None
+    from aigovtool.testing.simulated_tee import wiring  # noqa: PLC0415 - behind the explicit opt-in only
+
+    return wiring.development_policy()
+
+
+def verifiers(*, allow_simulated: bool) -> VerifierSet:
+    """Return the verifiers that this custodian is wired with."""
+    found: dict[TeeType, Verifier] = {}
+    if allow_simulated:
+        from aigovtool.testing.simulated_tee import wiring  # noqa: PLC0415 - behind the explicit opt-in only
+
+        found[TeeType.SIMULATED] = wiring.verifier()
+    return VerifierSet(found)
+
+
+def open_custodian(directory: Path) -> Custodian:
+    """Open the custodian in `directory` for serving."""
+    settings = decode(read_secret_file(directory / "custodian.json", max_bytes=1 << 16).reveal(), Settings)
+    keys = custodian_keys.load(directory)
+    return Custodian(
+        keys=keys,
+        database=Database(directory / "ledger.db"),
+        verifiers=verifiers(allow_simulated=settings.allow_simulated),
+        packages=directory / "packages",
+    )
+
+
+def serve(directory: Path, *, host: str, port: int, ready: Callable[[str], None] | None = None) -> None:
+    """Serve until SIGINT or SIGTERM. `ready` is called with the address once connections are accepted.
+
+    Raises:
+        ConfigurationError: keys, ledger or address cannot be used.
+        StorageError: the ledger could not be written any more; restart after mending the disk.
+    """
+    custodian = open_custodian(directory)
+    try:
+        asyncio.run(_serve(custodian, host, port, ready))
+    finally:
+        custodian.database.close()
+
+
+async def _serve(custodian: Custodian, host: str, port: int, ready: Callable[[str], None] | None) -> None:
+    keys = custodian.keys
+    tls = server_context([keys.tls_certificate], keys.tls, [keys.credentials_ca])
+    server = HttpServer(application(routes(custodian), clock_ms=system_time_ms), bind(host, port), tls)
+    ending = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ending.set)
+    await server.start()
+    if ready is not None:
+        ready("https://{}:{}".format(*server.address))
+    try:
+        await _until(custodian, ending)
+    finally:
+        for instance in custodian.hub.connected():
+            custodian.hub.cut(instance)
+        await server.stop()
+
+
+async def _until(custodian: Custodian, ending: asyncio.Event) -> None:
+    """Charge overdue leases now and then, until told to end or the ledger fails."""
+    while not ending.is_set():
+        try:
+            await asyncio.wait_for(ending.wait(), _SWEEP_S)
+        except TimeoutError:
+            try:
+                await custodian.database.run(lambda connection: sweep(custodian, connection, custodian.now(connection)))
+            except AIGovToolError as error:
+                _LOG.error("sweep_failed", extra={"code": error.code})
+        if custodian.database.failed.is_set():
+            raise StorageError("the ledger could not be written", fix="check the disk, then restart the custodian")

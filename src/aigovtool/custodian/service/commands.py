@@ -1,0 +1,312 @@
+"""Operator commands: signed, fresh, applied once, and named in the audit log by their digest."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection
+
+from aigovtool.attestation.appraisal import mark_of, policy_digest, require_successor
+from aigovtool.crypto.identity import Identity, IdentityKind
+from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope
+from aigovtool.crypto.x509 import issue_client_certificate, to_pem
+from aigovtool.custodian.custodian import Custodian
+from aigovtool.custodian.keys import CustodianKeys
+from aigovtool.custodian.service import asks as ask_service
+from aigovtool.custodian.service.asks import party_of
+from aigovtool.custodian.service.packages import registered_model
+from aigovtool.custodian.store import asks, budgets, facts, instances, models, parties, stops
+from aigovtool.custodian.store.records import Party
+from aigovtool.errors import ConflictError, InvalidValueError, NotFoundError, SignatureInvalidError
+from aigovtool.ids import digest_of, key_id_of, parse_name
+from aigovtool.ledger import entry
+from aigovtool.ledger.budget import BudgetLimit, Window
+from aigovtool.ledger.entry import PartyRole, StopTarget
+from aigovtool.limits import MAX_INTEGER
+from aigovtool.protocol import commands
+from aigovtool.protocol.commands import COMMAND, COMMAND_MAX_AGE_MS, Command, CommandResult
+from aigovtool.protocol.messages import Push
+
+_BACKDATE_MS: Final = 3_600_000
+_MAX_VALIDITY_MS: Final = 10 * 365 * 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Acting:
+    """One command being carried out in a transaction."""
+
+    custodian: Custodian
+    connection: Connection
+    command: Command
+    mark: entry.Command
+    now_ms: int
+
+    def record(self, body: entry.EntryBody) -> int:
+        return self.custodian.record(self.connection, body)
+
+    def result(self, index: int, **more: Any) -> CommandResult:  # noqa: ANN401 - passed on to a typed struct
+        return CommandResult(command_id=self.command.command_id, entry=index, **more)
+
+
+async def execute(custodian: Custodian, identity: Identity, envelope: Envelope) -> CommandResult:
+    """Carry out a command of the operator on this connection; the same command again answers the same.
+
+    Raises:
+        SignatureInvalidError: not signed by this operator, for another custodian, or too old.
+        AIGovToolError: why the act was refused; nothing was changed.
+    """
+
+    def job(connection: Connection) -> CommandResult:
+        now_ms = custodian.now(connection)
+        operator = party_of(connection, identity)
+        command = open_envelope(envelope, COMMAND, Command, [VerifyKey(operator.key)])
+        if command.operator != operator.name or command.custodian != custodian.keys.custodian:
+            raise SignatureInvalidError(
+                "the command is not by this operator for this custodian", reason="wrong_command"
+            )
+        digest = digest_of(envelope.payload)
+        before = asks.done(connection, command.command_id, digest)
+        if before is not None:
+            return before
+        if abs(now_ms - command.issued_at_ms) > COMMAND_MAX_AGE_MS:
+            raise SignatureInvalidError("the command is too old", reason="stale_command", fix="check the clocks")
+        mark = entry.Command(operator=command.operator, command_id=command.command_id, digest=digest)
+        acting = _Acting(custodian, connection, command, mark, now_ms)
+        result = _ACTS[type(command.act)](acting, command.act)
+        asks.remember(connection, command.command_id, digest, result)
+        return result
+
+    result = await custodian.database.run(job)
+    await announce(custodian)
+    return result
+
+
+async def announce(custodian: Custodian) -> None:
+    """Push the stop state of this moment to every instance that listens, and a hint to renew."""
+    listening = custodian.hub.connected()
+
+    def job(connection: Connection) -> list[tuple[Any, Envelope]]:
+        found = [instances.find(connection, instance) for instance in sorted(listening)]
+        return [(one.instance, custodian.stop_state(connection, one)) for one in found if one is not None]
+
+    for instance, state in await custodian.database.run(job):
+        custodian.hub.push(instance, Push(stop_state=state, granted=True))
+
+
+def _add_party(acting: _Acting, act: commands.AddParty) -> CommandResult:
+    parse_name(act.name, act.role.value)
+    if (act.role is PartyRole.CONSUMER) != (act.borrower is not None):
+        raise InvalidValueError("a consumer, and only a consumer, belongs to a borrower", reason="bad_party")
+    if act.borrower is not None:
+        parties.require(acting.connection, PartyRole.BORROWER, act.borrower)
+    if not 0 < act.valid_for_ms <= _MAX_VALIDITY_MS:
+        raise InvalidValueError("a credential is valid for up to ten years", reason="bad_validity")
+    not_after_ms = acting.now_ms + act.valid_for_ms
+    parties.add(
+        acting.connection,
+        Party(role=act.role, name=act.name, borrower=act.borrower, key=act.key, not_after_ms=not_after_ms),
+    )
+    index = acting.record(
+        entry.PartyAdded(
+            role=act.role,
+            name=act.name,
+            key=key_id_of(act.key),
+            borrower=act.borrower,
+            not_after_ms=not_after_ms,
+            command=acting.mark,
+        )
+    )
+    return acting.result(
+        index,
+        certificate=certificate_for(acting.custodian.keys, act.role, act.name, act.key, acting.now_ms, not_after_ms),
+    )
+
+
+def certificate_for(keys: CustodianKeys, role: PartyRole, name: str, key: bytes, now_ms: int, not_after_ms: int) -> str:
+    """Return the client certificate (PEM) of a party."""
+    certificate = issue_client_certificate(
+        keys.credentials,
+        keys.credentials_ca,
+        VerifyKey(key),
+        IdentityKind(role.value),
+        name,
+        not_before_ms=now_ms - _BACKDATE_MS,
+        not_after_ms=not_after_ms,
+    )
+    return to_pem(certificate).decode()
+
+
+def _revoke_party(acting: _Acting, act: commands.RevokeParty) -> CommandResult:
+    party = parties.require(acting.connection, act.role, act.name)
+    parties.replace(acting.connection, msgspec.structs.replace(party, revoked=True))
+    epoch = facts.next_epoch(acting.connection)
+    # Whoever serves or is served under this credential is stopped too, also while it has not yet expired.
+    if act.role is not PartyRole.OPERATOR:
+        stops.put(acting.connection, StopTarget(act.role.value), act.name, epoch, active=True)
+    index = acting.record(entry.PartyRevoked(role=act.role, name=act.name, epoch=epoch, command=acting.mark))
+    return acting.result(index, epoch=epoch)
+
+
+def _add_model(acting: _Acting, act: commands.AddModel) -> CommandResult:
+    for borrower in act.borrowers:
+        parties.require(acting.connection, PartyRole.BORROWER, borrower)
+    model = registered_model(acting.custodian, acting.connection, acting.command, act)
+    models.add(acting.connection, model)
+    index = acting.record(
+        entry.ModelAdded(
+            model=model.model,
+            manifest=model.manifest_digest,
+            package=model.package,
+            package_bytes=model.package_bytes,
+            sealer=key_id_of(model.sealer),
+            policy=model.policy.digest(),
+            command=acting.mark,
+        )
+    )
+    return acting.result(index)
+
+
+def _withdraw_model(acting: _Acting, act: commands.WithdrawModel) -> CommandResult:
+    model = models.require(acting.connection, act.model)
+    models.replace(acting.connection, msgspec.structs.replace(model, withdrawn=True))
+    epoch = facts.next_epoch(acting.connection)
+    stops.put(acting.connection, StopTarget.MODEL, act.model, epoch, active=True)
+    index = acting.record(entry.ModelWithdrawn(model=act.model, epoch=epoch, command=acting.mark))
+    return acting.result(index, epoch=epoch)
+
+
+def _set_appraisal_policy(acting: _Acting, act: commands.SetAppraisalPolicy) -> CommandResult:
+    before = facts.get(acting.connection, facts.APPRAISAL_POLICY, type(act.policy))
+    if before is not None:
+        require_successor(act.policy, mark_of(before))
+    facts.put(acting.connection, facts.APPRAISAL_POLICY, act.policy)
+    facts.next_epoch(acting.connection)
+    index = acting.record(
+        entry.AppraisalPolicySet(version=act.policy.version, digest=policy_digest(act.policy), command=acting.mark)
+    )
+    return acting.result(index)
+
+
+def _grant_budget(acting: _Acting, act: commands.GrantBudget) -> CommandResult:
+    like = BudgetLimit(scope=act.scope, dimension=act.dimension, window=act.window, limit=0)
+    return acting.result(_raise_limit(acting, like, act.units))
+
+
+def _raise_limit(acting: _Acting, like: BudgetLimit, units: int) -> int:
+    before = budgets.limit_at(acting.connection, like)
+    if before is not None and before.limit is None:
+        raise ConflictError("this budget has no limit already", reason="unlimited")
+    total = units + (before.limit or 0 if before is not None else 0)
+    if total > MAX_INTEGER:
+        raise InvalidValueError("a budget is at most 2**53 - 1 units", reason="budget_too_large")
+    return _set_limit(acting, msgspec.structs.replace(like, limit=total))
+
+
+def _set_budget(acting: _Acting, act: commands.SetBudget) -> CommandResult:
+    return acting.result(_set_limit(acting, act.limit))
+
+
+def _set_limit(acting: _Acting, limit: BudgetLimit) -> int:
+    models.require(acting.connection, limit.scope.model)
+    if limit.scope.borrower is not None:
+        parties.require(acting.connection, PartyRole.BORROWER, limit.scope.borrower)
+    if limit.scope.consumer is not None:
+        consumer = parties.require(acting.connection, PartyRole.CONSUMER, limit.scope.consumer)
+        if consumer.borrower != limit.scope.borrower:
+            raise InvalidValueError("this consumer belongs to another borrower", reason="bad_scope")
+    budgets.set_limit(acting.connection, limit, acting.now_ms)
+    return acting.record(entry.BudgetSet(limit=limit, command=acting.mark))
+
+
+def _decide_ask(acting: _Acting, act: commands.DecideAsk) -> CommandResult:
+    ask = asks.require(acting.connection, act.ask_id)
+    if ask.state != "open":
+        raise ConflictError(f"this request was {ask.state} before", reason="already_decided")
+    units = (act.units or ask.units) if act.approve else 0
+    if units:
+        _raise_asked(acting, ask, units)
+    decided = ask_service.decided(ask, approved=act.approve, units=units, operator=acting.command.operator)
+    asks.replace(acting.connection, decided)
+    index = acting.record(entry.AskDecided(ask_id=ask.ask_id, approved=act.approve, command=acting.mark))
+    return acting.result(index)
+
+
+def _raise_asked(acting: _Acting, ask: commands.AskState, units: int) -> None:
+    """Raise the limits on the path that leave less room than was approved."""
+    scope = ask.scope
+    wanted = {scope.level().value, "model", "model_borrower"}
+    found = False
+    for limit in budgets.limits(acting.connection, scope.model):
+        on_path = limit.scope.level().value in wanted and all(
+            getattr(limit.scope, name) in (None, getattr(scope, name)) for name in ("borrower", "consumer")
+        )
+        if on_path and limit.limit is not None and limit.window is Window.LIFETIME:
+            _raise_limit(acting, limit, units)
+            found = True
+    if not found:
+        raise NotFoundError(
+            "no lifetime budget on this path can be raised", reason="no_budget_row", fix="use `aigovtool budget grant`"
+        )
+
+
+def _stop(acting: _Acting, act: commands.Stop) -> CommandResult:
+    _check_target(acting, act.target, act.value)
+    epoch = facts.next_epoch(acting.connection)
+    stops.put(acting.connection, act.target, act.value, epoch, active=True)
+    index = acting.record(entry.Stopped(target=act.target, value=act.value, epoch=epoch, command=acting.mark))
+    return acting.result(index, epoch=epoch)
+
+
+def _resume(acting: _Acting, act: commands.Resume) -> CommandResult:
+    if not stops.is_active(acting.connection, act.target, act.value):
+        raise ConflictError("this is not stopped", reason="not_stopped")
+    if act.target in {StopTarget.BORROWER, StopTarget.CONSUMER}:
+        parties.require(acting.connection, PartyRole(act.target.value), act.value)
+    elif act.target is StopTarget.MODEL:
+        models.require(acting.connection, parse_model(act.value))
+    epoch = facts.next_epoch(acting.connection)
+    stops.put(acting.connection, act.target, act.value, epoch, active=False)
+    index = acting.record(entry.Resumed(target=act.target, value=act.value, epoch=epoch, command=acting.mark))
+    return acting.result(index, epoch=epoch)
+
+
+def parse_model(value: str) -> Any:  # noqa: ANN401 - a NewType over the checked string
+    """Return a model's name."""
+    return parse_name(value, "model")
+
+
+def _check_target(acting: _Acting, target: StopTarget, value: str) -> None:
+    """Refuse a stop that would stop nothing because of a misspelt name.
+
+    Raises:
+        NotFoundError: there is no such model, party or enclave.
+    """
+    known = {
+        StopTarget.ALL: lambda: value == "",
+        StopTarget.MODEL: lambda: models.find(acting.connection, parse_model(value)) is not None,
+        StopTarget.BORROWER: lambda: parties.find(acting.connection, PartyRole.BORROWER, value) is not None,
+        StopTarget.CONSUMER: lambda: parties.find(acting.connection, PartyRole.CONSUMER, value) is not None,
+        StopTarget.ENCLAVE: lambda: instances.find(acting.connection, _instance(value)) is not None,
+    }
+    if not known[target]():
+        raise NotFoundError(f"there is no {target} {value!r} to stop", reason="no_such_target")
+
+
+def _instance(value: str) -> Any:  # noqa: ANN401 - a NewType over the string
+    return value
+
+
+_Act = Callable[[_Acting, Any], CommandResult]
+_ACTS: Final[dict[type, _Act]] = {
+    commands.AddParty: _add_party,
+    commands.RevokeParty: _revoke_party,
+    commands.AddModel: _add_model,
+    commands.WithdrawModel: _withdraw_model,
+    commands.SetAppraisalPolicy: _set_appraisal_policy,
+    commands.GrantBudget: _grant_budget,
+    commands.SetBudget: _set_budget,
+    commands.DecideAsk: _decide_ask,
+    commands.Stop: _stop,
+    commands.Resume: _resume,
+}

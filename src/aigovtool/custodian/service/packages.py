@@ -1,0 +1,118 @@
+"""Sealed packages on the custodian's disk: ciphertext only, named by their digest."""
+
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import Connection
+
+from aigovtool.crypto.sign import VerifyKey
+from aigovtool.custodian.custodian import Custodian
+from aigovtool.custodian.store import parties
+from aigovtool.custodian.store.records import Model
+from aigovtool.errors import InvalidValueError, NotFoundError, PackageError, TooLargeError
+from aigovtool.ids import Digest
+from aigovtool.ledger.entry import PartyRole
+from aigovtool.limits import MAX_PACKAGE_BYTES
+from aigovtool.package.sealing import PackageReader
+from aigovtool.protocol.commands import AddModel, Command
+from aigovtool.protocol.release import deposit_context
+from aigovtool.protocol.views import PackageStored
+
+_CHUNK: Final = 1 << 20
+_RANGE_RE: Final = re.compile(r"bytes=([0-9]{1,15})-([0-9]{1,15})?")
+
+
+def path_of(custodian: Custodian, package: Digest) -> Path:
+    """Return where a package lies, or would lie."""
+    return custodian.packages / f"{package.removeprefix('sha256:')}.aigov"
+
+
+async def store(custodian: Custodian, package: Digest, chunks: AsyncIterator[bytes]) -> PackageStored:
+    """Write an upload while hashing it; it appears under its name only when whole and right.
+
+    Raises:
+        PackageError: the bytes have another digest.
+        TooLargeError: more than a package may have.
+    """
+    target = path_of(custodian, package)
+    partial = custodian.packages / f".upload-{secrets.token_hex(8)}"
+    digest, size = hashlib.sha256(), 0
+    try:
+        with partial.open("xb") as file:
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > MAX_PACKAGE_BYTES:
+                    raise TooLargeError("the package is too large", reason="package_too_large")
+                digest.update(chunk)
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        if f"sha256:{digest.hexdigest()}" != package:
+            raise PackageError("the upload does not have the digest that it was announced with", reason="upload_digest")
+        partial.rename(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return PackageStored(package=package, package_bytes=size)
+
+
+def registered_model(custodian: Custodian, connection: Connection, command: Command, act: AddModel) -> Model:
+    """Check an uploaded package and its deposited key, and return the model to register.
+
+    The sealer must be the operator who adds it, and the deposited key must open here.
+    """
+    operator = parties.require(connection, PartyRole.OPERATOR, command.operator)
+    path = path_of(custodian, act.package)
+    if not path.exists():
+        raise NotFoundError("this package was not uploaded", reason="no_package", fix="upload it, then add the model")
+    with path.open("rb") as file:
+        reader = PackageReader(file, VerifyKey(operator.key))
+    if reader.manifest_digest != act.manifest or reader.manifest.model != act.model:
+        raise InvalidValueError("the package holds another model than the command names", reason="wrong_manifest")
+    custodian.keys.keystore.unwrap(act.wrapped_key, deposit_context(custodian.keys.custodian, act.manifest)).wipe()
+    return Model(
+        model=act.model,
+        manifest_digest=act.manifest,
+        manifest=reader.manifest,
+        package=act.package,
+        package_bytes=path.stat().st_size,
+        sealer=operator.key,
+        wrapped_key=act.wrapped_key,
+        policy=act.policy,
+        borrowers=act.borrowers,
+    )
+
+
+def read(custodian: Custodian, package: Digest, range_header: str | None) -> tuple[Iterator[bytes], int, int, int]:
+    """Return chunks, first byte, byte count and total size of a package or one range of it.
+
+    Raises:
+        NotFoundError: no such package.
+        InvalidValueError: a range that does not lie in it (`bad_range`).
+    """
+    path = path_of(custodian, package)
+    try:
+        total = path.stat().st_size
+    except FileNotFoundError:
+        raise NotFoundError("there is no such package", reason="no_package") from None
+    start, end = 0, total - 1
+    if range_header is not None:
+        match = _RANGE_RE.fullmatch(range_header)
+        if match is None:
+            raise InvalidValueError("only one simple byte range is served", reason="bad_range")
+        start, end = int(match[1]), min(int(match[2] or total - 1), total - 1)
+        if start > end:
+            raise InvalidValueError("the range does not lie in the package", reason="bad_range")
+    return _chunks(path, start, end - start + 1), start, end - start + 1, total
+
+
+def _chunks(path: Path, start: int, count: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        file.seek(start)
+        while count > 0 and (chunk := file.read(min(_CHUNK, count))):
+            count -= len(chunk)
+            yield chunk

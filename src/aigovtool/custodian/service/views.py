@@ -1,0 +1,166 @@
+"""What operators see: parties, models, budgets, usage, enclaves, stops, requests, the log."""
+
+from sqlalchemy import Connection
+
+from aigovtool.attestation.appraisal import AppraisalPolicy
+from aigovtool.attestation.model import TeeType
+from aigovtool.custodian.custodian import Custodian
+from aigovtool.custodian.service.boot import policy_in_force
+from aigovtool.custodian.service.renewal import sweep
+from aigovtool.custodian.store import asks, budgets, facts, instances, leases, log, models, parties, stops
+from aigovtool.ids import key_id_of
+from aigovtool.ledger.budget import BudgetRow
+from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
+from aigovtool.ledger.policy import consequences
+from aigovtool.package.manifest import TensorSpec
+from aigovtool.protocol import views
+
+#: Instances shown: older ones are in the audit log.
+_SHOWN = 200
+
+
+async def show_parties(custodian: Custodian) -> views.Parties:
+    """Return all parties."""
+    found = await custodian.database.run(parties.everyone)
+    return views.Parties(
+        parties=[
+            views.PartyView(
+                role=party.role,
+                name=party.name,
+                borrower=party.borrower,
+                key=key_id_of(party.key),
+                not_after_ms=party.not_after_ms,
+                revoked=party.revoked,
+            )
+            for party in found
+        ]
+    )
+
+
+def _tensor(spec: TensorSpec) -> str:
+    shape = "?" if spec.shape is None else ",".join(str(axis) for axis in spec.shape)
+    return f"{spec.name} {spec.datatype.value}[{shape}]"
+
+
+async def show_models(custodian: Custodian) -> views.Models:
+    """Return all models."""
+    found = await custodian.database.run(models.everything)
+    return views.Models(
+        models=[
+            views.ModelView(
+                model=model.model,
+                manifest=model.manifest_digest,
+                package=model.package,
+                package_bytes=model.package_bytes,
+                sealer=key_id_of(model.sealer),
+                policy=model.policy,
+                borrowers=model.borrowers,
+                inputs=[_tensor(spec) for spec in model.manifest.inputs],
+                outputs=[_tensor(spec) for spec in model.manifest.outputs],
+                withdrawn=model.withdrawn,
+            )
+            for model in found
+        ]
+    )
+
+
+async def show_budgets(custodian: Custodian) -> views.Budgets:
+    """Return the rows of the current windows, with what the dial means for them."""
+
+    def job(connection: Connection) -> views.Budgets:
+        now_ms = custodian.now(connection)
+        sweep(custodian, connection, now_ms)
+        return views.Budgets(budgets=[_budget(connection, row) for row in budgets.current_rows(connection, now_ms)])
+
+    return await custodian.database.run(job)
+
+
+def _budget(connection: Connection, row: BudgetRow) -> views.BudgetView:
+    room = row.room()
+    model = models.find(connection, row.key.scope.model)
+    meaning = None
+    if model is not None and room is not None and row.limit is not None:
+        meaning = consequences(model.policy, room, row.limit)
+    return views.BudgetView(
+        key=row.key, limit=row.limit, posted=row.posted, pending=row.pending, room=room, consequences=meaning
+    )
+
+
+async def show_usage(custodian: Custodian) -> views.Usage:
+    """Return usage by model and consumer."""
+
+    def job(connection: Connection) -> views.Usage:
+        sweep(custodian, connection, custodian.now(connection))
+        return views.Usage(usage=leases.totals(connection))
+
+    return await custodian.database.run(job)
+
+
+async def show_enclaves(custodian: Custodian) -> views.Enclaves:
+    """Return instances, newest first, with what a stop could still cost on each."""
+    connected = custodian.hub.connected()
+
+    def job(connection: Connection) -> views.Enclaves:
+        now_ms = custodian.now(connection)
+        sweep(custodian, connection, now_ms)
+        shown = []
+        for instance, contact_ms in instances.newest(connection, _SHOWN):
+            units, until_ms = leases.outstanding(connection, instance.instance)
+            shown.append(
+                views.EnclaveView(
+                    instance=instance.instance,
+                    borrower=instance.borrower,
+                    tee=instance.tee,
+                    simulated=instance.tee is TeeType.SIMULATED,
+                    state=instance.state,
+                    models=instance.models,
+                    attested_at_ms=instance.attested_at_ms,
+                    valid_until_ms=instance.valid_until_ms,
+                    last_contact_ms=contact_ms,
+                    outstanding_units=units,
+                    authority_until_ms=until_ms,
+                    wiped_epoch=instance.wiped_epoch,
+                    connected=instance.instance in connected,
+                    result=instance.result,
+                )
+            )
+        return views.Enclaves(enclaves=shown, server_time_ms=now_ms)
+
+    return await custodian.database.run(job)
+
+
+async def show_stops(custodian: Custodian) -> views.Stops:
+    """Return the stops in force."""
+
+    def job(connection: Connection) -> views.Stops:
+        found = [
+            views.StopView(target=stop.target, value=stop.value, epoch=stop.epoch) for stop in stops.active(connection)
+        ]
+        return views.Stops(stops=found, epoch=facts.get_int(connection, facts.EPOCH))
+
+    return await custodian.database.run(job)
+
+
+async def show_asks(custodian: Custodian) -> views.Asks:
+    """Return requests for more budget, newest first."""
+    return views.Asks(asks=await custodian.database.run(asks.everything))
+
+
+async def show_policy(custodian: Custodian) -> AppraisalPolicy:
+    """Return the appraisal policy in force."""
+    return await custodian.database.run(policy_in_force)
+
+
+async def show_log(custodian: Custodian, start: int, limit: int) -> views.LogPage:
+    """Return entries of the audit log."""
+    entries = await custodian.database.run(lambda connection: log.page(connection, start, limit))
+    return views.LogPage(start=start, entries=entries)
+
+
+async def show_head(custodian: Custodian) -> views.LogHead:
+    """Return a checkpoint signed now."""
+    frontier = await custodian.database.run(log.head)
+    checkpoint = Checkpoint(custodian=custodian.keys.custodian, size=frontier.size, root=frontier.root())
+    return views.LogHead(
+        checkpoint=sign_checkpoint(checkpoint, custodian.keys.log), key_set=custodian.keys.key_set_envelope
+    )
