@@ -118,9 +118,7 @@ def test_replacing_a_link_replaces_the_link_not_its_target(home: Path) -> None:
     assert not (home / "key").is_symlink()
 
 
-def test_mode_is_private_from_the_first_moment_whatever_the_umask(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mode_is_private_from_the_first_moment_whatever_the_umask(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With umask 0 the file is 0600 when it is created, not after a later chmod."""
     seen: list[int] = []
     fsync = os.fsync
@@ -157,6 +155,6 @@ def test_a_shared_directory_is_refused(tmp_path: Path) -> None:
 def test_keys_do_not_show_in_their_representation() -> None:
     """A logged key shows its public part only."""
     key = TlsKey.generate()
-    private = hex(key.private().private_numbers().private_value)[2:]
+    private = f"{key.private().private_numbers().private_value:x}"
     assert private[:16] not in repr(key)
     assert repr(key).startswith("TlsKey(spki=")

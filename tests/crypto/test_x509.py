@@ -1,6 +1,6 @@
 """Certificates: profiles that OpenSSL accepts strictly, and identities read from them."""
 
-import datetime
+import datetime as dt
 import subprocess
 from pathlib import Path
 
@@ -48,8 +48,8 @@ def crafted(names: list[x509.GeneralName] | None, *, ca: bool = False, eku: bool
         .issuer_name(x509.Name([]))
         .public_key(Ed25519PublicKey.from_public_bytes(HOLDER.public.raw))
         .serial_number(7)
-        .not_valid_before(datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC))
-        .not_valid_after(datetime.datetime(2050, 1, 1, tzinfo=datetime.UTC))
+        .not_valid_before(dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
+        .not_valid_after(dt.datetime(2050, 1, 1, tzinfo=dt.UTC))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
     )
     if eku:

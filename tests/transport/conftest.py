@@ -149,11 +149,13 @@ class World:
         self.tls = server_context([self.server_certificate], self.server_key, [self.authority])
 
     def new_authority(self, key: SigningKey) -> bytes:
+        """A credentials authority of that key."""
         return new_authority(key, "credentials", not_before_ms=self.now_ms - 10**9, not_after_ms=self.now_ms + 10**9)
 
     def credential(
         self, kind: IdentityKind, name: str, *, offset_ms: int = 0, authority_key: SigningKey | None = None
     ) -> tuple[bytes, SigningKey]:
+        """A fresh key and its client certificate, valid now unless shifted."""
         key = SigningKey.generate()
         signer = authority_key or self.authority_key
         authority = self.authority if authority_key is None else self.new_authority(authority_key)
@@ -169,6 +171,7 @@ class World:
         return certificate, key
 
     def client(self, credential: tuple[bytes, SigningKey] | None = None) -> ssl.SSLContext:
+        """A client that pins the server, with or without a credential."""
         if credential is None:
             return pinned_context(self.server_certificate)
         return pinned_context(self.server_certificate, credential=[credential[0]], key=credential[1])
@@ -240,6 +243,14 @@ async def exchange(server: HttpServer, context: ssl.SSLContext, *pieces: bytes) 
             return parse_answers(await reader.read(-1))
 
 
+async def all_closed(server: HttpServer) -> None:
+    """Wait until the server has no connection left."""
+    async with asyncio.timeout(10):
+        while server.connections:
+            server._changed.clear()
+            await server._changed.wait()
+
+
 async def ask(
     server: HttpServer, context: ssl.SSLContext, path: str, method: str = "GET", *headers: str, body: bytes = b""
 ) -> Answer:
@@ -264,5 +275,3 @@ def bounds() -> HttpLimits:
 async def server(world: World, bounds: HttpLimits) -> AsyncIterator[HttpServer]:
     async with served(world, bounds) as running:
         yield running
-
-

@@ -1,10 +1,10 @@
 """Reads what a manifest needs out of an ONNX file, and refuses what an enclave must not load.
 
-The file is walked field by field, never loaded; weights are skipped. Only `aigovtool.package.wire` touches its bytes, and
-every message that can hold a tensor or an operator is entered, wherever it hides: subgraphs, attributes, functions.
+The file is walked field by field, never loaded; weights are skipped. Only `aigovtool.package.wire` touches its bytes,
+and every message that can hold a tensor or an operator is entered, wherever it hides: subgraphs, attributes, functions.
 
-Refused, each with a fix: external data outside the listed files, custom operators, operators that open files, training graphs,
-inputs and outputs that are not tensors, anything that is not exactly ONNX (docs/spec/package.md section 6).
+Refused, each with a fix: external data outside the listed files, custom operators, operators that open files, training
+graphs, inputs and outputs that are not tensors, anything that is not exactly ONNX (docs/spec/package.md section 6).
 
 It does not judge whether the graph makes sense: `aigovtool.package.loadcheck` lets ONNX Runtime say so, elsewhere.
 """
@@ -165,9 +165,19 @@ class _Walk:
                 domain = self._name(field, "an operator domain")
             else:
                 version = field.value
+        # "ai.onnx" is another spelling of the default domain; exporters also list one set twice.
+        opset = Opset(domain="" if domain == "ai.onnx" else domain, version=version)
+        if opset in self._opsets:
+            return
+        if opset.domain in {known.domain for known in self._opsets}:
+            raise ModelError(
+                f"the model imports two versions of the operator set {opset.domain!r}",
+                reason="opset_twice",
+                fix="export the model again with one target opset",
+            )
         if len(self._opsets) >= MAX_OPSETS:
             raise ModelError(f"the model imports over {MAX_OPSETS} operator sets", reason="too_many_opsets")
-        self._opsets.append(Opset(domain=domain, version=version))
+        self._opsets.append(opset)
 
     def _graph(self, message: Field, depth: int) -> None:
         if depth > MAX_ONNX_DEPTH:

@@ -1,6 +1,7 @@
 """Reads the inputs and outputs of an ONNX graph: names, element types, and which axes are dynamic.
 
-Only tensors of the inference protocol's datatypes are taken. Source: ValueInfoProto and TypeProto in onnx/onnx-ml.proto.
+Only tensors of the inference protocol's datatypes are taken.
+Source: ValueInfoProto and TypeProto in onnx/onnx-ml.proto.
 """
 
 from typing import Final
@@ -18,6 +19,12 @@ _ZIPMAP_FIX: Final = (
 
 
 def read_tensor(wire: WireReader, message: Field, what: str) -> TensorSpec:
+    """Return the tensor that a ValueInfoProto at `message` describes; `what` is "input" or "output".
+
+    Raises:
+        ModelError: not a tensor, or one that the inference protocol cannot carry.
+        InvalidValueError: a name holds a character that cannot be printed.
+    """
     name, spec = "", None
     for field in wire.fields(message.start, message.end, onnx.VALUE_INFO):
         if field.number == 1:

@@ -1,8 +1,9 @@
 """Loads a model once in ONNX Runtime, in a process of its own, before it is sealed.
 
 A model can crash ONNX Runtime, loop or take all memory while it loads. So the parent never imports it: it starts
-`python -I -m aigovtool.package.loadcheck`, which limits itself (memory, CPU time, no core, no files beyond its answer), loads the
-model and answers in strict JSON. A crash, a timeout or an error is a `ModelError` with ONNX Runtime's reason.
+`python -I -m aigovtool.package.loadcheck`, which limits itself (memory, CPU time, no core, no files beyond its
+answer), loads the model and answers in strict JSON. A crash, a timeout or an error is a `ModelError` with ONNX
+Runtime's reason.
 
 Call it after `inspect_onnx`, which refuses external data outside the model's folder: ONNX Runtime would open it.
 It is no sandbox against a model that takes over the process: whoever seals a model has its maker's trust.
@@ -24,6 +25,9 @@ from aigovtool.package.inspect import OnnxModel
 _MAX_ANSWER_BYTES: Final = 256 << 10
 _MAX_REASON_CHARS: Final = 400
 _ARGUMENTS: Final = 4
+_EXIT_NO_ENGINE: Final = 78
+# 1: Python itself did not get as far as `main`, which never returns 1. 2: wrong usage.
+_EXITS_BEFORE_LOADING: Final = (1, 2, _EXIT_NO_ENGINE)
 _LOAD_FIX: Final = "load it with onnxruntime.InferenceSession(path) and export it again until that works"
 
 
@@ -93,7 +97,7 @@ def _run_child(path: Path, limits: LoadLimits, answer: IO[bytes], noise: IO[byte
             stdin=subprocess.DEVNULL,
             stdout=answer,
             stderr=noise,
-            env={},
+            env={"ORT_DISABLE_TELEMETRY": "1"},
             cwd="/",
             timeout=limits.timeout_s,
             check=False,
@@ -109,11 +113,11 @@ def _run_child(path: Path, limits: LoadLimits, answer: IO[bytes], noise: IO[byte
 
 
 def _crashed(status: int, noise: str) -> ModelError | FaultError:
-    if status == _EXIT_NO_ENGINE:
+    if status in _EXITS_BEFORE_LOADING:
         return FaultError(
-            f"ONNX Runtime cannot be imported for the load check: {noise}",
+            f"the load check cannot run: {noise}",
             reason="load_check",
-            fix="install it: pip install onnxruntime",
+            fix="install aigovtool and onnxruntime into this Python (PYTHONPATH is not read)",
         )
     how = f"exit status {status}"
     if status < 0:
@@ -133,8 +137,6 @@ def _tail(noise: IO[bytes], path: Path) -> str:
 
 # --- The child -----------------------------------------------------------------------------------
 
-_EXIT_NO_ENGINE: Final = 78
-
 
 def limit_self(memory_bytes: int, cpu_s: int) -> None:
     """Limit this process for good."""
@@ -145,8 +147,8 @@ def limit_self(memory_bytes: int, cpu_s: int) -> None:
         (resource.RLIMIT_AS, memory_bytes),
     ):
         _, hard = resource.getrlimit(what)
-        bound = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
-        resource.setrlimit(what, (bound, bound))
+        allowed = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
+        resource.setrlimit(what, (allowed, allowed))
 
 
 def load(path: str) -> LoadReport:

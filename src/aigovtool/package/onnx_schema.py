@@ -1,8 +1,8 @@
 """What ONNX defines: field numbers, element types, and the operator domains that are taken.
 
 Source: onnx/onnx-ml.proto of ONNX 1.23 (IR version 14), https://github.com/onnx/onnx. A field that is not listed here
-is refused, because this reader cannot say what it does; reserved numbers are not listed. Sub-messages that the reader does
-not enter (value_info, annotations, metadata) hold neither tensors nor operators.
+is refused, because this reader cannot say what it does; reserved numbers are not listed. Sub-messages that the reader
+does not enter (value_info, annotations, metadata) hold neither tensors nor operators.
 """
 
 import re

@@ -43,7 +43,7 @@ from aigovtool.package.format import (
     seek,
     write_all,
 )
-from aigovtool.package.inspect import OnnxModel, check_external, inspect_onnx
+from aigovtool.package.inspect import check_external, inspect_onnx
 from aigovtool.package.manifest import (
     FORMAT_VERSION,
     Description,

@@ -1,7 +1,7 @@
 """Opens the files of a model for sealing: the graph and the external data that the sealer names.
 
-Rules: names are relative to one folder and hold no ".."; no level below the folder is a symbolic link, so nothing outside
-it can get into a package; only regular files are opened, and a pipe does not block.
+Rules: names are relative to one folder and hold no ".."; no level below the folder is a symbolic link, so nothing
+outside it can get into a package; only regular files are opened, and a pipe does not block.
 """
 
 import os

@@ -19,6 +19,8 @@ class Demand:
     since_ms: int
     taken: int = 0
     waiting: int = 0
+    minimum: int = 1
+    available: int = 0
     wanted_ms: int | None = None
     denied: DenyCode | None = None
     retry_at_ms: int = 0
@@ -31,9 +33,9 @@ class Demand:
         self.taken += units
         self.wanted_ms = now_ms
 
-    def refused(self, now_ms: int, code: DenyCode, retry_after_ms: int) -> None:
+    def refused(self, now_ms: int, code: DenyCode, retry_after_ms: int, available: int) -> None:
         """Remember a denial until it is worth asking again."""
-        self.denied = code
+        self.denied, self.available, self.minimum = code, available, 1
         self.retry_at_ms = now_ms + max(retry_after_ms, _RETRY_FLOOR_MS)
 
     def granted(self, now_ms: int, path_remaining: int) -> None:
@@ -41,7 +43,7 @@ class Demand:
         elapsed_ms = max(1, now_ms - self.since_ms)
         self.rate_per_s = self.taken * 1000 / elapsed_ms
         self.since_ms, self.taken = now_ms, 0
-        self.denied, self.asked = None, False
+        self.denied, self.asked, self.minimum = None, False, 1
         self.path_remaining = path_remaining
 
     def target(self, now_ms: int, ttl_ms: int) -> int:
@@ -49,4 +51,4 @@ class Demand:
         elapsed_ms = max(1, now_ms - self.since_ms)
         rate = max(self.rate_per_s, self.taken * 1000 / elapsed_ms if elapsed_ms >= 1000 else 0.0)
         by_rate = int(rate * ttl_ms * _HEADROOM_PERCENT / 100_000)
-        return max(1, self.waiting, by_rate, _FIRST_TARGET)
+        return max(self.minimum, self.waiting, by_rate, _FIRST_TARGET)

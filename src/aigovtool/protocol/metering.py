@@ -109,8 +109,9 @@ class Meter:
                 holding.reserve(units)
                 demand.take(now_ms, units)
                 return Reservation(lease_id=holding.lease_id, model=model, consumer=consumer, units=units)
-        if demand.denied is not None:
+        if demand.denied is not None and not (demand.denied is DenyCode.INSUFFICIENT and units <= demand.available):
             self._refuse(now_ms, demand, model)
+        demand.minimum = max(demand.minimum, units)
         return None
 
     def check(self, now_ms: int, consumer: ConsumerId) -> None:
@@ -230,7 +231,7 @@ class Meter:
             target = demand.target(now_ms, self._ttl_ms)
             ask = demand.denied is DenyCode.EXHAUSTED and not demand.asked
             demand.asked = demand.asked or ask
-            wants.append(Want(model=model, consumer=consumer, minimum=1, target=target, ask=ask))
+            wants.append(Want(model=model, consumer=consumer, minimum=demand.minimum, target=target, ask=ask))
         return wants[:MAX_WANTS_PER_RENEWAL]
 
     def _wants_more(self, now_ms: int, model: ModelId, consumer: ConsumerId, demand: Demand) -> bool:
@@ -239,6 +240,8 @@ class Meter:
         if policy is None or not (active or demand.waiting) or self._stop_state.stops_consumer(consumer):
             return False
         usable = [h for h in self._open(model, consumer) if h.usable(now_ms)]
+        if demand.waiting and demand.minimum > max((holding.free for holding in usable), default=0):
+            return True
         if len(usable) >= _OPEN_LEASES:
             return False
         free = sum(holding.free for holding in usable)
@@ -302,7 +305,7 @@ class Meter:
     def _take(self, now_ms: int, sent_ms: int, result: Grant | Deny, *, stale: bool) -> None:
         demand = self._demand.setdefault((result.model, result.consumer), Demand(since_ms=now_ms))
         if isinstance(result, Deny):
-            demand.refused(now_ms, result.code, result.retry_after_ms)
+            demand.refused(now_ms, result.code, result.retry_after_ms, result.available)
             return
         policy = self._policies.get(result.model)
         if policy is None or result.lease_id in self._holdings:
@@ -397,7 +400,14 @@ def _refusal(code: DenyCode | None, wait_s: int) -> RefusalError:
             fix="ask for more with `aigovtool budget request`; the custodian has been told",
             retry_after_s=wait_s,
         )
-    if code in {DenyCode.RESERVED, DenyCode.INSUFFICIENT}:
+    if code is DenyCode.INSUFFICIENT:
+        return BudgetExhaustedError(
+            "fewer units are left than this request needs",
+            reason="insufficient",
+            fix="send a smaller batch, or ask for more",
+            retry_after_s=wait_s,
+        )
+    if code is DenyCode.RESERVED:
         return BudgetReservedError("other leases hold the units that are left", retry_after_s=wait_s)
     if code is DenyCode.CAPPED:
         return LeaseCappedError("too many units are outstanding for this borrower", retry_after_s=wait_s)

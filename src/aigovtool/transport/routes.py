@@ -149,8 +149,10 @@ def application(
     """
     table: dict[str, dict[str, Route]] = {}
     for route in routes:
-        if table.setdefault(route.path, {}).setdefault(route.method, route) is not route:
+        methods = table.setdefault(route.path, {})
+        if route.method in methods:
             raise ValueError(f"{route.method} {route.path} is in the table twice")
+        methods[route.method] = route
     # A literal path is found before a template that would match it too.
     paths = sorted(table, key=lambda path: (len(path_names(path)), path))
     endpoints = [

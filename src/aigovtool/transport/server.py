@@ -41,6 +41,8 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         ConfigurationError: `cannot_bind`.
     """
+    if not 0 <= port <= 65535:  # the C library would quietly take it modulo 65536
+        raise ConfigurationError(f"there is no port {port}", reason="cannot_bind")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
@@ -53,7 +55,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener.setblocking(False)
         listener.bind(address)
         listener.listen(_BACKLOG)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         listener.close()
         raise _cannot_bind(host, port, error) from None
     return listener
@@ -212,8 +214,8 @@ def _config(application: Application) -> Config:
     return config
 
 
-def _cannot_bind(host: str, port: int, error: Exception) -> ConfigurationError:
+def _cannot_bind(host: str, port: int, error: OSError) -> ConfigurationError:
     return ConfigurationError(
-        f"cannot listen on {host} port {port}: {getattr(error, 'strerror', None) or type(error).__name__}",
+        f"cannot listen on {host} port {port}: {error.strerror}",
         reason="cannot_bind",
     )

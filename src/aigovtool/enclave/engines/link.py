@@ -29,9 +29,7 @@ _BUFFERS_PER_SEND: Final = 64
 class Link:
     """Sends messages, and calls `on_frame` for each that comes; `on_lost` once when the channel is of no more use."""
 
-    def __init__(
-        self, sock: socket.socket, on_frame: Callable[[Frame], None], on_lost: Callable[[str], None]
-    ) -> None:
+    def __init__(self, sock: socket.socket, on_frame: Callable[[Frame], None], on_lost: Callable[[str], None]) -> None:
         """Take over `sock`, which must be non-blocking, on the running event loop."""
         self._socket: Final = sock
         self._on_frame: Final = on_frame

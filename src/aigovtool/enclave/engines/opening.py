@@ -51,7 +51,7 @@ def open_model(descriptor: int, key: ModelKey, sealer: bytes, expected: Digest) 
     if not hmac.compare_digest(manifest_digest(envelope), expected):
         raise PackageError("this is another package than the key was released for", reason="wrong_digest")
     total = offset + sum(sealed_size_bytes(file.size_bytes) for file in manifest.files)
-    if os.fstat(descriptor).st_size != total:
+    if _size(descriptor) != total:
         raise PackageError("the package does not have the length that its manifest implies", reason="wrong_length")
     check_key(key, manifest.salt, manifest.key_commitment)
     model = PlainModel(ModelInterface(manifest.inputs, manifest.outputs), [])
@@ -99,6 +99,14 @@ def _open_file(descriptor: int, offset: int, opener: FileOpener, plain: bytearra
 def _check_digest(file: PackageFile, plain: bytearray) -> None:
     if not hmac.compare_digest(digest_of(plain), file.digest):
         raise PackageError(f"file {file.name!r} is not what the manifest says", reason="file_digest")
+
+
+def _size(descriptor: int) -> int:
+    # Not fstat: the C library makes it a call that could also name a path, so the sandbox refuses it.
+    try:
+        return os.lseek(descriptor, 0, os.SEEK_END)
+    except OSError as error:
+        raise PackageError(f"the package cannot be read: {error.strerror}", reason="unreadable") from None
 
 
 def _read(descriptor: int, size: int, offset: int) -> bytes:

@@ -159,7 +159,10 @@ def _drop_capabilities() -> None:
 def _restrict_by_landlock() -> bool:
     """Handle every access that this kernel knows and allow none. False when the kernel has no landlock."""
     abi = _libc.syscall(
-        ctypes.c_long(_LANDLOCK_CREATE_RULESET), None, ctypes.c_size_t(0), ctypes.c_uint32(_LANDLOCK_CREATE_RULESET_VERSION)
+        ctypes.c_long(_LANDLOCK_CREATE_RULESET),
+        None,
+        ctypes.c_size_t(0),
+        ctypes.c_uint32(_LANDLOCK_CREATE_RULESET_VERSION),
     )
     if abi < 0:
         if ctypes.get_errno() in {errno.ENOSYS, errno.EOPNOTSUPP}:
@@ -181,7 +184,7 @@ def _restrict_by_landlock() -> bool:
 
 def _landlock_attr(abi: int) -> tuple[_RulesetAttr, int]:
     # Rights by the ABI that introduced them: 13 in ABI 1, REFER 2, TRUNCATE 3, IOCTL_DEV 5.
-    rights = 13 + (abi >= 2) + (abi >= 3) + (abi >= 5)  # noqa: PLR2004
+    rights = 13 + (abi >= 2) + (abi >= 3) + (abi >= 5)
     attr = _RulesetAttr((1 << rights) - 1, 0b11 if abi >= 4 else 0, 0b11 if abi >= 6 else 0)
     size = 24 if abi >= 6 else 16 if abi >= 4 else 8
     return attr, size

@@ -1,0 +1,244 @@
+"""Is there an enclave at the other end that this consumer accepts? One attestation, from nonce to trusted certificate.
+
+The steps of `verify_session`, and nothing is believed before the last of them:
+
+1. The key set is signed by the pinned custodian root, is no older than one seen before, and is not a second one
+   with the same number.
+2. Simulated evidence is looked at only if the caller *and* the appraisal policy ask for it.
+3. A wired verifier finds the evidence genuine (the certificates of the platform, not those of TLS).
+4. The report data binds what the reader sees itself: role `session`, this consumer, its own nonce, the public key
+   of *this* connection, the custodian's root, the pinned manifests (`require_bound`).
+5. The appraisal policy of the consumer file accepts it.
+6. The list of served models names each model once, with manifests that the evidence covers, and the pinned ones.
+
+Step 4 makes the rest of the answer believable too: it came over the connection whose key the enclave holds. After
+step 6 the certificate is trusted, whole, and only it.
+
+What is not checked, and why: `configuration` and `appraisal_policy` of the binding are the custodian's business, and the
+consumer does not know them; `instance` is new with each boot.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from aigovtool.attestation.appraisal import AppraisalPolicy, appraise
+from aigovtool.attestation.binding import Expectation, SpkiHash, require_bound
+from aigovtool.attestation.model import AttestationResult, TeeType, Unchecked
+from aigovtool.attestation.verifier import VerifierSet
+from aigovtool.codec import decode, encode
+from aigovtool.consumer.credential import Credential
+from aigovtool.consumer.exchange import ATTESTATION_CHANNEL, Call, Failure, Flow, Reply, exchange
+from aigovtool.consumer.problems import error_of, plain_text
+from aigovtool.crypto.sign import VerifyKey
+from aigovtool.crypto.x509 import spki_sha256
+from aigovtool.errors import AppraisalError, EvidenceError, InputError, SignatureInvalidError
+from aigovtool.ids import Digest, InstanceId, ModelId, Nonce
+from aigovtool.limits import MAX_CONTROL_BODY_BYTES
+from aigovtool.protocol.release import session_audience
+from aigovtool.protocol.session import ATTESTATION_PATH, SessionChallenge, SessionEvidence
+from aigovtool.protocol.trust import KeySet, open_key_set
+
+#: Shown wherever a simulated TEE answers, whatever the enclave says itself.
+SIMULATED_WARNING: Final = "SIMULATED TEE: protects nothing"
+_NOT_KNOWN: Final = Unchecked(reason="a consumer does not know it")
+_NEW_EACH_BOOT: Final = Unchecked(reason="new with each boot")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """What a consumer believes before it connects. `pins` are manifest digests by model."""
+
+    credential: Credential
+    verifiers: VerifierSet
+    allow_simulated: bool
+    pins: Mapping[ModelId, Digest]
+
+    @property
+    def policy(self) -> AppraisalPolicy:
+        """The appraisal policy of the consumer file."""
+        return self.credential.policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """An accepted enclave: its certificate (DER), what it proved, and when (wall and monotonic time)."""
+
+    certificate: bytes
+    evidence: SessionEvidence
+    result: AttestationResult
+    key_set: KeySet
+    identity_key: VerifyKey
+    attested_at_ms: int
+    attested_at_s: float
+
+    @property
+    def instance(self) -> InstanceId:
+        """Which instance this is: one boot of one TEE."""
+        return self.evidence.claims.instance
+
+    @property
+    def models(self) -> Mapping[ModelId, Digest]:
+        """Manifest digests of the served models."""
+        return {served.model: served.manifest for served in self.evidence.models}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What somebody should read before using an answer; empty for a TEE that protects."""
+        simulated = self.result.body.tee is TeeType.SIMULATED
+        own = (SIMULATED_WARNING,) if simulated else ()
+        text = plain_text(self.evidence.warning or "")
+        return (*own, *((text,) if text and text not in own else ()))
+
+    def is_current(self, now_ms: int, monotonic_s: float) -> bool:
+        """Return whether the result is still valid, by both clocks."""
+        body = self.result.body
+        age_max_s = (body.valid_until_ms - body.issued_at_ms) / 1000
+        return body.issued_at_ms <= now_ms < body.valid_until_ms and monotonic_s - self.attested_at_s < age_max_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """One reading of the clocks for one decision."""
+
+    now_ms: int
+    monotonic_s: float
+
+
+def fetch_session(nonce: Nonce, timeout_s: float) -> Flow[Reply | Failure]:
+    """Ask for evidence on a connection of its own that nobody trusts yet."""
+    return exchange(
+        Call(
+            channel=ATTESTATION_CHANNEL,
+            method="POST",
+            path=ATTESTATION_PATH,
+            headers=(("content-type", "application/json"),),
+            content=encode(SessionChallenge(nonce=nonce)),
+            max_bytes=MAX_CONTROL_BODY_BYTES,
+            timeout_s=timeout_s,
+        )
+    )
+
+
+def read_session(
+    reply: Reply, *, nonce: Nonce, trust: Trust, seen: KeySet | None, at_least: int, moment: Moment
+) -> Session:
+    """Return the session that an answer to a challenge proves.
+
+    Raises:
+        VerificationError: as `verify_session`; `EvidenceError` with reason `no_certificate` or `bad_session` when the
+            answer cannot be read.
+        AIGovToolError: the enclave's own refusal.
+    """
+    if reply.status != 200:
+        raise error_of(reply, "the enclave")
+    if reply.certificate is None:
+        raise EvidenceError("the connection shows no server certificate", reason="no_certificate")
+    try:
+        evidence = decode(reply.body, SessionEvidence)
+        spki = SpkiHash(spki_sha256(reply.certificate))
+    except InputError as error:
+        raise EvidenceError(
+            f"the answer to the challenge cannot be read: {error.message}", reason="bad_session"
+        ) from None
+    expected = Expectation(
+        role="session",
+        audience=session_audience(trust.credential.consumer),
+        nonce=nonce,
+        tls_spki=spki,
+        instance=_NEW_EACH_BOOT,
+        custodian_root=trust.credential.custodian_root.key_id,
+        configuration=_NOT_KNOWN,
+        appraisal_policy=_NOT_KNOWN,
+        manifests=tuple(trust.pins.values()),
+    )
+    key_set, result = verify_session(
+        evidence, expected, trust=trust, seen=seen, at_least=at_least, now_ms=moment.now_ms
+    )
+    return Session(
+        certificate=reply.certificate,
+        evidence=evidence,
+        result=result,
+        key_set=key_set,
+        identity_key=VerifyKey(evidence.claims.identity_key),
+        attested_at_ms=moment.now_ms,
+        attested_at_s=moment.monotonic_s,
+    )
+
+
+def verify_session(
+    session: SessionEvidence,
+    expected: Expectation,
+    *,
+    trust: Trust,
+    seen: KeySet | None,
+    at_least: int,
+    now_ms: int,
+) -> tuple[KeySet, AttestationResult]:
+    """Check a session, steps 1 to 6 of the module.
+
+    Args:
+        session: the enclave's answer.
+        expected: what the reader sees and expects itself.
+        trust: anchors, policy and pins.
+        seen: the newest key set seen before, if any.
+        at_least: the lowest number of a key set that is accepted.
+        now_ms: when the evidence must be valid.
+
+    Raises:
+        SignatureInvalidError, EvidenceError, AppraisalError: with the reason of the step that failed.
+    """
+    # 1. The custodian that governs the enclave is the pinned one
+    key_set = open_key_set(session.key_set, trust.credential.custodian_root, at_least=at_least)
+    _require_no_rollback(key_set, seen)
+    # 2. No simulation unless asked for on both sides
+    if session.evidence.tee is TeeType.SIMULATED:
+        _require_opt_in(trust)
+    # 3. Genuine
+    verified = trust.verifiers.verify(session.evidence, now_ms)
+    # 4. Bound to this conversation
+    require_bound(session.claims, verified.report_data, expected)
+    # 5. Acceptable
+    result = appraise(verified, trust.policy, now_ms)
+    # 6. The models that were meant
+    _check_models(session, trust.pins)
+    return key_set, result
+
+
+def _require_no_rollback(key_set: KeySet, seen: KeySet | None) -> None:
+    if seen is None:
+        return
+    if key_set.version < seen.version:
+        raise SignatureInvalidError("the key set is older than one already seen", reason="key_set_rollback")
+    if key_set.version == seen.version and key_set != seen:
+        raise SignatureInvalidError("two different key sets have the same version", reason="key_set_fork")
+
+
+def _require_opt_in(trust: Trust) -> None:
+    missing = []
+    if not trust.allow_simulated:
+        missing.append("pass allow_simulated=True")
+    if not trust.policy.allow_simulated:
+        missing.append("have the appraisal policy of the consumer file allow it")
+    if missing:
+        raise AppraisalError(
+            "the enclave runs on a simulated TEE, which protects nothing",
+            reason="simulated",
+            fix="use an enclave on real hardware; for development only: " + ", and ".join(missing),
+        )
+
+
+def _check_models(session: SessionEvidence, pins: Mapping[ModelId, Digest]) -> None:
+    served = {each.model: each.manifest for each in session.models}
+    if len(served) != len(session.models):
+        raise EvidenceError("the enclave lists a model twice", reason="bad_session")
+    for model, manifest in served.items():
+        if manifest not in session.claims.manifests:
+            raise EvidenceError(f"the evidence does not cover the listed model {model}", reason="model_not_bound")
+    for model, manifest in pins.items():
+        if served.get(model) != manifest:
+            raise EvidenceError(
+                f"the enclave does not serve model {model} with the pinned digest",
+                reason="model_mismatch",
+                fix="compare the pinned digest with the custodian's; do not use this enclave if they agree",
+            )

@@ -1,0 +1,33 @@
+"""Which TEE platforms this consumer can verify: the only place that chooses verifiers.
+
+The simulated TEE is reached through one function, imported only when it was asked for twice: by the caller
+(`allow_simulated=True`) and by the appraisal policy of the consumer file.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from aigovtool.attestation.appraisal import AppraisalPolicy
+from aigovtool.attestation.model import TeeType
+from aigovtool.attestation.verifier import Verifier, VerifierSet
+
+#: Hardware platforms. Each function imports its verifier when a policy accepts the platform, and not before.
+_HARDWARE: Final[dict[TeeType, Callable[[], Verifier]]] = {}
+
+
+def verifiers_for(policy: AppraisalPolicy, *, allow_simulated: bool) -> VerifierSet:
+    """Return the verifiers of the platforms that `policy` accepts."""
+    wired: dict[TeeType, Verifier] = {}
+    for entry in policy.accepted:
+        if entry.tee in _HARDWARE:
+            wired[entry.tee] = _HARDWARE[entry.tee]()
+    if allow_simulated and policy.allow_simulated:
+        wired[TeeType.SIMULATED] = _simulated()
+    return VerifierSet(wired)
+
+
+def _simulated() -> Verifier:
+    # The explicit simulated-TEE entry of this role; nothing else here imports aigovtool.testing.
+    from aigovtool.testing.simulated_tee.verify import SimulatedVerifier  # noqa: PLC0415
+
+    return SimulatedVerifier()

@@ -1,0 +1,173 @@
+"""The enclave's wiring: boot, serve, and boot again with new keys whenever an instance has ended.
+
+The listening socket outlives instances. While there is no new instance the ended one keeps answering, with typed
+refusals only: its engine is gone.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from aigovtool.attestation.model import TeeType
+from aigovtool.codec import decode
+from aigovtool.crypto.keyfile import make_private_directory, read_secret_file
+from aigovtool.enclave.boot import Attester, Instance, boot
+from aigovtool.enclave.custodian_link import CustodianLink
+from aigovtool.enclave.gateway.api import routes
+from aigovtool.enclave.instance_run import Ending, InstanceRun
+from aigovtool.errors import (
+    AIGovToolError,
+    AppraisalError,
+    ConfigurationError,
+    ForbiddenError,
+    RefusalError,
+    UnreachableError,
+)
+from aigovtool.ids import ModelId
+from aigovtool.protocol.party import MAX_PARTY_FILE_BYTES, BorrowerFile
+from aigovtool.transport.routes import application
+from aigovtool.transport.server import HttpServer, bind
+
+_LOG: Final = logging.getLogger(__name__)
+_BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnclaveOptions:
+    """How to run an enclave. `tee` is a TEE type; the simulated one also needs `allow_simulated`."""
+
+    tee: str
+    allow_simulated: bool
+    borrower_file: Path
+    models: tuple[str, ...]
+    host: str
+    port: int
+    cache: Path
+
+
+def attester_for(options: EnclaveOptions) -> Attester:
+    """Return the attester of the chosen TEE.
+
+    Raises:
+        ConfigurationError: the TEE is not available, or is the simulated one without explicit opt-in.
+    """
+    if options.tee != TeeType.SIMULATED.value:
+        raise ConfigurationError(
+            f"no attester for TEE {options.tee!r} on this machine",
+            reason="no_tee",
+            fix="run on a supported TEE; `--tee simulated --allow-simulated` is for development and protects nothing",
+        )
+    if not options.allow_simulated:
+        raise ConfigurationError(
+            "the simulated TEE protects nothing and is refused by default",
+            reason="simulated_refused",
+            fix="for development only: add --allow-simulated",
+        )
+    from aigovtool.testing.simulated_tee import wiring  # noqa: PLC0415 - behind the explicit opt-in only
+
+    return wiring.platform()
+
+
+def serve(options: EnclaveOptions, *, ready: Callable[[str], None] | None = None) -> None:
+    """Serve until SIGINT or SIGTERM. `ready` is called with the address each time an instance is ready.
+
+    Raises:
+        AIGovToolError: configuration, or a refusal by the custodian that waiting cannot mend.
+    """
+    attester = attester_for(options)
+    party = decode(
+        read_secret_file(options.borrower_file, max_bytes=MAX_PARTY_FILE_BYTES).reveal(),
+        BorrowerFile,
+        max_bytes=MAX_PARTY_FILE_BYTES,
+    )
+    make_private_directory(options.cache)
+    listener = bind(options.host, options.port)
+    asyncio.run(_Enclave(options, party, attester, listener, ready).run())
+
+
+class _Enclave:
+    def __init__(
+        self,
+        options: EnclaveOptions,
+        party: BorrowerFile,
+        attester: Attester,
+        listener: socket.socket,
+        ready: Callable[[str], None] | None,
+    ) -> None:
+        self._options = options
+        self._party = party
+        self._attester = attester
+        self._listener = listener
+        self._ready = ready
+        self._server: HttpServer | None = None
+        self._run: InstanceRun | None = None
+        self._ending = asyncio.Event()
+
+    async def run(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self._shut_down)
+        link = CustodianLink(self._party.custodian)
+        try:
+            while not self._ending.is_set():
+                instance = await self._boot(link)
+                if instance is None:
+                    break
+                ending = await self._serve(instance)
+                _LOG.warning("instance_ended", extra={"reason": ending.value})
+        finally:
+            if self._server is not None:
+                await self._server.stop()
+            await link.close()
+            self._listener.close()
+
+    def _shut_down(self) -> None:
+        self._ending.set()
+        if self._run is not None:
+            self._run.shut_down()
+
+    async def _boot(self, link: CustodianLink) -> Instance | None:
+        failures = 0
+        models = [ModelId(name) for name in self._options.models]
+        while not self._ending.is_set():
+            try:
+                return await boot(self._party, models, self._attester, link, self._options.cache)
+            except (UnreachableError, RefusalError) as error:
+                _LOG.warning("boot_failed", extra={"code": error.code, "reason": error.reason})
+            except (AppraisalError, ForbiddenError):
+                raise
+            except AIGovToolError as error:
+                if failures >= len(_BACKOFF_S):
+                    raise
+                _LOG.warning("boot_failed", extra={"code": error.code, "reason": error.reason})
+            await self._pause(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
+            failures += 1
+        return None
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._ending.wait(), seconds)
+        except TimeoutError:
+            return
+
+    async def _serve(self, instance: Instance) -> Ending:
+        run = self._run = InstanceRun(instance)
+        if self._server is not None:
+            await self._server.stop()
+        app = application(routes(run), clock_ms=instance.custodian_time_ms)
+        self._server = HttpServer(app, self._listener.dup(), instance.tls)
+        await self._server.start()
+        announcing = asyncio.create_task(self._announce(run))
+        try:
+            return await run.run()
+        finally:
+            announcing.cancel()
+
+    async def _announce(self, run: InstanceRun) -> None:
+        await run.ready.wait()
+        if self._ready is not None and self._server is not None:
+            self._ready("https://{}:{}".format(*self._server.address))

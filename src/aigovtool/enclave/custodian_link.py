@@ -1,0 +1,140 @@
+"""The enclave's way to its custodian: typed requests over TLS, pinned to the CA in its configuration."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final, TypeVar
+
+import httpx
+
+from aigovtool.codec import Message, decode, encode
+from aigovtool.crypto.x509 import from_pem
+from aigovtool.errors import PackageError, UnreachableError
+from aigovtool.ids import Digest
+from aigovtool.limits import MAX_CONTROL_BODY_BYTES
+from aigovtool.protocol.messages import Push
+from aigovtool.protocol.party import CustodianAddress
+from aigovtool.transport.remote_problem import MAX_PROBLEM_BYTES, remote_error
+from aigovtool.transport.tls import client_context
+
+T = TypeVar("T")
+_TIMEOUT: Final = httpx.Timeout(10.0)
+#: The custodian sends a line at least every 5 s; twice that without one means that the stream is dead.
+_STREAM_TIMEOUT: Final = httpx.Timeout(10.0, read=12.0)
+_CHUNK: Final = 1 << 20
+
+
+class CustodianLink:
+    """One custodian, as an enclave speaks to it."""
+
+    def __init__(self, address: CustodianAddress) -> None:
+        context = client_context(from_pem(address.tls_ca.encode()))
+        self._client: Final = httpx.AsyncClient(
+            base_url=address.url, verify=context, timeout=_TIMEOUT, trust_env=False, follow_redirects=False
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def post(self, path: str, message: Message, answer: type[T]) -> T:
+        """Send `message` and return the typed answer.
+
+        Raises:
+            UnreachableError: no answer in time.
+            AIGovToolError: the class that the custodian refused with.
+        """
+        try:
+            async with self._client.stream(
+                "POST", path, content=encode(message), headers={"content-type": "application/json"}
+            ) as response:
+                body = await _bounded(response, MAX_CONTROL_BODY_BYTES)
+        except httpx.HTTPError as error:
+            raise _unreachable(error) from None
+        if response.status_code != httpx.codes.OK:
+            raise remote_error(response.status_code, body, response.headers.get("retry-after"))
+        return decode(body, answer)
+
+    async def listen(self, message: Message) -> AsyncIterator[Push]:
+        """Yield the lines of a push stream until it breaks.
+
+        Raises:
+            UnreachableError: it broke, or nothing came for 12 s.
+        """
+        try:
+            async with self._client.stream(
+                "POST",
+                "/v1/listen",
+                content=encode(message),
+                headers={"content-type": "application/json"},
+                timeout=_STREAM_TIMEOUT,
+            ) as response:
+                if response.status_code != httpx.codes.OK:
+                    raise remote_error(response.status_code, await _bounded(response, MAX_PROBLEM_BYTES))
+                async for line in _lines(response):
+                    yield decode(line, Push)
+        except httpx.HTTPError as error:
+            raise _unreachable(error) from None
+
+    async def fetch(self, package: Digest, size: int, cache: Path) -> Path:
+        """Return the path of a package's ciphertext in `cache`, downloading what is missing of it.
+
+        Raises:
+            PackageError: what was downloaded has another digest; it is deleted.
+            UnreachableError: the download broke; it is resumed next time.
+        """
+        name = package.removeprefix("sha256:")
+        whole, partial = cache / f"{name}.aigov", cache / f"{name}.part"
+        if whole.exists():
+            return whole
+        done = partial.stat().st_size if partial.exists() else 0
+        headers = {"range": f"bytes={done}-"} if 0 < done < size else {}
+        try:
+            with partial.open("ab" if headers else "wb") as file:
+                async with self._client.stream("GET", f"/v1/packages/{package}", headers=headers) as response:
+                    if response.status_code not in {200, 206}:
+                        raise remote_error(response.status_code, await _bounded(response, MAX_PROBLEM_BYTES))
+                    async for chunk in response.aiter_raw(_CHUNK):
+                        if file.tell() + len(chunk) > size:
+                            raise PackageError("the download is longer than its package", reason="download_digest")
+                        file.write(chunk)
+        except httpx.HTTPError as error:
+            raise _unreachable(error) from None
+        if _digest(partial) != package:
+            partial.unlink()
+            raise PackageError("the download is not the package that was named", reason="download_digest")
+        return partial.rename(whole)
+
+
+def _digest(path: Path) -> Digest:
+    with path.open("rb") as file:
+        return Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
+
+
+async def _bounded(response: httpx.Response, max_bytes: int) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > max_bytes:
+            raise UnreachableError("the custodian's answer is too large", reason="bad_answer")
+    return bytes(body)
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
+    buffer = b""
+    async for chunk in response.aiter_raw():
+        buffer += chunk
+        if len(buffer) > MAX_CONTROL_BODY_BYTES:
+            raise UnreachableError("a pushed line is too large", reason="bad_answer")
+        *lines, buffer = buffer.split(b"\n")
+        for line in lines:
+            yield line
+
+
+def _unreachable(error: Exception) -> UnreachableError:
+    return UnreachableError(
+        f"the custodian does not answer ({type(error).__name__})",
+        reason="custodian",
+        fix="check the custodian's address and the network",
+        retry_after_s=1,
+    )

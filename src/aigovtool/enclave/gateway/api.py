@@ -1,0 +1,216 @@
+"""The enclave's routes: Open Inference Protocol V2, health, and evidence for consumers."""
+
+import secrets
+from typing import Annotated, Final
+
+from msgspec import Meta
+from starlette.responses import Response
+
+from aigovtool import __version__
+from aigovtool.codec import Message, convert
+from aigovtool.enclave.boot import ServedModel
+from aigovtool.enclave.gateway.inference import LENGTH_HEADER, Asked, infer
+from aigovtool.enclave.instance_run import InstanceRun
+from aigovtool.errors import InvalidValueError, LeaseExpiredError, NotFoundError
+from aigovtool.ids import ConsumerId, ModelId, RequestKey
+from aigovtool.ledger.receipt import MAX_SALT_BYTES
+from aigovtool.limits import MAX_INFER_BODY_BYTES
+from aigovtool.package.manifest import TensorSpec
+from aigovtool.protocol.oip_metadata import (
+    ModelMetadata,
+    ModelReady,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+    TensorMetadata,
+)
+from aigovtool.protocol.session import (
+    ATTESTATION_PATH,
+    REQUEST_ID_HEADER,
+    SALT_HEADER,
+    WARNING_HEADER,
+    SessionChallenge,
+    SessionEvidence,
+)
+from aigovtool.protocol.session import ServedModel as ServedModelView
+from aigovtool.protocol.tensor import Datatype
+from aigovtool.transport.body import read_body
+from aigovtool.transport.routes import Call, Caller, Route, check_content_type
+
+SIMULATED_WARNING: Final = "SIMULATED TEE: protects nothing; for development only"
+_CONSUMER = (Caller.CONSUMER,)
+_ANYONE = (Caller.ANYONE,)
+
+
+class ModelPath(Message):
+    """Which model."""
+
+    model: ModelId
+
+
+class VersionPath(Message):
+    """Which model, and which of its versions: there is one, called 1."""
+
+    model: ModelId
+    version: Annotated[str, Meta(pattern="^1$")]
+
+
+class _Headers(Message):
+    key: RequestKey
+
+
+def routes(run: InstanceRun) -> list[Route]:
+    """Return the table of an instance."""
+    served = _Served(run)
+    table = [
+        Route(
+            method="GET", path="/v2/health/live", handler=served.live, who=_ANYONE, summary="Live", answer=ServerLive
+        ),
+        Route(
+            method="GET",
+            path="/v2/health/ready",
+            handler=served.ready,
+            who=_ANYONE,
+            summary="Ready",
+            answer=ServerReady,
+        ),
+        Route(method="GET", path="/v2", handler=served.server, who=_CONSUMER, summary="Server", answer=ServerMetadata),
+        Route(
+            method="POST",
+            path=ATTESTATION_PATH,
+            handler=served.attest,
+            who=_CONSUMER,
+            summary="Evidence for the caller's nonce, bound to this connection",
+            body=SessionChallenge,
+            answer=SessionEvidence,
+        ),
+    ]
+    for path, kind in (("/v2/models/{model}", ModelPath), ("/v2/models/{model}/versions/{version}", VersionPath)):
+        table += _model_routes(served, path, kind)
+    return table
+
+
+def _model_routes(served: "_Served", path: str, kind: type[Message]) -> list[Route]:
+    return [
+        Route(
+            method="GET",
+            path=path,
+            handler=served.metadata,
+            who=_CONSUMER,
+            summary="Model metadata",
+            path_type=kind,
+            answer=ModelMetadata,
+        ),
+        Route(
+            method="GET",
+            path=f"{path}/ready",
+            handler=served.model_ready,
+            who=_CONSUMER,
+            summary="Model readiness",
+            path_type=kind,
+            answer=ModelReady,
+        ),
+        Route(
+            method="POST",
+            path=f"{path}/infer",
+            handler=served.infer,
+            who=_CONSUMER,
+            summary="One governed inference",
+            path_type=kind,
+            stream_body=True,
+            answer_media="application/json",
+            max_body_bytes=MAX_INFER_BODY_BYTES,
+        ),
+    ]
+
+
+class _Served:
+    def __init__(self, run: InstanceRun) -> None:
+        self._run: Final = run
+        self._instance: Final = run.instance
+
+    async def live(self, _call: Call) -> ServerLive:
+        return ServerLive(live=True)
+
+    async def ready(self, _call: Call) -> Response:
+        ready = self._run.ready.is_set() and self._run.ending is None
+        body = b'{"ready":true}' if ready else b'{"ready":false}'
+        return Response(body, status_code=200 if ready else 503, media_type="application/json")
+
+    async def server(self, _call: Call) -> ServerMetadata:
+        return ServerMetadata(name="aigovtool", version=__version__, extensions=("binary_tensor_data",))
+
+    async def attest(self, call: Call) -> SessionEvidence:
+        claims, evidence = self._instance.session_evidence(call.caller().name, call.body(SessionChallenge).nonce)
+        return SessionEvidence(
+            evidence=evidence,
+            claims=claims,
+            key_set=self._instance.key_set_envelope,
+            models=[
+                ServedModelView(model=model.offer.model, manifest=model.offer.manifest)
+                for model in self._instance.models.values()
+            ],
+            warning=SIMULATED_WARNING if self._instance.simulated else None,
+        )
+
+    def _model(self, call: Call) -> ServedModel:
+        model = self._instance.models.get(convert(dict(call.request.path_params)["model"], ModelId))
+        if model is None:
+            raise NotFoundError("this enclave does not serve such a model", reason="no_such_model")
+        return model
+
+    async def metadata(self, call: Call) -> ModelMetadata:
+        model = self._model(call)
+        interface = model.loaded.interface
+        return ModelMetadata(
+            name=model.offer.model,
+            platform="onnx_onnxv1",
+            inputs=tuple(map(_tensor, interface.inputs)),
+            outputs=tuple(map(_tensor, interface.outputs)),
+            versions=("1",),
+        )
+
+    async def model_ready(self, call: Call) -> Response:
+        name = self._model(call).offer.model
+        if self._run.ending is not None:
+            raise LeaseExpiredError("this instance has ended", retry_after_s=5)
+        return Response(b'{"name":"%s","ready":true}' % name.encode(), media_type="application/json")
+
+    async def infer(self, call: Call) -> Response:
+        model = self._model(call)
+        check_content_type(call.request, ("application/json", "application/octet-stream"))
+        consumer = ConsumerId(call.caller().name)
+        self._run.check(consumer)
+        headers = call.request.headers
+        key = convert({"key": headers.get(REQUEST_ID_HEADER) or secrets.token_hex(16)}, _Headers).key
+        asked = Asked(
+            model=model,
+            consumer=consumer,
+            key=key,
+            salt=_salt(headers.get(SALT_HEADER)),
+            body=await read_body(call.request, MAX_INFER_BODY_BYTES),
+            header_length=headers.get(LENGTH_HEADER),
+        )
+        answered = await infer(self._run, asked)
+        response = Response(answered.body)
+        for name, value in answered.headers:
+            response.headers[name] = value
+        if self._instance.simulated:
+            response.headers[WARNING_HEADER] = SIMULATED_WARNING
+        return response
+
+
+def _salt(text: str | None) -> bytes:
+    try:
+        salt = bytes.fromhex(text or "")
+    except ValueError:
+        salt = bytes(MAX_SALT_BYTES + 1)
+    if len(salt) > MAX_SALT_BYTES:
+        raise InvalidValueError("a salt is at most 64 bytes in hexadecimal", reason="bad_salt")
+    return salt
+
+
+def _tensor(spec: TensorSpec) -> TensorMetadata:
+    axes = spec.shape or ()
+    shape = tuple(-1 if isinstance(axis, str) else axis for axis in axes)
+    return TensorMetadata(name=spec.name, datatype=Datatype(spec.datatype.value), shape=shape)

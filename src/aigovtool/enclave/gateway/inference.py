@@ -1,0 +1,154 @@
+"""One governed inference: validate -> reserve -> compute -> gate -> post -> receipt -> release.
+
+What is refused or fails is charged nothing; what is released has been posted. A consumer that disconnects does
+not stop the run: the answer is kept for its request id. A *unit* of a model whose every input has a dynamic
+first axis (a batch) is one row; otherwise it is one request.
+"""
+
+import asyncio
+import base64
+from dataclasses import dataclass
+
+from aigovtool.codec import encode
+from aigovtool.enclave.boot import ServedModel
+from aigovtool.enclave.engines.interface import check_inputs, check_outputs
+from aigovtool.enclave.instance_run import InstanceRun
+from aigovtool.enclave.results import Answered
+from aigovtool.errors import AIGovToolError, EngineError, StoppedError
+from aigovtool.ids import ConsumerId, RequestKey, digest_of
+from aigovtool.ledger.receipt import Receipt, salted_digest, sign_batch
+from aigovtool.ledger.units import of
+from aigovtool.protocol.infer_body import InferBody
+from aigovtool.protocol.metering import Reservation
+from aigovtool.protocol.oip import InferRequest, encode_infer_response, parse_infer_request
+from aigovtool.protocol.session import RECEIPT_HEADER, REQUEST_ID_HEADER, UNITS_HEADER
+
+LENGTH_HEADER = "inference-header-content-length"
+DEADLINE_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An inference as it came in: who asks, under which key, with which exact bytes."""
+
+    model: ServedModel
+    consumer: ConsumerId
+    key: RequestKey
+    salt: bytes
+    body: bytes
+    header_length: str | None
+
+
+async def infer(run: InstanceRun, asked: Asked) -> Answered:
+    """Answer `asked`, or the run with the same key that is under way or done.
+
+    Raises:
+        AIGovToolError: why not; nothing was charged.
+    """
+    run.check(asked.consumer)
+    identity = (asked.model.offer.model, asked.header_length or "", asked.salt.hex())
+    request = digest_of(encode(identity) + asked.body)
+    now_ms = run.instance.clock.now_ms()
+    outcome = run.results.find(asked.consumer, asked.key, request, now_ms)
+    if outcome is None:
+        parsed = _validated(asked)
+        outcome = run.results.begin(asked.consumer, asked.key, request)
+        task = asyncio.create_task(_carry_out(run, asked, parsed))
+        task.add_done_callback(_noticed)
+    answered = await _joined(outcome)
+    run.check(asked.consumer)
+    return answered
+
+
+def _noticed(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+async def _joined(outcome: "asyncio.Future[Answered]") -> Answered:
+    try:
+        return await asyncio.shield(outcome)
+    except asyncio.CancelledError:
+        if outcome.cancelled():
+            raise StoppedError("the custodian has stopped this", fix="ask the custodian to resume") from None
+        raise
+
+
+def _validated(asked: Asked) -> InferRequest:
+    parsed = parse_infer_request(asked.body, asked.header_length)
+    interface = asked.model.loaded.interface
+    check_inputs(interface, parsed.inputs)
+    check_outputs(interface, [output.name for output in parsed.outputs])
+    return parsed
+
+
+def units_of(model: ServedModel, request: InferRequest) -> int:
+    """Return what a request costs: its rows where the model takes batches, else 1."""
+    specs = model.loaded.interface.inputs
+    batched = all(spec.shape and (isinstance(spec.shape[0], str) or spec.shape[0] == -1) for spec in specs)
+    if not batched:
+        return 1
+    return max(1, *(tensor.shape[0] for tensor in request.inputs))
+
+
+async def _carry_out(run: InstanceRun, asked: Asked, request: InferRequest) -> None:
+    try:
+        answered = await _run(run, asked, request)
+    except AIGovToolError as error:
+        run.results.forget(asked.consumer, asked.key, error)
+    except BaseException as error:
+        run.results.forget(asked.consumer, asked.key, EngineError("the run failed", reason="internal"))
+        raise error from None
+    else:
+        run.results.finish(asked.consumer, asked.key, answered, run.instance.clock.now_ms())
+
+
+async def _run(run: InstanceRun, asked: Asked, request: InferRequest) -> Answered:
+    model, clock = asked.model, run.instance.clock
+    deadline_ms = clock.now_ms() + DEADLINE_MS
+    reservation = await run.reserve(model.offer.model, asked.consumer, units_of(model, request), deadline_ms)
+    try:
+        body = await _compute(run, model, request, max(1, deadline_ms - clock.now_ms()))
+        content = b"".join(body.parts)
+        return _release(run, asked, reservation, body, content)
+    except BaseException as error:
+        run.void(reservation, failed=isinstance(error, AIGovToolError) and not isinstance(error, StoppedError))
+        raise
+
+
+async def _compute(run: InstanceRun, model: ServedModel, request: InferRequest, left_ms: int) -> InferBody:
+    names = [output.name for output in request.outputs]
+    tensors = await run.instance.engine.run(model.loaded, request.inputs, names, left_ms)
+    return encode_infer_response(model.offer.model, None, tensors, request)
+
+
+def _release(run: InstanceRun, asked: Asked, reservation: Reservation, body: InferBody, content: bytes) -> Answered:
+    """Gate, charge, sign: synchronous, so that nothing can come between charge and answer."""
+    instance = run.instance
+    posted = run.gate_and_post(reservation)
+    receipt = Receipt(
+        request_key=asked.key,
+        request=salted_digest(asked.salt, "request", [asked.body]),
+        response=salted_digest(asked.salt, "response", [content]),
+        model=asked.model.offer.model,
+        manifest=asked.model.offer.manifest,
+        consumer=asked.consumer,
+        units=of(asked.model.offer.policy.dimension, reservation.units),
+        remaining=posted.remaining,
+        lease_id=posted.lease_id,
+        sequence=posted.sequence,
+        instance=instance.instance,
+        tee=instance.admission.tee.value,
+        at_ms=instance.custodian_time_ms(),
+    )
+    instance.meter.record(receipt)
+    (signed,) = sign_batch([receipt], instance.instance, instance.identity)
+    headers = [
+        ("content-type", body.content_type),
+        (REQUEST_ID_HEADER, asked.key),
+        (UNITS_HEADER, str(posted.remaining)),
+        (RECEIPT_HEADER, base64.b64encode(encode(signed)).decode()),
+    ]
+    if body.header_length is not None:
+        headers.append((LENGTH_HEADER, str(body.header_length)))
+    return Answered(content, tuple(headers))

@@ -1,0 +1,231 @@
+"""The life of one instance after boot: renew, listen, stop, wipe.
+
+One task renews (the heartbeat), one listens for pushes; both end when the instance must be wiped: on a stop wider
+than one consumer, on the death of the engine, on silence of the custodian for too long (dead-man switch), on a
+clock that ran backwards, or when it must attest again. Wiping means: no new work, the engine killed *and waited
+for*, results dropped, counters shut; only then is the acknowledgement signed.
+"""
+
+import asyncio
+import logging
+import secrets
+from enum import StrEnum
+
+from aigovtool.crypto.sign import Envelope, open_by_any, seal
+from aigovtool.enclave.boot import Instance
+from aigovtool.enclave.results import Results
+from aigovtool.errors import AIGovToolError, RefusalError
+from aigovtool.ids import ConsumerId, MessageId, ModelId
+from aigovtool.protocol import messages
+from aigovtool.protocol.messages import Answer, Listen, Push, RenewReply
+from aigovtool.protocol.metering import Posted, Reservation
+
+_LOG = logging.getLogger(__name__)
+_RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+_IDLE_S = 0.5
+
+
+class Ending(StrEnum):
+    """Why an instance ended."""
+
+    STOPPED = "stopped"
+    ENGINE_DIED = "engine_died"
+    SILENCE = "custodian_silent"
+    CLOCK = "clock_tampered"
+    REATTEST = "reattest"
+    SHUTDOWN = "shutdown"
+
+
+class InstanceRun:
+    """Runs one instance. The gateway serves through it; `run` returns after the wipe."""
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+        self.results = Results()
+        self._meter = instance.meter
+        self._clock = instance.clock
+        self._wake = asyncio.Event()
+        self._changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._end: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self.ready = asyncio.Event()
+        self.ending: Ending | None = None
+
+    # -- For the gateway ------------------------------------------------------------------------
+
+    async def reserve(self, model: ModelId, consumer: ConsumerId, units: int, deadline_ms: int) -> Reservation:
+        """Debit units, waiting for a lease while one may come and the deadline allows it.
+
+        Raises:
+            RefusalError: why not.
+        """
+        reservation = self._meter.reserve(self._clock.now_ms(), model, consumer, units)
+        if reservation is not None:
+            self._after_debit(model)
+            return reservation
+        self._meter.waiting(model, consumer, 1)
+        try:
+            while (reservation := self._meter.reserve(self._clock.now_ms(), model, consumer, units)) is None:
+                self._wake.set()
+                left_s = (deadline_ms - self._clock.now_ms()) / 1000
+                if left_s <= 0:
+                    raise RefusalError("no units came in time", reason="no_lease_in_time", retry_after_s=1)
+                await asyncio.wait([self._changed], timeout=min(left_s, _IDLE_S))
+            return reservation
+        finally:
+            self._meter.waiting(model, consumer, -1)
+
+    def _after_debit(self, _model: ModelId) -> None:
+        if self._meter.renew_due(self._clock.now_ms()):
+            self._wake.set()
+
+    def check(self, consumer: ConsumerId) -> None:
+        """Raise unless answers may be released to this consumer right now."""
+        self._look_at_clock()
+        self._meter.check(self._clock.now_ms(), consumer)
+
+    def gate_and_post(self, reservation: Reservation) -> Posted:
+        """Gate, then charge: no await lies between this and the release of the answer.
+
+        Raises:
+            RefusalError: the answer must not be released; nothing was charged.
+        """
+        self._look_at_clock()
+        self._meter.gate(self._clock.now_ms(), reservation)
+        posted = self._meter.post(reservation, reservation.units)
+        self._news()
+        return posted
+
+    def void(self, reservation: Reservation, *, failed: bool) -> None:
+        """Charge nothing."""
+        self._meter.void(reservation, failed=failed)
+        self._news()
+
+    def _look_at_clock(self) -> None:
+        self._clock.now_ms()
+        if self._clock.tampered:
+            self._meter.end_authority()
+            self._finish(Ending.CLOCK)
+
+    def _news(self) -> None:
+        """Wake whoever waits for units, and the renewal if it is due now."""
+        changed, self._changed = self._changed, asyncio.get_running_loop().create_future()
+        changed.set_result(None)
+        if self._meter.renew_due(self._clock.now_ms()):
+            self._wake.set()
+
+    # -- Life -----------------------------------------------------------------------------------
+
+    def shut_down(self) -> None:
+        """End the instance in good order: close leases, wipe, acknowledge."""
+        self._finish(Ending.SHUTDOWN)
+
+    def _finish(self, ending: Ending) -> None:
+        if not self._end.done():
+            self._end.set_result(ending)
+
+    async def run(self) -> Ending:
+        """Serve until the instance must end; return why, after the wipe was acknowledged or given up."""
+        tasks = [asyncio.create_task(task) for task in (self._renewing(), self._listening(), self._watching())]
+        try:
+            self.ending = await self._end
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._wipe()
+        return self.ending
+
+    async def _watching(self) -> None:
+        await self.instance.engine.died.wait()
+        self._finish(Ending.ENGINE_DIED)
+
+    async def _renewing(self) -> None:
+        failures = 0
+        while True:
+            self._look_at_clock()
+            now_ms = self._clock.now_ms()
+            if self._meter.must_wipe(now_ms):
+                self._finish(Ending.STOPPED if self._meter.stop_state.is_wide() else Ending.SILENCE)
+                return
+            if not self._meter.renew_due(now_ms):
+                await self._pause(_IDLE_S)
+                continue
+            try:
+                await self._renew(now_ms)
+                failures = 0
+            except AIGovToolError as error:
+                _LOG.warning("renew_failed", extra={"code": error.code, "reason": error.reason})
+                await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
+                failures += 1
+
+    async def _pause(self, seconds: float) -> None:
+        self._wake.clear()
+        try:
+            await asyncio.wait_for(self._wake.wait(), seconds)
+        except TimeoutError:
+            return
+
+    async def _renew(self, now_ms: int) -> None:
+        message = self._meter.renew(now_ms, MessageId(secrets.token_hex(16)))
+        envelope = seal(messages.RENEW, message, self.instance.identity)
+        reply = await self.instance.link.post("/v1/renew", envelope, RenewReply)
+        self._take_stop_state(reply.stop_state)
+        answer = open_by_any(reply.answer, messages.ANSWER, Answer, self.instance.key_set.command_keys())
+        self._meter.accept(self._clock.now_ms(), answer)
+        if self._meter.must_reattest:
+            self._finish(Ending.REATTEST)
+        self.ready.set()
+        self._news()
+
+    def _take_stop_state(self, envelope: Envelope) -> None:
+        if self._meter.apply_stop_state(self.instance.open_stop_state(envelope)):
+            self._finish(Ending.STOPPED)
+
+    async def _listening(self) -> None:
+        failures = 0
+        while True:
+            message = Listen(
+                instance=self.instance.instance,
+                nonce=MessageId(secrets.token_hex(16)),
+                at_ms=self.instance.custodian_time_ms(),
+            )
+            try:
+                async for line in self.instance.link.listen(seal(messages.LISTEN, message, self.instance.identity)):
+                    failures = 0
+                    self._pushed(line)
+            except AIGovToolError as error:
+                _LOG.warning("listen_failed", extra={"code": error.code, "reason": error.reason})
+            await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
+            failures += 1
+
+    def _pushed(self, line: Push) -> None:
+        if line.stop_state is not None:
+            self._take_stop_state(line.stop_state)
+        if line.granted or line.recall:
+            self._meter.nudge(self._clock.now_ms(), granted=line.granted, recall=line.recall)
+        self._news()
+
+    async def _wipe(self) -> None:
+        self._meter.end_authority()
+        await self.instance.engine.kill_and_wait()
+        self.results.clear()
+        statement = seal(messages.WIPED, self._meter.wipe(), self.instance.identity)
+        self._news()
+        give_up_s = 5.0 if self.ending is Ending.SHUTDOWN else 60.0
+        try:
+            await asyncio.wait_for(self._acknowledge(statement), give_up_s)
+        except TimeoutError:
+            _LOG.error("wipe_not_acknowledged")
+
+    async def _acknowledge(self, statement: Envelope) -> None:
+        failures = 0
+        while True:
+            try:
+                await self.instance.link.post("/v1/wiped", statement, Envelope)
+            except AIGovToolError as error:
+                _LOG.warning("wiped_failed", extra={"code": error.code, "reason": error.reason})
+                await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
+                failures += 1
+            else:
+                self._meter.acknowledge_wipe()
+                return

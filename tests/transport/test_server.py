@@ -1,0 +1,138 @@
+"""Starting, stopping and starting again on the same socket."""
+
+import asyncio
+import signal
+import socket
+
+import pytest
+import uvloop
+from tests.transport.conftest import ROUTES, SMALL, Reply, World, ask, connected, served
+
+from aigovtool.crypto.tlskey import TlsKey
+from aigovtool.crypto.x509 import self_signed_server_certificate
+from aigovtool.errors import ConfigurationError
+from aigovtool.transport.routes import Call, Caller, Route, application
+from aigovtool.transport.server import HttpServer, bind, bind_loopback
+from aigovtool.transport.tls import pinned_context, server_context
+
+HELLO = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+async def test_one_socket_serves_several_lives(world: World) -> None:
+    """After a stop, a new server with a new certificate answers at the same address."""
+    with bind_loopback() as listener:
+        addresses = set()
+        for _ in range(3):
+            key = TlsKey.generate()
+            certificate = self_signed_server_certificate(key)
+            app = application(ROUTES, clock_ms=lambda: world.now_ms)
+            async with HttpServer(app, listener, server_context([certificate], key, None), SMALL) as server:
+                addresses.add(server.address)
+                assert (await ask(server, pinned_context(certificate), "/hello")).status == 200
+        assert len(addresses) == 1
+
+
+async def test_stopping_lets_an_answer_under_way_end_and_closes_idle_connections(world: World) -> None:
+    """The request that was accepted is answered; a connection without one is closed at once."""
+    entered, release = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: Call) -> Reply:
+        entered.set()
+        await release.wait()
+        return Reply(text="done")
+
+    route = Route(method="GET", path="/slow", handler=slow, who=(Caller.ANYONE,), answer=Reply, summary="Slow")
+    with bind_loopback() as listener:
+        server = HttpServer(application([route], clock_ms=lambda: 0), listener, world.tls, SMALL)
+        await server.start()
+        context = world.client()
+        async with connected(server, context) as (idle, _), connected(server, context) as (reader, writer):
+            writer.write(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+            await entered.wait()
+            stopping = asyncio.create_task(server.stop(grace_s=10))
+            assert await idle.read(-1) == b""
+            release.set()
+            answer = await reader.read(-1)
+            await stopping
+    assert answer.endswith(b'{"text":"done"}')
+    assert b"connection: close" in answer
+    assert server.connections == 0
+
+
+async def test_stopping_is_bounded_when_a_handler_never_ends(world: World) -> None:
+    """A handler that hangs is cancelled when the grace is over, and its connection is cut."""
+    entered = asyncio.Event()
+    cancelled: list[bool] = []
+
+    async def hang(_: Call) -> Reply:
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+        return Reply(text="")
+
+    route = Route(method="GET", path="/hang", handler=hang, who=(Caller.ANYONE,), answer=Reply, summary="Hang")
+    with bind_loopback() as listener:
+        server = HttpServer(application([route], clock_ms=lambda: 0), listener, world.tls, SMALL)
+        await server.start()
+        async with connected(server, world.client()) as (reader, writer):
+            writer.write(b"GET /hang HTTP/1.1\r\nHost: a\r\n\r\n")
+            await entered.wait()
+            async with asyncio.timeout(10):
+                await server.stop(grace_s=0.1)
+                assert await reader.read(-1) == b""
+    assert cancelled == [True]
+    assert server.connections == 0
+
+
+async def test_signal_handlers_and_the_server_name_are_left_alone(world: World) -> None:
+    """The process keeps its own signal handlers; answers carry no server software and no date."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    async with served(world) as server:
+        answer = await ask(server, world.client(), "/hello")
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert not {"server", "date"} & answer.headers.keys()
+
+
+async def test_plain_http_serves_a_local_listener(world: World) -> None:
+    """Without TLS there is no identity, and everything that needs one is refused."""
+    with bind_loopback() as listener:
+        app = application(ROUTES, clock_ms=lambda: world.now_ms)
+        async with HttpServer(app, listener, None, SMALL) as server:
+            reader, writer = await asyncio.open_connection(*server.address)
+            writer.write(HELLO)
+            assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200")
+            writer.write(HELLO.replace(b"hello", b"whoami"))
+            assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 401")
+            writer.close()
+            with pytest.raises(ConfigurationError):
+                server.replace_tls(world.tls)
+
+
+def test_a_taken_or_impossible_address_is_a_configuration_error() -> None:
+    """Binding twice, a bad port and an unknown host are typed, not raw, errors."""
+    with bind_loopback() as listener:
+        port = listener.getsockname()[1]
+        for host, bad in (("127.0.0.1", port), ("127.0.0.1", 70_000), ("256.0.0.1", 1)):
+            with pytest.raises(ConfigurationError) as caught:
+                bind(host, bad)
+            assert caught.value.reason == "cannot_bind"
+        assert listener.get_inheritable() is False
+        assert listener.type & socket.SOCK_STREAM
+
+
+def test_it_works_on_uvloop_too(world: World) -> None:
+    """The production event loop serves, refuses and stops in the same way."""
+
+    async def story() -> list[int]:
+        async with served(world) as server:
+            answers = [await ask(server, world.client(), path) for path in ("/hello", "/whoami", "/break")]
+            async with connected(server, world.client()) as (reader, writer):
+                writer.write(HELLO.replace(b"\r\n", b"\n"))
+                refused = await reader.read(-1)
+            return [*(answer.status for answer in answers), int(refused.split()[1])]
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(story()) == [200, 401, 500, 400]
