@@ -97,3 +97,9 @@ MAX_RETAINED_RESULT_BYTES: Final = 64 << 20
 # --- Leases ----------------------------------------------------------------------------------
 MAX_REPORTS_PER_RENEWAL: Final = 1_000
 MAX_WANTS_PER_RENEWAL: Final = 1_000
+
+# --- Receipts --------------------------------------------------------------------------------
+# A signed receipt travels in one response header: about 1.6 KiB, with an audit path of 20 hashes under 3 KiB.
+MAX_RECEIPT_BYTES: Final = 8 << 10
+# A saved receipt: evidence of 64 KiB as base64 (86 KiB), a key set, a receipt.
+MAX_SAVED_RECEIPT_BYTES: Final = 256 << 10

@@ -347,9 +347,21 @@ async def test_one_connection_too_many_is_told_so(world: World, context: ssl.SSL
         assert single(await exchange(server, context, GET + b"Host: a\r\nConnection: close\r\n\r\n")).status == 200
 
 
-async def test_handshakes_under_way_are_bounded_in_number_and_time(world: World, context: ssl.SSLContext) -> None:
+async def test_handshakes_under_way_are_bounded_in_number(world: World) -> None:
+    """Of three sockets that never begin TLS, the one over the bound is closed at once."""
+    bounds = HttpLimits(max_handshakes=2, handshake_timeout_s=100)
+    async with served(world, bounds) as server:
+        silent = [await asyncio.open_connection(*server.address) for _ in range(3)]
+        async with asyncio.timeout(10):
+            assert await silent[2][0].read(-1) == b""
+        assert not silent[0][0].at_eof()
+        for _, writer in silent:
+            writer.close()
+
+
+async def test_handshakes_under_way_are_bounded_in_time(world: World, context: ssl.SSLContext) -> None:
     """Sockets that never begin TLS are closed, and do not lock out others for longer than the deadline."""
-    bounds = HttpLimits(max_handshakes=2, handshake_timeout_s=0.3, linger_s=0.05)
+    bounds = HttpLimits(max_handshakes=4, handshake_timeout_s=0.3, linger_s=0.05)
     async with served(world, bounds) as server:
         silent = [await asyncio.open_connection(*server.address) for _ in range(4)]
         for reader, writer in silent:

@@ -5,8 +5,10 @@ import os
 import ssl
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 from tests.transport.conftest import World, ask, connected, served
 
@@ -119,6 +121,8 @@ async def test_the_custodian_is_checked_by_name_and_authority(world: World) -> N
     wrong = issue_server_certificate(key, authority, server_key, ["elsewhere.example"], **times)
     async with served(world, tls=tls.server_context([right], server_key, None)) as server:
         assert (await ask(server, tls.client_context([authority]), "/hello")).status == 200
+        # A pin needs no authority, even for a certificate that is not self-signed.
+        assert (await ask(server, tls.pinned_context(right), "/hello")).status == 200
         with pytest.raises(ssl.SSLCertVerificationError):
             await ask(server, tls.client_context([new_authority(TlsKey.generate(), "x", **times)]), "/hello")
     async with served(world, tls=tls.server_context([wrong], server_key, None)) as server:
@@ -194,6 +198,25 @@ def test_no_key_file_is_ever_created(way: str, world: World, monkeypatch: pytest
     assert seen == []
     assert list(tmp_path.iterdir()) == []
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+
+
+async def test_httpx_works_with_a_credential_and_keeps_its_connection(server: HttpServer, world: World) -> None:
+    """The usual Python client is understood: JSON, a chunked body, a query, one connection for all."""
+    context = world.client(world.credential(IdentityKind.CONSUMER, "ada"))
+    host, port = server.address
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"a" * 100_000
+        yield b"b"
+
+    async with httpx.AsyncClient(verify=context, base_url=f"https://{host}:{port}", trust_env=False) as client:
+        for _ in range(2):
+            assert (await client.get("/whoami")).json() == {"text": "consumer ada"}
+            # httpx writes JSON without a charset parameter, which is the only content type that is taken.
+            assert (await client.post("/echo", json={"text": "hi"})).json() == {"text": "hi"}
+            assert (await client.post("/count", content=pieces())).json() == {"text": "100001"}
+            assert (await client.get("/models/a", params={"limit": 3})).json() == {"text": "a 3"}
+        assert server.connections == 1
 
 
 async def test_curl_works_with_a_credential(server: HttpServer, world: World, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from aigovtool.ids import Digest
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
 from aigovtool.protocol.messages import Push
 from aigovtool.protocol.party import CustodianAddress
-from aigovtool.transport.remote_problem import MAX_PROBLEM_BYTES, remote_error
+from aigovtool.transport.remote_problem import MAX_PROBLEM_BYTES, error_from_problem
 from aigovtool.transport.tls import client_context
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class CustodianLink:
         except httpx.HTTPError as error:
             raise _unreachable(error) from None
         if response.status_code != httpx.codes.OK:
-            raise remote_error(response.status_code, body, response.headers.get("retry-after"))
+            raise error_from_problem(response.status_code, body, retry_after=response.headers.get("retry-after"))
         return decode(body, answer)
 
     async def listen(self, message: Message) -> AsyncIterator[Push]:
@@ -70,7 +70,7 @@ class CustodianLink:
                 timeout=_STREAM_TIMEOUT,
             ) as response:
                 if response.status_code != httpx.codes.OK:
-                    raise remote_error(response.status_code, await _bounded(response, MAX_PROBLEM_BYTES))
+                    raise error_from_problem(response.status_code, await _bounded(response, MAX_PROBLEM_BYTES))
                 async for line in _lines(response):
                     yield decode(line, Push)
         except httpx.HTTPError as error:
@@ -93,7 +93,7 @@ class CustodianLink:
             with partial.open("ab" if headers else "wb") as file:
                 async with self._client.stream("GET", f"/v1/packages/{package}", headers=headers) as response:
                     if response.status_code not in {200, 206}:
-                        raise remote_error(response.status_code, await _bounded(response, MAX_PROBLEM_BYTES))
+                        raise error_from_problem(response.status_code, await _bounded(response, MAX_PROBLEM_BYTES))
                     async for chunk in response.aiter_raw(_CHUNK):
                         if file.tell() + len(chunk) > size:
                             raise PackageError("the download is longer than its package", reason="download_digest")

@@ -60,7 +60,7 @@ def _open(folder: Path, name: str) -> BinaryIO:
             for level in folders:
                 at, before = os.open(level, _FLAGS | os.O_DIRECTORY, dir_fd=at), at
                 os.close(before)
-            stream = os.fdopen(os.open(last, _FLAGS, dir_fd=at), "rb")
+            file = os.open(last, _FLAGS, dir_fd=at)
         finally:
             os.close(at)
     except OSError as error:
@@ -69,7 +69,7 @@ def _open(folder: Path, name: str) -> BinaryIO:
             reason="source_unreadable",
             fix="check name and permissions; a symbolic link is not followed, put the file itself in its place",
         ) from None
-    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-        stream.close()
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
         raise ModelError(f"{name!r} is not a regular file", reason="source_not_a_file", fix="name a file")
-    return stream
+    return os.fdopen(file, "rb")

@@ -62,10 +62,10 @@ def malformed(message: str) -> ModelError:
 class WireReader:
     """Reads fields of messages that lie at known ranges of `stream`."""
 
-    def __init__(self, stream: BinaryIO, size_bytes: int) -> None:
+    def __init__(self, stream: BinaryIO, size_bytes: int, max_fields: int = MAX_ONNX_FIELDS) -> None:
         self._stream: Final = stream
         self._size: Final = size_bytes
-        self._fields_left = MAX_ONNX_FIELDS
+        self._fields_left = max_fields
         self._window = b""
         self._base = 0
 
@@ -162,7 +162,7 @@ class WireReader:
         self._fields_left -= 1
         if self._fields_left < 0:
             raise ModelError(
-                f"the model has more than {MAX_ONNX_FIELDS} fields",
+                "the model has too many fields",
                 reason="too_many_fields",
                 fix="store tensors as raw_data (onnx.numpy_helper.from_array does) and seal again",
             )

@@ -22,7 +22,6 @@ async def read_body(request: Request, max_bytes: int, *, deadline_s: float = BOD
         DeadlineError: `body_deadline`.
         MalformedError: `body_truncated` when the client went away.
     """
-    check_declared(request, max_bytes)
     body = bytearray()
     try:
         async with asyncio.timeout(deadline_s):

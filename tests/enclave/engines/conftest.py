@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from aigovtool.codec import encode
-from aigovtool.crypto.aead import FileSealer, TAG_BYTES, key_commitment, new_model_key, new_salt
+from aigovtool.crypto.aead import TAG_BYTES, FileSealer, key_commitment, new_model_key, new_salt
 from aigovtool.crypto.secret import ModelKey
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.crypto.wrap import wrap
 from aigovtool.enclave.engines.process import EngineConfig, EngineProcess, LoadedModel
 from aigovtool.ids import Digest, ModelId, digest_of
 from aigovtool.limits import SEGMENT_BYTES
+from aigovtool.package.format import encode_header
 from aigovtool.package.manifest import (
     Datatype,
     Description,
@@ -97,10 +96,10 @@ def seal(
         description=Description(),
     )
     envelope = sign_manifest(manifest, sealer)
-    header, digest = encode(envelope), manifest_digest(envelope)
+    digest = manifest_digest(envelope)
     context = bytes.fromhex(digest.removeprefix("sha256:"))
     with path.open("wb") as out:
-        out.write(struct.pack(">8sII", b"\x89AIGOV\r\n", 1, len(header)) + header)
+        out.write(encode_header(envelope))
         for index, (_, data) in enumerate(files):
             file = FileSealer(key, salt, context, index)
             for start in range(0, max(1, len(data)), SEGMENT_BYTES):
@@ -113,10 +112,8 @@ def seal(
 
 @pytest.fixture
 def double(tmp_path: Path) -> Sealed:
-    """y = x + x, FP32, any number of rows of two."""
-    graph = model_bytes(
-        [helper.make_node("Add", ["x", "x"], ["y"])], [value("x", ["n", 2])], [value("y", ["n", 2])]
-    )
+    """Give y = x + x, FP32, any number of rows of two."""
+    graph = model_bytes([helper.make_node("Add", ["x", "x"], ["y"])], [value("x", ["n", 2])], [value("y", ["n", 2])])
     return seal(tmp_path / "double.aigov", [("model.onnx", graph)], [spec("x", ["n", 2])], [spec("y", ["n", 2])])
 
 

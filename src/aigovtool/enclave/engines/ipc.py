@@ -63,7 +63,7 @@ class _Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     """Base of all messages: an array on the wire, so that no member can come twice."""
 
 
-class TensorHeader(_Record):
+class TensorHeader(_Record, frozen=True):
     """A tensor without its data; `size_bytes` of the payload are its own, in the order of the message."""
 
     name: _Name
@@ -76,7 +76,7 @@ _TensorHeaders = Annotated[tuple[TensorHeader, ...], Meta(max_length=MAX_TENSORS
 _Specs = Annotated[tuple[TensorSpec, ...], Meta(max_length=MAX_TENSORS)]
 
 
-class Setup(_Record, tag="setup"):
+class Setup(_Record, frozen=True, tag="setup"):
     """Parent to child, first: who the parent is, and how the engine is to be set up."""
 
     parent_pid: int
@@ -85,14 +85,14 @@ class Setup(_Record, tag="setup"):
     memory_bytes: Annotated[int, Meta(ge=1)] | None
 
 
-class Hello(_Record, tag="hello"):
+class Hello(_Record, frozen=True, tag="hello"):
     """Child to parent, first: the public part of the key born in the child, and the sandbox it is in."""
 
     public_key: _Bytes32
     layers: tuple[Layer, ...]
 
 
-class Load(_Record, tag="load"):
+class Load(_Record, frozen=True, tag="load"):
     """Load the package whose descriptor comes beside this message; `id` names the model from then on."""
 
     id: _Id
@@ -102,7 +102,7 @@ class Load(_Record, tag="load"):
     sealer: _Bytes32
 
 
-class Loaded(_Record, tag="loaded"):
+class Loaded(_Record, frozen=True, tag="loaded"):
     """The model is ready, and this is what it takes and gives."""
 
     id: _Id
@@ -110,7 +110,7 @@ class Loaded(_Record, tag="loaded"):
     outputs: _Specs
 
 
-class Run(_Record, tag="run"):
+class Run(_Record, frozen=True, tag="run"):
     """Run a model until `deadline_ns` (CLOCK_MONOTONIC, which both processes share). No outputs means all."""
 
     id: _Id
@@ -120,27 +120,27 @@ class Run(_Record, tag="run"):
     outputs: Annotated[tuple[_Name, ...], Meta(max_length=MAX_TENSORS)]
 
 
-class Answered(_Record, tag="answered"):
+class Answered(_Record, frozen=True, tag="answered"):
     """The outputs of a run."""
 
     id: _Id
     outputs: _TensorHeaders
 
 
-class Unload(_Record, tag="unload"):
+class Unload(_Record, frozen=True, tag="unload"):
     """Forget a model."""
 
     id: _Id
     model: _Id
 
 
-class Unloaded(_Record, tag="unloaded"):
+class Unloaded(_Record, frozen=True, tag="unloaded"):
     """The model is forgotten; runs of it that had begun still finish."""
 
     id: _Id
 
 
-class Failed(_Record, tag="failed"):
+class Failed(_Record, frozen=True, tag="failed"):
     """The request `id` came to nothing; `code` is an error class of `aigovtool.errors`."""
 
     id: _Id

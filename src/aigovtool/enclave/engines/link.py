@@ -43,8 +43,10 @@ class Link:
         self._closed = False
         self._loop.add_reader(sock, self._readable)
 
-    def send(self, message: Message, data: Sequence[Buffer] = (), descriptor: int = -1) -> None:
+    def send(self, message: Message, data: Sequence[Buffer] = (), *, descriptor: int = -1, alone: bool = False) -> None:
         """Queue one frame, and a copy of `descriptor` with it; dropped without a word after `close`.
+
+        `alone`: nothing else is under way, so waiting for company would only cost a turn of the loop.
 
         Raises:
             TooLargeError: `frame_too_large`; nothing was queued.
@@ -56,7 +58,11 @@ class Link:
         for buffer in buffers:
             self._queue.append((memoryview(buffer).cast("B"), attached))
             attached = -1
-        if not self._flush_due and not self._waiting:
+        if self._flush_due or self._waiting:
+            return
+        if alone:
+            self._flush()
+        else:
             self._flush_due = True
             self._loop.call_soon(self._flush)
 

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # rule 1: read once, when the library is loaded
-import onnxruntime as ort
+import onnxruntime as ort  # type: ignore[import-untyped]
 
 from aigovtool.enclave.engines.engine import PlainModel
 from aigovtool.enclave.engines.interface import ModelInterface
@@ -215,4 +215,4 @@ def _to_tensor(name: str, result: object) -> Tensor:
     if datatype is None:
         raise EngineError(f"output {name!r} has a type that cannot be sent", reason="unsupported_datatype")
     flat = np.ascontiguousarray(result).reshape(-1)
-    return Tensor(name, datatype, result.shape, memoryview(flat.view(np.uint8)) if flat.size else b"")
+    return Tensor(name, datatype, result.shape, flat.view(np.uint8).data if flat.size else b"")

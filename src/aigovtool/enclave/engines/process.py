@@ -17,13 +17,10 @@ child: after a death the keys are new, so the enclave must attest again.
 """
 
 import asyncio
-import fcntl
 import os
 import signal
 import socket
-import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,11 +45,13 @@ from aigovtool.enclave.engines.ipc import (
 )
 from aigovtool.enclave.engines.link import Link
 from aigovtool.enclave.engines.sandbox import ALWAYS_REQUIRED, Layer
+from aigovtool.enclave.engines.spawn import check_descriptor, last_words, spawn
 from aigovtool.errors import (
     AIGovToolError,
     ConfigurationError,
     DeadlineError,
     EngineError,
+    FaultError,
     InvalidValueError,
     MalformedError,
     ModelError,
@@ -66,15 +65,12 @@ from aigovtool.ids import Digest
 from aigovtool.limits import MAX_INFER_DEADLINE_MS
 from aigovtool.protocol.tensor import Buffer, Tensor
 
-WORKER_MODULE: Final = "aigovtool.enclave.engines.worker"
-
 # How long after its deadline a run may still answer before its caller is told that it is late.
 OVERDUE_MS: Final = 1_000
 # A single operator cannot be ended from inside. This much later the child is held to be stuck for good.
 STUCK_MS: Final = 30_000
 # Decrypting runs at over 1 GB/s and session building at over 100 MB/s; 256 GiB do not fit a machine anyway.
 LOAD_TIMEOUT_MS: Final = 600_000
-_MAX_START_LOG_BYTES: Final = 4096
 
 # The classes that the child may answer with. Others would claim things that are the parent's to say.
 _CHILD_ERRORS: Final[dict[str, type[AIGovToolError]]] = {
@@ -82,6 +78,7 @@ _CHILD_ERRORS: Final[dict[str, type[AIGovToolError]]] = {
     for error in (
         DeadlineError,
         EngineError,
+        FaultError,
         InvalidValueError,
         MalformedError,
         ModelError,
@@ -91,9 +88,6 @@ _CHILD_ERRORS: Final[dict[str, type[AIGovToolError]]] = {
         TooLargeError,
     )
 }
-
-# ORT_DISABLE_TELEMETRY: see `onnx`. One thread each: these libraries start a pool on import otherwise.
-_CHILD_ENVIRONMENT: Final = {"ORT_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 T = TypeVar("T", bound=ToParent)
 
@@ -168,7 +162,7 @@ class EngineProcess:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
             ours.setblocking(False)
-            popen = _spawn(theirs)
+            popen = spawn(theirs)
         process = cls(popen, ours, config)
         try:
             await process._begin()
@@ -207,7 +201,7 @@ class EngineProcess:
             ConfigurationError: `package_descriptor`.
             OverloadedError: too much is pending.
         """
-        _check_descriptor(package_fd)
+        check_descriptor(package_fd)
 
         def message(request: int) -> Load:
             return Load(request, wrapped_key, info, manifest_digest, sealer)
@@ -297,7 +291,7 @@ class EngineProcess:
         except TimeoutError:
             raise ConfigurationError("the engine child did not start in time", reason="engine_start") from None
         except EngineError as error:
-            why = _last_words(self._popen) or error.message
+            why = last_words(self._popen) or error.message
             raise ConfigurationError(f"the engine child did not start: {why}", reason="engine_start") from None
         required = ALWAYS_REQUIRED | ({Layer.LANDLOCK} if config.require_landlock else set())
         if missing := sorted(required - set(hello.layers)):
@@ -318,10 +312,16 @@ class EngineProcess:
         if len(self._pending) >= bounds.max_pending or self._pending_bytes + size_bytes > bounds.max_pending_bytes:
             raise OverloadedError("the engine has too much waiting", reason="engine_queue_full", retry_after_s=1)
         self._next_id += 1
-        self._link.send(message(self._next_id), data, descriptor)
+        request = self._next_id
         pending = _Pending(self._loop.create_future(), size_bytes)
-        self._pending[self._next_id] = pending
+        alone = not self._pending
+        self._pending[request] = pending
         self._pending_bytes += size_bytes
+        try:
+            self._link.send(message(request), data, descriptor=descriptor, alone=alone)
+        except BaseException:
+            self._forget(request)
+            raise
         return pending.future
 
     def _received(self, frame: Frame) -> None:
@@ -332,12 +332,17 @@ class EngineProcess:
             else:
                 self._hello.set_result(message)
             return
-        if not isinstance(message, ToParent) or (pending := self._pending.pop(message.id, None)) is None:
+        if not isinstance(message, ToParent) or (pending := self._forget(message.id)) is None:
             self._condemn("it answered what nobody asked")
             return
-        self._pending_bytes -= pending.size_bytes
         if not pending.future.done():  # cancelled, or overdue
             pending.future.set_result(frame)
+
+    def _forget(self, request: int) -> _Pending | None:
+        pending = self._pending.pop(request, None)
+        if pending is not None:
+            self._pending_bytes -= pending.size_bytes
+        return pending
 
     def _expect(self, frame: Frame, kind: type[T]) -> T:
         message = frame.message
@@ -397,46 +402,4 @@ class EngineProcess:
             f"the engine child is gone: {self._end}",
             reason="engine_died",
             fix="the enclave must start a new child and attest again",
-        )
-
-
-def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-I", "-B", "-X", "utf8", "-m", WORKER_MODULE]
-    try:
-        return subprocess.Popen(  # noqa: S603 - a constant command
-            command,
-            stdin=theirs,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            close_fds=True,
-            cwd="/",
-            env=_CHILD_ENVIRONMENT,
-            # Ctrl-C in a terminal is for the parent, which ends the child in order.
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise ConfigurationError(f"the engine child cannot be started: {error}", reason="engine_start") from None
-
-
-def _last_words(popen: subprocess.Popen[bytes]) -> str:
-    """Return the last line that a child wrote before it had any secret."""
-    if popen.stderr is None:
-        return ""
-    os.set_blocking(popen.stderr.fileno(), False)
-    text = (popen.stderr.read(_MAX_START_LOG_BYTES * 16) or b"")[-_MAX_START_LOG_BYTES:].decode(errors="replace")
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else ""
-
-
-def _check_descriptor(descriptor: int) -> None:
-    """Refuse a descriptor that would let the child write, or that is no file."""
-    try:
-        writable = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
-        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-    except OSError:
-        writable, regular = False, False
-    if writable or not regular:
-        raise ConfigurationError(
-            "a package is handed to the engine as a regular file that is open for reading only",
-            reason="package_descriptor",
         )

@@ -8,7 +8,16 @@ the worker will do is done here once with throw-away keys: succeeding, and faili
 import contextlib
 
 from aigovtool.codec import Message, decode_signed, encode
-from aigovtool.crypto.aead import new_model_key
+from aigovtool.crypto.aead import (
+    CONTEXT_BYTES,
+    TAG_BYTES,
+    FileOpener,
+    FileSealer,
+    check_key,
+    key_commitment,
+    new_model_key,
+    new_salt,
+)
 from aigovtool.crypto.sign import Envelope, SigningKey, open_envelope, seal
 from aigovtool.crypto.wrap import WrapKey, wrap
 from aigovtool.enclave.engines.engine import Engine
@@ -28,6 +37,7 @@ def rehearse(engine: Engine) -> None:
     engine.warm_up()
     _rehearse_unwrapping()
     _rehearse_signatures()
+    _rehearse_decryption()
 
 
 def _rehearse_unwrapping() -> None:
@@ -45,3 +55,14 @@ def _rehearse_signatures() -> None:
     open_envelope(envelope, "rehearsal.v1", _Line, [key.public])
     with contextlib.suppress(AIGovToolError):
         other.public.verify(envelope.signatures[0].sig, b"")
+
+
+def _rehearse_decryption() -> None:
+    key, salt, context = new_model_key(), new_salt(), bytes(CONTEXT_BYTES)
+    check_key(key, salt, key_commitment(key, salt))
+    sealed = bytearray(1 + TAG_BYTES)
+    FileSealer(key, salt, context, 0).seal_into(b"x", sealed, last=True)
+    opener, plain = FileOpener(key, salt, context, 0), memoryview(bytearray(1))
+    opener.open_into(0, sealed, plain, last=True)
+    with contextlib.suppress(AIGovToolError):
+        opener.open_into(1, sealed, plain, last=True)

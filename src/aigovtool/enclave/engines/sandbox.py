@@ -30,7 +30,7 @@ import resource
 import signal
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from aigovtool.enclave.engines.seccomp import KNOWN_MACHINES, filter_program
 from aigovtool.errors import ConfigurationError
@@ -67,7 +67,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class _RulesetAttr(ctypes.Structure):
-    _fields_ = (
+    _fields_: ClassVar = (
         ("handled_access_fs", ctypes.c_uint64),
         ("handled_access_net", ctypes.c_uint64),
         ("scoped", ctypes.c_uint64),
@@ -75,11 +75,11 @@ class _RulesetAttr(ctypes.Structure):
 
 
 class _SockFprog(ctypes.Structure):
-    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+    _fields_: ClassVar = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
 class _CapabilityHeader(ctypes.Structure):
-    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+    _fields_: ClassVar = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
 
 
 def die_with_parent() -> None:

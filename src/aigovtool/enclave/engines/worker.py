@@ -92,13 +92,13 @@ class Worker:
             self._refuse(message.id, error)
 
     def _load(self, message: Load, package: int) -> None:
-        try:
-            with self._key.unwrap(message.wrapped_key, message.info) as secret:
-                if len(secret) != ModelKey.SIZE_BYTES:
-                    raise PackageError("what was unwrapped is not a model key", reason="wrong_key")
-                model = open_model(package, ModelKey(secret), message.sealer, message.manifest_digest)
-        finally:
-            os.close(package)
+        with (
+            os.fdopen(package, "rb", buffering=0) as stream,
+            self._key.unwrap(message.wrapped_key, message.info) as secret,
+        ):
+            if len(secret) != ModelKey.SIZE_BYTES:
+                raise PackageError("what was unwrapped is not a model key", reason="wrong_key")
+            model = open_model(stream, ModelKey(secret), message.sealer, message.manifest_digest)
         try:
             self._models[message.id] = self._engine.load(model)
         finally:
@@ -152,16 +152,12 @@ def _take_socket() -> socket.socket:
 def _close_the_door(channel: Channel, setup: Setup) -> tuple[sandbox.Layer, ...]:
     # Until here standard error is a pipe to the parent, so that a failed start can say why.
     _to_null(1)
-    layers = None
-    error: AIGovToolError | None = None
     saved = os.dup(2)
     _to_null(2)
     try:
         layers = sandbox.enter(channel.fileno(), memory_bytes=setup.memory_bytes)
-    except AIGovToolError as caught:
-        error = caught
-    if layers is None:
-        os.write(saved, str(error).encode())
+    except AIGovToolError as error:
+        os.write(saved, error.message.encode())
         os._exit(EXIT_CONFUSED)
     os.close(saved)
     return layers

@@ -1,0 +1,161 @@
+"""One inference: what is sent, and what an answer must be before it becomes a result.
+
+`prepare` makes the exact bytes once: they are the same at every repetition, so the enclave recognises it. `read_answer`
+checks, in this order, and gives no result when anything fails:
+
+1. The receipt: signed by the attested instance, for exactly these bytes, this model digest, consumer and request.
+2. The body: strict, an answer to this request, by this model.
+3. The outputs: those that were asked for, with datatypes and shapes of the model's metadata.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from aigovtool.consumer.attest import Session
+from aigovtool.consumer.exchange import Call, Channel, Peer, Reply
+from aigovtool.consumer.problems import plain_text
+from aigovtool.consumer.receipts import Answered, body_digest, read_receipt_header, save, verify_answer
+from aigovtool.consumer.result import Result
+from aigovtool.consumer.tensors import array_from, check_shape, name_inputs, tensor_from
+from aigovtool.errors import EngineError, InputError, InvalidValueError
+from aigovtool.ids import ConsumerId, ModelId, RequestKey
+from aigovtool.limits import MAX_INFER_BODY_BYTES
+from aigovtool.protocol.infer_body import HEADER_LENGTH_NAME
+from aigovtool.protocol.oip import InferResponse, RequestedOutput, encode_infer_request, parse_infer_response
+from aigovtool.protocol.oip_metadata import ModelMetadata
+from aigovtool.protocol.session import RECEIPT_HEADER, REQUEST_ID_HEADER, SALT_HEADER, WARNING_HEADER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedRequest:
+    """The bytes of one inference, and what its answer is compared with."""
+
+    consumer: ConsumerId
+    model: ModelId
+    request_key: RequestKey
+    metadata: ModelMetadata
+    outputs: tuple[str, ...]
+    salt: bytes = field(repr=False)
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    body: bytes = field(repr=False)
+
+    def call(self, session: Session, timeout_s: float) -> Call:
+        """Return the exchange that sends this to `session`."""
+        return Call(
+            channel=Channel(Peer.ENCLAVE, session.certificate),
+            method="POST",
+            path=f"/v2/models/{self.model}/infer",
+            headers=self.headers,
+            content=self.body,
+            max_bytes=MAX_INFER_BODY_BYTES,
+            timeout_s=timeout_s,
+        )
+
+
+def prepare(
+    inputs: object,
+    outputs: Sequence[str] | None,
+    *,
+    consumer: ConsumerId,
+    model: ModelId,
+    metadata: ModelMetadata,
+    request_key: RequestKey,
+    salt: bytes,
+) -> PreparedRequest:
+    """Return the request for one inference; the same arguments give the same bytes.
+
+    Raises:
+        InvalidValueError, TooLargeError: `unknown_output`, those of `name_inputs`, `tensor_from`, and
+            `encode_infer_request`.
+    """
+    available = [spec.name for spec in metadata.outputs]
+    chosen = tuple(available if outputs is None else outputs)
+    for name in chosen:
+        if name not in available:
+            raise InvalidValueError(
+                f"the model has no output {str(name)[:40]!r}",
+                reason="unknown_output",
+                fix="it has " + ", ".join(repr(each) for each in available),
+            )
+    named = name_inputs(inputs, metadata.inputs)
+    tensors = [tensor_from(spec, named[spec.name]) for spec in metadata.inputs]
+    # Outputs are named even when all are wanted, so that the answer can be held to the list.
+    body = encode_infer_request(tensors, [RequestedOutput(name) for name in chosen], request_id=request_key)
+    headers = [("content-type", body.content_type), (REQUEST_ID_HEADER, request_key), (SALT_HEADER, salt.hex())]
+    if body.header_length is not None:
+        headers.append((HEADER_LENGTH_NAME, str(body.header_length)))
+    return PreparedRequest(
+        consumer=consumer,
+        model=model,
+        request_key=request_key,
+        metadata=metadata,
+        outputs=chosen,
+        salt=salt,
+        headers=tuple(headers),
+        body=body.joined(),
+    )
+
+
+def read_answer(reply: Reply, request: PreparedRequest, session: Session) -> Result:
+    """Return the result in a successful answer, steps 1 to 3 of the module.
+
+    Raises:
+        ReceiptError: step 1 fails.
+        EngineError: `bad_answer` or `output_mismatch`, steps 2 and 3.
+    """
+    answered = Answered(
+        consumer=request.consumer,
+        model=request.model,
+        manifest=session.models[request.model],
+        request_key=request.request_key,
+        salt=request.salt,
+        request=body_digest(request.salt, "request", request.body),
+        response=body_digest(request.salt, "response", reply.body),
+    )
+    signed = read_receipt_header(reply.headers.get(RECEIPT_HEADER))
+    verify_answer(signed, session, answered)
+    response = _parse(reply, request)
+    return Result(
+        model=request.model,
+        request_id=request.request_key,
+        outputs={tensor.name: array_from(tensor) for tensor in response.outputs},
+        receipt=signed,
+        saved=save(signed, session, answered),
+        warning="; ".join(_warnings(reply, session)) or None,
+        request_body=request.body,
+        response_body=reply.body,
+    )
+
+
+def _parse(reply: Reply, request: PreparedRequest) -> InferResponse:
+    try:
+        response = parse_infer_response(
+            reply.body, reply.headers.get(HEADER_LENGTH_NAME.lower()), request_id=request.request_key
+        )
+    except InputError as error:
+        raise EngineError(f"the answer cannot be read: {error.message}", reason="bad_answer") from None
+    _check_outputs(response, request)
+    return response
+
+
+def _check_outputs(response: InferResponse, request: PreparedRequest) -> None:
+    if response.model_name != request.model:
+        raise EngineError("the answer is by another model than was asked", reason="output_mismatch")
+    specs = {spec.name: spec for spec in request.metadata.outputs}
+    if sorted(tensor.name for tensor in response.outputs) != sorted(request.outputs):
+        raise EngineError("the answer has other outputs than were asked for", reason="output_mismatch")
+    for tensor in response.outputs:
+        spec = specs[tensor.name]
+        if tensor.datatype is not spec.datatype:
+            raise EngineError(
+                f"output {tensor.name!r} is {tensor.datatype}; the model says {spec.datatype}", reason="output_mismatch"
+            )
+        try:
+            check_shape(spec, tensor.shape)
+        except InvalidValueError as error:
+            raise EngineError(f"an output does not fit the model: {error.message}", reason="output_mismatch") from None
+
+
+def _warnings(reply: Reply, session: Session) -> tuple[str, ...]:
+    said = plain_text(reply.headers.get(WARNING_HEADER, ""))
+    return (*session.warnings, *((said,) if said and said not in session.warnings else ()))
