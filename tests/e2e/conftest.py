@@ -3,6 +3,7 @@
 Only the parties' files and the wire are shared; nothing of the product is patched or imported into its servers.
 """
 
+import base64
 import http.client
 import json
 import os
@@ -130,6 +131,7 @@ class World:
     operator: OperatorFile = field(init=False)
     consumer_key: SigningKey = field(default_factory=SigningKey.generate)
     consumer_certificate: str = ""
+    connections: list[Connection] = field(default_factory=list)
 
     # -- Processes --------------------------------------------------------------------------------
 
@@ -191,11 +193,43 @@ class World:
 
     def close(self) -> None:
         """End everything."""
+        for connection in self.connections:
+            connection.close()
         for process in self.processes.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)
                 process.kill()
                 process.wait(20)
+
+    def wait_ready(self) -> None:
+        """Wait until the enclave serves (again)."""
+        wait_for(self.enclave_ready, "the enclave is ready")
+
+    @staticmethod
+    def wait_for(condition: object, what: str, seconds: float = 30.0) -> None:
+        """Poll until `condition()` is true."""
+        wait_for(condition, what, seconds)
+
+    @property
+    def custodian_code(self) -> str:
+        """The program of a custodian process."""
+        return _CUSTODIAN
+
+    def engine_pid(self) -> int:
+        """Return the process id of the engine child."""
+        parent = self.processes["enclave"].pid
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        return int(children[0])
+
+    def kill_engine(self) -> None:
+        """kill -9 the engine child, and wait until the enclave has noticed."""
+        victim = self.engine_pid()
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: not Path(f"/proc/{victim}").exists(), "the engine is gone")
+
+    def log_entries(self) -> list[bytes]:
+        """Return the audit log."""
+        return [base64.b64decode(entry) for entry in self.view("/v1/log/entries?start=0&limit=1000")["entries"]]
 
     # -- Operator -----------------------------------------------------------------------------------
 
@@ -344,7 +378,9 @@ class World:
         context = unverified_context_for_attestation_only(
             credential=from_pem(self.consumer_certificate.encode()), key=self.consumer_key
         )
-        return Connection(self.enclave_port, context)
+        connection = Connection(self.enclave_port, context)
+        self.connections.append(connection)
+        return connection
 
 
 @pytest.fixture(scope="session")

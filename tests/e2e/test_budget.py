@@ -1,4 +1,10 @@
-"""A budget cannot be exceeded, whatever clients do."""
+"""A budget cannot be exceeded, whatever clients do: raw HTTP against real processes."""
+
+import json
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+from aigovtool.ledger.entry import StopTarget
 
 
 def test_budget_of_five_gives_five_answers_to_a_hundred_requests(make_world, body) -> None:
@@ -6,6 +12,120 @@ def test_budget_of_five_gives_five_answers_to_a_hundred_requests(make_world, bod
     world = make_world(budget=5)
     connection = world.connect()
     answers = [connection.infer(body) for _ in range(100)]
-    statuses = [answer.status for answer in answers]
-    assert statuses.count(200) == 5, answers[0].body
-    assert statuses.count(402) == 95
+    assert [answer.status for answer in answers].count(200) == 5
+    refusals = [answer for answer in answers if answer.status != 200]
+    assert {(answer.status, answer.json()["code"]) for answer in refusals} == {(402, "budget_exhausted")}
+    assert all(answer.json()["error"] and answer.headers["retry-after"] for answer in refusals)
+    assert answers[4].headers["aigovtool-units-remaining"] == "0"
+    assert world.posted() <= 5
+
+
+def test_thirty_two_parallel_requests_on_one_unit_give_one_answer(make_world, body) -> None:
+    """There is no moment between check and act in which two requests see the same unit."""
+    world = make_world(budget=1)
+    connections = [world.connect() for _ in range(32)]
+    with ThreadPoolExecutor(32) as pool:
+        statuses = list(pool.map(lambda connection: connection.infer(body).status, connections))
+    assert statuses.count(200) == 1
+    assert set(statuses) <= {200, 402, 429}
+
+
+def test_sixty_four_connections_spend_exactly_a_thousand_units(make_world, body) -> None:
+    """64 connections x 30 requests on 1,000 units: exactly 1,000 answers and no server error."""
+    world = make_world(budget=1_000, ttl_ms=10_000)
+    connections = [world.connect() for _ in range(64)]
+
+    def load(connection) -> list[int]:
+        return [connection.infer(body).status for _ in range(30)]
+
+    with ThreadPoolExecutor(64) as pool:
+        statuses = [status for found in pool.map(load, connections) for status in found]
+    assert statuses.count(200) == 1_000
+    assert max(statuses) < 500
+    world.kill("enclave", 15)
+    world.processes["enclave"].wait(20)
+    assert world.posted() == 1_000
+
+
+def test_same_request_id_is_charged_once_and_answered_alike(make_world, body) -> None:
+    """Ten parallel and ten later requests with one id: one unit, one answer; another body is refused."""
+    world = make_world(budget=3)
+    connections = [world.connect() for _ in range(10)]
+
+    def ask(connection):
+        return connection.infer(body, aigovtool_request_id="the-same")
+
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(ask, connections))
+    answers += [ask(connections[0]) for _ in range(10)]
+    assert {answer.status for answer in answers} == {200}
+    assert len({(answer.body, answer.headers["aigovtool-receipt"]) for answer in answers}) == 1
+    changed = connections[0].infer(body.replace(b'"inputs"', b'"id":"2","inputs"'), aigovtool_request_id="the-same")
+    assert (changed.status, changed.json()["reason"]) == (409, "request_key_reused")
+    fresh = [connections[0].infer(body).status for _ in range(3)]
+    assert fresh == [200, 200, 402]
+
+
+def test_invalid_requests_are_charged_nothing(make_world, body) -> None:
+    """Whatever is malformed, too large or of the wrong type is refused before anything is reserved."""
+    world = make_world(budget=1)
+    connection = world.connect()
+    bad = [
+        b"",
+        b"{}",
+        b"[]",
+        body[:-1],
+        body.replace(b"FP32", b"INT8"),
+        body.replace(b'"X"', b'"Y"'),
+        body.replace(b"[1, 64]", b"[65536,65536,65536,65536]"),
+        body.replace(b"[1, 64]", b"[-1]"),
+        body.replace(b"0.0", b"NaN", 1),
+        body.replace(b"0.0", b"true", 1),
+    ]
+    for case in bad * 5:
+        answer = connection.infer(case)
+        assert 400 <= answer.status < 500, answer.body
+        assert answer.json()["code"]
+    assert connection.infer(body).status == 200
+
+
+def test_a_batch_costs_one_unit_per_row(make_world, body) -> None:
+    """A consumer cannot stretch the budget by sending many rows in one request."""
+
+
+    request = json.loads(body)
+    tensor = request["inputs"][0]
+    tensor["shape"], tensor["data"] = [4, 64], tensor["data"] * 4
+    world = make_world(budget=6)
+    connection = world.connect()
+    batch = json.dumps(request).encode()
+    assert connection.infer(batch).status == 200
+    second = connection.infer(batch)
+    assert (second.status, second.json()["code"]) in {(402, "budget_exhausted"), (429, "budget_reserved")}
+    assert [connection.infer(body).status for _ in range(3)] == [200, 200, 402]
+
+
+def test_random_kills_never_give_more_answers_than_the_budget(make_world, body) -> None:
+    """kill -9 of enclave, engine child or custodian under load, restarted by the same command."""
+    seed = 20261123
+    chance = random.Random(seed)
+    budget = 400
+    world = make_world(budget=budget, ttl_ms=1_000)
+    answered = 0
+    for _ in range(8):
+        connection = world.connect()
+        for _ in range(chance.randrange(3, 15)):
+            try:
+                answered += connection.infer(body).status == 200
+            except OSError:
+                break
+        victim = chance.choice(["enclave", "custodian", "engine"])
+        if victim == "engine":
+            world.kill_engine()
+        else:
+            world.kill(victim)
+            world.start_custodian() if victim == "custodian" else world.start_enclave(wait=False)
+        world.wait_ready()
+    assert 0 < answered <= budget
+    assert world.posted() <= budget
+    world.stop(StopTarget.ALL)

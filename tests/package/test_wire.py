@@ -98,7 +98,7 @@ def test_a_file_that_shrinks_or_fails_is_a_typed_error() -> None:
 
     class Failing(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
-            raise OSError(5, "Input/output error")
+            raise OSError(5, f"no {size} bytes")
 
     with pytest.raises(ModelError):
         list(WireReader(io.BytesIO(b"\x08"), 100).fields(0, 100, SCHEMA))

@@ -19,9 +19,7 @@ needs no right to open a file. What it does not do: it owns no socket (`Channel`
 could travel in shared memory: only `pack_tensors` and `unpack_tensors` know where the data is.
 """
 
-import socket
 import struct
-import threading
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Final, NamedTuple
 
@@ -29,7 +27,19 @@ import msgspec
 from msgspec import Meta
 
 from aigovtool.enclave.engines.sandbox import Layer
-from aigovtool.errors import AIGovToolError, MalformedError, TooLargeError
+from aigovtool.errors import (
+    AIGovToolError,
+    DeadlineError,
+    EngineError,
+    FaultError,
+    InvalidValueError,
+    MalformedError,
+    ModelError,
+    NotFoundError,
+    PackageError,
+    SignatureInvalidError,
+    TooLargeError,
+)
 from aigovtool.ids import Digest
 from aigovtool.limits import (
     MAX_INFER_BODY_BYTES,
@@ -160,6 +170,23 @@ class Frame(NamedTuple):
     message: Message
     payload: memoryview
 
+
+# The classes that the child may answer with. Others would claim things that are the parent's to say.
+_CHILD_ERRORS: Final[dict[str, type[AIGovToolError]]] = {
+    error.code: error
+    for error in (
+        DeadlineError,
+        EngineError,
+        FaultError,
+        InvalidValueError,
+        MalformedError,
+        ModelError,
+        NotFoundError,
+        PackageError,
+        SignatureInvalidError,
+        TooLargeError,
+    )
+}
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(Message)
@@ -292,62 +319,12 @@ def _decode_frame(body: bytearray, header_bytes: int) -> Frame:
         raise MalformedError("a frame does not hold a message", reason="bad_frame") from None
 
 
-class Channel:
-    """The child's end: blocking, one reader at a time, any number of writers."""
+def failure(request: int, error: AIGovToolError) -> Failed:
+    """Return the message that tells the parent of `error`."""
+    return Failed(request, error.code, error.reason, error.message[:MAX_ERROR_CHARS])
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._socket: Final = sock
-        self._assembler: Final = Assembler()
-        self._frames: list[Frame] = []
-        self._descriptors: list[int] = []
-        self._send_lock: Final = threading.Lock()
 
-    def fileno(self) -> int:
-        """Return the descriptor of the socket."""
-        return self._socket.fileno()
-
-    def receive(self) -> Frame:
-        """Return the next frame; not to be called by two threads at once.
-
-        Raises:
-            EOFError: the parent has closed its end.
-            MalformedError, TooLargeError: the parent sent something else.
-            OSError: the socket failed.
-        """
-        while not self._frames:
-            count, ancillary, _, _ = self._socket.recvmsg_into(
-                [self._assembler.buffer()], socket.CMSG_SPACE(struct.calcsize("i"))
-            )
-            for level, kind, data in ancillary:
-                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                    self._descriptors += struct.unpack(f"{len(data) // 4}i", data)
-            if count == 0:
-                raise EOFError
-            # Reversed, so that taking the next one is cheap.
-            self._frames = self._assembler.received(count)[::-1]
-        return self._frames.pop()
-
-    def take_descriptor(self) -> int:
-        """Return the descriptor that came with the `Load` just received.
-
-        Raises:
-            MalformedError: `bad_frame` when there is none.
-        """
-        if not self._descriptors:
-            raise MalformedError("a load came without its package", reason="bad_frame")
-        return self._descriptors.pop(0)
-
-    def send(self, message: ToParent, data: Sequence[Buffer] = ()) -> None:
-        """Send one frame, whole.
-
-        Raises:
-            TooLargeError: `frame_too_large`; nothing was sent.
-            OSError: the socket failed.
-        """
-        buffers = encode_frame(message, data)
-        with self._send_lock:
-            if len(buffers) == 1:
-                self._socket.sendall(buffers[0])
-                return
-            for part in buffers:
-                self._socket.sendall(part)
+def error_of(message: Failed) -> AIGovToolError | None:
+    """Return the error that the child reports, or None for a class that is not the child's to report."""
+    kind = _CHILD_ERRORS.get(message.code)
+    return None if kind is None else kind(message.message, reason=message.reason)

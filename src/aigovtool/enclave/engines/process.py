@@ -40,6 +40,7 @@ from aigovtool.enclave.engines.ipc import (
     ToParent,
     Unload,
     Unloaded,
+    error_of,
     pack_tensors,
     unpack_tensors,
 )
@@ -47,19 +48,12 @@ from aigovtool.enclave.engines.link import Link
 from aigovtool.enclave.engines.sandbox import ALWAYS_REQUIRED, Layer
 from aigovtool.enclave.engines.spawn import check_descriptor, last_words, spawn
 from aigovtool.errors import (
-    AIGovToolError,
     ConfigurationError,
     DeadlineError,
     EngineError,
-    FaultError,
     InvalidValueError,
     MalformedError,
-    ModelError,
-    NotFoundError,
     OverloadedError,
-    PackageError,
-    SignatureInvalidError,
-    TooLargeError,
 )
 from aigovtool.ids import Digest
 from aigovtool.limits import MAX_INFER_DEADLINE_MS
@@ -71,23 +65,6 @@ OVERDUE_MS: Final = 1_000
 STUCK_MS: Final = 30_000
 # Decrypting runs at over 1 GB/s and session building at over 100 MB/s; 256 GiB do not fit a machine anyway.
 LOAD_TIMEOUT_MS: Final = 600_000
-
-# The classes that the child may answer with. Others would claim things that are the parent's to say.
-_CHILD_ERRORS: Final[dict[str, type[AIGovToolError]]] = {
-    error.code: error
-    for error in (
-        DeadlineError,
-        EngineError,
-        FaultError,
-        InvalidValueError,
-        MalformedError,
-        ModelError,
-        NotFoundError,
-        PackageError,
-        SignatureInvalidError,
-        TooLargeError,
-    )
-}
 
 T = TypeVar("T", bound=ToParent)
 
@@ -348,8 +325,8 @@ class EngineProcess:
         message = frame.message
         if isinstance(message, kind):
             return message
-        if isinstance(message, Failed) and (error := _CHILD_ERRORS.get(message.code)) is not None:
-            raise error(message.message, reason=message.reason)
+        if isinstance(message, Failed) and (error := error_of(message)) is not None:
+            raise error
         self._condemn("it answered something else")
         raise self._died_error()
 
@@ -380,11 +357,13 @@ class EngineProcess:
         self._end = why
         self._link.close()
         self._pending_bytes = 0
-        waiting, error = [pending.future for pending in self._pending.values()], self._died_error
+        waiting = [pending.future for pending in self._pending.values()]
         self._pending.clear()
-        for future in (self._hello, *waiting):
+        if not self._hello.done():
+            self._hello.set_exception(self._died_error())
+        for future in waiting:
             if not future.done():
-                future.set_exception(error())
+                future.set_exception(self._died_error())
         # Not every reader waits for the hello any more; an unread exception would be logged.
         if not self._hello.cancelled():
             self._hello.exception()

@@ -28,9 +28,10 @@ import os
 import platform
 import resource
 import signal
+import struct
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Final
 
 from aigovtool.enclave.engines.seccomp import KNOWN_MACHINES, filter_program
 from aigovtool.errors import ConfigurationError
@@ -64,22 +65,6 @@ _SECCOMP_FILTER_FLAG_TSYNC: Final = 1
 _SECCOMP_CALL: Final = {"x86_64": 317, "aarch64": 277}
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
-
-
-class _RulesetAttr(ctypes.Structure):
-    _fields_: ClassVar = (
-        ("handled_access_fs", ctypes.c_uint64),
-        ("handled_access_net", ctypes.c_uint64),
-        ("scoped", ctypes.c_uint64),
-    )
-
-
-class _SockFprog(ctypes.Structure):
-    _fields_: ClassVar = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
-
-
-class _CapabilityHeader(ctypes.Structure):
-    _fields_: ClassVar = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
 
 
 def die_with_parent() -> None:
@@ -150,9 +135,9 @@ def _set_limits(memory_bytes: int | None) -> None:
 
 
 def _drop_capabilities() -> None:
-    header = _CapabilityHeader(_CAPABILITY_VERSION_3, 0)
-    nothing = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; 64 bits each, in two halves
-    if _libc.capset(ctypes.byref(header), ctypes.byref(nothing)) != 0:
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)  # of this thread
+    nothing = bytes(24)  # effective, permitted, inheritable: 64 bits each, in two halves
+    if _libc.capset(ctypes.c_char_p(header), ctypes.c_char_p(nothing)) != 0:
         raise _failed("capabilities")
 
 
@@ -168,9 +153,9 @@ def _restrict_by_landlock() -> bool:
         if ctypes.get_errno() in {errno.ENOSYS, errno.EOPNOTSUPP}:
             return False
         raise _failed("landlock")
-    attr, size = _landlock_attr(abi)
+    attr = _landlock_attr(abi)
     ruleset = _libc.syscall(
-        ctypes.c_long(_LANDLOCK_CREATE_RULESET), ctypes.byref(attr), ctypes.c_size_t(size), ctypes.c_uint32(0)
+        ctypes.c_long(_LANDLOCK_CREATE_RULESET), ctypes.c_char_p(attr), ctypes.c_size_t(len(attr)), ctypes.c_uint32(0)
     )
     if ruleset < 0:
         raise _failed("landlock")
@@ -182,23 +167,28 @@ def _restrict_by_landlock() -> bool:
     return True
 
 
-def _landlock_attr(abi: int) -> tuple[_RulesetAttr, int]:
-    # Rights by the ABI that introduced them: 13 in ABI 1, REFER 2, TRUNCATE 3, IOCTL_DEV 5.
+def _landlock_attr(abi: int) -> bytes:
+    """Return struct landlock_ruleset_attr with everything that `abi` knows: file rights, network rights, scopes."""
+    # By the ABI that introduced them: 13 file rights in ABI 1, REFER in 2, TRUNCATE in 3, IOCTL_DEV in 5.
     rights = 13 + (abi >= 2) + (abi >= 3) + (abi >= 5)
-    attr = _RulesetAttr((1 << rights) - 1, 0b11 if abi >= 4 else 0, 0b11 if abi >= 6 else 0)
-    size = 24 if abi >= 6 else 16 if abi >= 4 else 8
-    return attr, size
+    fields = [(1 << rights) - 1]
+    if abi >= 4:
+        fields.append(0b11)  # bind and connect TCP
+    if abi >= 6:
+        fields.append(0b11)  # abstract sockets and signals
+    return struct.pack(f"={len(fields)}Q", *fields)
 
 
 def _filter_system_calls(machine: str, channel_fd: int) -> None:
     program = filter_program(machine, channel_fd)
-    fprog = _SockFprog(len(program) // 8, program)
+    instructions = ctypes.create_string_buffer(program, len(program))
+    fprog = struct.pack("@HP", len(program) // 8, ctypes.addressof(instructions))  # struct sock_fprog
     # TSYNC answers with the id of a thread that could not follow: anything but 0 is a failure.
     result = _libc.syscall(
         ctypes.c_long(_SECCOMP_CALL[machine]),
         ctypes.c_uint(_SECCOMP_SET_MODE_FILTER),
         ctypes.c_uint(_SECCOMP_FILTER_FLAG_TSYNC),
-        ctypes.byref(fprog),
+        ctypes.c_char_p(fprog),
     )
     if result != 0:
         raise _failed("seccomp")

@@ -24,12 +24,10 @@ from typing import Final, NoReturn
 from aigovtool.crypto.secret import ModelKey
 from aigovtool.crypto.wrap import WrapKey
 from aigovtool.enclave.engines import sandbox
+from aigovtool.enclave.engines.channel import Channel
 from aigovtool.enclave.engines.engine import Engine, LoadedEngine
 from aigovtool.enclave.engines.ipc import (
-    MAX_ERROR_CHARS,
     Answered,
-    Channel,
-    Failed,
     Frame,
     Hello,
     Load,
@@ -38,6 +36,7 @@ from aigovtool.enclave.engines.ipc import (
     Setup,
     Unload,
     Unloaded,
+    failure,
     pack_tensors,
     unpack_tensors,
 )
@@ -119,7 +118,7 @@ class Worker:
         self._channel.send(Unloaded(message.id))
 
     def _refuse(self, request: int, error: AIGovToolError) -> None:
-        self._channel.send(Failed(request, error.code, error.reason, error.message[:MAX_ERROR_CHARS]))
+        self._channel.send(failure(request, error))
 
 
 def main() -> NoReturn:
