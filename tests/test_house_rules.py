@@ -42,7 +42,7 @@ REGISTRY_RE = re.compile(
     + ")"
 )
 MACHINE_PATH_RE = re.compile(
-    "(?<![\\w.])/(" + "|".join(["wo" + "rk/", "ro" + "ot/", "ho" + r"me/[a-z]", "Us" + r"ers/[A-Za-z]"]) + ")"
+    "(?<![\\w.])/(" + "|".join(["wo" + "rk/", "ro" + "ot/", "ho" + r"me/(?!me/)[a-z]", "Us" + r"ers/[A-Za-z]"]) + ")"
 )
 UNREASONED_TODO_RE = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b(?!\([^)]+\): \S+ \S+)")
 

@@ -4,10 +4,12 @@ import json
 import random
 from concurrent.futures import ThreadPoolExecutor
 
+from tests.e2e.world import Answer, Connection, MakeWorld
+
 from aigovtool.ledger.entry import StopTarget
 
 
-def test_budget_of_five_gives_five_answers_to_a_hundred_requests(make_world, body) -> None:
+def test_budget_of_five_gives_five_answers_to_a_hundred_requests(make_world: MakeWorld, body: bytes) -> None:
     """Exactly five answers, then typed refusals that charge nothing."""
     world = make_world(budget=5)
     connection = world.connect()
@@ -20,7 +22,7 @@ def test_budget_of_five_gives_five_answers_to_a_hundred_requests(make_world, bod
     assert world.posted() <= 5
 
 
-def test_thirty_two_parallel_requests_on_one_unit_give_one_answer(make_world, body) -> None:
+def test_thirty_two_parallel_requests_on_one_unit_give_one_answer(make_world: MakeWorld, body: bytes) -> None:
     """There is no moment between check and act in which two requests see the same unit."""
     world = make_world(budget=1)
     connections = [world.connect() for _ in range(32)]
@@ -30,12 +32,12 @@ def test_thirty_two_parallel_requests_on_one_unit_give_one_answer(make_world, bo
     assert set(statuses) <= {200, 402, 429}
 
 
-def test_sixty_four_connections_spend_exactly_a_thousand_units(make_world, body) -> None:
+def test_sixty_four_connections_spend_exactly_a_thousand_units(make_world: MakeWorld, body: bytes) -> None:
     """64 connections x 30 requests on 1,000 units: exactly 1,000 answers and no server error."""
     world = make_world(budget=1_000, ttl_ms=10_000)
     connections = [world.connect() for _ in range(64)]
 
-    def load(connection) -> list[int]:
+    def load(connection: Connection) -> list[int]:
         return [connection.infer(body).status for _ in range(30)]
 
     with ThreadPoolExecutor(64) as pool:
@@ -47,12 +49,12 @@ def test_sixty_four_connections_spend_exactly_a_thousand_units(make_world, body)
     assert world.posted() == 1_000
 
 
-def test_same_request_id_is_charged_once_and_answered_alike(make_world, body) -> None:
+def test_same_request_id_is_charged_once_and_answered_alike(make_world: MakeWorld, body: bytes) -> None:
     """Ten parallel and ten later requests with one id: one unit, one answer; another body is refused."""
     world = make_world(budget=3)
     connections = [world.connect() for _ in range(10)]
 
-    def ask(connection):
+    def ask(connection: Connection) -> Answer:
         return connection.infer(body, aigovtool_request_id="the-same")
 
     with ThreadPoolExecutor(10) as pool:
@@ -66,7 +68,7 @@ def test_same_request_id_is_charged_once_and_answered_alike(make_world, body) ->
     assert fresh == [200, 200, 402]
 
 
-def test_invalid_requests_are_charged_nothing(make_world, body) -> None:
+def test_invalid_requests_are_charged_nothing(make_world: MakeWorld, body: bytes) -> None:
     """Whatever is malformed, too large or of the wrong type is refused before anything is reserved."""
     world = make_world(budget=1)
     connection = world.connect()
@@ -89,10 +91,8 @@ def test_invalid_requests_are_charged_nothing(make_world, body) -> None:
     assert connection.infer(body).status == 200
 
 
-def test_a_batch_costs_one_unit_per_row(make_world, body) -> None:
+def test_a_batch_costs_one_unit_per_row(make_world: MakeWorld, body: bytes) -> None:
     """A consumer cannot stretch the budget by sending many rows in one request."""
-
-
     request = json.loads(body)
     tensor = request["inputs"][0]
     tensor["shape"], tensor["data"] = [4, 64], tensor["data"] * 4
@@ -105,8 +105,8 @@ def test_a_batch_costs_one_unit_per_row(make_world, body) -> None:
     assert [connection.infer(body).status for _ in range(3)] == [200, 200, 402]
 
 
-def test_random_kills_never_give_more_answers_than_the_budget(make_world, body) -> None:
-    """kill -9 of enclave, engine child or custodian under load, restarted by the same command."""
+def test_random_kills_never_give_more_answers_than_the_budget(make_world: MakeWorld, body: bytes) -> None:
+    """SIGKILL of enclave, engine child or custodian under load, restarted by the same command."""
     seed = 20261123
     chance = random.Random(seed)
     budget = 400

@@ -1,23 +1,25 @@
 """Stop, expiry and the dead-man switch, as the borrower's host and the operator would meet them."""
 
 import json
-import os
 import signal
 import time
+from pathlib import Path
+
+from tests.e2e.world import Connection, MakeWorld
 
 from aigovtool.ledger.entry import StopTarget
 
 _SLACK_S = 0.75
 
 
-def _first_refusal_s(world, connection, body) -> float:
+def _first_refusal_s(connection: Connection, body: bytes) -> float:
     """Ask in a loop; return when (monotonic) the first answer that is not a success came."""
     while connection.infer(body).status == 200:
         pass
     return time.monotonic()
 
 
-def test_stop_refuses_the_next_request_and_acknowledges_the_wipe(make_world, body) -> None:
+def test_stop_refuses_the_next_request_and_acknowledges_the_wipe(make_world: MakeWorld, body: bytes) -> None:
     """After an operator's stop: 423, the engine process is gone, the wipe is acknowledged and logged."""
     world = make_world(budget=1_000)
     connection = world.connect()
@@ -29,12 +31,12 @@ def test_stop_refuses_the_next_request_and_acknowledges_the_wipe(make_world, bod
     assert time.monotonic() - stopped < 1.0 + _SLACK_S
     assert connection.infer(body).json()["code"] == "stopped"
     world.wait_for(lambda: world.view("/v1/enclaves")["enclaves"][0]["state"] == "wiped", "the wipe is acknowledged")
-    assert not os.path.exists(f"/proc/{engine}")
+    assert not Path(f"/proc/{engine}").exists()
     entries = [json.loads(entry) for entry in world.log_entries()]
     assert [entry["body"]["kind"] for entry in entries][-1] == "wiped"
 
 
-def test_resume_brings_the_service_back_with_new_keys(make_world, body) -> None:
+def test_resume_brings_the_service_back_with_new_keys(make_world: MakeWorld, body: bytes) -> None:
     """Nobody at the borrower has to do anything; the instance is another one."""
     world = make_world(budget=1_000)
     first = world.view("/v1/enclaves")["enclaves"][0]["instance"]
@@ -46,7 +48,7 @@ def test_resume_brings_the_service_back_with_new_keys(make_world, body) -> None:
     assert world.view("/v1/enclaves")["enclaves"][0]["instance"] != first
 
 
-def test_stop_of_one_consumer_leaves_the_weights_loaded(make_world, body) -> None:
+def test_stop_of_one_consumer_leaves_the_weights_loaded(make_world: MakeWorld, body: bytes) -> None:
     """A consumer's stop refuses this consumer only."""
     world = make_world(budget=1_000)
     connection, engine = world.connect(), world.engine_pid()
@@ -58,7 +60,7 @@ def test_stop_of_one_consumer_leaves_the_weights_loaded(make_world, body) -> Non
     world.wait_for(lambda: connection.infer(body).status == 200, "the consumer is served again", 10.0)
 
 
-def test_frozen_custodian_ends_the_service_within_the_ttl(make_world, body) -> None:
+def test_frozen_custodian_ends_the_service_within_the_ttl(make_world: MakeWorld, body: bytes) -> None:
     """SIGSTOP of the custodian: the last answer is released within one ttl of its last sign of life."""
     ttl_s = 2.0
     world = make_world(budget=1_000_000, ttl_ms=int(ttl_s * 1000))
@@ -66,14 +68,14 @@ def test_frozen_custodian_ends_the_service_within_the_ttl(make_world, body) -> N
     assert connection.infer(body).status == 200
     world.kill("custodian", signal.SIGSTOP)
     frozen = time.monotonic()
-    refused = _first_refusal_s(world, connection, body)
+    refused = _first_refusal_s(connection, body)
     assert refused - frozen <= ttl_s + _SLACK_S
     assert connection.infer(body).json()["code"] == "lease_expired"
     world.kill("custodian", signal.SIGCONT)
     world.wait_for(lambda: connection.infer(body).status == 200, "the service comes back", 2 * ttl_s + 5)
 
 
-def test_enclave_frozen_past_its_ttl_gives_no_answer_when_resumed(make_world, body) -> None:
+def test_enclave_frozen_past_its_ttl_gives_no_answer_when_resumed(make_world: MakeWorld, body: bytes) -> None:
     """SIGSTOP of the enclave for longer than its ttl, custodian away: nothing is released after SIGCONT."""
     world = make_world(budget=1_000, ttl_ms=1_000)
     connection = world.connect()
@@ -86,11 +88,12 @@ def test_enclave_frozen_past_its_ttl_gives_no_answer_when_resumed(make_world, bo
     assert (answer.status, answer.json()["code"]) == (423, "lease_expired")
 
 
-def test_second_custodian_on_the_same_ledger_does_not_start(make_world) -> None:
+def test_second_custodian_on_the_same_ledger_does_not_start(make_world: MakeWorld) -> None:
     """Two custodians on one SQLite ledger would each grant what the other granted."""
     world = make_world(budget=1)
     world.spawn("second", world.custodian_code, str(world.directory / "custodian"), "0")
     assert world.processes["second"].wait(30) != 0
-    assert b"database_locked" in (world.directory / "second.log").read_bytes() or b"cannot be opened" in (
-        world.directory / "second.log"
-    ).read_bytes()
+    assert (
+        b"database_locked" in (world.directory / "second.log").read_bytes()
+        or b"cannot be opened" in (world.directory / "second.log").read_bytes()
+    )

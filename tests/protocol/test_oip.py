@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from aigovtool.codec import decode, encode
 from aigovtool.errors import InputError, InvalidValueError, MalformedError, TooLargeError
-from aigovtool.limits import MAX_INFER_JSON_BYTES
+from aigovtool.limits import MAX_INFER_BODY_BYTES, MAX_INFER_JSON_BYTES
 from aigovtool.protocol.oip import (
     InferRequest,
     RequestedOutput,
@@ -122,13 +122,11 @@ def test_binary_data_is_not_copied() -> None:
 
 
 def test_output_form_overrides_request_form() -> None:
-    """`binary_data` of an output wins over `binary_data_output`; JSON is the default."""
-    head = {
-        "parameters": {"binary_data_output": True},
-        "outputs": [{"name": "a", "parameters": {"binary_data": False}}],
-    }
+    """`binary_data` of an output wins over `binary_data_output`, absent it does not; JSON is the default."""
+    outputs = [{"name": "a", "parameters": {"binary_data": False}}, {"name": "b", "parameters": {}}, {"name": "c"}]
+    head = {"parameters": {"binary_data_output": True}, "outputs": outputs}
     request = parse_infer_request(json.dumps(json.loads(one_input()) | head).encode(), None)
-    assert (request.wants_binary("a"), request.wants_binary("b")) == (False, True)
+    assert [request.wants_binary(name) for name in "abcd"] == [False, True, True, True]
     assert not parse_infer_request(one_input(), None).wants_binary("a")
 
 
@@ -185,6 +183,14 @@ def test_long_json_answers_are_refused_before_they_are_made() -> None:
             tracemalloc.stop()
         assert caught.value.reason == "json_too_large"
         assert peak < 100_000
+
+
+def test_bodies_that_nobody_would_read_are_not_sent() -> None:
+    """Data that fits a tensor, but not a body together with its JSON part, is refused by the sender, uncopied."""
+    tensor = Tensor.checked("x", "UINT8", [MAX_INFER_BODY_BYTES], bytes(MAX_INFER_BODY_BYTES))
+    with pytest.raises(TooLargeError) as caught:
+        encode_infer_request([tensor])
+    assert caught.value.reason == "body_too_large"
 
 
 def test_only_and_all_requested_outputs_are_answered() -> None:

@@ -1,63 +1,212 @@
 """The SDK's behaviour, once, without sockets: the flows that `Client` and `AsyncClient` drive.
 
-Connections to the enclave (steps 1 to 7 of trusting it are in `attest`):
-
-8. Everything but the challenge uses connections pinned to exactly the attested certificate.
-9. When the enclave shows another certificate (it rebooted), or the attestation is too old, or it does not cover a model
-   that is asked for, one fresh attestation replaces it; a model without a pin stays at the digest first seen.
-
-Repeating an inference (`RetryMayCharge`): an instance recognises its own request ids, so a repetition there is charged
-once. Another instance, also the same host after a reboot, cannot know them, and would charge again. A request whose
-outcome is unknown is therefore repeated on the same instance only, unless the client was made with
-`retry="may-charge"`. What is certain not to have been received is free to go anywhere.
-
-What it does not do: it does not persist anything. Another process does not know which outcomes are unknown, and
-starts with the digests and the key set number that its caller gives it.
+`link` trusts and reaches the enclave, `inference` makes requests and judges answers, `outcomes` decides what may be
+repeated, `patience` what is waited for, `budget` speaks with the custodian; here they are put together.
 """
 
-import logging
-from collections import OrderedDict
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Final, TypeVar
+from typing import Final
 
 from aigovtool.attestation.model import ResultBody
-from aigovtool.codec import Message, decode
-from aigovtool.consumer.attest import Moment, Session, Trust, fetch_session, read_session
-from aigovtool.consumer.budget import ask_call, ask_of, own_call, state_call
+from aigovtool.codec import decode
+from aigovtool.consumer.attest import Session, Trust
+from aigovtool.consumer.budget import CustodianDesk
 from aigovtool.consumer.clock import Clock
-from aigovtool.consumer.exchange import Call, Channel, Failure, FailureKind, Flow, Peer, Reply, Wait, exchange
+from aigovtool.consumer.exchange import Call, Channel, Failure, Flow, Peer, Wait
 from aigovtool.consumer.inference import PreparedRequest, prepare, read_answer
+from aigovtool.consumer.link import ENCLAVE, EnclaveLink, Letter
+from aigovtool.consumer.outcomes import Outcomes, Retry
 from aigovtool.consumer.patience import Deadline, passes, pause_s
 from aigovtool.consumer.problems import error_of
 from aigovtool.consumer.result import ModelInfo, Result
-from aigovtool.errors import (
-    AIGovToolError,
-    ConflictError,
-    DeadlineError,
-    EngineError,
-    EvidenceError,
-    FaultError,
-    IdentityError,
-    InputError,
-    InvalidValueError,
-    NotFoundError,
-    OverloadedError,
-    RefusalError,
-    UnreachableError,
-)
-from aigovtool.ids import Digest, InstanceId, MessageId, ModelId, Nonce, RequestKey, parse_name
+from aigovtool.errors import AIGovToolError, FaultError, InputError, InvalidValueError
+from aigovtool.ids import REQUEST_KEY_PATTERN, InstanceId, ModelId, RequestKey, parse_name
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
 from aigovtool.protocol.commands import AskState
 from aigovtool.protocol.oip_metadata import ModelMetadata
-from aigovtool.protocol.trust import KeySet
 from aigovtool.protocol.views import OwnView
 
-T = TypeVar("T", bound=Message)
+#: For one inference; an answer that a connection still carries may take this long.
+DEFAULT_DEADLINE_S: Final = 60.0
+#: With `wait`: people decide about budgets.
+DEFAULT_WAIT_S: Final = 3600.0
+_REQUEST_KEY_RE: Final = re.compile(REQUEST_KEY_PATTERN)
 
-_LOG: Final = logging.getLogger(__name__)
-_ENCLAVE: Final = "the enclave"
-_CUSTODIAN: Final = "the custodian"
-#: Requests whose outcome is unknown are remembered; the oldest are forgotten beyond this many.
-MAX_UNKNOWN_OUTCOMES: Final = 4096
+
+class ConsumerCore:
+    """The flows of one client; see `aigovtool.consumer.Client` for what each does."""
+
+    def __init__(
+        self,
+        trust: Trust,
+        *,
+        clock: Clock,
+        random_bytes: Callable[[int], bytes],
+        timeout_s: float,
+        retry: Retry,
+        key_set_at_least: int,
+    ) -> None:
+        self._credential: Final = trust.credential
+        self._clock: Final = clock
+        self._random_bytes: Final = random_bytes
+        self._timeout_s: Final = timeout_s
+        self._link: Final = EnclaveLink(
+            trust, clock=clock, random_bytes=random_bytes, timeout_s=timeout_s, key_set_at_least=key_set_at_least
+        )
+        self._outcomes: Final = Outcomes(retry)
+        self._metadata: Final[dict[tuple[InstanceId, ModelId], ModelMetadata]] = {}
+        self.desk: Final = CustodianDesk(
+            trust.credential, clock=clock, random_bytes=random_bytes, timeout_s=timeout_s
+        )
+
+    def session(self) -> Session:
+        """Return the current session; raises as `EnclaveLink.session`."""
+        return self._link.session()
+
+    def evidence(self) -> ResultBody:
+        """Return the attestation result of the current session."""
+        return self.session().result.body
+
+    def attest(self) -> Flow[Session]:
+        """Attest afresh."""
+        return self._link.attest(Deadline.after(self._clock, self._timeout_s))
+
+    def infer(
+        self,
+        model: str,
+        inputs: object,
+        *,
+        outputs: Sequence[str] | None,
+        request_id: str | None,
+        wait: bool,
+        deadline_s: float | None,
+    ) -> Flow[Result]:
+        """Ask `model`, and wait for units if that is wanted."""
+        name = ModelId(parse_name(model, "model"))
+        key = self._request_key(request_id)
+        seconds = deadline_s if deadline_s is not None else DEFAULT_WAIT_S if wait else DEFAULT_DEADLINE_S
+        deadline = Deadline.after(self._clock, seconds)
+        request = prepare(
+            inputs,
+            outputs,
+            consumer=self._credential.consumer,
+            model=name,
+            metadata=(yield from self._describe(name, deadline)),
+            request_key=key,
+            salt=self._credential.salt(key),
+        )
+        while True:
+            try:
+                return (yield from self._attempt(request, deadline))
+            except AIGovToolError as error:
+                if not (wait and passes(error)):
+                    raise
+                pause = pause_s(error, deadline)
+            yield Wait(pause)
+
+    def models(self) -> Flow[tuple[ModelInfo, ...]]:
+        """Describe every served model, sorted by name."""
+        deadline = Deadline.after(self._clock, self._timeout_s)
+        session = yield from self._link.current(deadline)
+        found = []
+        for model in sorted(session.models):
+            metadata = yield from self._describe(model, deadline)
+            found.append(
+                ModelInfo(
+                    model=model,
+                    manifest=session.models[model],
+                    platform=metadata.platform,
+                    inputs=metadata.inputs,
+                    outputs=metadata.outputs,
+                )
+            )
+        return tuple(found)
+
+    def request_budget(self, units: int, reason: str, model: str | None) -> Flow[AskState]:
+        """Ask the custodian for more units on `model`, or on the only model there is."""
+        return self.desk.ask(units, reason, self._only_model() if model is None else ModelId(parse_name(model, "model")))
+
+    def ask_state(self, ask_id: str) -> Flow[AskState]:
+        """Return what became of a request for more budget."""
+        return self.desk.state(ask_id)
+
+    def budget(self) -> Flow[OwnView]:
+        """Return the consumer's own view at the custodian."""
+        return self.desk.own()
+
+    def _attempt(self, request: PreparedRequest, deadline: Deadline) -> Flow[Result]:
+        tries = _Tries(self._outcomes, request.request_key)
+        letter = Letter(model=request.model, call=request.call, sending=tries.sending, failed=tries.failed)
+        session, reply = yield from self._link.send(letter, deadline)
+        if reply.status != 200:
+            error = error_of(reply, ENCLAVE)
+            self._outcomes.refused(request.request_key, error)
+            raise error
+        result = read_answer(reply, request, session)
+        self._outcomes.settled(request.request_key)
+        return result
+
+    def _describe(self, model: ModelId, deadline: Deadline) -> Flow[ModelMetadata]:
+        session = yield from self._link.current(deadline, model)
+        known = self._metadata.get((session.instance, model))
+        if known is not None:
+            return known
+        limit = deadline.earlier(self._timeout_s)
+        session, reply = yield from self._link.send(Letter(model=model, call=_metadata_call(model)), limit)
+        if reply.status != 200:
+            raise error_of(reply, ENCLAVE)
+        try:
+            metadata = decode(reply.body, ModelMetadata)
+        except InputError as error:
+            raise FaultError(f"the model's metadata cannot be read: {error.message}", reason="bad_answer") from None
+        if metadata.name != model:
+            raise FaultError("the enclave describes another model than was asked for", reason="bad_answer")
+        self._metadata[session.instance, model] = metadata
+        return metadata
+
+    def _request_key(self, request_id: str | None) -> RequestKey:
+        if request_id is None:
+            return RequestKey(self._random_bytes(16).hex())
+        if _REQUEST_KEY_RE.match(request_id) is None:
+            raise InvalidValueError(
+                "a request id has 1 to 64 of A-Z, a-z, 0-9, '.', '_', ':' and '-'", reason="bad_request_id"
+            )
+        return RequestKey(request_id)
+
+    def _only_model(self) -> ModelId:
+        models = sorted(self.session().models)
+        if len(models) != 1:
+            raise InvalidValueError(
+                f"the enclave serves {len(models)} models", reason="which_model", fix="name the model"
+            )
+        return models[0]
+
+
+class _Tries:
+    """The tries of one request, as `Outcomes` must hear of them."""
+
+    def __init__(self, outcomes: Outcomes, key: RequestKey) -> None:
+        self._outcomes: Final = outcomes
+        self._key: Final = key
+        self._before: InstanceId | None = None
+
+    def sending(self, session: Session) -> None:
+        self._before = self._outcomes.sending(self._key, session.instance)
+
+    def failed(self, failure: Failure) -> None:
+        if not failure.maybe_received:
+            self._outcomes.not_received(self._key, self._before)
+
+
+def _metadata_call(model: ModelId) -> Callable[[Session, float], Call]:
+    def call(session: Session, timeout_s: float) -> Call:
+        return Call(
+            channel=Channel(Peer.ENCLAVE, session.certificate),
+            method="GET",
+            path=f"/v2/models/{model}",
+            max_bytes=MAX_CONTROL_BODY_BYTES,
+            timeout_s=timeout_s,
+        )
+
+    return call

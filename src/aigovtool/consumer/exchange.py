@@ -15,8 +15,8 @@ from typing import Final, TypeVar
 from aigovtool.errors import (
     AIGovToolError,
     DeadlineError,
-    EvidenceError,
     FaultError,
+    SignatureInvalidError,
     TooLargeError,
     UnauthenticatedError,
     UnreachableError,
@@ -41,6 +41,11 @@ class Channel:
 
     peer: Peer
     certificate: bytes | None = None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether its connections are used again: never those for attestation only."""
+        return self.peer is Peer.CUSTODIAN or self.certificate is not None
 
 
 ATTESTATION_CHANNEL: Final = Channel(Peer.ENCLAVE)
@@ -121,7 +126,7 @@ class Failure:
             case FailureKind.CONNECT_TIMEOUT:
                 return UnreachableError(f"{who} did not take a connection in time", reason="connect_timeout")
             case FailureKind.OTHER_CERTIFICATE:
-                return EvidenceError(
+                return SignatureInvalidError(
                     f"{who} proves another certificate than the trusted one",
                     reason="other_certificate",
                     fix="connect again; if it lasts, somebody stands between",

@@ -91,7 +91,7 @@ def initialise(directory: Path, *, url: str, hosts: list[str], operator: str, al
 def certificate_for_operator(keys: CustodianKeys, operator: str, key: SigningKey, now_ms: int) -> str:
     """Return the certificate (PEM) of the first operator."""
     not_after_ms = now_ms + _OPERATOR_VALIDITY_MS
-    return certificate_for(keys, PartyRole.OPERATOR, operator, key.public.raw, now_ms, not_after_ms)
+    return certificate_for(keys, PartyRole.OPERATOR, operator, key.public.raw, now_ms=now_ms, not_after_ms=not_after_ms)
 
 
 def _found_ledger(

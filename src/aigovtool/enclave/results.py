@@ -50,7 +50,8 @@ class Results:
                 kept (`result_evicted`).
         """
         self._expire(consumer, now_ms)
-        kept = self._kept.get(consumer, {}).get(key)
+        mine = self._kept.get(consumer)
+        kept = None if mine is None else mine.get(key)
         if kept is None:
             return None
         if kept.request != request:

@@ -54,7 +54,7 @@ MAX_ENTRY_BYTES: Final = 64 << 10
 #: A transaction may read the clock shortly before it writes its entry, and a window may begin in between.
 _WINDOW_SLACK_MS: Final = 60_000
 
-_LimitKey = tuple[Scope, Dimension, Window]
+_Counted = tuple[Dimension, Window]
 _Stop = tuple[StopTarget, str]
 
 
@@ -92,7 +92,7 @@ class _Held:
 class _Replay:
     """The state of the ledger as far as it was read. Every refusal is a `LogError` without the entry's number."""
 
-    limits: dict[_LimitKey, BudgetLimit] = field(default_factory=dict)
+    limits: dict[Scope, dict[_Counted, BudgetLimit]] = field(default_factory=dict)
     rows: dict[RowKey, BudgetRow] = field(default_factory=dict)
     leases: dict[LeaseId, _Held] = field(default_factory=dict)
     stops: set[_Stop] = field(default_factory=set)
@@ -102,7 +102,7 @@ class _Replay:
         """Apply one entry."""
         match entry.body:
             case BudgetSet(limit=limit):
-                self.limits[limit.scope, limit.dimension, limit.window] = limit
+                self.limits.setdefault(limit.scope, {})[limit.dimension, limit.window] = limit
                 self._limit_row(limit, bucket_of(limit.window, entry.at_ms))
             case LeaseGranted() as granted:
                 self._grant(granted, entry.at_ms)
@@ -147,7 +147,9 @@ class _Replay:
         self._require_not_stopped(granted)
         scopes = path(granted.model, granted.borrower, granted.consumer)
         dimensions = {key.dimension for key in granted.rows}
-        due = {key for key in self.limits if key[0] in scopes and key[1] in dimensions}
+        due = {
+            (scope, *counted) for scope in scopes for counted in self.limits.get(scope, {}) if counted[0] in dimensions
+        }
         debited = [(key.scope, key.dimension, key.window) for key in granted.rows]
         if not debited or len(set(debited)) != len(debited) or set(debited) != due:
             raise _bad("wrong_rows", "it does not debit exactly the limits on its path")
@@ -173,7 +175,7 @@ class _Replay:
         if key.bucket_ms not in {bucket_of(key.window, at_ms), bucket_of(key.window, max(0, at_ms - _WINDOW_SLACK_MS))}:
             raise _bad("wrong_window", "it debits another window than that of its time")
         if key not in self.rows:
-            limit = self.limits[key.scope, key.dimension, key.window]
+            limit = self.limits[key.scope][key.dimension, key.window]
             self.rows[key] = BudgetRow(key=key, limit=limit.limit)
         row = self.rows[key]
         room = row.room()

@@ -1,4 +1,4 @@
-"""Checkpoints of the audit log: C2SP signed notes (https://c2sp.org/tlog-checkpoint, /signed-note).
+r"""Checkpoints of the audit log: C2SP signed notes (https://c2sp.org/tlog-checkpoint, /signed-note).
 
 ```
 aigovtool/<custodian root key id>
@@ -8,7 +8,7 @@ aigovtool/<custodian root key id>
 — <key name> <base64 of 4-byte key hash and signature>
 ```
 
-The note's text is what is signed. The key hash is SHA-256(name ‖ "\\n" ‖ 0x01 ‖ public key)[:4].
+The note's text is what is signed. The key hash is SHA-256(name ‖ "\n" ‖ 0x01 ‖ public key)[:4].
 """
 
 import base64

@@ -31,7 +31,7 @@ class Frontier(Message):
     """A Merkle tree reduced to what appending needs."""
 
     size: Units = 0
-    roots: list[bytes] = []
+    roots: tuple[bytes, ...] = ()
 
     def append(self, leaf: bytes) -> "Frontier":
         """Return the tree with one more leaf *hash*."""
@@ -39,7 +39,7 @@ class Frontier(Message):
         while size & 1:
             node = node_hash(roots.pop(), node)
             size >>= 1
-        return Frontier(size=self.size + 1, roots=[*roots, node])
+        return Frontier(size=self.size + 1, roots=(*roots, node))
 
     def root(self) -> bytes:
         """Return the Merkle tree hash; that of the empty tree is the hash of nothing (section 2.1)."""
@@ -124,7 +124,9 @@ def _subproof(leaves: Sequence[bytes], old_size: int, *, complete: bool) -> list
     return [*_subproof(leaves[middle:], old_size - middle, complete=False), root_of(leaves[:middle])]
 
 
-def verify_consistency(old_size: int, old_root: bytes, size: int, root: bytes, proof: Sequence[bytes]) -> None:
+def verify_consistency(  # noqa: C901 - the algorithm as the RFC states it
+    old_size: int, old_root: bytes, size: int, root: bytes, proof: Sequence[bytes]
+) -> None:
     """Check a consistency proof (RFC 9162 section 2.1.4.2).
 
     Raises:

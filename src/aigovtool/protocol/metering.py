@@ -393,7 +393,7 @@ class Meter:
         return bool(self._holdings)
 
 
-def _refusal(code: DenyCode | None, wait_s: int) -> RefusalError:
+def _refusal(code: DenyCode | None, wait_s: int) -> RefusalError:  # noqa: PLR0911 - one refusal per code
     if code is DenyCode.EXHAUSTED:
         return BudgetExhaustedError(
             "no units are left for this consumer",

@@ -42,9 +42,10 @@ def _tree(root: type[AIGovToolError]) -> Iterator[type[AIGovToolError]]:
 
 
 #: Classes by code. Where a class inherits its parent's code, the parent (found first) stands.
-_BY_CODE: Final = MappingProxyType({kind.code: kind for kind in reversed([AIGovToolError, *_tree(AIGovToolError)])})
+_KINDS: Final[list[type[AIGovToolError]]] = [AIGovToolError, *_tree(AIGovToolError)]
+_BY_CODE: Final = MappingProxyType({kind.code: kind for kind in reversed(_KINDS)})
 
-_BY_STATUS: Final = MappingProxyType(
+_BY_STATUS: Final[MappingProxyType[int, type[AIGovToolError]]] = MappingProxyType(
     {
         400: errors.MalformedError,
         401: errors.UnauthenticatedError,

@@ -119,11 +119,15 @@ def _add_party(acting: _Acting, act: commands.AddParty) -> CommandResult:
     )
     return acting.result(
         index,
-        certificate=certificate_for(acting.custodian.keys, act.role, act.name, act.key, acting.now_ms, not_after_ms),
+        certificate=certificate_for(
+            acting.custodian.keys, act.role, act.name, act.key, now_ms=acting.now_ms, not_after_ms=not_after_ms
+        ),
     )
 
 
-def certificate_for(keys: CustodianKeys, role: PartyRole, name: str, key: bytes, now_ms: int, not_after_ms: int) -> str:
+def certificate_for(
+    keys: CustodianKeys, role: PartyRole, name: str, key: bytes, *, now_ms: int, not_after_ms: int
+) -> str:
     """Return the client certificate (PEM) of a party."""
     certificate = issue_client_certificate(
         keys.credentials,

@@ -1,0 +1,103 @@
+"""The consumer at its custodian: what is left, and asking for more.
+
+The custodian is recognised by the TLS authority in the consumer file, and recognises the consumer by its client
+certificate. A request for more budget carries an id of its own, so that it can be repeated and is recorded once.
+"""
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from aigovtool.codec import Message, convert, decode, encode
+from aigovtool.consumer.clock import Clock
+from aigovtool.consumer.credential import Credential
+from aigovtool.consumer.exchange import CUSTODIAN_CHANNEL, Call, Failure, Flow, exchange
+from aigovtool.consumer.link import REPEATABLE
+from aigovtool.consumer.patience import Deadline
+from aigovtool.consumer.problems import error_of
+from aigovtool.errors import FaultError, InputError, InvalidValueError
+from aigovtool.ids import HEX16_PATTERN, MessageId, ModelId
+from aigovtool.ledger.budget import Scope
+from aigovtool.limits import MAX_CONTROL_BODY_BYTES
+from aigovtool.protocol.commands import AskRequest, AskState
+from aigovtool.protocol.views import OwnView
+
+M = TypeVar("M", bound=Message)
+
+CUSTODIAN: Final = "the custodian"
+
+
+class CustodianDesk:
+    """The flows to the custodian."""
+
+    def __init__(
+        self, credential: Credential, *, clock: Clock, random_bytes: Callable[[int], bytes], timeout_s: float
+    ) -> None:
+        self._credential: Final = credential
+        self._clock: Final = clock
+        self._random_bytes: Final = random_bytes
+        self._timeout_s: Final = timeout_s
+
+    def ask(self, units: int, reason: str, model: ModelId) -> Flow[AskState]:
+        """Ask for `units` more for this consumer on `model`.
+
+        Raises:
+            InvalidValueError: units not 1 to 10**12, or a reason not 1 to 500 characters.
+            AIGovToolError: the custodian's refusal, or `Failure.error`.
+        """
+        ask_id = MessageId(self._random_bytes(16).hex())
+        scope = Scope(model=model, borrower=self._credential.borrower, consumer=self._credential.consumer)
+        request = AskRequest(ask_id=ask_id, scope=scope, units=units, reason=reason)
+        body = encode(request)
+        decode(body, AskRequest)  # the bounds of the message, before anything is sent
+        state = yield from self._exchange("POST", "/v1/asks", body, AskState)
+        return _same(state, ask_id)
+
+    def state(self, ask_id: str) -> Flow[AskState]:
+        """Return what became of a request; raises as `ask`."""
+        known = _message_id(ask_id)
+        state = yield from self._exchange("GET", f"/v1/asks/{known}", b"", AskState)
+        return _same(state, known)
+
+    def own(self) -> Flow[OwnView]:
+        """Return the consumer's own view; raises as `ask`."""
+        return self._exchange("GET", "/v1/self", b"", OwnView)
+
+    def _exchange(self, method: str, path: str, body: bytes, kind: type[M]) -> Flow[M]:
+        deadline = Deadline.after(self._clock, self._timeout_s)
+        event = yield from exchange(_call(method, path, body, deadline))
+        if isinstance(event, Failure) and event.kind in REPEATABLE:
+            event = yield from exchange(_call(method, path, body, deadline))
+        if isinstance(event, Failure):
+            raise event.error(CUSTODIAN)
+        if event.status not in (200, 201):
+            raise error_of(event, CUSTODIAN)
+        try:
+            return decode(event.body, kind)
+        except InputError as error:
+            raise FaultError(f"the custodian's answer cannot be read: {error.message}", reason="bad_answer") from None
+
+
+def _call(method: str, path: str, body: bytes, deadline: Deadline) -> Call:
+    return Call(
+        channel=CUSTODIAN_CHANNEL,
+        method=method,
+        path=path,
+        headers=(("content-type", "application/json"),) if body else (),
+        content=body,
+        max_bytes=MAX_CONTROL_BODY_BYTES,
+        timeout_s=deadline.left_s(),
+    )
+
+
+def _message_id(text: str) -> MessageId:
+    return convert({"ask_id": text}, _AskPath).ask_id
+
+
+class _AskPath(Message):
+    ask_id: MessageId
+
+
+def _same(state: AskState, ask_id: MessageId) -> AskState:
+    if state.ask_id != ask_id:
+        raise FaultError("the custodian answered about another request", reason="bad_answer")
+    return state

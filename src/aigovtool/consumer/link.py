@@ -1,0 +1,159 @@
+"""The consumer's link to one enclave: attested once, pinned after, and attested again when that is needed.
+
+Steps 1 to 7 of trusting an enclave are in `attest`. Here:
+
+8. Everything but the challenge uses connections pinned to exactly the attested certificate.
+9. One fresh attestation replaces the session when the enclave proves another certificate (it rebooted), when the
+   attestation is too old, and when it does not cover a model that is asked for. A model without a pin of the caller
+   stays at the digest that was seen first.
+
+An exchange that fails is repeated once, with the same bytes, if the connection was refused or lost; a timeout is not
+repeated, because the time is gone.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from aigovtool.consumer.attest import Moment, Session, Trust, fetch_session, read_session
+from aigovtool.consumer.clock import Clock
+from aigovtool.consumer.exchange import Call, Failure, FailureKind, Flow, Reply, exchange
+from aigovtool.consumer.patience import Deadline
+from aigovtool.errors import EvidenceError, NotFoundError, ReattestRequiredError
+from aigovtool.ids import Digest, ModelId, Nonce
+from aigovtool.protocol.trust import KeySet
+
+_LOG: Final = logging.getLogger(__name__)
+ENCLAVE: Final = "the enclave"
+REPEATABLE: Final = frozenset({FailureKind.UNREACHED, FailureKind.LOST})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letter:
+    """One request for whichever session is current: how it is made, and whom to tell.
+
+    `sending` is told the session before each try and may refuse it by raising; `failed` is told each failure.
+    """
+
+    model: ModelId | None
+    call: Callable[[Session, float], Call]
+    sending: Callable[[Session], None] = lambda _: None
+    failed: Callable[[Failure], None] = lambda _: None
+
+
+class EnclaveLink:
+    """The current session, and what was seen in earlier ones of this process."""
+
+    def __init__(
+        self,
+        trust: Trust,
+        *,
+        clock: Clock,
+        random_bytes: Callable[[int], bytes],
+        timeout_s: float,
+        key_set_at_least: int,
+    ) -> None:
+        self._trust: Final = trust
+        self._clock: Final = clock
+        self._random_bytes: Final = random_bytes
+        self._timeout_s: Final = timeout_s
+        self._key_set_at_least: Final = key_set_at_least
+        self._key_set: KeySet | None = None
+        self._known: Final[dict[ModelId, Digest]] = dict(trust.pins)
+        self._session: Session | None = None
+
+    def session(self) -> Session:
+        """Return the current session.
+
+        Raises:
+            ReattestRequiredError: `not_attested` when there is none, because the last attestation failed.
+        """
+        if self._session is None:
+            raise ReattestRequiredError("no enclave is attested at this moment", reason="not_attested")
+        return self._session
+
+    def attest(self, deadline: Deadline) -> Flow[Session]:
+        """Attest afresh and make the outcome the current session; raises as `read_session`, and `Failure.error`."""
+        limit = deadline.earlier(self._timeout_s)
+        nonce = Nonce(self._random_bytes(32).hex())
+        event = yield from fetch_session(nonce, limit.left_s())
+        if isinstance(event, Failure) and event.kind in REPEATABLE:
+            nonce = Nonce(self._random_bytes(32).hex())
+            event = yield from fetch_session(nonce, limit.left_s())
+        if isinstance(event, Failure):
+            raise event.error(ENCLAVE)
+        session = read_session(
+            event,
+            nonce=nonce,
+            trust=self._trust,
+            seen=self._key_set,
+            at_least=self._key_set_at_least,
+            moment=Moment(now_ms=self._clock.now_ms(), monotonic_s=self._clock.monotonic_s()),
+        )
+        self._adopt(session)
+        return session
+
+    def current(self, deadline: Deadline, model: ModelId | None = None) -> Flow[Session]:
+        """Return a session that is valid now and covers `model`.
+
+        Raises:
+            NotFoundError: `no_such_model`.
+            EvidenceError: `model_changed`, and as `attest`.
+        """
+        session = self._session
+        if session is None or not session.is_current(self._clock.now_ms(), self._clock.monotonic_s()):
+            self._session = None
+            session = yield from self.attest(deadline)
+        if model is None:
+            return session
+        if model not in session.models:
+            session = yield from self.attest(deadline)
+        if model not in session.models:
+            raise NotFoundError(
+                f"the enclave does not serve model {model}",
+                reason="no_such_model",
+                fix="it serves " + (", ".join(sorted(session.models)) or "none"),
+            )
+        if session.models[model] != self._known[model]:
+            raise EvidenceError(
+                f"model {model} has another digest than when this client connected",
+                reason="model_changed",
+                fix="compare the digest with the custodian's, then connect again with it pinned",
+            )
+        return session
+
+    def send(self, letter: Letter, deadline: Deadline) -> Flow[tuple[Session, Reply]]:
+        """Send `letter` over a pinned connection, and return the answer with the session that gave it.
+
+        Raises:
+            AIGovToolError: those of `current`, of `letter.sending`, and `Failure.error`.
+        """
+        repeated = attested = False
+        while True:
+            session = yield from self.current(deadline, letter.model)
+            letter.sending(session)
+            event = yield from exchange(letter.call(session, deadline.left_s()))
+            if isinstance(event, Reply):
+                return session, event
+            letter.failed(event)
+            if event.kind is FailureKind.OTHER_CERTIFICATE and not attested:
+                attested = True
+                self._forget(session)
+            elif event.kind in REPEATABLE and not repeated:
+                repeated = True
+            else:
+                raise event.error(ENCLAVE)
+
+    def _forget(self, session: Session) -> None:
+        if self._session is session:  # another thread may have attested meanwhile
+            self._session = None
+
+    def _adopt(self, session: Session) -> None:
+        self._key_set = session.key_set
+        for model, manifest in session.models.items():
+            self._known.setdefault(model, manifest)
+        self._session = session
+        _LOG.info("attested instance=%s tee=%s", session.instance, session.result.body.tee)
+        for warning in session.warnings:
+            _LOG.warning("attestation_warning instance=%s text=%s", session.instance, warning)

@@ -1,0 +1,110 @@
+"""The audit log on disk: what `aigovtool audit export` writes and an outsider verifies without the custodian.
+
+JSON lines. The first is a header; each further line is one entry beside its leaf hash:
+
+```
+{"format":"aigovtool-audit.v1","checkpoint":"aigovtool/…\\n…","key_set":{…DSSE envelope signed by the root key…}}
+{"leaf":"<64 hex digits>","entry":{"index":0,"at_ms":…,"generation":0,"body":{"kind":"genesis",…}}}
+```
+
+Every line is in its only encoding and the file ends with a line feed, so that no byte in it is without meaning. What
+the lines say is judged by `ledger.audit`; here is only the framing.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, BinaryIO, Final, Literal
+
+from msgspec import Meta
+
+from aigovtool.codec import Message, decode_signed, encode
+from aigovtool.crypto.sign import Envelope, VerifyKey
+from aigovtool.errors import ConfigurationError, ConflictError, InputError, LogError
+from aigovtool.ledger.audit import MAX_ENTRY_BYTES, AuditReport, LoggedEntry, verify_log
+from aigovtool.ledger.merkle import leaf_hash
+from aigovtool.protocol.trust import open_key_set
+from aigovtool.protocol.views import LogHead
+
+FORMAT: Final = "aigovtool-audit.v1"
+_MAX_HEADER_BYTES: Final = 64 << 10
+_PREFIX: Final = b'{"leaf":"'
+_MIDDLE: Final = b'","entry":'
+_LEAF_CHARS: Final = 64
+_LEAF_RE: Final = re.compile(rb"[0-9a-f]{64}")
+_MAX_LINE_BYTES: Final = MAX_ENTRY_BYTES + 128
+
+
+class AuditHeader(Message):
+    """The first line."""
+
+    format: Literal["aigovtool-audit.v1"]
+    checkpoint: Annotated[str, Meta(max_length=4096)]
+    key_set: Envelope
+
+
+def write_audit_file(path: Path, head: LogHead, entries: Iterable[bytes], *, replace: bool = False) -> int:
+    """Write the log to `path`, whole or not at all, and return the number of entries.
+
+    Raises:
+        ConflictError: `audit_file_exists`, unless `replace`.
+        ConfigurationError: `unwritable_audit_file`.
+    """
+    if path.exists() and not replace:
+        raise ConflictError(f"{path} exists already", reason="audit_file_exists", fix="choose another name")
+    partial = path.with_name(f".{path.name}.partial")
+    count = 0
+    try:
+        with partial.open("wb") as file:
+            file.write(encode(AuditHeader(format=FORMAT, checkpoint=head.checkpoint, key_set=head.key_set)) + b"\n")
+            for entry in entries:
+                file.write(_PREFIX + leaf_hash(entry).hex().encode() + _MIDDLE + entry + b"}\n")
+                count += 1
+        partial.replace(path)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {path}: {error.strerror}", reason="unwritable_audit_file") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def verify_audit_file(path: Path, root: VerifyKey) -> AuditReport:
+    """Verify a copy of the log under the pinned root key of its custodian.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+        SignatureInvalidError: the key set is not signed by `root`.
+        LogError: naming the first bad entry.
+    """
+    try:
+        with path.open("rb") as file:
+            header = _header(file.readline(_MAX_HEADER_BYTES + 1))
+            keys = open_key_set(header.key_set, root).log_keys()
+            return verify_log(_entries(file), header.checkpoint, keys, root.key_id)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}", reason="unreadable_audit_file") from None
+
+
+def _header(line: bytes) -> AuditHeader:
+    try:
+        if not line.endswith(b"\n"):
+            raise LogError("the first line is cut off or too long", reason="header")
+        return decode_signed(line[:-1], AuditHeader, max_bytes=_MAX_HEADER_BYTES)
+    except InputError as error:
+        raise LogError(f"the header of the audit file cannot be read: {error.message}", reason="header") from None
+
+
+def _entries(file: BinaryIO) -> Iterator[LoggedEntry]:
+    number = 0
+    while line := file.readline(_MAX_LINE_BYTES + 1):
+        yield _entry(line, number)
+        number += 1
+
+
+def _entry(line: bytes, number: int) -> LoggedEntry:
+    start = len(_PREFIX) + _LEAF_CHARS
+    leaf = line[len(_PREFIX) : start]
+    framed = line.startswith(_PREFIX) and line[start:].startswith(_MIDDLE) and line.endswith(b"}\n")
+    if not framed or len(line) > _MAX_LINE_BYTES or _LEAF_RE.fullmatch(leaf) is None:
+        raise LogError(f"entry {number}: its line is cut off or not in the format of an audit file", reason="malformed")
+    return LoggedEntry(data=line[start + len(_MIDDLE) : -2], leaf=bytes.fromhex(leaf.decode()))

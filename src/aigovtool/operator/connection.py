@@ -1,0 +1,169 @@
+"""One party's mutual-TLS connection to its custodian.
+
+Rules:
+
+1. TLS 1.3 with the authority from the party file alone; no proxy, no redirect, nothing from the environment.
+2. An answer is read up to a bound and no further, then decoded strictly into its type.
+3. A refusal is problem+json and becomes the error that it was (`transport.remote_problem`); it is never repeated.
+4. A failure of the transport is repeated with the very same bytes, a few times with growing pauses: every request
+   of this API is idempotent, commands because they carry their own id.
+
+It is synchronous and not shared between threads.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import httpx
+
+from aigovtool.codec import decode
+from aigovtool.crypto.secret import Secret
+from aigovtool.crypto.sign import SigningKey
+from aigovtool.crypto.x509 import from_pem
+from aigovtool.errors import AIGovToolError, FaultError, InputError, UnreachableError
+from aigovtool.protocol.party import CustodianAddress, PartyFile
+from aigovtool.transport.remote_problem import MAX_PROBLEM_BYTES, error_from_problem
+from aigovtool.transport.tls import client_context
+
+T = TypeVar("T")
+
+#: The largest answer is a page of 1,000 log entries, under 4 MiB; a view of thousands of parties comes near.
+MAX_ANSWER_BYTES: Final = 32 << 20
+_TIMEOUT: Final = httpx.Timeout(30.0, connect=10.0)
+_PAUSES_S: Final = (0.2, 0.5, 1.0)
+_JSON: Final = "application/json"
+
+#: Makes the body anew for each attempt, because a stream can be read once only.
+Body = Callable[[], bytes | Iterator[bytes]]
+
+
+class CustodianConnection:
+    """Sends requests as one party.
+
+    Args:
+        address: where the custodian is, and its TLS authority.
+        certificate: the party's client certificate (PEM).
+        key: the party's Ed25519 key.
+        pause: waits before another attempt, in seconds.
+
+    Raises:
+        ConfigurationError: certificate, key and authority do not fit.
+    """
+
+    def __init__(
+        self,
+        address: CustodianAddress,
+        certificate: str,
+        key: SigningKey,
+        *,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        context = client_context(from_pem(address.tls_ca.encode()), credential=from_pem(certificate.encode()), key=key)
+        self._url: Final = address.url
+        self._pause: Final = pause
+        self._http: Final = httpx.Client(
+            verify=context,
+            base_url=address.url,
+            timeout=_TIMEOUT,
+            trust_env=False,
+            headers={"accept-encoding": "identity"},
+        )
+
+    @classmethod
+    def of(cls, party: PartyFile, *, pause: Callable[[float], None] = time.sleep) -> Self:
+        """Connect as the holder of a party file; nothing is sent yet."""
+        seed = party.enrolment_key if hasattr(party, "enrolment_key") else party.key
+        with Secret(seed) as secret:
+            return cls(party.custodian, party.certificate, SigningKey.from_secret(secret), pause=pause)
+
+    def get(self, path: str, answer: type[T]) -> T:
+        """Return what is at `path`.
+
+        Raises:
+            UnreachableError: no answer after several attempts.
+            AIGovToolError: what the custodian answered instead.
+        """
+        return self._decoded(self._exchange("GET", path, None, {}), answer)
+
+    def post(self, path: str, body: bytes, answer: type[T]) -> T:
+        """Send JSON; raises as `get`."""
+        return self._decoded(self._exchange("POST", path, lambda: body, {"content-type": _JSON}), answer)
+
+    def put(self, path: str, body: Body, size_bytes: int, answer: type[T]) -> T:
+        """Stream `size_bytes` of raw bytes; raises as `get`, and whatever `body` raises."""
+        headers = {"content-type": "application/octet-stream", "content-length": str(size_bytes)}
+        return self._decoded(self._exchange("PUT", path, body, headers), answer)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _exchange(self, method: str, path: str, body: Body | None, headers: dict[str, str]) -> bytes:
+        for pause_s in (*_PAUSES_S, None):
+            try:
+                return self._attempt(method, path, body, headers)
+            except httpx.TransportError as error:
+                if pause_s is None:
+                    raise self._unreachable(error) from None
+                self._pause(pause_s)
+            except httpx.HTTPError as error:
+                raise self._unreachable(error) from None
+        raise UnreachableError("no attempt was made", reason="no_answer")
+
+    def _attempt(self, method: str, path: str, body: Body | None, headers: dict[str, str]) -> bytes:
+        content = None if body is None else body()
+        with self._http.stream(method, path, content=content, headers=headers) as response:
+            if response.is_success:
+                return _bounded(response, MAX_ANSWER_BYTES)
+            document = _bounded(response, MAX_PROBLEM_BYTES)
+            retry_after = response.headers.get("retry-after")
+            raise error_from_problem(response.status_code, document, retry_after=retry_after)
+
+    def _decoded(self, data: bytes, answer: type[T]) -> T:
+        try:
+            return decode(data, answer, max_bytes=MAX_ANSWER_BYTES)
+        except InputError as error:
+            raise FaultError(
+                f"the custodian's answer cannot be read: {error.message}",
+                reason="bad_answer",
+                fix="use the same version here and at the custodian",
+            ) from None
+
+    def _unreachable(self, error: httpx.HTTPError) -> AIGovToolError:
+        refused = "CERTIFICATE_VERIFY_FAILED" in str(error)
+        return UnreachableError(
+            f"the custodian at {self._url} "
+            + (
+                "does not prove that it is the one in the party file"
+                if refused
+                else f"does not answer ({_kind(error)})"
+            ),
+            reason="tls_refused" if refused else "no_answer",
+            fix="check that the file is for this custodian"
+            if refused
+            else "check that the custodian is running and that its address in the party file is right",
+        )
+
+
+def _kind(error: httpx.HTTPError) -> str:
+    # The type only: the text of a transport error may quote what the peer sent.
+    return type(error).__name__
+
+
+def _bounded(response: httpx.Response, max_bytes: int) -> bytes:
+    data = bytearray()
+    for piece in response.iter_bytes():
+        data += piece
+        if len(data) > max_bytes:
+            raise FaultError(f"the custodian's answer is over {max_bytes} bytes", reason="answer_too_large")
+    return bytes(data)

@@ -1,0 +1,98 @@
+import pytest
+
+from aigovtool.enclave.engines.interface import ModelInterface, check_answer, check_inputs, check_outputs
+from aigovtool.errors import EngineError, InvalidValueError
+from aigovtool.package.manifest import Datatype as ManifestDatatype
+from aigovtool.package.manifest import Dimension, TensorSpec
+from aigovtool.protocol.tensor import Datatype, Tensor
+
+
+def spec(name: str, shape: tuple[Dimension, ...] | None, datatype: str = "FP32") -> TensorSpec:
+    return TensorSpec(name=name, datatype=ManifestDatatype(datatype), shape=shape)
+
+
+def tensor(name: str, shape: tuple[int, ...], datatype: Datatype = Datatype.FP32) -> Tensor:
+    count = 1
+    for size in shape:
+        count *= size
+    return Tensor(name, datatype, shape, bytes(count * datatype.size_bytes))
+
+
+INTERFACE = ModelInterface(
+    inputs=(spec("a", ("batch", 3)), spec("b", ("batch", -1), "INT64")),
+    outputs=(spec("y", ("batch", 2)), spec("z", None)),
+)
+A, B = tensor("a", (4, 3)), tensor("b", (4, 9), Datatype.INT64)
+
+
+@pytest.mark.parametrize("tensors", [[A, B], [B, A], [tensor("a", (0, 3)), tensor("b", (0, 0), Datatype.INT64)]])
+def test_fitting_inputs_pass_in_any_order(tensors: list[Tensor]) -> None:
+    """Names decide, not places; a named axis takes any size, -1 too."""
+    check_inputs(INTERFACE, tensors)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason"),
+    [
+        ([A], "missing_input"),
+        ([], "missing_input"),
+        ([A, B, tensor("c", (1,))], "unknown_input"),
+        ([A, A, B], "duplicate_input"),
+        ([tensor("a", (4, 3), Datatype.FP64), B], "wrong_datatype"),
+        ([tensor("a", (12,)), B], "wrong_rank"),
+        ([tensor("a", (4, 3, 1)), B], "wrong_rank"),
+        ([tensor("a", (4, 4)), B], "wrong_dimension"),
+        ([tensor("a", (5, 3)), B], "axes_disagree"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(tensors: list[Tensor], reason: str) -> None:
+    """Each misfit has its own reason, and says what the model takes."""
+    with pytest.raises(InvalidValueError) as caught:
+        check_inputs(INTERFACE, tensors)
+    assert caught.value.reason == reason
+    assert caught.value.fix
+
+
+def test_one_axis_of_one_input_must_agree_with_itself() -> None:
+    """A square matrix is square: the same name twice in one shape means the same size."""
+    square = ModelInterface((spec("m", ("n", "n")),), ())
+    check_inputs(square, [tensor("m", (2, 2))])
+    with pytest.raises(InvalidValueError):
+        check_inputs(square, [tensor("m", (2, 3))])
+
+
+@pytest.mark.parametrize(("names", "reason"), [(["q"], "unknown_output"), (["y", "y"], "duplicate_output")])
+def test_outputs_that_do_not_exist_are_refused(names: list[str], reason: str) -> None:
+    """A request names existing outputs, each once; no name at all asks for all of them."""
+    check_outputs(INTERFACE, [])
+    check_outputs(INTERFACE, ["z", "y"])
+    with pytest.raises(InvalidValueError) as caught:
+        check_outputs(INTERFACE, names)
+    assert caught.value.reason == reason
+
+
+def test_a_fitting_answer_passes() -> None:
+    """The outputs asked for, in the order in which they were asked for."""
+    y, z = tensor("y", (4, 2)), tensor("z", (1, 2, 3))
+    assert [t.name for t in check_answer(INTERFACE, [], [y, z])] == ["y", "z"]
+    assert [t.name for t in check_answer(INTERFACE, ["z", "y"], [z, y])] == ["z", "y"]
+
+
+@pytest.mark.parametrize(
+    ("names", "answer"),
+    [
+        ([], [tensor("y", (4, 2))]),
+        (["y"], [tensor("z", (4, 2))]),
+        (["y"], [tensor("y", (4, 3))]),
+        (["y"], [tensor("y", (8,))]),
+        (["y"], [tensor("y", (4, 2), Datatype.FP64)]),
+        (["z"], [tensor("z", (4, 2), Datatype.FP64)]),
+        (["y"], [Tensor("y", Datatype.FP32, (4, 2), bytes(31))]),
+        (["y"], [Tensor("y", Datatype.FP32, (1 << 40, 2), b"")]),
+    ],
+)
+def test_an_answer_that_does_not_fit_is_the_engines_fault(names: list[str], answer: list[Tensor]) -> None:
+    """A child that answers other tensors, shapes or lengths is not passed on to a consumer."""
+    with pytest.raises(EngineError) as caught:
+        check_answer(INTERFACE, names, answer)
+    assert caught.value.reason == "bad_answer"

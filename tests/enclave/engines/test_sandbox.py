@@ -1,0 +1,202 @@
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import Final
+
+import pytest
+
+from aigovtool.enclave.engines import sandbox
+
+# Enters the sandbox with descriptor 0 as its channel, tries one thing, and says there what came of it.
+PROBE: Final = """
+import ctypes, errno, fcntl, mmap, os, resource, signal, socket, sys, threading
+from aigovtool.enclave.engines import sandbox
+
+channel = socket.socket(fileno=os.dup(0))
+parent = os.getppid()
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+held = os.open("/etc/passwd", os.O_RDONLY)
+null = os.open("/dev/null", os.O_WRONLY)
+packed = ctypes.create_string_buffer(64)
+
+def checked(result):
+    if result in (-1, ctypes.c_void_p(-1).value):
+        raise OSError(ctypes.get_errno(), "")
+
+def thread():
+    started = threading.Thread(target=lambda: None)
+    started.start()
+    started.join()
+
+ACTIONS = {
+    "read_file": lambda: os.open("/etc/passwd", os.O_RDONLY),
+    "create_file": lambda: os.open("/tmp/aigovtool-probe", os.O_CREAT | os.O_WRONLY),
+    "stat": lambda: os.stat("/etc/passwd"),
+    "list": lambda: os.listdir("/"),
+    "unlink": lambda: os.unlink("/nonexistent/x"),
+    "write": lambda: os.write(null, b"x"),
+    "memfd": lambda: os.memfd_create("x"),
+    "socket": lambda: socket.socket(socket.AF_INET),
+    "socketpair": lambda: socket.socketpair(),
+    "connect": lambda: channel.connect("/run/x"),
+    "other_socket": lambda: socket.socket(fileno=other).send(b"x"),
+    "fork": os.fork,
+    "exec": lambda: os.execv("/bin/true", ["true"]),
+    "ptrace_parent": lambda: checked(libc.ptrace(16, parent, None, None)),
+    "read_parent": lambda: checked(libc.process_vm_readv(parent, packed, 1, packed, 1, 0)),
+    "kill_parent": lambda: os.kill(parent, 0),
+    "executable_memory": lambda: checked(libc.mmap(None, 4096, 5, 0x22, -1, 0)),
+    "plain_memory": lambda: checked(libc.mmap(None, 4096, 3, 0x22, -1, 0)),
+    "bpf": lambda: checked(libc.syscall(321 if os.uname().machine == "x86_64" else 280, 0, 0, 0)),
+    "unshare": lambda: checked(libc.unshare(0x10000000)),
+    "io_uring": lambda: checked(libc.syscall(425, 1, 0)),
+    "prctl": lambda: checked(libc.prctl(4, 1, 0, 0, 0)),
+    "raise_limit": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)),
+    "read_held": lambda: os.read(held, 1),
+    "thread": thread,
+}
+other = 9
+a, b = socket.socketpair()
+os.dup2(a.fileno(), other)
+action = ACTIONS[sys.argv[1]]
+sandbox.enter(channel.fileno())
+try:
+    action()
+except OSError as error:
+    channel.send(b"errno %d" % error.errno)
+except RuntimeError as error:
+    channel.send(b"runtime error")
+else:
+    channel.send(b"done")
+os._exit(0)
+"""
+
+
+def probe(code: str, *arguments: str) -> tuple[int, bytes]:
+    """Run `code`; return its exit status and what it said on its channel."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            command = [sys.executable, "-I", "-c", code, *arguments]
+            finished = subprocess.run(
+                command, stdin=theirs.fileno(), stderr=subprocess.PIPE, check=False, timeout=60, cwd="/"
+            )
+        return finished.returncode, ours.recv(4096)
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        "read_file",
+        "create_file",
+        "stat",
+        "list",
+        "unlink",
+        "write",
+        "memfd",
+        "socket",
+        "socketpair",
+        "connect",
+        "other_socket",
+        "fork",
+        "kill_parent",
+        "executable_memory",
+        "prctl",
+        "raise_limit",
+    ],
+)
+def test_forbidden_acts_are_refused(action: str) -> None:
+    """What an engine never does answers EPERM, and the child lives on."""
+    assert probe(PROBE, action) == (0, b"errno %d" % errno.EPERM)
+
+
+@pytest.mark.parametrize("action", ["exec", "ptrace_parent", "read_parent", "bpf", "unshare", "io_uring"])
+def test_hostile_acts_kill(action: str) -> None:
+    """What only an attacker does ends the process at once."""
+    assert probe(PROBE, action) == (-signal.SIGSYS, b"")
+
+
+@pytest.mark.parametrize("action", ["read_held", "thread", "plain_memory"])
+def test_an_engine_can_still_work(action: str) -> None:
+    """Descriptors that it holds, threads and memory are left to it."""
+    assert probe(PROBE, action) == (0, b"done")
+
+
+def test_landlock_alone_refuses_files() -> None:
+    """Landlock does not rely on the system call filter: a path is refused by it alone (EACCES)."""
+    code = """
+import os, socket
+from aigovtool.enclave.engines import sandbox
+channel = socket.socket(fileno=os.dup(0))
+sandbox._prctl("no_new_privs", 38, 1)
+present = sandbox._restrict_by_landlock()
+try:
+    os.open("/etc/passwd", os.O_RDONLY)
+    channel.send(b"opened %d" % present)
+except OSError as error:
+    channel.send(b"errno %d" % error.errno)
+"""
+    assert probe(code)[1] in {b"errno %d" % errno.EACCES, b"opened 0"}
+
+
+def test_a_second_thread_is_refused() -> None:
+    """Landlock would not cover a thread that exists already, so the sandbox is not entered at all."""
+    code = """
+import os, socket, threading
+from aigovtool.enclave.engines import sandbox
+from aigovtool.errors import ConfigurationError
+channel = socket.socket(fileno=os.dup(0))
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+try:
+    sandbox.enter(channel.fileno())
+except ConfigurationError as error:
+    channel.send(error.reason.encode())
+os._exit(0)
+"""
+    assert probe(code) == (0, b"sandbox_threads")
+
+
+def test_all_layers_hold_at_once() -> None:
+    """What `enter` reports, the kernel confirms: no privileges, no capabilities, a filter, no core, not dumpable."""
+    code = """
+import os, resource, socket, ctypes
+from aigovtool.enclave.engines import sandbox
+channel = socket.socket(fileno=os.dup(0))
+status = os.open("/proc/self/status", os.O_RDONLY)
+layers = sandbox.enter(channel.fileno())
+text = os.read(status, 8192).decode()
+kept = dict(line.split(":\\t", 1) for line in text.splitlines() if ":\\t" in line)
+said = [",".join(layers), kept["NoNewPrivs"], kept["Seccomp"], kept["CapPrm"].strip("0"), kept["CapEff"].strip("0")]
+channel.send("|".join(said).encode())
+os._exit(0)
+"""
+    status, said = probe(code)
+    assert status == 0
+    layers, *kernel = said.decode().split("|")
+    assert set(layers.split(",")) >= {str(layer) for layer in sandbox.ALWAYS_REQUIRED}
+    assert kernel == ["1", "2", "", ""]
+
+
+def test_memory_is_bounded_when_asked() -> None:
+    """A bound on the address space turns a greedy model into a MemoryError instead of a dead machine."""
+    code = """
+import os, socket
+from aigovtool.enclave.engines import sandbox
+channel = socket.socket(fileno=os.dup(0))
+sandbox.enter(channel.fileno(), memory_bytes=1 << 30)
+try:
+    bytearray(2 << 30)
+except MemoryError:
+    channel.send(b"bounded")
+os._exit(0)
+"""
+    assert probe(code) == (0, b"bounded")
+
+
+def test_this_process_is_not_sandboxed() -> None:
+    """The probes must not leak: the test runner itself can still open files."""
+    os.close(os.open(os.devnull, os.O_RDONLY))
