@@ -11,9 +11,11 @@ from hashlib import sha256
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper, numpy_helper
 
 from aigovtool.codec import encode
 from aigovtool.crypto.aead import TAG_BYTES, FileSealer, key_commitment, new_model_key, sealed_size_bytes
@@ -66,9 +68,9 @@ def open_all(data: bytes, key: ModelKey = KEY) -> list[bytes]:
     return plain
 
 
-def refusal(attempt: Callable[[], object]) -> AIGovToolError:
+def refusal(attempt: Callable[..., object], *arguments: object) -> AIGovToolError:
     with pytest.raises(AIGovToolError) as caught:
-        attempt()
+        attempt(*arguments)
     return caught.value
 
 
@@ -202,7 +204,7 @@ def test_segments_cannot_be_dropped_swapped_duplicated_or_cut(package: Package) 
         "graph as weights": [a, b, graph[: len(c)]],
     }
     for name, segments in attacks.items():
-        error = refusal(lambda segments=segments: open_all(package.with_segments(*segments)))
+        error = refusal(open_all, package.with_segments(*segments))
         assert isinstance(error, PackageError), name
 
 
@@ -224,9 +226,7 @@ def test_no_byte_can_change(package: Package) -> None:
     for place in sorted(places):
         changed = bytearray(package.data)
         changed[place] ^= 1 << draw.randrange(8)
-        assert isinstance(
-            refusal(lambda changed=changed: open_all(bytes(changed))), PackageError | SignatureInvalidError
-        ), place
+        assert isinstance(refusal(open_all, bytes(changed)), PackageError | SignatureInvalidError), place
 
 
 def test_no_package_can_be_cut_or_grow(package: Package) -> None:
@@ -235,9 +235,9 @@ def test_no_package_can_be_cut_or_grow(package: Package) -> None:
     for end in [0, 1, 15, 16, package.body, package.weights_at, len(package.data) - 1] + [
         draw.randrange(len(package.data)) for _ in range(30)
     ]:
-        assert refusal(lambda end=end: reader_of(package.data[:end])).reason == "truncated"
+        assert refusal(reader_of, package.data[:end]).reason == "truncated"
         if end > package.body:
-            assert refusal(lambda end=end: read_unverified(io.BytesIO(package.data[:end]))).reason == "truncated"
+            assert refusal(read_unverified, io.BytesIO(package.data[:end])).reason == "truncated"
     assert refusal(lambda: reader_of(package.data + b"\x00")).reason == "trailing_bytes"
     assert refusal(lambda: read_unverified(io.BytesIO(package.data + b"\x00"))).reason == "trailing_bytes"
 
@@ -352,7 +352,7 @@ def test_the_target_must_fit(package: Package) -> None:
     graph = reader_of(package.data).open_files(KEY)[0]
     size = len(package.graph)
     for target in (bytearray(size - 1), bytearray(size + 1), bytes(size)):
-        assert refusal(lambda target=target: graph.decrypt_into(memoryview(target))).reason == "target"
+        assert refusal(graph.decrypt_into, memoryview(target)).reason == "target"
 
 
 # --- Sealing -----------------------------------------------------------------------------------------
@@ -432,6 +432,20 @@ def test_a_manifest_over_the_bound_is_refused(identity: bytes) -> None:
     assert not out.getvalue()
 
 
+def test_external_data_must_be_among_the_files(make_model: Callable[..., bytes]) -> None:
+    """A graph whose weights lie in a file that the sealer did not name is not sealed without them."""
+    weights = numpy_helper.from_array(np.ones(2, np.float32), "w")
+    content = weights.raw_data
+    weights.ClearField("raw_data")
+    weights.data_location = weights.EXTERNAL
+    weights.external_data.add(key="location", value="w.data")
+    weights.external_data.add(key="length", value=str(len(content)))
+    graph = make_model([helper.make_node("Add", ["x", "w"], ["y"])], initializers=[weights])
+    assert open_all(package_of(("model.onnx", graph), ("w.data", content))) == [graph, content]
+    assert refusal(package_of, ("model.onnx", graph)).reason == "external_not_listed"
+    assert refusal(package_of, ("model.onnx", graph), ("w.data", content[:-1])).reason == "external_too_short"
+
+
 def test_a_refused_model_writes_nothing() -> None:
     """Inspection comes before the first byte."""
     out = io.BytesIO()
@@ -454,7 +468,7 @@ def test_the_reader_survives_arbitrary_manifest_values(package: Package) -> None
         fields = {name: changes.get(name, getattr(manifest, name)) for name in manifest.__struct_fields__}
         envelope = seal_envelope(KIND, fields, SEALER)
         data = encode_header(envelope) + package.data[package.body :]
-        assert isinstance(refusal(lambda data=data: reader_of(data)), PackageError), changes
+        assert isinstance(refusal(reader_of, data), PackageError), changes
 
 
 _CHILD = """

@@ -66,6 +66,14 @@ def test_runs_of_numbers_and_strings_count_as_one() -> None:
         assert {1, 20, 21} < {field.number for field in reader(data).fields(0, len(data), ATTRIBUTE)}
 
 
+@pytest.mark.parametrize("integer", [b"\xff" * 9 + b"\x02", b"\x80" * 10 + b"\x01", b"\xff" * 9 + b"\x7f"])
+def test_an_integer_has_64_bits(integer: bytes) -> None:
+    """Protobuf cuts longer ones off: another reader would see another number."""
+    data = b"\x08" + integer
+    with pytest.raises(ModelError):
+        list(reader(data).fields(0, len(data), SCHEMA))
+
+
 def test_a_run_ends_where_its_message_ends() -> None:
     """Numbers of the next message are not taken for this one's."""
     data = b"\x40\x01" * 10

@@ -4,9 +4,9 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
-from tritonclient.http import InferenceServerClient as Triton  # type: ignore[import-untyped]
+from tritonclient.http import InferenceServerClient as Triton
 from tritonclient.http import InferInput, InferRequestedOutput
-from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor  # type: ignore[import-untyped]
+from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
 from aigovtool.errors import InvalidValueError
 from aigovtool.protocol.oip import (

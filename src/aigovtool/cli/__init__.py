@@ -3,4 +3,16 @@
 Parses options, reads the environment (nothing below this layer does), prints tables for people and
 `--json` for programs, and ends with the exit code of the error's class. It holds no rules of its own:
 what it refuses, a role or a lower layer refused.
+
+`app` the tree of verbs · `verb` what every verb has · `screen` output · `failure` errors and exit codes ·
+`words` numbers and times for people · `credentials` party files · the other modules are the verbs.
+
+A module of a verb imports what it needs inside its functions, so that `aigovtool --help` stays fast.
 """
+
+
+def main() -> None:
+    """Run the command line; the console script."""
+    from aigovtool.cli.app import app  # noqa: PLC0415 - importing this package must stay free
+
+    app(prog_name="aigovtool")

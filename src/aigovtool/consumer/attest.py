@@ -14,8 +14,8 @@ The steps of `verify_session`, and nothing is believed before the last of them:
 Step 4 makes the rest of the answer believable too: it came over the connection whose key the enclave holds. After
 step 6 the certificate is trusted, whole, and only it.
 
-What is not checked, and why: `configuration` and `appraisal_policy` of the binding are the custodian's business, and the
-consumer does not know them; `instance` is new with each boot.
+What is not checked, and why: `configuration` and `appraisal_policy` of the binding are the custodian's business, and
+the consumer does not know them; `instance` is new with each boot.
 """
 
 from collections.abc import Mapping

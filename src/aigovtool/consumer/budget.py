@@ -14,8 +14,8 @@ from aigovtool.consumer.exchange import CUSTODIAN_CHANNEL, Call, Failure, Flow, 
 from aigovtool.consumer.link import REPEATABLE
 from aigovtool.consumer.patience import Deadline
 from aigovtool.consumer.problems import error_of
-from aigovtool.errors import FaultError, InputError, InvalidValueError
-from aigovtool.ids import HEX16_PATTERN, MessageId, ModelId
+from aigovtool.errors import FaultError, InputError
+from aigovtool.ids import MessageId, ModelId
 from aigovtool.ledger.budget import Scope
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
 from aigovtool.protocol.commands import AskRequest, AskState

@@ -56,9 +56,7 @@ class ConsumerCore:
         )
         self._outcomes: Final = Outcomes(retry)
         self._metadata: Final[dict[tuple[InstanceId, ModelId], ModelMetadata]] = {}
-        self.desk: Final = CustodianDesk(
-            trust.credential, clock=clock, random_bytes=random_bytes, timeout_s=timeout_s
-        )
+        self.desk: Final = CustodianDesk(trust.credential, clock=clock, random_bytes=random_bytes, timeout_s=timeout_s)
 
     def session(self) -> Session:
         """Return the current session; raises as `EnclaveLink.session`."""
@@ -125,7 +123,9 @@ class ConsumerCore:
 
     def request_budget(self, units: int, reason: str, model: str | None) -> Flow[AskState]:
         """Ask the custodian for more units on `model`, or on the only model there is."""
-        return self.desk.ask(units, reason, self._only_model() if model is None else ModelId(parse_name(model, "model")))
+        return self.desk.ask(
+            units, reason, self._only_model() if model is None else ModelId(parse_name(model, "model"))
+        )
 
     def ask_state(self, ask_id: str) -> Flow[AskState]:
         """Return what became of a request for more budget."""

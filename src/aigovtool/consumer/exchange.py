@@ -34,9 +34,10 @@ class Peer(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """Which connection to use. To an enclave without `certificate`: a new one, for attestation only, believed by nobody.
+    """Which connection to use.
 
-    With a `certificate` (DER): only connections whose server proves exactly that one.
+    To an enclave without `certificate`: a new one, for attestation only, believed by nobody. With a `certificate`
+    (DER): only connections whose server proves exactly that one.
     """
 
     peer: Peer

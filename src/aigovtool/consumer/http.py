@@ -91,18 +91,21 @@ def failure_of(error: Exception) -> Failure:
         return Failure(FailureKind.OTHER_CERTIFICATE)
     if tls is not None and any(alert in (tls.reason or "") for alert in _ALERTS_ABOUT_US):
         return Failure(FailureKind.CREDENTIAL_REFUSED)
-    detail = _detail(error)
+    return Failure(_kind_of(error), _detail(error))
+
+
+def _kind_of(error: Exception) -> FailureKind:
     match error:
         case httpx.ConnectTimeout() | httpx.PoolTimeout():
-            return Failure(FailureKind.CONNECT_TIMEOUT)
-        case httpx.ConnectError():
-            return Failure(FailureKind.UNREACHED, detail)
+            return FailureKind.CONNECT_TIMEOUT
+        case httpx.ConnectError() | httpx.InvalidURL():
+            return FailureKind.UNREACHED
         case httpx.TimeoutException() | TimeoutError():
-            return Failure(FailureKind.TIMEOUT)
+            return FailureKind.TIMEOUT
         case httpx.RemoteProtocolError() if not str(error).startswith(("Server disconnected", "peer closed")):
-            return Failure(FailureKind.BAD_ANSWER, "not HTTP/1.1")
-        case _:
-            return Failure(FailureKind.LOST, detail)
+            return FailureKind.BAD_ANSWER
+        case _:  # also an OSError that httpx lets through: nothing says that the request was not received
+            return FailureKind.LOST
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

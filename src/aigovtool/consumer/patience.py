@@ -21,7 +21,7 @@ from aigovtool.errors import (
 
 #: A server may ask for hours; units can come at any moment, so it is asked again at least this often.
 MAX_PAUSE_S: Final = 30.0
-#: Without `Retry-After`: as often as a person would find prompt, and no strain for a server that refuses in microseconds.
+#: Without `Retry-After`: prompt enough for a person, and no strain for a server that refuses in microseconds.
 DEFAULT_PAUSE_S: Final = 2.0
 #: `Retry-After: 0` does not mean a busy loop.
 MIN_PAUSE_S: Final = 0.2

@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 #: When the exchange under way in this thread must be over (`time.monotonic`).
 _DEADLINE: Final[ContextVar[float]] = ContextVar("aigovtool_consumer_deadline")
+#: A TLS record. Python bounds the time of one record's write, however slowly the peer takes it.
+_RECORD_BYTES: Final = 16 << 10
 
 
 class SyncDriver:
@@ -145,16 +147,13 @@ class _DeadlineStream(httpcore.NetworkStream):
         self._stream: Final = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        left = _DEADLINE.get() - time.monotonic()
-        if left <= 0:
-            raise httpcore.ReadTimeout
-        return self._stream.read(max_bytes, left)
+        return self._stream.read(max_bytes, _left_s(timeout, httpcore.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        left = _DEADLINE.get() - time.monotonic()
-        if left <= 0:
-            raise httpcore.WriteTimeout
-        self._stream.write(buffer, left)
+        view = memoryview(buffer)
+        for start in range(0, len(view), _RECORD_BYTES):
+            piece = bytes(view[start : start + _RECORD_BYTES])
+            self._stream.write(piece, _left_s(timeout, httpcore.WriteTimeout))
 
     def close(self) -> None:
         self._stream.close()
@@ -166,3 +165,11 @@ class _DeadlineStream(httpcore.NetworkStream):
 
     def get_extra_info(self, info: str) -> Any:  # noqa: ANN401 - the signature is httpcore's
         return self._stream.get_extra_info(info)
+
+
+def _left_s(timeout: float | None, over: type[httpcore.TimeoutException]) -> float:
+    """Return the seconds for one read or write; raises `over` when the call's time is gone."""
+    left = _DEADLINE.get() - time.monotonic()
+    if left <= 0:
+        raise over
+    return left if timeout is None else min(left, timeout)

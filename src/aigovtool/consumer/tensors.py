@@ -67,7 +67,7 @@ def array_from(tensor: Tensor) -> Array:
         return items.reshape(tensor.shape)
     if tensor.datatype is Datatype.BF16:
         bits = np.frombuffer(tensor.data, dtype="<u2").astype(np.uint32) << np.uint32(16)
-        return cast("Array", bits.view(np.float32).reshape(tensor.shape))
+        return bits.view(np.float32).reshape(tensor.shape)
     flat = np.frombuffer(tensor.data, dtype=_DTYPES[tensor.datatype])
     return flat.astype(flat.dtype.newbyteorder("=")).reshape(tensor.shape)
 

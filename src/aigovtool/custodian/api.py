@@ -52,7 +52,7 @@ class LogQuery(Message):
 
 def routes(custodian: Custodian) -> list[Route]:
     """Return the table."""
-    table = [*_public(custodian), *_enclave(custodian), *_party(custodian), *_operator(custodian)]
+    table = [*_public(custodian), *_enclave(custodian), *_party(custodian), *_operator(custodian), *_views(custodian)]
     description = encode(openapi(table, title="AIGovTool custodian", version=__version__))
 
     async def describe(_call: Call) -> Response:
@@ -224,13 +224,6 @@ def _operator(custodian: Custodian) -> list[Route]:
         await _enrolled(custodian, call)
         return await log_page(call)
 
-    def view(path: str, show: Callable[[Custodian], Awaitable[object]], answer: type[Message], summary: str) -> Route:
-        async def handler(call: Call) -> object:
-            await _enrolled(custodian, call)
-            return await show(custodian)
-
-        return Route(method="GET", path=path, handler=handler, who=_OPERATOR, summary=summary, answer=answer)
-
     return [
         Route(
             method="POST",
@@ -252,15 +245,6 @@ def _operator(custodian: Custodian) -> list[Route]:
             answer=shown.PackageStored,
             max_body_bytes=MAX_PACKAGE_BYTES,
         ),
-        view("/v1/parties", views.show_parties, shown.Parties, "Parties"),
-        view("/v1/models", views.show_models, shown.Models, "Models"),
-        view("/v1/budgets", views.show_budgets, shown.Budgets, "Budget rows"),
-        view("/v1/usage", views.show_usage, shown.Usage, "Usage"),
-        view("/v1/enclaves", views.show_enclaves, shown.Enclaves, "Enclaves"),
-        view("/v1/stops", views.show_stops, shown.Stops, "Stops in force"),
-        view("/v1/asks", views.show_asks, shown.Asks, "Requests for more budget"),
-        view("/v1/appraisal-policy", views.show_policy, AppraisalPolicy, "Appraisal policy in force"),
-        view("/v1/log/head", views.show_head, shown.LogHead, "Signed checkpoint"),
         Route(
             method="GET",
             path="/v1/log/entries",
@@ -270,6 +254,27 @@ def _operator(custodian: Custodian) -> list[Route]:
             query_type=LogQuery,
             answer=shown.LogPage,
         ),
+    ]
+
+
+def _views(custodian: Custodian) -> list[Route]:
+    def view(path: str, show: Callable[[Custodian], Awaitable[object]], answer: type[Message], summary: str) -> Route:
+        async def handler(call: Call) -> object:
+            await _enrolled(custodian, call)
+            return await show(custodian)
+
+        return Route(method="GET", path=path, handler=handler, who=_OPERATOR, summary=summary, answer=answer)
+
+    return [
+        view("/v1/parties", views.show_parties, shown.Parties, "Parties"),
+        view("/v1/models", views.show_models, shown.Models, "Models"),
+        view("/v1/budgets", views.show_budgets, shown.Budgets, "Budget rows"),
+        view("/v1/usage", views.show_usage, shown.Usage, "Usage"),
+        view("/v1/enclaves", views.show_enclaves, shown.Enclaves, "Enclaves"),
+        view("/v1/stops", views.show_stops, shown.Stops, "Stops in force"),
+        view("/v1/asks", views.show_asks, shown.Asks, "Requests for more budget"),
+        view("/v1/appraisal-policy", views.show_policy, AppraisalPolicy, "Appraisal policy in force"),
+        view("/v1/log/head", views.show_head, shown.LogHead, "Signed checkpoint"),
     ]
 
 

@@ -127,20 +127,10 @@ class _Boot:
         key_set = open_key_set(reply.key_set, root)
         tls = server_context([certificate], tls_key, key_set.credentials)
         challenge = open_by_any(reply.challenge, release.CHALLENGE, Challenge, key_set.command_keys())
+        if (challenge.custodian, challenge.borrower) != (root.key_id, self.party.borrower):
+            raise SignatureInvalidError("the challenge is for another party", reason="wrong_challenge")
         instance = instance_id_of(identity.public.raw, self.engine.hpke_public_key, boot_nonce)
-        claims = Binding(
-            role="boot",
-            audience=release.boot_audience(root.key_id),
-            nonce=challenge.nonce,
-            tls_spki=SpkiHash(tls.spki_sha256),
-            hpke_key=HpkePublicKey(self.engine.hpke_public_key),
-            identity_key=IdentityPublicKey(identity.public.raw),
-            instance=instance,
-            custodian_root=root.key_id,
-            configuration=self.party.configuration(),
-            appraisal_policy=challenge.appraisal_policy,
-            manifests=(),
-        )
+        claims = self._claims(challenge, tls, identity, instance)
         sent_ms = self.clock.now_ms()
         admission = await self._attest(claims, boot_nonce, identity, key_set)
         state = open_by_any(admission.stop_state, STOP_STATE, StopState, key_set.command_keys())
@@ -168,6 +158,21 @@ class _Boot:
             claims=claims,
             models=served,
             link=self.link,
+        )
+
+    def _claims(self, challenge: Challenge, tls: ServerTls, identity: SigningKey, instance: InstanceId) -> Binding:
+        return Binding(
+            role="boot",
+            audience=release.boot_audience(challenge.custodian),
+            nonce=challenge.nonce,
+            tls_spki=SpkiHash(tls.spki_sha256),
+            hpke_key=HpkePublicKey(self.engine.hpke_public_key),
+            identity_key=IdentityPublicKey(identity.public.raw),
+            instance=instance,
+            custodian_root=challenge.custodian,
+            configuration=self.party.configuration(),
+            appraisal_policy=challenge.appraisal_policy,
+            manifests=(),
         )
 
     async def _attest(self, claims: Binding, boot_nonce: bytes, identity: SigningKey, key_set: KeySet) -> Admission:

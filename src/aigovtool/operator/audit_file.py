@@ -1,9 +1,9 @@
-"""The audit log on disk: what `aigovtool audit export` writes and an outsider verifies without the custodian.
+r"""The audit log on disk: what `aigovtool audit export` writes and an outsider verifies without the custodian.
 
 JSON lines. The first is a header; each further line is one entry beside its leaf hash:
 
 ```
-{"format":"aigovtool-audit.v1","checkpoint":"aigovtool/…\\n…","key_set":{…DSSE envelope signed by the root key…}}
+{"format":"aigovtool-audit.v1","checkpoint":"aigovtool/…\n…","key_set":{…DSSE envelope signed by the root key…}}
 {"leaf":"<64 hex digits>","entry":{"index":0,"at_ms":…,"generation":0,"body":{"kind":"genesis",…}}}
 ```
 

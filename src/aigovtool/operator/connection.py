@@ -23,7 +23,7 @@ from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.crypto.x509 import from_pem
 from aigovtool.errors import AIGovToolError, FaultError, InputError, UnreachableError
-from aigovtool.protocol.party import CustodianAddress, PartyFile
+from aigovtool.protocol.party import BorrowerFile, CustodianAddress, PartyFile
 from aigovtool.transport.remote_problem import MAX_PROBLEM_BYTES, error_from_problem
 from aigovtool.transport.tls import client_context
 
@@ -74,7 +74,7 @@ class CustodianConnection:
     @classmethod
     def of(cls, party: PartyFile, *, pause: Callable[[float], None] = time.sleep) -> Self:
         """Connect as the holder of a party file; nothing is sent yet."""
-        seed = party.enrolment_key if hasattr(party, "enrolment_key") else party.key
+        seed = party.enrolment_key if isinstance(party, BorrowerFile) else party.key
         with Secret(seed) as secret:
             return cls(party.custodian, party.certificate, SigningKey.from_secret(secret), pause=pause)
 

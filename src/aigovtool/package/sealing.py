@@ -113,11 +113,9 @@ def seal(
     envelope = sign_manifest(manifest, sealer)
     header = encode_header(envelope)
     write_all(out, header)
-    context = _context(envelope)
-    size_bytes = len(header)
-    for index, source in enumerate(sources):
-        size_bytes += _seal_file(source, files[index], out, FileSealer(model_key, salt, context, index), meter)
-    return SealedPackage(manifest, manifest_digest(envelope), size_bytes)
+    sealers = [FileSealer(model_key, salt, _context(envelope), index) for index in range(len(files))]
+    sealed = sum(_seal_file(*parts, out, meter) for parts in zip(sources, files, sealers, strict=True))
+    return SealedPackage(manifest, manifest_digest(envelope), len(header) + sealed)
 
 
 class PackageReader:
@@ -266,7 +264,7 @@ def _hash(source: SourceFile, meter: _Meter) -> PackageFile:
     return PackageFile(name=source.name, size_bytes=size, digest=Digest("sha256:" + digest.hexdigest()))
 
 
-def _seal_file(source: SourceFile, file: PackageFile, out: BinaryIO, sealer: FileSealer, meter: _Meter) -> int:
+def _seal_file(source: SourceFile, file: PackageFile, sealer: FileSealer, out: BinaryIO, meter: _Meter) -> int:
     """Seal one file that was hashed as `file`; return the number of bytes written."""
     digest = sha256()
     plain = memoryview(bytearray(SEGMENT_BYTES))

@@ -14,17 +14,7 @@ nothing here waits, sends or draws randomness. Order of use for one inference:
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aigovtool.errors import (
-    BudgetExhaustedError,
-    BudgetReservedError,
-    ConflictError,
-    LeaseCappedError,
-    LeaseExpiredError,
-    NoBudgetError,
-    ReattestRequiredError,
-    RefusalError,
-    StoppedError,
-)
+from aigovtool.errors import ConflictError, LeaseExpiredError, ReattestRequiredError, StoppedError
 from aigovtool.ids import ConsumerId, InstanceId, KeyId, LeaseId, MessageId, ModelId
 from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.ledger.receipt import Receipt
@@ -32,6 +22,7 @@ from aigovtool.limits import MAX_REPORTS_PER_RENEWAL, MAX_WANTS_PER_RENEWAL
 from aigovtool.protocol.demand import Demand
 from aigovtool.protocol.holding import Holding
 from aigovtool.protocol.messages import Answer, Deny, DenyCode, Grant, Renew, Report, Want, Wiped
+from aigovtool.protocol.refusals import refusal
 from aigovtool.protocol.stop import StopState
 
 _Key = tuple[ModelId, ConsumerId]
@@ -176,7 +167,7 @@ class Meter:
             demand.denied = None
             return
         wait_s = max(1, (max(demand.retry_at_ms, self._next_renew_ms) - now_ms + 999) // 1000)
-        raise _refusal(code, wait_s)
+        raise refusal(code, wait_s)
 
     def _in_flight(self, model: ModelId) -> bool:
         return any(holding.in_flight for holding in self._holdings.values() if holding.model == model)
@@ -391,30 +382,3 @@ class Meter:
     def has_unreported(self) -> bool:
         """Return whether any lease is not yet acknowledged as closed."""
         return bool(self._holdings)
-
-
-def _refusal(code: DenyCode | None, wait_s: int) -> RefusalError:  # noqa: PLR0911 - one refusal per code
-    if code is DenyCode.EXHAUSTED:
-        return BudgetExhaustedError(
-            "no units are left for this consumer",
-            fix="ask for more with `aigovtool budget request`; the custodian has been told",
-            retry_after_s=wait_s,
-        )
-    if code is DenyCode.INSUFFICIENT:
-        return BudgetExhaustedError(
-            "fewer units are left than this request needs",
-            reason="insufficient",
-            fix="send a smaller batch, or ask for more",
-            retry_after_s=wait_s,
-        )
-    if code is DenyCode.RESERVED:
-        return BudgetReservedError("other leases hold the units that are left", retry_after_s=wait_s)
-    if code is DenyCode.CAPPED:
-        return LeaseCappedError("too many units are outstanding for this borrower", retry_after_s=wait_s)
-    if code is DenyCode.STOPPED:
-        return StoppedError("the custodian has stopped this consumer", retry_after_s=wait_s)
-    if code is DenyCode.REATTEST:
-        return ReattestRequiredError("the enclave must attest again", retry_after_s=wait_s)
-    return NoBudgetError(
-        "no budget row allows this consumer", fix="the custodian grants one with `aigovtool budget grant`"
-    )

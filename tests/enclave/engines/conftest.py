@@ -1,12 +1,15 @@
 """Sealed models for the tests of the engine child."""
 
-import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+import struct
+import sys
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -19,8 +22,8 @@ from aigovtool.enclave.engines.process import EngineConfig, EngineProcess, Loade
 from aigovtool.ids import Digest, ModelId, digest_of
 from aigovtool.limits import SEGMENT_BYTES
 from aigovtool.package.format import encode_header
+from aigovtool.package.manifest import Datatype as ManifestDatatype
 from aigovtool.package.manifest import (
-    Datatype,
     Description,
     Dimension,
     Manifest,
@@ -29,8 +32,11 @@ from aigovtool.package.manifest import (
     manifest_digest,
     sign_manifest,
 )
+from aigovtool.protocol.tensor import Datatype, Tensor
 
 INFO = b"test context"
+MINUTE_MS = 60_000
+FOR_EVER = 1 << 40
 
 
 @dataclass
@@ -57,7 +63,9 @@ class Sealed:
             os.close(descriptor)
 
 
-def spec(name: str, shape: Sequence[Dimension] | None, datatype: Datatype = Datatype.FP32) -> TensorSpec:
+def spec(
+    name: str, shape: Sequence[Dimension] | None, datatype: ManifestDatatype = ManifestDatatype.FP32
+) -> TensorSpec:
     return TensorSpec(name=name, datatype=datatype, shape=None if shape is None else tuple(shape))
 
 
@@ -110,6 +118,51 @@ def seal(
     return Sealed(path, key, digest, sealer.public.raw)
 
 
+def descriptors(pid: int | str) -> int:
+    """Count the open descriptors of a process."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def held(pid: int) -> list[str]:
+    """Return what the descriptors of a process are."""
+    folder = Path(f"/proc/{pid}/fd")
+    return [os.readlink(folder / name) for name in sorted(entry.name for entry in folder.iterdir())]
+
+
+def statuses(pid: int) -> list[dict[str, str]]:
+    """Return what the kernel says about each thread of a process."""
+    texts = [(task / "status").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    return [dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line) for text in texts]
+
+
+def environ(pid: int) -> list[bytes]:
+    """Return the environment with which a process was started."""
+    return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
+def fp32(name: str, *rows: Sequence[float]) -> Tensor:
+    array = np.array(rows, np.float32)
+    return Tensor(name, Datatype.FP32, array.shape, array.tobytes())
+
+
+def numbers(tensor: Tensor) -> list[Any]:
+    values: list[Any] = np.frombuffer(tensor.data, np.float32).reshape(tensor.shape).tolist()
+    return values
+
+
+def steps(count: int) -> list[Tensor]:
+    return [
+        Tensor("count", Datatype.INT64, (), struct.pack("<q", count)),
+        Tensor("x", Datatype.FP32, (64,), bytes(256)),
+    ]
+
+
+async def doubles(process: EngineProcess, model: LoadedModel) -> bool:
+    """Whether the child still computes."""
+    (answer,) = await process.run(model, [fp32("x", [1, 2])], [], MINUTE_MS)
+    return numbers(answer) == [[2, 4]]
+
+
 @pytest.fixture
 def double(tmp_path: Path) -> Sealed:
     """Give y = x + x, FP32, any number of rows of two."""
@@ -143,12 +196,9 @@ def slow(tmp_path: Path) -> Sealed:
     return seal(
         tmp_path / "slow.aigov",
         [("model.onnx", graph)],
-        [spec("count", [], Datatype.INT64), spec("x", [64])],
+        [spec("count", [], ManifestDatatype.INT64), spec("x", [64])],
         [spec("y", [64])],
     )
-
-
-Start = Callable[..., "asyncio.Future[EngineProcess]"]
 
 
 @pytest.fixture
@@ -159,3 +209,19 @@ async def process() -> AsyncIterator[EngineProcess]:
         yield running
     finally:
         await running.kill_and_wait()
+
+
+@pytest.fixture
+async def single() -> AsyncIterator[EngineProcess]:
+    """A child with one worker: what occupies it, blocks it."""
+    running = await EngineProcess.start(EngineConfig(workers=1))
+    try:
+        yield running
+    finally:
+        await running.kill_and_wait()
+
+
+@pytest.fixture
+def kit() -> ModuleType:
+    """Give the functions of this file to tests, which cannot import it (import mode importlib)."""
+    return sys.modules[__name__]

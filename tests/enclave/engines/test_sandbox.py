@@ -68,8 +68,8 @@ try:
     action()
 except OSError as error:
     channel.send(b"errno %d" % error.errno)
-except RuntimeError as error:
-    channel.send(b"runtime error")
+except ValueError:  # what Python makes of EPERM from setrlimit
+    channel.send(b"errno %d" % errno.EPERM)
 else:
     channel.send(b"done")
 os._exit(0)

@@ -1,0 +1,90 @@
+"""The tree of verbs. A verb's module is imported when the verb is used, or when help lists it.
+
+To add a verb: one line in `VERBS`, one module.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, Final, NoReturn
+
+import click
+
+from aigovtool.cli.failure import EXIT_CODES, tell
+from aigovtool.cli.screen import Screen
+
+#: Verb -> where its click command is; in the order of `aigovtool --help`.
+VERBS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "custodian": "aigovtool.cli.custodian:custodian",
+        "operator": "aigovtool.cli.party:operator",
+        "borrower": "aigovtool.cli.party:borrower",
+        "consumer": "aigovtool.cli.party:consumer",
+        "model": "aigovtool.cli.model:model",
+        "budget": "aigovtool.cli.budget:budget",
+        "usage": "aigovtool.cli.usage:usage",
+        "enclaves": "aigovtool.cli.enclaves:enclaves",
+        "stop": "aigovtool.cli.stop:stop",
+        "resume": "aigovtool.cli.stop:resume",
+        "audit": "aigovtool.cli.audit:audit",
+        "enclave": "aigovtool.cli.enclave:enclave",
+        "infer": "aigovtool.cli.infer:infer",
+        "receipt": "aigovtool.cli.receipt:receipt",
+        "doctor": "aigovtool.cli.doctor:doctor",
+        "version": "aigovtool.cli.version:version",
+    }
+)
+
+
+class App(click.Group):
+    """The root: finds verbs, and turns whatever goes wrong into a message and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all verbs."""
+        del ctx
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of one verb."""
+        del ctx
+        if cmd_name not in VERBS:
+            return None
+        module, _, attribute = VERBS[cmd_name].partition(":")
+        command = getattr(import_module(module), attribute)
+        return command if isinstance(command, click.Command) else None
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,  # noqa: FBT001, FBT002 - click's signature
+        **extra: Any,  # noqa: ANN401 - click's signature
+    ) -> NoReturn:
+        """Run, and end the process with the exit code of what happened; no traceback reaches anybody."""
+        del standalone_mode
+        arguments = list(sys.argv[1:] if args is None else args)
+        try:
+            code = super().main(arguments, prog_name, complete_var, standalone_mode=False, **extra)
+        except (Exception, KeyboardInterrupt) as exception:  # noqa: BLE001 - the outermost frame of the program
+            code = tell(exception, Screen(json="--json" in arguments))
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the exit codes after the verbs."""
+        del ctx
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
+        with formatter.section("Example"):
+            formatter.write(f"{'':>{formatter.current_indent}}aigovtool doctor\n")
+
+
+@click.group(cls=App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def app() -> None:
+    """Lend an AI model without giving it away.
+
+    The custodian lends models, borrowers run them in enclaves, consumers use them, and every use is counted. Every
+    verb prints tables for people and, with --json, one JSON document for programs. Operators name their file with
+    --operator or in AIGOVTOOL_OPERATOR.
+    """

@@ -1,0 +1,128 @@
+"""How a failure is told: what happened, why, what to do next; and the exit code that names its stage.
+
+An exception that is not ours is a bug. Its text may quote a key or a prompt, so it is shown nowhere: people get an
+error id, and the log named beside it gets the type and where it was raised.
+"""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from secrets import token_hex
+from traceback import extract_tb
+from types import MappingProxyType
+from typing import Final
+
+import click
+from msgspec import Struct
+
+from aigovtool.cli.screen import Screen
+from aigovtool.errors import AIGovToolError
+
+EXIT_CODES: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        0: "done",
+        1: "a bug in this program; the details are in the log that the message names",
+        2: "usage, or a configuration or key file that is missing, unsafe or wrong",
+        3: "input that was refused: malformed, out of its domain, too large, not found, in conflict",
+        4: "identity: no valid credential, or not allowed to do this",
+        5: "verification: a signature, evidence, package, model, receipt or log is not what it claims to be",
+        6: "governance says no: budget, lease or stop; nothing was charged",
+        7: "a part of the system failed or does not answer",
+        130: "interrupted",
+    }
+)
+_INTERRUPTED: Final = 130
+
+
+class Failure(Struct, frozen=True, kw_only=True):
+    """One failure as `--json` shows it."""
+
+    code: str
+    message: str
+    reason: str | None
+    fix: str | None
+    retry_after_s: int | None
+    exit_code: int
+
+
+class FailureDocument(Struct, frozen=True, kw_only=True):
+    """The one JSON document of a failed verb."""
+
+    error: Failure
+
+
+def tell(exception: BaseException, screen: Screen) -> int:
+    """Show a failure and return the exit code.
+
+    An exception that ends the process (`SystemExit`) is not for this function.
+    """
+    match exception:
+        case AIGovToolError() as ours:
+            failure = _of_ours(ours)
+        case click.exceptions.NoArgsIsHelpError() as usage if not screen.json:
+            click.echo(usage.format_message(), err=True)
+            return usage.exit_code
+        case click.ClickException() as usage:
+            failure = _of_usage(usage)
+        case click.Abort() | KeyboardInterrupt():
+            failure = _simple("interrupted", "interrupted", _INTERRUPTED)
+        case BrokenPipeError():
+            # Whoever read our output has had enough; a second error at exit would say so again.
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        case _:
+            failure = _of_bug(exception)
+    screen.failure(failure.message, failure.reason, failure.fix, FailureDocument(error=failure))
+    return failure.exit_code
+
+
+def _simple(code: str, message: str, exit_code: int, fix: str | None = None) -> Failure:
+    return Failure(code=code, message=message, reason=None, fix=fix, retry_after_s=None, exit_code=exit_code)
+
+
+def _of_ours(error: AIGovToolError) -> Failure:
+    return Failure(
+        code=error.code,
+        message=error.message,
+        reason=error.reason,
+        fix=error.fix,
+        retry_after_s=error.retry_after_s,
+        exit_code=error.exit_code,
+    )
+
+
+def _of_usage(error: click.ClickException) -> Failure:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    path = "aigovtool" if context is None else context.command_path
+    return _simple("usage", error.format_message(), 2, fix=f"see `{path} --help`")
+
+
+def _of_bug(exception: BaseException) -> Failure:
+    error_id = token_hex(8)
+    log = _log_path()
+    lines = [f"{datetime.now(UTC).isoformat()} error={error_id} type={type(exception).__qualname__}"]
+    lines += [f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in extract_tb(exception.__traceback__)]
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "a", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+        where = f"details are in {log}"
+    except OSError:
+        where = f"{type(exception).__qualname__}; its details could not be logged"
+    message = f"internal error {error_id} ({where})"
+    return _simple("internal", message, 1, fix="this is a bug: report it with the error id and the details")
+
+
+def _log_path() -> Path:
+    state = os.environ.get("XDG_STATE_HOME", "")
+    try:
+        home = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
+    except RuntimeError:  # no home directory
+        home = Path(tempfile.gettempdir()) / f"aigovtool-{os.geteuid()}"
+    return home / "aigovtool" / "errors.log"

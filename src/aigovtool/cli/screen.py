@@ -1,0 +1,119 @@
+"""What a verb prints: one JSON document for programs, or text and tables for people.
+
+Results go to standard output; warnings, progress and errors to standard error. Colour only on a terminal, and not
+when NO_COLOR is set. Whatever is shown loses its control characters first, because names and reasons come from
+others.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+from aigovtool.cli.words import plain
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+#: Without a terminal nothing is wrapped: programs and files have no width.
+_WIDTH_OFF_TERMINAL: Final = 400
+SIMULATED: Final = "SIMULATED TEE: development only. It protects nothing: whoever runs the host can read the model."
+
+Progress = Callable[[int, int], None]
+
+
+class Screen:
+    """Where one verb writes. `json` says for whom."""
+
+    def __init__(self, *, json: bool) -> None:
+        self.json: Final = json
+
+    @cached_property
+    def _out(self) -> "Console":
+        return _console(stderr=False)
+
+    @cached_property
+    def _err(self) -> "Console":
+        return _console(stderr=True)
+
+    def show(self, document: object, render: Callable[[], None]) -> None:
+        """Print `document` for programs, or let `render` print for people."""
+        if self.json:
+            self._print_document(document)
+        else:
+            render()
+
+    def line(self, text: str = "", style: str | None = None) -> None:
+        """Print a line for people."""
+        self._out.print(plain(text), style=style, soft_wrap=True)
+
+    def facts(self, pairs: Sequence[tuple[str, object]]) -> None:
+        """Print names and values below each other."""
+        width = max((len(name) for name, _ in pairs), default=0)
+        for name, value in pairs:
+            self.line(f"{name:<{width}}  {value}")
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
+        """Print rows under a header, or the sentence `empty`; a column named `>x` is aligned to the right."""
+        from rich.table import Table  # noqa: PLC0415 - only when there is a table
+
+        if not rows:
+            self.line(empty)
+            return
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        for column in columns:
+            justify = "right" if column.startswith(">") else "left"
+            table.add_column(column.removeprefix(">"), justify="right" if justify == "right" else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(plain(cell) for cell in row))
+        self._out.print(table)
+
+    def note(self, text: str) -> None:
+        """Say something beside the result."""
+        self._err.print(plain(text), soft_wrap=True)
+
+    def banner(self, text: str = SIMULATED) -> None:
+        """Say in red that something is dangerous; also when a program reads the result."""
+        self._err.print(plain(text), style="bold white on red", soft_wrap=True)
+
+    def failure(self, message: str, reason: str | None, fix: str | None, document: object) -> None:
+        """Print an error: what happened, why, what to do next."""
+        if self.json:
+            self._print_document(document)
+            return
+        self._err.print("error: " + plain(message), style="red", soft_wrap=True)
+        if reason:
+            self._err.print("why:   " + plain(reason), soft_wrap=True)
+        if fix:
+            self._err.print("fix:   " + plain(fix), soft_wrap=True)
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Progress]:
+        """Yield `progress(done_bytes, total_bytes)`; shows a bar on a terminal, and nothing elsewhere."""
+        if self.json or not sys.stderr.isatty():
+            yield lambda _done, _total: None
+            return
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+        from rich.progress import Progress as Bar  # noqa: PLC0415 - only on a terminal
+
+        columns = (TextColumn(plain(what)), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
+        with Bar(*columns, console=self._err, transient=True) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+    def _print_document(self, document: object) -> None:
+        import msgspec  # noqa: PLC0415 - the parser is not needed for --help
+
+        from aigovtool.codec import encode  # noqa: PLC0415
+
+        sys.stdout.write(msgspec.json.format(encode(document), indent=2).decode() + "\n")
+        sys.stdout.flush()
+
+
+def _console(*, stderr: bool) -> "Console":
+    from rich.console import Console  # noqa: PLC0415 - only when something is printed
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _WIDTH_OFF_TERMINAL
+    return Console(file=stream, markup=False, highlight=False, emoji=False, width=width)

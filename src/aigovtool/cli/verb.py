@@ -1,0 +1,68 @@
+"""What every verb has: `--json`, an example in its help, and a `Screen` to write to.
+
+```python
+@click.command(cls=Verb, example="aigovtool budget show --model xray")
+@operator_option
+@click.pass_obj
+def show(screen: Screen, operator_file: Path | None) -> None: ...
+```
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from aigovtool.cli.screen import Screen
+
+_JSON: Final = "json_wanted"
+_SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+FILE: Final = click.Path(path_type=Path, dir_okay=False)
+DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)
+
+operator_option = click.option(
+    "--operator",
+    "operator_file",
+    type=FILE,
+    envvar="AIGOVTOOL_OPERATOR",
+    show_envvar=True,
+    help="Your operator file.",
+)
+
+
+class Verb(click.Command):
+    """A command with `--json` and an example; its function gets a `Screen` by `click.pass_obj`."""
+
+    def __init__(self, *args: Any, example: str, **kwargs: Any) -> None:  # noqa: ANN401 - click's own arguments
+        kwargs["context_settings"] = _SETTINGS
+        super().__init__(*args, **kwargs)
+        self.example: Final = example
+        option = click.Option(["--json", _JSON], is_flag=True, help="Print one JSON document, for programs.")
+        self.params.append(option)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
+        """Run the function with its screen."""
+        ctx.obj = Screen(json=bool(ctx.params.pop(_JSON)))
+        return super().invoke(ctx)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the example after the options."""
+        super().format_epilog(ctx, formatter)
+        with formatter.section("Example"):
+            for line in self.example.splitlines():
+                formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+
+
+class VerbGroup(click.Group):
+    """A noun whose verbs are in one module."""
+
+    def __init__(self, *args: Any, example: str, **kwargs: Any) -> None:  # noqa: ANN401 - click's own arguments
+        kwargs["context_settings"] = _SETTINGS
+        super().__init__(*args, **kwargs)
+        self.example: Final = example
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the example after the verbs."""
+        with formatter.section("Example"):
+            formatter.write(f"{'':>{formatter.current_indent}}{self.example}\n")

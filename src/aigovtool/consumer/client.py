@@ -1,0 +1,191 @@
+"""The synchronous client.
+
+```python
+from aigovtool.consumer import Client
+
+with Client.connect("https://enclave.example:8443", "consumer.json") as client:
+    result = client.infer("covid-xray", image)
+    print(result.outputs["probability"], result.units_remaining)
+```
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from aigovtool.attestation.model import ResultBody
+from aigovtool.attestation.verifier import VerifierSet
+from aigovtool.consumer.clock import SYSTEM_CLOCK, Clock
+from aigovtool.consumer.opening import DEFAULT_TIMEOUT_S, Opened, open_core
+from aigovtool.consumer.result import ModelInfo, Result
+from aigovtool.consumer.sync_driver import SyncDriver
+from aigovtool.ids import InstanceId
+from aigovtool.protocol.commands import AskState
+from aigovtool.protocol.views import OwnView
+
+
+class Client:
+    """A consumer that has attested one enclave; `connect` makes it. Several threads may share one."""
+
+    def __init__(self, opened: Opened, clock: Clock) -> None:
+        self._core: Final = opened.core
+        self._driver: Final = SyncDriver(opened.credential, opened.url, clock)
+
+    @classmethod
+    def connect(
+        cls,
+        url: str,
+        credential_path: Path | str,
+        *,
+        models: Mapping[str, str] | None = None,
+        allow_simulated: bool = False,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retry: str = "same-instance-only",
+        key_set_at_least: int = 0,
+        verifiers: VerifierSet | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> Self:
+        """Attest the enclave at `url`, and return a client that speaks with it alone.
+
+        1. Open a TLS 1.3 connection with the consumer's certificate, and trust nobody yet.
+        2. On it, send a challenge with 32 fresh random bytes.
+        3. Take the server certificate of that same connection, and the SHA-256 of its public key.
+        4. Verify the custodian's key set against the root in the consumer file; refuse an older one than before.
+        5. Verify the evidence. Simulated evidence only if `allow_simulated` *and* the appraisal policy say so.
+        6. Demand that the evidence binds: a session, this consumer, the nonce, that public key, the custodian's root,
+           and the pinned manifests.
+        7. Appraise it under the policy of the consumer file.
+        8. From here on, use only connections whose server proves exactly that certificate.
+        9. Attest afresh when the enclave shows another certificate (it rebooted), or when the attestation is too old.
+
+        Args:
+            url: `https://HOST:PORT`.
+            credential_path: the consumer file, readable by this user alone.
+            models: manifest digests by model; a model that is not named is held to the digest first seen.
+            allow_simulated: the caller's half of the opt-in to a TEE that protects nothing.
+            timeout_s: for attesting, and for every small exchange.
+            retry: `same-instance-only`, or `may-charge`: repeat a request whose outcome is unknown on another
+                instance too, where it can be charged a second time (`RetryMayCharge`).
+            key_set_at_least: the lowest number of the custodian's key set to accept (`key_set_version` of last time).
+            verifiers: other TEE verifiers than the built-in ones.
+            clock: another clock, for tests.
+
+        Raises:
+            ConfigurationError: the consumer file, the address or an option is wrong.
+            VerificationError: steps 4 to 7; the reason names the check.
+            UnauthenticatedError: the enclave refuses the credential.
+            UnreachableError, DeadlineError: the enclave does not answer.
+        """
+        opened = open_core(
+            url,
+            credential_path,
+            models=models,
+            allow_simulated=allow_simulated,
+            timeout_s=timeout_s,
+            retry=retry,
+            key_set_at_least=key_set_at_least,
+            verifiers=verifiers,
+            clock=clock,
+        )
+        client = cls(opened, clock)
+        try:
+            client._driver.run(opened.core.attest())
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    def infer(
+        self,
+        model: str,
+        inputs: object,
+        *,
+        outputs: Sequence[str] | None = None,
+        request_id: str | None = None,
+        wait: bool = False,
+        deadline_s: float | None = None,
+    ) -> Result:
+        """Ask `model`, verify the receipt, and return the answer.
+
+        Args:
+            model: its name.
+            inputs: arrays by input name, or one array for a model with one input. An array is a numpy array, a torch
+                tensor, nested lists or a scalar; lists take the datatype of the model's input.
+            outputs: names of the outputs to answer; None for all.
+            request_id: names this request, 1 to 64 of `A-Za-z0-9._:-`. Repeated with the same inputs it is charged
+                once by one instance. None for a fresh one.
+            wait: wait while the budget is used up or held by others, or the enclave has no authority, until
+                `deadline_s`; the custodian may grant more meanwhile. A stop is not waited for.
+            deadline_s: for all of it; 60 s, or an hour with `wait`.
+
+        Raises:
+            InvalidValueError, TooLargeError, NotFoundError: the inputs do not fit the model.
+            BudgetExhaustedError, StoppedError, and the other kinds of RefusalError: nothing was charged.
+            ReceiptError: the receipt is missing, or not for this exchange. There is no result.
+            EngineError: the engine failed, or the answer does not fit the model.
+            ConflictError: `retry_may_charge`; the outcome is unknown and another instance answers now.
+            VerificationError: a fresh attestation was needed and failed.
+            UnreachableError, DeadlineError: no answer; repeat with the same `request_id`.
+        """
+        return self._driver.run(
+            self._core.infer(model, inputs, outputs=outputs, request_id=request_id, wait=wait, deadline_s=deadline_s)
+        )
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        """Return the served models, with manifest digests, inputs and outputs; raises as `infer`."""
+        return self._driver.run(self._core.models())
+
+    def request_budget(self, units: int, reason: str, *, model: str | None = None) -> AskState:
+        """Ask the custodian for `units` more on `model` (needed where several are served).
+
+        Raises:
+            InvalidValueError: units, reason or model are out of their domain.
+            UnauthenticatedError, ForbiddenError: the custodian does not take the credential.
+            UnreachableError, DeadlineError: the custodian does not answer.
+        """
+        return self._driver.run(self._core.request_budget(units, reason, model))
+
+    def ask_state(self, ask_id: str) -> AskState:
+        """Return what became of a request for more budget; raises as `request_budget`."""
+        return self._driver.run(self._core.ask_state(ask_id))
+
+    def budget(self) -> OwnView:
+        """Return what the custodian shows this consumer of itself; raises as `request_budget`."""
+        return self._driver.run(self._core.budget())
+
+    def attest(self) -> ResultBody:
+        """Attest afresh now, and return the result; raises as `connect`."""
+        return self._driver.run(self._core.attest()).result.body
+
+    @property
+    def evidence(self) -> ResultBody:
+        """The attestation result of the enclave; `ReattestRequiredError` after a failed fresh attestation."""
+        return self._core.evidence()
+
+    @property
+    def instance(self) -> InstanceId:
+        """The attested instance."""
+        return self._core.session().instance
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to read before using any answer; empty for a TEE that protects."""
+        return self._core.session().warnings
+
+    @property
+    def key_set_version(self) -> int:
+        """The number of the custodian's key set, to give to the next `connect`."""
+        return self._core.session().key_set.version
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._driver.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,40 @@
+"""What a consumer is told when the custodian granted its enclave no units."""
+
+from aigovtool.errors import (
+    BudgetExhaustedError,
+    BudgetReservedError,
+    LeaseCappedError,
+    NoBudgetError,
+    ReattestRequiredError,
+    RefusalError,
+    StoppedError,
+)
+from aigovtool.protocol.messages import DenyCode
+
+
+def refusal(code: DenyCode | None, wait_s: int) -> RefusalError:  # noqa: PLR0911 - one refusal per code
+    """Return the refusal for a denial; `wait_s` is when asking again makes sense."""
+    if code is DenyCode.EXHAUSTED:
+        return BudgetExhaustedError(
+            "no units are left for this consumer",
+            fix="ask for more with `aigovtool budget request`; the custodian has been told",
+            retry_after_s=wait_s,
+        )
+    if code is DenyCode.INSUFFICIENT:
+        return BudgetExhaustedError(
+            "fewer units are left than this request needs",
+            reason="insufficient",
+            fix="send a smaller batch, or ask for more",
+            retry_after_s=wait_s,
+        )
+    if code is DenyCode.RESERVED:
+        return BudgetReservedError("other leases hold the units that are left", retry_after_s=wait_s)
+    if code is DenyCode.CAPPED:
+        return LeaseCappedError("too many units are outstanding for this borrower", retry_after_s=wait_s)
+    if code is DenyCode.STOPPED:
+        return StoppedError("the custodian has stopped this consumer", retry_after_s=wait_s)
+    if code is DenyCode.REATTEST:
+        return ReattestRequiredError("the enclave must attest again", retry_after_s=wait_s)
+    return NoBudgetError(
+        "no budget row allows this consumer", fix="the custodian grants one with `aigovtool budget grant`"
+    )

@@ -1,0 +1,187 @@
+import asyncio
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from aigovtool.enclave.engines.process import EngineConfig, EngineProcess
+from aigovtool.errors import (
+    DeadlineError,
+    EngineError,
+    InvalidValueError,
+    NotFoundError,
+    OverloadedError,
+)
+from aigovtool.package.manifest import Datatype as ManifestDatatype
+from aigovtool.protocol.tensor import Datatype, Tensor, frame_bytes, split_bytes
+
+SECOND_MS = 1_000
+MINUTE_MS = 60_000
+
+
+async def test_large_tensors_go_both_ways(process: EngineProcess, double: Any) -> None:
+    """Tensors far beyond the socket's buffer arrive whole, several at once."""
+    model = await double.load(process)
+    array = np.arange(3 << 20, dtype=np.float32).reshape(-1, 2)
+    tensor = Tensor("x", Datatype.FP32, array.shape, array.tobytes())
+    answers = await asyncio.gather(*(process.run(model, [tensor], ["y"], MINUTE_MS) for _ in range(3)))
+    for (answer,) in answers:
+        assert bytes(answer.data) == (array + array).tobytes()
+
+
+async def test_many_requests_of_one_turn_get_their_own_answers(kit: Any, process: EngineProcess, double: Any) -> None:
+    """Requests that leave in one write come back each to its caller."""
+    model = await double.load(process)
+    answers = await asyncio.gather(*(process.run(model, [kit.fp32("x", [i, i])], [], MINUTE_MS) for i in range(300)))
+    assert [kit.numbers(answer[0]) for answer in answers] == [[[2 * i, 2 * i]] for i in range(300)]
+
+
+async def test_a_short_run_overtakes_a_long_one(kit: Any, process: EngineProcess, double: Any, slow: Any) -> None:
+    """With two workers, answers come in the order in which they are ready."""
+    short, long = await double.load(process), await slow.load(process)
+    running = asyncio.ensure_future(process.run(long, kit.steps(kit.FOR_EVER), [], MINUTE_MS))
+    assert await kit.doubles(process, short)
+    assert not running.done()
+    process.kill()
+    with pytest.raises(EngineError):
+        await running
+
+
+async def test_the_deadline_ends_the_computation_itself(
+    kit: Any, single: EngineProcess, double: Any, slow: Any
+) -> None:
+    """The only worker is free again after a deadline: the run was ended, not just abandoned."""
+    short, long = await double.load(single), await slow.load(single)
+    with pytest.raises(DeadlineError) as caught:
+        await single.run(long, kit.steps(kit.FOR_EVER), [], 100)
+    assert caught.value.reason != "engine_overdue"
+    assert await kit.doubles(single, short)
+
+
+async def test_waiting_in_the_queue_counts(kit: Any, single: EngineProcess, double: Any, slow: Any) -> None:
+    """A request whose deadline passes while others compute is refused, not computed late."""
+    short, long = await double.load(single), await slow.load(single)
+    first = asyncio.ensure_future(single.run(long, kit.steps(kit.FOR_EVER), [], 300))
+    await asyncio.sleep(0)
+    with pytest.raises(DeadlineError):
+        await single.run(short, [kit.fp32("x", [1, 2])], [], 1)
+    with pytest.raises(DeadlineError):
+        await first
+
+
+async def test_inputs_are_checked_again(kit: Any, process: EngineProcess, double: Any) -> None:
+    """Whoever forgets to check inputs is refused here, before the child sees them."""
+    model = await double.load(process)
+    for inputs, outputs in (([], []), ([kit.fp32("x", [1, 2])], ["nothing"])):
+        with pytest.raises(InvalidValueError):
+            await process.run(model, inputs, outputs, SECOND_MS)
+
+
+@pytest.mark.parametrize("deadline_ms", [0, -1, 300_001])
+async def test_deadlines_are_bounded(kit: Any, process: EngineProcess, double: Any, deadline_ms: int) -> None:
+    """No run without an end."""
+    with pytest.raises(InvalidValueError) as caught:
+        await process.run(await double.load(process), [kit.fp32("x", [1, 2])], [], deadline_ms)
+    assert caught.value.reason == "bad_deadline"
+
+
+async def test_a_failure_does_not_quote_the_input(kit: Any, process: EngineProcess, tmp_path: Path) -> None:
+    """ONNX Runtime names an index that is out of range; its words do not leave the child."""
+    graph = kit.model_bytes(
+        [helper.make_node("Gather", ["table", "index"], ["y"])],
+        [kit.value("index", [1], TensorProto.INT64)],
+        [kit.value("y", [1])],
+        [helper.make_tensor("table", TensorProto.FLOAT, [2], [0.0, 1.0])],
+    )
+    sealed = kit.seal(
+        tmp_path / "x", [("model.onnx", graph)], [kit.spec("index", [1], ManifestDatatype.INT64)], [kit.spec("y", [1])]
+    )
+    model = await sealed.load(process)
+    index = Tensor("index", Datatype.INT64, (1,), struct.pack("<q", 987654321))
+    with pytest.raises(EngineError) as caught:
+        await process.run(model, [index], [], SECOND_MS)
+    assert caught.value.reason == "run_failed"
+    assert "987654321" not in caught.value.message
+
+
+async def test_strings_go_through(kit: Any, process: EngineProcess, tmp_path: Path) -> None:
+    """BYTES elements are UTF-8 for ONNX; what is not is refused as the caller's fault."""
+    graph = kit.model_bytes(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        [kit.value("x", ["n"], TensorProto.STRING)],
+        [kit.value("y", ["n"], TensorProto.STRING)],
+    )
+    strings = ManifestDatatype.BYTES
+    sealed = kit.seal(
+        tmp_path / "x", [("model.onnx", graph)], [kit.spec("x", ["n"], strings)], [kit.spec("y", ["n"], strings)]
+    )
+    model = await sealed.load(process)
+    words = ["", "wörter", "x" * 1000]
+    data = frame_bytes([word.encode() for word in words])
+    (answer,) = await process.run(model, [Tensor("x", Datatype.BYTES, (3,), data)], [], SECOND_MS)
+    assert [item.decode() for item in split_bytes(answer)] == words
+    with pytest.raises(InvalidValueError) as caught:
+        await process.run(model, [Tensor("x", Datatype.BYTES, (1,), frame_bytes([b"\xff"]))], [], SECOND_MS)
+    assert caught.value.reason == "not_utf8"
+
+
+async def test_denormals_are_flushed_in_every_worker(kit: Any, process: EngineProcess, double: Any) -> None:
+    """Numbers below the normal range count as zero: arithmetic on them would be slow on purpose."""
+    model = await double.load(process)
+    tiny = kit.fp32("x", [1e-40, 1.0])
+    answers = await asyncio.gather(*(process.run(model, [tiny], [], MINUTE_MS) for _ in range(50)))
+    assert all(kit.numbers(answer[0]) == [[0.0, 2.0]] for answer in answers)
+
+
+async def test_an_empty_batch_is_answered(process: EngineProcess, double: Any) -> None:
+    """No rows in, no rows out."""
+    model = await double.load(process)
+    (answer,) = await process.run(model, [Tensor("x", Datatype.FP32, (0, 2), b"")], [], SECOND_MS)
+    assert (answer.shape, len(answer.data)) == ((0, 2), 0)
+
+
+async def test_an_unloaded_model_is_gone(kit: Any, process: EngineProcess, double: Any) -> None:
+    """Neither a run nor a second unload finds it; other models stay."""
+    first, second = await double.load(process), await double.load(process)
+    await process.unload(first)
+    with pytest.raises(NotFoundError):
+        await process.unload(first)
+    with pytest.raises(NotFoundError):
+        await kit.doubles(process, first)
+    assert await kit.doubles(process, second)
+
+
+async def test_the_queue_is_bounded(kit: Any, double: Any, slow: Any) -> None:
+    """More than `max_pending` requests are refused at once, and a place is free again after an answer."""
+    process = await EngineProcess.start(EngineConfig(workers=2, max_pending=2))
+    short, long = await double.load(process), await slow.load(process)
+    running = [asyncio.ensure_future(process.run(long, kit.steps(kit.FOR_EVER), [], 200)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError):
+        await kit.doubles(process, short)
+    await asyncio.gather(*running, return_exceptions=True)
+    assert await kit.doubles(process, short)
+    await process.kill_and_wait()
+
+
+async def test_the_bytes_in_the_queue_are_bounded(kit: Any, double: Any) -> None:
+    """Inputs that wait count together, and are given back when they are answered."""
+    process = await EngineProcess.start(EngineConfig(max_pending_bytes=64))
+    model = await double.load(process)
+    with pytest.raises(OverloadedError):
+        await process.run(model, [kit.fp32("x", *[[1, 2]] * 9)], [], SECOND_MS)
+    for _ in range(20):
+        assert await kit.doubles(process, model)
+    await process.kill_and_wait()
+
+
+async def test_a_caller_that_gives_up_harms_nobody(kit: Any, process: EngineProcess, double: Any) -> None:
+    """The answer to a cancelled call is dropped."""
+    model = await double.load(process)
+    abandoned = asyncio.ensure_future(kit.doubles(process, model))
+    await asyncio.sleep(0)
+    abandoned.cancel()
+    assert await kit.doubles(process, model)
