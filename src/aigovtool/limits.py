@@ -40,7 +40,7 @@ MAX_PACKAGE_BYTES: Final = 256 << 30
 MAX_PACKAGE_FILES: Final = 1024
 # The ONNX graph without its weights; protobuf itself refuses 2 GiB.
 MAX_ONNX_BYTES: Final = (1 << 31) - 1
-# Our own ONNX reader takes about 1 us per field: 20 s at worst. Runs of numbers in one attribute count as one,
+# Our own ONNX reader takes about 2 us per field: half a minute at worst. Runs of numbers in one attribute count as one,
 # so a tree ensemble with ten million nodes stays far below.
 MAX_ONNX_FIELDS: Final = 1 << 24
 # Subgraphs within subgraphs; exporters write two or three levels.

@@ -196,4 +196,4 @@ def _bfloat16_bits(array: Array) -> Array:
     bits = array.view("<u4").astype(np.uint64)
     rounded = (bits + np.uint64(0x7FFF) + (bits >> np.uint64(16) & np.uint64(1))) >> np.uint64(16)
     quiet = (bits >> np.uint64(16)) | np.uint64(0x40)
-    return cast("Array", np.where(np.isnan(array), quiet, rounded).astype("<u2"))
+    return np.where(np.isnan(array), quiet, rounded).astype("<u2")

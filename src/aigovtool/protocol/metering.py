@@ -100,7 +100,8 @@ class Meter:
                 holding.reserve(units)
                 demand.take(now_ms, units)
                 return Reservation(lease_id=holding.lease_id, model=model, consumer=consumer, units=units)
-        if demand.denied is not None and not (demand.denied is DenyCode.INSUFFICIENT and units <= demand.available):
+        # A denial of many units says nothing about few: what was available then is worth asking for.
+        if demand.denied is not None and units > demand.available:
             self._refuse(now_ms, demand, model)
         demand.minimum = max(demand.minimum, units)
         return None
@@ -253,6 +254,8 @@ class Meter:
             return False
         if demand.denied is DenyCode.EXHAUSTED:
             return demand.asked
+        if demand.waiting and demand.minimum <= demand.available:
+            return False
         if demand.waiting and any(self._emptied(holding) for holding in self._holdings.values()):
             return False
         return now_ms < demand.retry_at_ms

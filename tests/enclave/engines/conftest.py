@@ -126,7 +126,7 @@ def descriptors(pid: int | str) -> int:
 def held(pid: int) -> list[str]:
     """Return what the descriptors of a process are."""
     folder = Path(f"/proc/{pid}/fd")
-    return [os.readlink(folder / name) for name in sorted(entry.name for entry in folder.iterdir())]
+    return [(folder / name).readlink().as_posix() for name in sorted(entry.name for entry in folder.iterdir())]
 
 
 def statuses(pid: int) -> list[dict[str, str]]:

@@ -25,7 +25,15 @@ print(json.dumps(sorted(sys.modules)))
     foreign = {name.split(".")[0] for name in modules} - set(sys.stdlib_module_names) - {"__main__", "aigovtool"}
     # What a site-packages *.pth file of the developer's machine loads is not the child's doing.
     foreign -= {name for name in foreign if name.startswith(("__editable__", "_distutils_hack", "_virtualenv"))}
-    assert foreign <= {"_cffi_backend", "cryptography", "msgspec", "numpy", "onnxruntime"}
+    assert foreign <= {
+        "_cffi_backend",
+        "_openssl",
+        "cryptography",
+        "msgspec",
+        "numpy",
+        "onnxruntime",
+        "typing_extensions",
+    }
     assert not modules & {"http.client", "urllib.request", "sqlite3", "ssl", "asyncio", "subprocess", "multiprocessing"}
     ours = {name for name in modules if name.startswith("aigovtool.")}
     allowed = ("codec", "crypto", "enclave.engines", "errors", "ids", "limits", "package", "protocol.tensor")

@@ -74,7 +74,7 @@ async def test_what_the_sealing_tool_makes_loads(kit: Any, process: EngineProces
         ("other_digest", PackageError, "wrong_digest"),
     ],
 )
-async def test_what_does_not_fit_is_refused_and_the_child_goes_on(
+async def test_what_does_not_fit_is_refused_and_the_child_goes_on(  # noqa: PLR0917 - fixtures
     kit: Any, process: EngineProcess, double: Any, change: str, error: type[AIGovToolError], reason: str
 ) -> None:
     """A wrong key, context, sealer or digest is a typed refusal; the next load works."""
@@ -180,7 +180,7 @@ async def test_a_load_that_takes_too_long_ends_the_child(process: EngineProcess,
     await process.died.wait()
 
 
-async def test_descriptors_do_not_pile_up(process: EngineProcess, double: Any) -> None:
+async def test_descriptors_do_not_pile_up(kit: Any, process: EngineProcess, double: Any) -> None:
     """Neither side keeps a package open after a load, good or bad."""
     ours, theirs = kit.descriptors("self"), kit.descriptors(process.pid)
     for _ in range(sandbox_limit := 20):

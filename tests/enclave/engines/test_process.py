@@ -116,16 +116,23 @@ async def test_kill_and_wait_returns_when_the_process_is_gone(kit: Any, process:
         await running
 
 
-async def test_a_child_that_answers_nonsense_is_killed() -> None:
+async def test_a_child_that_answers_nonsense_is_killed(double: Any) -> None:
     """After a bad model the child may be anybody's: bytes that are no frame end it."""
-    process = await _begin(_speaker("HELLO", "b'\\xff' * 64"))
+    process = await _begin(_speaker("HELLO", "READ", "b'\\xff' * 64"))
+    with pytest.raises(EngineError) as caught:
+        await double.load(process)
+    assert caught.value.reason == "engine_died"
     await process.died.wait()
 
 
-@pytest.mark.parametrize("message", ["Unloaded(99)", "Hello(bytes(32), ())", "Unload(1, 1)"])
-async def test_a_child_that_answers_what_nobody_asked_is_killed(message: str) -> None:
+@pytest.mark.parametrize(
+    "message", ["Unloaded(99)", "Hello(bytes(32), ())", "Unload(1, 1)", "Failed(1, 'forbidden', None, 'no')"]
+)
+async def test_a_child_that_answers_what_nobody_asked_is_killed(double: Any, message: str) -> None:
     """An unknown id, a second hello, a message of the parent's own: each ends the child."""
-    process = await _begin(_speaker("HELLO", f"encode_frame({message})"))
+    process = await _begin(_speaker("HELLO", "READ", f"encode_frame({message})"))
+    with pytest.raises(EngineError):
+        await double.load(process)
     await process.died.wait()
 
 
@@ -166,9 +173,9 @@ def test_the_child_dies_with_its_parent() -> None:
 import asyncio, os
 from aigovtool.enclave.engines.process import EngineProcess
 async def main():
-process = await EngineProcess.start()
-print(process.pid, flush=True)
-await asyncio.sleep(600)
+    process = await EngineProcess.start()
+    print(process.pid, flush=True)
+    await asyncio.sleep(600)
 asyncio.run(main())
 """
     command = [sys.executable, "-c", script]
@@ -212,7 +219,7 @@ def _speaker(*parts: str) -> str:
         if part == "READ":
             lines.append("sock.recv(1 << 16)")
         else:
-            said = "encode_frame(Hello(bytes(32), tuple(Layer)))" if part == "HELLO" else part
+            said = "encode_frame(Hello(b'\\x09' + bytes(31), tuple(Layer)))" if part == "HELLO" else part
             lines.append(f"said = {said}; sock.sendall(said if isinstance(said, bytes) else b''.join(said))")
     return "\n".join([*lines, "time.sleep(600)"])
 

@@ -72,6 +72,8 @@ class Database:
                 fix="stop the other custodian that holds this ledger, or use PostgreSQL for several",
             ) from None
         if version != SCHEMA_VERSION:
+            connection.close()
+            self._engine.dispose()
             raise ConfigurationError(
                 f"the ledger has schema {version}, this program knows {SCHEMA_VERSION}", reason="schema_version"
             )
@@ -120,6 +122,11 @@ class Database:
                 return
 
     def _commit(self, group: list[tuple[Job[object], Future[object]]]) -> None:
+        # From here on a caller that goes away can no longer cancel its job, so that every future takes its result.
+        group = [(job, future) for job, future in group if future.set_running_or_notify_cancel()]
+        if self.failed.is_set():  # queued while the failure was being told: nothing is written after one
+            self._give_up(group)
+            return
         outcomes: list[tuple[Future[object], object, BaseException | None]] = []
         try:
             self._connection.execute(text("BEGIN IMMEDIATE"))
@@ -155,7 +162,10 @@ class Database:
             future.set_exception(_storage_failed())
         while not self._jobs.empty():
             waiting = self._jobs.get()
-            if waiting is not None:
+            if waiting is None:
+                self._jobs.put(None)  # `close` waits for the writer to see this
+                return
+            if waiting[1].set_running_or_notify_cancel():
                 waiting[1].set_exception(_storage_failed())
 
 

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # rule 1: read once, when the library is loaded
-import onnxruntime as ort  # type: ignore[import-untyped]
+import onnxruntime as ort
 
 from aigovtool.enclave.engines.engine import PlainModel
 from aigovtool.enclave.engines.interface import ModelInterface

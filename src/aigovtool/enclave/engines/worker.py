@@ -19,6 +19,7 @@ because a process that holds weights must not go on in a state that nobody has t
 import os
 import socket
 import threading
+import time
 from typing import Final, NoReturn
 
 from aigovtool.crypto.secret import ModelKey
@@ -44,7 +45,7 @@ from aigovtool.enclave.engines.onnx import OnnxEngine
 from aigovtool.enclave.engines.opening import open_model
 from aigovtool.enclave.engines.rehearsal import rehearse
 from aigovtool.enclave.engines.watchdog import Watchdog
-from aigovtool.errors import AIGovToolError, EngineError, NotFoundError, PackageError
+from aigovtool.errors import AIGovToolError, DeadlineError, EngineError, NotFoundError, PackageError
 
 EXIT_PARENT_GONE: Final = 0
 EXIT_CONFUSED: Final = 70  # EX_SOFTWARE
@@ -108,6 +109,8 @@ class Worker:
         model = self._models.get(message.model)
         if model is None:
             raise NotFoundError("the model is not loaded", reason="not_loaded")
+        if time.monotonic_ns() >= message.deadline_ns:
+            raise DeadlineError("the deadline passed while the request waited for the engine")
         results = model.run(unpack_tensors(message.inputs, payload), message.outputs, message.deadline_ns)
         headers, data = pack_tensors(results)
         self._channel.send(Answered(message.id, headers), data)

@@ -25,6 +25,7 @@ from aigovtool.testing.simulated_tee.root import (
     ca_key,
 )
 
+_NOT_IN_ENCLAVE: Final = frozenset({"cli", "consumer", "custodian", "operator"})
 DEFAULT_TCB: Final = (1, 1, 1)
 DEFAULT_CHIP_ID: Final = sha256(b"TEST-ONLY: the default simulated chip").digest()
 
@@ -32,7 +33,8 @@ DEFAULT_CHIP_ID: Final = sha256(b"TEST-ONLY: the default simulated chip").digest
 def measure(package: Path | None = None) -> MeasurementHex:
     """Return the SHA-384 measurement of the Python source of the installed `aigovtool` (or of `package`).
 
-    It covers each `.py` file in the order of its relative path, as `length of path ‖ path ‖ length of content ‖
+    It covers what an enclave's image would hold: everything but the rooms that the enclave never loads (`cli`,
+    `consumer`, `custodian`, `operator`). It covers each `.py` file in the order of its relative path, as `length of path ‖ path ‖ length of content ‖
     content` with 8-byte big-endian lengths. It is what an honest enclave says about itself, not what hardware saw.
 
     Raises:
@@ -41,7 +43,11 @@ def measure(package: Path | None = None) -> MeasurementHex:
     root = Path(aigovtool.__file__).parent if package is None else package
     state = sha384(b"aigovtool simulated measurement v1\x00")
     try:
-        files = sorted((os.fsencode(path.relative_to(root).as_posix()), path) for path in root.rglob("*.py"))
+        files = sorted(
+            (os.fsencode(path.relative_to(root).as_posix()), path)
+            for path in root.rglob("*.py")
+            if path.relative_to(root).parts[0] not in _NOT_IN_ENCLAVE
+        )
         for name, path in files:
             for part in (name, path.read_bytes()):
                 state.update(len(part).to_bytes(8, "big") + part)

@@ -1,0 +1,55 @@
+"""`aigovtool custodian`: make a custodian, and serve it."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+
+from aigovtool.cli.address import LISTEN, Address
+from aigovtool.cli.screen import Screen
+from aigovtool.cli.verb import DIRECTORY, Verb, VerbGroup
+from aigovtool.cli.words import short
+
+
+@click.group(cls=VerbGroup, example="aigovtool custodian init ./custodian")
+def custodian() -> None:
+    """Make and run a custodian: it holds models, budgets and the audit log."""
+
+
+@custodian.command(cls=Verb, example="aigovtool custodian init ./custodian --url https://custodian.example:8440")
+@click.argument("directory", type=DIRECTORY)
+@click.option("--url", default="https://localhost:8440", show_default=True, help="Where parties will find it.")
+@click.option("--host", "hosts", multiple=True, help="Further names or addresses for its TLS certificate.")
+@click.option("--name", "operator", default="operator", show_default=True, help="Name of the first operator.")
+@click.option("--allow-simulated", is_flag=True, help="DEVELOPMENT ONLY: also accept simulated TEEs.")
+@click.pass_obj
+def init(
+    screen: Screen, directory: Path, url: str, hosts: tuple[str, ...], operator: str, *, allow_simulated: bool
+) -> None:
+    """Make keys, ledger and the first operator's file in a new DIRECTORY."""
+    from aigovtool.custodian.app import initialise  # noqa: PLC0415
+
+    host = urlsplit(url).hostname
+    names = list(dict.fromkeys([*([host] if host else []), "localhost", "127.0.0.1", "::1", *hosts]))
+    made = initialise(directory, url=url, hosts=names, operator=operator, allow_simulated=allow_simulated)
+    if made.simulated_allowed:
+        screen.banner()
+
+    def render() -> None:
+        screen.line(f"custodian {short(made.custodian)} is ready in {made.directory}")
+        screen.facts([("operator file", made.operator_file), ("root key", made.root_key)])
+        screen.line("Move the root key to offline storage now: serving never needs it.", style="bold")
+        screen.line(f"next: aigovtool custodian serve {made.directory}")
+
+    screen.show(made, render)
+
+
+@custodian.command(cls=Verb, example="aigovtool custodian serve ./custodian --listen 0.0.0.0:8440")
+@click.argument("directory", type=DIRECTORY)
+@click.option("--listen", type=LISTEN, default="127.0.0.1:8440", show_default=True, help="HOST:PORT to accept on.")
+@click.pass_obj
+def serve(screen: Screen, directory: Path, listen: Address) -> None:
+    """Serve the custodian in DIRECTORY until interrupted."""
+    from aigovtool.custodian.app import serve as run  # noqa: PLC0415
+
+    run(directory, host=listen.host, port=listen.port, ready=lambda url: screen.note(f"serving on {url}"))

@@ -1,0 +1,107 @@
+"""`aigovtool doctor`: what this machine offers, and what is missing."""
+
+import ctypes
+import os
+import platform
+import sqlite3
+import ssl
+from pathlib import Path
+from typing import Final
+
+import click
+from msgspec import Struct
+
+from aigovtool import __version__
+from aigovtool.cli.screen import Screen
+from aigovtool.cli.verb import Verb
+
+_TEE_DEVICES: Final = (
+    ("sev-snp", "/dev/sev-guest"),
+    ("tdx", "/dev/tdx_guest"),
+    ("sgx", "/dev/sgx_enclave"),
+    ("nitro", "/dev/nsm"),
+    ("tpm", "/dev/tpmrm0"),
+)
+_LANDLOCK_CREATE_RULESET: Final = 444
+_LANDLOCK_VERSION_FLAG: Final = 1
+#: SQLite has a defect in WAL mode with several connections from 3.7.0 to 3.51.2; the ledger uses one writer.
+_SQLITE_WAL_FIXED: Final = (3, 51, 3)
+
+
+class Check(Struct, frozen=True, kw_only=True):
+    """One thing that was looked at. `standing` is ok, missing or note."""
+
+    name: str
+    standing: str
+    found: str
+
+
+class Findings(Struct, frozen=True, kw_only=True):
+    """Everything that was looked at."""
+
+    checks: list[Check]
+    tees: list[str]
+
+
+@click.command(cls=Verb, example="aigovtool doctor")
+@click.pass_obj
+def doctor(screen: Screen) -> None:
+    """Show versions, TEE devices and what the kernel offers for the sandbox of engines."""
+    tees = [name for name, device in _TEE_DEVICES if Path(device).exists()]
+    checks = [*_versions(), *_kernel(), *(_device(name, device) for name, device in _TEE_DEVICES)]
+    findings = Findings(checks=checks, tees=tees)
+
+    def render() -> None:
+        screen.table(("what", "standing", "found"), [(c.name, c.standing, c.found) for c in checks], "")
+        if not tees:
+            screen.line("No TEE device: enclaves on this host can only be simulated, which protects nothing.")
+
+    screen.show(findings, render)
+
+
+def _versions() -> list[Check]:
+    python = platform.python_version()
+    wal = sqlite3.sqlite_version_info >= _SQLITE_WAL_FIXED
+    sqlite = sqlite3.sqlite_version + ("" if wal else " (before 3.51.3: one process per ledger, which is enforced)")
+    return [
+        Check(name="aigovtool", standing="ok", found=__version__),
+        Check(name="python", standing="ok", found=python),
+        Check(name="openssl", standing="ok" if ssl.HAS_TLSv1_3 else "missing", found=ssl.OPENSSL_VERSION),
+        Check(name="sqlite", standing="ok" if wal else "note", found=sqlite),
+    ]
+
+
+def _kernel() -> list[Check]:
+    landlock = _landlock_abi()
+    memfd = hasattr(os, "memfd_create")
+    return [
+        Check(name="kernel", standing="ok", found=f"{platform.system()} {platform.release()} {platform.machine()}"),
+        Check(
+            name="landlock",
+            standing="ok" if landlock > 0 else "missing",
+            found=f"ABI {landlock}" if landlock > 0 else "not available",
+        ),
+        Check(name="memfd", standing="ok" if memfd else "missing", found="available" if memfd else "not available"),
+        Check(
+            name="seccomp",
+            standing="ok" if Path("/proc/sys/kernel/seccomp").exists() else "missing",
+            found="available" if Path("/proc/sys/kernel/seccomp").exists() else "not available",
+        ),
+    ]
+
+
+def _device(name: str, device: str) -> Check:
+    if not Path(device).exists():
+        return Check(name=f"tee {name}", standing="missing", found=f"no {device}")
+    usable = os.access(device, os.R_OK | os.W_OK)
+    found = device if usable else f"{device}, but this user may not open it"
+    return Check(name=f"tee {name}", standing="ok" if usable else "note", found=found)
+
+
+def _landlock_abi() -> int:
+    """Return the version of landlock that the kernel offers; 0 for none. Makes no ruleset."""
+    if platform.system() != "Linux":
+        return 0
+    library = ctypes.CDLL(None, use_errno=True)
+    version: int = library.syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_VERSION_FLAG)
+    return max(0, version)

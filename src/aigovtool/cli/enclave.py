@@ -1,0 +1,84 @@
+"""`aigovtool enclave`: run an enclave on this host, and say what it would measure."""
+
+from pathlib import Path
+
+import click
+from msgspec import Struct
+
+from aigovtool.cli.address import LISTEN, Address
+from aigovtool.cli.screen import Screen
+from aigovtool.cli.verb import DIRECTORY, FILE, Verb, VerbGroup
+
+_SIMULATED = "simulated"
+
+
+class Measured(Struct, frozen=True, kw_only=True):
+    """What a TEE reports of this program."""
+
+    tee: str
+    simulated: bool
+    measurement: str
+
+
+@click.group(cls=VerbGroup, example="aigovtool enclave measure")
+def enclave() -> None:
+    """Run borrowed models in an enclave on this host."""
+
+
+@enclave.command(
+    cls=Verb,
+    example="aigovtool enclave serve --borrower-file st-mary.json --model xray --listen 0.0.0.0:8443",
+)
+@click.option(
+    "--tee",
+    type=click.Choice(["auto", _SIMULATED]),
+    default="auto",
+    show_default=True,
+    help="Which TEE; auto never chooses the simulated one.",
+)
+@click.option("--allow-simulated", is_flag=True, help="DEVELOPMENT ONLY: confirm --tee simulated.")
+@click.option("--borrower-file", type=FILE, required=True, help="The file from `aigovtool borrower add`.")
+@click.option("--model", "models", multiple=True, required=True, help="Model to serve; repeat for more.")
+@click.option("--listen", type=LISTEN, default="127.0.0.1:8443", show_default=True, help="HOST:PORT to accept on.")
+@click.option("--cache", type=DIRECTORY, default=Path("aigovtool-cache"), show_default=True, help="For ciphertext.")
+@click.pass_obj
+def serve(
+    screen: Screen,
+    tee: str,
+    borrower_file: Path,
+    models: tuple[str, ...],
+    listen: Address,
+    cache: Path,
+    *,
+    allow_simulated: bool,
+) -> None:
+    """Attest to the custodian, get the models' keys, and serve until interrupted."""
+    from aigovtool.enclave.app import EnclaveOptions  # noqa: PLC0415
+    from aigovtool.enclave.app import serve as run  # noqa: PLC0415
+
+    options = EnclaveOptions(
+        tee=tee,
+        allow_simulated=allow_simulated,
+        borrower_file=borrower_file,
+        models=models,
+        host=listen.host,
+        port=listen.port,
+        cache=cache,
+    )
+    if tee == _SIMULATED:
+        screen.banner()
+    run(options, ready=lambda url: screen.note(f"serving {', '.join(models)} on {url}"))
+
+
+@enclave.command(cls=Verb, example="aigovtool enclave measure --json")
+@click.pass_obj
+def measure(screen: Screen) -> None:
+    """Show what the simulated TEE measures of this installation: its reference value.
+
+    Reference values of hardware TEEs belong to an enclave image, not to an installation.
+    """
+    from aigovtool.testing.simulated_tee.attester import measure as measure_program  # noqa: PLC0415
+
+    found = Measured(tee=_SIMULATED, simulated=True, measurement=measure_program())
+    screen.banner()
+    screen.show(found, lambda: screen.facts([("tee", found.tee), ("measurement", found.measurement)]))

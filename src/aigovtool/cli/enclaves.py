@@ -1,0 +1,43 @@
+"""`aigovtool enclaves`: every instance, its attestation, and what a stop could still cost on it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aigovtool.cli.credentials import connected
+from aigovtool.cli.screen import Screen
+from aigovtool.cli.verb import Verb, operator_option
+from aigovtool.cli.words import count, short, span, when
+
+if TYPE_CHECKING:
+    from aigovtool.protocol.views import EnclaveView
+
+
+@click.command(cls=Verb, example="aigovtool enclaves")
+@operator_option
+@click.pass_obj
+def enclaves(screen: Screen, operator_file: Path | None) -> None:
+    """Show enclaves, newest first."""
+    with connected(operator_file) as client:
+        view = client.enclaves()
+    if any(one.simulated for one in view.enclaves):
+        screen.banner()
+    columns = ("enclave", "borrower", "tee", "state", "models", "last contact", "attested until", ">outstanding", "bound")
+    rows = [_row(one, view.server_time_ms) for one in view.enclaves]
+    screen.show(view, lambda: screen.table(columns, rows, "no enclave has attested yet"))
+
+
+def _row(one: "EnclaveView", now_ms: int) -> tuple[str, ...]:
+    left_ms = max(0, one.authority_until_ms - now_ms)
+    return (
+        short(one.instance),
+        one.borrower,
+        "SIMULATED" if one.simulated else one.tee.value,
+        f"{one.state}, connected" if one.connected else one.state,
+        ", ".join(one.models),
+        f"{span(max(0, now_ms - one.last_contact_ms) // 1000 * 1000)} ago",
+        when(one.valid_until_ms),
+        count(one.outstanding_units),
+        f"{span(left_ms // 1000 * 1000)} left" if left_ms else "no lease",
+    )

@@ -1,0 +1,179 @@
+"""`aigovtool infer`: ask a model once, from a file, with everything verified on the way."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+from msgspec import Struct
+
+from aigovtool.cli.credentials import require_free
+from aigovtool.cli.screen import Screen
+from aigovtool.cli.verb import FILE, Verb
+from aigovtool.cli.words import count, short
+from aigovtool.errors import InvalidValueError, MalformedError, TooLargeError
+from aigovtool.limits import MAX_INFER_BODY_BYTES, MAX_INFER_JSON_BYTES
+
+if TYPE_CHECKING:
+    from aigovtool.consumer.result import Result
+
+_SHOWN_ELEMENTS: Final = 16
+_STDIN: Final = "-"
+
+
+class Output(Struct, frozen=True, kw_only=True):
+    """One output: elements in row-major order."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[object]
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """A verified answer."""
+
+    model: str
+    request_id: str
+    outputs: list[Output]
+    units_remaining: int
+    manifest: str
+    instance: str
+    tee: str
+    simulated: bool
+    receipt_file: str | None
+
+
+@click.command(
+    cls=Verb,
+    example="aigovtool infer xray --enclave https://10.0.0.7:8443 --credential radiology.json --input image.npy",
+)
+@click.argument("model")
+@click.option("--enclave", "url", required=True, help="https://HOST:PORT of the enclave.")
+@click.option("--credential", type=FILE, required=True, help="Your consumer file.")
+@click.option(
+    "--input",
+    "source",
+    type=click.Path(allow_dash=True, dir_okay=False),
+    required=True,
+    help="A .npy array, an .npz with arrays by input name, or JSON (- reads JSON from standard input).",
+)
+@click.option("--allow-simulated", is_flag=True, help="DEVELOPMENT ONLY: also accept a simulated TEE.")
+@click.option("--wait", is_flag=True, help="Wait while the budget is used up or held, instead of failing.")
+@click.option("--deadline", "deadline_s", type=click.FloatRange(0.1, 86_400), help="Seconds for all of it.")
+@click.option("--request-id", help="Names this request: repeated, it is charged once by one enclave.")
+@click.option("--save-receipt", type=FILE, help="Write the receipt here, for `aigovtool receipt verify`.")
+@click.pass_obj
+def infer(
+    screen: Screen,
+    model: str,
+    url: str,
+    credential: Path,
+    source: str,
+    deadline_s: float | None,
+    request_id: str | None,
+    save_receipt: Path | None,
+    *,
+    allow_simulated: bool,
+    wait: bool,
+) -> None:
+    """Attest the enclave, ask MODEL once, verify the receipt, and show the answer."""
+    from aigovtool.consumer import Client  # noqa: PLC0415
+
+    if save_receipt is not None:
+        require_free(save_receipt)
+    inputs = _read(source)
+    with Client.connect(url, credential, allow_simulated=allow_simulated) as client:
+        if client.evidence.tee.value == "simulated":
+            screen.banner()
+        result = client.infer(model, inputs, request_id=request_id, wait=wait, deadline_s=deadline_s)
+    if save_receipt is not None:
+        result.save_receipt(save_receipt.absolute())
+    answer = _answer(result, save_receipt)
+    screen.show(answer, lambda: _render(screen, answer))
+
+
+def _read(source: str) -> object:
+    """Return one array, or arrays by name.
+
+    Raises:
+        TooLargeError, MalformedError, InvalidValueError: the file is not usable as input.
+    """
+    try:
+        if source == _STDIN:
+            return _from_json(sys.stdin.buffer.read(MAX_INFER_JSON_BYTES + 1))
+        path = Path(source)
+        if path.stat().st_size > MAX_INFER_BODY_BYTES:
+            raise TooLargeError(f"{source} is larger than any request", reason="input_too_large")
+        if path.suffix in {".npy", ".npz"}:
+            return _from_numpy(path)
+        with path.open("rb") as file:
+            return _from_json(file.read(MAX_INFER_JSON_BYTES + 1))
+    except OSError as error:
+        raise InvalidValueError(f"cannot read {source}: {error.strerror}", reason="unreadable_input") from None
+
+
+def _from_json(data: bytes) -> object:
+    from aigovtool.codec import decode  # noqa: PLC0415
+
+    value = decode(data, object, max_bytes=MAX_INFER_JSON_BYTES)
+    if isinstance(value, list | Mapping | int | float):
+        return value
+    raise InvalidValueError(
+        "the input is not an array", reason="bad_input", fix="give nested lists, or an object of them by input name"
+    )
+
+
+def _from_numpy(path: Path) -> object:
+    import zipfile  # noqa: PLC0415
+
+    from numpy.lib import npyio  # noqa: PLC0415
+
+    try:
+        with path.open("rb") as file:
+            if path.suffix == ".npy":
+                return _one_array(file)
+            with npyio.NpzFile(file, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+    except (ValueError, EOFError, zipfile.BadZipFile, KeyError):
+        raise MalformedError(
+            f"{path} is not an array file of numbers", reason="bad_array_file", fix="save it with numpy.save or savez"
+        ) from None
+
+
+def _answer(result: "Result", receipt_file: Path | None) -> Answer:
+    statement = result.statement
+    return Answer(
+        model=result.model,
+        request_id=result.request_id,
+        outputs=[
+            Output(name=name, datatype=str(array.dtype), shape=list(array.shape), data=_plain_list(array.ravel().tolist()))
+            for name, array in result.outputs.items()
+        ],
+        units_remaining=result.units_remaining,
+        manifest=statement.manifest,
+        instance=statement.instance,
+        tee=statement.tee,
+        simulated=result.warning is not None,
+        receipt_file=None if receipt_file is None else str(receipt_file),
+    )
+
+
+def _render(screen: Screen, answer: Answer) -> None:
+    for output in answer.outputs:
+        shown = ", ".join(_number(value) for value in output.data[:_SHOWN_ELEMENTS])
+        more = f", ... ({len(output.data)} in all)" if len(output.data) > _SHOWN_ELEMENTS else ""
+        screen.line(f"{output.name}  {output.datatype}{output.shape}  {shown}{more}")
+    screen.facts(
+        [
+            ("units left", count(answer.units_remaining)),
+            ("receipt", "verified" if answer.receipt_file is None else f"verified, saved in {answer.receipt_file}"),
+            ("enclave", f"{short(answer.instance)} on {'SIMULATED TEE' if answer.simulated else answer.tee}"),
+            ("request", answer.request_id),
+        ]
+    )
+
+
+def _number(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

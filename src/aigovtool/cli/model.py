@@ -1,0 +1,324 @@
+"""`aigovtool model`: seal models, lend them, withdraw them."""
+
+import secrets
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from msgspec import Struct
+
+from aigovtool.cli.credentials import connected, read_operator, require_free
+from aigovtool.cli.screen import Progress, Screen
+from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
+from aigovtool.cli.words import count, short, size, span
+from aigovtool.errors import ConfigurationError, NotFoundError
+
+if TYPE_CHECKING:
+    from aigovtool.crypto.secret import ModelKey
+    from aigovtool.ids import BorrowerId, ModelId
+    from aigovtool.ledger.policy import Consequences, ServingPolicy
+    from aigovtool.package.sealing import SealedPackage
+    from aigovtool.protocol.party import OperatorFile
+    from aigovtool.protocol.views import ModelView
+
+#: What the dial means depends on the budget; a new model has none, so this one stands as an example.
+_EXAMPLE_BUDGET = 1_000
+
+
+class Sealed(Struct, frozen=True, kw_only=True):
+    """A model that was sealed."""
+
+    model: str
+    package: str
+    package_bytes: int
+    key_file: str
+    manifest: str
+
+
+class Lent(Struct, frozen=True, kw_only=True):
+    """A model that was added, and what its dial means for a budget of `example_budget_units`."""
+
+    model: str
+    manifest: str
+    package: str
+    entry: int
+    dial: str
+    example_budget_units: int
+    units_lost_on_crash_max: int
+    outage_survived_ms: int
+    stop_bound_ms: int
+
+
+class Withdrawn(Struct, frozen=True, kw_only=True):
+    """A model that is no longer lent."""
+
+    model: str
+    entry: int
+    epoch: int | None
+
+
+@click.group(cls=VerbGroup, example="aigovtool model list")
+def model() -> None:
+    """Seal models and lend them."""
+
+
+@model.command(cls=Verb, example="aigovtool model seal xray.onnx --name xray -o xray.aigov")
+@click.argument("source", metavar="MODEL.onnx", type=FILE)
+@click.option("--name", required=True, help="Name of the model at the custodian.")
+@click.option("-o", "--out", type=FILE, required=True, help="Package to write; its wrapped key goes to OUT.key.")
+@click.option("--external-data", multiple=True, help="File with weights that the model refers to; repeat for more.")
+@operator_option
+@click.pass_obj
+def seal(
+    screen: Screen, source: Path, name: str, out: Path, external_data: tuple[str, ...], operator_file: Path | None
+) -> None:
+    """Encrypt and sign MODEL.onnx, offline, under a fresh key that only the custodian can open.
+
+    External data are named relative to the model's folder, as the model names them.
+    """
+    from aigovtool.crypto.secret import ModelKey, Secret  # noqa: PLC0415
+    from aigovtool.ids import ModelId, key_id_of, parse_name  # noqa: PLC0415
+    from aigovtool.operator.deposit import make_deposit, write_deposit  # noqa: PLC0415
+
+    party = read_operator(operator_file)
+    model_id = ModelId(parse_name(name, "model"))
+    key_path = out.with_name(out.name + ".key")
+    require_free(out)
+    require_free(key_path)
+    _check_model(screen, source)
+    with Secret(secrets.token_bytes(ModelKey.SIZE_BYTES)) as fresh, screen.progress("sealing") as progress:
+        model_key = ModelKey(fresh)
+        sealed = _write_package(source, external_data, out, model_id, model_key, party, progress)
+        deposit = make_deposit(model_key, sealed.manifest_digest, key_id_of(party.custodian.root), party.keystore)
+        write_deposit(key_path.absolute(), deposit)
+    done = Sealed(
+        model=name,
+        package=str(out),
+        package_bytes=sealed.size_bytes,
+        key_file=str(key_path),
+        manifest=sealed.manifest_digest,
+    )
+
+    def render() -> None:
+        screen.line(f"{name} is sealed: {out} ({size(done.package_bytes)})")
+        screen.facts([("manifest digest", done.manifest), ("wrapped key", done.key_file)])
+        screen.line(f"next: aigovtool model add {out} --borrower NAME")
+
+    screen.show(done, render)
+
+
+def _check_model(screen: Screen, source: Path) -> None:
+    """Inspect the graph, then load it once in a process of its own."""
+    from aigovtool.package.inspect import inspect_onnx  # noqa: PLC0415
+    from aigovtool.package.loadcheck import check_loads  # noqa: PLC0415
+
+    try:
+        with source.open("rb") as stream:
+            inspected = inspect_onnx(stream)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {source}: {error.strerror}", reason="unreadable_model") from None
+    screen.note("checking that the model loads")
+    check_loads(source, inspected)
+
+
+def _write_package(
+    source: Path,
+    external_data: tuple[str, ...],
+    out: Path,
+    model_id: "ModelId",
+    model_key: "ModelKey",
+    party: "OperatorFile",
+    progress: Progress,
+) -> "SealedPackage":
+    """Write the package, whole or not at all."""
+    from aigovtool.crypto.secret import Secret  # noqa: PLC0415
+    from aigovtool.crypto.sign import SigningKey  # noqa: PLC0415
+    from aigovtool.package.sealing import seal as seal_files  # noqa: PLC0415
+    from aigovtool.package.source import open_sources  # noqa: PLC0415
+
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        with Secret(party.key) as seed, partial.open("wb") as stream:
+            sealer = SigningKey.from_secret(seed)
+            with open_sources(source.absolute().parent, [source.name, *external_data]) as sources:
+                sealed = seal_files(
+                    sources,
+                    stream,
+                    model=model_id,
+                    model_key=model_key,
+                    salt=secrets.token_bytes(32),
+                    sealer=sealer,
+                    now_ms=time.time_ns() // 1_000_000,
+                    progress=progress,
+                )
+        partial.rename(out)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {out}: {error.strerror}", reason="unwritable_package") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return sealed
+
+
+@model.command(cls=Verb, example="aigovtool model add xray.aigov --borrower st-mary --dial balanced")
+@click.argument("package", metavar="FILE.aigov", type=FILE)
+@click.option("--key", "key_path", type=FILE, help="The wrapped model key.  [default: FILE.aigov.key]")
+@click.option(
+    "--dial",
+    type=click.Choice(["strict", "balanced", "island"]),
+    default="balanced",
+    show_default=True,
+    help="How much an enclave may do without asking.",
+)
+@click.option("--ttl", "ttl_s", type=click.IntRange(1, 86_400), help="Seconds that a lease lives.  [default: the dial's]")
+@click.option("--borrower", "borrowers", multiple=True, required=True, help="Who may serve it; repeat for more.")
+@operator_option
+@click.pass_obj
+def add(
+    screen: Screen,
+    package: Path,
+    key_path: Path | None,
+    dial: str,
+    ttl_s: int | None,
+    borrowers: tuple[str, ...],
+    operator_file: Path | None,
+) -> None:
+    """Upload a sealed package and lend its model."""
+    from aigovtool.ids import BorrowerId, parse_name  # noqa: PLC0415
+    from aigovtool.ledger.policy import Dial, consequences, default_policy  # noqa: PLC0415
+
+    policy = default_policy(Dial(dial), ttl_ms=None if ttl_s is None else ttl_s * 1_000)
+    names = [BorrowerId(parse_name(name, "borrower")) for name in borrowers]
+    key_file = key_path or package.with_name(package.name + ".key")
+    meaning = consequences(policy, _EXAMPLE_BUDGET, _EXAMPLE_BUDGET)
+    done = _lend(screen, package, key_file, policy, names, meaning, operator_file)
+
+    def render() -> None:
+        screen.line(f"{done.model} is lent to {', '.join(names)} (audit log entry {done.entry})")
+        screen.facts(_consequence_facts(policy, meaning))
+        screen.line(f"next: aigovtool budget grant --model {done.model} {_EXAMPLE_BUDGET}")
+
+    screen.show(done, render)
+
+
+def _lend(
+    screen: Screen,
+    package: Path,
+    key_file: Path,
+    policy: "ServingPolicy",
+    names: "list[BorrowerId]",
+    meaning: "Consequences",
+    operator_file: Path | None,
+) -> Lent:
+    from aigovtool.operator.deposit import read_deposit  # noqa: PLC0415
+    from aigovtool.package.sealing import PackageReader  # noqa: PLC0415
+    from aigovtool.protocol.commands import AddModel  # noqa: PLC0415
+
+    with connected(operator_file) as client:
+        try:
+            with package.open("rb") as stream:
+                reader = PackageReader(stream, client.key.public)
+        except OSError as error:
+            raise ConfigurationError(f"cannot read {package}: {error.strerror}", reason="unreadable_package") from None
+        deposit = read_deposit(key_file, custodian=client.root.key_id, manifest=reader.manifest_digest)
+        with screen.progress("uploading") as progress:
+            stored = client.upload_package(package, progress)
+        act = AddModel(
+            model=reader.manifest.model,
+            manifest=reader.manifest_digest,
+            package=stored.package,
+            wrapped_key=deposit.wrapped_key,
+            policy=policy,
+            borrowers=names,
+        )
+        result = client.command(act)
+    return Lent(
+        model=act.model,
+        manifest=act.manifest,
+        package=act.package,
+        entry=result.entry,
+        dial=policy.dial.value,
+        example_budget_units=_EXAMPLE_BUDGET,
+        units_lost_on_crash_max=meaning.units_lost_on_crash_max,
+        outage_survived_ms=meaning.outage_survived_ms,
+        stop_bound_ms=meaning.stop_bound_ms,
+    )
+
+
+def _consequence_facts(policy: "ServingPolicy", meaning: "Consequences") -> list[tuple[str, object]]:
+    crash = f"at most {count(meaning.units_lost_on_crash_max)} of a budget of {count(_EXAMPLE_BUDGET)} units"
+    return [
+        ("dial", policy.dial.value),
+        ("custodian may be away for", span(meaning.outage_survived_ms)),
+        ("a crash of an enclave loses", crash),
+        ("a hostile host can withhold a stop for", span(meaning.stop_bound_ms)),
+    ]
+
+
+@model.command("list", cls=Verb, example="aigovtool model list")
+@operator_option
+@click.pass_obj
+def list_models(screen: Screen, operator_file: Path | None) -> None:
+    """Show every model that is or was lent."""
+    with connected(operator_file) as client:
+        view = client.models()
+    rows = [
+        (
+            found.model,
+            short(found.manifest.removeprefix("sha256:")),
+            size(found.package_bytes),
+            found.policy.dial.value,
+            ", ".join(found.borrowers),
+            "withdrawn" if found.withdrawn else "lent",
+        )
+        for found in view.models
+    ]
+    columns = ("model", "manifest", ">size", "dial", "borrowers", "state")
+    screen.show(view, lambda: screen.table(columns, rows, "no model is lent"))
+
+
+@model.command(cls=Verb, example="aigovtool model show xray")
+@click.argument("name")
+@operator_option
+@click.pass_obj
+def show(screen: Screen, name: str, operator_file: Path | None) -> None:
+    """Show one model: digests, inputs, outputs, policy."""
+    with connected(operator_file) as client:
+        found = _find(client.models().models, name)
+    policy = found.policy
+    pairs: list[tuple[str, object]] = [
+        ("model", found.model),
+        ("state", "withdrawn" if found.withdrawn else "lent"),
+        ("borrowers", ", ".join(found.borrowers)),
+        ("manifest digest", found.manifest),
+        ("package", f"{found.package} ({size(found.package_bytes)})"),
+        ("sealed by key", found.sealer),
+        ("inputs", "; ".join(found.inputs)),
+        ("outputs", "; ".join(found.outputs)),
+        ("dial", f"{policy.dial.value}, leases live {span(policy.ttl_ms)}"),
+        ("counts", policy.dimension.value),
+        ("wipes itself without contact after", span(policy.wipe_after_ms)),
+    ]
+    screen.show(found, lambda: screen.facts(pairs))
+
+
+def _find(models: "list[ModelView]", name: str) -> "ModelView":
+    for found in models:
+        if found.model == name:
+            return found
+    raise NotFoundError(f"there is no model {name[:80]!r}", reason="no_model", fix="see `aigovtool model list`")
+
+
+@model.command(cls=Verb, example="aigovtool model withdraw xray")
+@click.argument("name")
+@operator_option
+@click.pass_obj
+def withdraw(screen: Screen, name: str, operator_file: Path | None) -> None:
+    """Stop lending a model for good: no key, no lease; enclaves that hold it are stopped."""
+    from aigovtool.ids import ModelId, parse_name  # noqa: PLC0415
+    from aigovtool.protocol.commands import WithdrawModel  # noqa: PLC0415
+
+    with connected(operator_file) as client:
+        result = client.command(WithdrawModel(model=ModelId(parse_name(name, "model"))))
+    done = Withdrawn(model=name, entry=result.entry, epoch=result.epoch)
+    screen.show(done, lambda: screen.line(f"{name} is withdrawn (audit log entry {result.entry})"))

@@ -1,0 +1,111 @@
+"""An honest enclave: what a consumer sends, and what it gets."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aigovtool.consumer import Client
+from aigovtool.errors import InvalidValueError, NotFoundError
+from tests.consumer.conftest import MANIFEST, MODEL, FakeEnclave
+
+
+def test_an_array_is_answered_with_arrays_and_a_verified_receipt(client: Client, enclave: FakeEnclave) -> None:
+    """The whole way: attested, asked, answered, receipt checked."""
+    result = client.infer("doubler", np.array([[1, 2], [3, 4]], dtype=np.float32))
+    assert np.array_equal(result.outputs["y"], [[2, 4], [6, 8]])
+    assert result.outputs["y"].flags.writeable
+    assert result.outputs["n"].tolist() == [2]
+    assert result.units_remaining == 9
+    assert result.statement.request_key == result.request_id
+    assert result.statement.instance == client.instance == enclave.instance
+    assert result.warning == "SIMULATED TEE: protects nothing"
+
+
+def test_the_representation_of_a_result_shows_no_data(client: Client) -> None:
+    """A log of results must not become a log of answers."""
+    shown = repr(client.infer("doubler", [[1234.5, 777.25]]))
+    assert shown.startswith("Result(model='doubler', outputs={")
+    assert "y: float32[1, 2]" in shown
+    assert "units_remaining=9" in shown
+    assert "SIMULATED" in shown
+    assert "2469" not in shown
+    assert "1554.5" not in shown
+
+
+def test_inputs_may_be_named(client: Client) -> None:
+    """A mapping gives inputs by name."""
+    assert client.infer("doubler", {"x": [[1, 2]]}).outputs["y"].tolist() == [[2, 4]]
+
+
+def test_only_the_outputs_that_were_asked_for_come_back(client: Client) -> None:
+    """`outputs` names what is answered."""
+    assert set(client.infer("doubler", [[1, 2]], outputs=["n"]).outputs) == {"n"}
+
+
+def test_an_unknown_output_is_refused_before_anything_is_sent(client: Client, enclave: FakeEnclave) -> None:
+    """A mistake in a name costs nothing."""
+    with pytest.raises(InvalidValueError) as caught:
+        client.infer("doubler", [[1, 2]], outputs=["z"])
+    assert caught.value.reason == "unknown_output"
+    assert not enclave.charged
+
+
+def test_a_model_that_is_not_served_is_named(client: Client) -> None:
+    """After a fresh attestation without it, the model does not exist."""
+    with pytest.raises(NotFoundError) as caught:
+        client.infer("tripler", [[1, 2]])
+    assert caught.value.reason == "no_such_model"
+    assert caught.value.fix == "it serves doubler"
+
+
+@pytest.mark.parametrize("bad", ["", "a b", "x" * 65, "a\n"])
+def test_a_request_id_is_checked_before_it_is_sent(client: Client, bad: str) -> None:
+    """A request id goes into a header and into receipts."""
+    with pytest.raises(InvalidValueError) as caught:
+        client.infer("doubler", [[1, 2]], request_id=bad)
+    assert caught.value.reason == "bad_request_id"
+
+
+def test_a_repeated_request_id_is_charged_once_and_its_first_receipt_still_verifies(
+    client: Client, enclave: FakeEnclave
+) -> None:
+    """The salt belongs to the request id, so the receipt that the enclave kept fits the repetition."""
+    first = client.infer("doubler", [[1, 2]], request_id="case-17")
+    again = client.infer("doubler", [[1, 2]], request_id="case-17")
+    assert again.receipt == first.receipt
+    assert len(enclave.charged) == 1
+
+
+def test_salts_of_two_requests_differ(client: Client) -> None:
+    """One salt for all would let the custodian see that two prompts are equal."""
+    first, second = client.infer("doubler", [[1, 2]]), client.infer("doubler", [[1, 2]])
+    assert first.saved.salt != second.saved.salt
+    assert first.statement.request != second.statement.request
+
+
+def test_models_are_described(client: Client) -> None:
+    """Names, digests, inputs and outputs."""
+    (model,) = client.models()
+    assert (model.model, model.manifest) == (MODEL, MANIFEST)
+    assert [spec.name for spec in model.inputs] == ["x"]
+    assert [spec.name for spec in model.outputs] == ["y", "n"]
+
+
+def test_the_evidence_can_be_looked_at(client: Client) -> None:
+    """The attestation result says which checks were made."""
+    assert client.evidence.tee == "simulated"
+    assert {check.name for check in client.evidence.checks} >= {"debug", "measurements"}
+    assert client.warnings == ("SIMULATED TEE: protects nothing",)
+    assert client.key_set_version == 7
+
+
+def test_the_client_uses_nothing_of_the_environment(
+    client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A proxy from the environment would be somebody between."""
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing.pem"))
+    client.attest()
+    assert client.infer("doubler", [[1, 2]]).outputs["n"].tolist() == [1]

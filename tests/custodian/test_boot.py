@@ -1,0 +1,411 @@
+"""Boot and key release: who becomes an instance, and who gets a model key."""
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import Connection, text
+from tests.custodian.conftest import BORROWER, MODEL, OTHER, Bench, Enclave, make_bench
+
+from aigovtool.attestation.binding import HpkePublicKey, IdentityPublicKey, SpkiHash
+from aigovtool.crypto.sign import SigningKey, seal
+from aigovtool.crypto.wrap import WrapKey
+from aigovtool.custodian.app import open_custodian
+from aigovtool.custodian.service import views
+from aigovtool.errors import (
+    AIGovToolError,
+    AppraisalError,
+    ConfigurationError,
+    ConflictError,
+    EvidenceError,
+    ForbiddenError,
+    NotFoundError,
+    ReattestRequiredError,
+    SignatureInvalidError,
+    StorageError,
+    StoppedError,
+)
+from aigovtool.ids import Digest, ModelId, Nonce, digest_of, key_id_of
+from aigovtool.ledger import entry
+from aigovtool.ledger.entry import PartyRole, StopTarget
+from aigovtool.limits import NONCE_TTL_MS
+from aigovtool.protocol import commands as acts
+from aigovtool.protocol import release
+from aigovtool.testing.simulated_tee import wiring
+from aigovtool.testing.simulated_tee.attester import SimulatedPlatform, measure
+
+
+def stop_all() -> acts.Stop:
+    return acts.Stop(target=StopTarget.ALL, value="", reason="drill")
+
+
+async def refused(bench: Bench, enclave: Enclave, error: type[AIGovToolError], reason: str | None, **how: Any) -> None:
+    """Boot with `how`; expect a refusal and its line in the audit log, and no instance."""
+    envelope = how.pop("envelope", None)
+    if envelope is None:
+        envelope = enclave.sealed(enclave.request(enclave.claims(await enclave.challenge())))
+    with pytest.raises(error) as caught:
+        await enclave.admit(envelope)
+    assert caught.value.reason == reason
+    last = (await bench.log())[-1]
+    assert isinstance(last, entry.AttestationRefused)
+    assert (last.borrower, last.code, last.reason) == (enclave.borrower, error.code, reason or "")
+    assert (await views.show_enclaves(bench.custodian)).enclaves == []
+
+
+# --- Admission ---------------------------------------------------------------------------------------------
+
+
+async def test_an_honest_enclave_is_admitted_for_its_models_only(lent: Bench) -> None:
+    """The admission names this boot, the one model asked for, and its terms; the log has one line more."""
+    enclave = Enclave(lent)
+    before = len(await lent.log())
+    admission = await enclave.boot()
+    assert (admission.instance, admission.borrower) == (enclave.instance, BORROWER)
+    (offer,) = admission.models
+    assert (offer.model, offer.manifest, offer.package) == (MODEL, lent.manifest, lent.package)
+    assert offer.sealer == lent.key.public.raw
+    assert not enclave.stop_state(admission.stop_state).stops
+    assert [type(body) for body in (await lent.log())[before:]] == [entry.Attested]
+
+
+async def test_a_nonce_works_once(lent: Bench) -> None:
+    """The same boot request again is a replay: its nonce is spent."""
+    enclave = Enclave(lent)
+    envelope = enclave.sealed(enclave.request(enclave.claims(await enclave.challenge())))
+    await enclave.admit(envelope)
+    with pytest.raises(EvidenceError) as caught:
+        await enclave.admit(envelope)
+    assert caught.value.reason == "nonce_replayed"
+
+
+async def test_a_nonce_is_spent_by_a_refused_boot_too(lent: Bench) -> None:
+    """After a refusal the same nonce cannot be tried again with better evidence."""
+    enclave = Enclave(lent, platform=SimulatedPlatform(measure(), debug=True))
+    challenge = await enclave.challenge()
+    with pytest.raises(AppraisalError):
+        await enclave.admit(enclave.sealed(enclave.request(enclave.claims(challenge))))
+    enclave.platform = wiring.platform()
+    await refused(
+        lent,
+        enclave,
+        EvidenceError,
+        "nonce_replayed",
+        envelope=enclave.sealed(enclave.request(enclave.claims(challenge))),
+    )
+
+
+async def test_a_nonce_of_nobody_is_unknown(lent: Bench) -> None:
+    """A nonce that the custodian did not make is refused."""
+    enclave = Enclave(lent)
+    challenge = msgspec.structs.replace(await enclave.challenge(), nonce=Nonce("ab" * 32))
+    envelope = enclave.sealed(enclave.request(enclave.claims(challenge)))
+    await refused(lent, enclave, EvidenceError, "nonce_unknown", envelope=envelope)
+
+
+async def test_a_nonce_of_another_borrower_is_unknown(lent: Bench) -> None:
+    """A challenge made for one borrower is worth nothing in another's boot, and stays unspent."""
+    mine, theirs = Enclave(lent, borrower=OTHER), Enclave(lent)
+    challenge = await theirs.challenge()
+    await refused(
+        lent, mine, EvidenceError, "nonce_unknown", envelope=mine.sealed(mine.request(mine.claims(challenge)))
+    )
+    await theirs.admit(theirs.sealed(theirs.request(theirs.claims(challenge))))
+
+
+@pytest.mark.parametrize(("late_ms", "good"), [(NONCE_TTL_MS, True), (NONCE_TTL_MS + 1, False)])
+async def test_a_nonce_lasts_a_minute(late_ms: int, good: bool, lent: Bench) -> None:  # noqa: FBT001
+    """At the last millisecond it works; one later it does not."""
+    enclave = Enclave(lent)
+    envelope = enclave.sealed(enclave.request(enclave.claims(await enclave.challenge())))
+    lent.now_ms += late_ms
+    if good:
+        await enclave.admit(envelope)
+    else:
+        await refused(lent, enclave, EvidenceError, "nonce_expired", envelope=envelope)
+
+
+# --- Both signatures ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("signers", ["identity", "enrolment", "stranger+identity", "enrolment+stranger", "three"])
+async def test_a_boot_is_signed_by_exactly_enrolment_and_identity_key(signers: str, lent: Bench) -> None:
+    """Whose enclave, and which enclave: one signature less, another, or one more is refused, and not logged."""
+    enclave, stranger = Enclave(lent), SigningKey.generate()
+    enrolment, identity = lent.enrolment[BORROWER], enclave.identity
+    keys = {
+        "identity": (identity,),
+        "enrolment": (enrolment,),
+        "stranger+identity": (stranger, identity),
+        "enrolment+stranger": (enrolment, stranger),
+        "three": (enrolment, identity, stranger),
+    }[signers]
+    challenge = await enclave.challenge()
+    before = len(await lent.log())
+    with pytest.raises(SignatureInvalidError) as caught:
+        await enclave.admit(enclave.sealed(enclave.request(enclave.claims(challenge)), *keys))
+    assert caught.value.reason == "wrong_key"
+    # Who has not proved to be the borrower cannot write the log, and cannot spend the borrower's nonce.
+    assert len(await lent.log()) == before
+    await enclave.admit(enclave.sealed(enclave.request(enclave.claims(challenge))))
+
+
+async def test_the_enrolment_key_of_another_borrower_is_wrong(lent: Bench) -> None:
+    """A borrower cannot boot an enclave in another's name."""
+    enclave = Enclave(lent)
+    request = enclave.request(enclave.claims(await enclave.challenge()))
+    with pytest.raises(SignatureInvalidError) as caught:
+        await enclave.admit(enclave.sealed(request, lent.enrolment[OTHER], enclave.identity))
+    assert caught.value.reason == "wrong_key"
+
+
+async def test_one_key_cannot_be_enrolment_and_identity(lent: Bench) -> None:
+    """The borrower's key, which its host holds, is no identity that was born in an enclave."""
+    enclave = Enclave(lent, identity=lent.enrolment[BORROWER])
+    request = enclave.request(enclave.claims(await enclave.challenge()))
+    with pytest.raises(SignatureInvalidError) as caught:
+        await enclave.admit(enclave.sealed(request, lent.enrolment[BORROWER]))
+    assert caught.value.reason == "wrong_key"
+
+
+async def test_a_boot_request_is_of_its_kind(lent: Bench) -> None:
+    """The same bytes under the same signatures mean nothing as another kind of message."""
+    enclave = Enclave(lent)
+    request = enclave.request(enclave.claims(await enclave.challenge()))
+    with pytest.raises(SignatureInvalidError) as caught:
+        await enclave.admit(seal(release.RELEASE_REQUEST, request, lent.enrolment[BORROWER], enclave.identity))
+    assert caught.value.reason == "wrong_kind"
+
+
+# --- Binding -----------------------------------------------------------------------------------------------
+
+OTHER_KEY = SigningKey.generate()
+SWAPS: dict[str, Any] = {
+    "role": "session",
+    "audience": "custodian:" + "0" * 64,
+    "tls_spki": SpkiHash(b"\1" * 32),
+    "hpke_key": HpkePublicKey(WrapKey.generate().public),
+    "identity_key": IdentityPublicKey(OTHER_KEY.public.raw),
+    "instance": "0" * 64,
+    "custodian_root": key_id_of(b"another root"),
+    "configuration": digest_of(b"another configuration"),
+    "appraisal_policy": digest_of(b"another policy"),
+}
+
+
+@pytest.mark.parametrize("name", SWAPS)
+async def test_no_claim_can_be_swapped_after_the_evidence_was_made(name: str, lent: Bench) -> None:
+    """Evidence relayed with one changed claim does not cover it: refused whatever the claim is."""
+    enclave = Enclave(lent)
+    honest = enclave.claims(await enclave.challenge())
+    claims = msgspec.structs.replace(honest, **{name: SWAPS[name]})
+    identity = OTHER_KEY if name == "identity_key" else enclave.identity
+    envelope = enclave.sealed(enclave.request(claims, evidence_of=honest), lent.enrolment[BORROWER], identity)
+    await refused(lent, enclave, EvidenceError, "channel_binding", envelope=envelope)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("role", "binding_role"),
+        ("audience", "binding_audience"),
+        ("hpke_key", "binding_instance"),
+        ("identity_key", "binding_instance"),
+        ("instance", "binding_instance"),
+        ("custodian_root", "binding_custodian_root"),
+        ("appraisal_policy", "binding_appraisal_policy"),
+    ],
+)
+async def test_genuine_evidence_for_another_conversation_is_refused(name: str, reason: str, lent: Bench) -> None:
+    """An enclave that attests honestly, but for another role, custodian, policy or instance, is not admitted."""
+    enclave = Enclave(lent)
+    claims = msgspec.structs.replace(enclave.claims(await enclave.challenge()), **{name: SWAPS[name]})
+    identity = OTHER_KEY if name == "identity_key" else enclave.identity
+    envelope = enclave.sealed(enclave.request(claims), lent.enrolment[BORROWER], identity)
+    await refused(lent, enclave, EvidenceError, reason, envelope=envelope)
+
+
+@pytest.mark.parametrize("name", ["tls_spki", "configuration"])
+async def test_what_only_the_enclave_knows_is_not_judged_at_boot(name: str, lent: Bench) -> None:
+    """The TLS key is judged by each consumer on its own connection; the configuration is the borrower's."""
+    enclave = Enclave(lent)
+    claims = msgspec.structs.replace(enclave.claims(await enclave.challenge()), **{name: SWAPS[name]})
+    assert (await enclave.admit(enclave.sealed(enclave.request(claims)))).instance == enclave.instance
+
+
+async def test_a_boot_nonce_that_does_not_make_the_instance_is_refused(lent: Bench) -> None:
+    """The instance id is the digest of keys and boot nonce, computed by the custodian itself."""
+    enclave = Enclave(lent)
+    request = enclave.request(enclave.claims(await enclave.challenge()))
+    changed = msgspec.structs.replace(request, boot_nonce=Nonce("0" * 64))
+    await refused(lent, enclave, EvidenceError, "binding_instance", envelope=enclave.sealed(changed))
+
+
+async def test_an_instance_boots_once(lent: Bench) -> None:
+    """The same keys with a fresh nonce are the same instance, which exists: no second life."""
+    enclave = Enclave(lent)
+    await enclave.boot()
+    with pytest.raises(ConflictError) as caught:
+        await enclave.boot()
+    assert caught.value.reason == "instance_exists"
+
+
+# --- Appraisal ---------------------------------------------------------------------------------------------
+
+
+async def test_simulated_evidence_needs_an_explicit_opt_in(tmp_path: Path) -> None:
+    """A custodian made without it refuses, even when an operator has set a policy that would accept."""
+    bench = make_bench(tmp_path / "custodian", allow_simulated=False)
+    try:
+        await bench.add_borrower(BORROWER)
+        enclave = Enclave(bench)
+        with pytest.raises(ConfigurationError) as absent:
+            await enclave.challenge()
+        assert absent.value.reason == "no_policy"
+        await bench.command(acts.SetAppraisalPolicy(policy=wiring.development_policy()))
+        envelope = enclave.sealed(enclave.request(enclave.claims(await enclave.challenge())))
+        with pytest.raises(AIGovToolError) as caught:
+            await enclave.admit(envelope)
+        assert isinstance(caught.value, EvidenceError | AppraisalError)
+        assert (await bench.kinds())[-1] == "AttestationRefused"
+    finally:
+        bench.custodian.database.close()
+
+
+@pytest.mark.parametrize(
+    "platform",
+    [SimulatedPlatform(measure(), debug=True), SimulatedPlatform(type(measure())("0" * 96))],
+    ids=["debug", "another-program"],
+)
+async def test_genuine_but_unacceptable_evidence_is_refused(platform: SimulatedPlatform, lent: Bench) -> None:
+    """A TEE in debug mode, or one that runs another program, is genuine and still gets nothing."""
+    enclave = Enclave(lent, platform=platform)
+    with pytest.raises(AppraisalError) as caught:
+        await enclave.boot()
+    last = (await lent.log())[-1]
+    assert isinstance(last, entry.AttestationRefused)
+    assert (last.code, last.reason) == ("evidence_unacceptable", (caught.value.reason or "")[:80])
+
+
+async def test_a_model_that_is_not_lent_to_this_borrower_is_refused(lent: Bench) -> None:
+    """Another borrower's model, although its enclave is acceptable."""
+    await refused(lent, Enclave(lent, borrower=OTHER), ForbiddenError, "not_lent")
+
+
+async def test_an_unknown_or_withdrawn_model_is_refused(lent: Bench) -> None:
+    """Both are the same to a borrower: there is no such model."""
+    unknown = Enclave(lent, models=[ModelId("nothing")])
+    await refused(lent, unknown, NotFoundError, "no_such_model")
+    await lent.command(acts.WithdrawModel(model=MODEL))
+    await refused(lent, Enclave(lent), NotFoundError, "no_such_model")
+
+
+@pytest.mark.parametrize("target", [StopTarget.ALL, StopTarget.MODEL, StopTarget.BORROWER])
+async def test_a_stop_also_stops_boots(target: StopTarget, lent: Bench) -> None:
+    """What is stopped is not admitted either."""
+    value = {StopTarget.ALL: "", StopTarget.MODEL: MODEL, StopTarget.BORROWER: BORROWER}[target]
+    await lent.command(acts.Stop(target=target, value=value, reason="drill"))
+    await refused(lent, Enclave(lent), StoppedError, None)
+
+
+async def test_a_revoked_borrower_gets_no_challenge_and_no_admission(lent: Bench) -> None:
+    """Also when it holds a fresh nonce from before."""
+    enclave = Enclave(lent)
+    envelope = enclave.sealed(enclave.request(enclave.claims(await enclave.challenge())))
+    await lent.command(acts.RevokeParty(role=PartyRole.BORROWER, name=BORROWER))
+    for attempt in (enclave.challenge(), enclave.admit(envelope)):
+        with pytest.raises(ForbiddenError) as caught:
+            await attempt
+        assert caught.value.reason == "not_enrolled"
+
+
+# --- Key release -------------------------------------------------------------------------------------------
+
+
+async def test_a_key_opens_with_the_attested_key_in_its_context_only(admitted: Enclave, lent: Bench) -> None:
+    """Another HPKE key, or the context of another custodian, instance, model or manifest, opens nothing."""
+    released = await admitted.release()
+    custodian = lent.custodian.keys.custodian
+    names = (custodian, admitted.instance, MODEL, lent.manifest)
+    with admitted.hpke.unwrap(released.wrapped_key, release.release_context(*names)) as key:
+        assert key.reveal() == lent.model_key
+    with pytest.raises(SignatureInvalidError):
+        WrapKey.generate().unwrap(released.wrapped_key, release.release_context(*names))
+    wrong: tuple[Any, ...] = (key_id_of(b"x"), Enclave(lent).instance, ModelId("other"), digest_of(b"x"))
+    for position, other in enumerate(wrong):
+        changed: list[Any] = list(names)
+        changed[position] = other
+        with pytest.raises(SignatureInvalidError):
+            admitted.hpke.unwrap(released.wrapped_key, release.release_context(*changed))
+
+
+async def test_an_instance_that_was_not_admitted_gets_no_key(lent: Bench) -> None:
+    """A foreign instance is unknown, however well its request is signed."""
+    with pytest.raises(ForbiddenError) as caught:
+        await Enclave(lent).release()
+    assert caught.value.reason == "unknown_instance"
+
+
+async def test_a_release_is_signed_by_the_instance(admitted: Enclave, lent: Bench) -> None:
+    """Neither its borrower nor another instance can ask in its name."""
+    for key in (lent.enrolment[BORROWER], SigningKey.generate()):
+        with pytest.raises(SignatureInvalidError):
+            await admitted.release(admitted.release_request(by=key))
+
+
+async def test_a_wrong_manifest_gets_no_key(admitted: Enclave) -> None:
+    """The key is for one sealed package, not for whatever bears the model's name."""
+    with pytest.raises(ForbiddenError) as caught:
+        await admitted.release(admitted.release_request(manifest=Digest("sha256:" + "0" * 64)))
+    assert caught.value.reason == "not_admitted"
+
+
+async def test_an_expired_attestation_gets_no_key(admitted: Enclave, lent: Bench) -> None:
+    """From the end of its validity on an instance must attest again."""
+    lent.now_ms += lent.policy.max_attestation_age_ms
+    with pytest.raises(ReattestRequiredError):
+        await admitted.release()
+
+
+async def test_a_stopped_instance_gets_no_key(admitted: Enclave, lent: Bench) -> None:
+    """A stop between admission and release stops the release."""
+    await lent.command(stop_all())
+    with pytest.raises(StoppedError):
+        await admitted.release()
+
+
+async def test_the_log_has_the_release_before_the_reply(admitted: Enclave, lent: Bench) -> None:
+    """When the reply is there, so is its line, naming instance, model and manifest."""
+    await admitted.release()
+    last = (await lent.log())[-1]
+    assert last == entry.KeyReleased(instance=admitted.instance, model=MODEL, manifest=lent.manifest)
+
+
+async def test_no_reply_without_a_durable_log(admitted: Enclave, lent: Bench) -> None:
+    """When COMMIT fails there is no wrapped key: the line would be missing from the log."""
+    database, gate = lent.custodian.database, threading.Event()
+    database.submit(lambda _: gate.wait(20))
+    released = asyncio.create_task(admitted.release())
+    await asyncio.sleep(0)  # the task has now queued its job behind the gate
+
+    def poison(connection: Connection) -> None:
+        for statement in (
+            "CREATE TABLE a (id INTEGER PRIMARY KEY)",
+            "CREATE TABLE b (a REFERENCES a DEFERRABLE INITIALLY DEFERRED)",
+            "INSERT INTO b VALUES (7)",
+        ):
+            connection.execute(text(statement))
+
+    poisoned = database.submit(poison)
+    gate.set()
+    with pytest.raises(StorageError):
+        await released
+    with pytest.raises(StorageError):
+        poisoned.result(20)
+    database.close()
+    lent.custodian = open_custodian(lent.directory)
+    assert "KeyReleased" not in await lent.kinds()
+    lent.custodian.database.close()
