@@ -347,9 +347,7 @@ class FakeCustodian:
         self.lose_answers = 0
         key = TlsKey.generate()
         chain = [
-            issue_server_certificate(
-                world.tls_authority_key, world.tls_authority, key, ["127.0.0.1"], **world.validity
-            )
+            issue_server_certificate(world.tls_authority_key, world.tls_authority, key, ["127.0.0.1"], **world.validity)
         ]
         self.served = Served(
             world.background, self._routes(), server_context(chain, key, [world.credentials_authority])

@@ -5,17 +5,17 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.consumer.conftest import MANIFEST, MEASUREMENT, MODEL, FakeEnclave, World
 
 from aigovtool.attestation.binding import IdentityPublicKey, SpkiHash
+from aigovtool.attestation.model import MeasurementHex, TeeType
+from aigovtool.attestation.verifier import VerifierSet
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.errors import AppraisalError, EvidenceError, SignatureInvalidError
 from aigovtool.ids import ModelId, Nonce, digest_of
 from aigovtool.protocol.session import SessionEvidence
 from aigovtool.testing.simulated_tee.attester import SimulatedPlatform
 from aigovtool.testing.simulated_tee.verify import SimulatedVerifier, simulated_policy
-from aigovtool.attestation.model import MeasurementHex, TeeType
-from aigovtool.attestation.verifier import VerifierSet
-from tests.consumer.conftest import MANIFEST, MEASUREMENT, MODEL, FakeEnclave, World
 
 
 def refused(world: World, enclave: FakeEnclave, kind: type[Exception], reason: str, **options: Any) -> None:
@@ -102,7 +102,9 @@ def test_a_pinned_model_digest_is_demanded(world: World, enclave: FakeEnclave) -
 
 def test_the_right_pin_is_accepted(world: World, enclave: FakeEnclave) -> None:
     """A pin that is met changes nothing."""
-    assert world.connect(enclave, models={"doubler": MANIFEST}).infer("doubler", [[1, 2]]).statement.manifest == MANIFEST
+    assert (
+        world.connect(enclave, models={"doubler": MANIFEST}).infer("doubler", [[1, 2]]).statement.manifest == MANIFEST
+    )
 
 
 def test_swapped_names_of_covered_models_are_refused(world: World, enclave: FakeEnclave) -> None:
@@ -229,7 +231,9 @@ def test_a_rebooted_enclave_is_attested_afresh(world: World, enclave: FakeEnclav
     assert len(enclave.challenges) == 2
 
 
-def test_a_certificate_that_changes_midway_to_an_unattested_one_gets_nothing(world: World, enclave: FakeEnclave) -> None:
+def test_a_certificate_that_changes_midway_to_an_unattested_one_gets_nothing(
+    world: World, enclave: FakeEnclave
+) -> None:
     """Whoever takes the enclave's address later has to be an enclave."""
     client = world.connect(enclave)
     enclave.reboot()

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.consumer.conftest import MANIFEST, MODEL, FakeEnclave
 
 from aigovtool.consumer import Client
 from aigovtool.errors import InvalidValueError, NotFoundError
-from tests.consumer.conftest import MANIFEST, MODEL, FakeEnclave
 
 
 def test_an_array_is_answered_with_arrays_and_a_verified_receipt(client: Client, enclave: FakeEnclave) -> None:

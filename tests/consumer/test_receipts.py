@@ -5,6 +5,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from starlette.responses import Response
+from tests.consumer.conftest import MEASUREMENT, FakeEnclave, World
 
 from aigovtool.attestation.model import TeeType
 from aigovtool.attestation.verifier import VerifierSet
@@ -24,8 +26,6 @@ from aigovtool.ledger.receipt import Receipt, SignedReceipt, sign_batch
 from aigovtool.ledger.units import UnitVector
 from aigovtool.testing.simulated_tee.attester import SimulatedPlatform
 from aigovtool.testing.simulated_tee.verify import SimulatedVerifier, simulated_policy
-from starlette.responses import Response
-from tests.consumer.conftest import MEASUREMENT, FakeEnclave, World
 
 OTHER = digest_of(b"other")
 CHANGES: dict[str, object] = {
@@ -158,9 +158,7 @@ def test_a_saved_receipt_verifies_offline(world: World, result: Result, tmp_path
     result.save_receipt(path)
     asked.write_bytes(result.request_body)
     answered.write_bytes(result.response_body)
-    verdict = verify_receipt_file(
-        path, world.file, allow_simulated=True, request_path=asked, response_path=answered
-    )
+    verdict = verify_receipt_file(path, world.file, allow_simulated=True, request_path=asked, response_path=answered)
     assert verdict.receipt == result.statement
     assert verdict.bodies_checked == ("request", "response")
     assert verdict.warning == "SIMULATED TEE: protects nothing"
@@ -218,9 +216,7 @@ def test_a_saved_receipt_with_a_changed_field_is_refused(world: World, result: R
 TAMPER: dict[str, Callable[[SavedReceipt], SavedReceipt]] = {
     "request": lambda saved: msgspec.structs.replace(saved, request=OTHER),
     "response": lambda saved: msgspec.structs.replace(saved, response=OTHER),
-    "evidence": lambda saved: msgspec.structs.replace(
-        saved, evidence=SimulatedPlatform(MEASUREMENT).attest(bytes(64))
-    ),
+    "evidence": lambda saved: msgspec.structs.replace(saved, evidence=SimulatedPlatform(MEASUREMENT).attest(bytes(64))),
     "claims": lambda saved: msgspec.structs.replace(
         saved, claims=msgspec.structs.replace(saved.claims, configuration=OTHER)
     ),
@@ -263,9 +259,7 @@ def test_another_manifest_than_expected_is_refused(world: World, result: Result)
     assert caught.value.reason == "manifest"
 
 
-def test_the_receipt_of_another_consumer_is_refused_from_a_file(
-    world: World, result: Result, tmp_path: Path
-) -> None:
+def test_the_receipt_of_another_consumer_is_refused_from_a_file(world: World, result: Result, tmp_path: Path) -> None:
     """A consumer file vouches for its own receipts."""
     result.save_receipt(tmp_path / "receipt.json")
     other = world.consumer_file("other.json", consumer="cardiology")

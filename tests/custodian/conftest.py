@@ -88,9 +88,7 @@ class Enclave:
         return instance_id_of(self.identity.public.raw, self.hpke.public, self.boot_nonce)
 
     async def challenge(self) -> Challenge:
-        reply = await boot.challenge(
-            self.bench.custodian, ChallengeRequest(borrower=self.borrower, models=self.models)
-        )
+        reply = await boot.challenge(self.bench.custodian, ChallengeRequest(borrower=self.borrower, models=self.models))
         return open_by_any(reply.challenge, release.CHALLENGE, Challenge, self.bench.command_keys)
 
     def claims(self, challenge: Challenge) -> Binding:
@@ -165,7 +163,9 @@ def want(units: int = 1, *, consumer: ConsumerId = CONSUMER, ask: bool = False, 
 
 def report(lease_id: str, *, seq: int, used: int, final: bool = False) -> Report:
     vector = UnitVector(inferences=used)
-    return Report(lease_id=msgspec.convert(lease_id, str), seq=seq, used=vector, ok=used, err=0, final=final, receipts="")  # type: ignore[arg-type]
+    return Report(
+        lease_id=msgspec.convert(lease_id, str), seq=seq, used=vector, ok=used, err=0, final=final, receipts=""
+    )  # type: ignore[arg-type]
 
 
 @dataclass

@@ -25,8 +25,8 @@ from aigovtool.errors import (
     NotFoundError,
     ReattestRequiredError,
     SignatureInvalidError,
-    StorageError,
     StoppedError,
+    StorageError,
 )
 from aigovtool.ids import Digest, ModelId, Nonce, digest_of, key_id_of
 from aigovtool.ledger import entry

@@ -467,7 +467,7 @@ class World:
             self.crash(rng.choice(self.enclaves))
         if rng.random() < 0.03:
             enclave = rng.choice(self.enclaves)
-            enclave.held_back = not enclave.held_back
+            enclave.held_back = rng.random() < 0.4
         if rng.random() < 0.01:
             custodian.offset_ms += rng.choice((-200_000, 200_000, 40_000))
         if rng.random() < 0.01:

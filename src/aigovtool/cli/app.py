@@ -31,6 +31,7 @@ VERBS: Final[Mapping[str, str]] = MappingProxyType(
         "enclave": "aigovtool.cli.enclave:enclave",
         "infer": "aigovtool.cli.infer:infer",
         "receipt": "aigovtool.cli.receipt:receipt",
+        "demo": "aigovtool.cli.demo.verb:demo",
         "doctor": "aigovtool.cli.doctor:doctor",
         "version": "aigovtool.cli.version:version",
     }

@@ -3,15 +3,14 @@
 import base64
 import binascii
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 from msgspec import Struct
 
 from aigovtool.cli.credentials import connected, read_party, require_free
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.verb import FILE, Verb, VerbGroup
-from aigovtool.cli.verb import operator_option as _operator_option
+from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
 from aigovtool.cli.words import count, when
 from aigovtool.errors import ConfigurationError
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from aigovtool.ledger.audit import AuditReport
     from aigovtool.ledger.budget import BudgetRow
 
-_ROOT_BYTES = 32
+_ROOT_BYTES: Final = 32
 
 
 class Exported(Struct, frozen=True, kw_only=True):
@@ -65,7 +64,7 @@ def audit() -> None:
 
 @audit.command(cls=Verb, example="aigovtool audit export -o log.jsonl")
 @click.option("-o", "--out", type=FILE, required=True, help="File to write; must not exist.")
-@_operator_option
+@operator_option
 @click.pass_obj
 def export(screen: Screen, out: Path, operator_file: Path | None) -> None:
     """Write the whole log, with its newest signed checkpoint, as JSON lines."""
@@ -76,13 +75,15 @@ def export(screen: Screen, out: Path, operator_file: Path | None) -> None:
         head, checkpoint = client.verified_head()
         written = write_audit_file(out, head, client.log_entries(end=checkpoint.size))
     done = Exported(file=str(out), entries=written, root=checkpoint.root.hex())
-    screen.show(done, lambda: screen.line(f"{count(written)} entries are in {out}; check: aigovtool audit verify {out}"))
+    screen.show(
+        done, lambda: screen.line(f"{count(written)} entries are in {out}; check: aigovtool audit verify {out}")
+    )
 
 
 @audit.command(cls=Verb, example="aigovtool audit verify log.jsonl --root 3q2+7wAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
 @click.argument("file", type=FILE)
 @click.option("--root", metavar="KEY", help="The custodian's root key: 32 bytes in base64 or hexadecimal.")
-@_operator_option
+@operator_option
 @click.pass_obj
 def verify(screen: Screen, file: Path, root: str | None, operator_file: Path | None) -> None:
     """Verify a copy of the log offline: signatures, hashes, order, and every balance.
@@ -96,7 +97,9 @@ def verify(screen: Screen, file: Path, root: str | None, operator_file: Path | N
     done = _verified(file, report)
 
     def render() -> None:
-        screen.line(f"{file} verifies: {count(done.entries)} entries, nothing changed, missing or inserted", style="green")
+        screen.line(
+            f"{file} verifies: {count(done.entries)} entries, nothing changed, missing or inserted", style="green"
+        )
         screen.facts(
             [
                 ("custodian", done.custodian),

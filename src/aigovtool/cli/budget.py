@@ -53,8 +53,12 @@ def budget() -> None:
 
 def _scope_options(function: F) -> F:
     for option in (
-        click.option("--dimension", type=_dimensions(), default="inferences", show_default=True, help="What is counted."),
-        click.option("--window", type=_windows(), default="lifetime", show_default=True, help="Per which span of time."),
+        click.option(
+            "--dimension", type=_dimensions(), default="inferences", show_default=True, help="What is counted."
+        ),
+        click.option(
+            "--window", type=_windows(), default="lifetime", show_default=True, help="Per which span of time."
+        ),
         click.option("--consumer", help="Only for this consumer."),
         click.option("--borrower", help="Only for this borrower."),
         click.option("--model", required=True, help="For which model."),
@@ -95,6 +99,7 @@ def _scope(client: "OperatorClient", model: str, borrower: str | None, consumer:
 @click.pass_obj
 def grant(
     screen: Screen,
+    *,
     units: int,
     model: str,
     borrower: str | None,
@@ -112,7 +117,7 @@ def grant(
         scope = _scope(client, model, borrower, consumer)
         act = GrantBudget(scope=scope, dimension=Dimension(dimension), window=Window(window), units=units)
         entry = client.command(act).entry
-    _say_changed(screen, "{units} added to {budget}", scope, window, units, entry)
+    _say_changed(screen, "{units} added to {budget}", scope, window=window, units=units, entry=entry)
 
 
 @budget.command("set", cls=Verb, example="aigovtool budget set --model xray --consumer radiology --window day 200")
@@ -122,6 +127,7 @@ def grant(
 @click.pass_obj
 def set_limit(
     screen: Screen,
+    *,
     units: str,
     model: str,
     borrower: str | None,
@@ -140,7 +146,7 @@ def set_limit(
         scope = _scope(client, model, borrower, consumer)
         wanted = BudgetLimit(scope=scope, dimension=Dimension(dimension), window=Window(window), limit=limit)
         entry = client.command(SetBudget(limit=wanted)).entry
-    _say_changed(screen, "{budget} is {units} now", scope, window, limit, entry)
+    _say_changed(screen, "{budget} is {units} now", scope, window=window, units=limit, entry=entry)
 
 
 def _limit(text: str) -> int | None:
@@ -153,7 +159,7 @@ def _limit(text: str) -> int | None:
     return int(text)
 
 
-def _say_changed(screen: Screen, text: str, scope: "Scope", window: str, units: int | None, entry: int) -> None:
+def _say_changed(screen: Screen, text: str, scope: "Scope", *, window: str, units: int | None, entry: int) -> None:
     changed = Changed(
         model=scope.model, borrower=scope.borrower, consumer=scope.consumer, window=window, units=units, entry=entry
     )
@@ -176,7 +182,9 @@ def show(screen: Screen, model: str | None, operator_file: Path | None) -> None:
     found = [row for row in view.budgets if model is None or row.key.scope.model == model]
     columns = ("budget", "window", "counts", ">limit", ">spent", ">held", ">left", ">lost on a crash", ">stop bound")
     rows = [_row(row) for row in found]
-    screen.show(type(view)(budgets=found), lambda: screen.table(columns, rows, "there is no budget: nothing may be used"))
+    screen.show(
+        type(view)(budgets=found), lambda: screen.table(columns, rows, "there is no budget: nothing may be used")
+    )
 
 
 def _row(row: "BudgetView") -> tuple[str, ...]:
@@ -232,7 +240,15 @@ def requests(screen: Screen, operator_file: Path | None, *, everything: bool) ->
         view = client.asks()
     found = [ask for ask in view.asks if everything or ask.state == "open"]
     rows = [
-        (short(ask.ask_id), f"{ask.role.value} {ask.name}", _path(ask.scope), count(ask.units), ask.reason, when(ask.at_ms), _state(ask))
+        (
+            short(ask.ask_id),
+            f"{ask.role.value} {ask.name}",
+            _path(ask.scope),
+            count(ask.units),
+            ask.reason,
+            when(ask.at_ms),
+            _state(ask),
+        )
         for ask in found
     ]
     columns = ("request", "from", "budget", ">units", "reason", "at", "state")
@@ -251,7 +267,7 @@ def _state(ask: "AskState") -> str:
 @click.pass_obj
 def approve(screen: Screen, ask: str, units: int | None, reason: str, operator_file: Path | None) -> None:
     """Approve a request; its first characters are enough."""
-    _decide(screen, ask, operator_file, units=units, reason=reason, approved=True)
+    _decide(screen, ask=ask, operator_file=operator_file, units=units, reason=reason, approved=True)
 
 
 @budget.command(cls=Verb, example='aigovtool budget deny 3f9c01aa42d7 --reason "the study is over"')
@@ -261,11 +277,11 @@ def approve(screen: Screen, ask: str, units: int | None, reason: str, operator_f
 @click.pass_obj
 def deny(screen: Screen, ask: str, reason: str, operator_file: Path | None) -> None:
     """Deny a request; its first characters are enough."""
-    _decide(screen, ask, operator_file, units=None, reason=reason, approved=False)
+    _decide(screen, ask=ask, operator_file=operator_file, units=None, reason=reason, approved=False)
 
 
 def _decide(
-    screen: Screen, ask: str, operator_file: Path | None, *, units: int | None, reason: str, approved: bool
+    screen: Screen, *, ask: str, operator_file: Path | None, units: int | None, reason: str, approved: bool
 ) -> None:
     from aigovtool.protocol.commands import DecideAsk  # noqa: PLC0415
 

@@ -24,7 +24,7 @@ def custodian() -> None:
 @click.option("--allow-simulated", is_flag=True, help="DEVELOPMENT ONLY: also accept simulated TEEs.")
 @click.pass_obj
 def init(
-    screen: Screen, directory: Path, url: str, hosts: tuple[str, ...], operator: str, *, allow_simulated: bool
+    screen: Screen, *, directory: Path, url: str, hosts: tuple[str, ...], operator: str, allow_simulated: bool
 ) -> None:
     """Make keys, ledger and the first operator's file in a new DIRECTORY."""
     from aigovtool.custodian.app import initialise  # noqa: PLC0415

@@ -44,12 +44,12 @@ def enclave() -> None:
 @click.pass_obj
 def serve(
     screen: Screen,
+    *,
     tee: str,
     borrower_file: Path,
     models: tuple[str, ...],
     listen: Address,
     cache: Path,
-    *,
     allow_simulated: bool,
 ) -> None:
     """Attest to the custodian, get the models' keys, and serve until interrupted."""

@@ -23,7 +23,17 @@ def enclaves(screen: Screen, operator_file: Path | None) -> None:
         view = client.enclaves()
     if any(one.simulated for one in view.enclaves):
         screen.banner()
-    columns = ("enclave", "borrower", "tee", "state", "models", "last contact", "attested until", ">outstanding", "bound")
+    columns = (
+        "enclave",
+        "borrower",
+        "tee",
+        "state",
+        "models",
+        "last contact",
+        "attested until",
+        ">outstanding",
+        "bound",
+    )
     rows = [_row(one, view.server_time_ms) for one in view.enclaves]
     screen.show(view, lambda: screen.table(columns, rows, "no enclave has attested yet"))
 

@@ -1,9 +1,10 @@
 """`aigovtool infer`: ask a model once, from a file, with everything verified on the way."""
 
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from msgspec import Struct
@@ -16,6 +17,8 @@ from aigovtool.errors import InvalidValueError, MalformedError, TooLargeError
 from aigovtool.limits import MAX_INFER_BODY_BYTES, MAX_INFER_JSON_BYTES
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from aigovtool.consumer.result import Result
 
 _SHOWN_ELEMENTS: Final = 16
@@ -67,6 +70,7 @@ class Answer(Struct, frozen=True, kw_only=True):
 @click.pass_obj
 def infer(
     screen: Screen,
+    *,
     model: str,
     url: str,
     credential: Path,
@@ -74,7 +78,6 @@ def infer(
     deadline_s: float | None,
     request_id: str | None,
     save_receipt: Path | None,
-    *,
     allow_simulated: bool,
     wait: bool,
 ) -> None:
@@ -128,18 +131,40 @@ def _from_json(data: bytes) -> object:
 def _from_numpy(path: Path) -> object:
     import zipfile  # noqa: PLC0415
 
-    from numpy.lib import npyio  # noqa: PLC0415
-
     try:
-        with path.open("rb") as file:
-            if path.suffix == ".npy":
-                return _one_array(file)
-            with npyio.NpzFile(file, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
-    except (ValueError, EOFError, zipfile.BadZipFile, KeyError):
+        if path.suffix == ".npy":
+            return _array(path.read_bytes())
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MAX_INFER_BODY_BYTES:
+                raise TooLargeError(f"{path} unpacks to more than any request", reason="input_too_large")
+            return {member.removesuffix(".npy"): _array(archive.read(member)) for member in archive.namelist()}
+    except (ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError):
         raise MalformedError(
             f"{path} is not an array file of numbers", reason="bad_array_file", fix="save it with numpy.save or savez"
         ) from None
+
+
+def _array(data: bytes) -> "np.ndarray[Any, np.dtype[Any]]":
+    """Read one .npy document without pickle, and without memory for more than it holds.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    import io  # noqa: PLC0415
+
+    import numpy as np  # noqa: PLC0415
+    from numpy.lib import format as npy  # noqa: PLC0415
+
+    stream = io.BytesIO(data)
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    version = npy.read_magic(stream)
+    if version not in readers:
+        raise ValueError(version)
+    shape, column_major, dtype = readers[version](stream)
+    body = data[stream.tell() :]
+    if dtype.hasobject or len(body) != dtype.itemsize * math.prod(shape):
+        raise ValueError(shape)
+    return np.frombuffer(body, dtype).reshape(shape, order="F" if column_major else "C")
 
 
 def _answer(result: "Result", receipt_file: Path | None) -> Answer:
@@ -148,7 +173,7 @@ def _answer(result: "Result", receipt_file: Path | None) -> Answer:
         model=result.model,
         request_id=result.request_id,
         outputs=[
-            Output(name=name, datatype=str(array.dtype), shape=list(array.shape), data=_plain_list(array.ravel().tolist()))
+            Output(name=name, datatype=str(array.dtype), shape=list(array.shape), data=array.ravel().tolist())
             for name, array in result.outputs.items()
         ],
         units_remaining=result.units_remaining,

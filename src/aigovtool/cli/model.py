@@ -71,7 +71,7 @@ def model() -> None:
 @operator_option
 @click.pass_obj
 def seal(
-    screen: Screen, source: Path, name: str, out: Path, external_data: tuple[str, ...], operator_file: Path | None
+    screen: Screen, *, source: Path, name: str, out: Path, external_data: tuple[str, ...], operator_file: Path | None
 ) -> None:
     """Encrypt and sign MODEL.onnx, offline, under a fresh key that only the custodian can open.
 
@@ -89,7 +89,15 @@ def seal(
     _check_model(screen, source)
     with Secret(secrets.token_bytes(ModelKey.SIZE_BYTES)) as fresh, screen.progress("sealing") as progress:
         model_key = ModelKey(fresh)
-        sealed = _write_package(source, external_data, out, model_id, model_key, party, progress)
+        sealed = _write_package(
+            source,
+            external_data=external_data,
+            out=out,
+            model_id=model_id,
+            model_key=model_key,
+            party=party,
+            progress=progress,
+        )
         deposit = make_deposit(model_key, sealed.manifest_digest, key_id_of(party.custodian.root), party.keystore)
         write_deposit(key_path.absolute(), deposit)
     done = Sealed(
@@ -124,6 +132,7 @@ def _check_model(screen: Screen, source: Path) -> None:
 
 def _write_package(
     source: Path,
+    *,
     external_data: tuple[str, ...],
     out: Path,
     model_id: "ModelId",
@@ -170,12 +179,15 @@ def _write_package(
     show_default=True,
     help="How much an enclave may do without asking.",
 )
-@click.option("--ttl", "ttl_s", type=click.IntRange(1, 86_400), help="Seconds that a lease lives.  [default: the dial's]")
+@click.option(
+    "--ttl", "ttl_s", type=click.IntRange(1, 86_400), help="Seconds that a lease lives.  [default: the dial's]"
+)
 @click.option("--borrower", "borrowers", multiple=True, required=True, help="Who may serve it; repeat for more.")
 @operator_option
 @click.pass_obj
 def add(
     screen: Screen,
+    *,
     package: Path,
     key_path: Path | None,
     dial: str,
@@ -191,7 +203,15 @@ def add(
     names = [BorrowerId(parse_name(name, "borrower")) for name in borrowers]
     key_file = key_path or package.with_name(package.name + ".key")
     meaning = consequences(policy, _EXAMPLE_BUDGET, _EXAMPLE_BUDGET)
-    done = _lend(screen, package, key_file, policy, names, meaning, operator_file)
+    done = _lend(
+        screen,
+        package=package,
+        key_file=key_file,
+        policy=policy,
+        names=names,
+        meaning=meaning,
+        operator_file=operator_file,
+    )
 
     def render() -> None:
         screen.line(f"{done.model} is lent to {', '.join(names)} (audit log entry {done.entry})")
@@ -203,6 +223,7 @@ def add(
 
 def _lend(
     screen: Screen,
+    *,
     package: Path,
     key_file: Path,
     policy: "ServingPolicy",

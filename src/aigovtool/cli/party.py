@@ -122,12 +122,12 @@ def add_borrower(screen: Screen, name: str, out: Path, valid_days: int, operator
 @click.pass_obj
 def add_consumer(
     screen: Screen,
+    *,
     name: str,
     borrower_name: str,
     out: Path,
     valid_days: int,
     operator_file: Path | None,
-    *,
     allow_simulated: bool,
 ) -> None:
     """Enrol a consumer and write its file, with the appraisal policy now in force."""
@@ -206,7 +206,13 @@ def _list(screen: Screen, role: str, operator_file: Path | None) -> None:
         view = client.parties()
     found = [party for party in view.parties if party.role.value == role]
     rows = [
-        (party.name, party.borrower or "-", short(party.key), when(party.not_after_ms), "yes" if party.revoked else "no")
+        (
+            party.name,
+            party.borrower or "-",
+            short(party.key),
+            when(party.not_after_ms),
+            "yes" if party.revoked else "no",
+        )
         for party in found
     ]
     columns = ("name", "borrower", "key", "valid until", "revoked")

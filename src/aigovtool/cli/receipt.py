@@ -43,12 +43,12 @@ def receipt() -> None:
 @click.pass_obj
 def verify(
     screen: Screen,
+    *,
     file: Path,
     credential: Path,
     manifest: str | None,
     request_path: Path | None,
     response_path: Path | None,
-    *,
     allow_simulated: bool,
 ) -> None:
     """Check a receipt that `aigovtool infer --save-receipt` wrote."""

@@ -64,7 +64,9 @@ class Screen:
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
         for column in columns:
             justify = "right" if column.startswith(">") else "left"
-            table.add_column(column.removeprefix(">"), justify="right" if justify == "right" else "left", overflow="fold")
+            table.add_column(
+                column.removeprefix(">"), justify="right" if justify == "right" else "left", overflow="fold"
+            )
         for row in rows:
             table.add_row(*(plain(cell) for cell in row))
         self._out.print(table)

@@ -84,6 +84,7 @@ def _target_options(function: "Callable[..., None]") -> "Callable[..., None]":
 @click.pass_obj
 def stop(
     screen: Screen,
+    *,
     model: str | None,
     borrower: str | None,
     consumer: str | None,
@@ -91,7 +92,6 @@ def stop(
     reason: str,
     wait_s: int,
     operator_file: Path | None,
-    *,
     everything: bool,
 ) -> None:
     """Stop now, without asking; then show who acknowledged the wipe, and who is only bounded by expiry."""
@@ -103,7 +103,7 @@ def stop(
         result = client.command(Stop(target=target, value=value, reason=reason))
         epoch = result.epoch or 0
         screen.note(f"stopped: {_named(target.value, value)} (epoch {epoch}, audit log entry {result.entry})")
-        report = _watch(client, target, value, epoch, result.entry, wait_s)
+        report = _watch(client, target=target, value=value, epoch=epoch, entry=result.entry, wait_s=wait_s)
     if any(one.simulated for one in report.enclaves):
         screen.banner()
     screen.show(report, lambda: _render(screen, report))
@@ -141,7 +141,7 @@ def _resolved(client: "OperatorClient", target: str, value: str) -> "tuple[StopT
 
 
 def _watch(
-    client: "OperatorClient", target: "StopTarget", value: str, epoch: int, entry: int, wait_s: int
+    client: "OperatorClient", *, target: "StopTarget", value: str, epoch: int, entry: int, wait_s: int
 ) -> StopReport:
     """Look until every enclave that holds weights has acknowledged, or the time is over."""
     deadline_s = time.monotonic() + wait_s
@@ -208,6 +208,8 @@ def _render(screen: Screen, report: StopReport) -> None:
     ]
     columns = ("enclave", "borrower", "models", ">outstanding", "stopped")
     screen.table(columns, rows, "no enclave that could still serve is concerned")
+    if not report.enclaves:
+        return
     if report.target == "consumer":
         screen.line("Enclaves refuse this consumer as soon as they hear of it, at the latest when their leases expire.")
         return
@@ -238,13 +240,13 @@ def _standing(one: StoppedEnclave, report: StopReport) -> str:
 @click.pass_obj
 def resume(
     screen: Screen,
+    *,
     model: str | None,
     borrower: str | None,
     consumer: str | None,
     enclave: str | None,
     reason: str,
     operator_file: Path | None,
-    *,
     everything: bool,
     yes: bool,
 ) -> None:

@@ -64,5 +64,6 @@ class VerbGroup(click.Group):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the example after the verbs."""
+        del ctx
         with formatter.section("Example"):
             formatter.write(f"{'':>{formatter.current_indent}}{self.example}\n")

@@ -1,8 +1,15 @@
-"""Drives the core's flows on asyncio. Several tasks may use it at once."""
+"""Drives the core's flows on asyncio. Several tasks may use it at once.
+
+A task may be cancelled at any moment. httpcore closes a connection then, except during a TLS handshake: the network
+stream below does.
+"""
 
 import asyncio
-from typing import Final, TypeVar
+from collections.abc import Iterable
+from ssl import SSLContext
+from typing import Any, Final, TypeVar
 
+import httpcore
 import httpx
 
 from aigovtool.consumer.clock import Clock
@@ -90,9 +97,7 @@ class AsyncDriver:
 
 
 def _new_transport(channel: Channel, credential: Credential) -> httpx.AsyncHTTPTransport:
-    return httpx.AsyncHTTPTransport(
-        verify=context_for(channel, credential), trust_env=False, limits=POOL_LIMITS, socket_options=socket_options()
-    )
+    return _ClosingTransport(context_for(channel, credential))
 
 
 async def _read(response: httpx.Response, max_bytes: int) -> Reply | Failure:
@@ -103,3 +108,60 @@ async def _read(response: httpx.Response, max_bytes: int) -> Reply | Failure:
             return Failure(FailureKind.TOO_LARGE)
         body += piece
     return reply_of(response, bytes(body), certificate)
+
+
+class _ClosingTransport(httpx.AsyncHTTPTransport):
+    """httpx's transport over streams that close themselves when a handshake does not end well."""
+
+    def __init__(self, context: SSLContext) -> None:
+        super().__init__(verify=context, trust_env=False)
+        # httpx passes no network backend on, so the pool that it made, still empty, is replaced by one with ours.
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=context,
+            max_connections=POOL_LIMITS.max_connections,
+            max_keepalive_connections=POOL_LIMITS.max_keepalive_connections,
+            keepalive_expiry=POOL_LIMITS.keepalive_expiry,
+            network_backend=_ClosingBackend(),
+            socket_options=socket_options(),
+        )
+
+
+class _ClosingBackend(httpcore.AnyIOBackend):
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - the signature is httpcore's
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        return _ClosingStream(await super().connect_tcp(host, port, timeout, local_address, socket_options))
+
+
+class _ClosingStream(httpcore.AsyncNetworkStream):
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream: Final = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        return await self._stream.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            return await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        except BaseException:
+            await self._stream.aclose()
+            raise
+
+    def get_extra_info(self, info: str) -> Any:  # noqa: ANN401 - the signature is httpcore's
+        return self._stream.get_extra_info(info)

@@ -150,7 +150,11 @@ class Failure:
             case FailureKind.BAD_ANSWER:
                 return FaultError(f"{who} does not answer as HTTP demands: {self.detail}", reason="bad_answer")
             case _:
-                return UnreachableError(f"the connection to {who} was lost: {self.detail}", reason="connection_lost")
+                return UnreachableError(
+                    f"the connection to {who} was lost: {self.detail}",
+                    reason="connection_lost",
+                    fix="try again; if it lasts from the first connection on, the credential may be for another custodian",
+                )
 
 
 Step = Call | Wait

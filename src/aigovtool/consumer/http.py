@@ -18,6 +18,8 @@ from aigovtool.transport.tls import client_context, pinned_context, unverified_c
 
 #: A connection takes a round trip or two; the rest of a call's time belongs to the answer.
 CONNECT_TIMEOUT_S: Final = 5.0
+#: TCP and TLS have this much each, so that both together end before the call does.
+_CONNECT_SHARE: Final = 0.45
 #: Idle connections are closed by us before the enclave does, so that a request rarely meets a closing one.
 POOL_LIMITS: Final = httpx.Limits(max_connections=64, max_keepalive_connections=16, keepalive_expiry=30.0)
 _DEAD_PEER_S: Final = 10
@@ -57,7 +59,7 @@ def context_for(channel: Channel, credential: Credential) -> ssl.SSLContext:
 
 def request_of(call: Call, base_url: str) -> httpx.Request:
     """Return the HTTP request of a call."""
-    connect_s = min(CONNECT_TIMEOUT_S, call.timeout_s)
+    connect_s = min(CONNECT_TIMEOUT_S, _CONNECT_SHARE * call.timeout_s)
     timeout = {"connect": connect_s, "pool": connect_s, "read": call.timeout_s, "write": call.timeout_s}
     return httpx.Request(
         call.method,

@@ -60,7 +60,8 @@ def initialise(directory: Path, *, url: str, hosts: list[str], operator: str, al
     """Make keys, ledger and the first operator's credential in a new directory.
 
     Raises:
-        ConfigurationError: something is there already, or cannot be written.
+        ConflictError: a custodian is there already (`key_file_exists`).
+        ConfigurationError: something cannot be written, or others can write to its directory.
     """
     parse_name(operator, "operator")
     now_ms = system_time_ms()

@@ -13,8 +13,11 @@ Serving never reads the root key.
 """
 
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.keyfile import (
@@ -29,7 +32,7 @@ from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import Envelope, SigningKey, VerifyKey, seal
 from aigovtool.crypto.tlskey import TlsKey
 from aigovtool.crypto.wrap import WrapKey
-from aigovtool.crypto.x509 import from_pem, issue_server_certificate, new_authority, to_pem
+from aigovtool.crypto.x509 import from_pem, issue_server_certificate, new_authority, spki_sha256, to_pem
 from aigovtool.errors import ConfigurationError
 from aigovtool.ids import KeyId
 from aigovtool.protocol.trust import KEY_SET, KeySet, open_key_set
@@ -65,7 +68,8 @@ def create(directory: Path, hosts: list[str], now_ms: int) -> CustodianKeys:
     """Make all keys and certificates of a new custodian in `directory`.
 
     Raises:
-        ConfigurationError: a key exists already, or a file cannot be written.
+        ConflictError: a key exists already (`key_file_exists`).
+        ConfigurationError: a file cannot be written, or others can write to its directory.
     """
     for name in ("", "offline", "keys"):
         make_private_directory(directory / name)
@@ -120,10 +124,13 @@ def load(directory: Path) -> CustodianKeys:
     key_set = open_key_set(envelope, root)
     commands, log, credentials = (read_signing_key(keys / f"{name}.key") for name in ("commands", "log", "credentials"))
     keystore = WrapKey.from_secret(read_secret_file(keys / "keystore.key"))
+    tls, tls_certificate = read_tls_key(keys / "tls.key"), from_pem(_read(keys / "tls.pem"))[0]
     fits = (
         commands.public.raw in key_set.commands
         and log.public.raw in key_set.log
         and keystore.public == key_set.keystore
+        and [spki_sha256(authority) for authority in key_set.credentials[:1]] == [_spki_sha256(credentials)]
+        and spki_sha256(tls_certificate) == tls.spki_sha256
     )
     if not fits:
         raise ConfigurationError("the key files do not fit the signed key set", reason="key_set_mismatch")
@@ -134,12 +141,17 @@ def load(directory: Path) -> CustodianKeys:
         credentials=credentials,
         credentials_ca=key_set.credentials[0],
         keystore=keystore,
-        tls=read_tls_key(keys / "tls.key"),
-        tls_certificate=from_pem(_read(keys / "tls.pem"))[0],
+        tls=tls,
+        tls_certificate=tls_certificate,
         tls_ca=from_pem(_read(keys / "tls-ca.pem"))[0],
         key_set=key_set,
         key_set_envelope=envelope,
     )
+
+
+def _spki_sha256(key: SigningKey) -> bytes:
+    public = key.private().public_key()
+    return sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
 
 def _read(path: Path) -> bytes:

@@ -1,7 +1,7 @@
 """Elapsed time inside the enclave: several clocks are read and the fastest wins (spec: leases section 7).
 
 A host can slow a clock to stretch the enclave's authority; it gains nothing while one clock stays true. A clock
-that runs backwards is a sign of tampering: `Backwards` is raised once and authority must end.
+that runs backwards is a sign of tampering: `tampered` is set for good, and authority must end.
 """
 
 import time

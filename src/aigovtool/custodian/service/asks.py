@@ -9,7 +9,7 @@ from aigovtool.crypto.identity import Identity, IdentityKind
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.store import asks, budgets, models, parties, stops
 from aigovtool.custodian.store.records import Instance, Party
-from aigovtool.errors import ForbiddenError, NotFoundError
+from aigovtool.errors import ConflictError, ForbiddenError, NotFoundError
 from aigovtool.ids import BorrowerId, ConsumerId, MessageId
 from aigovtool.ledger.budget import Scope, path
 from aigovtool.ledger.entry import Asked, PartyRole, StopTarget
@@ -60,13 +60,25 @@ def party_of(connection: Connection, identity: Identity) -> Party:
 
 
 async def file_by_party(custodian: Custodian, identity: Identity, ask: AskRequest) -> AskState:
-    """File a request for a consumer's or borrower's own scope; the same id again answers the same."""
+    """File a request for a consumer's or borrower's own scope; the same id again answers the same.
+
+    Raises:
+        ForbiddenError: not enrolled (`not_enrolled`), or not the caller's own scope (`not_own_scope`).
+        NotFoundError: there is no such model.
+        ConflictError: the id was used for another request, perhaps another party's (`ask_changed`).
+    """
 
     def job(connection: Connection) -> AskState:
         party = party_of(connection, identity)
         _require_own(identity, party, ask.scope)
         models.require(connection, ask.scope.model)
-        return asks.find(connection, ask.ask_id) or _file(custodian, connection, ask, party.role, party.name)
+        before = asks.find(connection, ask.ask_id)
+        if before is None:
+            return _file(custodian, connection, ask, party.role, party.name)
+        same = (before.role, before.name, before.scope, before.units, before.reason)
+        if same != (party.role, party.name, ask.scope, ask.units, ask.reason):
+            raise ConflictError("this id was used for another request", reason="ask_changed")
+        return before
 
     return await custodian.database.run(job)
 

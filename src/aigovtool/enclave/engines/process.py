@@ -361,7 +361,7 @@ class EngineProcess:
         self._pending.clear()
         if not self._hello.done():
             self._hello.set_exception(self._died_error())
-        for future in ():
+        for future in waiting:
             if not future.done():
                 future.set_exception(self._died_error())
         # Not every reader waits for the hello any more; an unread exception would be logged.

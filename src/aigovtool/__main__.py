@@ -1,0 +1,5 @@
+"""`python -m aigovtool`: the command line."""
+
+from aigovtool.cli import main
+
+main()

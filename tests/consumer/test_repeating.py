@@ -1,0 +1,147 @@
+"""Lost answers, reboots, refusals: what is repeated, where, and what is waited for."""
+
+from collections.abc import Callable
+
+import pytest
+from tests.consumer.conftest import FakeEnclave, World
+
+from aigovtool.errors import (
+    AIGovToolError,
+    BudgetExhaustedError,
+    BudgetReservedError,
+    ConflictError,
+    DeadlineError,
+    ForbiddenError,
+    LeaseExpiredError,
+    NoBudgetError,
+    StoppedError,
+    UnreachableError,
+)
+
+
+def test_a_lost_answer_is_fetched_again_and_charged_once(world: World, enclave: FakeEnclave) -> None:
+    """The same request id at the same instance: the kept answer comes back."""
+    client = world.connect(enclave)
+    enclave.lose_answers = 1
+    assert client.infer("doubler", [[1, 2]]).units_remaining == 9
+    assert len(enclave.charged) == 1
+
+
+def test_a_connection_that_is_lost_twice_is_an_error(world: World, enclave: FakeEnclave) -> None:
+    """One repetition, not a loop; the caller can go on with the same request id."""
+    client = world.connect(enclave)
+    enclave.lose_answers = 2
+    with pytest.raises(UnreachableError) as caught:
+        client.infer("doubler", [[1, 2]], request_id="case-1")
+    assert caught.value.reason == "connection_lost"
+    client.infer("doubler", [[1, 2]], request_id="case-1")
+    assert len(enclave.charged) == 1
+
+
+def reboot_after_losing(enclave: FakeEnclave) -> Callable[..., object]:
+    def forge(answer: object) -> object:
+        enclave.forge_answer = lambda same: same
+        enclave.new_keys()
+        enclave.served.server.replace_tls(enclave.tls)
+        enclave.served.drop_connections()
+        return answer
+
+    return forge
+
+
+def test_an_unknown_outcome_is_not_repeated_on_another_instance(world: World, enclave: FakeEnclave) -> None:
+    """A rebooted enclave cannot know the request, and would charge it again."""
+    client = world.connect(enclave)
+    enclave.forge_answer = reboot_after_losing(enclave)  # type: ignore[assignment]
+    with pytest.raises(ConflictError) as caught:
+        client.infer("doubler", [[1, 2]], request_id="case-1")
+    assert caught.value.reason == "retry_may_charge"
+    assert len(enclave.charged) == 1
+    with pytest.raises(ConflictError):
+        client.infer("doubler", [[1, 2]], request_id="case-1")
+    client.infer("doubler", [[1, 2]])  # another request is free to go there
+
+
+def test_may_charge_repeats_on_another_instance(world: World, enclave: FakeEnclave) -> None:
+    """Whoever accepts the second charge gets the answer."""
+    client = world.connect(enclave, retry="may-charge")
+    enclave.forge_answer = reboot_after_losing(enclave)  # type: ignore[assignment]
+    client.infer("doubler", [[1, 2]], request_id="case-1")
+    assert enclave.charged == ["case-1", "case-1"]
+
+
+def test_a_refused_request_may_go_to_another_instance(world: World, enclave: FakeEnclave) -> None:
+    """A refusal says that nothing was charged, so the outcome is known."""
+    client = world.connect(enclave)
+    enclave.refusals = [BudgetExhaustedError("no units are left")]
+    with pytest.raises(BudgetExhaustedError):
+        client.infer("doubler", [[1, 2]], request_id="case-1")
+    enclave.reboot()
+    assert client.infer("doubler", [[1, 2]], request_id="case-1").units_remaining == 9
+
+
+def test_a_refusal_is_the_same_class_on_this_side(world: World, enclave: FakeEnclave) -> None:
+    """Code, reason, fix and Retry-After travel."""
+    client = world.connect(enclave)
+    enclave.refusals = [
+        BudgetReservedError("others hold the units", reason="pool_held", fix="try later", retry_after_s=7)
+    ]
+    with pytest.raises(BudgetReservedError) as caught:
+        client.infer("doubler", [[1, 2]])
+    error = caught.value
+    assert (error.message, error.reason, error.fix, error.retry_after_s) == (
+        "others hold the units",
+        "pool_held",
+        "try later",
+        7,
+    )
+    assert not world.clock.slept
+
+
+def test_waiting_ends_when_units_come(world: World, enclave: FakeEnclave) -> None:
+    """402, 429 and an expired lease pass; the request id stays the same."""
+    client = world.connect(enclave)
+    enclave.refusals = [
+        BudgetExhaustedError("no units are left", retry_after_s=3),
+        BudgetReservedError("others hold them", retry_after_s=3600),
+        LeaseExpiredError("no authority", retry_after_s=0),
+        BudgetExhaustedError("no units are left"),
+    ]
+    result = client.infer("doubler", [[1, 2]], request_id="case-1", wait=True)
+    assert result.request_id == "case-1"
+    assert enclave.charged == ["case-1"]
+    assert world.clock.slept == [3.0, 30.0, 0.2, 2.0]
+
+
+def test_waiting_ends_at_the_deadline(world: World, enclave: FakeEnclave) -> None:
+    """The last refusal is named; nothing was charged."""
+    client = world.connect(enclave)
+    enclave.refusals = [BudgetExhaustedError("no units are left", retry_after_s=10)] * 9
+    with pytest.raises(DeadlineError) as caught:
+        client.infer("doubler", [[1, 2]], wait=True, deadline_s=25)
+    assert caught.value.reason == "budget_exhausted"
+    assert world.clock.slept == [10.0, 10.0]
+    assert not enclave.charged
+
+
+@pytest.mark.parametrize(
+    "error",
+    [StoppedError("stopped"), NoBudgetError("no row"), ForbiddenError("not you")],
+    ids=lambda error: error.code,
+)
+def test_a_decision_is_not_waited_for(world: World, enclave: FakeEnclave, error: AIGovToolError) -> None:
+    """Repeating cannot change what a person decided."""
+    client = world.connect(enclave)
+    enclave.refusals = [error]
+    with pytest.raises(type(error)):
+        client.infer("doubler", [[1, 2]], wait=True)
+    assert not world.clock.slept
+
+
+def test_an_expired_lease_is_an_error_without_wait(world: World, enclave: FakeEnclave) -> None:
+    """Only who asked to wait waits."""
+    client = world.connect(enclave)
+    enclave.refusals = [LeaseExpiredError("no authority", retry_after_s=1)]
+    with pytest.raises(LeaseExpiredError):
+        client.infer("doubler", [[1, 2]])
+    assert not world.clock.slept

@@ -1,0 +1,399 @@
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import pytest
+
+from aigovtool.codec import encode
+from aigovtool.crypto.sign import SigningKey
+from aigovtool.errors import LogError
+from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, LeaseId, MessageId, ModelId, OperatorId
+from aigovtool.ledger.audit import AuditReport, LoggedEntry, verify_log
+from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window, bucket_of
+from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
+from aigovtool.ledger.entry import (
+    BudgetSet,
+    Command,
+    Entry,
+    EntryBody,
+    Forked,
+    Genesis,
+    LeaseClosed,
+    LeaseExpired,
+    LeaseGranted,
+    Resumed,
+    Stopped,
+    StopTarget,
+    Wiped,
+)
+from aigovtool.ledger.merkle import leaf_hash, root_of
+from aigovtool.ledger.units import Dimension, UnitVector, of
+
+ROOT, LOG_KEY = SigningKey.generate(), SigningKey.generate()
+NOON = 1_700_049_600_000
+MODEL, BORROWER, CONSUMER = ModelId("xray"), BorrowerId("st-mary"), ConsumerId("radiology")
+INSTANCE = InstanceId("ab" * 32)
+COMMAND = Command(operator=OperatorId("alice"), command_id=MessageId("0" * 32), digest=Digest("sha256:" + "0" * 64))
+WIDE, NARROW = Scope(model=MODEL), Scope(model=MODEL, borrower=BORROWER, consumer=CONSUMER)
+UNITS = Dimension.INFERENCES
+
+
+@dataclass
+class Writer:
+    """Writes a log as a custodian does, honest or not."""
+
+    entries: list[Entry] = field(default_factory=list)
+    leases: int = 0
+    epoch: int = 0
+
+    def add(self, body: EntryBody, *, later_ms: int = 1000, **changes: Any) -> None:
+        at_ms = self.entries[-1].at_ms + later_ms if self.entries else NOON
+        entry = Entry(index=len(self.entries), at_ms=at_ms, generation=0, body=body)
+        self.entries.append(msgspec.structs.replace(entry, **changes))
+
+    def limit(self, scope: Scope, units: int | None, window: Window = Window.LIFETIME) -> None:
+        limit = BudgetLimit(scope=scope, dimension=UNITS, window=window, limit=units)
+        self.add(BudgetSet(limit=limit, command=COMMAND))
+
+    def grant(self, units: int, rows: list[RowKey] | None = None, **more: Any) -> LeaseId:
+        self.leases += 1
+        lease = LeaseId(f"{self.leases:032x}")
+        body = LeaseGranted(
+            lease_id=lease,
+            instance=INSTANCE,
+            borrower=BORROWER,
+            model=MODEL,
+            consumer=CONSUMER,
+            units=of(UNITS, units),
+            rows=self.rows() if rows is None else rows,
+        )
+        self.add(msgspec.structs.replace(body, **more))
+        return lease
+
+    def rows(self) -> list[RowKey]:
+        limits = {(e.body.limit.scope, e.body.limit.window) for e in self.entries if isinstance(e.body, BudgetSet)}
+        now_ms = self.entries[-1].at_ms + 1000
+        return [
+            RowKey(scope=scope, dimension=UNITS, window=window, bucket_ms=bucket_of(window, now_ms))
+            for scope, window in sorted(limits, key=repr)
+        ]
+
+    def close(self, lease: LeaseId, used: int, *, charged: int | None = None, late: bool = False) -> None:
+        vector = of(UNITS, used if charged is None else charged)
+        self.add(
+            LeaseClosed(lease_id=lease, late=late, used=of(UNITS, used), charged=vector, ok=used, err=0, receipts="")
+        )
+
+    def stop(self, target: StopTarget, value: str) -> None:
+        self.epoch += 1
+        self.add(Stopped(target=target, value=value, epoch=self.epoch, command=COMMAND))
+
+    def resume(self, target: StopTarget, value: str) -> None:
+        self.epoch += 1
+        self.add(Resumed(target=target, value=value, epoch=self.epoch, command=COMMAND))
+
+    def lines(self) -> list[LoggedEntry]:
+        return [LoggedEntry(data=encode(entry), leaf=entry.leaf()) for entry in self.entries]
+
+    def note(self, key: SigningKey = LOG_KEY) -> str:
+        root = root_of([entry.leaf() for entry in self.entries])
+        return sign_checkpoint(Checkpoint(custodian=ROOT.public.key_id, size=len(self.entries), root=root), key)
+
+    def verify(self, lines: list[LoggedEntry] | None = None, note: str | None = None) -> AuditReport:
+        chosen = self.lines() if lines is None else lines
+        return verify_log(chosen, note or self.note(), [LOG_KEY.public], ROOT.public.key_id)
+
+
+def begun() -> Writer:
+    log = Writer()
+    log.add(Genesis(custodian=ROOT.public.key_id))
+    log.limit(WIDE, 100)
+    log.limit(NARROW, 50, Window.DAY)
+    return log
+
+
+def honest() -> Writer:
+    """Every kind of transition once: close, expiry, late refund, stop, resume, a raised limit, a full budget."""
+    log = begun()
+    first, second, third = log.grant(10), log.grant(20), log.grant(5)
+    log.close(first, 4)
+    log.add(LeaseExpired(lease_id=second))
+    log.close(second, 15, late=True)
+    log.close(third, 2, charged=5)
+    log.stop(StopTarget.MODEL, MODEL)
+    log.add(Wiped(instance=INSTANCE, epoch=1))
+    log.resume(StopTarget.MODEL, MODEL)
+    log.limit(WIDE, 60)
+    log.grant(26)
+    return log
+
+
+def test_balances_are_recomputed_from_the_entries_alone() -> None:
+    """4 used, 15 after a late refund, 5 charged in full although 2 were used, 26 still held."""
+    report = honest().verify()
+    balances = {row.key.scope: (row.limit, row.posted, row.pending) for row in report.rows}
+    assert balances == {WIDE: (60, 24, 26), NARROW: (50, 24, 26)}
+    assert (report.leases, report.unclosed_leases, report.stops) == (4, 1, ())
+
+
+def test_an_empty_log_verifies_as_empty() -> None:
+    """A checkpoint of size 0 over no entries is consistent."""
+    assert Writer().verify().entries == 0
+
+
+LENGTH = len(honest().entries)
+NUMBERS = range(LENGTH)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_an_altered_entry_is_named(number: int) -> None:
+    """Every bit pattern but the recorded one is another entry."""
+    log = honest()
+    for position in range(0, len(log.lines()[number].data), 7):
+        lines = log.lines()
+        data = bytearray(lines[number].data)
+        data[position] ^= 1
+        lines[number] = LoggedEntry(data=bytes(data), leaf=lines[number].leaf)
+        with pytest.raises(LogError, match=f"^entry {number}: ") as refused:
+            log.verify(lines)
+        assert refused.value.reason == "altered"
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_dropped_entry_is_named(number: int) -> None:
+    """The entry after it does not continue the numbering, or the end is missing."""
+    log = honest()
+    with pytest.raises(LogError, match=f"^entry {number}: "):
+        log.verify(log.lines()[:number] + log.lines()[number + 1 :])
+
+
+@pytest.mark.parametrize("number", range(LENGTH - 1))
+def test_swapped_entries_are_named(number: int) -> None:
+    """Order is part of what was signed."""
+    log, lines = honest(), honest().lines()
+    lines[number], lines[number + 1] = lines[number + 1], lines[number]
+    with pytest.raises(LogError, match=f"^entry {number}: "):
+        log.verify(lines)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_an_inserted_entry_is_named(number: int) -> None:
+    """A copy of an entry directly after it, as a replayed grant would be."""
+    log, lines = honest(), honest().lines()
+    with pytest.raises(LogError, match=f"^entry {number + 1}: "):
+        log.verify([*lines[: number + 1], lines[number], *lines[number + 1 :]])
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_truncated_log_is_named(number: int) -> None:
+    """The checkpoint says how long the log is."""
+    log = honest()
+    with pytest.raises(LogError, match=f"^entry {number}: it is missing") as refused:
+        log.verify(log.lines()[:number])
+    assert refused.value.reason == "truncated"
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_an_entry_changed_with_its_hash_fails_at_the_root(number: int) -> None:
+    """Recorded hashes prove nothing: whoever fits them to a forged entry still has no signature."""
+    log = honest()
+    entry = msgspec.structs.replace(log.entries[number], at_ms=log.entries[number].at_ms + 1)
+    lines = log.lines()
+    lines[number] = LoggedEntry(data=encode(entry), leaf=entry.leaf())
+    with pytest.raises(LogError) as refused:
+        log.verify(lines)
+    assert refused.value.reason == "root"
+
+
+def test_a_second_encoding_of_an_entry_is_refused() -> None:
+    """White space changes nothing in meaning and everything in the hash, even when both were signed."""
+    log, lines = honest(), honest().lines()
+    data = lines[3].data.replace(b",", b", ", 1)
+    lines[3] = LoggedEntry(data=data, leaf=leaf_hash(data))
+    root = root_of([line.leaf for line in lines])
+    note = sign_checkpoint(Checkpoint(custodian=ROOT.public.key_id, size=len(lines), root=root), LOG_KEY)
+    with pytest.raises(LogError, match="^entry 3: ") as refused:
+        log.verify(lines, note)
+    assert refused.value.reason == "malformed"
+
+
+def test_a_checkpoint_by_another_key_or_custodian_is_refused() -> None:
+    """Anybody can build a tree; only the custodian's log key makes it the log."""
+    log = honest()
+    with pytest.raises(LogError) as refused:
+        log.verify(note=log.note(SigningKey.generate()))
+    assert refused.value.reason == "checkpoint"
+    with pytest.raises(LogError) as refused:
+        verify_log(log.lines(), log.note(), [LOG_KEY.public], SigningKey.generate().public.key_id)
+    assert refused.value.reason == "wrong_custodian"
+
+
+# --- A custodian that signs whatever it likes -------------------------------------------------------
+
+
+def overspend(log: Writer) -> None:
+    log.grant(30)
+    log.grant(21)
+
+
+def overspend_after_lowering(log: Writer) -> None:
+    log.grant(5)
+    log.limit(WIDE, 4)
+    log.grant(1)
+
+
+def granted_while_stopped(log: Writer) -> None:
+    log.stop(StopTarget.BORROWER, BORROWER)
+    log.grant(1)
+
+
+def granted_after_a_fork(log: Writer) -> None:
+    log.add(Forked(instance=INSTANCE, lease_id=log.grant(1), epoch=7))
+    log.grant(1)
+
+
+def a_row_left_out(log: Writer) -> None:
+    log.grant(1, rows=log.rows()[:1])
+
+
+def a_row_twice(log: Writer) -> None:
+    log.grant(1, rows=[*log.rows(), log.rows()[0]])
+
+
+def no_row_at_all(log: Writer) -> None:
+    log.grant(1, rows=[])
+
+
+def units_that_nobody_counts(log: Writer) -> None:
+    log.grant(1, units=UnitVector(inferences=1, compute_ms=1))
+
+
+def yesterdays_window(log: Writer) -> None:
+    day = 86_400_000
+    log.grant(
+        1, rows=[k if k.window is Window.LIFETIME else replaced(k, bucket_ms=k.bucket_ms - day) for k in log.rows()]
+    )
+
+
+def a_lease_twice(log: Writer) -> None:
+    log.grant(1)
+    log.leases = 0
+    log.grant(1)
+
+
+def a_close_twice(log: Writer) -> None:
+    lease = log.grant(1)
+    log.close(lease, 1)
+    log.close(lease, 0)
+
+
+def an_expiry_after_a_close(log: Writer) -> None:
+    lease = log.grant(1)
+    log.close(lease, 1)
+    log.add(LeaseExpired(lease_id=lease))
+
+
+def a_refund_of_a_lease_that_never_expired(log: Writer) -> None:
+    log.close(log.grant(2), 1, late=True)
+
+
+def more_use_than_units(log: Writer) -> None:
+    log.close(log.grant(2), 3)
+
+
+def a_charge_below_the_use(log: Writer) -> None:
+    log.close(log.grant(5), 3, charged=1)
+
+
+def an_unknown_lease(log: Writer) -> None:
+    log.close(LeaseId("f" * 32), 0)
+
+
+def time_goes_back(log: Writer) -> None:
+    log.grant(1)
+    log.add(LeaseExpired(lease_id=LeaseId(f"{1:032x}")), later_ms=-5)
+
+
+def a_second_genesis(log: Writer) -> None:
+    log.add(Genesis(custodian=ROOT.public.key_id))
+
+
+def an_epoch_goes_back(log: Writer) -> None:
+    log.epoch = 5
+    log.stop(StopTarget.ALL, "")
+    log.epoch = 2
+    log.resume(StopTarget.ALL, "")
+
+
+def replaced(key: RowKey, **changes: Any) -> RowKey:
+    return msgspec.structs.replace(key, **changes)
+
+
+@pytest.mark.parametrize(
+    ("crime", "reason"),
+    [
+        (overspend, "overspend"),
+        (overspend_after_lowering, "overspend"),
+        (granted_while_stopped, "granted_while_stopped"),
+        (granted_after_a_fork, "granted_while_stopped"),
+        (a_row_left_out, "wrong_rows"),
+        (a_row_twice, "wrong_rows"),
+        (no_row_at_all, "wrong_rows"),
+        (units_that_nobody_counts, "wrong_rows"),
+        (yesterdays_window, "wrong_window"),
+        (a_lease_twice, "lease_twice"),
+        (a_close_twice, "inconsistent"),
+        (an_expiry_after_a_close, "inconsistent"),
+        (a_refund_of_a_lease_that_never_expired, "inconsistent"),
+        (more_use_than_units, "wrong_close"),
+        (a_charge_below_the_use, "wrong_charge"),
+        (an_unknown_lease, "unknown_lease"),
+        (time_goes_back, "order"),
+        (a_second_genesis, "genesis"),
+        (an_epoch_goes_back, "epoch"),
+    ],
+)
+def test_a_signed_log_that_breaks_a_rule_is_refused(crime: Callable[[Writer], None], reason: str) -> None:
+    """The custodian's signature is no excuse: the entry that breaks the rule is the last one, and is named."""
+    log = begun()
+    crime(log)
+    with pytest.raises(LogError, match=f"^entry {len(log.entries) - 1}: ") as refused:
+        log.verify()
+    assert refused.value.reason in ({reason, "wrong_close"} if reason == "inconsistent" else {reason})
+
+
+def test_a_log_begins_with_its_own_custodian() -> None:
+    """A genesis by somebody else, or none, is refused at entry 0."""
+    foreign, headless = Writer(), Writer()
+    foreign.add(Genesis(custodian=SigningKey.generate().public.key_id))
+    headless.limit(WIDE, 1)
+    for log in (foreign, headless):
+        with pytest.raises(LogError, match="^entry 0: "):
+            log.verify()
+
+
+def test_a_full_budget_and_a_lowered_limit_are_no_crime() -> None:
+    """What is exactly full is not over, and a limit below what is used only ends granting."""
+    log = begun()
+    log.grant(50)
+    log.limit(WIDE, 3)
+    report = log.verify()
+    assert {row.limit: row.pending for row in report.rows} == {3: 50, 50: 50}
+
+
+def test_an_explicit_unlimited_budget_is_debited_too() -> None:
+    """No limit is a decision, and its use is counted all the same."""
+    log = begun()
+    log.limit(WIDE, None)
+    log.close(log.grant(40), 40)
+    assert {(row.limit, row.posted) for row in log.verify().rows} == {(None, 40), (50, 40)}
+
+
+def test_a_new_day_has_a_new_row() -> None:
+    """Units belong to the window in which they were granted."""
+    log = begun()
+    log.grant(50)
+    log.add(Wiped(instance=INSTANCE, epoch=0), later_ms=86_400_000)
+    log.grant(50)
+    assert sorted(row.pending for row in log.verify().rows) == [50, 50, 100]

@@ -1,0 +1,153 @@
+"""Budget rows: scopes, windows of the UTC calendar, and a hold that never exceeds a row."""
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aigovtool.codec import decode, encode
+from aigovtool.errors import InvalidValueError
+from aigovtool.ids import BorrowerId, ConsumerId, ModelId
+from aigovtool.ledger.budget import BudgetLimit, BudgetRow, RowKey, Scope, Window, bucket_of, path, row_for
+from aigovtool.ledger.policy import Level
+from aigovtool.ledger.units import Dimension
+
+MODEL, BORROWER, CONSUMER = ModelId("digits"), BorrowerId("north"), ConsumerId("anna")
+KEY = RowKey(scope=Scope(model=MODEL), dimension=Dimension.INFERENCES, window=Window.LIFETIME, bucket_ms=0)
+AMOUNTS = st.integers(0, 1_000)
+
+
+def ms(*parts: int) -> int:
+    return int(datetime(*parts, tzinfo=UTC).timestamp()) * 1000  # type: ignore[arg-type,misc]
+
+
+def row(limit: int | None, posted: int = 0, pending: int = 0) -> BudgetRow:
+    return BudgetRow(key=KEY, limit=limit, posted=posted, pending=pending)
+
+
+# --- Rows --------------------------------------------------------------------------------------
+
+
+@given(AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS)
+def test_a_hold_never_exceeds_its_row(limit: int, posted: int, pending: int, units: int) -> None:
+    """A hold that fits is held to the unit; one that does not fit is refused, whoever asks."""
+    before = row(limit, posted, pending)
+    if posted + pending + units <= limit:
+        assert before.hold(units) == row(limit, posted, pending + units)
+    elif units:
+        with pytest.raises(InvalidValueError) as caught:
+            before.hold(units)
+        assert caught.value.reason == "overspend"
+
+
+def test_a_negative_hold_is_refused() -> None:
+    """Nobody makes room by holding less than nothing."""
+    with pytest.raises(InvalidValueError):
+        row(5).hold(-1)
+    with pytest.raises(InvalidValueError):
+        row(None).hold(-1)
+
+
+def test_an_unlimited_row_has_room_for_everything_and_still_counts() -> None:
+    """No limit is an explicit choice, and what is used under it is known."""
+    assert row(None).room() is None
+    assert row(None).hold(10**12) == row(None, pending=10**12)
+
+
+def test_a_limit_below_what_is_used_leaves_no_room() -> None:
+    """Lowering a limit ends grants; it is no error and no debt."""
+    assert row(3, posted=2, pending=4).room() == 0
+    assert row(6, posted=2, pending=4).room() == 0
+    assert row(7, posted=2, pending=4).room() == 1
+
+
+@given(st.integers(0, 1_000), st.integers(0, 1_000), st.data())
+def test_settling_and_refunding_move_exactly_the_units(posted: int, held: int, data: st.DataObject) -> None:
+    """What was held becomes what was used; a refund gives back the rest of what was charged in full."""
+    used = data.draw(st.integers(0, held))
+    start = row(None, posted=posted, pending=held)
+    assert start.settle(held, used) == row(None, posted=posted + used)
+    assert start.settle(held, held).refund(held - used) == row(None, posted=posted + used)
+
+
+# --- Scopes ------------------------------------------------------------------------------------
+
+
+def test_a_path_goes_from_the_model_to_the_consumer() -> None:
+    """A lease debits rows of three levels, widest first."""
+    scopes = path(MODEL, BORROWER, CONSUMER)
+    assert [scope.level() for scope in scopes] == [Level.MODEL, Level.BORROWER, Level.CONSUMER]
+    assert scopes[2] == Scope(model=MODEL, borrower=BORROWER, consumer=CONSUMER)
+
+
+def test_a_consumer_without_its_borrower_is_no_scope() -> None:
+    """Two borrowers may have a consumer of the same name, so a scope always says whose."""
+    with pytest.raises(ValueError, match="borrower"):
+        Scope(model=MODEL, consumer=CONSUMER)
+    with pytest.raises(InvalidValueError):
+        decode(b'{"model":"digits","borrower":null,"consumer":"anna"}', Scope)
+
+
+def test_no_limit_must_be_said() -> None:
+    """A limit that is left out is refused; only an explicit null means unlimited."""
+    limit = BudgetLimit(scope=Scope(model=MODEL), dimension=Dimension.INFERENCES, window=Window.DAY, limit=None)
+    text = encode(limit)
+    assert decode(text, BudgetLimit) == limit
+    with pytest.raises(InvalidValueError):
+        decode(text.replace(b',"limit":null', b""), BudgetLimit)
+
+
+# --- Windows -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("window", "inside", "start"),
+    [
+        (Window.LIFETIME, ms(2031, 7, 9, 3, 4, 5), 0),
+        (Window.HOUR, ms(2026, 3, 1, 0, 0, 0), ms(2026, 3, 1, 0)),
+        (Window.HOUR, ms(2026, 3, 1, 0, 59, 59) + 999, ms(2026, 3, 1, 0)),
+        (Window.HOUR, ms(2026, 3, 1, 1, 0, 0), ms(2026, 3, 1, 1)),
+        (Window.DAY, ms(2026, 2, 28, 23, 59, 59) + 999, ms(2026, 2, 28)),
+        (Window.DAY, ms(2026, 3, 1), ms(2026, 3, 1)),
+        (Window.MONTH, ms(2024, 2, 29, 23, 59, 59) + 999, ms(2024, 2, 1)),
+        (Window.MONTH, ms(2024, 3, 1), ms(2024, 3, 1)),
+        (Window.MONTH, ms(2026, 12, 31, 23, 59, 59) + 999, ms(2026, 12, 1)),
+        (Window.MONTH, ms(2027, 1, 1), ms(2027, 1, 1)),
+        (Window.MONTH, 0, 0),
+    ],
+)
+def test_windows_begin_on_the_utc_calendar(window: Window, inside: int, start: int) -> None:
+    """The first and the last millisecond of an hour, a day and a month, leap days and years' ends included."""
+    assert bucket_of(window, inside) == start
+
+
+@given(st.sampled_from(list(Window)), st.integers(0, 4_000_000_000_000), st.integers(0, 4_000_000_000_000))
+def test_windows_are_intervals(window: Window, one: int, other: int) -> None:
+    """A window's start is in that window, and later times are never in earlier windows."""
+    one, other = sorted((one, other))
+    assert bucket_of(window, one) <= bucket_of(window, other)
+    assert bucket_of(window, one) <= one
+    assert bucket_of(window, bucket_of(window, one)) == bucket_of(window, one)
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/St_Johns", "UTC"])
+def test_windows_do_not_depend_on_the_machine(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The local time zone of the custodian's machine moves no window."""
+    import time  # noqa: PLC0415 -- only here: to let the C library read the zone again
+
+    with monkeypatch.context() as context:
+        context.setenv("TZ", zone)
+        time.tzset()
+        found = bucket_of(Window.DAY, ms(2026, 3, 1, 23, 30))
+    time.tzset()
+    assert found == ms(2026, 3, 1)
+
+
+def test_a_fresh_row_belongs_to_the_current_window_and_is_empty() -> None:
+    """The next window starts with nothing posted and nothing pending, under the same limit."""
+    limit = BudgetLimit(scope=Scope(model=MODEL), dimension=Dimension.INFERENCES, window=Window.HOUR, limit=9)
+    fresh = row_for(limit, ms(2026, 3, 1, 5, 30))
+    assert fresh.key.bucket_ms == ms(2026, 3, 1, 5)
+    assert (fresh.limit, fresh.posted, fresh.pending) == (9, 0, 0)
+    assert fresh.key != row_for(limit, ms(2026, 3, 1, 6)).key

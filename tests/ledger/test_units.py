@@ -1,0 +1,82 @@
+"""Units are integers that cannot go below zero, and a vector has one per dimension."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aigovtool.codec import decode, encode
+from aigovtool.errors import InvalidValueError
+from aigovtool.ledger.units import ZERO, Dimension, UnitVector, of, vector
+from aigovtool.limits import MAX_INTEGER
+
+VECTORS = st.builds(vector, st.dictionaries(st.sampled_from(list(Dimension)), st.integers(0, 10**9)))
+
+
+@given(VECTORS, VECTORS)
+def test_what_is_added_can_be_taken_away(a: UnitVector, b: UnitVector) -> None:
+    """Sum and difference are inverse, and each dimension is counted by itself."""
+    assert a.plus(b).minus(b) == a
+    assert a.plus(b) == b.plus(a)
+    assert all(a.plus(b).get(d) == a.get(d) + b.get(d) for d in Dimension)
+
+
+@given(VECTORS, VECTORS)
+def test_the_highest_of_two_covers_both(a: UnitVector, b: UnitVector) -> None:
+    """The larger value of each dimension covers both vectors, and nothing smaller does."""
+    highest = a.highest(b)
+    assert highest.covers(a)
+    assert highest.covers(b)
+    assert all(highest.get(d) in {a.get(d), b.get(d)} for d in Dimension)
+
+
+@given(VECTORS, VECTORS)
+def test_a_vector_covers_what_can_be_taken_from_it(a: UnitVector, b: UnitVector) -> None:
+    """One vector covers another exactly when the difference exists."""
+    if a.covers(b):
+        assert a.minus(b).plus(b) == a
+    else:
+        with pytest.raises(InvalidValueError) as caught:
+            a.minus(b)
+        assert caught.value.reason == "negative_units"
+
+
+def test_one_dimension_does_not_pay_for_another() -> None:
+    """Plenty of inferences cover no tokens."""
+    assert not of(Dimension.INFERENCES, 1_000).covers(of(Dimension.INPUT_TOKENS, 1))
+
+
+def test_negative_units_cannot_be_made() -> None:
+    """No vector holds less than nothing."""
+    with pytest.raises(InvalidValueError) as caught:
+        of(Dimension.COMPUTE_MS, -1)
+    assert caught.value.reason == "negative_units"
+
+
+@pytest.mark.parametrize("text", [b'{"inferences":-1}', b'{"inferences":1.0}', b'{"inferences":true}', b'{"hours":1}'])
+def test_a_vector_from_outside_is_counted_in_whole_known_units(text: bytes) -> None:
+    """Negative numbers, floats, booleans and dimensions that do not exist are refused."""
+    with pytest.raises(InvalidValueError):
+        decode(text, UnitVector)
+
+
+@given(VECTORS)
+def test_a_vector_survives_its_encoding(units: UnitVector) -> None:
+    """A vector is read back as it was written."""
+    assert decode(encode(units), UnitVector) == units
+
+
+def test_dimensions_of_zero_are_not_written_and_not_listed() -> None:
+    """What is not counted leaves no trace, in an order that does not depend on the caller."""
+    units = vector({Dimension.OUTPUT_TOKENS: 2, Dimension.INFERENCES: 1, Dimension.INPUT_TOKENS: 0})
+    assert encode(units) == b'{"inferences":1,"output_tokens":2}'
+    assert list(units.items()) == [(Dimension.INFERENCES, 1), (Dimension.OUTPUT_TOKENS, 2)]
+    assert not units.is_zero()
+    assert ZERO.is_zero()
+    assert encode(ZERO) == b"{}"
+
+
+def test_the_largest_number_of_units_is_the_largest_that_travels() -> None:
+    """A number of units that every JSON reader keeps exact is taken; the next is refused."""
+    assert decode(b'{"inferences":%d}' % MAX_INTEGER, UnitVector).inferences == MAX_INTEGER
+    with pytest.raises(Exception, match="integer|schema|<="):
+        decode(b'{"inferences":%d}' % (MAX_INTEGER + 1), UnitVector)
