@@ -117,9 +117,11 @@ class Background:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` in the loop and wait for it."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
 
     def close(self) -> None:
+        """End the loop and its thread."""
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(20)
         self.loop.close()
@@ -135,6 +137,7 @@ class TestClock:
     on_sleep: Callable[[], None] = lambda: None
 
     def clock(self) -> Clock:
+        """Return what a client is given."""
         return Clock(
             now_ms=lambda: int((time.time() + self.offset_s) * 1000),
             monotonic_s=lambda: time.monotonic() + self.offset_s,
@@ -143,11 +146,13 @@ class TestClock:
         )
 
     def advance(self, seconds: float) -> None:
+        """Pretend that `seconds` have passed."""
         self.slept.append(seconds)
         self.offset_s += seconds
         self.on_sleep()
 
     async def advance_async(self, seconds: float) -> None:
+        """Pretend that `seconds` have passed."""
         self.advance(seconds)
 
 
@@ -164,10 +169,12 @@ class Served:
         self.url = f"https://{host}:{port}"
 
     def drop_connections(self) -> None:
+        """Cut every connection; called in the loop."""
         for connection in self.server._open():
             connection.transport.abort()
 
     def stop(self) -> None:
+        """Stop serving."""
         self._background.run(self.server.stop(0.0))
         self._listener.close()
 
@@ -427,6 +434,7 @@ class World:
         self.file = self.consumer_file()
 
     def key_set(self, version: int, *, issued_at_ms: int = 1, root: SigningKey | None = None) -> Envelope:
+        """Return a key set, signed by the custodian's root or another one."""
         signer = root or self.root
         return seal(
             KEY_SET,
@@ -474,6 +482,7 @@ class World:
         return path
 
     def enclave(self) -> FakeEnclave:
+        """Start an enclave."""
         enclave = FakeEnclave(self)
         self._open.append(enclave.served)
         return enclave
@@ -487,6 +496,7 @@ class World:
         return client
 
     def close(self) -> None:
+        """Close clients and servers."""
         for each in reversed(self._open):
             each.close() if isinstance(each, Client) else each.stop()
         self.background.close()

@@ -40,7 +40,7 @@ async def test_replayed_evidence_is_refused_asynchronously_too(world: World, enc
     old = enclave.attest("radiology", Nonce("00" * 32))
     enclave.forge_session = lambda _: old
     with pytest.raises(EvidenceError):
-        await AsyncClient.connect(enclave.url, world.file, allow_simulated=True)
+        _ = await AsyncClient.connect(enclave.url, world.file, allow_simulated=True)
 
 
 async def test_relayed_evidence_is_refused_asynchronously_too(world: World, enclave: FakeEnclave) -> None:
@@ -48,7 +48,7 @@ async def test_relayed_evidence_is_refused_asynchronously_too(world: World, encl
     middle = world.enclave()
     middle.forge_session = lambda session: enclave.attest("radiology", session.claims.nonce)
     with pytest.raises(EvidenceError) as caught:
-        await AsyncClient.connect(middle.url, world.file, allow_simulated=True)
+        _ = await AsyncClient.connect(middle.url, world.file, allow_simulated=True)
     assert caught.value.reason == "binding_tls_spki"
 
 

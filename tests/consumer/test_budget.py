@@ -10,7 +10,7 @@ from aigovtool.errors import InvalidValueError, SignatureInvalidError, Unreachab
 from aigovtool.ids import ModelId, digest_of
 
 
-def test_more_budget_is_asked_for_by_scope(client: Client, world: World) -> None:
+def test_more_budget_is_asked_for_by_scope(client: Client) -> None:
     """The scope is this consumer of this borrower on the only model."""
     ask = client.request_budget(10, "ten more cases")
     assert (ask.units, ask.reason, ask.state) == (10, "ten more cases", "open")

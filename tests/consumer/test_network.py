@@ -1,6 +1,7 @@
 """Peers that answer nothing, too slowly, too much, or something else."""
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +34,24 @@ Act = Callable[[socket.socket, threading.Event], None]
 
 
 @contextmanager
+def shaken_hands(context: ssl.SSLContext, accepted: socket.socket) -> Iterator[ssl.SSLSocket]:
+    """Yield the TLS side of `accepted`; read on after a failure, so that closing cannot overtake the alert."""
+    with (
+        accepted.dup() as copy,
+        context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False) as wrapped,
+    ):
+        try:
+            wrapped.do_handshake()
+        except ssl.SSLError:
+            copy.settimeout(5)
+            while copy.recv(65536):
+                pass
+            raise
+        copy.close()
+        yield wrapped
+
+
+@contextmanager
 def raw_server(act: Act, *, tls: bool, authorities: list[bytes] | None = None) -> Iterator[str]:
     """Serve one connection with `act` in a thread, and yield the address."""
     listener = socket.create_server(("127.0.0.1", 0))
@@ -44,12 +63,8 @@ def raw_server(act: Act, *, tls: bool, authorities: list[bytes] | None = None) -
         with suppress(OSError):
             while not over.is_set():
                 accepted, _ = listener.accept()
-                with suppress(OSError), accepted:
-                    if tls:
-                        with context.wrap_socket(accepted, server_side=True) as wrapped:
-                            act(wrapped, over)
-                    else:
-                        act(accepted, over)
+                with suppress(OSError), shaken_hands(context, accepted) if tls else accepted as peer:
+                    act(peer, over)
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
@@ -62,7 +77,7 @@ def raw_server(act: Act, *, tls: bool, authorities: list[bytes] | None = None) -
         thread.join(20)
 
 
-def say_nothing(peer: socket.socket, over: threading.Event) -> None:
+def say_nothing(_: socket.socket, over: threading.Event) -> None:
     over.wait(30)
 
 
@@ -79,7 +94,7 @@ def swallow(peer: socket.socket, over: threading.Event) -> None:
     over.wait(30)
 
 
-def no_http(peer: socket.socket, over: threading.Event) -> None:
+def no_http(peer: socket.socket, _: threading.Event) -> None:
     peer.recv(65536)
     peer.sendall(b"SSH-2.0-OpenSSH_9.9\r\n\r\n")
 
@@ -104,7 +119,7 @@ async def test_a_black_hole_is_a_typed_error_asynchronously_too(world: World, ki
     """The two drivers agree."""
     act, tls = BLACK_HOLES[kind]
     with raw_server(act, tls=tls) as url, pytest.raises((DeadlineError, UnreachableError)):
-        await AsyncClient.connect(url, world.file, allow_simulated=True, timeout_s=0.5)
+        _ = await AsyncClient.connect(url, world.file, allow_simulated=True, timeout_s=0.5)
 
 
 def test_a_server_that_speaks_another_protocol_is_a_typed_error(world: World) -> None:
@@ -142,7 +157,7 @@ async def test_a_refused_credential_is_named_asynchronously_too(world: World) ->
         raw_server(no_http, tls=True, authorities=[world.credentials_authority]) as url,
         pytest.raises(UnauthenticatedError) as caught,
     ):
-        await AsyncClient.connect(url, path, allow_simulated=True)
+        _ = await AsyncClient.connect(url, path, allow_simulated=True)
     assert caught.value.reason == "credential_refused"
 
 

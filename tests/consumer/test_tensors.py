@@ -1,5 +1,6 @@
 """Arrays become tensors and come back, and nothing is lost on the way unnoticed."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -54,14 +55,17 @@ class TorchLike:
         self.calls: list[str] = []
 
     def detach(self) -> "TorchLike":
+        """Leave the graph."""
         self.calls.append("detach")
         return self
 
     def cpu(self) -> "TorchLike":
+        """Leave the device."""
         self.calls.append("cpu")
         return self
 
     def numpy(self) -> Any:
+        """Share the data, where numpy has the datatype."""
         if self.fails:
             raise TypeError("Got unsupported ScalarType BFloat16")
         return self.array
@@ -82,8 +86,6 @@ def test_a_torch_tensor_that_numpy_cannot_hold_is_refused() -> None:
 
 def test_torch_is_not_imported() -> None:
     """Recognising a tensor must not load a library of a gigabyte."""
-    import sys
-
     assert "torch" not in sys.modules
 
 

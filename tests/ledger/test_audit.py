@@ -48,15 +48,18 @@ class Writer:
     epoch: int = 0
 
     def add(self, body: EntryBody, *, later_ms: int = 1000, **changes: Any) -> None:
+        """Append one entry."""
         at_ms = self.entries[-1].at_ms + later_ms if self.entries else NOON
         entry = Entry(index=len(self.entries), at_ms=at_ms, generation=0, body=body)
         self.entries.append(msgspec.structs.replace(entry, **changes))
 
     def limit(self, scope: Scope, units: int | None, window: Window = Window.LIFETIME) -> None:
+        """Set a limit."""
         limit = BudgetLimit(scope=scope, dimension=UNITS, window=window, limit=units)
         self.add(BudgetSet(limit=limit, command=COMMAND))
 
-    def grant(self, units: int, rows: list[RowKey] | None = None, **more: Any) -> LeaseId:
+    def grant(self, units: int, rows: list[RowKey] | None = None, vector: UnitVector | None = None) -> LeaseId:
+        """Grant a lease."""
         self.leases += 1
         lease = LeaseId(f"{self.leases:032x}")
         body = LeaseGranted(
@@ -65,13 +68,14 @@ class Writer:
             borrower=BORROWER,
             model=MODEL,
             consumer=CONSUMER,
-            units=of(UNITS, units),
+            units=of(UNITS, units) if vector is None else vector,
             rows=self.rows() if rows is None else rows,
         )
-        self.add(msgspec.structs.replace(body, **more))
+        self.add(body)
         return lease
 
     def rows(self) -> list[RowKey]:
+        """Return the rows that a grant now must debit."""
         limits = {(e.body.limit.scope, e.body.limit.window) for e in self.entries if isinstance(e.body, BudgetSet)}
         now_ms = self.entries[-1].at_ms + 1000
         return [
@@ -80,27 +84,33 @@ class Writer:
         ]
 
     def close(self, lease: LeaseId, used: int, *, charged: int | None = None, late: bool = False) -> None:
+        """Close a lease."""
         vector = of(UNITS, used if charged is None else charged)
         self.add(
             LeaseClosed(lease_id=lease, late=late, used=of(UNITS, used), charged=vector, ok=used, err=0, receipts="")
         )
 
     def stop(self, target: StopTarget, value: str) -> None:
+        """Stop something."""
         self.epoch += 1
         self.add(Stopped(target=target, value=value, epoch=self.epoch, command=COMMAND))
 
     def resume(self, target: StopTarget, value: str) -> None:
+        """Resume something."""
         self.epoch += 1
         self.add(Resumed(target=target, value=value, epoch=self.epoch, command=COMMAND))
 
     def lines(self) -> list[LoggedEntry]:
+        """Return the copy of the log."""
         return [LoggedEntry(data=encode(entry), leaf=entry.leaf()) for entry in self.entries]
 
     def note(self, key: SigningKey = LOG_KEY) -> str:
+        """Return the signed checkpoint."""
         root = root_of([entry.leaf() for entry in self.entries])
         return sign_checkpoint(Checkpoint(custodian=ROOT.public.key_id, size=len(self.entries), root=root), key)
 
     def verify(self, lines: list[LoggedEntry] | None = None, note: str | None = None) -> AuditReport:
+        """Verify it."""
         chosen = self.lines() if lines is None else lines
         return verify_log(chosen, note or self.note(), [LOG_KEY.public], ROOT.public.key_id)
 
@@ -155,7 +165,7 @@ def test_an_altered_entry_is_named(number: int) -> None:
         data = bytearray(lines[number].data)
         data[position] ^= 1
         lines[number] = LoggedEntry(data=bytes(data), leaf=lines[number].leaf)
-        with pytest.raises(LogError, match=f"^entry {number}: ") as refused:
+        with pytest.raises(LogError, match=rf"^entry {number}: ") as refused:
             log.verify(lines)
         assert refused.value.reason == "altered"
 
@@ -164,7 +174,7 @@ def test_an_altered_entry_is_named(number: int) -> None:
 def test_a_dropped_entry_is_named(number: int) -> None:
     """The entry after it does not continue the numbering, or the end is missing."""
     log = honest()
-    with pytest.raises(LogError, match=f"^entry {number}: "):
+    with pytest.raises(LogError, match=rf"^entry {number}: "):
         log.verify(log.lines()[:number] + log.lines()[number + 1 :])
 
 
@@ -173,7 +183,7 @@ def test_swapped_entries_are_named(number: int) -> None:
     """Order is part of what was signed."""
     log, lines = honest(), honest().lines()
     lines[number], lines[number + 1] = lines[number + 1], lines[number]
-    with pytest.raises(LogError, match=f"^entry {number}: "):
+    with pytest.raises(LogError, match=rf"^entry {number}: "):
         log.verify(lines)
 
 
@@ -181,7 +191,7 @@ def test_swapped_entries_are_named(number: int) -> None:
 def test_an_inserted_entry_is_named(number: int) -> None:
     """A copy of an entry directly after it, as a replayed grant would be."""
     log, lines = honest(), honest().lines()
-    with pytest.raises(LogError, match=f"^entry {number + 1}: "):
+    with pytest.raises(LogError, match=rf"^entry {number + 1}: "):
         log.verify([*lines[: number + 1], lines[number], *lines[number + 1 :]])
 
 
@@ -189,7 +199,7 @@ def test_an_inserted_entry_is_named(number: int) -> None:
 def test_a_truncated_log_is_named(number: int) -> None:
     """The checkpoint says how long the log is."""
     log = honest()
-    with pytest.raises(LogError, match=f"^entry {number}: it is missing") as refused:
+    with pytest.raises(LogError, match=rf"^entry {number}: it is missing") as refused:
         log.verify(log.lines()[:number])
     assert refused.value.reason == "truncated"
 
@@ -213,7 +223,7 @@ def test_a_second_encoding_of_an_entry_is_refused() -> None:
     lines[3] = LoggedEntry(data=data, leaf=leaf_hash(data))
     root = root_of([line.leaf for line in lines])
     note = sign_checkpoint(Checkpoint(custodian=ROOT.public.key_id, size=len(lines), root=root), LOG_KEY)
-    with pytest.raises(LogError, match="^entry 3: ") as refused:
+    with pytest.raises(LogError, match=r"^entry 3: ") as refused:
         log.verify(lines, note)
     assert refused.value.reason == "malformed"
 
@@ -266,7 +276,7 @@ def no_row_at_all(log: Writer) -> None:
 
 
 def units_that_nobody_counts(log: Writer) -> None:
-    log.grant(1, units=UnitVector(inferences=1, compute_ms=1))
+    log.grant(1, vector=UnitVector(inferences=1, compute_ms=1))
 
 
 def yesterdays_window(log: Writer) -> None:
@@ -345,7 +355,7 @@ def replaced(key: RowKey, **changes: Any) -> RowKey:
         (a_lease_twice, "lease_twice"),
         (a_close_twice, "inconsistent"),
         (an_expiry_after_a_close, "inconsistent"),
-        (a_refund_of_a_lease_that_never_expired, "inconsistent"),
+        (a_refund_of_a_lease_that_never_expired, "wrong_close"),
         (more_use_than_units, "wrong_close"),
         (a_charge_below_the_use, "wrong_charge"),
         (an_unknown_lease, "unknown_lease"),
@@ -358,9 +368,9 @@ def test_a_signed_log_that_breaks_a_rule_is_refused(crime: Callable[[Writer], No
     """The custodian's signature is no excuse: the entry that breaks the rule is the last one, and is named."""
     log = begun()
     crime(log)
-    with pytest.raises(LogError, match=f"^entry {len(log.entries) - 1}: ") as refused:
+    with pytest.raises(LogError, match=rf"^entry {len(log.entries) - 1}: ") as refused:
         log.verify()
-    assert refused.value.reason in ({reason, "wrong_close"} if reason == "inconsistent" else {reason})
+    assert refused.value.reason == reason
 
 
 def test_a_log_begins_with_its_own_custodian() -> None:
@@ -369,7 +379,7 @@ def test_a_log_begins_with_its_own_custodian() -> None:
     foreign.add(Genesis(custodian=SigningKey.generate().public.key_id))
     headless.limit(WIDE, 1)
     for log in (foreign, headless):
-        with pytest.raises(LogError, match="^entry 0: "):
+        with pytest.raises(LogError, match=r"^entry 0: "):
             log.verify()
 
 

@@ -8,7 +8,6 @@ does in one transaction, with `ledger.book.apply`; the enclave does what the rea
 A simulation that finds nothing proves something only if it finds what is wrong: each mutant breaks one rule, and the
 same checks must catch it.
 """
-# ruff: noqa: D102 -- the methods of the simulated parts are the events that their classes speak of
 
 import copy
 import random
@@ -407,7 +406,7 @@ class World:
     seen: Counter[str] = field(default_factory=Counter)
     by_lease: Counter[LeaseId] = field(default_factory=Counter)
     by_row: Counter[RowKey] = field(default_factory=Counter)
-    network: list[tuple[int, Callable[[], None]]] = field(default_factory=list)
+    network: list[tuple[int, Enclave, Callable[[], None]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
@@ -425,8 +424,8 @@ class World:
 
     def step(self) -> None:
         self.ms += self.rng.choice((0, 40, 300, 900, 3_000))
-        due = [message for at_ms, message in self.network if at_ms <= self.ms]
-        self.network = [(at_ms, message) for at_ms, message in self.network if at_ms > self.ms]
+        due = [message for at_ms, _, message in self.network if at_ms <= self.ms]
+        self.network = [held for held in self.network if held[0] > self.ms]
         self.rng.shuffle(due)
         for message in due:
             message()
@@ -443,7 +442,7 @@ class World:
         delays = (15_000, 25_000, 40_000) if enclave.held_back else (0, 20, 200, 500, 3_000)
         for _ in range(copies):
             delay_ms = 40_000 if self.rng.random() < 0.05 else self.rng.choice(delays)
-            self.network.append((self.ms + delay_ms, message))
+            self.network.append((self.ms + delay_ms, enclave, message))
         self.seen["lost" if copies == 0 else "repeated" if copies > 1 else "carried"] += 1
         self.seen["censored"] += int(enclave.censored)
 
@@ -506,6 +505,11 @@ class World:
         for each in self.enclaves:
             each.censored = each.censored or self.rng.random() < 0.6
             self.to_enclave(each, partial(each.take_push, self.custodian.stop_state(each)))
+        # What was sent before the stop, a censoring host plays out as late as is useful to it.
+        self.network = [
+            (max(at_ms, self.ms + self.rng.choice((0, 15_000, 28_000)) * of.censored), of, message)
+            for at_ms, of, message in self.network
+        ]
 
     def crash(self, enclave: Enclave) -> None:
         self.seen["crash"] += 1

@@ -26,7 +26,21 @@ from aigovtool.protocol.views import OwnView
 
 
 class Client:
-    """A consumer that has attested one enclave; `connect` makes it. Several threads may share one."""
+    """A consumer that has attested one enclave. Several threads may share one.
+
+    How it comes to trust, step by step:
+
+    1. Open a TLS 1.3 connection with the consumer's certificate, and trust nobody yet.
+    2. On it, send a challenge with 32 fresh random bytes.
+    3. Take the server certificate of that same connection, and the SHA-256 of its public key.
+    4. Verify the custodian's key set against the root in the consumer file; refuse an older one than before.
+    5. Verify the evidence. Simulated evidence only if `allow_simulated` *and* the appraisal policy say so.
+    6. Demand that the evidence binds: a session, this consumer, the nonce, that public key, the custodian's root,
+       and the pinned manifests.
+    7. Appraise it under the policy of the consumer file.
+    8. From here on, use only connections whose server proves exactly that certificate.
+    9. Attest afresh when the enclave shows another certificate (it rebooted), or when the attestation is too old.
+    """
 
     def __init__(self, opened: Opened, clock: Clock) -> None:
         self._core: Final = opened.core
@@ -46,18 +60,7 @@ class Client:
         verifiers: VerifierSet | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> Self:
-        """Attest the enclave at `url`, and return a client that speaks with it alone.
-
-        1. Open a TLS 1.3 connection with the consumer's certificate, and trust nobody yet.
-        2. On it, send a challenge with 32 fresh random bytes.
-        3. Take the server certificate of that same connection, and the SHA-256 of its public key.
-        4. Verify the custodian's key set against the root in the consumer file; refuse an older one than before.
-        5. Verify the evidence. Simulated evidence only if `allow_simulated` *and* the appraisal policy say so.
-        6. Demand that the evidence binds: a session, this consumer, the nonce, that public key, the custodian's root,
-           and the pinned manifests.
-        7. Appraise it under the policy of the consumer file.
-        8. From here on, use only connections whose server proves exactly that certificate.
-        9. Attest afresh when the enclave shows another certificate (it rebooted), or when the attestation is too old.
+        """Attest the enclave at `url` (steps 1 to 7), and return a client that speaks with it alone (8 and 9).
 
         Args:
             url: `https://HOST:PORT`.
@@ -65,17 +68,16 @@ class Client:
             models: manifest digests by model; a model that is not named is held to the digest first seen.
             allow_simulated: the caller's half of the opt-in to a TEE that protects nothing.
             timeout_s: for attesting, and for every small exchange.
-            retry: `same-instance-only`, or `may-charge`: repeat a request whose outcome is unknown on another
-                instance too, where it can be charged a second time (`RetryMayCharge`).
+            retry: `same-instance-only`, or `may-charge`: also repeat a request whose outcome is unknown on another
+                instance, where it can be charged again (`RetryMayCharge`).
             key_set_at_least: the lowest number of the custodian's key set to accept (`key_set_version` of last time).
             verifiers: other TEE verifiers than the built-in ones.
             clock: another clock, for tests.
 
         Raises:
-            ConfigurationError: the consumer file, the address or an option is wrong.
+            ConfigurationError, InvalidValueError: the consumer file, the address or an option is wrong.
             VerificationError: steps 4 to 7; the reason names the check.
-            UnauthenticatedError: the enclave refuses the credential.
-            UnreachableError, DeadlineError: the enclave does not answer.
+            UnauthenticatedError, UnreachableError, DeadlineError: the enclave refuses the credential, or no answer.
         """
         opened = open_core(
             url,

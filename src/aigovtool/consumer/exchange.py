@@ -153,7 +153,7 @@ class Failure:
                 return UnreachableError(
                     f"the connection to {who} was lost: {self.detail}",
                     reason="connection_lost",
-                    fix="try again; if it lasts from the first connection on, the credential may be for another custodian",
+                    fix="try again; if no connection ever works, the credential may be by another custodian",
                 )
 
 

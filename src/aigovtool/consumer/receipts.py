@@ -25,7 +25,7 @@ from msgspec import Meta
 
 from aigovtool.attestation.appraisal import AppraisalPolicy, appraise
 from aigovtool.attestation.binding import Binding, Expectation, require_bound
-from aigovtool.attestation.model import Evidence, ResultBody, TeeType, Unchecked
+from aigovtool.attestation.model import AttestationResult, Evidence, ResultBody, TeeType, Unchecked
 from aigovtool.attestation.verifier import VerifierSet
 from aigovtool.codec import Message, decode, decode_signed, encode
 from aigovtool.consumer.attest import SIMULATED_WARNING, Session
@@ -37,7 +37,7 @@ from aigovtool.ids import ConsumerId, Digest, Millis, ModelId, RequestKey
 from aigovtool.ledger.receipt import MAX_SALT_BYTES, Receipt, SignedReceipt, salted_digest, verify_receipt
 from aigovtool.limits import MAX_RECEIPT_BYTES, MAX_SAVED_RECEIPT_BYTES
 from aigovtool.protocol.release import session_audience
-from aigovtool.protocol.trust import open_key_set
+from aigovtool.protocol.trust import KeySet, open_key_set
 
 _OFFLINE: Final = Unchecked(reason="the connection is over")
 _NOT_KNOWN: Final = Unchecked(reason="a consumer does not know it")
@@ -163,25 +163,13 @@ def verify_saved_receipt(
         ReceiptError: `identity_key`, `signature`, `instance`, `inclusion`, or the field that differs.
     """
     receipt = saved.signed.receipt
-    # 1. The custodian
-    key_set = open_key_set(saved.key_set, root)
-    # 2. Genuine when received
-    if saved.evidence.tee is TeeType.SIMULATED and not (allow_simulated and policy.allow_simulated):
-        raise AppraisalError(
-            "the receipt is by a simulated TEE, which protects nothing",
-            reason="simulated",
-            fix="allow it explicitly, here and in the appraisal policy, for development only",
-        )
-    verified = verifiers.verify(saved.evidence, saved.attested_at_ms)
-    # 3. Bound to the consumer, instance and model of the receipt
-    require_bound(saved.claims, verified.report_data, _expectation(saved, root))
-    # 4. Acceptable
-    result = appraise(verified, policy, saved.attested_at_ms)
+    # 1. to 4. The identity key was attested
+    key_set, result = _attested(saved, root, policy, verifiers, allow_simulated=allow_simulated)
     # 5. Signed by the attested key
     if not hmac.compare_digest(saved.identity_key, saved.claims.identity_key):
         raise ReceiptError("the identity key is not the attested one", reason="identity_key")
     verify_receipt(saved.signed, VerifyKey(saved.identity_key))
-    if receipt.tee != verified.tee:
+    if receipt.tee != result.body.tee:
         raise ReceiptError("the receipt names another TEE than the evidence", reason="tee")
     # 6. About these bodies, and this model
     checked = _check_bodies(saved, {"request": request_body, "response": response_body})
@@ -192,7 +180,7 @@ def verify_saved_receipt(
         result=result.body,
         custodian_key_set_version=key_set.version,
         bodies_checked=checked,
-        warning=SIMULATED_WARNING if verified.tee is TeeType.SIMULATED else None,
+        warning=SIMULATED_WARNING if result.body.tee is TeeType.SIMULATED else None,
     )
 
 
@@ -218,6 +206,25 @@ def read_saved_receipt(path: Path) -> SavedReceipt:
         return decode(content, SavedReceipt, max_bytes=MAX_SAVED_RECEIPT_BYTES)
     except (InputError, VerificationError) as error:
         raise ReceiptError(f"{path} is not a saved receipt: {error.message}", reason="malformed") from None
+
+
+def _attested(
+    saved: SavedReceipt, root: VerifyKey, policy: AppraisalPolicy, verifiers: VerifierSet, *, allow_simulated: bool
+) -> tuple[KeySet, AttestationResult]:
+    # 1. The custodian
+    key_set = open_key_set(saved.key_set, root)
+    # 2. Genuine when received
+    if saved.evidence.tee is TeeType.SIMULATED and not (allow_simulated and policy.allow_simulated):
+        raise AppraisalError(
+            "the receipt is by a simulated TEE, which protects nothing",
+            reason="simulated",
+            fix="allow it explicitly, here and in the appraisal policy, for development only",
+        )
+    verified = verifiers.verify(saved.evidence, saved.attested_at_ms)
+    # 3. Bound to the consumer, instance and model of the receipt
+    require_bound(saved.claims, verified.report_data, _expectation(saved, root))
+    # 4. Acceptable
+    return key_set, appraise(verified, policy, saved.attested_at_ms)
 
 
 def _expectation(saved: SavedReceipt, root: VerifyKey) -> Expectation:

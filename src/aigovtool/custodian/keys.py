@@ -130,7 +130,7 @@ def load(directory: Path) -> CustodianKeys:
         and log.public.raw in key_set.log
         and keystore.public == key_set.keystore
         and [spki_sha256(authority) for authority in key_set.credentials[:1]] == [_spki_sha256(credentials)]
-        and spki_sha256(tls_certificate) == tls.spki_sha256
+        and spki_sha256(tls_certificate) == tls.spki_sha256()
     )
     if not fits:
         raise ConfigurationError("the key files do not fit the signed key set", reason="key_set_mismatch")

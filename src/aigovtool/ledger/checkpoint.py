@@ -69,6 +69,8 @@ def open_checkpoint(note: str, keys: list[VerifyKey]) -> Checkpoint:
     checkpoint = Checkpoint(
         custodian=KeyId(match[1]), size=int(match[2]), root=base64.b64decode(match[3], validate=True)
     )
+    if checkpoint.text() != text + "\n":  # base64 with unused bits set is a second spelling of the same root
+        raise failure
     for line in signatures.splitlines(keepends=True):
         if _signed_by(checkpoint, line, keys):
             return checkpoint
@@ -82,6 +84,8 @@ def _signed_by(checkpoint: Checkpoint, line: str, keys: list[VerifyKey]) -> bool
     try:
         blob = base64.b64decode(match[2], validate=True)
     except binascii.Error:
+        return False
+    if base64.b64encode(blob).decode() != match[2]:
         return False
     for key in keys:
         if blob[:4] == _key_hash(checkpoint.origin(), key):

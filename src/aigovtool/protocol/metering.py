@@ -29,6 +29,8 @@ _Key = tuple[ModelId, ConsumerId]
 
 #: Leases of one (model, consumer) that may be open at a time: the one in use and the next.
 _OPEN_LEASES = 2
+#: Shortest time between two heartbeats, however little of the attestation's validity is left.
+_RENEW_FLOOR_MS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class Meter:
         self._contact_ms = admitted_ms
         self._authority_until_ms = admitted_ms
         self._wiped = False
+        self._ended = False
         self._reattest = False
         self._holdings: dict[LeaseId, Holding] = {}
         self._demand: dict[_Key, Demand] = {}
@@ -114,7 +117,7 @@ class Meter:
             raise StoppedError("the custodian has stopped this consumer", reason="consumer_stopped")
         if self._reattest:
             raise ReattestRequiredError("the custodian asks this enclave to attest again", retry_after_s=5)
-        if now_ms >= self._authority_until_ms:
+        if self.authority_left_ms(now_ms) == 0:
             raise LeaseExpiredError(
                 "the custodian's authority has run out",
                 fix="the enclave must reach its custodian; it tries by itself",
@@ -161,8 +164,8 @@ class Meter:
 
     def _refuse(self, now_ms: int, demand: Demand, model: ModelId) -> None:
         code = demand.denied
-        if code in {DenyCode.RESERVED, DenyCode.CAPPED} and self._in_flight(model):
-            # Our own unfinished work holds the units; it ends soon, one way or the other.
+        if code in {DenyCode.RESERVED, DenyCode.CAPPED} and self._own_units(now_ms, model):
+            # We hold the units ourselves, in unfinished work or in leases that the next renewal closes.
             return
         if now_ms >= demand.retry_at_ms and code is not DenyCode.EXHAUSTED:
             demand.denied = None
@@ -170,8 +173,12 @@ class Meter:
         wait_s = max(1, (max(demand.retry_at_ms, self._next_renew_ms) - now_ms + 999) // 1000)
         raise refusal(code, wait_s)
 
-    def _in_flight(self, model: ModelId) -> bool:
-        return any(holding.in_flight for holding in self._holdings.values() if holding.model == model)
+    def _own_units(self, now_ms: int, model: ModelId) -> bool:
+        return any(
+            holding.in_flight or self._closable(holding, now_ms, recalled=False)
+            for holding in self._holdings.values()
+            if holding.model == model
+        )
 
     # -- Renewal ------------------------------------------------------------------------------
 
@@ -256,13 +263,11 @@ class Meter:
             return demand.asked
         if demand.waiting and demand.minimum <= demand.available:
             return False
-        if demand.waiting and any(self._emptied(holding) for holding in self._holdings.values()):
+        if demand.waiting and any(
+            self._closable(holding, now_ms, recalled=False) for holding in self._holdings.values()
+        ):
             return False
         return now_ms < demand.retry_at_ms
-
-    @staticmethod
-    def _emptied(holding: Holding) -> bool:
-        return not holding.closed and not holding.in_flight and holding.free == 0
 
     def accept(self, now_ms: int, answer: Answer) -> None:
         """Take the (already verified) answer to the outstanding renewal.
@@ -281,11 +286,13 @@ class Meter:
         # Older than a stop on our own scopes: its acknowledgements count, its authority and units do not.
         stale = answer.epoch < self._stop_state.scope_epoch
         denied = [result for result in answer.results if isinstance(result, Deny)]
-        self._reattest = any(result.code is DenyCode.REATTEST for result in denied)
+        # An answer without a stop gives no authority only when the attestation has come to its end.
+        over = answer.ttl_ms == 0 and not self._stop_state.is_wide()
+        self._reattest = over or any(result.code is DenyCode.REATTEST for result in denied)
         if not stale and not self._reattest:
             self._contact_ms = max(self._contact_ms, outstanding.sent_ms)
             self._authority_until_ms = max(self._authority_until_ms, outstanding.sent_ms + answer.ttl_ms)
-        self._next_renew_ms = outstanding.sent_ms + answer.ttl_ms // 3
+        self._next_renew_ms = outstanding.sent_ms + max(answer.ttl_ms // 3, _RENEW_FLOOR_MS)
         for ack in answer.acks:
             self._acknowledge(ack.lease_id, ack.seq)
         for result in answer.results:
@@ -351,7 +358,7 @@ class Meter:
 
     def authority_left_ms(self, now_ms: int) -> int:
         """Return how long this instance may still release answers without hearing from its custodian."""
-        return max(0, self._authority_until_ms - now_ms)
+        return 0 if self._ended else max(0, self._authority_until_ms - now_ms)
 
     def must_wipe(self, now_ms: int) -> bool:
         """Return whether the custodian has been silent for so long that everything must be wiped."""
@@ -359,8 +366,8 @@ class Meter:
         return self._stop_state.is_wide() or now_ms - self._contact_ms >= wipe_after_ms
 
     def end_authority(self) -> None:
-        """End authority at once: a clock ran backwards, or the engine died."""
-        self._authority_until_ms = 0
+        """End authority for good: a clock ran backwards, or the engine died. No later answer brings it back."""
+        self._ended = True
 
     def wipe(self) -> Wiped:
         """Shut every lease for ever and return the final reports.

@@ -1,3 +1,4 @@
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -172,12 +173,19 @@ async def test_a_writable_package_is_not_handed_over(process: EngineProcess, dou
     assert caught.value.reason == "package_descriptor"
 
 
-async def test_a_load_that_takes_too_long_ends_the_child(process: EngineProcess, double: Any) -> None:
+async def test_a_load_that_takes_too_long_ends_the_child(
+    kit: Any, single: EngineProcess, double: Any, slow: Any
+) -> None:
     """Nothing in the child can end a load, so its time is kept by the parent, with SIGKILL."""
+    model = await slow.load(single)
+    running = asyncio.ensure_future(single.run(model, kit.steps(kit.FOR_EVER), [], MINUTE_MS))
+    await asyncio.sleep(0)
     with pytest.raises(EngineError) as caught:
-        await double.load(process, timeout_ms=0)
+        await double.load(single, timeout_ms=1)
     assert caught.value.reason == "engine_died"
-    await process.died.wait()
+    with pytest.raises(EngineError):
+        await running
+    await single.died.wait()
 
 
 async def test_descriptors_do_not_pile_up(kit: Any, process: EngineProcess, double: Any) -> None:

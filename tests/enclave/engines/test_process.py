@@ -167,19 +167,34 @@ async def test_a_late_answer_is_an_error_in_time(kit: Any, double: Any) -> None:
     await process.kill_and_wait()
 
 
-def test_the_child_dies_with_its_parent() -> None:
-    """Kill -9 of the parent leaves no child behind, even in the middle of a computation."""
+def test_the_child_dies_with_its_parent(slow: Any) -> None:
+    """Kill -9 of the parent leaves no child behind, not even one that computes and reads nothing."""
     script = """
-import asyncio, os
-from aigovtool.enclave.engines.process import EngineProcess
+import asyncio, os, struct, sys
+from aigovtool.crypto.secret import Secret
+from aigovtool.crypto.wrap import wrap
+from aigovtool.enclave.engines.process import EngineConfig, EngineProcess
+from aigovtool.protocol.tensor import Datatype, Tensor
+
 async def main():
-    process = await EngineProcess.start()
-    print(process.pid, flush=True)
-    await asyncio.sleep(600)
+    path, key, digest, sealer = sys.argv[1:]
+    process = await EngineProcess.start(EngineConfig(workers=1))
+    model = await process.load(
+        os.open(path, os.O_RDONLY),
+        wrapped_key=wrap(Secret(bytes.fromhex(key)), process.hpke_public_key, b""),
+        info=b"",
+        manifest_digest=digest,
+        sealer=bytes.fromhex(sealer),
+    )
+    steps = Tensor("count", Datatype.INT64, (), struct.pack("<q", 1 << 40))
+    running = process.run(model, [steps, Tensor("x", Datatype.FP32, (64,), bytes(256))], [], 300_000)
+    asyncio.get_running_loop().call_later(0, lambda: print(process.pid, flush=True))
+    await running
+
 asyncio.run(main())
 """
-    command = [sys.executable, "-c", script]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as parent:
+    arguments = [str(slow.path), slow.key.secret.reveal().hex(), slow.digest, slow.sealer.hex()]
+    with subprocess.Popen([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         pidfd = os.pidfd_open(int(parent.stdout.readline()))
         parent.kill()

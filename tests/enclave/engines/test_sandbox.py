@@ -143,6 +143,32 @@ except OSError as error:
     assert probe(code)[1] in {b"errno %d" % errno.EACCES, b"opened 0"}
 
 
+def test_the_other_layers_hold_without_the_filter() -> None:
+    """With the system call filter taken away, `enter` still leaves no file to open and no privilege to use."""
+    code = """
+import os, resource, socket
+from aigovtool.enclave.engines import sandbox
+channel = socket.socket(fileno=os.dup(0))
+sandbox._filter_system_calls = lambda *_: None
+null = os.open("/dev/null", os.O_RDONLY)
+layers = sandbox.enter(channel.fileno())
+said = []
+try:
+    os.open("/etc/passwd", os.O_RDONLY)
+    said.append("opened")
+except OSError as error:
+    said.append("errno %d" % error.errno)
+try:
+    os.setgroups([])
+    said.append("privileged")
+except OSError as error:
+    said.append("errno %d" % error.errno)
+said.append(str(resource.getrlimit(resource.RLIMIT_CORE)[1] + resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+channel.send(("landlock" in layers and "|".join(said) or "none").encode())
+"""
+    assert probe(code)[1] in {b"errno %d|errno %d|0" % (errno.EACCES, errno.EPERM), b"none"}
+
+
 def test_a_second_thread_is_refused() -> None:
     """Landlock would not cover a thread that exists already, so the sandbox is not entered at all."""
     code = """

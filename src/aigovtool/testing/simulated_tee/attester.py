@@ -34,8 +34,9 @@ def measure(package: Path | None = None) -> MeasurementHex:
     """Return the SHA-384 measurement of the Python source of the installed `aigovtool` (or of `package`).
 
     It covers what an enclave's image would hold: everything but the rooms that the enclave never loads (`cli`,
-    `consumer`, `custodian`, `operator`). It covers each `.py` file in the order of its relative path, as `length of path ‖ path ‖ length of content ‖
-    content` with 8-byte big-endian lengths. It is what an honest enclave says about itself, not what hardware saw.
+    `consumer`, `custodian`, `operator`). Each `.py` file counts, in the order of its relative path, as
+    `length of path ‖ path ‖ length of content ‖ content` with 8-byte big-endian lengths. It is what an honest enclave
+    says about itself, not what hardware saw.
 
     Raises:
         ConfigurationError: with reason `not_measurable` when there is nothing to measure or a file cannot be read.

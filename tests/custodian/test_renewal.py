@@ -1,0 +1,329 @@
+"""Renewal: reports in, leases out, the same answer for the same request."""
+
+import pytest
+from tests.custodian.conftest import (
+    BORROWER,
+    CONSUMER,
+    MODEL,
+    OTHER,
+    STRANGER,
+    Bench,
+    Enclave,
+    message_id,
+    report,
+    want,
+)
+
+from aigovtool.codec import decode
+from aigovtool.crypto.sign import SigningKey, seal
+from aigovtool.custodian.service import renewal, views
+from aigovtool.custodian.service.renewal import listener, sweep
+from aigovtool.errors import ConflictError, ForbiddenError, SignatureInvalidError
+from aigovtool.ids import ConsumerId, ModelId
+from aigovtool.ledger import entry
+from aigovtool.ledger.budget import BudgetLimit, Scope, Window
+from aigovtool.ledger.entry import StopTarget
+from aigovtool.ledger.policy import GRACE_MS
+from aigovtool.ledger.units import Dimension, UnitVector
+from aigovtool.protocol import commands as acts
+from aigovtool.protocol import messages
+from aigovtool.protocol.messages import Deny, DenyCode, Grant, Listen, Wiped
+
+STOP = acts.Stop(target=StopTarget.ALL, value="", reason="drill")
+
+
+async def row(bench: Bench) -> tuple[int, int]:
+    """Return what is posted and pending on the model's budget."""
+    (found,) = (await views.show_budgets(bench.custodian)).budgets
+    return found.posted, found.pending
+
+
+async def granted(enclave: Enclave, units: int = 1) -> Grant:
+    (grant,) = (await enclave.renew(want(units))).results
+    assert isinstance(grant, Grant)
+    return grant
+
+
+async def denied(enclave: Enclave, **wish: object) -> DenyCode:
+    (deny,) = (await enclave.renew(want(**wish))).results  # type: ignore[arg-type]
+    assert isinstance(deny, Deny)
+    return deny.code
+
+
+# --- Idempotency ---------------------------------------------------------------------------------------------
+
+
+async def test_the_same_renewal_is_answered_with_the_same_bytes(admitted: Enclave, lent: Bench) -> None:
+    """A repeated heartbeat draws nothing more; only the stop state beside the answer is of this moment."""
+    await lent.grant(100)
+    envelope = admitted.renewal(want())
+    first = await renewal.renew(lent.custodian, envelope)
+    await lent.command(STOP)
+    lines, held = len(await lent.log()), await row(lent)
+    again = await renewal.renew(lent.custodian, envelope)
+    assert again.answer == first.answer
+    assert not admitted.stop_state(first.stop_state).is_wide()
+    assert admitted.stop_state(again.stop_state).is_wide()
+    assert (len(await lent.log()), await row(lent)) == (lines, held)
+
+
+async def test_a_request_id_stands_for_one_content(admitted: Enclave, lent: Bench) -> None:
+    """The same id with other wants is a conflict; nothing is granted."""
+    await lent.grant(100)
+    request_id = message_id()
+    await renewal.renew(lent.custodian, admitted.renewal(want(), request_id=request_id))
+    before = await row(lent)
+    with pytest.raises(ConflictError) as caught:
+        await renewal.renew(lent.custodian, admitted.renewal(want(), want(), request_id=request_id))
+    assert (caught.value.reason, caught.value.status) == ("request_changed", 409)
+    assert await row(lent) == before
+
+
+async def test_a_renewal_is_signed_by_its_instance(admitted: Enclave, lent: Bench) -> None:
+    """Neither the borrower nor another instance can draw in its name; a stranger is unknown."""
+    await lent.grant(100)
+    other = Enclave(lent)
+    await other.boot()
+    message = decode(admitted.renewal(want()).payload, messages.Renew)
+    for key in (lent.enrolment[BORROWER], other.identity, SigningKey.generate()):
+        with pytest.raises(SignatureInvalidError):
+            await renewal.renew(lent.custodian, seal(messages.RENEW, message, key))
+    with pytest.raises(ForbiddenError) as caught:
+        await renewal.renew(lent.custodian, Enclave(lent).renewal(want()))
+    assert caught.value.reason == "unknown_instance"
+    assert await row(lent) == (0, 0)
+
+
+async def test_a_renewal_under_another_kind_is_refused(admitted: Enclave, lent: Bench) -> None:
+    """What the instance signed as something else is no renewal, whatever it says."""
+    message = decode(admitted.renewal(want()).payload, messages.Renew)
+    with pytest.raises(SignatureInvalidError) as caught:
+        await renewal.renew(lent.custodian, seal(messages.WIPED, message, admitted.identity))
+    assert caught.value.reason == "wrong_kind"
+
+
+# --- Grants --------------------------------------------------------------------------------------------------
+
+
+async def test_a_grant_is_held_then_charged_by_its_final_report(admitted: Enclave, lent: Bench) -> None:
+    """Pending while it is out; after the final report what was used is posted and the rest is free."""
+    await lent.grant(1000)
+    grant = await granted(admitted, 5)
+    assert grant.units == UnitVector(inferences=5)
+    assert grant.path_remaining == 995
+    assert await row(lent) == (0, 5)
+    answer = await admitted.renew(reports=(report(grant.lease_id, seq=1, used=2),))
+    assert [(ack.lease_id, ack.seq) for ack in answer.acks] == [(grant.lease_id, 1)]
+    assert await row(lent) == (0, 5)
+    await admitted.renew(reports=(report(grant.lease_id, seq=2, used=3, final=True),))
+    assert await row(lent) == (3, 0)
+    (usage,) = (await views.show_usage(lent.custodian)).usage
+    assert (usage.granted, usage.charged, usage.used, usage.open_leases) == (5, 3, 3, 0)
+
+
+async def test_an_unreported_lease_is_charged_in_full_and_refunded_once(admitted: Enclave, lent: Bench) -> None:
+    """After ttl and grace the silence costs all of it; a late final report gives back what was not used."""
+    await lent.grant(1000)
+    grant = await granted(admitted, 5)
+    lent.now_ms += grant.ttl_ms + GRACE_MS
+    assert await row(lent) == (0, 5)
+    lent.now_ms += 1
+    assert await row(lent) == (5, 0)
+    late = report(grant.lease_id, seq=1, used=2, final=True)
+    await admitted.renew(reports=(late,))
+    assert await row(lent) == (2, 0)
+    await admitted.renew(reports=(late,))
+    assert await row(lent) == (2, 0)
+    kinds = await lent.kinds()
+    assert [kind for kind in kinds if kind.startswith("Lease")] == ["LeaseGranted", "LeaseExpired", "LeaseClosed"]
+
+
+async def test_a_consumer_of_another_borrower_draws_nothing(admitted: Enclave, lent: Bench) -> None:
+    """An enclave serves its own borrower's consumers only; an unknown one is the same to it."""
+    await lent.grant(100)
+    for consumer in (STRANGER, ConsumerId("ghost")):
+        assert await denied(admitted, consumer=consumer) is DenyCode.NO_BUDGET_ROW
+    assert await row(lent) == (0, 0)
+
+
+async def test_without_a_budget_row_nothing_is_granted(admitted: Enclave) -> None:
+    """Absent means deny."""
+    assert await denied(admitted) is DenyCode.NO_BUDGET_ROW
+
+
+async def test_a_model_that_was_not_admitted_draws_nothing(admitted: Enclave) -> None:
+    """Only the models of the admission."""
+    assert await denied(admitted, model=ModelId("other")) is DenyCode.STOPPED
+
+
+async def test_every_row_of_the_path_counts(admitted: Enclave, lent: Bench) -> None:
+    """The narrowest row decides, and a refusal leaves the wider ones untouched."""
+    await lent.grant(1000)
+    scope = Scope(model=MODEL, borrower=BORROWER, consumer=CONSUMER)
+    row_limit = BudgetLimit(scope=scope, dimension=Dimension.INFERENCES, window=Window.DAY, limit=0)
+    await lent.command(acts.SetBudget(limit=row_limit))
+    assert await denied(admitted) is DenyCode.EXHAUSTED
+    pending = [found.pending for found in (await views.show_budgets(lent.custodian)).budgets]
+    assert pending == [0, 0]
+
+
+async def test_many_wants_of_one_request_never_exceed_the_budget(admitted: Enclave, lent: Bench) -> None:
+    """Wants are granted one after the other; what one holds is gone for the next."""
+    await lent.grant(4)
+    results = (await admitted.renew(*[want() for _ in range(10)])).results
+    units = sum(result.units.inferences for result in results if isinstance(result, Grant))
+    assert 1 <= units <= 4
+    assert await row(lent) == (0, units)
+
+
+async def test_an_expired_attestation_draws_nothing(admitted: Enclave, lent: Bench) -> None:
+    """At the end of its validity an instance is told to attest again, with no time left to live on."""
+    await lent.grant(100)
+    lent.now_ms += lent.policy.max_attestation_age_ms
+    answer = await admitted.renew(want())
+    (deny,) = answer.results
+    assert isinstance(deny, Deny)
+    assert (deny.code, answer.ttl_ms) == (DenyCode.REATTEST, 0)
+
+
+async def test_no_lease_outlives_the_attestation(admitted: Enclave, lent: Bench) -> None:
+    """Near its end a lease gets only the time that is left."""
+    await lent.grant(100)
+    lent.now_ms += lent.policy.max_attestation_age_ms - 1_000
+    answer = await admitted.renew(want())
+    (grant,) = answer.results
+    assert isinstance(grant, Grant)
+    assert (grant.ttl_ms, answer.ttl_ms) == (1_000, 1_000)
+
+
+@pytest.mark.parametrize("target", list(StopTarget))
+async def test_a_stop_ends_grants_and_a_resume_brings_them_back(
+    target: StopTarget, admitted: Enclave, lent: Bench
+) -> None:
+    """Each kind of target; the reports of a stopped instance are still taken."""
+    await lent.grant(1000)
+    grant = await granted(admitted, 2)
+    value = {
+        StopTarget.ALL: "",
+        StopTarget.MODEL: MODEL,
+        StopTarget.BORROWER: BORROWER,
+        StopTarget.CONSUMER: CONSUMER,
+        StopTarget.ENCLAVE: admitted.instance,
+    }[target]
+    await lent.command(acts.Stop(target=target, value=value, reason="drill"))
+    answer = await admitted.renew(want(), reports=(report(grant.lease_id, seq=1, used=1, final=True),))
+    (deny,) = answer.results
+    assert isinstance(deny, Deny)
+    assert deny.code is DenyCode.STOPPED
+    assert (answer.ttl_ms == 0) is (target is not StopTarget.CONSUMER)
+    assert await row(lent) == (1, 0)
+    await lent.command(acts.Resume(target=target, value=value, reason="drill over"))
+    await granted(admitted)
+
+
+# --- Forks and foreign leases --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        pytest.param({"seq": 1, "used": 2}, id="same-number-other-content"),
+        pytest.param({"seq": 2, "used": 0}, id="counter-went-back"),
+        pytest.param({"seq": 2, "used": 6}, id="more-than-granted"),
+    ],
+)
+async def test_a_forked_instance_is_stopped(second: dict[str, int], admitted: Enclave, lent: Bench) -> None:
+    """Reports that one honest counter cannot make show two copies: no further unit for either."""
+    await lent.grant(1000)
+    grant = await granted(admitted, 5)
+    await admitted.renew(reports=(report(grant.lease_id, seq=1, used=1),))
+    answer = await admitted.renew(want(), reports=(report(grant.lease_id, **second),))
+    (deny,) = answer.results
+    assert isinstance(deny, Deny)
+    assert (deny.code, answer.ttl_ms) == (DenyCode.STOPPED, 0)
+    (view,) = (await views.show_enclaves(lent.custodian)).enclaves
+    assert view.state == "forked"
+    assert any(isinstance(body, entry.Forked) for body in await lent.log())
+    # A resume lifts the stop, but a forked instance stays what it is.
+    await lent.command(acts.Resume(target=StopTarget.ENCLAVE, value=admitted.instance, reason="r"))
+    assert await denied(admitted) is DenyCode.STOPPED
+
+
+async def test_a_repeated_report_is_not_a_fork(admitted: Enclave, lent: Bench) -> None:
+    """The same report again, or an older one that was overtaken, changes nothing."""
+    await lent.grant(1000)
+    grant = await granted(admitted, 5)
+    first, second = report(grant.lease_id, seq=1, used=1), report(grant.lease_id, seq=2, used=2)
+    await admitted.renew(reports=(first, second))
+    await admitted.renew(reports=(second, first))
+    (view,) = (await views.show_enclaves(lent.custodian)).enclaves
+    assert view.state == "live"
+
+
+async def test_a_report_on_a_foreign_lease_changes_nothing(admitted: Enclave, lent: Bench) -> None:
+    """One instance cannot close, or spend, the lease of another; an unknown lease is passed over."""
+    await lent.grant(1000)
+    grant = await granted(admitted, 5)
+    other = Enclave(lent)
+    await other.boot()
+    lines = len(await lent.log())
+    await other.renew(
+        reports=(report(grant.lease_id, seq=1, used=5, final=True), report(message_id(), seq=1, used=1, final=True))
+    )
+    assert await row(lent) == (0, 5)
+    assert len(await lent.log()) == lines
+
+
+# --- Wipe and listen -----------------------------------------------------------------------------------------
+
+
+async def test_a_wipe_closes_what_it_reports_and_ends_the_instance(admitted: Enclave, lent: Bench) -> None:
+    """Final reports are taken, the statement is logged once, and nothing is granted afterwards."""
+    await lent.grant(1000)
+    grant = await granted(admitted, 5)
+    final = report(grant.lease_id, seq=1, used=2, final=True)
+    statement = Wiped(instance=admitted.instance, epoch=0, reports=[final])
+    for _ in range(2):
+        await renewal.wiped(lent.custodian, seal(messages.WIPED, statement, admitted.identity))
+    assert await row(lent) == (2, 0)
+    assert (await lent.kinds()).count("Wiped") == 1
+    assert await denied(admitted) is DenyCode.STOPPED
+    (view,) = (await views.show_enclaves(lent.custodian)).enclaves
+    assert (view.state, view.outstanding_units) == ("wiped", 0)
+
+
+async def test_a_wipe_is_signed_by_its_instance(admitted: Enclave, lent: Bench) -> None:
+    """Nobody else can end an instance, or close its leases, by saying that it was wiped."""
+    statement = Wiped(instance=admitted.instance, epoch=0, reports=[])
+    with pytest.raises(SignatureInvalidError):
+        await renewal.wiped(lent.custodian, seal(messages.WIPED, statement, lent.enrolment[BORROWER]))
+    assert "Wiped" not in await lent.kinds()
+
+
+async def test_only_an_instance_opens_its_own_stream(admitted: Enclave, lent: Bench) -> None:
+    """The stream is for whoever holds the identity key, and begins with the stop state of this moment."""
+    listen = Listen(instance=admitted.instance, nonce=message_id(), at_ms=lent.now_ms)
+    await lent.command(STOP)
+    instance, state = await listener(lent.custodian, seal(messages.LISTEN, listen, admitted.identity))
+    assert instance.instance == admitted.instance
+    assert admitted.stop_state(state).is_wide()
+    with pytest.raises(SignatureInvalidError):
+        await listener(lent.custodian, seal(messages.LISTEN, listen, SigningKey.generate()))
+
+
+async def test_the_sweep_charges_overdue_leases_without_any_heartbeat(admitted: Enclave, lent: Bench) -> None:
+    """A borrower that never comes back does not keep its units pending for ever."""
+    await lent.grant(1000)
+    grant = await granted(admitted, 5)
+    lent.now_ms += grant.ttl_ms + GRACE_MS + 1
+    custodian = lent.custodian
+    await custodian.database.run(lambda connection: sweep(custodian, connection, custodian.now(connection)))
+    assert (await lent.kinds())[-1] == "LeaseExpired"
+
+
+async def test_the_stop_of_another_borrower_disturbs_nobody(admitted: Enclave, lent: Bench) -> None:
+    """It moves the epoch, but not the scope epoch of this instance."""
+    before = admitted.stop_state((await renewal.renew(lent.custodian, admitted.renewal())).stop_state)
+    await lent.command(acts.Stop(target=StopTarget.BORROWER, value=OTHER, reason="drill"))
+    after = admitted.stop_state((await renewal.renew(lent.custodian, admitted.renewal())).stop_state)
+    assert (after.epoch, after.scope_epoch, after.stops) == (before.epoch + 1, before.scope_epoch, [])

@@ -1,0 +1,161 @@
+"""What operators see is what the ledger holds, and the log proves itself."""
+
+import base64
+
+import msgspec
+import pytest
+from tests.custodian.conftest import BORROWER, CONSUMER, MODEL, OTHER, STRANGER, Bench, Enclave, report, want
+
+from aigovtool.attestation.appraisal import policy_digest
+from aigovtool.codec import decode, encode
+from aigovtool.crypto.sign import SigningKey
+from aigovtool.custodian.service import views
+from aigovtool.custodian.store import log
+from aigovtool.errors import LogError
+from aigovtool.ids import key_id_of
+from aigovtool.ledger import entry
+from aigovtool.ledger.checkpoint import open_checkpoint
+from aigovtool.ledger.entry import Entry, PartyRole, StopTarget
+from aigovtool.ledger.merkle import leaf_hash, root_of
+from aigovtool.ledger.policy import consequences
+from aigovtool.protocol import commands as acts
+from aigovtool.protocol.messages import Grant
+from aigovtool.protocol.trust import open_key_set
+from aigovtool.testing.simulated_tee import wiring
+
+
+async def test_parties_are_shown_by_key_id_and_stay_when_revoked(lent: Bench) -> None:
+    """Everybody who ever held a credential, without any secret."""
+    await lent.command(acts.RevokeParty(role=PartyRole.CONSUMER, name=STRANGER))
+    found = {(party.role, party.name): party for party in (await views.show_parties(lent.custodian)).parties}
+    assert set(found) == {
+        (PartyRole.OPERATOR, "alice"),
+        (PartyRole.BORROWER, BORROWER),
+        (PartyRole.BORROWER, OTHER),
+        (PartyRole.CONSUMER, CONSUMER),
+        (PartyRole.CONSUMER, STRANGER),
+    }
+    assert found[PartyRole.CONSUMER, CONSUMER].borrower == BORROWER
+    assert found[PartyRole.CONSUMER, CONSUMER].key == key_id_of(lent.consumers[CONSUMER].public.raw)
+    assert [name for (_, name), party in found.items() if party.revoked] == [STRANGER]
+
+
+async def test_models_are_shown_without_their_key(lent: Bench) -> None:
+    """Names, digests and tensors; not even the wrapped key."""
+    shown = await views.show_models(lent.custodian)
+    (model,) = shown.models
+    assert (model.model, model.manifest, model.package, model.borrowers) == (
+        MODEL,
+        lent.manifest,
+        lent.package,
+        [BORROWER],
+    )
+    assert model.sealer == lent.key.public.key_id
+    assert (len(model.inputs), len(model.outputs)) == (1, 1)
+    assert "wrapped" not in encode(shown).decode()
+
+
+async def test_budgets_come_with_what_the_dial_means(lent: Bench) -> None:
+    """The three consequences are computed from the room that is left."""
+    await lent.grant(1000)
+    (row,) = (await views.show_budgets(lent.custodian)).budgets
+    assert (row.limit, row.posted, row.pending, row.room) == (1000, 0, 0, 1000)
+    assert row.consequences == consequences(lent.policy, 1000, 1000)
+
+
+async def test_usage_and_enclaves_add_up_to_the_ledger(admitted: Enclave, lent: Bench) -> None:
+    """What is outstanding on an instance is what its lease holds, until it is closed."""
+    await lent.grant(1000)
+    (grant,) = (await admitted.renew(want(5))).results
+    assert isinstance(grant, Grant)
+    shown = await views.show_enclaves(lent.custodian)
+    (enclave,) = shown.enclaves
+    assert (enclave.instance, enclave.borrower, enclave.state) == (admitted.instance, BORROWER, "live")
+    assert enclave.simulated
+    assert not enclave.connected
+    assert (enclave.outstanding_units, shown.server_time_ms) == (5, lent.now_ms)
+    assert enclave.authority_until_ms >= lent.now_ms + grant.ttl_ms
+    await admitted.renew(reports=(report(grant.lease_id, seq=1, used=4, final=True),))
+    (enclave,) = (await views.show_enclaves(lent.custodian)).enclaves
+    assert (enclave.outstanding_units, enclave.authority_until_ms) == (0, 0)
+    (usage,) = (await views.show_usage(lent.custodian)).usage
+    assert (usage.model, usage.borrower, usage.consumer) == (MODEL, BORROWER, CONSUMER)
+    assert (usage.granted, usage.charged, usage.used, usage.ok, usage.err) == (5, 4, 4, 4, 0)
+
+
+async def test_a_stop_is_shown_until_it_is_lifted(lent: Bench) -> None:
+    """With the epoch at which it was set."""
+    result = await lent.command(acts.Stop(target=StopTarget.MODEL, value=MODEL, reason="drill"))
+    shown = await views.show_stops(lent.custodian)
+    assert [(stop.target, stop.value, stop.epoch) for stop in shown.stops] == [(StopTarget.MODEL, MODEL, result.epoch)]
+    await lent.command(acts.Resume(target=StopTarget.MODEL, value=MODEL, reason="over"))
+    shown = await views.show_stops(lent.custodian)
+    assert (shown.stops, shown.epoch) == ([], 2)
+
+
+async def test_the_policy_shown_is_the_policy_that_was_logged(bench: Bench) -> None:
+    """Its digest is in the log, so nobody can show another one."""
+    policy = msgspec.structs.replace(wiring.development_policy(), version=2)
+    result = await bench.command(acts.SetAppraisalPolicy(policy=policy))
+    shown = await views.show_policy(bench.custodian)
+    line = (await bench.log())[result.entry]
+    assert isinstance(line, entry.AppraisalPolicySet)
+    assert (shown, line.digest) == (policy, policy_digest(shown))
+
+
+async def test_a_new_ledger_begins_with_its_genesis(bench: Bench) -> None:
+    """Who the custodian is, its keys, its first operator, its policy: in this order, and nothing before."""
+    body = await bench.log()
+    assert [type(line) for line in body] == [
+        entry.Genesis,
+        entry.KeySetPublished,
+        entry.PartyAdded,
+        entry.AppraisalPolicySet,
+    ]
+    assert body[0] == entry.Genesis(custodian=bench.custodian.keys.custodian)
+
+
+@pytest.mark.parametrize("step", [1, 3, 1000])
+async def test_pages_form_the_tree_that_the_checkpoint_signs(step: int, admitted: Enclave, lent: Bench) -> None:
+    """From pages of any size a reader computes the signed root itself, and every index is there once."""
+    await lent.grant(10)
+    await admitted.renew(want())
+    shown = await views.show_head(lent.custodian)
+    key_set = open_key_set(shown.key_set, lent.custodian.keys.root)
+    checkpoint = open_checkpoint(shown.checkpoint, key_set.log_keys())
+    pages = [await views.show_log(lent.custodian, start, step) for start in range(0, checkpoint.size, step)]
+    assert [page.start for page in pages] == list(range(0, checkpoint.size, step))
+    entries = [raw for page in pages for raw in page.entries]
+    assert [decode(raw, Entry).index for raw in entries] == list(range(checkpoint.size))
+    assert root_of([leaf_hash(raw) for raw in entries]) == checkpoint.root
+    assert checkpoint.custodian == lent.custodian.keys.custodian
+    # One changed byte anywhere is another tree.
+    changed = [entries[0].replace(b"0", b"1", 1), *entries[1:]]
+    assert root_of([leaf_hash(raw) for raw in changed]) != checkpoint.root
+
+
+async def test_the_times_in_the_log_never_go_back(lent: Bench) -> None:
+    """Although the host's clock did."""
+    await lent.grant(1)
+    lent.now_ms -= 200_000
+    await lent.grant(1)
+    page = await views.show_log(lent.custodian, 0, 1000)
+    times = [decode(raw, Entry).at_ms for raw in page.entries]
+    assert times == sorted(times)
+
+
+async def test_a_checkpoint_of_another_key_does_not_verify(bench: Bench) -> None:
+    """Neither the command key nor a stranger's signs checkpoints."""
+    shown = await views.show_head(bench.custodian)
+    for key in (bench.custodian.keys.commands, SigningKey.generate()):
+        with pytest.raises(LogError):
+            open_checkpoint(shown.checkpoint, [key.public])
+
+
+async def test_an_empty_page_is_beyond_the_end(bench: Bench) -> None:
+    """No error and no entries: a reader that is up to date."""
+    size = (await bench.custodian.database.run(log.head)).size
+    assert (await views.show_log(bench.custodian, size, 10)).entries == []
+    first = await views.show_log(bench.custodian, size - 1, 10)
+    assert len(first.entries) == 1
+    assert base64.b64encode(first.entries[0]) in encode(first)

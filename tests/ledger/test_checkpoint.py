@@ -1,0 +1,108 @@
+"""Checkpoints are signed notes: one text, one encoding, one log."""
+
+import base64
+from hashlib import sha256
+
+import pytest
+
+from aigovtool.crypto.secret import Secret
+from aigovtool.crypto.sign import SigningKey
+from aigovtool.errors import LogError
+from aigovtool.ids import KeyId
+from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES, Checkpoint, open_checkpoint, sign_checkpoint
+
+LOG = SigningKey.from_secret(Secret(b"TEST-ONLY signing key of the log"))
+OTHER = SigningKey.from_secret(Secret(b"TEST-ONLY signing key of another"))
+CUSTODIAN = KeyId("c" * 64)
+CHECKPOINT = Checkpoint(custodian=CUSTODIAN, size=12, root=sha256(b"root").digest())
+NOTE = sign_checkpoint(CHECKPOINT, LOG)
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+
+
+def refused(note: str) -> bool:
+    try:
+        open_checkpoint(note, [LOG.public])
+    except LogError as error:
+        return error.reason == "checkpoint"
+    return False
+
+
+def test_a_checkpoint_is_read_back_as_it_was_signed() -> None:
+    """Signing and opening are inverse, also when the log's key was just rotated."""
+    assert open_checkpoint(NOTE, [LOG.public]) == CHECKPOINT
+    assert open_checkpoint(NOTE, [OTHER.public, LOG.public]) == CHECKPOINT
+
+
+def test_the_note_has_the_standard_form() -> None:
+    """C2SP signed note: origin, size, root, an empty line, and a signature with the hash of name and key."""
+    origin, size, root, empty, signature, end = NOTE.split("\n")
+    assert (origin, size, empty, end) == (f"aigovtool/{CUSTODIAN}", "12", "", "")
+    assert base64.b64decode(root) == CHECKPOINT.root
+    dash, name, blob = signature.split(" ")
+    raw = base64.b64decode(blob)
+    assert (dash, name, len(raw)) == ("\N{EM DASH}", origin, 68)
+    assert raw[:4] == sha256(origin.encode() + b"\n\x01" + LOG.public.raw).digest()[:4]
+    LOG.public.verify(raw[4:], f"{origin}\n{size}\n{root}\n".encode())
+
+
+def test_no_character_of_a_note_can_change() -> None:
+    """Every other printable character, at every place, makes the note worthless, unused bits included."""
+    survivors = [
+        (place, other)
+        for place, character in enumerate(NOTE)
+        for other in (ALPHABET if character in ALPHABET else "\n =-")
+        if other != character and not refused(NOTE[:place] + other + NOTE[place + 1 :])
+    ]
+    assert survivors == []
+
+
+@pytest.mark.parametrize("keys", [[], [OTHER.public]], ids=["none", "another"])
+def test_a_checkpoint_that_the_log_did_not_sign_is_refused(keys: list[object]) -> None:
+    """Neither no key nor another key opens it."""
+    with pytest.raises(LogError):
+        open_checkpoint(NOTE, keys)  # type: ignore[arg-type]
+
+
+def test_the_log_of_another_custodian_is_another_text() -> None:
+    """A signature for one custodian's log does not carry over to another's, though the key is the same."""
+    elsewhere = Checkpoint(custodian=KeyId("d" * 64), size=12, root=CHECKPOINT.root)
+    signature = NOTE.partition("\n\n")[2]
+    assert refused(f"{elsewhere.text()}\n{signature}")
+    assert refused(f"{elsewhere.text()}\n{signature.replace(CUSTODIAN, elsewhere.custodian)}")
+
+
+def test_witnesses_may_sign_too() -> None:
+    """Lines of other signers before and after the log's own do no harm, and do not replace it."""
+    text, _, signature = NOTE.partition("\n\n")
+    witness = "\N{EM DASH} witness.example/1 " + base64.b64encode(bytes(68)).decode() + "\n"
+    assert open_checkpoint(f"{text}\n\n{witness}{signature}{witness}", [LOG.public]) == CHECKPOINT
+    assert refused(f"{text}\n\n{witness}")
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "",
+        "\n\n",
+        NOTE.partition("\n\n")[0],
+        NOTE.partition("\n\n")[0] + "\n\n",
+        NOTE.replace("\n12\n", "\n012\n"),
+        NOTE.replace("\n12\n", "\n+12\n"),
+        NOTE.replace("\n12\n", "\n-12\n"),
+        NOTE.replace("\n12\n", "\n1_2\n"),
+        NOTE.replace("\n12\n", "\n\N{ARABIC-INDIC DIGIT ONE}2\n"),
+        NOTE.replace("\n12\n", "\n12\nextension\n"),
+        NOTE.replace("\n12\n", "\n12\r\n"),
+        NOTE.replace("\n12\n", "\n99999999999999999\n"),
+        NOTE.replace("aigovtool/", "AIGovTool/"),
+        NOTE.replace("\N{EM DASH}", "-"),
+        " " + NOTE,
+        NOTE[:-1],
+        NOTE[:-3] + "\n",
+        NOTE + "\x00" * MAX_CHECKPOINT_BYTES,
+    ],
+    ids=range(18),
+)
+def test_malformed_notes_are_refused(note: str) -> None:
+    """Another spelling of the size, another line end, missing or additional parts, and too much of anything."""
+    assert refused(note)

@@ -1,0 +1,172 @@
+"""Receipts: each member is under the signature, alone and in a batch, and the salt keeps texts secret."""
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from aigovtool.codec import decode, encode
+from aigovtool.crypto.secret import Secret
+from aigovtool.crypto.sign import SigningKey, seal
+from aigovtool.errors import ReceiptError
+from aigovtool.ids import ConsumerId, Digest, InstanceId, LeaseId, ModelId, RequestKey
+from aigovtool.ledger.merkle import root_of
+from aigovtool.ledger.receipt import (
+    KIND,
+    MAX_SALT_BYTES,
+    Batch,
+    Receipt,
+    SignedReceipt,
+    chain,
+    receipt_leaf,
+    salted_digest,
+    sign_batch,
+    verify_receipt,
+)
+from aigovtool.ledger.units import Dimension, of
+from aigovtool.limits import MAX_RECEIPT_BYTES
+
+KEY = SigningKey.from_secret(Secret(b"TEST-ONLY signing key of enclave"))
+OTHER = SigningKey.from_secret(Secret(b"TEST-ONLY signing key of another"))
+INSTANCE = InstanceId("a" * 64)
+RECEIPT = Receipt(
+    request_key=RequestKey("request-1"),
+    request=Digest("sha256:" + "1" * 64),
+    response=Digest("sha256:" + "2" * 64),
+    model=ModelId("digits"),
+    manifest=Digest("sha256:" + "3" * 64),
+    consumer=ConsumerId("anna"),
+    units=of(Dimension.INFERENCES, 3),
+    remaining=97,
+    lease_id=LeaseId("4" * 32),
+    sequence=1,
+    instance=INSTANCE,
+    tee="simulated",
+    at_ms=1_000,
+)
+OTHER_VALUES: dict[str, object] = {
+    "request_key": "request-2",
+    "request": "sha256:" + "8" * 64,
+    "response": "sha256:" + "8" * 64,
+    "model": "letters",
+    "manifest": "sha256:" + "8" * 64,
+    "consumer": "bert",
+    "units": of(Dimension.INPUT_TOKENS, 3),
+    "remaining": 98,
+    "lease_id": "8" * 32,
+    "sequence": 2,
+    "instance": "b" * 64,
+    "tee": "sev-snp",
+    "at_ms": 1_001,
+}
+
+
+def receipts(count: int) -> list[Receipt]:
+    return [msgspec.structs.replace(RECEIPT, sequence=number + 1) for number in range(count)]
+
+
+def reason_of(signed: SignedReceipt, key: SigningKey = KEY) -> str | None:
+    with pytest.raises(ReceiptError) as caught:
+        verify_receipt(signed, key.public)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 64])
+def test_every_receipt_of_a_batch_can_be_checked_alone(count: int) -> None:
+    """One signature covers a batch of any size; each consumer needs only its own part."""
+    batch = sign_batch(receipts(count), INSTANCE, KEY)
+    assert [verify_receipt(signed, KEY.public) for signed in batch] == receipts(count)
+    assert len({signed.batch.signatures[0].sig for signed in batch}) == 1
+
+
+def test_all_members_are_tampered_with() -> None:
+    """The table of wrong values has one for each member of a receipt."""
+    assert list(OTHER_VALUES) == [member.name for member in msgspec.structs.fields(Receipt)]
+
+
+@pytest.mark.parametrize("member", OTHER_VALUES)
+@pytest.mark.parametrize("count", [1, 5])
+def test_no_member_of_a_receipt_can_change(member: str, count: int) -> None:
+    """Whatever is written differently afterwards, the receipt no longer verifies."""
+    signed = sign_batch(receipts(count), INSTANCE, KEY)[count // 2]
+    forged = msgspec.structs.replace(signed.receipt, **{member: OTHER_VALUES[member]})
+    expected = "instance" if member == "instance" else "inclusion"
+    assert reason_of(msgspec.structs.replace(signed, receipt=forged)) == expected
+
+
+def test_a_receipt_proves_nothing_under_another_key() -> None:
+    """Only the key of the attested instance counts."""
+    assert reason_of(sign_batch([RECEIPT], INSTANCE, KEY)[0], OTHER) == "signature"
+
+
+def test_a_receipt_of_another_instance_is_refused_even_with_a_right_signature() -> None:
+    """An instance cannot sign receipts in another instance's name."""
+    assert reason_of(sign_batch([RECEIPT], InstanceId("b" * 64), KEY)[0]) == "instance"
+
+
+def test_a_receipt_from_another_batch_does_not_verify() -> None:
+    """Path, index and batch belong together."""
+    here, there = sign_batch(receipts(4), INSTANCE, KEY), sign_batch(receipts(8)[4:], INSTANCE, KEY)
+    changes: list[Callable[[SignedReceipt], SignedReceipt]] = [
+        lambda signed: msgspec.structs.replace(signed, batch=there[1].batch),
+        lambda signed: msgspec.structs.replace(signed, path=there[1].path),
+        lambda signed: msgspec.structs.replace(signed, index=2),
+        lambda signed: msgspec.structs.replace(signed, index=4),
+        lambda signed: msgspec.structs.replace(signed, path=[]),
+        lambda signed: msgspec.structs.replace(signed, path=[*signed.path, bytes(32)]),
+        lambda signed: msgspec.structs.replace(signed, path=[bytes(31), *signed.path[1:]]),
+    ]
+    assert {reason_of(change(here[1])) for change in changes} == {"inclusion"}
+
+
+def test_another_kind_of_message_is_no_batch() -> None:
+    """A signature of the instance over something else cannot be presented as a batch."""
+    leaf = receipt_leaf(RECEIPT)
+    other = seal("lease-renew.v1", Batch(instance=INSTANCE, root=root_of([leaf]), size=1), KEY)
+    assert KIND != "lease-renew.v1"
+    assert reason_of(SignedReceipt(receipt=RECEIPT, index=0, path=[], batch=other)) == "signature"
+
+
+def test_a_signed_receipt_fits_its_header() -> None:
+    """A receipt of a large batch survives its encoding and stays under the stated size."""
+    signed = sign_batch(receipts(1_000), INSTANCE, KEY)[999]
+    written = encode(signed)
+    assert len(written) < MAX_RECEIPT_BYTES
+    assert verify_receipt(decode(written, SignedReceipt), KEY.public) == signed.receipt
+
+
+def test_a_chain_commits_to_order_and_content() -> None:
+    """The head of a lease's chain differs when a receipt is left out, repeated, swapped or changed."""
+    one, two, three = receipts(3)
+
+    def head(*parts: Receipt) -> str:
+        value = ""
+        for part in parts:
+            value = chain(value, part)
+        return value
+
+    heads = [head(one, two, three), head(one, three), head(one, one, two, three), head(two, one, three), head()]
+    assert len(set(heads)) == len(heads)
+    assert all(len(value) == 64 for value in heads[:-1])
+
+
+def test_a_digest_depends_on_salt_label_and_every_byte() -> None:
+    """Another salt, another direction, or another body is another digest; how the body was cut is not."""
+    digests = [
+        salted_digest(b"", "request", [b"body"]),
+        salted_digest(b"salt", "request", [b"body"]),
+        salted_digest(b"Salt", "request", [b"body"]),
+        salted_digest(b"salt", "response", [b"body"]),
+        salted_digest(b"salt", "request", [b"Body"]),
+        salted_digest(b"saltr", "equest", [b"body"]),
+        salted_digest(bytes(MAX_SALT_BYTES), "request", [b"body"]),
+    ]
+    assert len(set(digests)) == len(digests)
+    assert salted_digest(b"salt", "request", [b"bo", memoryview(b"dy")]) == digests[1]
+
+
+def test_a_salted_digest_is_what_the_specification_says() -> None:
+    """A second implementation can compute it: length of the salt, salt, label, zero byte, body."""
+    from hashlib import sha256  # noqa: PLC0415 -- the independent computation of this one test
+
+    assert salted_digest(b"abc", "request", [b"x"]) == "sha256:" + sha256(b"\x03abcrequest\x00x").hexdigest()

@@ -1,0 +1,131 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aigovtool.codec import encode
+from aigovtool.crypto.sign import SigningKey, seal
+from aigovtool.errors import AIGovToolError, ConfigurationError, ConflictError, LogError, SignatureInvalidError
+from aigovtool.ids import Digest
+from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
+from aigovtool.ledger.entry import Entry, EntryBody, Genesis, KeySetPublished
+from aigovtool.ledger.merkle import root_of
+from aigovtool.operator.audit_file import verify_audit_file, write_audit_file
+from aigovtool.protocol.trust import KEY_SET, KeySet
+from aigovtool.protocol.views import LogHead
+
+ROOT, LOG_KEY = SigningKey.generate(), SigningKey.generate()
+BODIES: list[EntryBody] = [
+    Genesis(custodian=ROOT.public.key_id),
+    *(KeySetPublished(version=n, digest=Digest("sha256:" + "0" * 64)) for n in range(1, 6)),
+]
+ENTRIES = [Entry(index=n, at_ms=1000 + n, generation=0, body=body) for n, body in enumerate(BODIES)]
+
+
+def written(path: Path) -> Path:
+    key_set = KeySet(
+        custodian=ROOT.public.key_id,
+        version=1,
+        issued_at_ms=0,
+        commands=[],
+        log=[LOG_KEY.public.raw],
+        credentials=[],
+        keystore=bytes(32),
+    )
+    root = root_of([entry.leaf() for entry in ENTRIES])
+    note = sign_checkpoint(Checkpoint(custodian=ROOT.public.key_id, size=len(ENTRIES), root=root), LOG_KEY)
+    head = LogHead(checkpoint=note, key_set=seal(KEY_SET, key_set, ROOT))
+    assert write_audit_file(path, head, map(encode, ENTRIES)) == len(ENTRIES)
+    return path
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return written(tmp_path_factory.mktemp("audit") / "log.jsonl").read_bytes()
+
+
+def refusal(path: Path, content: bytes) -> AIGovToolError:
+    path.write_bytes(content)
+    with pytest.raises(AIGovToolError) as refused:
+        verify_audit_file(path, ROOT.public)
+    return refused.value
+
+
+def test_a_copy_verifies_under_the_pinned_root_alone(tmp_path: Path) -> None:
+    """Another root, and the very same file is worth nothing."""
+    path = written(tmp_path / "log.jsonl")
+    assert verify_audit_file(path, ROOT.public).entries == len(ENTRIES)
+    with pytest.raises(SignatureInvalidError):
+        verify_audit_file(path, SigningKey.generate().public)
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_no_byte_of_a_copy_is_without_meaning(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, data: st.DataObject
+) -> None:
+    """Whichever byte is changed, the copy no longer verifies; behind the header, the entry is named."""
+    position = data.draw(st.integers(0, len(content) - 1))
+    changed = bytearray(content)
+    changed[position] ^= data.draw(st.integers(1, 255))
+    error = refusal(tmp_path_factory.getbasetemp() / "changed.jsonl", bytes(changed))
+    line = content[:position].count(b"\n")
+    if line:
+        assert isinstance(error, LogError)
+        assert error.message.startswith(f"entry {line - 1}: ")
+
+
+@pytest.mark.parametrize("line", range(len(ENTRIES) + 1))
+def test_lines_that_are_dropped_swapped_doubled_or_cut_are_named(tmp_path: Path, content: bytes, line: int) -> None:
+    """What can be done to a file of lines with a text editor."""
+    lines, path = content.splitlines(keepends=True), tmp_path / "log.jsonl"
+    dropped = refusal(path, b"".join(lines[:line] + lines[line + 1 :]))
+    doubled = refusal(path, b"".join(lines[: line + 1] + lines[line:]))
+    cut = refusal(path, b"".join(lines[:line]) + lines[line][:-1])
+    if line == 0:
+        assert [error.reason for error in (dropped, cut)] == ["header", "header"]
+        assert doubled.message.startswith("entry 0: ")
+    else:
+        assert dropped.message.startswith(f"entry {line - 1}: ")
+        assert doubled.message.startswith(f"entry {line}: ")
+        assert cut.message.startswith(f"entry {line - 1}: ")
+
+
+@pytest.mark.parametrize("tail", [b"\n", b" ", b"{}\n", b'{"leaf":"'])
+def test_nothing_may_follow_the_last_entry(tmp_path: Path, content: bytes, tail: bytes) -> None:
+    """Not even white space."""
+    assert refusal(tmp_path / "log.jsonl", content + tail).message.startswith(f"entry {len(ENTRIES)}: ")
+
+
+def test_endless_lines_are_not_read(tmp_path: Path, content: bytes) -> None:
+    """A line is read up to its bound, as header and as entry."""
+    assert refusal(tmp_path / "a.jsonl", b"x" * (1 << 20)).reason == "header"
+    header = content.splitlines(keepends=True)[0]
+    assert refusal(tmp_path / "b.jsonl", header + b'{"leaf":"' + b"0" * (1 << 20)).reason == "malformed"
+
+
+def test_a_copy_never_replaces_a_file_and_a_failed_one_leaves_none(tmp_path: Path) -> None:
+    """An export that breaks off half-way must not look like a short log."""
+    path = written(tmp_path / "log.jsonl")
+    before = path.read_bytes()
+    with pytest.raises(ConflictError):
+        written(path)
+    assert path.read_bytes() == before
+
+    def broken() -> Iterator[bytes]:
+        yield encode(ENTRIES[0])
+        raise ConfigurationError("the line went dead")
+
+    head = LogHead(checkpoint="", key_set=seal(KEY_SET, ENTRIES[0], ROOT))
+    with pytest.raises(ConfigurationError):
+        write_audit_file(tmp_path / "half.jsonl", head, broken())
+    assert [found.name for found in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+def test_a_missing_copy_is_a_configuration_error(tmp_path: Path) -> None:
+    """The name is wrong, not the log."""
+    with pytest.raises(ConfigurationError) as refused:
+        verify_audit_file(tmp_path / "nothing.jsonl", ROOT.public)
+    assert refused.value.reason == "unreadable_audit_file"
