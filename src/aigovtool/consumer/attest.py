@@ -85,10 +85,8 @@ class Session:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What somebody should read before using an answer; empty for a TEE that protects."""
-        simulated = self.result.body.tee is TeeType.SIMULATED
-        own = (SIMULATED_WARNING,) if simulated else ()
-        text = plain_text(self.evidence.warning or "")
-        return (*own, *((text,) if text and text not in own else ()))
+        own = (SIMULATED_WARNING,) if self.result.body.tee is TeeType.SIMULATED else ()
+        return add_warning(own, self.evidence.warning)
 
     def is_current(self, now_ms: int, monotonic_s: float) -> bool:
         """Return whether the result is still valid, by both clocks."""
@@ -103,6 +101,12 @@ class Moment:
 
     now_ms: int
     monotonic_s: float
+
+
+def add_warning(warnings: tuple[str, ...], said: str | None) -> tuple[str, ...]:
+    """Return `warnings` and what the enclave said, cleaned, unless that only repeats one of them."""
+    text = plain_text(said or "")
+    return warnings if not text or text.startswith(warnings or "\n") else (*warnings, text)
 
 
 def fetch_session(nonce: Nonce, timeout_s: float) -> Flow[Reply | Failure]:

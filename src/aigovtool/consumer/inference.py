@@ -11,9 +11,8 @@ checks, in this order, and gives no result when anything fails:
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from aigovtool.consumer.attest import Session
+from aigovtool.consumer.attest import Session, add_warning
 from aigovtool.consumer.exchange import Call, Channel, Peer, Reply
-from aigovtool.consumer.problems import plain_text
 from aigovtool.consumer.receipts import Answered, body_digest, read_receipt_header, save, verify_answer
 from aigovtool.consumer.result import Result
 from aigovtool.consumer.tensors import array_from, check_shape, name_inputs, tensor_from
@@ -121,7 +120,7 @@ def read_answer(reply: Reply, request: PreparedRequest, session: Session) -> Res
         outputs={tensor.name: array_from(tensor) for tensor in response.outputs},
         receipt=signed,
         saved=save(signed, session, answered),
-        warning="; ".join(_warnings(reply, session)) or None,
+        warning="; ".join(add_warning(session.warnings, reply.headers.get(WARNING_HEADER))) or None,
         request_body=request.body,
         response_body=reply.body,
     )
@@ -156,6 +155,3 @@ def _check_outputs(response: InferResponse, request: PreparedRequest) -> None:
             raise EngineError(f"an output does not fit the model: {error.message}", reason="output_mismatch") from None
 
 
-def _warnings(reply: Reply, session: Session) -> tuple[str, ...]:
-    said = plain_text(reply.headers.get(WARNING_HEADER, ""))
-    return (*session.warnings, *((said,) if said and said not in session.warnings else ()))

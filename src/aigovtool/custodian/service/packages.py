@@ -1,12 +1,13 @@
 """Sealed packages on the custodian's disk: ciphertext only, named by their digest."""
 
+import asyncio
 import hashlib
 import os
 import re
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from sqlalchemy import Connection
 
@@ -14,7 +15,7 @@ from aigovtool.crypto.sign import VerifyKey
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.store import parties
 from aigovtool.custodian.store.records import Model
-from aigovtool.errors import InvalidValueError, NotFoundError, PackageError, TooLargeError
+from aigovtool.errors import InvalidValueError, NotFoundError, PackageError, StorageError, TooLargeError
 from aigovtool.ids import Digest
 from aigovtool.ledger.entry import PartyRole
 from aigovtool.limits import MAX_PACKAGE_BYTES
@@ -38,6 +39,7 @@ async def store(custodian: Custodian, package: Digest, chunks: AsyncIterator[byt
     Raises:
         PackageError: the bytes have another digest.
         TooLargeError: more than a package may have.
+        StorageError: the disk did not take it (`package_not_stored`).
     """
     target = path_of(custodian, package)
     partial = custodian.packages / f".upload-{secrets.token_hex(8)}"
@@ -50,14 +52,25 @@ async def store(custodian: Custodian, package: Digest, chunks: AsyncIterator[byt
                     raise TooLargeError("the package is too large", reason="package_too_large")
                 digest.update(chunk)
                 file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
+            # In a thread: syncing gigabytes takes seconds, in which renewals must still be answered.
+            await asyncio.to_thread(_sync, file)
         if f"sha256:{digest.hexdigest()}" != package:
             raise PackageError("the upload does not have the digest that it was announced with", reason="upload_digest")
         partial.rename(target)
+    except OSError as error:
+        raise StorageError(
+            f"the package could not be written: {error.strerror}",
+            reason="package_not_stored",
+            fix="free some space on the custodian's disk",
+        ) from None
     finally:
         partial.unlink(missing_ok=True)
     return PackageStored(package=package, package_bytes=size)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def registered_model(custodian: Custodian, connection: Connection, command: Command, act: AddModel) -> Model:

@@ -1,0 +1,408 @@
+"""The HTTP surface: who may call what, packages in and out, the stream; over real mutual TLS."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+from openapi_spec_validator import validate
+from tests.custodian.conftest import (
+    BORROWER,
+    CONSUMER,
+    MODEL,
+    YEAR_MS,
+    Bench,
+    Enclave,
+    message_id,
+    nothing_but_identity,
+)
+
+from aigovtool.codec import decode, encode
+from aigovtool.crypto.identity import IdentityKind
+from aigovtool.crypto.sign import SigningKey, seal
+from aigovtool.crypto.x509 import from_pem, issue_client_certificate, new_authority
+from aigovtool.custodian.api import routes
+from aigovtool.ids import Digest, digest_of
+from aigovtool.ledger.budget import Scope
+from aigovtool.ledger.entry import PartyRole, StopTarget
+from aigovtool.protocol import commands as acts
+from aigovtool.protocol import messages
+from aigovtool.protocol.commands import COMMAND, AskRequest
+from aigovtool.protocol.messages import Listen, Push
+from aigovtool.protocol.views import LogPage
+from aigovtool.transport.routes import application
+from aigovtool.transport.server import HttpServer, bind_loopback
+from aigovtool.transport.tls import client_context, server_context
+
+JSON = {"content-type": "application/json"}
+ABSENT = Digest("sha256:" + "0" * 64)
+NOBODY, CONSUMERS, BORROWERS, OPERATORS, REVOKED = "nobody", "consumer", "borrower", "operator", "revoked operator"
+CALLERS = (NOBODY, CONSUMERS, BORROWERS, OPERATORS, REVOKED)
+
+
+@dataclass
+class Api:
+    """The custodian's server, and a client for each caller."""
+
+    bench: Bench
+    url: str
+    clients: dict[str, httpx.AsyncClient] = field(default_factory=dict)
+
+    def connect(self, certificate: bytes | None = None, key: SigningKey | None = None) -> httpx.AsyncClient:
+        context = client_context(
+            [self.bench.custodian.keys.tls_ca], credential=[certificate] if certificate else None, key=key
+        )
+        return httpx.AsyncClient(base_url=self.url, verify=context, timeout=20, trust_env=False)
+
+    @property
+    def operator(self) -> httpx.AsyncClient:
+        return self.clients[OPERATORS]
+
+
+def certificate_of(pem: str | None) -> bytes:
+    (certificate,) = from_pem((pem or "").encode())
+    return certificate
+
+
+@pytest.fixture
+async def api(lent: Bench) -> AsyncIterator[Api]:
+    keys = lent.custodian.keys
+    tls = server_context([keys.tls_certificate], keys.tls, [keys.credentials_ca])
+    server = HttpServer(application(routes(lent.custodian), clock_ms=lambda: lent.now_ms), bind_loopback(), tls)
+    async with server:
+        made = Api(lent, f"https://127.0.0.1:{server.address[1]}")
+        bobs, ann, ben = (SigningKey.generate() for _ in range(3))
+        revoked = await lent.add_party(PartyRole.OPERATOR, "bob", bobs)
+        consumer = await lent.add_party(PartyRole.CONSUMER, "ann", ann, BORROWER)
+        borrower = await lent.add_party(PartyRole.BORROWER, "ben", ben)
+        await lent.command(acts.RevokeParty(role=PartyRole.OPERATOR, name="bob"))
+        made.clients = {
+            NOBODY: made.connect(),
+            CONSUMERS: made.connect(certificate_of(consumer.certificate), ann),
+            BORROWERS: made.connect(certificate_of(borrower.certificate), ben),
+            OPERATORS: made.connect(certificate_of(lent.operator.certificate), lent.key),
+            REVOKED: made.connect(certificate_of(revoked.certificate), bobs),
+        }
+        yield made
+        for client in made.clients.values():
+            await client.aclose()
+        for instance in lent.custodian.hub.connected():
+            lent.custodian.hub.cut(instance)
+
+
+# --- Who may call what ---------------------------------------------------------------------------------------
+
+
+def for_all(status: int) -> tuple[int, ...]:
+    return (status,) * 5
+
+
+#: Route -> status for: no credential, consumer, borrower, operator, revoked operator.
+OPERATORS_ONLY = (401, 403, 403, 200, 403)
+EXPECTED: dict[tuple[str, str], tuple[int, ...]] = {
+    ("GET", "/openapi.json"): for_all(200),
+    ("GET", "/v1/health"): for_all(200),
+    ("GET", "/v1/key-set"): for_all(200),
+    ("GET", "/v1/packages/{package}"): for_all(404),
+    # An enclave is known by its signatures, not by its connection; `{}` is no signed message.
+    ("POST", "/v1/boot/challenge"): for_all(422),
+    ("POST", "/v1/boot"): for_all(422),
+    ("POST", "/v1/release"): for_all(422),
+    ("POST", "/v1/renew"): for_all(422),
+    ("POST", "/v1/wiped"): for_all(422),
+    ("POST", "/v1/listen"): for_all(422),
+    # A consumer's request for its own scope; not the borrower's own, so 403 for it too.
+    ("POST", "/v1/asks"): (401, 200, 403, 403, 403),
+    ("GET", "/v1/asks/{ask_id}"): (401, 404, 404, 403, 403),
+    ("GET", "/v1/self"): (401, 200, 200, 403, 403),
+    ("POST", "/v1/commands"): OPERATORS_ONLY,
+    # An upload of other bytes than announced: the operator gets as far as the digest.
+    ("PUT", "/v1/packages/{package}"): (401, 403, 403, 422, 403),
+    ("GET", "/v1/parties"): OPERATORS_ONLY,
+    ("GET", "/v1/models"): OPERATORS_ONLY,
+    ("GET", "/v1/budgets"): OPERATORS_ONLY,
+    ("GET", "/v1/usage"): OPERATORS_ONLY,
+    ("GET", "/v1/enclaves"): OPERATORS_ONLY,
+    ("GET", "/v1/stops"): OPERATORS_ONLY,
+    ("GET", "/v1/asks"): OPERATORS_ONLY,
+    ("GET", "/v1/appraisal-policy"): OPERATORS_ONLY,
+    ("GET", "/v1/log/head"): OPERATORS_ONLY,
+    ("GET", "/v1/log/entries"): OPERATORS_ONLY,
+}
+
+
+def body_of(bench: Bench, method: str, path: str) -> dict[str, Any]:
+    """Return what httpx is to send: a good body where a route takes one from a party."""
+    if method == "GET":
+        return {}
+    if method == "PUT":
+        return {"content": b"other bytes"}
+    if path == "/v1/commands":
+        stop = acts.Stop(target=StopTarget.MODEL, value=MODEL, reason="drill")
+        return {"content": encode(seal(COMMAND, bench.order(stop), bench.key)), "headers": JSON}
+    if path == "/v1/asks":
+        scope = Scope(model=MODEL, borrower=BORROWER, consumer="ann")  # type: ignore[arg-type]
+        ask = AskRequest(ask_id=message_id(), scope=scope, units=1, reason="matrix")
+        return {"content": encode(ask), "headers": JSON}
+    return {"content": b"{}", "headers": JSON}
+
+
+async def test_every_route_is_for_exactly_its_callers(api: Api) -> None:
+    """Each route of the description, for each caller: a new route without a line above fails here."""
+    description = (await api.clients[NOBODY].get("/openapi.json")).json()
+    listed = {(method.upper(), path) for path, item in description["paths"].items() for method in item}
+    found: dict[tuple[str, str], tuple[int, ...]] = {}
+    for method, path in sorted({*listed, ("GET", "/openapi.json")}):
+        statuses = []
+        for caller in CALLERS:
+            url = path.format(package=ABSENT, ask_id=message_id())
+            answer = await api.clients[caller].request(method, url, **body_of(api.bench, method, path))
+            statuses.append(answer.status_code)
+            if answer.is_error:
+                assert answer.headers["content-type"] == "application/problem+json"
+                assert answer.json()["status"] == answer.status_code
+        found[method, path] = tuple(statuses)
+    assert found == EXPECTED
+
+
+async def test_the_description_says_who_may_call(api: Api) -> None:
+    """It is valid OpenAPI, and what it says about callers is what the matrix above found."""
+    description = (await api.clients[NOBODY].get("/openapi.json")).json()
+    validate(description)
+    for path, item in description["paths"].items():
+        for method, operation in item.items():
+            statuses = EXPECTED[method.upper(), path]
+            who = operation["x-aigovtool-who"]
+            assert (who == ["anyone"]) is (statuses[0] != 401), path
+            assert ("operator" in who) is (statuses[0] == 401 and statuses[3] != 403), path
+
+
+async def test_why_a_caller_is_refused_is_said_in_a_code(api: Api) -> None:
+    """401 without a credential, 403 `wrong_role` for another role, 403 `not_enrolled` for a revoked one."""
+    answers = {caller: (await api.clients[caller].get("/v1/parties")).json() for caller in CALLERS if caller != OPERATORS}
+    codes = {caller: (answer["code"], answer.get("reason")) for caller, answer in answers.items()}
+    assert codes[NOBODY][0] == "unauthenticated"
+    assert codes[CONSUMERS] == codes[BORROWERS] == ("forbidden", "wrong_role")
+    assert codes[REVOKED] == ("forbidden", "not_enrolled")
+
+
+async def test_an_expired_credential_is_refused_by_the_custodians_time(api: Api) -> None:
+    """The handshake ignores times; the custodian does not."""
+    assert (await api.operator.get("/v1/stops")).status_code == 200
+    api.bench.now_ms += YEAR_MS + 1_000
+    answer = await api.operator.get("/v1/stops")
+    assert (answer.status_code, answer.json()["reason"]) == (401, "credential_expired")
+    api.bench.now_ms -= 2 * YEAR_MS
+    answer = await api.operator.get("/v1/stops")
+    assert (answer.status_code, answer.json()["reason"]) == (401, "credential_not_yet_valid")
+
+
+async def test_a_certificate_of_another_authority_gets_no_connection(api: Api) -> None:
+    """The name alone proves nothing: alice's, issued by somebody else, does not pass the handshake."""
+    authority, key = SigningKey.generate(), SigningKey.generate()
+    span = {"not_before_ms": api.bench.now_ms - 1_000_000, "not_after_ms": api.bench.now_ms + YEAR_MS}
+    ca = new_authority(authority, "aigovtool credentials", **span)
+    forged = issue_client_certificate(authority, ca, key.public, IdentityKind.OPERATOR, "alice", **span)
+    async with api.connect(forged, key) as client:
+        with pytest.raises(httpx.TransportError):
+            await client.get("/v1/stops")
+
+
+async def test_a_replaced_key_is_refused_although_its_certificate_is_genuine(api: Api) -> None:
+    """The ledger knows the key of each name; a second certificate for the name does not help."""
+    keys, key = api.bench.custodian.keys, SigningKey.generate()
+    second = issue_client_certificate(
+        keys.credentials,
+        keys.credentials_ca,
+        key.public,
+        IdentityKind.OPERATOR,
+        "alice",
+        not_before_ms=api.bench.now_ms - 1_000_000,
+        not_after_ms=api.bench.now_ms + YEAR_MS,
+    )
+    async with api.connect(second, key) as client:
+        answer = await client.get("/v1/stops")
+    assert (answer.status_code, answer.json()["reason"]) == (403, "not_enrolled")
+
+
+# --- Packages ------------------------------------------------------------------------------------------------
+
+
+def lying_about(bench: Bench) -> list[str]:
+    return sorted(path.name for path in bench.custodian.packages.iterdir())
+
+
+async def test_an_upload_with_another_digest_leaves_nothing(api: Api) -> None:
+    """Neither under its name nor as a partial file; one that was there before stays."""
+    before = lying_about(api.bench)
+    answer = await api.operator.put(f"/v1/packages/{ABSENT}", content=b"other bytes")
+    assert (answer.status_code, answer.json()["reason"]) == (422, "upload_digest")
+    existing = await api.operator.put(f"/v1/packages/{api.bench.package}", content=b"other bytes")
+    assert existing.status_code == 422
+    assert lying_about(api.bench) == before
+    whole = await api.clients[NOBODY].get(f"/v1/packages/{api.bench.package}")
+    assert digest_of(whole.content) == api.bench.package
+
+
+@pytest.mark.parametrize("name", ["sha256:..", "sha256:" + "A" * 64, "..%2f..%2fledger.db", "md5:" + "0" * 64])
+async def test_a_package_is_named_by_its_digest_only(name: str, api: Api) -> None:
+    """No other spelling, and nothing that could be a path, reaches the disk."""
+    before = lying_about(api.bench)
+    for answer in (
+        await api.clients[NOBODY].get(f"/v1/packages/{name}"),
+        await api.operator.put(f"/v1/packages/{name}", content=b"x"),
+    ):
+        assert answer.status_code in {404, 422}
+    assert lying_about(api.bench) == before
+
+
+async def test_an_upload_is_there_whole_and_again(api: Api) -> None:
+    """The same upload twice is the same package."""
+    content = os.urandom(3 << 20)
+    name = digest_of(content)
+    for _ in range(2):
+        answer = await api.operator.put(f"/v1/packages/{name}", content=content)
+        assert answer.json() == {"package": name, "package_bytes": len(content)}
+    answer = await api.clients[NOBODY].get(f"/v1/packages/{name}")
+    assert answer.content == content
+    assert answer.headers["accept-ranges"] == "bytes"
+
+
+async def test_a_broken_upload_leaves_nothing(api: Api) -> None:
+    """A client that goes away in the middle."""
+    before = lying_about(api.bench)
+
+    async def half() -> AsyncIterator[bytes]:
+        yield b"first"
+        raise ConnectionError("gone")
+
+    name = digest_of(b"first and second")
+    with pytest.raises((ConnectionError, httpx.TransportError)):
+        await api.operator.put(f"/v1/packages/{name}", content=half(), headers={"content-length": "16"})
+    for _ in range(200):
+        if lying_about(api.bench) == before:
+            break
+        await asyncio.sleep(0.01)
+    assert lying_about(api.bench) == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "start", "end"),
+    [
+        ("bytes=0-", 0, None),
+        ("bytes=0-0", 0, 1),
+        ("bytes=10-19", 10, 20),
+        ("bytes=100-", 100, None),
+        ("bytes=5-999999999", 5, None),
+    ],
+)
+async def test_a_range_is_served_exactly(asked: str, start: int, end: int | None, api: Api) -> None:
+    """206 with the bytes that were asked for, cut at the end of the package."""
+    url = f"/v1/packages/{api.bench.package}"
+    whole = (await api.clients[NOBODY].get(url)).content
+    answer = await api.clients[NOBODY].get(url, headers={"range": asked})
+    assert answer.status_code == 206
+    assert answer.content == whole[start:end]
+    stop = len(whole) if end is None else end
+    assert answer.headers["content-range"] == f"bytes {start}-{stop - 1}/{len(whole)}"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "",
+        "bytes",
+        "bytes=",
+        "bytes=-",
+        "bytes=-5",
+        "bytes=5-4",
+        "bytes=999999999-",
+        "bytes=0-1,3-4",
+        "bytes=0-1, ",
+        "bytes=+1-2",
+        "bytes=1_0-20",
+        "bytes=0x1-2",
+        "bytes= 0-1",
+        "BYTES=0-1",
+        "items=0-1",
+        "bytes=" + "9" * 400 + "-",
+    ],
+)
+async def test_any_other_range_is_refused(asked: str, api: Api) -> None:
+    """Several ranges, suffixes and everything that would have to be guessed."""
+    answer = await api.clients[NOBODY].get(f"/v1/packages/{api.bench.package}", headers={"range": asked})
+    assert (answer.status_code, answer.json()["reason"]) == (422, "bad_range")
+
+
+async def test_a_package_comes_as_ciphertext(api: Api) -> None:
+    """What anybody may download holds no byte sequence of the model."""
+    content = (await api.clients[NOBODY].get(f"/v1/packages/{api.bench.package}")).content
+    model = nothing_but_identity()
+    assert all(model[at : at + 24] not in content for at in range(0, len(model) - 24, 8))
+
+
+# --- The rest ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("query", ["start=-1", "limit=0", "limit=1001", "start=x", "start=1&start=2", "other=1"])
+async def test_a_page_of_the_log_is_bounded(query: str, api: Api) -> None:
+    """At most a thousand entries from an index that can be one, each parameter once."""
+    answer = await api.operator.get(f"/v1/log/entries?{query}")
+    assert answer.status_code in {400, 422}
+
+
+async def test_a_page_of_the_log_is_what_was_asked(api: Api) -> None:
+    """From the index on, as many as wanted."""
+    page = decode((await api.operator.get("/v1/log/entries?start=2&limit=3")).content, LogPage)
+    assert (page.start, len(page.entries)) == (2, 3)
+
+
+async def test_a_boot_over_http_is_the_same_boot(api: Api) -> None:
+    """The routes lead to the use cases: challenge, admission and key, by signatures alone."""
+    enclave, client = Enclave(api.bench), api.clients[NOBODY]
+    challenge = await enclave.challenge()
+    booted = await client.post(
+        "/v1/boot", content=encode(enclave.sealed(enclave.request(enclave.claims(challenge)))), headers=JSON
+    )
+    assert booted.status_code == 200
+    released = await client.post("/v1/release", content=encode(enclave.release_request()), headers=JSON)
+    assert released.status_code == 200
+    assert (await api.bench.kinds())[-2:] == ["Attested", "KeyReleased"]
+
+
+async def test_the_stream_begins_with_the_stop_state_and_ends_when_it_is_cut(api: Api) -> None:
+    """A stop between two streams cannot be missed; a newer stream ends the older one."""
+    enclave = Enclave(api.bench)
+    await enclave.boot()
+
+    def opening() -> Any:
+        message = Listen(instance=enclave.instance, nonce=message_id(), at_ms=api.bench.now_ms)
+        content = encode(seal(messages.LISTEN, message, enclave.identity))
+        return api.clients[NOBODY].stream("POST", "/v1/listen", content=content, headers=JSON)
+
+    async with opening() as first:
+        lines = first.aiter_lines()
+        line = decode((await anext(lines)).encode(), Push)
+        assert line.stop_state is not None
+        assert not enclave.stop_state(line.stop_state).is_wide()
+        await api.bench.command(acts.Stop(target=StopTarget.ALL, value="", reason="drill"))
+        line = decode((await anext(lines)).encode(), Push)
+        assert line.stop_state is not None
+        assert enclave.stop_state(line.stop_state).is_wide()
+        async with opening() as second:
+            line = decode((await anext(second.aiter_lines())).encode(), Push)
+            assert line.stop_state is not None
+            assert enclave.stop_state(line.stop_state).is_wide()
+            assert [rest async for rest in lines] == []
+            assert api.bench.custodian.hub.connected() == {enclave.instance}
+            api.bench.custodian.hub.cut(enclave.instance)
+
+
+async def test_the_consumers_identity_is_the_one_of_its_connection(api: Api) -> None:
+    """What a caller sees is its own, whoever it says it is."""
+    own = (await api.clients[CONSUMERS].get("/v1/self")).json()
+    assert (own["role"], own["name"]) == ("consumer", "ann")
+    assert CONSUMER not in str(own)
