@@ -71,8 +71,10 @@ def certificate_of(pem: str | None) -> bytes:
 async def api(lent: Bench) -> AsyncIterator[Api]:
     keys = lent.custodian.keys
     tls = server_context([keys.tls_certificate], keys.tls, [keys.credentials_ca])
-    server = HttpServer(application(routes(lent.custodian), clock_ms=lambda: lent.now_ms), bind_loopback(), tls)
-    async with server:
+    app = application(routes(lent.custodian), clock_ms=lambda: lent.now_ms)
+    with bind_loopback() as listener:
+        server = HttpServer(app, listener, tls)
+        await server.start()
         made = Api(lent, f"https://127.0.0.1:{server.address[1]}")
         bobs, ann, ben = (SigningKey.generate() for _ in range(3))
         revoked = await lent.add_party(PartyRole.OPERATOR, "bob", bobs)
@@ -91,6 +93,7 @@ async def api(lent: Bench) -> AsyncIterator[Api]:
             await client.aclose()
         for instance in lent.custodian.hub.connected():
             lent.custodian.hub.cut(instance)
+        await server.stop()
 
 
 # --- Who may call what ---------------------------------------------------------------------------------------
@@ -231,18 +234,18 @@ async def test_a_replaced_key_is_refused_although_its_certificate_is_genuine(api
 # --- Packages ------------------------------------------------------------------------------------------------
 
 
-def lying_about(bench: Bench) -> list[str]:
+def files_of(bench: Bench) -> list[str]:
     return sorted(path.name for path in bench.custodian.packages.iterdir())
 
 
 async def test_an_upload_with_another_digest_leaves_nothing(api: Api) -> None:
     """Neither under its name nor as a partial file; one that was there before stays."""
-    before = lying_about(api.bench)
+    before = files_of(api.bench)
     answer = await api.operator.put(f"/v1/packages/{ABSENT}", content=b"other bytes")
     assert (answer.status_code, answer.json()["reason"]) == (422, "upload_digest")
     existing = await api.operator.put(f"/v1/packages/{api.bench.package}", content=b"other bytes")
     assert existing.status_code == 422
-    assert lying_about(api.bench) == before
+    assert files_of(api.bench) == before
     whole = await api.clients[NOBODY].get(f"/v1/packages/{api.bench.package}")
     assert digest_of(whole.content) == api.bench.package
 
@@ -250,13 +253,13 @@ async def test_an_upload_with_another_digest_leaves_nothing(api: Api) -> None:
 @pytest.mark.parametrize("name", ["sha256:..", "sha256:" + "A" * 64, "..%2f..%2fledger.db", "md5:" + "0" * 64])
 async def test_a_package_is_named_by_its_digest_only(name: str, api: Api) -> None:
     """No other spelling, and nothing that could be a path, reaches the disk."""
-    before = lying_about(api.bench)
+    before = files_of(api.bench)
     for answer in (
         await api.clients[NOBODY].get(f"/v1/packages/{name}"),
         await api.operator.put(f"/v1/packages/{name}", content=b"x"),
     ):
         assert answer.status_code in {404, 422}
-    assert lying_about(api.bench) == before
+    assert files_of(api.bench) == before
 
 
 async def test_an_upload_is_there_whole_and_again(api: Api) -> None:
@@ -273,7 +276,7 @@ async def test_an_upload_is_there_whole_and_again(api: Api) -> None:
 
 async def test_a_broken_upload_leaves_nothing(api: Api) -> None:
     """A client that goes away in the middle."""
-    before = lying_about(api.bench)
+    before = files_of(api.bench)
 
     async def half() -> AsyncIterator[bytes]:
         yield b"first"
@@ -283,10 +286,10 @@ async def test_a_broken_upload_leaves_nothing(api: Api) -> None:
     with pytest.raises((ConnectionError, httpx.TransportError)):
         await api.operator.put(f"/v1/packages/{name}", content=half(), headers={"content-length": "16"})
     for _ in range(200):
-        if lying_about(api.bench) == before:
+        if files_of(api.bench) == before:
             break
         await asyncio.sleep(0.01)
-    assert lying_about(api.bench) == before
+    assert files_of(api.bench) == before
 
 
 @pytest.mark.parametrize(

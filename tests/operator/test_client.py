@@ -3,6 +3,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.operator.conftest import FakeCustodian, ok, refused
 
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.sign import Envelope, SigningKey, open_envelope, seal
@@ -24,7 +25,6 @@ from aigovtool.operator.party_client import PartyClient
 from aigovtool.protocol.commands import COMMAND, AskRequest, AskState, Command, CommandResult, Stop
 from aigovtool.protocol.trust import KEY_SET, KeySet
 from aigovtool.protocol.views import Health, LogHead, LogPage, PackageStored, Parties, Usage
-from tests.operator.conftest import FakeCustodian, ok, refused
 
 STOP = Stop(target=StopTarget.ALL, value="", reason="drill")
 NO_USAGE = Usage(usage=[])

@@ -20,7 +20,10 @@ def leaves(kind: type[AIGovToolError]) -> Iterator[type[AIGovToolError]]:
                 yield child
 
 
-@pytest.mark.parametrize("kind", sorted(set(leaves(AIGovToolError)), key=lambda kind: kind.__name__))
+KINDS: list[type[AIGovToolError]] = sorted(set(leaves(AIGovToolError)), key=lambda kind: kind.code)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_error_survives_the_way_to_a_peer(kind: type[AIGovToolError]) -> None:
     """Class, text, reason, fix and waiting time come back as they were raised."""
     sent = kind("what happened", reason="why_so", fix="do this", retry_after_s=7)

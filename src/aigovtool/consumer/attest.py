@@ -106,7 +106,7 @@ class Moment:
 def add_warning(warnings: tuple[str, ...], said: str | None) -> tuple[str, ...]:
     """Return `warnings` and what the enclave said, cleaned, unless that only repeats one of them."""
     text = plain_text(said or "")
-    return warnings if not text or text.startswith(warnings or "\n") else (*warnings, text)
+    return warnings if not text or text.startswith(warnings) else (*warnings, text)
 
 
 def fetch_session(nonce: Nonce, timeout_s: float) -> Flow[Reply | Failure]:

@@ -153,5 +153,3 @@ def _check_outputs(response: InferResponse, request: PreparedRequest) -> None:
             check_shape(spec, tensor.shape)
         except InvalidValueError as error:
             raise EngineError(f"an output does not fit the model: {error.message}", reason="output_mismatch") from None
-
-
