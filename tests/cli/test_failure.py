@@ -85,10 +85,9 @@ def test_a_bug_shows_an_id_and_a_log_but_no_traceback_and_no_text(
 ) -> None:
     """The text of an exception may quote a prompt or a key; the log has its type and where it was raised."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    try:
-        raise ValueError(SECRET)
-    except ValueError as bug:
-        assert tell(bug, Screen(json=False)) == 1
+    with pytest.raises(ValueError, match=SECRET) as raised:
+        int(SECRET)
+    assert tell(raised.value, Screen(json=False)) == 1
     _, err = capsys.readouterr()
     log = tmp_path / "aigovtool" / "errors.log"
     assert str(log) in err

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from tests.cli.conftest import Place
 
@@ -70,11 +72,24 @@ def test_who_acknowledged_and_who_is_only_bounded_is_told_apart() -> None:
         view(2, connected=False),
         view(3, wiped_epoch=EPOCH - 1, state="wiped", connected=False),
         view(4, model="ct"),
-        view(5, connected=False, authority_until_ms=0, outstanding_units=0),
+        view(5, connected=False, authority_until_ms=0, outstanding_units=0, last_contact_ms=NOW - 600_000),
     )
     standing = {int(one.instance, 16): (one.wipe_acknowledged, one.bounded_until_ms) for one in found.enclaves}
     assert standing == {1: (True, None), 2: (False, NOW + 30_000)}
     assert found.outstanding_units == 10
+
+
+def test_an_enclave_that_is_wiping_itself_at_this_moment_is_waited_for() -> None:
+    """It has hung up and closed its leases, but has not acknowledged yet; one that is long silent is not waited for."""
+    gone: dict[str, Any] = {"connected": False, "authority_until_ms": 0, "outstanding_units": 0}
+    found = report(
+        StopTarget.ALL,
+        "",
+        view(1, **gone, last_contact_ms=NOW - 100),
+        view(2, **gone, last_contact_ms=NOW - 60_000),
+        view(3, **gone, wiped_epoch=EPOCH, state="wiped"),
+    )
+    assert {int(one.instance, 16): one.answers for one in found.enclaves} == {1: True, 2: False, 3: False}
 
 
 @pytest.mark.parametrize(

@@ -134,12 +134,13 @@ class TestClock:
     __test__ = False
     slept: list[float] = field(default_factory=list)
     offset_s: float = 0.0
+    wall_s: float = 0.0  # somebody sets the clock
     on_sleep: Callable[[], None] = lambda: None
 
     def clock(self) -> Clock:
         """Return what a client is given."""
         return Clock(
-            now_ms=lambda: int((time.time() + self.offset_s) * 1000),
+            now_ms=lambda: int((time.time() + self.offset_s + self.wall_s) * 1000),
             monotonic_s=lambda: time.monotonic() + self.offset_s,
             sleep=self.advance,
             sleep_async=self.advance_async,

@@ -209,13 +209,17 @@ def test_a_newer_key_set_is_accepted(world: World, enclave: FakeEnclave) -> None
     assert client.key_set_version == 8
 
 
-def test_evidence_is_fetched_again_when_it_is_too_old(world: World, enclave: FakeEnclave) -> None:
-    """An old attestation says nothing about now; the policy says what old is."""
+@pytest.mark.parametrize(("passed_s", "set_s"), [(61, 0), (61, -61), (0, 61), (0, -61)])
+def test_evidence_is_fetched_again_when_it_is_too_old(
+    world: World, enclave: FakeEnclave, passed_s: int, set_s: int
+) -> None:
+    """An old attestation says nothing about now, also when somebody set the clock meanwhile."""
     path = world.consumer_file("short.json", policy=simulated_policy(MEASUREMENT, max_attestation_age_ms=60_000))
     client = world.connect(enclave, credential_path=path)
     client.infer("doubler", [[1, 2]])
     assert len(enclave.challenges) == 1
-    world.clock.offset_s += 61
+    world.clock.offset_s += passed_s
+    world.clock.wall_s += set_s
     client.infer("doubler", [[1, 2]])
     assert len(enclave.challenges) == 2
 

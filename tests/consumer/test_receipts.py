@@ -213,6 +213,15 @@ def test_a_saved_receipt_with_a_changed_field_is_refused(world: World, result: R
         verify(world, msgspec.structs.replace(result.saved, signed=signed))
 
 
+def test_a_saved_receipt_that_names_another_tee_is_refused(world: World, enclave: FakeEnclave, result: Result) -> None:
+    """A simulated enclave cannot sign that it is a real one."""
+    receipt = msgspec.structs.replace(result.statement, tee="sev-snp")
+    signed = sign_batch([receipt], enclave.instance, enclave.identity)[0]
+    with pytest.raises(ReceiptError) as caught:
+        verify(world, msgspec.structs.replace(result.saved, signed=signed))
+    assert caught.value.reason == "tee"
+
+
 TAMPER: dict[str, Callable[[SavedReceipt], SavedReceipt]] = {
     "request": lambda saved: msgspec.structs.replace(saved, request=OTHER),
     "response": lambda saved: msgspec.structs.replace(saved, response=OTHER),

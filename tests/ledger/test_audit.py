@@ -195,6 +195,16 @@ def test_an_inserted_entry_is_named(number: int) -> None:
         log.verify([*lines[: number + 1], lines[number], *lines[number + 1 :]])
 
 
+def test_an_entry_after_the_signed_end_is_named() -> None:
+    """Also one that continues the log without any fault, as one that came after the checkpoint would."""
+    log = honest()
+    note = log.note()
+    log.limit(WIDE, 70)
+    with pytest.raises(LogError, match=rf"^entry {LENGTH}: ") as refused:
+        log.verify(note=note)
+    assert refused.value.reason == "too_many"
+
+
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_truncated_log_is_named(number: int) -> None:
     """The checkpoint says how long the log is."""

@@ -50,6 +50,8 @@ def init(
 @click.pass_obj
 def serve(screen: Screen, directory: Path, listen: Address) -> None:
     """Serve the custodian in DIRECTORY until interrupted."""
+    from aigovtool.cli.logs import log_to_stderr  # noqa: PLC0415
     from aigovtool.custodian.app import serve as run  # noqa: PLC0415
 
+    log_to_stderr()
     run(directory, host=listen.host, port=listen.port, ready=lambda url: screen.note(f"serving on {url}"))

@@ -53,6 +53,7 @@ def serve(
     allow_simulated: bool,
 ) -> None:
     """Attest to the custodian, get the models' keys, and serve until interrupted."""
+    from aigovtool.cli.logs import log_to_stderr  # noqa: PLC0415
     from aigovtool.enclave.app import EnclaveOptions  # noqa: PLC0415
     from aigovtool.enclave.app import serve as run  # noqa: PLC0415
 
@@ -67,6 +68,7 @@ def serve(
     )
     if tee == _SIMULATED:
         screen.banner()
+    log_to_stderr()
     run(options, ready=lambda url: screen.note(f"serving {', '.join(models)} on {url}"))
 
 

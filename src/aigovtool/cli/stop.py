@@ -27,17 +27,26 @@ if TYPE_CHECKING:
     from aigovtool.protocol.views import Enclaves, EnclaveView
 
 _POLL_S: Final = 0.25
+#: Without contact for this long an enclave wipes itself (the default of serving policies).
+_DEAD_MAN_MS: Final = 600_000
+#: A renewal comes every few seconds: who was silent for this long will hardly acknowledge within the wait.
+_SILENT_MS: Final = 15_000
 _FULL_ID_CHARS: Final = 64
 
 
 class StoppedEnclave(Struct, frozen=True, kw_only=True):
-    """One enclave that a stop concerns. `bounded_until_ms` is null once the wipe is acknowledged."""
+    """One enclave that a stop concerns.
+
+    `answers`: it has not acknowledged yet, but was in touch lately. `bounded_until_ms` is null once the wipe is
+    acknowledged.
+    """
 
     instance: str
     borrower: str
     models: list[str]
     simulated: bool
     connected: bool
+    answers: bool
     wipe_acknowledged: bool
     outstanding_units: int
     bounded_until_ms: int | None
@@ -148,8 +157,11 @@ def _watch(
     while True:
         report = _report(client.enclaves(), target, value, epoch, entry)
         # A consumer's stop wipes nothing, so there is nothing to wait for.
-        waiting = target.value != "consumer" and any(not one.wipe_acknowledged for one in report.enclaves)
-        if not waiting or time.monotonic() + _POLL_S > deadline_s:
+        if (
+            target.value == "consumer"
+            or not any(one.answers for one in report.enclaves)
+            or time.monotonic() + _POLL_S > deadline_s
+        ):
             return report
         time.sleep(_POLL_S)
 
@@ -158,7 +170,7 @@ def _report(view: "Enclaves", target: "StopTarget", value: str, epoch: int, entr
     from aigovtool.protocol.stop import concerns  # noqa: PLC0415
 
     concerned = [
-        _of(one, epoch)
+        _of(one, epoch, view.server_time_ms)
         for one in view.enclaves
         if concerns(target, value, instance=one.instance, borrower=one.borrower, models=one.models)
         and _alive(one, epoch, view.server_time_ms)
@@ -175,13 +187,17 @@ def _report(view: "Enclaves", target: "StopTarget", value: str, epoch: int, entr
 
 
 def _alive(one: "EnclaveView", epoch: int, now_ms: int) -> bool:
-    """Return whether an enclave could have held anything when the stop was ordered."""
+    """Return whether an enclave could have held weights or units when the stop was ordered.
+
+    One that is wiping itself at this moment is neither connected nor holds a lease, so its last contact counts too.
+    """
     if one.wiped_epoch is not None:
         return one.wiped_epoch >= epoch
-    return one.connected or one.authority_until_ms > now_ms or one.outstanding_units > 0
+    lately = one.state == "live" and now_ms - one.last_contact_ms < _DEAD_MAN_MS
+    return lately or one.connected or one.authority_until_ms > now_ms or one.outstanding_units > 0
 
 
-def _of(one: "EnclaveView", epoch: int) -> StoppedEnclave:
+def _of(one: "EnclaveView", epoch: int, now_ms: int) -> StoppedEnclave:
     acknowledged = one.wiped_epoch is not None and one.wiped_epoch >= epoch
     return StoppedEnclave(
         instance=one.instance,
@@ -189,6 +205,7 @@ def _of(one: "EnclaveView", epoch: int) -> StoppedEnclave:
         models=list(one.models),
         simulated=one.simulated,
         connected=one.connected,
+        answers=not acknowledged and (one.connected or now_ms - one.last_contact_ms < _SILENT_MS),
         wipe_acknowledged=acknowledged,
         outstanding_units=one.outstanding_units,
         bounded_until_ms=None if acknowledged else one.authority_until_ms,
@@ -215,7 +232,9 @@ def _render(screen: Screen, report: StopReport) -> None:
         return
     late = [one for one in report.enclaves if not one.wipe_acknowledged]
     screen.line(f"{len(report.enclaves) - len(late)} of {len(report.enclaves)} acknowledged the wipe.")
-    if late:
+    if late and not report.outstanding_units:
+        screen.line("No units are outstanding: without a lease nothing can be used.")
+    elif late:
         until_ms = max(one.bounded_until_ms or 0 for one in late)
         left_ms = max(0, until_ms - report.server_time_ms)
         units = count(report.outstanding_units)

@@ -43,6 +43,9 @@ class Verb(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
         """Run the function with its screen."""
+        from aigovtool.cli.logs import keep_quiet  # noqa: PLC0415 - not needed for help
+
+        keep_quiet()
         ctx.obj = Screen(json=bool(ctx.params.pop(_JSON)))
         return super().invoke(ctx)
 

@@ -3,13 +3,13 @@
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import BinaryIO, Final, TypeVar
 
 import httpx
 
 from aigovtool.codec import Message, decode, encode
 from aigovtool.crypto.x509 import from_pem
-from aigovtool.errors import PackageError, UnreachableError
+from aigovtool.errors import ConfigurationError, PackageError, UnreachableError
 from aigovtool.ids import Digest
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
 from aigovtool.protocol.messages import Push
@@ -82,7 +82,16 @@ class CustodianLink:
         Raises:
             PackageError: what was downloaded has another digest; it is deleted.
             UnreachableError: the download broke; it is resumed next time.
+            ConfigurationError: the cache cannot be written (`cache`).
         """
+        try:
+            return await self._fetched(package, size, cache)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the cache {cache} cannot be used: {error.strerror}", reason="cache", fix="check the disk"
+            ) from None
+
+    async def _fetched(self, package: Digest, size: int, cache: Path) -> Path:
         name = package.removeprefix("sha256:")
         whole, partial = cache / f"{name}.aigov", cache / f"{name}.part"
         if whole.exists():
@@ -90,20 +99,27 @@ class CustodianLink:
         done = partial.stat().st_size if partial.exists() else 0
         headers = {"range": f"bytes={done}-"} if 0 < done < size else {}
         try:
-            with partial.open("ab" if headers else "wb") as file:
-                async with self._client.stream("GET", f"/v1/packages/{package}", headers=headers) as response:
-                    if response.status_code not in {200, 206}:
-                        raise error_from_problem(response.status_code, await _bounded(response, MAX_PROBLEM_BYTES))
-                    async for chunk in response.aiter_raw(_CHUNK):
-                        if file.tell() + len(chunk) > size:
-                            raise PackageError("the download is longer than its package", reason="download_digest")
-                        file.write(chunk)
+            async with self._client.stream("GET", f"/v1/packages/{package}", headers=headers) as response:
+                if response.status_code not in {200, 206}:
+                    raise error_from_problem(response.status_code, await _bounded(response, MAX_PROBLEM_BYTES))
+                # Whoever answers 200 sends all of it, whatever was asked for.
+                with partial.open("ab" if response.status_code == httpx.codes.PARTIAL_CONTENT else "wb") as file:
+                    complete = await _written(response, file, size)
         except httpx.HTTPError as error:
             raise _unreachable(error) from None
-        if _digest(partial) != package:
+        if not complete or _digest(partial) != package:
             partial.unlink()
             raise PackageError("the download is not the package that was named", reason="download_digest")
         return partial.rename(whole)
+
+
+async def _written(response: httpx.Response, file: BinaryIO, size: int) -> bool:
+    """Write the body, unless it is longer than `size` bytes with what was there before."""
+    async for chunk in response.aiter_raw(_CHUNK):
+        if file.tell() + len(chunk) > size:
+            return False
+        file.write(chunk)
+    return True
 
 
 def _digest(path: Path) -> Digest:

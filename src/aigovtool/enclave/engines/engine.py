@@ -5,10 +5,12 @@ to run, and never opens a file or a socket: after the sandbox is entered it coul
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from aigovtool.enclave.engines.interface import ModelInterface
 from aigovtool.protocol.tensor import Tensor
+
+_WIPE_BYTES: Final = 1 << 20
 
 
 @dataclass(slots=True)
@@ -18,13 +20,25 @@ class PlainModel:
     interface: ModelInterface
     files: list[tuple[str, bytearray]] = field(repr=False)
 
+    def take_graph(self) -> bytes:
+        """Return the first file as the `bytes` that libraries ask for, and wipe the original: one copy fewer."""
+        _, data = self.files.pop(0)
+        graph = bytes(data)
+        _zero(data)
+        return graph
+
     def wipe(self) -> None:
         """Overwrite the files with zeros and let go of them: best effort, the end of the process is the real one."""
         for _, data in self.files:
-            zeros = bytes(min(len(data), 1 << 20))
-            for start in range(0, len(data), 1 << 20):
-                data[start : start + (1 << 20)] = zeros[: len(data) - start]
+            _zero(data)
         self.files.clear()
+
+
+def _zero(data: bytearray) -> None:
+    # Not emptied as well: a traceback may hold a view of it, and then its size cannot change.
+    zeros = bytes(min(len(data), _WIPE_BYTES))
+    for start in range(0, len(data), _WIPE_BYTES):
+        data[start : start + _WIPE_BYTES] = zeros[: len(data) - start]
 
 
 class LoadedEngine(Protocol):
@@ -50,7 +64,7 @@ class Engine(Protocol):
     """Loads models. To unload one is to drop the last reference to what `load` returned."""
 
     def load(self, model: PlainModel) -> LoadedEngine:
-        """Return the model, ready to run; does not wipe `model`.
+        """Return the model, ready to run. Takes what it needs; the caller wipes the rest of `model`.
 
         Raises:
             ModelError: the engine refuses it, or it is not what its manifest says.

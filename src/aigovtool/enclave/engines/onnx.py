@@ -97,9 +97,9 @@ class OnnxEngine:
 
     def load(self, model: PlainModel) -> "OnnxModel":
         """See `Engine.load`."""
-        (_, graph), *external = model.files
+        graph = model.take_graph()
         try:
-            session = self._session(bytes(graph), external)
+            session = self._session(graph, model.files)
         except Exception as error:  # noqa: BLE001 - see warm_up
             raise ModelError(f"ONNX Runtime refuses the model ({_kind(error)})", reason="engine_refused") from None
         _check_session(session, model.interface)

@@ -14,7 +14,7 @@ from aigovtool.enclave.boot import ServedModel
 from aigovtool.enclave.engines.interface import check_inputs, check_outputs
 from aigovtool.enclave.instance_run import InstanceRun
 from aigovtool.enclave.results import Answered
-from aigovtool.errors import AIGovToolError, EngineError, StoppedError
+from aigovtool.errors import AIGovToolError, EngineError, RefusalError, StoppedError
 from aigovtool.ids import ConsumerId, RequestKey, digest_of
 from aigovtool.ledger.receipt import Receipt, salted_digest, sign_batch
 from aigovtool.ledger.units import of
@@ -95,12 +95,22 @@ async def _carry_out(run: InstanceRun, asked: Asked, request: InferRequest) -> N
     try:
         answered = await _run(run, asked, request)
     except AIGovToolError as error:
-        run.results.forget(asked.consumer, asked.key, error)
+        run.results.forget(asked.consumer, asked.key, _cause(run, asked.consumer, error))
     except BaseException as error:
         run.results.forget(asked.consumer, asked.key, EngineError("the run failed", reason="internal"))
         raise error from None
     else:
         run.results.finish(asked.consumer, asked.key, answered, run.instance.clock.now_ms())
+
+
+def _cause(run: InstanceRun, consumer: ConsumerId, error: AIGovToolError) -> AIGovToolError:
+    """Tell a consumer of the stop that killed the engine under its request, not of the dead engine."""
+    if isinstance(error, EngineError):
+        try:
+            run.check(consumer)
+        except RefusalError as refusal:
+            return refusal
+    return error
 
 
 async def _run(run: InstanceRun, asked: Asked, request: InferRequest) -> Answered:

@@ -1,0 +1,207 @@
+"""From nothing to a ready instance, against a real custodian, and against one that cheats."""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import pytest
+from tests.custodian.conftest import BORROWER, MODEL, Bench, make_bench
+
+from aigovtool.attestation.binding import Expectation, require_bound
+from aigovtool.attestation.model import Unchecked
+from aigovtool.codec import Message
+from aigovtool.crypto.sign import SigningKey
+from aigovtool.crypto.x509 import to_pem
+from aigovtool.custodian.api import routes
+from aigovtool.enclave.app import EnclaveOptions, attester_for
+from aigovtool.enclave.boot import boot
+from aigovtool.enclave.custodian_link import CustodianLink
+from aigovtool.errors import AIGovToolError, ConfigurationError, ForbiddenError, SignatureInvalidError
+from aigovtool.ids import ModelId, Nonce
+from aigovtool.protocol import release
+from aigovtool.protocol.party import BorrowerFile, CustodianAddress
+from aigovtool.testing.simulated_tee import wiring
+from aigovtool.transport.routes import application
+from aigovtool.transport.server import HttpServer, bind_loopback
+from aigovtool.transport.tls import server_context
+
+T = TypeVar("T")
+Change = Callable[[object], object]
+
+
+class Meddler(CustodianLink):
+    """A way to the custodian on which somebody replaces answers, although the TLS is right."""
+
+    def __init__(self, address: CustodianAddress) -> None:
+        super().__init__(address)
+        self.changes: dict[str, Change] = {}
+        self.seen: dict[str, object] = {}
+
+    async def post(self, path: str, message: Message, answer: type[T]) -> T:
+        """Pass on what the change of this path makes of the answer."""
+        given = await super().post(path, message, answer)
+        self.seen[path] = given
+        changed = self.changes.get(path, lambda same: same)(given)
+        assert isinstance(changed, answer)
+        return changed
+
+
+def children() -> set[str]:
+    return set(
+        Path("/proc/self/task").joinpath(Path("/proc/thread-self").readlink().name, "children").read_text().split()
+    )
+
+
+@dataclass
+class Site:
+    """A borrower's host: its party file, its cache, and the link to its custodian."""
+
+    bench: Bench
+    party: BorrowerFile
+    link: Meddler
+    cache: Path
+    models: list[ModelId] = field(default_factory=lambda: [MODEL])
+
+    async def boot(self, party: BorrowerFile | None = None, models: list[ModelId] | None = None) -> object:
+        return await boot(party or self.party, models or self.models, wiring.platform(), self.link, self.cache)
+
+    async def refused(self, error: type[AIGovToolError], reason: str, party: BorrowerFile | None = None) -> None:
+        """Expect a refusal that leaves no engine behind."""
+        before = children()
+        with pytest.raises(error) as caught:
+            await self.boot(party)
+        assert caught.value.reason == reason
+        assert children() <= before
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    bench = make_bench(tmp_path / "custodian")
+    added = await bench.add_borrower(BORROWER)
+    await bench.command(bench.upload())
+    keys, cache = bench.custodian.keys, tmp_path / "cache"
+    cache.mkdir(mode=0o700)
+    app = application(routes(bench.custodian), clock_ms=lambda: bench.now_ms)
+    with bind_loopback() as listener:
+        tls = server_context([keys.tls_certificate], keys.tls, [keys.credentials_ca])
+        async with HttpServer(app, listener, tls):
+            address = CustodianAddress(
+                url=f"https://127.0.0.1:{listener.getsockname()[1]}",
+                root=keys.root.raw,
+                tls_ca=to_pem(keys.tls_ca).decode(),
+            )
+            party = BorrowerFile(
+                borrower=BORROWER,
+                custodian=address,
+                certificate=added.certificate or "",
+                enrolment_key=bench.enrolment[BORROWER].to_secret().reveal(),
+            )
+            link = Meddler(address)
+            yield Site(bench, party, link, cache)
+            await link.close()
+    bench.custodian.database.close()
+
+
+@pytest.mark.parametrize(
+    ("tee", "allow", "reason"), [("simulated", False, "simulated_refused"), ("sev-snp", True, "no_tee")]
+)
+def test_the_simulated_tee_is_never_a_default(tee: str, allow: bool, reason: str, tmp_path: Path) -> None:  # noqa: FBT001
+    """Not without the opt-in, and not in place of a real one that is absent."""
+    options = EnclaveOptions(
+        tee=tee,
+        allow_simulated=allow,
+        borrower_file=tmp_path,
+        models=(MODEL,),
+        host="127.0.0.1",
+        port=0,
+        cache=tmp_path,
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        attester_for(options)
+    assert caught.value.reason == reason
+
+
+async def test_a_boot_ends_with_a_loaded_model_and_bound_evidence(site: Site) -> None:
+    """The key travelled to the engine; evidence for a consumer binds its nonce, this TLS key and this model."""
+    instance = await boot(site.party, [MODEL], wiring.platform(), site.link, site.cache)
+    try:
+        assert list(instance.models) == [MODEL]
+        assert (await site.bench.kinds())[-2:] == ["Attested", "KeyReleased"]
+        nonce = Nonce("cd" * 32)
+        claims, evidence = instance.session_evidence("ward7", nonce)
+        verified = wiring.verifier().verify(evidence, site.bench.now_ms)
+        expected = Expectation(
+            role="session",
+            audience=release.session_audience("ward7"),
+            nonce=nonce,
+            tls_spki=claims.tls_spki,
+            instance=instance.instance,
+            custodian_root=site.bench.custodian.keys.custodian,
+            configuration=(site.party.configuration(),),
+            appraisal_policy=Unchecked(reason="the custodian's"),
+            manifests=(site.bench.manifest,),
+        )
+        require_bound(claims, verified.report_data, expected)
+        assert claims.tls_spki == instance.tls.spki_sha256
+        assert instance.simulated
+    finally:
+        await instance.engine.kill_and_wait()
+
+
+async def test_a_refused_boot_leaves_no_engine(site: Site) -> None:
+    """The child, with its HPKE key, is gone before the error is told."""
+    site.models = [ModelId("other")]
+    before = children()
+    with pytest.raises(AIGovToolError) as caught:
+        await site.boot()
+    assert caught.value.code == "not_found"
+    assert children() <= before
+
+
+async def test_a_wrong_enrolment_key_is_refused(site: Site) -> None:
+    """Another borrower's party file, or a stale one, boots nothing."""
+    party = msgspec.structs.replace(site.party, enrolment_key=SigningKey.generate().to_secret().reveal())
+    await site.refused(SignatureInvalidError, "wrong_key", party)
+
+
+async def test_a_custodian_with_another_root_is_not_obeyed(site: Site) -> None:
+    """The TLS address may be right: the key set must be signed by the pinned root."""
+    custodian = msgspec.structs.replace(site.party.custodian, root=SigningKey.generate().public.raw)
+    await site.refused(SignatureInvalidError, "wrong_key", msgspec.structs.replace(site.party, custodian=custodian))
+
+
+async def test_the_admission_of_another_boot_is_refused(site: Site) -> None:
+    """A replayed admission names another instance and another nonce, however genuine it is."""
+    first = await boot(site.party, [MODEL], wiring.platform(), site.link, site.cache)
+    await first.engine.kill_and_wait()
+    old = site.link.seen["/v1/boot"]
+    site.link.changes["/v1/boot"] = lambda _: old
+    await site.refused(SignatureInvalidError, "wrong_admission")
+
+
+async def test_the_key_release_of_another_boot_is_refused(site: Site) -> None:
+    """It is wrapped to another engine, and says so under its signature."""
+    first = await boot(site.party, [MODEL], wiring.platform(), site.link, site.cache)
+    await first.engine.kill_and_wait()
+    old = site.link.seen["/v1/release"]
+    site.link.changes["/v1/release"] = lambda _: old
+    await site.refused(SignatureInvalidError, "wrong_release")
+
+
+@pytest.mark.parametrize(("path", "other"), [("/v1/boot", "/v1/release"), ("/v1/release", "/v1/boot")])
+async def test_an_answer_of_another_kind_is_refused(path: str, other: str, site: Site) -> None:
+    """Both are signed by the custodian, and neither can be taken for the other."""
+    first = await boot(site.party, [MODEL], wiring.platform(), site.link, site.cache)
+    await first.engine.kill_and_wait()
+    swapped = site.link.seen[other]
+    site.link.changes[path] = lambda _: swapped
+    await site.refused(SignatureInvalidError, "wrong_kind")
+
+
+async def test_a_borrower_that_is_not_enrolled_is_told_so(site: Site) -> None:
+    """Before any evidence is made."""
+    party = msgspec.structs.replace(site.party, borrower="nobody")
+    await site.refused(ForbiddenError, "not_enrolled", party)
+    assert "AttestationRefused" not in await site.bench.kinds()

@@ -1,0 +1,107 @@
+"""Elapsed time by the fastest of several clocks: slowing one down gains a host nothing."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from aigovtool.enclave import clock
+from aigovtool.enclave.clock import ElapsedClock
+
+START_NS = 5_000_000_000
+MS = 1_000_000
+Set = Callable[..., None]
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Set:
+    """A host that shows whatever it likes on each clock: `host(0, 250)` sets one, in ms since the start."""
+    shown = dict.fromkeys(clock._CLOCKS, START_NS)
+    monkeypatch.setattr(time, "clock_gettime_ns", lambda number: shown[number])
+
+    def set_(index: int, elapsed_ms: float) -> None:
+        shown[clock._CLOCKS[index]] = START_NS + int(elapsed_ms * MS)
+
+    return set_
+
+
+def every(host: Set, elapsed_ms: float) -> None:
+    for index in range(len(clock._CLOCKS)):
+        host(index, elapsed_ms)
+
+
+def test_several_independent_clocks_are_read() -> None:
+    """One that counts sleep, and one that no time daemon can slew."""
+    assert {time.CLOCK_BOOTTIME, time.CLOCK_MONOTONIC_RAW} <= set(clock._CLOCKS)
+    assert time.CLOCK_REALTIME not in clock._CLOCKS
+
+
+def test_time_starts_at_zero_and_passes(host: Set) -> None:
+    """Milliseconds since the clock was made, rounded down."""
+    made = ElapsedClock()
+    assert made.now_ms() == 0
+    every(host, 1234.9)
+    assert made.now_ms() == 1234
+    assert not made.tampered
+
+
+@pytest.mark.parametrize("true", range(3))
+def test_one_true_clock_is_enough(true: int, host: Set) -> None:
+    """A host that stops all clocks but one stretches nothing."""
+    made = ElapsedClock()
+    host(true, 30_000)
+    assert made.now_ms() == 30_000
+    assert not made.tampered
+
+
+@pytest.mark.parametrize("slowed", range(3))
+def test_a_slow_clock_stretches_nothing(slowed: int, host: Set) -> None:
+    """At half speed, beside two true ones, for a while."""
+    made = ElapsedClock()
+    for elapsed in range(0, 10_000, 1000):
+        every(host, elapsed)
+        host(slowed, elapsed / 2)
+        assert made.now_ms() == elapsed
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_a_clock_that_runs_backwards_is_tampering(index: int, host: Set) -> None:
+    """Also when another clock hides it, also by one nanosecond, and for good."""
+    made = ElapsedClock()
+    every(host, 1000)
+    assert made.now_ms() == 1000
+    every(host, 2000)
+    host(index, 1000 - 0.000001)
+    assert made.now_ms() == 2000
+    assert made.tampered
+    every(host, 3000)
+    assert made.now_ms() == 3000
+    assert made.tampered
+
+
+def test_the_time_told_never_goes_back(host: Set) -> None:
+    """Even when every clock does."""
+    made = ElapsedClock()
+    every(host, 5000)
+    assert made.now_ms() == 5000
+    every(host, 10)
+    assert made.now_ms() == 5000
+    assert made.tampered
+
+
+def test_clocks_with_different_origins_are_compared_by_what_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boot time, raw and slewed monotonic time start elsewhere; only differences count."""
+    shown = {number: START_NS * (position + 1) for position, number in enumerate(clock._CLOCKS)}
+    monkeypatch.setattr(time, "clock_gettime_ns", lambda number: shown[number])
+    made = ElapsedClock()
+    for number in shown:
+        shown[number] += 700 * MS
+    assert made.now_ms() == 700
+
+
+def test_the_real_clocks_of_this_machine_do_not_look_tampered() -> None:
+    """A false alarm would wipe an honest enclave."""
+    made = ElapsedClock()
+    readings = [made.now_ms() for _ in range(10_000)]
+    assert readings == sorted(readings)
+    assert not made.tampered

@@ -1,0 +1,61 @@
+"""Key release: a wrapped key opens in one context only, and boot messages stay within their domain."""
+
+import itertools
+
+import pytest
+
+from aigovtool.codec import decode, encode
+from aigovtool.errors import InvalidValueError
+from aigovtool.ids import Digest, InstanceId, KeyId, ModelId
+from aigovtool.protocol.release import (
+    MAX_MODELS,
+    ChallengeRequest,
+    boot_audience,
+    deposit_context,
+    release_context,
+    session_audience,
+)
+
+CUSTODIANS = [KeyId("c" * 64), KeyId("d" * 64)]
+INSTANCES = [InstanceId("a" * 64), InstanceId("b" * 64)]
+MODELS = [ModelId("digits"), ModelId("letters")]
+MANIFESTS = [Digest("sha256:" + "1" * 64), Digest("sha256:" + "2" * 64)]
+
+
+def test_every_part_of_a_release_is_in_its_context() -> None:
+    """Another custodian, instance, model or manifest is another context, in which the key does not open."""
+    parts = list(itertools.product(CUSTODIANS, INSTANCES, MODELS, MANIFESTS))
+    assert len({release_context(*each) for each in parts}) == len(parts)
+
+
+def test_a_deposit_is_never_a_release() -> None:
+    """What a sealer wraps for its custodian has a context of its own, one per custodian and manifest."""
+    deposits = {deposit_context(*each) for each in itertools.product(CUSTODIANS, MANIFESTS)}
+    releases = {release_context(*each) for each in itertools.product(CUSTODIANS, INSTANCES, MODELS, MANIFESTS)}
+    assert len(deposits) == 4
+    assert not deposits & releases
+
+
+def test_the_release_context_is_as_specified() -> None:
+    """A second implementation can make the same bytes."""
+    assert release_context(CUSTODIANS[0], INSTANCES[0], MODELS[0], MANIFESTS[0]) == (
+        b'{"label":"aigovtool model key v1","custodian":"%b","instance":"%b","model":"digits","manifest":"sha256:%b"}'
+        % (b"c" * 64, b"a" * 64, b"1" * 64)
+    )
+
+
+def test_evidence_for_one_audience_is_not_for_another() -> None:
+    """Boot evidence names its custodian and session evidence its consumer, in words that cannot coincide."""
+    assert boot_audience(CUSTODIANS[0]) == f"custodian:{CUSTODIANS[0]}"
+    assert session_audience("anna") == "consumer:anna"
+    assert session_audience(CUSTODIANS[0]) != boot_audience(CUSTODIANS[0])
+
+
+@pytest.mark.parametrize(
+    "models", [[], ["digits"] * (MAX_MODELS + 1), ["Digits"], ["../digits"], "digits"], ids=range(5)
+)
+def test_a_boot_names_some_models_and_not_too_many(models: object) -> None:
+    """No model, more than 64, and what is no name are refused before anything is looked up."""
+    assert decode(encode({"borrower": "north", "models": ["digits"]}), ChallengeRequest).models == ["digits"]
+    with pytest.raises(InvalidValueError):
+        decode(encode({"borrower": "north", "models": models}), ChallengeRequest)
