@@ -145,7 +145,10 @@ def test_a_refused_model_leaves_no_package(lent: Place) -> None:
     for source, code in ((broken, 5), (lent.directory / "nothing.onnx", 2)):
         result = lent.run("model", "seal", str(source), "--name", "broken", "-o", lent.file("broken.aigov"))
         assert result.exit_code == code, result.output
-    assert not list(lent.directory.glob("*broken.aigov*"))
+    sound = make_model(lent.directory / "sound.onnx")
+    arguments = ["--name", "broken", "-o", lent.file("broken.aigov"), "--external-data", "nothing.bin"]
+    assert lent.run("model", "seal", sound, *arguments).exit_code == 5
+    assert not [found.name for found in lent.directory.iterdir() if "broken.aigov" in found.name]
 
 
 def test_a_package_of_another_operator_is_refused(lent: Place) -> None:

@@ -32,6 +32,7 @@ from aigovtool.ids import (
     ConsumerId,
     Digest,
     InstanceId,
+    LeaseId,
     MessageId,
     ModelId,
     Nonce,
@@ -42,8 +43,8 @@ from aigovtool.ledger.budget import Scope, Window
 from aigovtool.ledger.entry import Entry, EntryBody, PartyRole
 from aigovtool.ledger.policy import Dial, ServingPolicy, default_policy
 from aigovtool.ledger.units import Dimension, UnitVector
-from aigovtool.package.sealing import SourceFile
 from aigovtool.package.sealing import seal as seal_package
+from aigovtool.package.source import SourceFile
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol import messages, release
 from aigovtool.protocol.commands import COMMAND, Act, Command, CommandResult
@@ -163,9 +164,7 @@ def want(units: int = 1, *, consumer: ConsumerId = CONSUMER, ask: bool = False, 
 
 def report(lease_id: str, *, seq: int, used: int, final: bool = False) -> Report:
     vector = UnitVector(inferences=used)
-    return Report(
-        lease_id=msgspec.convert(lease_id, str), seq=seq, used=vector, ok=used, err=0, final=final, receipts=""
-    )  # type: ignore[arg-type]
+    return Report(lease_id=LeaseId(lease_id), seq=seq, used=vector, ok=used, err=0, final=final, receipts="")
 
 
 @dataclass
@@ -179,8 +178,8 @@ class Bench:
     enrolment: dict[BorrowerId, SigningKey] = field(default_factory=dict)
     consumers: dict[ConsumerId, SigningKey] = field(default_factory=dict)
     model_key: bytes = field(default_factory=lambda: os.urandom(32))
-    manifest: Digest = Digest("")
-    package: Digest = Digest("")
+    manifest: Digest = field(default_factory=lambda: digest_of(b"nothing uploaded"))
+    package: Digest = field(default_factory=lambda: digest_of(b"nothing uploaded"))
 
     @property
     def key(self) -> SigningKey:

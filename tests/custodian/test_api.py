@@ -53,7 +53,7 @@ class Api:
 
     def connect(self, certificate: bytes | None = None, key: SigningKey | None = None) -> httpx.AsyncClient:
         context = client_context(
-            [self.bench.custodian.keys.tls_ca], credential=[certificate] if certificate else None, key=key
+            [self.bench.custodian.keys.tls_ca], credential=[certificate] if certificate else [], key=key
         )
         return httpx.AsyncClient(base_url=self.url, verify=context, timeout=20, trust_env=False)
 

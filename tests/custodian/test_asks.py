@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from tests.custodian.conftest import (
     BORROWER,
@@ -41,7 +42,8 @@ def borrower(bench: Bench) -> Identity:
 
 
 def ask(scope: Scope = OWN, **changes: Any) -> AskRequest:
-    return AskRequest(**{"ask_id": message_id(), "scope": scope, "units": 10, "reason": "more patients"} | changes)
+    made = AskRequest(ask_id=message_id(), scope=scope, units=10, reason="more patients")
+    return msgspec.structs.replace(made, **changes)
 
 
 def decide(ask_id: Any, *, approve: bool = True, units: int | None = None) -> acts.DecideAsk:

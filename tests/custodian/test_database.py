@@ -109,7 +109,7 @@ def test_one_refusal_does_not_undo_the_others(database: Database) -> None:
 def test_a_later_job_sees_what_an_earlier_one_wrote(database: Database) -> None:
     """Within one transaction the order of arrival is the order of effects: nothing is granted twice."""
     gate = Gate(database)
-    counts = [database.submit(lambda connection: facts.next_epoch(connection)) for _ in range(5)]
+    counts = [database.submit(facts.next_epoch) for _ in range(5)]
     gate.open()
     assert [future.result(LONG_S) for future in counts] == [1, 2, 3, 4, 5]
 

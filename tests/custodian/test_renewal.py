@@ -1,5 +1,7 @@
 """Renewal: reports in, leases out, the same answer for the same request."""
 
+from typing import Any
+
 import pytest
 from tests.custodian.conftest import (
     BORROWER,
@@ -232,7 +234,7 @@ async def test_a_stop_ends_grants_and_a_resume_brings_them_back(
         pytest.param({"seq": 2, "used": 6}, id="more-than-granted"),
     ],
 )
-async def test_a_forked_instance_is_stopped(second: dict[str, int], admitted: Enclave, lent: Bench) -> None:
+async def test_a_forked_instance_is_stopped(second: dict[str, Any], admitted: Enclave, lent: Bench) -> None:
     """Reports that one honest counter cannot make show two copies: no further unit for either."""
     await lent.grant(1000)
     grant = await granted(admitted, 5)

@@ -1,5 +1,6 @@
 """From nothing to a ready instance, against a real custodian, and against one that cheats."""
 
+import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,15 +44,15 @@ class Meddler(CustodianLink):
         """Pass on what the change of this path makes of the answer."""
         given = await super().post(path, message, answer)
         self.seen[path] = given
-        changed = self.changes.get(path, lambda same: same)(given)
+        change = self.changes.get(path)
+        changed = given if change is None else change(given)
         assert isinstance(changed, answer)
         return changed
 
 
 def children() -> set[str]:
-    return set(
-        Path("/proc/self/task").joinpath(Path("/proc/thread-self").readlink().name, "children").read_text().split()
-    )
+    me = os.getpid()
+    return set(Path(f"/proc/{me}/task/{me}/children").read_text().split())
 
 
 @dataclass

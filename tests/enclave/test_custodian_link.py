@@ -263,6 +263,10 @@ def part(cache: Path) -> Path:
     return cache / f"{PACKAGE.removeprefix('sha256:')}.part"
 
 
+def files(cache: Path) -> list[Path]:
+    return list(cache.iterdir())
+
+
 async def fetch(link: CustodianLink, cache: Path) -> Path:
     return await link.fetch(PACKAGE, len(CONTENT), cache)
 
@@ -274,7 +278,7 @@ async def test_a_package_is_downloaded_once(host: Host, link: CustodianLink, tmp
     assert (first.read_bytes(), first.name) == (CONTENT, f"{PACKAGE.removeprefix('sha256:')}.aigov")
     assert await fetch(link, tmp_path) == first
     assert host.ranges == [None]
-    assert list(tmp_path.iterdir()) == [first]
+    assert files(tmp_path) == [first]
 
 
 async def test_a_broken_download_is_resumed(host: Host, link: CustodianLink, tmp_path: Path) -> None:
@@ -292,7 +296,7 @@ async def test_other_bytes_are_not_kept(wrong: bytes, host: Host, link: Custodia
     with pytest.raises(PackageError) as caught:
         await fetch(link, tmp_path)
     assert caught.value.reason == "download_digest"
-    assert list(tmp_path.iterdir()) == []
+    assert files(tmp_path) == []
     host.serve = ranged
     assert (await fetch(link, tmp_path)).read_bytes() == CONTENT
 
@@ -303,7 +307,7 @@ async def test_more_than_was_announced_is_not_written(host: Host, link: Custodia
     with pytest.raises(PackageError) as caught:
         await fetch(link, tmp_path)
     assert caught.value.reason == "download_digest"
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= len(CONTENT)
+    assert sum(path.stat().st_size for path in files(tmp_path)) <= len(CONTENT)
     host.serve = ranged
     assert (await fetch(link, tmp_path)).read_bytes() == CONTENT
 

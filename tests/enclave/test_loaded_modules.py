@@ -54,19 +54,8 @@ FOREIGN = {
 }
 #: Of ours: whole layers below the role, and the role itself. A new entry is a decision.
 OURS = {
-    "aigovtool": {
-        "attestation",
-        "codec",
-        "crypto",
-        "enclave",
-        "errors",
-        "ids",
-        "ledger",
-        "limits",
-        "package",
-        "protocol",
-    }
-    | {"transport"},
+    "aigovtool": {"codec", "crypto", "enclave", "errors", "ids", "ledger", "limits"}
+    | {"attestation", "package", "protocol", "transport"},
     "aigovtool.attestation": {"appraisal", "binding", "model"},
     "aigovtool.package": {"manifest"},
     "aigovtool.ledger": {"budget", "entry", "merkle", "policy", "receipt", "units"},

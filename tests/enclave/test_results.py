@@ -22,7 +22,7 @@ def results() -> Results:
 
 
 def keep(results: Results, key: RequestKey, answer: Answered = ANSWER, at_ms: int = 0) -> None:
-    results.begin(ANN, key, BODY)
+    _ = results.begin(ANN, key, BODY)
     results.finish(ANN, key, answer, at_ms)
 
 
@@ -46,17 +46,17 @@ async def test_a_run_under_way_is_joined(results: Results) -> None:
     joined = results.find(ANN, KEY, BODY, 0)
     assert joined is first
     results.finish(ANN, KEY, ANSWER, 0)
-    assert await asyncio.gather(first, joined) == [ANSWER, ANSWER]
+    assert list(await asyncio.gather(first, joined)) == [ANSWER, ANSWER]
 
 
 @pytest.mark.parametrize("finished", [True, False])
 async def test_a_key_stands_for_one_body(finished: bool, results: Results) -> None:  # noqa: FBT001
     """The same key with another body is a conflict, whether the first still runs or not."""
-    results.begin(ANN, KEY, BODY)
+    _ = results.begin(ANN, KEY, BODY)
     if finished:
         results.finish(ANN, KEY, ANSWER, 0)
     with pytest.raises(ConflictError) as caught:
-        results.find(ANN, KEY, OTHER_BODY, 0)
+        _ = results.find(ANN, KEY, OTHER_BODY, 0)
     assert caught.value.reason == "request_key_reused"
 
 
@@ -69,7 +69,7 @@ async def test_consumers_do_not_share_keys(results: Results) -> None:
 
 async def test_a_run_without_a_charge_leaves_no_trace(results: Results) -> None:
     """Whoever joined it gets its error; the key is free, also for another body."""
-    results.begin(ANN, KEY, BODY)
+    _ = results.begin(ANN, KEY, BODY)
     joined = results.find(ANN, KEY, BODY, 0)
     assert joined is not None
     results.forget(ANN, KEY, DeadlineError("too late"))
@@ -83,7 +83,7 @@ async def test_an_error_that_nobody_waits_for_is_not_reported_as_lost(results: R
     """Asyncio complains of errors that are never looked at; here nobody need look."""
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    results.begin(ANN, KEY, BODY)
+    _ = results.begin(ANN, KEY, BODY)
     results.forget(ANN, KEY, DeadlineError("too late"))
     del results
     await asyncio.sleep(0)
@@ -99,7 +99,7 @@ async def test_an_answer_is_kept_for_ten_minutes(age_ms: int, kept: bool, result
 
 async def test_a_run_under_way_does_not_expire(results: Results) -> None:
     """However long it takes: forgetting it would run and charge it twice."""
-    results.begin(ANN, KEY, BODY)
+    _ = results.begin(ANN, KEY, BODY)
     assert results.find(ANN, KEY, BODY, 100 * RESULT_RETENTION_MS) is not None
 
 
@@ -108,7 +108,7 @@ async def test_an_answer_dropped_for_space_is_refused_and_not_run_again(results:
     for name in ("a", "b", "c"):
         keep(results, RequestKey(name), LARGE)
     with pytest.raises(ConflictError) as caught:
-        results.find(ANN, RequestKey("a"), BODY, 0)
+        _ = results.find(ANN, RequestKey("a"), BODY, 0)
     assert caught.value.reason == "result_evicted"
     for name in ("b", "c"):
         found = results.find(ANN, RequestKey(name), BODY, 0)
@@ -118,7 +118,7 @@ async def test_an_answer_dropped_for_space_is_refused_and_not_run_again(results:
 
 async def test_space_is_counted_per_consumer_and_given_back(results: Results) -> None:
     """One consumer's large answers do not push out another's, and expired ones make room."""
-    results.begin(BEN, KEY, BODY)
+    _ = results.begin(BEN, KEY, BODY)
     results.finish(BEN, KEY, LARGE, 0)
     for name in ("a", "b", "c"):
         keep(results, RequestKey(name), LARGE)
@@ -136,9 +136,9 @@ async def test_keys_are_bounded(results: Results, monkeypatch: pytest.MonkeyPatc
     for name in ("a", "b", "c"):
         keep(results, RequestKey(name))
     with pytest.raises(OverloadedError) as caught:
-        results.begin(ANN, RequestKey("d"), BODY)
+        _ = results.begin(ANN, RequestKey("d"), BODY)
     assert caught.value.retry_after_s
-    results.begin(BEN, RequestKey("d"), BODY)
+    _ = results.begin(BEN, RequestKey("d"), BODY)
 
 
 async def test_a_wipe_drops_everything_and_lets_nobody_wait(results: Results) -> None:

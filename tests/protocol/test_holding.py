@@ -72,6 +72,8 @@ def test_a_closed_lease_reserves_nothing() -> None:
     assert not lease.usable(0)
     with pytest.raises(ConflictError):
         lease.reserve(1)
+    with pytest.raises(ConflictError):
+        lease.post(0, 0)
 
 
 def test_a_lease_with_work_in_flight_cannot_be_closed() -> None:

@@ -373,11 +373,12 @@ def test_stale_and_unauthorised_answers_are_no_contact(live: Exchange) -> None:
     assert live.meter.must_wipe(90_000)
 
 
-@pytest.mark.parametrize("results", [[deny(DenyCode.REATTEST)], []], ids=["denied", "ttl-0"])
-def test_an_attestation_that_is_too_old_serves_nobody(live: Exchange, results: list[Deny]) -> None:
+@pytest.mark.parametrize(("results", "ttl_ms"), [([deny(DenyCode.REATTEST)], TTL_MS), ([], 0)], ids=["denied", "ttl-0"])
+def test_an_attestation_that_is_too_old_serves_nobody(live: Exchange, results: list[Deny], ttl_ms: int) -> None:
     """Denied, or answered without any ttl: the instance must attest again, and does not renew in a hot loop."""
-    live.round_trip(10_000, *results, ttl_ms=0)
+    live.round_trip(10_000, *results, ttl_ms=ttl_ms)
     assert live.meter.must_reattest
+    assert live.meter.authority_left_ms(10_000) == TTL_MS - 10_000
     refused(ReattestRequiredError, live, 10_000)
     assert live.meter.next_renew_ms() > 10_000
 
@@ -480,6 +481,7 @@ def test_the_next_lease_is_drawn_ahead(live: Exchange) -> None:
     assert live.meter.renew_due(1_000)
     assert len(live.round_trip(1_000, grant(2, 10)).wants) == 1
     live.serve(1_100, 4)
+    live.serve(1_100, 3)  # 8 of 20 units are left in two open leases
     assert live.round_trip(10_100).wants == []
 
 
