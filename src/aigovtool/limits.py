@@ -28,6 +28,8 @@ MAX_POLICY_ITEMS: Final = 256
 # RATS freshness: a nonce is used once and soon; a boot needs one round trip after receiving it.
 NONCE_TTL_MS: Final = 60_000
 MAX_OUTSTANDING_NONCES: Final = 10_000
+# Of one borrower, whose name is no secret: others must still be able to boot.
+MAX_OUTSTANDING_NONCES_PER_BORROWER: Final = 100
 
 # --- Packages --------------------------------------------------------------------------------
 # 1 MiB segments: AES-GCM runs at full speed from there on, and memory stays small (sealing holds

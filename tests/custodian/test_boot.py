@@ -14,7 +14,7 @@ from aigovtool.attestation.binding import HpkePublicKey, IdentityPublicKey, Spki
 from aigovtool.crypto.sign import SigningKey, seal
 from aigovtool.crypto.wrap import WrapKey
 from aigovtool.custodian.app import open_custodian
-from aigovtool.custodian.service import views
+from aigovtool.custodian.service import boot, views
 from aigovtool.errors import (
     AIGovToolError,
     AppraisalError,
@@ -23,6 +23,7 @@ from aigovtool.errors import (
     EvidenceError,
     ForbiddenError,
     NotFoundError,
+    OverloadedError,
     ReattestRequiredError,
     SignatureInvalidError,
     StoppedError,
@@ -31,9 +32,10 @@ from aigovtool.errors import (
 from aigovtool.ids import Digest, ModelId, Nonce, digest_of, key_id_of
 from aigovtool.ledger import entry
 from aigovtool.ledger.entry import PartyRole, StopTarget
-from aigovtool.limits import NONCE_TTL_MS
+from aigovtool.limits import MAX_OUTSTANDING_NONCES_PER_BORROWER, NONCE_TTL_MS
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol import release
+from aigovtool.protocol.release import ChallengeRequest
 from aigovtool.testing.simulated_tee import wiring
 from aigovtool.testing.simulated_tee.attester import SimulatedPlatform, measure
 
@@ -409,3 +411,12 @@ async def test_no_reply_without_a_durable_log(admitted: Enclave, lent: Bench) ->
     lent.custodian = open_custodian(lent.directory)
     assert "KeyReleased" not in await lent.kinds()
     lent.custodian.database.close()
+
+
+async def test_one_borrower_cannot_use_up_the_nonces_of_all(lent: Bench) -> None:
+    """A borrower's name is no secret: challenges for it are bounded, and another borrower still boots."""
+    for _ in range(MAX_OUTSTANDING_NONCES_PER_BORROWER):
+        await boot.challenge(lent.custodian, ChallengeRequest(borrower=BORROWER, models=[MODEL]))
+    with pytest.raises(OverloadedError):
+        await boot.challenge(lent.custodian, ChallengeRequest(borrower=BORROWER, models=[MODEL]))
+    await boot.challenge(lent.custodian, ChallengeRequest(borrower=OTHER, models=[MODEL]))

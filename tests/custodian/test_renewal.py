@@ -329,3 +329,29 @@ async def test_the_stop_of_another_borrower_disturbs_nobody(admitted: Enclave, l
     await lent.command(acts.Stop(target=StopTarget.BORROWER, value=OTHER, reason="drill"))
     after = admitted.stop_state((await renewal.renew(lent.custodian, admitted.renewal())).stop_state)
     assert (after.epoch, after.scope_epoch, after.stops) == (before.epoch + 1, before.scope_epoch, [])
+
+
+async def test_an_old_request_to_listen_is_refused(admitted: Enclave, lent: Bench) -> None:
+    """A replayed one would push the instance's own stream aside."""
+    listen = seal(
+        messages.LISTEN,
+        Listen(instance=admitted.instance, nonce=message_id(), at_ms=lent.now_ms),
+        admitted.identity,
+    )
+    lent.now_ms += acts.COMMAND_MAX_AGE_MS + 1
+    with pytest.raises(SignatureInvalidError) as refused:
+        await listener(lent.custodian, listen)
+    assert refused.value.reason == "stale_listen"
+
+
+async def test_units_that_another_enclave_holds_are_recalled(admitted: Enclave, lent: Bench) -> None:
+    """Who is told *reserved* makes the custodian ask all enclaves, once a second at most, for what lies idle."""
+    await lent.grant(1)
+    await granted(admitted)
+    other = Enclave(lent)
+    await other.boot()
+    with lent.custodian.hub.listen(admitted.instance) as stream:
+        assert await denied(other) is DenyCode.RESERVED
+        assert await denied(other) is DenyCode.RESERVED
+        pushed = [stream.get_nowait() for _ in range(stream.qsize())]
+    assert [line.recall for line in pushed if line is not None] == [True]

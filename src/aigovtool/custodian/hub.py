@@ -9,6 +9,7 @@ from aigovtool.protocol.messages import Push
 
 #: A stream that does not take this many lines is cut; the enclave opens a new one and renews.
 _BACKLOG = 64
+_RECALL_EVERY_S = 1.0
 
 
 class Hub:
@@ -16,6 +17,7 @@ class Hub:
 
     def __init__(self) -> None:
         self._streams: dict[InstanceId, asyncio.Queue[Push | None]] = {}
+        self._recalled_s = float("-inf")
 
     @contextmanager
     def listen(self, instance: InstanceId) -> Iterator[asyncio.Queue[Push | None]]:
@@ -47,6 +49,13 @@ class Hub:
         """Queue a line on every stream."""
         for instance in list(self._streams):
             self.push(instance, line)
+
+    def recall(self) -> None:
+        """Ask every enclave to give back idle leases, because somebody needs the units; at most once a second."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._recalled_s >= _RECALL_EVERY_S:
+            self._recalled_s = now_s
+            self.push_all(Push(recall=True))
 
     def cut(self, instance: InstanceId) -> None:
         """End a stream."""

@@ -45,13 +45,13 @@ _DENIALS: Final = {
 async def renew(custodian: Custodian, envelope: Envelope) -> RenewReply:
     """Take reports and grant leases."""
 
-    def job(connection: Connection) -> tuple[RenewReply, bool]:
+    def job(connection: Connection) -> tuple[RenewReply, bool, bool]:
         request, instance = _opened(connection, envelope)
         stop_state = custodian.stop_state(connection, instance)
         digest = digest_of(envelope.payload)
         before = instances.answered(connection, instance.instance, request.request_id, digest)
         if before is not None:
-            return RenewReply(answer=before.answer, stop_state=stop_state), False
+            return RenewReply(answer=before.answer, stop_state=stop_state), False, False
         now_ms = custodian.now(connection)
         instances.touch(connection, instance.instance, now_ms)
         sweep(custodian, connection, now_ms)
@@ -64,9 +64,12 @@ async def renew(custodian: Custodian, envelope: Envelope) -> RenewReply:
             stop_state=custodian.stop_state(connection, instance),
         )
         instances.remember(connection, instance.instance, request.request_id, digest, reply)
-        return reply, forked
+        short = any(isinstance(result, Deny) and result.code is DenyCode.RESERVED for result in results)
+        return reply, forked, short
 
-    reply, forked = await custodian.database.run(job)
+    reply, forked, short = await custodian.database.run(job)
+    if short:
+        custodian.hub.recall()
     if forked:
         custodian.hub.push_all(Push(granted=True))
     return reply

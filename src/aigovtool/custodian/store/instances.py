@@ -8,7 +8,7 @@ from aigovtool.custodian.store.records import Instance
 from aigovtool.custodian.store.schema import answers, instances, nonces
 from aigovtool.errors import ConflictError, EvidenceError, ForbiddenError, OverloadedError
 from aigovtool.ids import BorrowerId, Digest, InstanceId, MessageId, Nonce
-from aigovtool.limits import MAX_OUTSTANDING_NONCES
+from aigovtool.limits import MAX_OUTSTANDING_NONCES, MAX_OUTSTANDING_NONCES_PER_BORROWER
 from aigovtool.protocol.messages import RenewReply
 
 
@@ -20,7 +20,11 @@ def add_nonce(connection: Connection, nonce: Nonce, borrower: BorrowerId, *, now
     """
     connection.execute(delete(nonces).where(nonces.c.expires_ms < now_ms - 10 * ttl_ms))
     waiting = select(func.count()).select_from(nonces).where(nonces.c.expires_ms >= now_ms)
-    if connection.execute(waiting).scalar_one() >= MAX_OUTSTANDING_NONCES:
+    of_borrower = waiting.where(nonces.c.borrower == borrower)
+    if (
+        connection.execute(waiting).scalar_one() >= MAX_OUTSTANDING_NONCES
+        or connection.execute(of_borrower).scalar_one() >= MAX_OUTSTANDING_NONCES_PER_BORROWER
+    ):
         raise OverloadedError("too many boots are under way", reason="nonces", retry_after_s=ttl_ms // 1000)
     values = {"nonce": nonce, "borrower": borrower, "expires_ms": now_ms + ttl_ms, "used": False}
     connection.execute(insert(nonces).values(values))
