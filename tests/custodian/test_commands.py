@@ -123,18 +123,12 @@ async def test_an_old_or_future_command_is_worth_nothing(age_ms: int, good: bool
     assert (await views.show_stops(bench.custodian)).stops == []
 
 
-async def test_a_host_clock_that_went_back_does_not_revive_a_command(bench: Bench) -> None:
-    """The ledger's time never goes back, so an old command stays old."""
-    envelope = seal(COMMAND, bench.order(STOP), bench.key)
-    bench.now_ms += COMMAND_MAX_AGE_MS + 1
+async def test_one_clock_reading_far_ahead_does_not_lock_operators_out(bench: Bench) -> None:
+    """The ledger's time never goes back; whether a command is fresh is judged by the clock as it is now."""
+    bench.now_ms += 30 * 86_400_000
     await views.show_budgets(bench.custodian)  # the ledger has now seen the later time
-    bench.now_ms -= COMMAND_MAX_AGE_MS + 1
-    with pytest.raises(SignatureInvalidError) as caught:
-        await commands.execute(bench.custodian, bench.alice, envelope)
-    assert caught.value.reason == "stale_command"
-
-
-# --- Once ----------------------------------------------------------------------------------------------------
+    bench.now_ms -= 30 * 86_400_000
+    assert (await bench.command(STOP)).epoch == 1
 
 
 async def test_a_repeated_command_is_applied_once_and_answered_alike(lent: Bench) -> None:

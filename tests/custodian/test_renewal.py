@@ -1,8 +1,10 @@
 """Renewal: reports in, leases out, the same answer for the same request."""
 
+import inspect
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, text
 from tests.custodian.conftest import (
     BORROWER,
     CONSUMER,
@@ -20,6 +22,7 @@ from aigovtool.codec import decode
 from aigovtool.crypto.sign import SigningKey, seal
 from aigovtool.custodian.service import renewal, views
 from aigovtool.custodian.service.renewal import listener, sweep
+from aigovtool.custodian.store import leases
 from aigovtool.errors import ConflictError, ForbiddenError, SignatureInvalidError
 from aigovtool.ids import ConsumerId, ModelId
 from aigovtool.ledger import entry
@@ -331,19 +334,6 @@ async def test_the_stop_of_another_borrower_disturbs_nobody(admitted: Enclave, l
     assert (after.epoch, after.scope_epoch, after.stops) == (before.epoch + 1, before.scope_epoch, [])
 
 
-async def test_an_old_request_to_listen_is_refused(admitted: Enclave, lent: Bench) -> None:
-    """A replayed one would push the instance's own stream aside."""
-    listen = seal(
-        messages.LISTEN,
-        Listen(instance=admitted.instance, nonce=message_id(), at_ms=lent.now_ms),
-        admitted.identity,
-    )
-    lent.now_ms += acts.COMMAND_MAX_AGE_MS + 1
-    with pytest.raises(SignatureInvalidError) as refused:
-        await listener(lent.custodian, listen)
-    assert refused.value.reason == "stale_listen"
-
-
 async def test_units_that_another_enclave_holds_are_recalled(admitted: Enclave, lent: Bench) -> None:
     """Who is told *reserved* makes the custodian ask all enclaves, once a second at most, for what lies idle."""
     await lent.grant(1)
@@ -355,3 +345,21 @@ async def test_units_that_another_enclave_holds_are_recalled(admitted: Enclave, 
         assert await denied(other) is DenyCode.RESERVED
         pushed = [stream.get_nowait() for _ in range(stream.qsize())]
     assert [line.recall for line in pushed if line is not None] == [True]
+
+
+async def test_open_leases_are_found_without_reading_closed_ones(bench: Bench) -> None:
+    """What a renewal asks of the ledger is answered from the partial indices, however long its history is."""
+    asked = {
+        "SELECT sum(units) FROM leases WHERE borrower = 'b' AND model = 'm' AND state IN ('pending', 'expired')",
+        "SELECT sum(units) FROM leases WHERE instance = 'i' AND state IN ('pending', 'expired')",
+        "SELECT body FROM leases WHERE state = 'pending' AND deadline_ms < 5 ORDER BY deadline_ms LIMIT 100",
+    }
+
+    def plans(connection: Connection) -> list[str]:
+        return [str(connection.execute(text(f"EXPLAIN QUERY PLAN {query}")).all()) for query in sorted(asked)]
+
+    for plan in await bench.custodian.database.run(plans):
+        assert "SCAN" not in plan
+    source = inspect.getsource(leases)
+    assert "state IN ('pending', 'expired')" in source
+    assert ".in_(" not in source

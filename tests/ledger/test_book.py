@@ -411,3 +411,20 @@ def test_a_book_is_a_value() -> None:
     book = book_of(row(SCOPES[0], 100))
     apply(book, DRAW)
     assert book == book_of(row(SCOPES[0], 100))
+
+
+def test_a_busy_neighbour_does_not_cap_a_small_consumer() -> None:
+    """What an instance holds is a share of the model's budget, not of one consumer's or one hour's."""
+    policy = msgspec.structs.replace(POLICY, max_unclosed_percent_per_instance=25)
+    book = book_of(row(SCOPES[0], 100_000), row(SCOPES[2], 100), row(SCOPES[2], 10, window=Window.HOUR))
+    busy = replace(DRAW, policy=policy, held_by_instance=500, held_by_borrower=500)
+    assert apply(book, busy).outcome is Outcome.GRANTED
+    assert apply(book, replace(busy, held_by_instance=25_000)).outcome is Outcome.CAPPED
+
+
+def test_one_request_beyond_the_policys_largest_lease_is_refused() -> None:
+    """A batch cannot make a lease larger than the custodian said a crash may cost."""
+    policy = msgspec.structs.replace(POLICY, max_lease_units=1_000)
+    draw = replace(DRAW, policy=policy, minimum=1_001, target=1_001)
+    assert apply(book_of(row(SCOPES[0], 100_000)), draw).outcome is Outcome.CAPPED
+    assert apply(book_of(row(SCOPES[0], 100_000)), replace(draw, minimum=1_000)).outcome is Outcome.GRANTED

@@ -117,8 +117,8 @@ def _enclave(custodian: Custodian) -> list[Route]:
         return await boot.challenge(custodian, call.body(ChallengeRequest))
 
     async def listen(call: Call) -> Response:
-        instance, stop_state = await renewal.listener(custodian, call.body(Envelope))
-        stream = _lines(custodian, instance.instance, stop_state)
+        instance, _ = await renewal.listener(custodian, call.body(Envelope))
+        stream = _lines(custodian, instance.instance)
         return StreamingResponse(stream, media_type="application/x-ndjson")
 
     def signed(
@@ -158,10 +158,10 @@ def _enclave(custodian: Custodian) -> list[Route]:
     ]
 
 
-async def _lines(custodian: Custodian, instance: InstanceId, first: Envelope) -> AsyncIterator[bytes]:
+async def _lines(custodian: Custodian, instance: InstanceId) -> AsyncIterator[bytes]:
     with custodian.hub.listen(instance) as stream:
-        # The state of this moment first: a stop between two streams must not be missed.
-        yield encode(Push(stop_state=first)) + b"\n"
+        # Read after the stream is registered: a stop falls into the state, into the stream, or into both.
+        yield encode(Push(stop_state=await renewal.stop_state_of(custodian, instance))) + b"\n"
         while True:
             try:
                 line = await asyncio.wait_for(stream.get(), KEEPALIVE_S)

@@ -1,6 +1,7 @@
 """The enclave's way to its custodian: typed requests over TLS, pinned to the CA in its configuration."""
 
 import hashlib
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
@@ -49,7 +50,7 @@ class CustodianLink:
                 "POST", path, content=encode(message), headers={"content-type": "application/json"}
             ) as response:
                 body = await _bounded(response, MAX_CONTROL_BODY_BYTES)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, OSError) as error:  # a corrupted TLS record is an ssl.SSLError, an OSError
             raise _unreachable(error) from None
         if response.status_code != httpx.codes.OK:
             raise error_from_problem(response.status_code, body, retry_after=response.headers.get("retry-after"))
@@ -73,7 +74,7 @@ class CustodianLink:
                     raise error_from_problem(response.status_code, await _bounded(response, MAX_PROBLEM_BYTES))
                 async for line in _lines(response):
                     yield decode(line, Push)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, OSError) as error:  # a corrupted TLS record is an ssl.SSLError, an OSError
             raise _unreachable(error) from None
 
     async def fetch(self, package: Digest, size: int, cache: Path) -> Path:
@@ -105,7 +106,7 @@ class CustodianLink:
                 # Whoever answers 200 sends all of it, whatever was asked for.
                 with partial.open("ab" if response.status_code == httpx.codes.PARTIAL_CONTENT else "wb") as file:
                     complete = await _written(response, file, size)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, ssl.SSLError) as error:
             raise _unreachable(error) from None
         if not complete or _digest(partial) != package:
             partial.unlink()

@@ -34,6 +34,7 @@ class Ending(StrEnum):
     CLOCK = "clock_tampered"
     REATTEST = "reattest"
     SHUTDOWN = "shutdown"
+    FAULT = "fault"
 
 
 class InstanceRun:
@@ -127,6 +128,9 @@ class InstanceRun:
         """Serve until the instance must end; return why, after the wipe was acknowledged or given up."""
         tasks = [asyncio.create_task(task) for task in (self._renewing(), self._listening(), self._watching())]
         try:
+            # Whichever task ends by itself, for whatever reason: an instance without its heartbeat is wiped.
+            for task in tasks:
+                task.add_done_callback(lambda _: self._finish(Ending.FAULT))
             self.ending = await self._end
         finally:
             for task in tasks:

@@ -16,9 +16,9 @@ from types import MappingProxyType
 import msgspec
 
 from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, LeaseId, ModelId
-from aigovtool.ledger.budget import BudgetRow, RowKey, Scope, path
+from aigovtool.ledger.budget import BudgetRow, RowKey, Scope, Window, path
 from aigovtool.ledger.lease import Lease, LeaseEvent, LeaseState, next_state
-from aigovtool.ledger.policy import ServingPolicy, lease_cap
+from aigovtool.ledger.policy import Level, ServingPolicy, lease_cap
 from aigovtool.ledger.units import UnitVector, of
 
 
@@ -177,9 +177,11 @@ def _draw(book: Book, event: Draw) -> Effects:
     if room < event.minimum:
         return _shortage(debits, event.minimum, room)
     limit = min(limits, default=event.policy.max_lease_units)
+    shared = _shared_limit(debits, event)
     allowed = min(
-        _allowance(event.policy.max_unclosed_percent_per_instance, limit, event) - event.held_by_instance,
-        _allowance(event.policy.max_unclosed_percent_per_borrower, limit, event) - event.held_by_borrower,
+        _allowance(event.policy.max_unclosed_percent_per_instance, shared, event) - event.held_by_instance,
+        _allowance(event.policy.max_unclosed_percent_per_borrower, shared, event) - event.held_by_borrower,
+        event.policy.max_lease_units,
     )
     if allowed < event.minimum:
         return Effects(Outcome.CAPPED, available=max(0, allowed))
@@ -188,6 +190,16 @@ def _draw(book: Book, event: Draw) -> Effects:
     held = tuple(row.hold(units) for row in debits)
     remaining = min((row_room for row in held if (row_room := row.room()) is not None), default=room)
     return Effects(Outcome.GRANTED, rows=held, leases=(_lease(event, units, held),), available=remaining)
+
+
+def _shared_limit(debits: list[BudgetRow], event: Draw) -> int:
+    """The budget that what an instance or a borrower holds is a share of: not one consumer's, nor one hour's."""
+    shared = [
+        row.limit
+        for row in debits
+        if row.limit is not None and row.key.window is Window.LIFETIME and row.key.scope.level() is not Level.CONSUMER
+    ]
+    return min(shared, default=event.policy.max_lease_units)
 
 
 def _allowance(percent: int, limit: int, event: Draw) -> int:

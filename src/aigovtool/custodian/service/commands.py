@@ -69,7 +69,8 @@ async def execute(custodian: Custodian, identity: Identity, envelope: Envelope) 
         before = asks.done(connection, command.command_id, digest)
         if before is not None:
             return before
-        if abs(now_ms - command.issued_at_ms) > COMMAND_MAX_AGE_MS:
+        # By the host's clock: the ledger's never goes back, and one reading far ahead would lock operators out.
+        if abs(custodian.time_ms() - command.issued_at_ms) > COMMAND_MAX_AGE_MS:
             raise SignatureInvalidError("the command is too old", reason="stale_command", fix="check the clocks")
         mark = entry.Command(operator=command.operator, command_id=command.command_id, digest=digest)
         acting = _Acting(custodian, connection, command, mark, now_ms)

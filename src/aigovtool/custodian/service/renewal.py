@@ -17,8 +17,7 @@ from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.service import asks
 from aigovtool.custodian.store import budgets, facts, instances, leases, log, models, parties, stops
 from aigovtool.custodian.store.records import Instance
-from aigovtool.errors import SignatureInvalidError
-from aigovtool.ids import LeaseId, digest_of
+from aigovtool.ids import InstanceId, LeaseId, digest_of
 from aigovtool.ledger import book
 from aigovtool.ledger.book import Book, Draw, Effects, Expire, Outcome, ReportUsage
 from aigovtool.ledger.budget import BudgetRow, path
@@ -27,7 +26,6 @@ from aigovtool.ledger.lease import Lease, LeaseState
 from aigovtool.ledger.policy import GRACE_MS
 from aigovtool.ledger.units import vector
 from aigovtool.protocol import messages
-from aigovtool.protocol.commands import COMMAND_MAX_AGE_MS
 from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, Grant, Push, Renew, RenewReply, Report, Want
 from aigovtool.protocol.stop import STOP_STATE
 
@@ -294,10 +292,14 @@ async def listener(custodian: Custodian, envelope: Envelope) -> tuple[Instance, 
 
     def job(connection: Connection) -> tuple[Instance, Envelope]:
         instance = instances.require(connection, decode_signed(envelope.payload, messages.Listen).instance)
-        message = open_envelope(envelope, messages.LISTEN, messages.Listen, [VerifyKey(instance.identity_key)])
-        # An old message, replayed, would push the instance's own stream aside.
-        if abs(custodian.now(connection) - message.at_ms) > COMMAND_MAX_AGE_MS:
-            raise SignatureInvalidError("the request to listen is too old", reason="stale_listen")
+        open_envelope(envelope, messages.LISTEN, messages.Listen, [VerifyKey(instance.identity_key)])
         return instance, custodian.stop_state(connection, instance)
 
     return await custodian.database.run(job)
+
+
+async def stop_state_of(custodian: Custodian, instance: InstanceId) -> Envelope:
+    """Return the signed stop state of an admitted instance, as of now."""
+    return await custodian.database.run(
+        lambda connection: custodian.stop_state(connection, instances.require(connection, instance))
+    )

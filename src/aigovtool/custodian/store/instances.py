@@ -19,7 +19,7 @@ def add_nonce(connection: Connection, nonce: Nonce, borrower: BorrowerId, *, now
         OverloadedError: when too many are outstanding.
     """
     connection.execute(delete(nonces).where(nonces.c.expires_ms < now_ms - 10 * ttl_ms))
-    waiting = select(func.count()).select_from(nonces).where(nonces.c.expires_ms >= now_ms)
+    waiting = select(func.count()).select_from(nonces).where(nonces.c.expires_ms >= now_ms, nonces.c.used.is_(False))
     of_borrower = waiting.where(nonces.c.borrower == borrower)
     if (
         connection.execute(waiting).scalar_one() >= MAX_OUTSTANDING_NONCES
