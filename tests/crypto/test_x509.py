@@ -200,6 +200,7 @@ def test_pem_holds_certificates_and_nothing_else() -> None:
     assert from_pem(pem) == [AUTHORITY, other]
     with pytest.raises(TooLargeError):
         from_pem(pem * 5)
+    # TEST-ONLY: the header of a private key, without a key.
     for bad in (b"", b"text\n" + pem, pem + b"-----BEGIN PRIVATE KEY-----\n", pem[:-40], bytes(10)):
         with pytest.raises(MalformedError):
             from_pem(bad)

@@ -61,7 +61,7 @@ class InstanceRun:
         """
         reservation = self._meter.reserve(self._clock.now_ms(), model, consumer, units)
         if reservation is not None:
-            self._after_debit(model)
+            self._wake_if_due()
             return reservation
         self._meter.waiting(model, consumer, 1)
         try:
@@ -75,7 +75,7 @@ class InstanceRun:
         finally:
             self._meter.waiting(model, consumer, -1)
 
-    def _after_debit(self, _model: ModelId) -> None:
+    def _wake_if_due(self) -> None:
         if self._meter.renew_due(self._clock.now_ms()):
             self._wake.set()
 
@@ -111,8 +111,7 @@ class InstanceRun:
         """Wake whoever waits for units, and the renewal if it is due now."""
         changed, self._changed = self._changed, asyncio.get_running_loop().create_future()
         changed.set_result(None)
-        if self._meter.renew_due(self._clock.now_ms()):
-            self._wake.set()
+        self._wake_if_due()
 
     # -- Life -----------------------------------------------------------------------------------
 

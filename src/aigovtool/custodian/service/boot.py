@@ -6,7 +6,6 @@ borrower has proved itself is written to the audit log.
 """
 
 import secrets
-from typing import NamedTuple
 
 from sqlalchemy import Connection
 
@@ -113,16 +112,10 @@ def _signed_by_both(connection: Connection, envelope: Envelope) -> BootRequest:
     return open_envelope(envelope, release.BOOT, BootRequest, keys)
 
 
-class _Appraised(NamedTuple):
-    result: AttestationResult
-    policy: AppraisalPolicy
-
-
 def _admit(custodian: Custodian, connection: Connection, request: BootRequest) -> Envelope:
     now_ms = custodian.now(connection)
-    appraised = _appraise(custodian, connection, request, now_ms)
+    body = _appraise(custodian, connection, request, now_ms).body
     offered = [_offer(connection, model, request.borrower) for model in request.models]
-    body = appraised.result.body
     instance = Instance(
         instance=request.claims.instance,
         borrower=request.borrower,
@@ -154,7 +147,7 @@ def _admit(custodian: Custodian, connection: Connection, request: BootRequest) -
     )
 
 
-def _appraise(custodian: Custodian, connection: Connection, request: BootRequest, now_ms: int) -> _Appraised:
+def _appraise(custodian: Custodian, connection: Connection, request: BootRequest, now_ms: int) -> AttestationResult:
     policy = policy_in_force(connection)
     claims = request.claims
     verified = custodian.verifiers.verify(request.evidence, now_ms)
@@ -173,7 +166,9 @@ def _appraise(custodian: Custodian, connection: Connection, request: BootRequest
             manifests=(),
         ),
     )
-    return _Appraised(appraisal.appraise(verified, policy, now_ms), policy)
+    result = appraisal.appraise(verified, policy, now_ms)
+    result.require_report_data(claims.report_data())
+    return result
 
 
 def _offer(connection: Connection, model: ModelId, borrower: BorrowerId) -> Model:
