@@ -27,6 +27,8 @@ from aigovtool.custodian.app import initialise, open_custodian
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.service import boot, commands, renewal, views
 from aigovtool.custodian.service.packages import path_of
+from aigovtool.custodian.store import instances
+from aigovtool.custodian.store.records import Instance
 from aigovtool.ids import (
     BorrowerId,
     ConsumerId,
@@ -88,8 +90,12 @@ class Enclave:
     def instance(self) -> InstanceId:
         return instance_id_of(self.identity.public.raw, self.hpke.public, self.boot_nonce)
 
+    def challenge_request(self, *, by: SigningKey | None = None) -> Envelope:
+        request = ChallengeRequest(borrower=self.borrower, models=self.models)
+        return seal(release.CHALLENGE_REQUEST, request, by or self.bench.enrolment[self.borrower])
+
     async def challenge(self) -> Challenge:
-        reply = await boot.challenge(self.bench.custodian, ChallengeRequest(borrower=self.borrower, models=self.models))
+        reply = await boot.challenge(self.bench.custodian, self.challenge_request())
         return open_by_any(reply.challenge, release.CHALLENGE, Challenge, self.bench.command_keys)
 
     def claims(self, challenge: Challenge) -> Binding:
@@ -147,6 +153,11 @@ class Enclave:
             wants=list(wants),
         )
         return seal(messages.RENEW, message, self.identity)
+
+    async def record(self) -> Instance:
+        return await self.bench.custodian.database.run(
+            lambda transaction: instances.require(transaction, self.instance)
+        )
 
     async def renew(self, *wants: Want, reports: tuple[Report, ...] = ()) -> Answer:
         return self.opened(await renewal.renew(self.bench.custodian, self.renewal(*wants, reports=reports)))

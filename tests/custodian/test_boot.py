@@ -7,14 +7,15 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 from tests.custodian.conftest import BORROWER, MODEL, OTHER, Bench, Enclave, make_bench
 
 from aigovtool.attestation.binding import HpkePublicKey, IdentityPublicKey, SpkiHash
-from aigovtool.crypto.sign import SigningKey, seal
+from aigovtool.crypto.sign import Signature, SigningKey, seal
 from aigovtool.crypto.wrap import WrapKey
 from aigovtool.custodian.app import open_custodian
-from aigovtool.custodian.service import boot, views
+from aigovtool.custodian.service import boot, renewal, views
+from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import (
     AIGovToolError,
     AppraisalError,
@@ -34,8 +35,7 @@ from aigovtool.ledger import entry
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.limits import MAX_OUTSTANDING_NONCES_PER_BORROWER, NONCE_TTL_MS
 from aigovtool.protocol import commands as acts
-from aigovtool.protocol import release
-from aigovtool.protocol.release import ChallengeRequest
+from aigovtool.protocol import messages, release
 from aigovtool.testing.simulated_tee import wiring
 from aigovtool.testing.simulated_tee.attester import SimulatedPlatform, measure
 
@@ -147,9 +147,9 @@ async def test_a_boot_is_signed_by_exactly_enrolment_and_identity_key(signers: s
     }[signers]
     challenge = await enclave.challenge()
     before = len(await lent.log())
-    with pytest.raises(SignatureInvalidError) as caught:
+    with pytest.raises((SignatureInvalidError, ForbiddenError)) as caught:
         await enclave.admit(enclave.sealed(enclave.request(enclave.claims(challenge)), *keys))
-    assert caught.value.reason == "wrong_key"
+    assert caught.value.reason == ("wrong_key" if enrolment in keys else "not_enrolled")
     # Who has not proved to be the borrower cannot write the log, and cannot spend the borrower's nonce.
     assert len(await lent.log()) == before
     await enclave.admit(enclave.sealed(enclave.request(enclave.claims(challenge))))
@@ -161,7 +161,7 @@ async def test_the_enrolment_key_of_another_borrower_is_wrong(lent: Bench) -> No
     request = enclave.request(enclave.claims(await enclave.challenge()))
     with pytest.raises(SignatureInvalidError) as caught:
         await enclave.admit(enclave.sealed(request, lent.enrolment[OTHER], enclave.identity))
-    assert caught.value.reason == "wrong_key"
+    assert caught.value.reason == "wrong_sender"
 
 
 async def test_one_key_cannot_be_enrolment_and_identity(lent: Bench) -> None:
@@ -354,8 +354,14 @@ async def test_an_instance_that_was_not_admitted_gets_no_key(lent: Bench) -> Non
 async def test_a_release_is_signed_by_the_instance(admitted: Enclave, lent: Bench) -> None:
     """Neither its borrower nor another instance can ask in its name."""
     for key in (lent.enrolment[BORROWER], SigningKey.generate()):
-        with pytest.raises(SignatureInvalidError):
+        with pytest.raises(ForbiddenError) as unknown:
             await admitted.release(admitted.release_request(by=key))
+        assert unknown.value.reason == "unknown_instance"
+    other = Enclave(lent)
+    await other.boot()
+    with pytest.raises(SignatureInvalidError) as foreign:
+        await admitted.release(admitted.release_request(by=other.identity))
+    assert foreign.value.reason == "wrong_sender"
 
 
 async def test_a_wrong_manifest_gets_no_key(admitted: Enclave) -> None:
@@ -393,13 +399,13 @@ async def test_no_reply_without_a_durable_log(admitted: Enclave, lent: Bench) ->
     released = asyncio.create_task(admitted.release())
     await asyncio.sleep(0)  # the task has now queued its job behind the gate
 
-    def poison(connection: Connection) -> None:
+    def poison(transaction: Transaction) -> None:
         for statement in (
             "CREATE TABLE a (id INTEGER PRIMARY KEY)",
             "CREATE TABLE b (a REFERENCES a DEFERRABLE INITIALLY DEFERRED)",
             "INSERT INTO b VALUES (7)",
         ):
-            connection.execute(text(statement))
+            transaction.execute(text(statement))
 
     poisoned = database.submit(poison)
     gate.set()
@@ -414,9 +420,52 @@ async def test_no_reply_without_a_durable_log(admitted: Enclave, lent: Bench) ->
 
 
 async def test_one_borrower_cannot_use_up_the_nonces_of_all(lent: Bench) -> None:
-    """A borrower's name is no secret: challenges for it are bounded, and another borrower still boots."""
+    """Challenges for one borrower are bounded, and another borrower still boots."""
+    greedy, other = Enclave(lent), Enclave(lent, borrower=OTHER)
     for _ in range(MAX_OUTSTANDING_NONCES_PER_BORROWER):
-        await boot.challenge(lent.custodian, ChallengeRequest(borrower=BORROWER, models=[MODEL]))
+        await boot.challenge(lent.custodian, greedy.challenge_request())
     with pytest.raises(OverloadedError):
-        await boot.challenge(lent.custodian, ChallengeRequest(borrower=BORROWER, models=[MODEL]))
-    await boot.challenge(lent.custodian, ChallengeRequest(borrower=OTHER, models=[MODEL]))
+        await boot.challenge(lent.custodian, greedy.challenge_request())
+    await boot.challenge(lent.custodian, other.challenge_request())
+
+
+async def test_a_stranger_cannot_use_up_a_borrowers_nonces(lent: Bench) -> None:
+    """A borrower's name is no secret, its enrolment key is: neither a stranger nor another borrower gets its nonces."""
+    enclave = Enclave(lent)
+    for _ in range(MAX_OUTSTANDING_NONCES_PER_BORROWER + 1):
+        with pytest.raises(ForbiddenError) as unknown:
+            await boot.challenge(lent.custodian, enclave.challenge_request(by=SigningKey.generate()))
+        assert unknown.value.reason == "not_enrolled"
+        with pytest.raises(SignatureInvalidError) as foreign:
+            await boot.challenge(lent.custodian, enclave.challenge_request(by=lent.enrolment[OTHER]))
+        assert foreign.value.reason == "wrong_sender"
+    await enclave.boot()
+
+
+@pytest.mark.parametrize("receive", [boot.challenge, boot.admit, boot.release_key, renewal.renew, renewal.wiped])
+async def test_nothing_is_parsed_before_somebody_known_signed_it(receive: Any, lent: Bench) -> None:
+    """A stranger's payload is refused for its signature, however malformed it is: the parser never saw it."""
+    kinds = {
+        boot.challenge: release.CHALLENGE_REQUEST,
+        boot.admit: release.BOOT,
+        boot.release_key: release.RELEASE_REQUEST,
+        renewal.renew: messages.RENEW,
+        renewal.wiped: messages.WIPED,
+    }
+    garbage = msgspec.structs.replace(seal(kinds[receive], {}, SigningKey.generate()), payload=b"[" * 1000)
+    with pytest.raises(ForbiddenError):
+        await receive(lent.custodian, garbage)
+    known = msgspec.structs.replace(
+        garbage, signatures=[Signature(keyid=lent.enrolment[BORROWER].public.key_id, sig=bytes(64))]
+    )
+    with pytest.raises((SignatureInvalidError, ForbiddenError)):
+        await receive(lent.custodian, known)
+
+
+async def test_a_refused_release_is_in_the_log(admitted: Enclave, lent: Bench) -> None:
+    """Who asked for which key, and why it was not given."""
+    await lent.command(acts.Stop(target=StopTarget.MODEL, value=MODEL, reason="drill"))
+    with pytest.raises(StoppedError):
+        await admitted.release()
+    last = (await lent.log())[-1]
+    assert last == entry.ReleaseRefused(instance=admitted.instance, model=MODEL, code="stopped", reason="")

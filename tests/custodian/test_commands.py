@@ -22,7 +22,7 @@ from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey, seal
 from aigovtool.crypto.wrap import wrap
 from aigovtool.crypto.x509 import from_pem
-from aigovtool.custodian.service import commands, views
+from aigovtool.custodian.service import commands, renewal, views
 from aigovtool.custodian.service.packages import path_of
 from aigovtool.errors import (
     AIGovToolError,
@@ -49,12 +49,14 @@ STOP = acts.Stop(target=StopTarget.ALL, value="", reason="drill")
 
 
 async def refused(bench: Bench, act: Any, error: type[AIGovToolError], reason: str) -> None:
-    """Expect that an act is refused, that it leaves no line in the log and that no epoch was spent."""
+    """Expect that an act is refused, that only the refusal is in the log and that no epoch was spent."""
     before, epoch = len(await bench.log()), (await views.show_stops(bench.custodian)).epoch
     with pytest.raises(error) as caught:
         await bench.command(act)
     assert caught.value.reason == reason
-    assert len(await bench.log()) == before
+    (line,) = (await bench.log())[before:]
+    assert isinstance(line, entry.CommandRefused)
+    assert (line.code, line.reason, line.command.operator) == (error.code, reason, "alice")
     assert (await views.show_stops(bench.custodian)).epoch == epoch
 
 
@@ -390,12 +392,48 @@ async def test_a_withdrawn_model_cannot_be_resumed(lent: Bench) -> None:
 
 async def test_an_enclave_that_listens_hears_of_a_stop_at_once(admitted: Enclave, lent: Bench) -> None:
     """The push carries the signed stop state of this instance, made after the command was durable."""
-    with lent.custodian.hub.listen(admitted.instance) as stream:
+    with lent.custodian.hub.listen(await admitted.record()) as stream:
         await lent.command(STOP)
         line = stream.get_nowait()
     assert line is not None
     assert line.stop_state is not None
     assert admitted.stop_state(line.stop_state).is_wide()
+
+
+async def test_commands_wake_those_that_they_concern(admitted: Enclave, lent: Bench) -> None:
+    """A raised budget wakes who serves the model; a stop elsewhere, or a new party, wakes nobody."""
+    with lent.custodian.hub.listen(await admitted.record()) as stream:
+        await lent.command(acts.Stop(target=StopTarget.BORROWER, value=OTHER, reason="r"))
+        await lent.add_consumer(ConsumerId("third"), BORROWER)
+        assert stream.empty()
+        await lent.grant(5)
+        line = stream.get_nowait()
+    assert line is not None
+    assert (line.granted, line.stop_state) == (True, None)
+
+
+async def test_a_consumers_stop_concerns_the_enclaves_of_its_borrower_only(admitted: Enclave, lent: Bench) -> None:
+    """Nobody else may serve it, so nobody else's scope epoch moves."""
+    stop = acts.Stop(target=StopTarget.CONSUMER, value=STRANGER, reason="r")
+    await lent.command(stop)
+    state = admitted.stop_state(await renewal.stop_state_of(lent.custodian, admitted.instance))
+    assert (state.stops, state.scope_epoch) == ([], 0)
+    await lent.command(msgspec.structs.replace(stop, value=CONSUMER))
+    state = admitted.stop_state(await renewal.stop_state_of(lent.custodian, admitted.instance))
+    assert [one.value for one in state.stops] == [CONSUMER]
+    assert state.scope_epoch == state.epoch
+
+
+async def test_a_consumers_stop_is_listed_until_its_credential_ends(admitted: Enclave, lent: Bench) -> None:
+    """After that nobody can present the credential; the scope epoch stays, so that no older state comes back."""
+    await lent.command(acts.RevokeParty(role=PartyRole.CONSUMER, name=CONSUMER))
+    before = admitted.stop_state(await renewal.stop_state_of(lent.custodian, admitted.instance))
+    lent.now_ms += YEAR_MS + 1
+    await lent.custodian.database.run(lent.custodian.now)
+    after = admitted.stop_state(await renewal.stop_state_of(lent.custodian, admitted.instance))
+    assert [one.value for one in before.stops] == [CONSUMER]
+    assert after.stops == []
+    assert after.scope_epoch == before.scope_epoch > 0
 
 
 async def test_an_unknown_consumer_is_not_stopped_by_name_alone(lent: Bench) -> None:

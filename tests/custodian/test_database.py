@@ -7,11 +7,13 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, event, text
+from sqlalchemy import event, text, update
 
 from aigovtool.custodian.store import facts
 from aigovtool.custodian.store.database import Database
-from aigovtool.custodian.store.schema import SCHEMA_VERSION
+from aigovtool.custodian.store.schema import SCHEMA_VERSION, head
+from aigovtool.custodian.store.sqlite import Sqlite
+from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import ConfigurationError, ConflictError, OverloadedError, StorageError
 
 LONG_S = 20
@@ -24,7 +26,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def database(path: Path) -> Iterator[Database]:
-    made = Database(path, create=True)
+    made = Database(Sqlite(path, create=True))
     yield made
     made.close()
 
@@ -35,7 +37,7 @@ class Gate:
     def __init__(self, database: Database) -> None:
         self._open, entered = threading.Event(), threading.Event()
 
-        def hold(_: Connection) -> None:
+        def hold(_: Transaction) -> None:
             entered.set()
             self._open.wait(LONG_S)
 
@@ -47,29 +49,29 @@ class Gate:
 
 
 def put(database: Database, name: str) -> Future[None]:
-    return database.submit(lambda connection: facts.put_int(connection, name, 1))
+    return database.submit(lambda transaction: facts.put(transaction, name, 1))
 
 
 def names(database: Database) -> set[str]:
-    found = database.submit(lambda connection: set(connection.execute(text("SELECT name FROM facts")).scalars()))
-    return found.result(LONG_S) - {facts.SCHEMA}
+    found = database.submit(lambda transaction: set(transaction.execute(text("SELECT name FROM facts")).scalars()))
+    return found.result(LONG_S)
 
 
-def fail_at_commit(connection: Connection) -> None:
+def fail_at_commit(transaction: Transaction) -> None:
     """Leave a foreign key open that SQLite looks at in COMMIT only: the statement succeeds, the commit fails."""
     for statement in (
         "CREATE TABLE a (id INTEGER PRIMARY KEY)",
         "CREATE TABLE b (a REFERENCES a DEFERRABLE INITIALLY DEFERRED)",
         "INSERT INTO b VALUES (7)",
     ):
-        connection.execute(text(statement))
+        transaction.execute(text(statement))
 
 
-def full_disk(connection: Connection) -> None:
+def full_disk(transaction: Transaction) -> None:
     """Write more than the file may grow by."""
-    pages = connection.execute(text("PRAGMA page_count")).scalar_one()
-    connection.execute(text(f"PRAGMA max_page_count = {pages}"))
-    facts.put(connection, "large", "x" * 100_000)
+    pages = transaction.execute(text("PRAGMA page_count")).scalar_one()
+    transaction.execute(text(f"PRAGMA max_page_count = {pages}"))
+    facts.put(transaction, "large", "x" * 100_000)
 
 
 # --- Group commit --------------------------------------------------------------------------------------------
@@ -77,8 +79,8 @@ def full_disk(connection: Connection) -> None:
 
 def test_jobs_that_wait_together_share_one_commit(database: Database) -> None:
     """Twenty waiting jobs cost one transaction, and each gets its own result."""
-    commits: list[Connection] = []
-    event.listen(database._engine, "commit", commits.append)
+    commits: list[object] = []
+    event.listen(database.backend.engine, "commit", commits.append)
     gate = Gate(database)
     waiting = [database.submit(lambda _, number=number: number) for number in range(20)]  # type: ignore[misc]
     gate.open()
@@ -89,12 +91,12 @@ def test_jobs_that_wait_together_share_one_commit(database: Database) -> None:
 def test_one_refusal_does_not_undo_the_others(database: Database) -> None:
     """A job that wrote and was then refused leaves nothing; its neighbours in the transaction stay."""
 
-    def refused(connection: Connection) -> None:
-        facts.put_int(connection, "refused", 1)
+    def refused(transaction: Transaction) -> None:
+        facts.put(transaction, "refused", 1)
         raise ConflictError("no", reason="test")
 
-    def broken(connection: Connection) -> None:
-        facts.put_int(connection, "broken", 1)
+    def broken(transaction: Transaction) -> None:
+        facts.put(transaction, "broken", 1)
         raise ZeroDivisionError
 
     gate = Gate(database)
@@ -123,7 +125,7 @@ def test_nobody_is_answered_before_commit(database: Database, path: Path) -> Non
         assert isinstance(future.exception(LONG_S), StorageError)
     assert gate.held.exception(LONG_S) is None  # its own transaction came before
     database.close()
-    again = Database(path)
+    again = Database(Sqlite(path))
     assert names(again) == set()
     again.close()
 
@@ -131,7 +133,7 @@ def test_nobody_is_answered_before_commit(database: Database, path: Path) -> Non
 async def test_a_caller_that_goes_away_does_not_hurt_the_writer(database: Database) -> None:
     """A cancelled waiter's job is dropped or done, and the next one is served."""
     gate = Gate(database)
-    waiting = asyncio.create_task(database.run(lambda connection: facts.put_int(connection, "mine", 1)))
+    waiting = asyncio.create_task(database.run(lambda transaction: facts.put(transaction, "mine", 1)))
     await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -144,7 +146,7 @@ async def test_a_caller_can_go_away_while_its_job_runs(database: Database) -> No
     """Cancelled in the middle of its own job: the writer lives on."""
     entered, go_on = threading.Event(), threading.Event()
 
-    def job(_: Connection) -> None:
+    def job(_: Transaction) -> None:
         entered.set()
         go_on.wait(LONG_S)
 
@@ -187,10 +189,10 @@ def test_a_job_that_slipped_in_during_the_failure_writes_nothing(database: Datab
     """Even one that was queued between the failure and its announcement."""
     database.failed.set()
     late: Future[None] = Future()
-    database._jobs.put((lambda connection: facts.put_int(connection, "late", 1), late))  # type: ignore[arg-type]
+    database._jobs.put((lambda transaction: facts.put(transaction, "late", 1), late))  # type: ignore[arg-type]
     assert isinstance(late.exception(LONG_S), StorageError)
     database.close()
-    again = Database(path)
+    again = Database(Sqlite(path))
     assert names(again) == set()
     again.close()
 
@@ -211,7 +213,7 @@ def test_what_was_answered_is_there_after_a_restart(database: Database, path: Pa
     waiting = [put(database, f"n{number}") for number in range(5)]
     database.close()
     assert all(future.done() for future in waiting)
-    again = Database(path)
+    again = Database(Sqlite(path))
     assert names(again) == {f"n{number}" for number in range(5)}
     again.close()
 
@@ -222,7 +224,7 @@ def test_what_was_answered_is_there_after_a_restart(database: Database, path: Pa
 def test_a_second_opener_is_refused(database: Database, path: Path) -> None:
     """Two custodians on one ledger would each grant the same budget."""
     with pytest.raises(ConfigurationError) as caught:
-        Database(path)
+        Database(Sqlite(path))
     assert caught.value.reason == "database_locked"
     assert caught.value.fix
     assert put(database, "still").exception(LONG_S) is None
@@ -231,9 +233,9 @@ def test_a_second_opener_is_refused(database: Database, path: Path) -> None:
 def test_creating_never_overwrites_and_opening_never_creates(database: Database, path: Path) -> None:
     """An absent ledger is not silently a new one with a full budget."""
     with pytest.raises(ConfigurationError):
-        Database(path, create=True)
+        Database(Sqlite(path, create=True))
     with pytest.raises(ConfigurationError):
-        Database(path.with_name("absent.db"))
+        Database(Sqlite(path.with_name("absent.db")))
     assert not path.with_name("absent.db").exists()
     assert put(database, "still").exception(LONG_S) is None
 
@@ -241,12 +243,12 @@ def test_creating_never_overwrites_and_opening_never_creates(database: Database,
 @pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, 0])
 def test_another_schema_is_refused(version: int, path: Path) -> None:
     """A ledger of a newer program, or of none, is left alone and can still be opened by whoever knows it."""
-    made = Database(path, create=True)
-    made.submit(lambda connection: facts.put_int(connection, facts.SCHEMA, version)).result(LONG_S)
+    made = Database(Sqlite(path, create=True))
+    made.submit(lambda transaction: transaction.execute(update(head).values(schema=version)) and None).result(LONG_S)
     made.close()
     for _ in range(2):  # the second time shows that the first let go of the file
         with pytest.raises(ConfigurationError) as caught:
-            Database(path)
+            Database(Sqlite(path))
         assert caught.value.reason == "schema_version"
 
 
@@ -254,15 +256,15 @@ def test_a_file_that_is_no_ledger_is_refused(path: Path) -> None:
     """Garbage, or another program's database, is a configuration error and not a crash."""
     path.write_bytes(b"not a database, and long enough to be looked at" * 50)
     with pytest.raises(ConfigurationError) as caught:
-        Database(path)
+        Database(Sqlite(path))
     assert caught.value.reason == "database"
 
 
 def test_every_commit_is_synced(database: Database) -> None:
-    """WAL, exclusive, synchronous=FULL: what the durability rests on is set on the connection in use."""
+    """WAL, exclusive, synchronous=FULL: what the durability rests on is set on the transaction in use."""
 
-    def pragmas(connection: Connection) -> list[object]:
+    def pragmas(transaction: Transaction) -> list[object]:
         wanted = ("journal_mode", "locking_mode", "synchronous", "foreign_keys", "trusted_schema")
-        return [connection.execute(text(f"PRAGMA {name}")).scalar_one() for name in wanted]
+        return [transaction.execute(text(f"PRAGMA {name}")).scalar_one() for name in wanted]
 
     assert database.submit(pragmas).result(LONG_S) == ["wal", "exclusive", 2, 1, 0]

@@ -187,6 +187,24 @@ def open_envelope(
     return decode_signed(envelope.payload, message_type, max_bytes=max_bytes)
 
 
+def require_signed_by(envelope: Envelope, kind: str, key: VerifyKey) -> None:
+    """Verify that `key` is among those that signed `envelope` as `kind`, without parsing its payload.
+
+    For a payload that names further signers: nothing of it is parsed before somebody known vouches for it. What it says
+    may be used only after `open_envelope` with all of them.
+
+    Raises:
+        SignatureInvalidError: wrong kind, or the key has not signed, or its signature is wrong.
+    """
+    if envelope.payloadType != payload_type(kind):
+        raise SignatureInvalidError(f"the envelope is not a {kind}", reason="wrong_kind")
+    signed = pre_authentication_encoding(envelope.payloadType, envelope.payload)
+    found = [signature for signature in envelope.signatures if signature.keyid == key.key_id]
+    if len(found) != 1:
+        raise SignatureInvalidError(f"the {kind} is not signed by the expected key", reason="wrong_key")
+    key.verify(found[0].sig, signed)
+
+
 def open_by_any(
     envelope: Envelope,
     kind: str,

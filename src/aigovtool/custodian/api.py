@@ -14,17 +14,18 @@ from aigovtool.crypto.sign import Envelope
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.service import asks, boot, commands, packages, renewal, views
 from aigovtool.custodian.store import facts
-from aigovtool.ids import Digest, InstanceId, MessageId, Units
+from aigovtool.custodian.store.records import Instance
+from aigovtool.ids import Digest, MessageId, Units
 from aigovtool.limits import MAX_EVIDENCE_BYTES, MAX_PACKAGE_BYTES
 from aigovtool.protocol import views as shown
 from aigovtool.protocol.commands import AskRequest, AskState, CommandResult
 from aigovtool.protocol.messages import Push, RenewReply
-from aigovtool.protocol.release import ChallengeReply, ChallengeRequest
+from aigovtool.protocol.release import ChallengeReply
 from aigovtool.transport.body import stream_body
 from aigovtool.transport.openapi import openapi
 from aigovtool.transport.routes import Call, Caller, Route
 
-#: Something is sent on a push stream at least this often, so that both ends notice a dead connection.
+#: Something is sent on a push stream at least this often, so that both ends notice a dead transaction.
 KEEPALIVE_S = 5.0
 _ANYONE = (Caller.ANYONE,)
 _OPERATOR = (Caller.OPERATOR,)
@@ -74,7 +75,7 @@ def routes(custodian: Custodian) -> list[Route]:
 def _public(custodian: Custodian) -> list[Route]:
     async def health(_call: Call) -> shown.Health:
         generation, epoch = await custodian.database.run(
-            lambda connection: (facts.get_int(connection, facts.GENERATION), facts.get_int(connection, facts.EPOCH))
+            lambda transaction: (facts.generation(transaction), facts.epoch(transaction))
         )
         return shown.Health(
             status="serving",
@@ -114,11 +115,10 @@ def _public(custodian: Custodian) -> list[Route]:
 
 def _enclave(custodian: Custodian) -> list[Route]:
     async def challenge(call: Call) -> ChallengeReply:
-        return await boot.challenge(custodian, call.body(ChallengeRequest))
+        return await boot.challenge(custodian, call.body(Envelope))
 
     async def listen(call: Call) -> Response:
-        instance, _ = await renewal.listener(custodian, call.body(Envelope))
-        stream = _lines(custodian, instance.instance)
+        stream = _lines(custodian, await renewal.listener(custodian, call.body(Envelope)))
         return StreamingResponse(stream, media_type="application/x-ndjson")
 
     def signed(
@@ -138,7 +138,7 @@ def _enclave(custodian: Custodian) -> list[Route]:
             handler=challenge,
             who=_ANYONE,
             summary="A nonce for the evidence of a booting enclave",
-            body=ChallengeRequest,
+            body=Envelope,
             answer=ChallengeReply,
             max_body_bytes=MAX_EVIDENCE_BYTES,
         ),
@@ -158,10 +158,10 @@ def _enclave(custodian: Custodian) -> list[Route]:
     ]
 
 
-async def _lines(custodian: Custodian, instance: InstanceId) -> AsyncIterator[bytes]:
+async def _lines(custodian: Custodian, instance: Instance) -> AsyncIterator[bytes]:
     with custodian.hub.listen(instance) as stream:
         # Read after the stream is registered: a stop falls into the state, into the stream, or into both.
-        yield encode(Push(stop_state=await renewal.stop_state_of(custodian, instance))) + b"\n"
+        yield encode(Push(stop_state=await renewal.stop_state_of(custodian, instance.instance))) + b"\n"
         while True:
             try:
                 line = await asyncio.wait_for(stream.get(), KEEPALIVE_S)
@@ -281,4 +281,4 @@ def _views(custodian: Custodian) -> list[Route]:
 async def _enrolled(custodian: Custodian, call: Call) -> None:
     """Refuse a credential whose holder was revoked: certificates outlive revocations."""
     identity = call.caller()
-    await custodian.database.run(lambda connection: asks.party_of(connection, identity))
+    await custodian.database.run(lambda transaction: asks.party_of(transaction, identity))

@@ -7,8 +7,6 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from sqlalchemy import Connection
-
 from aigovtool.attestation.appraisal import AppraisalPolicy, policy_digest
 from aigovtool.attestation.model import TeeType
 from aigovtool.attestation.verifier import Verifier, VerifierSet
@@ -22,10 +20,12 @@ from aigovtool.custodian.api import routes
 from aigovtool.custodian.custodian import Custodian, system_time_ms
 from aigovtool.custodian.keys import CustodianKeys
 from aigovtool.custodian.service.commands import certificate_for
-from aigovtool.custodian.service.renewal import sweep
+from aigovtool.custodian.service.reports import sweep
 from aigovtool.custodian.store import facts, log, parties
 from aigovtool.custodian.store.database import Database
 from aigovtool.custodian.store.records import Party
+from aigovtool.custodian.store.sqlite import Sqlite
+from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import AIGovToolError, StorageError
 from aigovtool.ids import KeyId, OperatorId, digest_of, parse_name
 from aigovtool.ledger.entry import AppraisalPolicySet, Genesis, KeySetPublished, PartyAdded, PartyRole
@@ -98,23 +98,23 @@ def certificate_for_operator(keys: CustodianKeys, operator: str, key: SigningKey
 def _found_ledger(
     directory: Path, keys: CustodianKeys, operator: str, operator_key: SigningKey, settings: Settings
 ) -> None:
-    database = Database(directory / "ledger.db", create=True)
+    database = Database(Sqlite(directory / "ledger.db", create=True))
     os.chmod(directory / "ledger.db", 0o600)  # noqa: PTH101 - the same call that made it safe elsewhere
     policy = first_policy(allow_simulated=settings.allow_simulated)
 
-    def job(connection: Connection) -> None:
-        now_ms = facts.advance_clock(connection, system_time_ms())
+    def job(transaction: Transaction) -> None:
+        now_ms = facts.advance_clock(transaction, system_time_ms())
         not_after_ms = now_ms + _OPERATOR_VALIDITY_MS
         key = operator_key.public
-        log.append(connection, now_ms, Genesis(custodian=keys.custodian))
+        log.append(transaction, now_ms, Genesis(custodian=keys.custodian))
         digest = digest_of(keys.key_set_envelope.payload)
-        log.append(connection, now_ms, KeySetPublished(version=keys.key_set.version, digest=digest))
+        log.append(transaction, now_ms, KeySetPublished(version=keys.key_set.version, digest=digest))
         parties.add(
-            connection,
+            transaction,
             Party(role=PartyRole.OPERATOR, name=operator, borrower=None, key=key.raw, not_after_ms=not_after_ms),
         )
         log.append(
-            connection,
+            transaction,
             now_ms,
             PartyAdded(
                 role=PartyRole.OPERATOR,
@@ -126,9 +126,9 @@ def _found_ledger(
             ),
         )
         if policy is not None:
-            facts.put(connection, facts.APPRAISAL_POLICY, policy)
+            facts.put(transaction, facts.APPRAISAL_POLICY, policy)
             set_ = AppraisalPolicySet(version=policy.version, digest=policy_digest(policy), command=None)
-            log.append(connection, now_ms, set_)
+            log.append(transaction, now_ms, set_)
 
     try:
         database.submit(job).result()
@@ -164,7 +164,7 @@ def open_custodian(directory: Path) -> Custodian:
     keys = custodian_keys.load(directory)
     return Custodian(
         keys=keys,
-        database=Database(directory / "ledger.db"),
+        database=Database(Sqlite(directory / "ledger.db")),
         verifiers=verifiers(allow_simulated=settings.allow_simulated),
         packages=directory / "packages",
     )
@@ -209,7 +209,7 @@ async def _until(custodian: Custodian, ending: asyncio.Event) -> None:
             await asyncio.wait_for(ending.wait(), _SWEEP_S)
         except TimeoutError:
             try:
-                await custodian.database.run(lambda connection: sweep(custodian, connection, custodian.now(connection)))
+                await custodian.database.run(lambda running: sweep(custodian, running, custodian.now(running)))
             except AIGovToolError as error:
                 _LOG.error("sweep_failed", extra={"code": error.code})
         if custodian.database.failed.is_set():

@@ -5,15 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlalchemy import Connection
-
 from aigovtool.attestation.verifier import VerifierSet
 from aigovtool.crypto.sign import Envelope, seal
 from aigovtool.custodian.hub import Hub
 from aigovtool.custodian.keys import CustodianKeys
+from aigovtool.custodian.senders import Senders
 from aigovtool.custodian.store import facts, log, stops
 from aigovtool.custodian.store.database import Database
 from aigovtool.custodian.store.records import Instance
+from aigovtool.custodian.store.transaction import Transaction
+from aigovtool.errors import AIGovToolError
 from aigovtool.ledger.entry import EntryBody
 from aigovtool.protocol.stop import STOP_STATE
 
@@ -21,6 +22,11 @@ from aigovtool.protocol.stop import STOP_STATE
 def system_time_ms() -> int:
     """Return the time of this host, in milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
+
+
+def refusal_of(error: AIGovToolError) -> dict[str, str]:
+    """Return what the audit log says of a refusal: its code and reason, never a message with a caller's values."""
+    return {"code": error.code, "reason": (error.reason or "")[:80]}
 
 
 @dataclass(slots=True)
@@ -32,16 +38,17 @@ class Custodian:
     verifiers: VerifierSet
     packages: Path
     hub: Hub = field(default_factory=Hub)
+    senders: Senders = field(default_factory=Senders)
     time_ms: Callable[[], int] = system_time_ms
 
-    def now(self, connection: Connection) -> int:
+    def now(self, transaction: Transaction) -> int:
         """Return the ledger's time, which never goes back even if the host's does."""
-        return facts.advance_clock(connection, self.time_ms())
+        return facts.advance_clock(transaction, self.time_ms())
 
-    def record(self, connection: Connection, body: EntryBody) -> int:
+    def record(self, transaction: Transaction, body: EntryBody) -> int:
         """Append to the audit log in the running transaction."""
-        return log.append(connection, self.now(connection), body)
+        return log.append(transaction, self.now(transaction), body)
 
-    def stop_state(self, connection: Connection, instance: Instance) -> Envelope:
+    def stop_state(self, transaction: Transaction, instance: Instance) -> Envelope:
         """Return the signed stop state of an instance."""
-        return seal(STOP_STATE, stops.state_for(connection, instance), self.keys.commands)
+        return seal(STOP_STATE, stops.state_for(transaction, instance), self.keys.commands)

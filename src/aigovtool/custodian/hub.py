@@ -3,64 +3,94 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
 
-from aigovtool.ids import InstanceId
+from aigovtool.custodian.store.records import Instance
+from aigovtool.ids import InstanceId, ModelId
+from aigovtool.ledger.entry import StopTarget
 from aigovtool.protocol.messages import Push
+from aigovtool.protocol.stop import concerns
 
 #: A stream that does not take this many lines is cut; the enclave opens a new one and renews.
-_BACKLOG = 64
-_RECALL_EVERY_S = 1.0
+_BACKLOG: Final = 64
+_RECALL_EVERY_S: Final = 1.0
+
+Stream = asyncio.Queue["Push | None"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    instance: Instance
+    stream: Stream = field(default_factory=lambda: asyncio.Queue(_BACKLOG))
 
 
 class Hub:
     """Queues of lines to push, by instance. To be used on the event loop only."""
 
     def __init__(self) -> None:
-        self._streams: dict[InstanceId, asyncio.Queue[Push | None]] = {}
-        self._recalled_s = float("-inf")
+        self._listeners: dict[InstanceId, _Listener] = {}
+        self._recalled_s: dict[ModelId, float] = {}
 
     @contextmanager
-    def listen(self, instance: InstanceId) -> Iterator[asyncio.Queue[Push | None]]:
+    def listen(self, instance: Instance) -> Iterator[Stream]:
         """Register the stream of an instance; a newer one replaces it. `None` in the queue ends it."""
-        self.cut(instance)
-        stream: asyncio.Queue[Push | None] = asyncio.Queue(_BACKLOG)
-        self._streams[instance] = stream
+        self.cut(instance.instance)
+        listener = self._listeners[instance.instance] = _Listener(instance)
         try:
-            yield stream
+            yield listener.stream
         finally:
-            if self._streams.get(instance) is stream:
-                del self._streams[instance]
+            if self._listeners.get(instance.instance) is listener:
+                del self._listeners[instance.instance]
 
     def connected(self) -> frozenset[InstanceId]:
         """Return who listens."""
-        return frozenset(self._streams)
+        return frozenset(self._listeners)
+
+    def concerned(self, target: StopTarget, value: str) -> list[InstanceId]:
+        """Return the listeners that a stop of `target` may concern."""
+        return [
+            one.instance.instance
+            for one in self._listeners.values()
+            if concerns(
+                target,
+                value,
+                instance=one.instance.instance,
+                borrower=one.instance.borrower,
+                models=one.instance.models,
+            )
+        ]
 
     def push(self, instance: InstanceId, line: Push) -> None:
         """Queue a line; a stream that does not keep up is cut."""
-        stream = self._streams.get(instance)
-        if stream is None:
+        listener = self._listeners.get(instance)
+        if listener is None:
             return
         try:
-            stream.put_nowait(line)
+            listener.stream.put_nowait(line)
         except asyncio.QueueFull:
             self.cut(instance)
 
-    def push_all(self, line: Push) -> None:
-        """Queue a line on every stream."""
-        for instance in list(self._streams):
-            self.push(instance, line)
+    def granted(self, model: ModelId) -> None:
+        """Tell every enclave that serves a model that its budget was raised."""
+        for instance in self._serving(model):
+            self.push(instance, Push(granted=True))
 
-    def recall(self) -> None:
-        """Ask every enclave to give back idle leases, because somebody needs the units; at most once a second."""
+    def recall(self, model: ModelId) -> None:
+        """Ask for idle leases of a model, because somebody needs the units; at most once a second."""
         now_s = asyncio.get_running_loop().time()
-        if now_s - self._recalled_s >= _RECALL_EVERY_S:
-            self._recalled_s = now_s
-            self.push_all(Push(recall=True))
+        if now_s - self._recalled_s.get(model, float("-inf")) >= _RECALL_EVERY_S:
+            self._recalled_s[model] = now_s
+            for instance in self._serving(model):
+                self.push(instance, Push(recall=True))
+
+    def _serving(self, model: ModelId) -> list[InstanceId]:
+        return [name for name, one in self._listeners.items() if model in one.instance.models]
 
     def cut(self, instance: InstanceId) -> None:
         """End a stream."""
-        stream = self._streams.pop(instance, None)
-        if stream is not None:
-            while not stream.empty():
-                stream.get_nowait()
-            stream.put_nowait(None)
+        listener = self._listeners.pop(instance, None)
+        if listener is not None:
+            while not listener.stream.empty():
+                listener.stream.get_nowait()
+            listener.stream.put_nowait(None)

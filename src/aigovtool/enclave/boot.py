@@ -121,7 +121,11 @@ class _Boot:
         root = VerifyKey(self.party.custodian.root)
         reply = await self.link.post(
             "/v1/boot/challenge",
-            ChallengeRequest(borrower=self.party.borrower, models=self.models),
+            seal(
+                release.CHALLENGE_REQUEST,
+                ChallengeRequest(borrower=self.party.borrower, models=self.models),
+                SigningKey.from_secret(Secret(self.party.enrolment_key)),
+            ),
             ChallengeReply,
         )
         key_set = open_key_set(reply.key_set, root)

@@ -146,6 +146,23 @@ class KeyReleased(Message, tag_field="kind", tag="key_released"):
     manifest: Digest
 
 
+class ReleaseRefused(Message, tag_field="kind", tag="release_refused"):
+    """An admitted instance asked for a model key and did not get it."""
+
+    instance: InstanceId
+    model: ModelId
+    code: str
+    reason: str
+
+
+class CommandRefused(Message, tag_field="kind", tag="command_refused"):
+    """An operator's signed command was refused; nothing was changed."""
+
+    command: Command
+    code: str
+    reason: str
+
+
 class LeaseGranted(Message, tag_field="kind", tag="lease_granted"):
     """Units were debited from every row of the path."""
 
@@ -240,6 +257,8 @@ EntryBody = (
     | Attested
     | AttestationRefused
     | KeyReleased
+    | ReleaseRefused
+    | CommandRefused
     | LeaseGranted
     | LeaseClosed
     | LeaseExpired

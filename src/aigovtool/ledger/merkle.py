@@ -5,7 +5,8 @@ tree of `size` leaves is made of, largest first: enough to append and to compute
 append never reads history.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 
 from aigovtool.codec import Message
@@ -27,6 +28,15 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return sha256(b"\x01" + left + right).digest()
 
 
+@dataclass(frozen=True, slots=True)
+class Subtree:
+    """The root of a complete subtree: that of the leaves from `index * 2**level`, 2**level of them."""
+
+    level: int
+    index: int
+    hash: bytes
+
+
 class Frontier(Message):
     """A Merkle tree reduced to what appending needs."""
 
@@ -35,11 +45,17 @@ class Frontier(Message):
 
     def append(self, leaf: bytes) -> "Frontier":
         """Return the tree with one more leaf *hash*."""
-        roots, node, size = list(self.roots), leaf, self.size
-        while size & 1:
+        return self.grow(leaf)[0]
+
+    def grow(self, leaf: bytes) -> tuple["Frontier", tuple[Subtree, ...]]:
+        """Return the tree with one more leaf hash, and the subtrees that it completes, smallest first."""
+        roots, node, position, level = list(self.roots), leaf, self.size, 0
+        completed: list[Subtree] = []
+        while position & 1:
             node = node_hash(roots.pop(), node)
-            size >>= 1
-        return Frontier(size=self.size + 1, roots=(*roots, node))
+            position, level = position >> 1, level + 1
+            completed.append(Subtree(level, position, node))
+        return Frontier(size=self.size + 1, roots=(*roots, node)), tuple(completed)
 
     def root(self) -> bytes:
         """Return the Merkle tree hash; that of the empty tree is the hash of nothing (section 2.1)."""
@@ -64,20 +80,52 @@ def _split(size: int) -> int:
     return 1 << (size - 1).bit_length() - 1
 
 
+#: Gives the root of the complete subtree at (level, index), as `Subtree` counts them; level 0 is a leaf hash.
+NodeAt = Callable[[int, int], bytes]
+
+
+def nodes_of(leaves: Sequence[bytes]) -> NodeAt:
+    """Return a source of subtrees over leaf hashes that are all in memory."""
+    return lambda level, index: root_of(leaves[index << level : (index + 1) << level])
+
+
+def range_root(node: NodeAt, first: int, count: int) -> bytes:
+    """Return the Merkle tree hash of `count` leaves from `first`, where RFC 6962 splits its trees."""
+    if count & (count - 1) == 0:
+        level = count.bit_length() - 1
+        return node(level, first >> level)
+    middle = _split(count)
+    return node_hash(range_root(node, first, middle), range_root(node, first + middle, count - middle))
+
+
 def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
-    """Return the audit path of a leaf (section 2.1.1).
+    """Return the audit path of a leaf hash among `leaves` (section 2.1.1).
 
     Raises:
         LogError: when the tree has no such leaf.
     """
-    if not 0 <= index < len(leaves):
+    return inclusion_path(nodes_of(leaves), index, len(leaves))
+
+
+def inclusion_path(node: NodeAt, index: int, size: int) -> list[bytes]:
+    """Return the audit path of a leaf in a tree of `size` leaves, reading O(log n) subtrees (section 2.1.1).
+
+    Raises:
+        LogError: when the tree has no such leaf.
+    """
+    if not 0 <= index < size:
         raise LogError(f"the tree has no leaf {index}", reason="no_such_leaf")
-    if len(leaves) == 1:
-        return []
-    middle = _split(len(leaves))
-    if index < middle:
-        return [*inclusion_proof(leaves[:middle], index), root_of(leaves[middle:])]
-    return [*inclusion_proof(leaves[middle:], index - middle), root_of(leaves[:middle])]
+    path: list[bytes] = []
+    first, count = 0, size
+    while count > 1:
+        middle = _split(count)
+        if index < first + middle:
+            path.append(range_root(node, first + middle, count - middle))
+            count = middle
+        else:
+            path.append(range_root(node, first, middle))
+            first, count = first + middle, count - middle
+    return path[::-1]
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:
@@ -110,18 +158,30 @@ def consistency_proof(leaves: Sequence[bytes], old_size: int) -> list[bytes]:
     Raises:
         LogError: unless 0 < old_size <= number of leaves.
     """
-    if not 0 < old_size <= len(leaves):
+    return consistency_path(nodes_of(leaves), old_size, len(leaves))
+
+
+def consistency_path(node: NodeAt, old_size: int, size: int) -> list[bytes]:
+    """Return the proof that a tree of `old_size` leaves is a prefix of one of `size` (section 2.1.2).
+
+    Raises:
+        LogError: unless 0 < old_size <= size.
+    """
+    if not 0 < old_size <= size:
         raise LogError(f"the tree has no prefix of {old_size} leaves", reason="no_such_prefix")
-    return _subproof(leaves, old_size, complete=True)
-
-
-def _subproof(leaves: Sequence[bytes], old_size: int, *, complete: bool) -> list[bytes]:
-    if old_size == len(leaves):
-        return [] if complete else [root_of(leaves)]
-    middle = _split(len(leaves))
-    if old_size <= middle:
-        return [*_subproof(leaves[:middle], old_size, complete=complete), root_of(leaves[middle:])]
-    return [*_subproof(leaves[middle:], old_size - middle, complete=False), root_of(leaves[:middle])]
+    path: list[bytes] = []
+    first, count, complete = 0, size, True
+    while first + count != old_size:
+        middle = _split(count)
+        if old_size <= first + middle:
+            path.append(range_root(node, first + middle, count - middle))
+            count = middle
+        else:
+            path.append(range_root(node, first, middle))
+            first, count, complete = first + middle, count - middle, False
+    if not complete:
+        path.append(range_root(node, first, count))
+    return path[::-1]
 
 
 def verify_consistency(  # noqa: C901 - the algorithm as the RFC states it

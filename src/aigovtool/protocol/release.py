@@ -1,6 +1,6 @@
 """Boot and key release: from a nonce to a model key that only one attested instance can open.
 
-1. The enclave asks for a challenge for the models that it is to serve.
+1. The enclave asks for a challenge for the models that it is to serve, signed by its borrower's enrolment key.
 2. The custodian answers, signed: nonce, appraisal policy digest, its key set.
 3. The enclave makes evidence over the binding (spec: attestation, section 3) and sends it with its claims,
    signed by *both* its borrower's enrolment key (whose enclave is this?) and its own identity key.
@@ -20,6 +20,7 @@ from aigovtool.crypto.sign import Envelope
 from aigovtool.ids import BorrowerId, Digest, InstanceId, KeyId, MessageId, Millis, ModelId, Nonce, Units
 from aigovtool.ledger.policy import ServingPolicy
 
+CHALLENGE_REQUEST = "boot-challenge-request.v1"
 CHALLENGE = "boot-challenge.v1"
 BOOT = "boot-request.v1"
 ADMISSION = "admission.v1"

@@ -3,12 +3,12 @@
 import secrets
 
 import msgspec
-from sqlalchemy import Connection
 
 from aigovtool.crypto.identity import Identity, IdentityKind
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.store import asks, budgets, models, parties, stops
 from aigovtool.custodian.store.records import Instance, Party
+from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import ConflictError, ForbiddenError, NotFoundError
 from aigovtool.ids import BorrowerId, ConsumerId, MessageId
 from aigovtool.ledger.budget import Scope, path
@@ -18,17 +18,17 @@ from aigovtool.protocol.messages import Want
 from aigovtool.protocol.views import OwnBudget, OwnView
 
 
-def file_by_enclave(custodian: Custodian, connection: Connection, instance: Instance, want: Want) -> None:
+def file_by_enclave(custodian: Custodian, transaction: Transaction, instance: Instance, want: Want) -> None:
     """File one request for an exhausted path; a second one while it is open changes nothing."""
     scope = Scope(model=want.model, borrower=instance.borrower, consumer=want.consumer)
-    if asks.open_at(connection, scope) is None:
+    if asks.open_at(transaction, scope) is None:
         ask = AskRequest(
             ask_id=MessageId(secrets.token_hex(16)), scope=scope, units=want.target, reason="budget exhausted"
         )
-        _file(custodian, connection, ask, PartyRole.CONSUMER, want.consumer)
+        _file(custodian, transaction, ask, PartyRole.CONSUMER, want.consumer)
 
 
-def _file(custodian: Custodian, connection: Connection, ask: AskRequest, role: PartyRole, name: str) -> AskState:
+def _file(custodian: Custodian, transaction: Transaction, ask: AskRequest, role: PartyRole, name: str) -> AskState:
     state = AskState(
         ask_id=ask.ask_id,
         role=role,
@@ -36,24 +36,24 @@ def _file(custodian: Custodian, connection: Connection, ask: AskRequest, role: P
         scope=ask.scope,
         units=ask.units,
         reason=ask.reason,
-        at_ms=custodian.now(connection),
+        at_ms=custodian.now(transaction),
         state="open",
     )
-    asks.add(connection, state)
+    asks.add(transaction, state)
     custodian.record(
-        connection,
+        transaction,
         Asked(ask_id=ask.ask_id, role=role, name=name, scope=ask.scope, units=ask.units, reason=ask.reason),
     )
     return state
 
 
-def party_of(connection: Connection, identity: Identity) -> Party:
+def party_of(transaction: Transaction, identity: Identity) -> Party:
     """Return the enrolled party behind a credential.
 
     Raises:
         ForbiddenError: unknown, revoked, or enrolled with another key.
     """
-    party = parties.require(connection, PartyRole(identity.kind.value), identity.name)
+    party = parties.require(transaction, PartyRole(identity.kind.value), identity.name)
     if party.key != identity.public_key.raw:
         raise ForbiddenError("this credential was replaced", reason="not_enrolled")
     return party
@@ -68,13 +68,13 @@ async def file_by_party(custodian: Custodian, identity: Identity, ask: AskReques
         ConflictError: the id was used for another request, perhaps another party's (`ask_changed`).
     """
 
-    def job(connection: Connection) -> AskState:
-        party = party_of(connection, identity)
+    def job(transaction: Transaction) -> AskState:
+        party = party_of(transaction, identity)
         _require_own(identity, party, ask.scope)
-        models.require(connection, ask.scope.model)
-        before = asks.find(connection, ask.ask_id)
+        models.require(transaction, ask.scope.model)
+        before = asks.find(transaction, ask.ask_id)
         if before is None:
-            return _file(custodian, connection, ask, party.role, party.name)
+            return _file(custodian, transaction, ask, party.role, party.name)
         same = (before.role, before.name, before.scope, before.units, before.reason)
         if same != (party.role, party.name, ask.scope, ask.units, ask.reason):
             raise ConflictError("this id was used for another request", reason="ask_changed")
@@ -95,9 +95,9 @@ def _require_own(identity: Identity, party: Party, scope: Scope) -> None:
 async def show(custodian: Custodian, identity: Identity, ask_id: MessageId) -> AskState:
     """Return one of the caller's own requests."""
 
-    def job(connection: Connection) -> AskState:
-        party = party_of(connection, identity)
-        found = asks.find(connection, ask_id)
+    def job(transaction: Transaction) -> AskState:
+        party = party_of(transaction, identity)
+        found = asks.find(transaction, ask_id)
         if found is None or not _is_own(party, found):
             raise NotFoundError("there is no such request for budget", reason="no_such_ask")
         return found
@@ -112,27 +112,27 @@ def _is_own(party: Party, ask: AskState) -> bool:
 async def own_view(custodian: Custodian, identity: Identity) -> OwnView:
     """Return what a consumer or borrower may know of itself."""
 
-    def job(connection: Connection) -> OwnView:
-        party = party_of(connection, identity)
+    def job(transaction: Transaction) -> OwnView:
+        party = party_of(transaction, identity)
         return OwnView(
             name=party.name,
             role=party.role,
-            budgets=_own_budgets(custodian, connection, party),
-            asks=[ask for ask in asks.everything(connection) if _is_own(party, ask)],
+            budgets=_own_budgets(custodian, transaction, party),
+            asks=[ask for ask in asks.everything(transaction) if _is_own(party, ask)],
         )
 
     return await custodian.database.run(job)
 
 
-def _own_budgets(custodian: Custodian, connection: Connection, party: Party) -> list[OwnBudget]:
+def _own_budgets(custodian: Custodian, transaction: Transaction, party: Party) -> list[OwnBudget]:
     borrower = BorrowerId(party.borrower or party.name)
-    stopped = {(stop.target, stop.value) for stop in stops.active(connection)}
+    stopped = {(stop.target, stop.value) for stop in stops.active(transaction)}
     found = []
-    for model in models.everything(connection):
+    for model in models.everything(transaction):
         if borrower not in model.borrowers:
             continue
         scopes = path(model.model, borrower, ConsumerId(party.name))[: 3 if party.borrower else 2]
-        rows = budgets.rows_on(connection, scopes, custodian.now(connection))
+        rows = budgets.rows_on(transaction, scopes, custodian.now(transaction))
         rooms = [room for row in rows if (room := row.room()) is not None]
         aims = {
             (StopTarget.ALL, ""),

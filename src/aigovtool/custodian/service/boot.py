@@ -7,18 +7,17 @@ borrower has proved itself is written to the audit log.
 
 import secrets
 
-from sqlalchemy import Connection
-
 from aigovtool.attestation import appraisal
 from aigovtool.attestation.appraisal import AppraisalPolicy, policy_digest
 from aigovtool.attestation.binding import Expectation, require_bound
 from aigovtool.attestation.model import AttestationResult, TeeType, Unchecked
-from aigovtool.codec import decode, decode_signed, encode
-from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope, seal
+from aigovtool.codec import decode, encode
+from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope, require_signed_by, seal
 from aigovtool.crypto.wrap import wrap
-from aigovtool.custodian.custodian import Custodian
+from aigovtool.custodian.custodian import Custodian, refusal_of
 from aigovtool.custodian.store import facts, instances, models, parties, stops
-from aigovtool.custodian.store.records import Instance, Model
+from aigovtool.custodian.store.records import Instance, Model, Party
+from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import (
     AIGovToolError,
     ConfigurationError,
@@ -28,37 +27,48 @@ from aigovtool.errors import (
     StoppedError,
 )
 from aigovtool.ids import BorrowerId, ModelId, Nonce, digest_of, instance_id_of
-from aigovtool.ledger.entry import AttestationRefused, Attested, KeyReleased, PartyRole
+from aigovtool.ledger.entry import AttestationRefused, Attested, KeyReleased, PartyRole, ReleaseRefused
 from aigovtool.limits import NONCE_TTL_MS
 from aigovtool.protocol import release
 from aigovtool.protocol.release import Admission, BootRequest, Challenge, ChallengeReply, ChallengeRequest, KeyRelease
 
 
-def policy_in_force(connection: Connection) -> AppraisalPolicy:
+def policy_in_force(transaction: Transaction) -> AppraisalPolicy:
     """Return the appraisal policy.
 
     Raises:
         ConfigurationError: none was ever set (absent = deny).
     """
-    policy = facts.get(connection, facts.APPRAISAL_POLICY, AppraisalPolicy)
+    policy = facts.get(transaction, facts.APPRAISAL_POLICY, AppraisalPolicy)
     if policy is None:
         raise ConfigurationError("no appraisal policy is set; no enclave can be admitted", reason="no_policy")
     return policy
 
 
-async def challenge(custodian: Custodian, request: ChallengeRequest) -> ChallengeReply:
-    """Give an enrolled borrower's enclave a nonce."""
+async def challenge(custodian: Custodian, envelope: Envelope) -> ChallengeReply:
+    """Give an enrolled borrower's enclave a nonce.
 
-    def job(connection: Connection) -> Challenge:
-        now_ms = custodian.now(connection)
-        parties.require(connection, PartyRole.BORROWER, request.borrower)
+    The request is signed by the borrower's enrolment key: a stranger who knows its name cannot use up its nonces.
+
+    Raises:
+        ForbiddenError, SignatureInvalidError: nobody enrolled signed this, or for another borrower.
+        OverloadedError: too many boots are under way.
+    """
+    borrower = await _borrower_of(custodian, envelope)
+    request = open_envelope(envelope, release.CHALLENGE_REQUEST, ChallengeRequest, [VerifyKey(borrower.key)])
+    if request.borrower != borrower.name:
+        raise SignatureInvalidError("a borrower asks for itself only", reason="wrong_sender")
+
+    def job(transaction: Transaction) -> Challenge:
+        now_ms = custodian.now(transaction)
+        parties.require(transaction, PartyRole.BORROWER, request.borrower)
         nonce = Nonce(secrets.token_hex(32))
-        instances.add_nonce(connection, nonce, request.borrower, now_ms=now_ms, ttl_ms=NONCE_TTL_MS)
+        instances.add_nonce(transaction, nonce, request.borrower, now_ms=now_ms, ttl_ms=NONCE_TTL_MS)
         return Challenge(
             custodian=custodian.keys.custodian,
             nonce=nonce,
             borrower=request.borrower,
-            appraisal_policy=policy_digest(policy_in_force(connection)),
+            appraisal_policy=policy_digest(policy_in_force(transaction)),
             expires_at_ms=now_ms + NONCE_TTL_MS,
             server_time_ms=now_ms,
         )
@@ -76,23 +86,23 @@ async def admit(custodian: Custodian, envelope: Envelope) -> Envelope:
     Raises:
         SignatureInvalidError, ForbiddenError, EvidenceError, AppraisalError: who or what was refused.
     """
+    request = _signed_by_both(envelope, await _borrower_of(custodian, envelope))
 
-    def prove(connection: Connection) -> tuple[BootRequest, str | None]:
-        request = _signed_by_both(connection, envelope)
-        now_ms = custodian.now(connection)
-        return request, instances.use_nonce(connection, request.claims.nonce, request.borrower, now_ms)
+    def consume(transaction: Transaction) -> str | None:
+        parties.require(transaction, PartyRole.BORROWER, request.borrower)
+        return instances.use_nonce(transaction, request.claims.nonce, request.borrower, custodian.now(transaction))
 
-    request, reason = await custodian.database.run(prove)
+    reason = await custodian.database.run(consume)
 
-    def decide(connection: Connection) -> Envelope | AIGovToolError:
+    def decide(transaction: Transaction) -> Envelope | AIGovToolError:
         try:
             if reason is not None:
                 raise instances.nonce_error(reason)
-            return _admit(custodian, connection, request)
+            return _admit(custodian, transaction, request)
         except AIGovToolError as error:
             custodian.record(
-                connection,
-                AttestationRefused(borrower=request.borrower, code=error.code, reason=(error.reason or "")[:80]),
+                transaction,
+                AttestationRefused(borrower=request.borrower, **refusal_of(error)),
             )
             return error
 
@@ -102,20 +112,39 @@ async def admit(custodian: Custodian, envelope: Envelope) -> Envelope:
     return outcome
 
 
-def _signed_by_both(connection: Connection, envelope: Envelope) -> BootRequest:
-    """Open a boot request that its borrower's enrolment key and its own identity key signed."""
+async def _borrower_of(custodian: Custodian, envelope: Envelope) -> Party:
+    """Return the enrolled borrower whose key an envelope claims to be signed with; its signature is not checked yet."""
+
+    def job(transaction: Transaction) -> Party | None:
+        found = [parties.by_key(transaction, PartyRole.BORROWER, one.keyid) for one in envelope.signatures]
+        return next((party for party in found if party is not None and not party.revoked), None)
+
+    borrower = await custodian.database.run(job)
+    if borrower is None:
+        raise ForbiddenError("no borrower with this enrolment key is enrolled", reason="not_enrolled")
+    return borrower
+
+
+def _signed_by_both(envelope: Envelope, borrower: Party) -> BootRequest:
+    """Open a boot request that its borrower's enrolment key and its own identity key signed.
+
+    Nothing is parsed before the borrower's signature holds: a stranger's bytes cost one signature check.
+    """
+    require_signed_by(envelope, release.BOOT, VerifyKey(borrower.key))
     unverified = decode(envelope.payload, BootRequest)
-    borrower = parties.require(connection, PartyRole.BORROWER, unverified.borrower)
     keys = [VerifyKey(borrower.key), VerifyKey(unverified.claims.identity_key)]
     if keys[0] == keys[1]:
         raise SignatureInvalidError("an instance's identity key is not its borrower's key", reason="wrong_key")
-    return open_envelope(envelope, release.BOOT, BootRequest, keys)
+    request = open_envelope(envelope, release.BOOT, BootRequest, keys)
+    if request.borrower != borrower.name:
+        raise SignatureInvalidError("a borrower boots its own enclaves only", reason="wrong_sender")
+    return request
 
 
-def _admit(custodian: Custodian, connection: Connection, request: BootRequest) -> Envelope:
-    now_ms = custodian.now(connection)
-    body = _appraise(custodian, connection, request, now_ms).body
-    offered = [_offer(connection, model, request.borrower) for model in request.models]
+def _admit(custodian: Custodian, transaction: Transaction, request: BootRequest) -> Envelope:
+    now_ms = custodian.now(transaction)
+    body = _appraise(custodian, transaction, request, now_ms).body
+    offered = [_offer(transaction, model, request.borrower) for model in request.models]
     instance = Instance(
         instance=request.claims.instance,
         borrower=request.borrower,
@@ -129,11 +158,11 @@ def _admit(custodian: Custodian, connection: Connection, request: BootRequest) -
         state="live",
         result=body,
     )
-    _refuse_stopped(connection, instance)
-    instances.add(connection, instance)
+    _refuse_stopped(transaction, instance)
+    instances.add(transaction, instance)
     measurement = " ".join(f"{part.name}={part.digest}" for part in body.measurements)
     custodian.record(
-        connection,
+        transaction,
         Attested(
             instance=instance.instance,
             borrower=instance.borrower,
@@ -143,12 +172,12 @@ def _admit(custodian: Custodian, connection: Connection, request: BootRequest) -
         ),
     )
     return seal(
-        release.ADMISSION, _admission(custodian, connection, instance, offered, request), custodian.keys.commands
+        release.ADMISSION, _admission(custodian, transaction, instance, offered, request), custodian.keys.commands
     )
 
 
-def _appraise(custodian: Custodian, connection: Connection, request: BootRequest, now_ms: int) -> AttestationResult:
-    policy = policy_in_force(connection)
+def _appraise(custodian: Custodian, transaction: Transaction, request: BootRequest, now_ms: int) -> AttestationResult:
+    policy = policy_in_force(transaction)
     claims = request.claims
     verified = custodian.verifiers.verify(request.evidence, now_ms)
     require_bound(
@@ -158,7 +187,7 @@ def _appraise(custodian: Custodian, connection: Connection, request: BootRequest
             role="boot",
             audience=release.boot_audience(custodian.keys.custodian),
             nonce=claims.nonce,
-            tls_spki=Unchecked(reason="pinned later by each consumer on its own connection"),
+            tls_spki=Unchecked(reason="pinned later by each consumer on its own transaction"),
             instance=instance_id_of(claims.identity_key, claims.hpke_key, bytes.fromhex(request.boot_nonce)),
             custodian_root=custodian.keys.custodian,
             configuration=Unchecked(reason="shown in the attestation result"),
@@ -171,20 +200,20 @@ def _appraise(custodian: Custodian, connection: Connection, request: BootRequest
     return result
 
 
-def _offer(connection: Connection, model: ModelId, borrower: BorrowerId) -> Model:
-    found = models.require(connection, model)
+def _offer(transaction: Transaction, model: ModelId, borrower: BorrowerId) -> Model:
+    found = models.require(transaction, model)
     if borrower not in found.borrowers:
         raise ForbiddenError(f"{model} is not lent to {borrower}", reason="not_lent")
     return found
 
 
-def _refuse_stopped(connection: Connection, instance: Instance) -> None:
-    if stops.state_for(connection, instance).is_wide():
+def _refuse_stopped(transaction: Transaction, instance: Instance) -> None:
+    if stops.state_for(transaction, instance).is_wide():
         raise StoppedError("the custodian has stopped this", fix="ask the custodian to resume", retry_after_s=5)
 
 
 def _admission(
-    custodian: Custodian, connection: Connection, instance: Instance, offered: list[Model], request: BootRequest
+    custodian: Custodian, transaction: Transaction, instance: Instance, offered: list[Model], request: BootRequest
 ) -> Admission:
     return Admission(
         custodian=custodian.keys.custodian,
@@ -192,11 +221,11 @@ def _admission(
         borrower=instance.borrower,
         tee=instance.tee,
         nonce=request.claims.nonce,
-        generation=facts.get_int(connection, facts.GENERATION),
-        epoch=facts.get_int(connection, facts.EPOCH),
-        server_time_ms=custodian.now(connection),
+        generation=facts.generation(transaction),
+        epoch=facts.epoch(transaction),
+        server_time_ms=custodian.now(transaction),
         valid_until_ms=instance.valid_until_ms,
-        stop_state=custodian.stop_state(connection, instance),
+        stop_state=custodian.stop_state(transaction, instance),
         models=[
             release.ModelOffer(
                 model=model.model,
@@ -212,13 +241,23 @@ def _admission(
 
 
 async def release_key(custodian: Custodian, envelope: Envelope) -> Envelope:
-    """Wrap a model key to an attested instance; the ledger entry is durable before the reply leaves."""
+    """Wrap a model key to an attested instance; the ledger entry is durable before the reply leaves.
 
-    def job(connection: Connection) -> Envelope:
-        request = decode_signed(envelope.payload, release.ReleaseRequest)
-        instance = instances.require(connection, request.instance)
-        open_envelope(envelope, release.RELEASE_REQUEST, release.ReleaseRequest, [VerifyKey(instance.identity_key)])
-        model = _releasable(custodian, connection, instance, request)
+    Raises:
+        ForbiddenError, ReattestRequiredError, StoppedError, NotFoundError: why not; the refusal is in the audit log.
+    """
+    request = await custodian.senders.opened(
+        custodian.database, envelope, release.RELEASE_REQUEST, release.ReleaseRequest
+    )
+
+    def decide(transaction: Transaction) -> Envelope | AIGovToolError:
+        instance = instances.require(transaction, request.instance)
+        try:
+            model = _releasable(custodian, transaction, instance, request)
+        except AIGovToolError as error:
+            refused = ReleaseRefused(instance=instance.instance, model=request.model, **refusal_of(error))
+            custodian.record(transaction, refused)
+            return error
         context = release.deposit_context(custodian.keys.custodian, model.manifest_digest)
         with custodian.keys.keystore.unwrap(model.wrapped_key, context) as key:
             wrapped = wrap(
@@ -229,7 +268,7 @@ async def release_key(custodian: Custodian, envelope: Envelope) -> Envelope:
                 ),
             )
         custodian.record(
-            connection,
+            transaction,
             KeyReleased(instance=instance.instance, model=model.model, manifest=model.manifest_digest),
         )
         answer = KeyRelease(
@@ -239,22 +278,25 @@ async def release_key(custodian: Custodian, envelope: Envelope) -> Envelope:
             model=model.model,
             manifest=model.manifest_digest,
             policy=model.policy.digest(),
-            stop_state=custodian.stop_state(connection, instance),
+            stop_state=custodian.stop_state(transaction, instance),
             wrapped_key=wrapped,
         )
         return seal(release.RELEASE, answer, custodian.keys.commands)
 
-    return await custodian.database.run(job)
+    outcome = await custodian.database.run(decide)
+    if isinstance(outcome, AIGovToolError):
+        raise outcome
+    return outcome
 
 
 def _releasable(
-    custodian: Custodian, connection: Connection, instance: Instance, request: release.ReleaseRequest
+    custodian: Custodian, transaction: Transaction, instance: Instance, request: release.ReleaseRequest
 ) -> Model:
-    if instance.state != "live" or custodian.now(connection) >= instance.valid_until_ms:
+    if instance.state != "live" or custodian.now(transaction) >= instance.valid_until_ms:
         raise ReattestRequiredError("this instance is not attested any more", fix="attest again")
-    parties.require(connection, PartyRole.BORROWER, instance.borrower)
-    _refuse_stopped(connection, instance)
-    model = _offer(connection, request.model, instance.borrower)
+    parties.require(transaction, PartyRole.BORROWER, instance.borrower)
+    _refuse_stopped(transaction, instance)
+    model = _offer(transaction, request.model, instance.borrower)
     if model.model not in instance.models or model.manifest_digest != request.manifest:
         raise ForbiddenError("this instance was not admitted for this model", reason="not_admitted")
     return model

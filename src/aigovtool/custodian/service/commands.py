@@ -5,20 +5,28 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection
 
 from aigovtool.attestation.appraisal import mark_of, policy_digest, require_successor
 from aigovtool.crypto.identity import Identity, IdentityKind
 from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope
 from aigovtool.crypto.x509 import issue_client_certificate, to_pem
-from aigovtool.custodian.custodian import Custodian
+from aigovtool.custodian.custodian import Custodian, refusal_of
 from aigovtool.custodian.keys import CustodianKeys
 from aigovtool.custodian.service import asks as ask_service
+from aigovtool.custodian.service.announcements import Announcement, announce
 from aigovtool.custodian.service.asks import party_of
 from aigovtool.custodian.service.packages import registered_model
 from aigovtool.custodian.store import asks, budgets, facts, instances, models, parties, stops
 from aigovtool.custodian.store.records import Party
-from aigovtool.errors import ConflictError, InvalidValueError, NotFoundError, SignatureInvalidError
+from aigovtool.custodian.store.transaction import Transaction
+from aigovtool.errors import (
+    AIGovToolError,
+    ConflictError,
+    FaultError,
+    InvalidValueError,
+    NotFoundError,
+    SignatureInvalidError,
+)
 from aigovtool.ids import digest_of, key_id_of, parse_name
 from aigovtool.ledger import entry
 from aigovtool.ledger.budget import BudgetLimit, Window
@@ -26,7 +34,6 @@ from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.limits import MAX_INTEGER
 from aigovtool.protocol import commands
 from aigovtool.protocol.commands import COMMAND, COMMAND_MAX_AGE_MS, Command, CommandResult
-from aigovtool.protocol.messages import Push
 
 _BACKDATE_MS: Final = 3_600_000
 _MAX_VALIDITY_MS: Final = 10 * 365 * 86_400_000
@@ -37,13 +44,21 @@ class _Acting:
     """One command being carried out in a transaction."""
 
     custodian: Custodian
-    connection: Connection
+    transaction: Transaction
     command: Command
     mark: entry.Command
     now_ms: int
+    announced: list[Announcement]
+
+    def stop(self, target: StopTarget, value: str, *, active: bool) -> int:
+        """Set or lift a stop; return its epoch."""
+        epoch = facts.next_epoch(self.transaction)
+        stops.put(self.transaction, target, value, epoch, active=active)
+        self.announced.append(Announcement(stop=target, value=value))
+        return epoch
 
     def record(self, body: entry.EntryBody) -> int:
-        return self.custodian.record(self.connection, body)
+        return self.custodian.record(self.transaction, body)
 
     def result(self, index: int, **more: Any) -> CommandResult:  # noqa: ANN401 - passed on to a typed struct
         return CommandResult(command_id=self.command.command_id, entry=index, **more)
@@ -54,45 +69,53 @@ async def execute(custodian: Custodian, identity: Identity, envelope: Envelope) 
 
     Raises:
         SignatureInvalidError: not signed by this operator, for another custodian, or too old.
-        AIGovToolError: why the act was refused; nothing was changed.
+        AIGovToolError: why the act was refused; nothing was changed, and the refusal is in the audit log.
     """
 
-    def job(connection: Connection) -> CommandResult:
-        now_ms = custodian.now(connection)
-        operator = party_of(connection, identity)
-        command = open_envelope(envelope, COMMAND, Command, [VerifyKey(operator.key)])
-        if command.operator != operator.name or command.custodian != custodian.keys.custodian:
-            raise SignatureInvalidError(
-                "the command is not by this operator for this custodian", reason="wrong_command"
-            )
-        digest = digest_of(envelope.payload)
-        before = asks.done(connection, command.command_id, digest)
+    def accept(transaction: Transaction) -> Command:
+        return _accepted(custodian, transaction, identity, envelope)
+
+    command = await custodian.database.run(accept)
+    digest = digest_of(envelope.payload)
+    mark = entry.Command(operator=command.operator, command_id=command.command_id, digest=digest)
+    announced: list[Announcement] = []
+
+    def act(transaction: Transaction) -> CommandResult:
+        announced.clear()
+        party_of(transaction, identity)  # may have been revoked a moment ago
+        before = asks.done(transaction, command.command_id, digest)
         if before is not None:
             return before
-        # By the host's clock: the ledger's never goes back, and one reading far ahead would lock operators out.
-        if abs(custodian.time_ms() - command.issued_at_ms) > COMMAND_MAX_AGE_MS:
-            raise SignatureInvalidError("the command is too old", reason="stale_command", fix="check the clocks")
-        mark = entry.Command(operator=command.operator, command_id=command.command_id, digest=digest)
-        acting = _Acting(custodian, connection, command, mark, now_ms)
+        acting = _Acting(custodian, transaction, command, mark, custodian.now(transaction), announced)
         result = _ACTS[type(command.act)](acting, command.act)
-        asks.remember(connection, command.command_id, digest, result)
+        asks.remember(transaction, command.command_id, digest, result)
         return result
 
-    result = await custodian.database.run(job)
-    await announce(custodian)
+    try:
+        result = await custodian.database.run(act)
+    except FaultError:
+        raise
+    except AIGovToolError as error:
+        refused = entry.CommandRefused(command=mark, **refusal_of(error))
+        await custodian.database.run(lambda transaction: custodian.record(transaction, refused))
+        raise
+    for announcement in announced:
+        await announce(custodian, announcement)
     return result
 
 
-async def announce(custodian: Custodian) -> None:
-    """Push the stop state of this moment to every instance that listens, and a hint to renew."""
-    listening = custodian.hub.connected()
-
-    def job(connection: Connection) -> list[tuple[Any, Envelope]]:
-        found = [instances.find(connection, instance) for instance in sorted(listening)]
-        return [(one.instance, custodian.stop_state(connection, one)) for one in found if one is not None]
-
-    for instance, state in await custodian.database.run(job):
-        custodian.hub.push(instance, Push(stop_state=state, granted=True))
+def _accepted(custodian: Custodian, transaction: Transaction, identity: Identity, envelope: Envelope) -> Command:
+    """Return a command that the operator on this connection signed, for this custodian, just now."""
+    operator = party_of(transaction, identity)
+    command = open_envelope(envelope, COMMAND, Command, [VerifyKey(operator.key)])
+    if command.operator != operator.name or command.custodian != custodian.keys.custodian:
+        raise SignatureInvalidError("the command is not by this operator for this custodian", reason="wrong_command")
+    if asks.done(transaction, command.command_id, digest_of(envelope.payload)) is not None:
+        return command  # however old: it will get its answer again
+    # By the host's clock: the ledger's never goes back, and one reading far ahead would lock operators out.
+    if abs(custodian.time_ms() - command.issued_at_ms) > COMMAND_MAX_AGE_MS:
+        raise SignatureInvalidError("the command is too old", reason="stale_command", fix="check the clocks")
+    return command
 
 
 def _add_party(acting: _Acting, act: commands.AddParty) -> CommandResult:
@@ -100,12 +123,12 @@ def _add_party(acting: _Acting, act: commands.AddParty) -> CommandResult:
     if (act.role is PartyRole.CONSUMER) != (act.borrower is not None):
         raise InvalidValueError("a consumer, and only a consumer, belongs to a borrower", reason="bad_party")
     if act.borrower is not None:
-        parties.require(acting.connection, PartyRole.BORROWER, act.borrower)
+        parties.require(acting.transaction, PartyRole.BORROWER, act.borrower)
     if not 0 < act.valid_for_ms <= _MAX_VALIDITY_MS:
         raise InvalidValueError("a credential is valid for up to ten years", reason="bad_validity")
     not_after_ms = acting.now_ms + act.valid_for_ms
     parties.add(
-        acting.connection,
+        acting.transaction,
         Party(role=act.role, name=act.name, borrower=act.borrower, key=act.key, not_after_ms=not_after_ms),
     )
     index = acting.record(
@@ -143,21 +166,22 @@ def certificate_for(
 
 
 def _revoke_party(acting: _Acting, act: commands.RevokeParty) -> CommandResult:
-    party = parties.require(acting.connection, act.role, act.name)
-    parties.replace(acting.connection, msgspec.structs.replace(party, revoked=True))
-    epoch = facts.next_epoch(acting.connection)
+    party = parties.require(acting.transaction, act.role, act.name)
+    parties.replace(acting.transaction, msgspec.structs.replace(party, revoked=True))
     # Whoever serves or is served under this credential is stopped too, also while it has not yet expired.
-    if act.role is not PartyRole.OPERATOR:
-        stops.put(acting.connection, StopTarget(act.role.value), act.name, epoch, active=True)
+    if act.role is PartyRole.OPERATOR:
+        epoch = facts.next_epoch(acting.transaction)
+    else:
+        epoch = acting.stop(StopTarget(act.role.value), act.name, active=True)
     index = acting.record(entry.PartyRevoked(role=act.role, name=act.name, epoch=epoch, command=acting.mark))
     return acting.result(index, epoch=epoch)
 
 
 def _add_model(acting: _Acting, act: commands.AddModel) -> CommandResult:
     for borrower in act.borrowers:
-        parties.require(acting.connection, PartyRole.BORROWER, borrower)
-    model = registered_model(acting.custodian, acting.connection, acting.command, act)
-    models.add(acting.connection, model)
+        parties.require(acting.transaction, PartyRole.BORROWER, borrower)
+    model = registered_model(acting.custodian, acting.transaction, acting.command, act)
+    models.add(acting.transaction, model)
     index = acting.record(
         entry.ModelAdded(
             model=model.model,
@@ -173,20 +197,19 @@ def _add_model(acting: _Acting, act: commands.AddModel) -> CommandResult:
 
 
 def _withdraw_model(acting: _Acting, act: commands.WithdrawModel) -> CommandResult:
-    model = models.require(acting.connection, act.model)
-    models.replace(acting.connection, msgspec.structs.replace(model, withdrawn=True))
-    epoch = facts.next_epoch(acting.connection)
-    stops.put(acting.connection, StopTarget.MODEL, act.model, epoch, active=True)
+    model = models.require(acting.transaction, act.model)
+    models.replace(acting.transaction, msgspec.structs.replace(model, withdrawn=True))
+    epoch = acting.stop(StopTarget.MODEL, act.model, active=True)
     index = acting.record(entry.ModelWithdrawn(model=act.model, epoch=epoch, command=acting.mark))
     return acting.result(index, epoch=epoch)
 
 
 def _set_appraisal_policy(acting: _Acting, act: commands.SetAppraisalPolicy) -> CommandResult:
-    before = facts.get(acting.connection, facts.APPRAISAL_POLICY, type(act.policy))
+    before = facts.get(acting.transaction, facts.APPRAISAL_POLICY, type(act.policy))
     if before is not None:
         require_successor(act.policy, mark_of(before))
-    facts.put(acting.connection, facts.APPRAISAL_POLICY, act.policy)
-    facts.next_epoch(acting.connection)
+    facts.put(acting.transaction, facts.APPRAISAL_POLICY, act.policy)
+    facts.next_epoch(acting.transaction)
     index = acting.record(
         entry.AppraisalPolicySet(version=act.policy.version, digest=policy_digest(act.policy), command=acting.mark)
     )
@@ -199,7 +222,7 @@ def _grant_budget(acting: _Acting, act: commands.GrantBudget) -> CommandResult:
 
 
 def _raise_limit(acting: _Acting, like: BudgetLimit, units: int) -> int:
-    before = budgets.limit_at(acting.connection, like)
+    before = budgets.limit_at(acting.transaction, like)
     if before is not None and before.limit is None:
         raise ConflictError("this budget has no limit already", reason="unlimited")
     total = units + (before.limit or 0 if before is not None else 0)
@@ -213,26 +236,27 @@ def _set_budget(acting: _Acting, act: commands.SetBudget) -> CommandResult:
 
 
 def _set_limit(acting: _Acting, limit: BudgetLimit) -> int:
-    models.require(acting.connection, limit.scope.model)
+    models.require(acting.transaction, limit.scope.model)
     if limit.scope.borrower is not None:
-        parties.require(acting.connection, PartyRole.BORROWER, limit.scope.borrower)
+        parties.require(acting.transaction, PartyRole.BORROWER, limit.scope.borrower)
     if limit.scope.consumer is not None:
-        consumer = parties.require(acting.connection, PartyRole.CONSUMER, limit.scope.consumer)
+        consumer = parties.require(acting.transaction, PartyRole.CONSUMER, limit.scope.consumer)
         if consumer.borrower != limit.scope.borrower:
             raise InvalidValueError("this consumer belongs to another borrower", reason="bad_scope")
-    budgets.set_limit(acting.connection, limit, acting.now_ms)
+    budgets.set_limit(acting.transaction, limit, acting.now_ms)
+    acting.announced.append(Announcement(granted=limit.scope.model))
     return acting.record(entry.BudgetSet(limit=limit, command=acting.mark))
 
 
 def _decide_ask(acting: _Acting, act: commands.DecideAsk) -> CommandResult:
-    ask = asks.require(acting.connection, act.ask_id)
+    ask = asks.require(acting.transaction, act.ask_id)
     if ask.state != "open":
         raise ConflictError(f"this request was {ask.state} before", reason="already_decided")
     units = (act.units or ask.units) if act.approve else 0
     if units:
         _raise_asked(acting, ask, units)
     decided = ask_service.decided(ask, approved=act.approve, units=units, operator=acting.command.operator)
-    asks.replace(acting.connection, decided)
+    asks.replace(acting.transaction, decided)
     index = acting.record(entry.AskDecided(ask_id=ask.ask_id, approved=act.approve, command=acting.mark))
     return acting.result(index)
 
@@ -242,7 +266,7 @@ def _raise_asked(acting: _Acting, ask: commands.AskState, units: int) -> None:
     scope = ask.scope
     wanted = {scope.level().value, "model", "model_borrower"}
     found = False
-    for limit in budgets.limits(acting.connection, scope.model):
+    for limit in budgets.limits(acting.transaction, scope.model):
         on_path = limit.scope.level().value in wanted and all(
             getattr(limit.scope, name) in (None, getattr(scope, name)) for name in ("borrower", "consumer")
         )
@@ -257,21 +281,19 @@ def _raise_asked(acting: _Acting, ask: commands.AskState, units: int) -> None:
 
 def _stop(acting: _Acting, act: commands.Stop) -> CommandResult:
     _check_target(acting, act.target, act.value)
-    epoch = facts.next_epoch(acting.connection)
-    stops.put(acting.connection, act.target, act.value, epoch, active=True)
+    epoch = acting.stop(act.target, act.value, active=True)
     index = acting.record(entry.Stopped(target=act.target, value=act.value, epoch=epoch, command=acting.mark))
     return acting.result(index, epoch=epoch)
 
 
 def _resume(acting: _Acting, act: commands.Resume) -> CommandResult:
-    if not stops.is_active(acting.connection, act.target, act.value):
+    if not stops.is_active(acting.transaction, act.target, act.value):
         raise ConflictError("this is not stopped", reason="not_stopped")
     if act.target in {StopTarget.BORROWER, StopTarget.CONSUMER}:
-        parties.require(acting.connection, PartyRole(act.target.value), act.value)
+        parties.require(acting.transaction, PartyRole(act.target.value), act.value)
     elif act.target is StopTarget.MODEL:
-        models.require(acting.connection, parse_model(act.value))
-    epoch = facts.next_epoch(acting.connection)
-    stops.put(acting.connection, act.target, act.value, epoch, active=False)
+        models.require(acting.transaction, parse_model(act.value))
+    epoch = acting.stop(act.target, act.value, active=False)
     index = acting.record(entry.Resumed(target=act.target, value=act.value, epoch=epoch, command=acting.mark))
     return acting.result(index, epoch=epoch)
 
@@ -289,10 +311,10 @@ def _check_target(acting: _Acting, target: StopTarget, value: str) -> None:
     """
     known = {
         StopTarget.ALL: lambda: value == "",
-        StopTarget.MODEL: lambda: models.find(acting.connection, parse_model(value)) is not None,
-        StopTarget.BORROWER: lambda: parties.find(acting.connection, PartyRole.BORROWER, value) is not None,
-        StopTarget.CONSUMER: lambda: parties.find(acting.connection, PartyRole.CONSUMER, value) is not None,
-        StopTarget.ENCLAVE: lambda: instances.find(acting.connection, _instance(value)) is not None,
+        StopTarget.MODEL: lambda: models.find(acting.transaction, parse_model(value)) is not None,
+        StopTarget.BORROWER: lambda: parties.find(acting.transaction, PartyRole.BORROWER, value) is not None,
+        StopTarget.CONSUMER: lambda: parties.find(acting.transaction, PartyRole.CONSUMER, value) is not None,
+        StopTarget.ENCLAVE: lambda: instances.find(acting.transaction, _instance(value)) is not None,
     }
     if not known[target]():
         raise NotFoundError(f"there is no {target} {value!r} to stop", reason="no_such_target")

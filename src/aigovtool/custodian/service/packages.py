@@ -9,12 +9,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from sqlalchemy import Connection
-
 from aigovtool.crypto.sign import VerifyKey
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.store import parties
 from aigovtool.custodian.store.records import Model
+from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import InvalidValueError, NotFoundError, PackageError, StorageError, TooLargeError
 from aigovtool.ids import Digest
 from aigovtool.ledger.entry import PartyRole
@@ -73,12 +72,12 @@ def _sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def registered_model(custodian: Custodian, connection: Connection, command: Command, act: AddModel) -> Model:
+def registered_model(custodian: Custodian, transaction: Transaction, command: Command, act: AddModel) -> Model:
     """Check an uploaded package and its deposited key, and return the model to register.
 
     The sealer must be the operator who adds it, and the deposited key must open here.
     """
-    operator = parties.require(connection, PartyRole.OPERATOR, command.operator)
+    operator = parties.require(transaction, PartyRole.OPERATOR, command.operator)
     path = path_of(custodian, act.package)
     if not path.exists():
         raise NotFoundError("this package was not uploaded", reason="no_package", fix="upload it, then add the model")

@@ -1,13 +1,12 @@
 """What operators see: parties, models, budgets, usage, enclaves, stops, requests, the log."""
 
-from sqlalchemy import Connection
-
 from aigovtool.attestation.appraisal import AppraisalPolicy
 from aigovtool.attestation.model import TeeType
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.service.boot import policy_in_force
-from aigovtool.custodian.service.renewal import sweep
+from aigovtool.custodian.service.reports import sweep
 from aigovtool.custodian.store import asks, budgets, facts, instances, leases, log, models, parties, stops
+from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.ids import key_id_of
 from aigovtool.ledger.budget import BudgetRow
 from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
@@ -67,17 +66,17 @@ async def show_models(custodian: Custodian) -> views.Models:
 async def show_budgets(custodian: Custodian) -> views.Budgets:
     """Return the rows of the current windows, with what the dial means for them."""
 
-    def job(connection: Connection) -> views.Budgets:
-        now_ms = custodian.now(connection)
-        sweep(custodian, connection, now_ms)
-        return views.Budgets(budgets=[_budget(connection, row) for row in budgets.current_rows(connection, now_ms)])
+    def job(transaction: Transaction) -> views.Budgets:
+        now_ms = custodian.now(transaction)
+        sweep(custodian, transaction, now_ms)
+        return views.Budgets(budgets=[_budget(transaction, row) for row in budgets.current_rows(transaction, now_ms)])
 
     return await custodian.database.run(job)
 
 
-def _budget(connection: Connection, row: BudgetRow) -> views.BudgetView:
+def _budget(transaction: Transaction, row: BudgetRow) -> views.BudgetView:
     room = row.room()
-    model = models.find(connection, row.key.scope.model)
+    model = models.find(transaction, row.key.scope.model)
     meaning = None
     if model is not None and room is not None and row.limit is not None:
         meaning = consequences(model.policy, room, row.limit)
@@ -89,9 +88,9 @@ def _budget(connection: Connection, row: BudgetRow) -> views.BudgetView:
 async def show_usage(custodian: Custodian) -> views.Usage:
     """Return usage by model and consumer."""
 
-    def job(connection: Connection) -> views.Usage:
-        sweep(custodian, connection, custodian.now(connection))
-        return views.Usage(usage=leases.totals(connection))
+    def job(transaction: Transaction) -> views.Usage:
+        sweep(custodian, transaction, custodian.now(transaction))
+        return views.Usage(usage=leases.totals(transaction))
 
     return await custodian.database.run(job)
 
@@ -100,12 +99,12 @@ async def show_enclaves(custodian: Custodian) -> views.Enclaves:
     """Return instances, newest first, with what a stop could still cost on each."""
     connected = custodian.hub.connected()
 
-    def job(connection: Connection) -> views.Enclaves:
-        now_ms = custodian.now(connection)
-        sweep(custodian, connection, now_ms)
+    def job(transaction: Transaction) -> views.Enclaves:
+        now_ms = custodian.now(transaction)
+        sweep(custodian, transaction, now_ms)
         shown = []
-        for instance, contact_ms in instances.newest(connection, _SHOWN):
-            units, until_ms = leases.outstanding(connection, instance.instance)
+        for instance, contact_ms in instances.newest(transaction, _SHOWN):
+            units, until_ms = leases.outstanding(transaction, instance.instance)
             shown.append(
                 views.EnclaveView(
                     instance=instance.instance,
@@ -132,11 +131,11 @@ async def show_enclaves(custodian: Custodian) -> views.Enclaves:
 async def show_stops(custodian: Custodian) -> views.Stops:
     """Return the stops in force."""
 
-    def job(connection: Connection) -> views.Stops:
+    def job(transaction: Transaction) -> views.Stops:
         found = [
-            views.StopView(target=stop.target, value=stop.value, epoch=stop.epoch) for stop in stops.active(connection)
+            views.StopView(target=stop.target, value=stop.value, epoch=stop.epoch) for stop in stops.active(transaction)
         ]
-        return views.Stops(stops=found, epoch=facts.get_int(connection, facts.EPOCH))
+        return views.Stops(stops=found, epoch=facts.epoch(transaction))
 
     return await custodian.database.run(job)
 
@@ -153,7 +152,7 @@ async def show_policy(custodian: Custodian) -> AppraisalPolicy:
 
 async def show_log(custodian: Custodian, start: int, limit: int) -> views.LogPage:
     """Return entries of the audit log."""
-    entries = await custodian.database.run(lambda connection: log.page(connection, start, limit))
+    entries = await custodian.database.run(lambda transaction: log.page(transaction, start, limit))
     return views.LogPage(start=start, entries=entries)
 
 

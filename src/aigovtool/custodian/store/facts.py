@@ -1,58 +1,48 @@
-"""Single values of the ledger: counters, the clock, the log's frontier, the policies in force."""
+"""Single values of the ledger: the counters of its head, and the policies in force."""
 
 from typing import Final, TypeVar
 
-from sqlalchemy import Connection, select
-from sqlalchemy.dialects.sqlite import insert
+import msgspec
+from sqlalchemy import select
 
 from aigovtool.codec import decode, encode
 from aigovtool.custodian.store.schema import facts
+from aigovtool.custodian.store.transaction import Transaction
 
 T = TypeVar("T")
 
-SCHEMA: Final = "schema"
-EPOCH: Final = "epoch"
-GENERATION: Final = "generation"
-CLOCK: Final = "clock_ms"
-FRONTIER: Final = "log_frontier"
-KEY_SET: Final = "key_set"
 APPRAISAL_POLICY: Final = "appraisal_policy"
 
 
-def get(connection: Connection, name: str, kind: type[T]) -> T | None:
+def get(transaction: Transaction, name: str, kind: type[T]) -> T | None:
     """Return a value, or `None` when it was never set."""
-    value = connection.execute(select(facts.c.value).where(facts.c.name == name)).scalar_one_or_none()
+    value = transaction.execute(select(facts.c.value).where(facts.c.name == name)).scalar_one_or_none()
     return None if value is None else decode(value, kind)
 
 
-def put(connection: Connection, name: str, value: object) -> None:
+def put(transaction: Transaction, name: str, value: object) -> None:
     """Set a value."""
-    encoded = encode(value)
-    statement = insert(facts).values(name=name, value=encoded)
-    connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": encoded}))
+    transaction.upsert(facts, {"name": name}, {"value": encode(value)})
 
 
-def get_int(connection: Connection, name: str) -> int:
-    """Return a counter; 0 when it was never set."""
-    return get(connection, name, int) or 0
+def epoch(transaction: Transaction) -> int:
+    """Return the epoch."""
+    return transaction.head.epoch
 
 
-def put_int(connection: Connection, name: str, value: int) -> None:
-    """Set a counter."""
-    put(connection, name, value)
+def generation(transaction: Transaction) -> int:
+    """Return the generation: it grows when a restored ledger is put back into service."""
+    return transaction.head.generation
 
 
-def next_epoch(connection: Connection) -> int:
+def next_epoch(transaction: Transaction) -> int:
     """Advance and return the epoch: once per stop, resume, revocation and policy change."""
-    epoch = get_int(connection, EPOCH) + 1
-    put_int(connection, EPOCH, epoch)
-    return epoch
+    transaction.head = msgspec.structs.replace(transaction.head, epoch=transaction.head.epoch + 1)
+    return transaction.head.epoch
 
 
-def advance_clock(connection: Connection, now_ms: int) -> int:
+def advance_clock(transaction: Transaction, now_ms: int) -> int:
     """Return the ledger's time: never less than any time it has seen before."""
-    stored = get_int(connection, CLOCK)
-    if now_ms > stored:
-        put_int(connection, CLOCK, now_ms)
-        return now_ms
-    return stored
+    if now_ms > transaction.head.clock_ms:
+        transaction.head = msgspec.structs.replace(transaction.head, clock_ms=now_ms)
+    return transaction.head.clock_ms

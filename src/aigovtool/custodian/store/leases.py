@@ -1,65 +1,60 @@
 """Leases, and the running totals of usage that are derived from them."""
 
-from sqlalchemy import Connection, func, insert, select, text, update
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy import func, insert, select, update
 
-from aigovtool.codec import decode, encode
-from aigovtool.custodian.store.schema import leases, usage
+from aigovtool.codec import encode
+from aigovtool.custodian.store.bodies import decoded
+from aigovtool.custodian.store.schema import PENDING, UNCLOSED, leases, usage
+from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.ids import BorrowerId, InstanceId, LeaseId, ModelId
 from aigovtool.ledger.lease import Lease
 from aigovtool.ledger.units import Dimension
 from aigovtool.protocol.views import UsageView
 
-#: In the very words of the partial indices, not as parameters: otherwise SQLite reads all history.
-_UNCLOSED = text("state IN ('pending', 'expired')")
 
-
-def find(connection: Connection, lease_id: LeaseId) -> Lease | None:
+def find(transaction: Transaction, lease_id: LeaseId) -> Lease | None:
     """Return a lease."""
-    body = connection.execute(select(leases.c.body).where(leases.c.lease_id == lease_id)).scalar_one_or_none()
-    return None if body is None else decode(body, Lease)
+    body = transaction.execute(select(leases.c.body).where(leases.c.lease_id == lease_id)).scalar_one_or_none()
+    return None if body is None else decoded(body, Lease)
 
 
-def overdue(connection: Connection, now_ms: int, limit: int) -> list[Lease]:
+def overdue(transaction: Transaction, now_ms: int, limit: int) -> list[Lease]:
     """Return up to `limit` pending leases whose holder is too late to close them."""
     statement = (
-        select(leases.c.body)
-        .where(text("state = 'pending'"), leases.c.deadline_ms < now_ms)
-        .order_by(leases.c.deadline_ms)
-        .limit(limit)
+        select(leases.c.body).where(PENDING, leases.c.deadline_ms < now_ms).order_by(leases.c.deadline_ms).limit(limit)
     )
-    return [decode(body, Lease) for body in connection.execute(statement).scalars()]
+    return [decoded(body, Lease) for body in transaction.execute(statement).scalars()]
 
 
-def held_by_instance(connection: Connection, instance: InstanceId, model: ModelId) -> int:
+def held_by_instance(transaction: Transaction, instance: InstanceId, model: ModelId) -> int:
     """Return the units that an instance holds and could still use."""
     statement = select(func.coalesce(func.sum(leases.c.units), 0)).where(
-        leases.c.instance == instance, leases.c.model == model, _UNCLOSED
+        leases.c.instance == instance, leases.c.model == model, UNCLOSED
     )
-    return int(connection.execute(statement).scalar_one())
+    return int(transaction.execute(statement).scalar_one())
 
 
-def held_by_borrower(connection: Connection, borrower: BorrowerId, model: ModelId) -> int:
+def held_by_borrower(transaction: Transaction, borrower: BorrowerId, model: ModelId) -> int:
     """Return the units that all instances of a borrower hold, those that crashed included."""
     statement = select(func.coalesce(func.sum(leases.c.units), 0)).where(
-        leases.c.borrower == borrower, leases.c.model == model, _UNCLOSED
+        leases.c.borrower == borrower, leases.c.model == model, UNCLOSED
     )
-    return int(connection.execute(statement).scalar_one())
+    return int(transaction.execute(statement).scalar_one())
 
 
-def outstanding(connection: Connection, instance: InstanceId) -> tuple[int, int]:
+def outstanding(transaction: Transaction, instance: InstanceId) -> tuple[int, int]:
     """Return units an instance could still use, and until when its newest lease runs (ms, 0 if none)."""
     statement = select(
         func.coalesce(func.sum(leases.c.units), 0), func.coalesce(func.max(leases.c.deadline_ms), 0)
-    ).where(leases.c.instance == instance, _UNCLOSED)
-    units, deadline_ms = connection.execute(statement).one()
-    return int(units), int(deadline_ms)
+    ).where(leases.c.instance == instance, UNCLOSED)
+    found = transaction.execute(statement).one()
+    return int(found[0]), int(found[1])
 
 
-def add(connection: Connection, lease: Lease, dimension: Dimension) -> None:
+def add(transaction: Transaction, lease: Lease, dimension: Dimension) -> None:
     """Insert a granted lease."""
     units = lease.units.get(dimension)
-    connection.execute(
+    transaction.execute(
         insert(leases).values(
             lease_id=lease.lease_id,
             instance=lease.instance,
@@ -72,16 +67,16 @@ def add(connection: Connection, lease: Lease, dimension: Dimension) -> None:
             body=encode(lease),
         )
     )
-    _count(connection, lease, granted=units, charged=units, open_leases=1)
+    _count(transaction, lease, granted=units, charged=units, open_leases=1)
 
 
-def change(connection: Connection, before: Lease, after: Lease, dimension: Dimension, *, charged: int) -> None:
+def change(transaction: Transaction, before: Lease, after: Lease, dimension: Dimension, *, charged: int) -> None:
     """Write a lease that a transition changed; `charged` is by how much its charge changed."""
-    connection.execute(
+    transaction.execute(
         update(leases).where(leases.c.lease_id == after.lease_id).values(state=after.state.value, body=encode(after))
     )
     _count(
-        connection,
+        transaction,
         after,
         charged=charged,
         used=after.seen.get(dimension) - before.seen.get(dimension),
@@ -91,19 +86,13 @@ def change(connection: Connection, before: Lease, after: Lease, dimension: Dimen
     )
 
 
-def _count(connection: Connection, lease: Lease, **changes: int) -> None:
+def _count(transaction: Transaction, lease: Lease, **changes: int) -> None:
     names = ("granted", "charged", "used", "ok", "err", "open_leases")
-    values = {name: changes.get(name, 0) for name in names}
-    statement = upsert(usage).values(model=lease.model, borrower=lease.borrower, consumer=lease.consumer, **values)
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["model", "borrower", "consumer"],
-            set_={name: usage.c[name] + changes.get(name, 0) for name in names},
-        )
-    )
+    key = {"model": lease.model, "borrower": lease.borrower, "consumer": lease.consumer}
+    transaction.count_up(usage, key, {name: changes.get(name, 0) for name in names})
 
 
-def totals(connection: Connection) -> list[UsageView]:
+def totals(transaction: Transaction) -> list[UsageView]:
     """Return usage by model, borrower and consumer."""
     statement = select(usage).order_by(usage.c.model, usage.c.borrower, usage.c.consumer)
-    return [UsageView(**found._asdict()) for found in connection.execute(statement)]
+    return [UsageView(**found._asdict()) for found in transaction.execute(statement)]

@@ -1,31 +1,78 @@
-"""The audit log's rows: appended in the transaction of the effect, never changed."""
+"""The audit log's rows: appended in the transaction of the effect, never changed.
 
-from sqlalchemy import Connection, insert, select
+There is one writer at a time, so the order of entries is the order of commits. Beside each entry stands the root of
+the tree that ends with it, and the roots of complete subtrees from `NODE_LEVEL` up: proofs and comparisons with
+somebody's checkpoint cost the same whether the log has a thousand entries or ten million.
+"""
+
+from typing import Final
+
+import msgspec
+from sqlalchemy import select
 
 from aigovtool.codec import encode
-from aigovtool.custodian.store import facts
-from aigovtool.custodian.store.schema import log
+from aigovtool.custodian.store.schema import log, log_nodes
+from aigovtool.custodian.store.transaction import Transaction
+from aigovtool.errors import LogError
 from aigovtool.ledger.entry import Entry, EntryBody
-from aigovtool.ledger.merkle import Frontier
+from aigovtool.ledger.merkle import Frontier, NodeAt, nodes_of
+
+#: Smaller subtrees are hashed again from at most 2**4 leaves when somebody asks; kept are n/16 + n/32 + ... rows.
+NODE_LEVEL: Final = 5
 
 
-def append(connection: Connection, at_ms: int, body: EntryBody) -> int:
+def append(transaction: Transaction, at_ms: int, body: EntryBody) -> int:
     """Append one entry and return its index."""
-    frontier = head(connection)
-    generation = facts.get_int(connection, facts.GENERATION)
-    entry = Entry(index=frontier.size, at_ms=at_ms, generation=generation, body=body)
+    before = transaction.head.frontier
+    entry = Entry(index=before.size, at_ms=at_ms, generation=transaction.head.generation, body=body)
     leaf = entry.leaf()
-    connection.execute(insert(log).values(idx=entry.index, leaf=leaf, body=encode(entry)))
-    facts.put(connection, facts.FRONTIER, frontier.append(leaf))
+    frontier, completed = before.grow(leaf)
+    transaction.lines.append({"idx": entry.index, "leaf": leaf, "root": frontier.root(), "body": encode(entry)})
+    transaction.nodes.extend(
+        {"level": tree.level, "idx": tree.index, "hash": tree.hash} for tree in completed if tree.level >= NODE_LEVEL
+    )
+    transaction.head = msgspec.structs.replace(transaction.head, frontier=frontier)
     return entry.index
 
 
-def head(connection: Connection) -> Frontier:
+def head(transaction: Transaction) -> Frontier:
     """Return the tree as it stands."""
-    return facts.get(connection, facts.FRONTIER, Frontier) or Frontier()
+    return transaction.head.frontier
 
 
-def page(connection: Connection, start: int, limit: int) -> list[bytes]:
+def page(transaction: Transaction, start: int, limit: int) -> list[bytes]:
     """Return up to `limit` entries from index `start`, in order."""
+    transaction.flush()
     statement = select(log.c.body).where(log.c.idx >= start).order_by(log.c.idx).limit(limit)
-    return list(connection.execute(statement).scalars())
+    return list(transaction.execute(statement).scalars())
+
+
+def root_at(transaction: Transaction, size: int) -> bytes:
+    """Return the root that the tree had when it had `size` leaves.
+
+    Raises:
+        LogError: it never had so many.
+    """
+    if size == 0:
+        return Frontier().root()
+    transaction.flush()
+    root = transaction.execute(select(log.c.root).where(log.c.idx == size - 1)).scalar_one_or_none()
+    if root is None:
+        raise LogError(f"the log has no {size} entries", reason="no_such_prefix")
+    return bytes(root)
+
+
+def nodes(transaction: Transaction) -> NodeAt:
+    """Return the stored subtrees, for proofs."""
+    transaction.flush()
+
+    def node(level: int, index: int) -> bytes:
+        if level >= NODE_LEVEL:
+            where = (log_nodes.c.level == level) & (log_nodes.c.idx == index)
+            return bytes(transaction.execute(select(log_nodes.c.hash).where(where)).scalar_one())
+        first, count = index << level, 1 << level
+        where = (log.c.idx >= first) & (log.c.idx < first + count)
+        leaves = list(transaction.execute(select(log.c.leaf).where(where).order_by(log.c.idx)).scalars())
+        return nodes_of(leaves)(level, 0)
+
+    return node

@@ -1,55 +1,65 @@
 """Registered models."""
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import insert, select, update
 
-from aigovtool.codec import decode, encode
+from aigovtool.codec import encode
+from aigovtool.custodian.store.bodies import decoded
 from aigovtool.custodian.store.records import Model
 from aigovtool.custodian.store.schema import models
+from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import ConflictError, NotFoundError
 from aigovtool.ids import Digest, ModelId
 
 
-def add(connection: Connection, model: Model) -> None:
+def add(transaction: Transaction, model: Model) -> None:
     """Insert a model.
 
     Raises:
         ConflictError: the name is taken.
     """
-    if find(connection, model.model) is not None:
+    if find(transaction, model.model) is not None:
         raise ConflictError(f"a model named {model.model} exists already", reason="model_exists")
-    connection.execute(insert(models).values(model=model.model, package=model.package, body=encode(model)))
+    transaction.execute(insert(models).values(model=model.model, package=model.package, body=encode(model)))
 
 
-def find(connection: Connection, model: ModelId) -> Model | None:
+def find(transaction: Transaction, model: ModelId) -> Model | None:
     """Return a model, withdrawn or not."""
-    body = connection.execute(select(models.c.body).where(models.c.model == model)).scalar_one_or_none()
-    return None if body is None else decode(body, Model)
+    body = transaction.execute(select(models.c.body).where(models.c.model == model)).scalar_one_or_none()
+    return None if body is None else decoded(body, Model)
 
 
-def require(connection: Connection, model: ModelId) -> Model:
+def among(transaction: Transaction, names: list[ModelId]) -> list[Model]:
+    """Return those of `names` that were ever registered."""
+    if not names:
+        return []
+    bodies = transaction.execute(select(models.c.body).where(models.c.model.in_(names))).scalars()
+    return [decoded(body, Model) for body in bodies]
+
+
+def require(transaction: Transaction, model: ModelId) -> Model:
     """Return a model that can be lent.
 
     Raises:
         NotFoundError: unknown or withdrawn.
     """
-    found = find(connection, model)
+    found = find(transaction, model)
     if found is None or found.withdrawn:
         raise NotFoundError(f"no model {model} is lent here", reason="no_such_model")
     return found
 
 
-def replace(connection: Connection, model: Model) -> None:
+def replace(transaction: Transaction, model: Model) -> None:
     """Write a changed model."""
-    connection.execute(update(models).where(models.c.model == model.model).values(body=encode(model)))
+    transaction.execute(update(models).where(models.c.model == model.model).values(body=encode(model)))
 
 
-def everything(connection: Connection) -> list[Model]:
+def everything(transaction: Transaction) -> list[Model]:
     """Return all models."""
     return [
-        decode(body, Model) for body in connection.execute(select(models.c.body).order_by(models.c.model)).scalars()
+        decoded(body, Model) for body in transaction.execute(select(models.c.body).order_by(models.c.model)).scalars()
     ]
 
 
-def packages(connection: Connection) -> set[Digest]:
+def packages(transaction: Transaction) -> set[Digest]:
     """Return the packages that models refer to."""
-    return {Digest(package) for package in connection.execute(select(models.c.package)).scalars()}
+    return {Digest(package) for package in transaction.execute(select(models.c.package)).scalars()}

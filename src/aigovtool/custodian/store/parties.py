@@ -1,54 +1,74 @@
 """Parties: who holds a credential. Rows are never deleted; a revoked name is not given out again."""
 
-from sqlalchemy import Connection, insert, select, update
+from collections.abc import Sequence
 
-from aigovtool.codec import decode, encode
+from sqlalchemy import insert, select, update
+
+from aigovtool.codec import encode
+from aigovtool.custodian.store.bodies import decoded
 from aigovtool.custodian.store.records import Party
 from aigovtool.custodian.store.schema import parties
+from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import ConflictError, ForbiddenError
+from aigovtool.ids import KeyId, key_id_of
 from aigovtool.ledger.entry import PartyRole
 
 
-def add(connection: Connection, party: Party) -> None:
+def add(transaction: Transaction, party: Party) -> None:
     """Insert a party.
 
     Raises:
         ConflictError: the name or the key is taken already.
     """
     taken = (parties.c.role == party.role.value) & (parties.c.name == party.name)
-    if connection.execute(select(parties.c.name).where(taken | (parties.c.key == party.key))).first():
+    if transaction.execute(select(parties.c.name).where(taken | (parties.c.key_id == key_id_of(party.key)))).first():
         raise ConflictError(f"a {party.role} named {party.name}, or its key, exists already", reason="party_exists")
-    connection.execute(
-        insert(parties).values(role=party.role.value, name=party.name, key=party.key, body=encode(party))
+    transaction.execute(
+        insert(parties).values(role=party.role.value, name=party.name, key_id=key_id_of(party.key), body=encode(party))
     )
 
 
-def find(connection: Connection, role: PartyRole, name: str) -> Party | None:
+def find(transaction: Transaction, role: PartyRole, name: str) -> Party | None:
     """Return a party, revoked or not."""
     statement = select(parties.c.body).where(parties.c.role == role.value, parties.c.name == name)
-    body = connection.execute(statement).scalar_one_or_none()
-    return None if body is None else decode(body, Party)
+    body = transaction.execute(statement).scalar_one_or_none()
+    return None if body is None else decoded(body, Party)
 
 
-def require(connection: Connection, role: PartyRole, name: str) -> Party:
+def by_key(transaction: Transaction, role: PartyRole, key_id: KeyId) -> Party | None:
+    """Return the party whose key has this identifier, revoked or not."""
+    statement = select(parties.c.body).where(parties.c.role == role.value, parties.c.key_id == key_id)
+    body = transaction.execute(statement).scalar_one_or_none()
+    return None if body is None else decoded(body, Party)
+
+
+def among(transaction: Transaction, role: PartyRole, names: Sequence[str]) -> list[Party]:
+    """Return those of `names` that were ever enrolled, revoked or not."""
+    if not names:
+        return []
+    statement = select(parties.c.body).where(parties.c.role == role.value, parties.c.name.in_(names))
+    return [decoded(body, Party) for body in transaction.execute(statement).scalars()]
+
+
+def require(transaction: Transaction, role: PartyRole, name: str) -> Party:
     """Return a party that may act.
 
     Raises:
         ForbiddenError: unknown or revoked (an outsider cannot tell which).
     """
-    party = find(connection, role, name)
+    party = find(transaction, role, name)
     if party is None or party.revoked:
         raise ForbiddenError(f"{role} {name} is not enrolled", reason="not_enrolled")
     return party
 
 
-def replace(connection: Connection, party: Party) -> None:
+def replace(transaction: Transaction, party: Party) -> None:
     """Write a changed party."""
     condition = (parties.c.role == party.role.value) & (parties.c.name == party.name)
-    connection.execute(update(parties).where(condition).values(key=party.key, body=encode(party)))
+    transaction.execute(update(parties).where(condition).values(key_id=key_id_of(party.key), body=encode(party)))
 
 
-def everyone(connection: Connection) -> list[Party]:
+def everyone(transaction: Transaction) -> list[Party]:
     """Return all parties."""
     statement = select(parties.c.body).order_by(parties.c.role, parties.c.name)
-    return [decode(body, Party) for body in connection.execute(statement).scalars()]
+    return [decoded(body, Party) for body in transaction.execute(statement).scalars()]

@@ -8,6 +8,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     String,
@@ -16,11 +17,24 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 metadata: Final = MetaData()
 
-#: Single values: schema version, custodian id, epoch, generation, clock, log frontier, policies.
+#: Conditions of the partial indices. Queries use these very words, not parameters: otherwise SQLite reads all history.
+UNCLOSED: Final = text("state IN ('pending', 'expired')")
+PENDING: Final = text("state = 'pending'")
+
+#: One row: the schema's version, and the counters of `transaction.Head`. Whoever has locked it is the one writer.
+head: Final = Table(
+    "head",
+    metadata,
+    Column("id", Integer, CheckConstraint("id = 1"), primary_key=True, autoincrement=False),
+    Column("schema", Integer, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+
+#: Single values, such as the appraisal policy in force.
 facts: Final = Table(
     "facts",
     metadata,
@@ -33,7 +47,18 @@ log: Final = Table(
     metadata,
     Column("idx", BigInteger, primary_key=True, autoincrement=False),
     Column("leaf", LargeBinary, nullable=False),
+    # The tree's root with this entry as its last: any signed checkpoint can be compared with it at once.
+    Column("root", LargeBinary, nullable=False),
     Column("body", LargeBinary, nullable=False),
+)
+
+#: Roots of complete subtrees of 2**level leaves, from `log.NODE_LEVEL` up: proofs need not read all leaves.
+log_nodes: Final = Table(
+    "log_nodes",
+    metadata,
+    Column("level", Integer, primary_key=True, autoincrement=False),
+    Column("idx", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary, nullable=False),
 )
 
 parties: Final = Table(
@@ -41,9 +66,9 @@ parties: Final = Table(
     metadata,
     Column("role", String(10), primary_key=True),
     Column("name", String(63), primary_key=True),
-    Column("key", LargeBinary, nullable=False),
+    Column("key_id", String(64), nullable=False),
     Column("body", LargeBinary, nullable=False),
-    UniqueConstraint("key"),
+    UniqueConstraint("key_id"),
 )
 
 models: Final = Table(
@@ -68,12 +93,14 @@ instances: Final = Table(
     "instances",
     metadata,
     Column("instance", String(64), primary_key=True),
+    Column("key_id", String(64), nullable=False),
     Column("borrower", String(63), nullable=False),
     Column("state", String(10), nullable=False),
     Column("attested_at_ms", BigInteger, nullable=False),
     Column("last_contact_ms", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Index("instances_by_time", "attested_at_ms"),
+    Index("instances_by_key", "key_id"),
 )
 
 #: The answer to the last renewal of each instance: a repeated request gets the same bytes.
@@ -91,8 +118,10 @@ budget_limits: Final = Table(
     metadata,
     Column("key", String(400), primary_key=True),
     Column("model", String(63), nullable=False),
+    Column("scope", String(300), nullable=False),
     Column("body", LargeBinary, nullable=False),
     Index("limits_by_model", "model"),
+    Index("limits_by_scope", "scope"),
 )
 
 budget_rows: Final = Table(
@@ -119,9 +148,9 @@ leases: Final = Table(
     Column("units", BigInteger, CheckConstraint("units >= 0"), nullable=False),
     Column("body", LargeBinary, nullable=False),
     # Partial indices: what a renewal asks must not cost more as closed leases pile up.
-    Index("open_by_instance", "instance", sqlite_where=text("state IN ('pending', 'expired')")),
-    Index("open_by_borrower", "borrower", "model", sqlite_where=text("state IN ('pending', 'expired')")),
-    Index("due", "deadline_ms", sqlite_where=text("state = 'pending'")),
+    Index("open_by_instance", "instance", sqlite_where=UNCLOSED, postgresql_where=UNCLOSED),
+    Index("open_by_borrower", "borrower", "model", sqlite_where=UNCLOSED, postgresql_where=UNCLOSED),
+    Index("due", "deadline_ms", sqlite_where=PENDING, postgresql_where=PENDING),
 )
 
 #: Running totals per consumer and model, so that showing usage does not read every lease.
@@ -144,6 +173,9 @@ stops: Final = Table(
     metadata,
     Column("target", String(10), primary_key=True),
     Column("value", String(64), primary_key=True),
+    # Of a consumer's stop: whose enclaves it concerns, and until when anybody could present the credential.
+    Column("borrower", String(63), nullable=True),
+    Column("until_ms", BigInteger, nullable=True),
     Column("epoch", BigInteger, nullable=False),
     Column("active", Boolean, nullable=False),
 )

@@ -1,57 +1,72 @@
 """Stops in force, and the stop state that they mean for one instance."""
 
-from sqlalchemy import Connection, select
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy import ColumnElement, and_, or_, select
 
-from aigovtool.custodian.store import facts
+from aigovtool.custodian.store import facts, parties
 from aigovtool.custodian.store.records import Instance
 from aigovtool.custodian.store.schema import stops
-from aigovtool.ledger.entry import StopTarget
-from aigovtool.protocol.stop import ActiveStop, StopState, concerns
+from aigovtool.custodian.store.transaction import Transaction
+from aigovtool.ledger.entry import PartyRole, StopTarget
+from aigovtool.protocol.stop import ActiveStop, StopState
 
 
-def put(connection: Connection, target: StopTarget, value: str, epoch: int, *, active: bool) -> None:
+def put(transaction: Transaction, target: StopTarget, value: str, epoch: int, *, active: bool) -> None:
     """Set or lift a stop at an epoch."""
-    values = {"epoch": epoch, "active": active}
-    statement = upsert(stops).values(target=target.value, value=value, **values)
-    connection.execute(statement.on_conflict_do_update(index_elements=["target", "value"], set_=values))
+    consumer = parties.find(transaction, PartyRole.CONSUMER, value) if target is StopTarget.CONSUMER else None
+    values = {
+        "borrower": None if consumer is None else consumer.borrower,
+        "until_ms": None if consumer is None else consumer.not_after_ms,
+        "epoch": epoch,
+        "active": active,
+    }
+    transaction.upsert(stops, {"target": target.value, "value": value}, values)
 
 
-def is_active(connection: Connection, target: StopTarget, value: str) -> bool:
+def is_active(transaction: Transaction, target: StopTarget, value: str) -> bool:
     """Return whether this very stop is in force."""
     condition = (stops.c.target == target.value) & (stops.c.value == value)
-    return connection.execute(select(stops.c.active).where(condition)).scalar_one_or_none() is True
+    return transaction.execute(select(stops.c.active).where(condition)).scalar_one_or_none() is True
 
 
-def active(connection: Connection) -> list[ActiveStop]:
+def active(transaction: Transaction) -> list[ActiveStop]:
     """Return the stops in force."""
     statement = select(stops).where(stops.c.active).order_by(stops.c.target, stops.c.value)
     return [
         ActiveStop(target=StopTarget(found.target), value=found.value, epoch=found.epoch)
-        for found in connection.execute(statement)
+        for found in transaction.execute(statement)
     ]
 
 
-def state_for(connection: Connection, instance: Instance) -> StopState:
-    """Return the stop state of an instance, lifted stops counting towards its scope epoch."""
-    touching = [
-        found
-        for found in connection.execute(select(stops).order_by(stops.c.target, stops.c.value))
-        if concerns(
-            StopTarget(found.target),
-            found.value,
-            instance=instance.instance,
-            borrower=instance.borrower,
-            models=instance.models,
-        )
-    ]
+def state_for(transaction: Transaction, instance: Instance) -> StopState:
+    """Return the stop state of an instance, lifted stops counting towards its scope epoch.
+
+    A consumer's stop concerns the enclaves of its borrower only (nobody else may serve it), and is listed until its
+    credential ends: after that nobody can present it. It counts towards the scope epoch for ever, which never falls.
+    """
+    found = list(
+        transaction.execute(select(stops).where(_concerning(instance)).order_by(stops.c.target, stops.c.value))
+    )
+    now_ms = transaction.head.clock_ms
     return StopState(
         instance=instance.instance,
-        epoch=facts.get_int(connection, facts.EPOCH),
-        scope_epoch=max((found.epoch for found in touching), default=0),
+        epoch=facts.epoch(transaction),
+        scope_epoch=max((stop.epoch for stop in found), default=0),
         stops=[
-            ActiveStop(target=StopTarget(found.target), value=found.value, epoch=found.epoch)
-            for found in touching
-            if found.active
+            ActiveStop(target=StopTarget(stop.target), value=stop.value, epoch=stop.epoch)
+            for stop in found
+            if stop.active and (stop.until_ms is None or now_ms <= stop.until_ms)
         ],
+    )
+
+
+def _concerning(instance: Instance) -> ColumnElement[bool]:
+    def aimed(target: StopTarget, condition: ColumnElement[bool]) -> ColumnElement[bool]:
+        return and_(stops.c.target == target.value, condition)
+
+    return or_(
+        stops.c.target == StopTarget.ALL.value,
+        aimed(StopTarget.MODEL, stops.c.value.in_(instance.models)),
+        aimed(StopTarget.BORROWER, stops.c.value == instance.borrower),
+        aimed(StopTarget.ENCLAVE, stops.c.value == instance.instance),
+        aimed(StopTarget.CONSUMER, stops.c.borrower == instance.borrower),
     )

@@ -1,0 +1,66 @@
+"""Who sent this: an instance's signature is verified before a byte of its payload is parsed.
+
+The `keyid` of a DSSE envelope says under which admitted key to look; it proves nothing by itself. Verifying happens
+outside the ledger's writer, so a stranger can cost it one indexed look-up at most, and an instance that is known here
+none at all.
+"""
+
+import asyncio
+from collections import OrderedDict
+from typing import Final, Protocol, TypeVar
+
+from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope
+from aigovtool.custodian.store import instances
+from aigovtool.custodian.store.database import Database
+from aigovtool.errors import ForbiddenError, SignatureInvalidError
+from aigovtool.ids import InstanceId, KeyId
+
+#: Instances whose keys are remembered: ten times as many as one custodian is measured to sustain.
+_MAX_KEPT: Final = 50_000
+#: Larger payloads are parsed in a thread, so that one long report does not delay everybody's heartbeat.
+_LARGE_BYTES: Final = 64 << 10
+
+
+class _FromInstance(Protocol):
+    @property
+    def instance(self) -> InstanceId: ...
+
+
+M = TypeVar("M", bound=_FromInstance)
+
+
+class Senders:
+    """The keys of admitted instances. They never change, so what was looked up once stays true."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[KeyId, tuple[InstanceId, VerifyKey]] = OrderedDict()
+
+    async def opened(self, database: Database, envelope: Envelope, kind: str, message: type[M]) -> M:
+        """Return the message, if the instance that it speaks for signed it.
+
+        Raises:
+            ForbiddenError: no instance with this key was ever admitted here (`unknown_instance`).
+            SignatureInvalidError: not signed by it, or it speaks for another instance (`wrong_sender`).
+        """
+        instance, key = await self._sender(database, envelope)
+        if len(envelope.payload) > _LARGE_BYTES:
+            opened = await asyncio.to_thread(open_envelope, envelope, kind, message, [key])
+        else:
+            opened = open_envelope(envelope, kind, message, [key])
+        if opened.instance != instance:
+            raise SignatureInvalidError("an instance speaks for itself only", reason="wrong_sender")
+        return opened
+
+    async def _sender(self, database: Database, envelope: Envelope) -> tuple[InstanceId, VerifyKey]:
+        if len(envelope.signatures) != 1:
+            raise SignatureInvalidError("an instance's message has one signature", reason="wrong_key")
+        key_id = envelope.signatures[0].keyid
+        kept = self._kept.get(key_id)
+        if kept is None:
+            found = await database.run(lambda transaction: instances.by_key(transaction, key_id))
+            if found is None:
+                raise ForbiddenError("this instance was never admitted here", reason="unknown_instance")
+            kept = self._kept[key_id] = (found.instance, VerifyKey(found.identity_key))
+            if len(self._kept) > _MAX_KEPT:
+                self._kept.popitem(last=False)
+        return kept

@@ -1,0 +1,157 @@
+"""Grants: what one renewal's wants come to, and why not (spec: leases section 4).
+
+Everything that the wants of one renewal share is read once; what one grant holds counts at the next.
+"""
+
+import secrets
+from typing import Final
+
+from aigovtool.custodian.custodian import Custodian
+from aigovtool.custodian.service import asks
+from aigovtool.custodian.service.reports import book_of
+from aigovtool.custodian.store import budgets, leases, models, parties
+from aigovtool.custodian.store.records import Instance, Model
+from aigovtool.custodian.store.transaction import Transaction
+from aigovtool.ids import LeaseId, ModelId
+from aigovtool.ledger import book
+from aigovtool.ledger.book import Draw, Effects, Outcome
+from aigovtool.ledger.budget import path
+from aigovtool.ledger.entry import LeaseGranted, PartyRole
+from aigovtool.ledger.policy import GRACE_MS
+from aigovtool.protocol.messages import Deny, DenyCode, Grant, Want
+from aigovtool.protocol.stop import StopState
+
+_DENIALS: Final = {
+    Outcome.EXHAUSTED: DenyCode.EXHAUSTED,
+    Outcome.RESERVED: DenyCode.RESERVED,
+    Outcome.CAPPED: DenyCode.CAPPED,
+    Outcome.INSUFFICIENT: DenyCode.INSUFFICIENT,
+    Outcome.NO_BUDGET_ROW: DenyCode.NO_BUDGET_ROW,
+}
+#: How long an enclave need not ask again when others hold the units.
+_RETRY_AFTER_MS: Final = 2_000
+
+
+class Granting:
+    """The wants of one renewal, in one transaction."""
+
+    def __init__(
+        self,
+        custodian: Custodian,
+        transaction: Transaction,
+        instance: Instance,
+        *,
+        state: StopState,
+        now_ms: int,
+        wants: list[Want],
+    ) -> None:
+        self._custodian: Final = custodian
+        self._transaction: Final = transaction
+        self._instance: Final = instance
+        self._state: Final = state
+        self._now_ms: Final = now_ms
+        wanted = {want.model for want in wants} & set(instance.models)
+        self._models: Final = {model.model: model for model in models.among(transaction, sorted(wanted))}
+        names = sorted({want.consumer for want in wants})
+        self._consumers: Final = {
+            party.name: party for party in parties.among(transaction, PartyRole.CONSUMER, names) if not party.revoked
+        }
+        self._borrower: Final = parties.find(transaction, PartyRole.BORROWER, instance.borrower) if wants else None
+        self._held: Final[dict[ModelId, tuple[int, int]]] = {}
+
+    def grant(self, want: Want) -> Grant | Deny:
+        """Return a lease or the reason why there is none."""
+        refusal = self._refusal(want)
+        model = self._models.get(want.model)
+        if refusal is not None or model is None:
+            return Deny(model=want.model, consumer=want.consumer, code=refusal or DenyCode.STOPPED)
+        scopes = path(want.model, self._instance.borrower, want.consumer)
+        rows = budgets.rows_on(self._transaction, scopes, self._now_ms)
+        effects = book.apply(book_of(rows), self._draw(want, model))
+        if effects.outcome is not Outcome.GRANTED:
+            return self._denied(want, effects)
+        return self._granted(effects)
+
+    def _refusal(self, want: Want) -> DenyCode | None:
+        instance, state = self._instance, self._state
+        if instance.state != "live" or state.is_wide() or state.stops_consumer(want.consumer):
+            return DenyCode.STOPPED
+        if self._now_ms >= instance.valid_until_ms:
+            return DenyCode.REATTEST
+        consumer = self._consumers.get(want.consumer)
+        if consumer is None or consumer.borrower != instance.borrower:
+            return DenyCode.NO_BUDGET_ROW
+        model = self._models.get(want.model)
+        if self._borrower is None or self._borrower.revoked or model is None or model.withdrawn:
+            return DenyCode.STOPPED
+        return None
+
+    def _draw(self, want: Want, model: Model) -> Draw:
+        by_instance, by_borrower = self._held_now(want.model)
+        return Draw(
+            lease_id=LeaseId(secrets.token_hex(16)),
+            instance=self._instance.instance,
+            borrower=self._instance.borrower,
+            model=want.model,
+            manifest=model.manifest_digest,
+            consumer=want.consumer,
+            minimum=want.minimum,
+            target=want.target,
+            policy=model.policy,
+            refundable=self._instance.refundable,
+            held_by_instance=by_instance,
+            held_by_borrower=by_borrower,
+            ttl_ms=min(model.policy.ttl_ms, self._instance.valid_until_ms - self._now_ms),
+            grace_ms=GRACE_MS,
+            now_ms=self._now_ms,
+        )
+
+    def _held_now(self, model: ModelId) -> tuple[int, int]:
+        if model not in self._held:
+            self._held[model] = (
+                leases.held_by_instance(self._transaction, self._instance.instance, model),
+                leases.held_by_borrower(self._transaction, self._instance.borrower, model),
+            )
+        return self._held[model]
+
+    def _denied(self, want: Want, effects: Effects) -> Deny:
+        code = _DENIALS[effects.outcome]
+        if code is DenyCode.EXHAUSTED and want.ask:
+            asks.file_by_enclave(self._custodian, self._transaction, self._instance, want)
+        return Deny(
+            model=want.model,
+            consumer=want.consumer,
+            code=code,
+            available=effects.available,
+            retry_after_ms=0 if code is DenyCode.EXHAUSTED else _RETRY_AFTER_MS,
+        )
+
+    def _granted(self, effects: Effects) -> Grant:
+        (lease,) = effects.leases
+        dimension = lease.rows[0].dimension
+        units = lease.units.get(dimension)
+        by_instance, by_borrower = self._held[lease.model]
+        self._held[lease.model] = (by_instance + units, by_borrower + units)
+        budgets.write(self._transaction, effects.rows)
+        leases.add(self._transaction, lease, dimension)
+        self._custodian.record(
+            self._transaction,
+            LeaseGranted(
+                lease_id=lease.lease_id,
+                instance=lease.instance,
+                borrower=lease.borrower,
+                model=lease.model,
+                consumer=lease.consumer,
+                units=lease.units,
+                rows=lease.rows,
+            ),
+        )
+        return Grant(
+            lease_id=lease.lease_id,
+            model=lease.model,
+            consumer=lease.consumer,
+            units=lease.units,
+            ttl_ms=lease.ttl_ms,
+            policy=lease.policy,
+            path_remaining=effects.available,
+        )

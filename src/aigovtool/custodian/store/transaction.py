@@ -1,0 +1,110 @@
+"""The running transaction: what every function of the store takes, and the only thing that can write.
+
+Beside the connection it holds the ledger's *head*: generation, epoch, clock and the frontier of the audit log.
+The head is read once when the transaction begins and written once before it commits, however many jobs share it;
+in between it lives here. Log entries are gathered and inserted together. A job that fails leaves no trace in
+either: `mark` and `back_to` do for the head what a savepoint does for the tables.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sqlalchemy import Connection, CursorResult, Executable, Table, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from aigovtool.codec import Message, decode, encode
+from aigovtool.custodian.store.schema import SCHEMA_VERSION, head, log, log_nodes
+from aigovtool.errors import StorageError
+from aigovtool.ids import Millis, Units
+from aigovtool.ledger.merkle import Frontier
+
+#: Both dialects spell "insert or update" alike, but each has its own statement for it.
+_INSERTS: Final[dict[str, Callable[[Table], sqlite.Insert]]] = {
+    "sqlite": sqlite.insert,
+    "postgresql": postgresql.insert,  # type: ignore[dict-item]
+}
+
+
+class Head(Message):
+    """The ledger's counters. Each only ever grows."""
+
+    generation: Units = 0
+    epoch: Units = 0
+    clock_ms: Millis = 0
+    frontier: Frontier = Frontier()
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A point to go back to: what was in memory then, also if it was flushed since and that was undone."""
+
+    head: Head
+    stored: Head
+    lines: tuple[dict[str, Any], ...]
+    nodes: tuple[dict[str, Any], ...]
+
+
+@dataclass(slots=True)
+class Transaction:
+    """One transaction of the one writer. Made by the database; commits nothing itself."""
+
+    connection: Connection
+    head: Head = field(default_factory=Head)
+    stored: Head = field(default_factory=Head)
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+
+    def execute(self, statement: Executable) -> CursorResult[*tuple[Any, ...]]:
+        """Run one statement."""
+        return self.connection.execute(statement)
+
+    def upsert(self, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+        """Insert a row, or set `values` in the row with this primary or unique `key`."""
+        statement = _INSERTS[self.connection.dialect.name](table).values(**key, **values)
+        self.execute(statement.on_conflict_do_update(index_elements=list(key), set_=dict(values)))
+
+    def count_up(self, table: Table, key: Mapping[str, Any], amounts: Mapping[str, int]) -> None:
+        """Insert a row of counters, or add `amounts` to those of the row with this `key`."""
+        statement = _INSERTS[self.connection.dialect.name](table).values(**key, **amounts)
+        sums = {name: table.c[name] + amount for name, amount in amounts.items()}
+        self.execute(statement.on_conflict_do_update(index_elements=list(key), set_=sums))
+
+    # -- The head -----------------------------------------------------------------------------------
+
+    def load_head(self, *, lock: bool) -> None:
+        """Read the head; with `lock` nobody else can read it so until this transaction ends (one writer at a time).
+
+        Raises:
+            StorageError: the ledger was upgraded while this program ran (`schema_version`).
+        """
+        statement = select(head.c.schema, head.c.body)
+        found = self.execute(statement.with_for_update() if lock else statement).one()
+        if found.schema != SCHEMA_VERSION:
+            raise StorageError(
+                f"the ledger now has schema {found.schema}; this program knows {SCHEMA_VERSION}",
+                reason="schema_version",
+                fix="restart with the program that upgraded it",
+            )
+        self.head = self.stored = decode(found.body, Head)
+
+    def mark(self) -> Mark:
+        """Return the point to which `back_to` goes."""
+        return Mark(self.head, self.stored, tuple(self.lines), tuple(self.nodes))
+
+    def back_to(self, mark: Mark) -> None:
+        """Forget what a failed job did to the head and the log."""
+        self.head, self.stored = mark.head, mark.stored
+        self.lines[:], self.nodes[:] = mark.lines, mark.nodes
+
+    def flush(self) -> None:
+        """Write the head and the gathered log entries; to be called before a read of the log and before COMMIT."""
+        if self.lines:
+            self.connection.execute(insert(log), self.lines)
+            self.lines.clear()
+        if self.nodes:
+            self.connection.execute(insert(log_nodes), self.nodes)
+            self.nodes.clear()
+        if self.head is not self.stored:
+            self.execute(update(head).values(body=encode(self.head)))
+            self.stored = self.head
