@@ -280,13 +280,14 @@ class Bench:
         return [type(body).__name__ for body in await self.log()]
 
 
-def make_bench(directory: Path, *, allow_simulated: bool = True) -> Bench:
+def make_bench(directory: Path, *, allow_simulated: bool = True, ledger: str | None = None) -> Bench:
     initialise(
         directory,
         url="https://127.0.0.1:7443",
         hosts=["127.0.0.1"],
         operator="alice",
         allow_simulated=allow_simulated,
+        ledger=ledger,
     )
     custodian = open_custodian(directory)
     operator = decode((directory / "operator.json").read_bytes(), OperatorFile)
@@ -296,9 +297,9 @@ def make_bench(directory: Path, *, allow_simulated: bool = True) -> Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    """A fresh custodian that allows the simulated TEE, with its first operator and nobody else."""
-    made = make_bench(tmp_path / "custodian")
+def bench(tmp_path: Path, ledger: str | None) -> Iterator[Bench]:
+    """A fresh custodian that allows the simulated TEE, with its first operator and nobody else; on each store."""
+    made = make_bench(tmp_path / "custodian", ledger=ledger)
     yield made
     made.custodian.database.close()
 

@@ -364,10 +364,17 @@ async def test_open_leases_are_found_without_reading_closed_ones(bench: Bench) -
     }
 
     def plans(transaction: Transaction) -> list[str]:
-        return [str(transaction.execute(text(f"EXPLAIN QUERY PLAN {query}")).all()) for query in sorted(asked)]
+        explain = "EXPLAIN QUERY PLAN"
+        if transaction.connection.dialect.name == "postgresql":
+            # An empty table is always scanned; what matters is that an index could answer.
+            transaction.execute(text("SET LOCAL enable_seqscan = off"))
+            explain = "EXPLAIN"
+        return [str(transaction.execute(text(f"{explain} {query}")).all()) for query in sorted(asked)]
 
     for plan in await bench.custodian.database.run(plans):
         assert "SCAN" not in plan
+        assert "Seq Scan" not in plan
+        assert any(index in plan for index in ("open_by_instance", "open_by_borrower", "due"))
     source = inspect.getsource(leases)
     assert {str(UNCLOSED), str(PENDING)} == {"state IN ('pending', 'expired')", "state = 'pending'"}
     assert source.count("UNCLOSED") >= 4  # the import, and the three queries above

@@ -12,7 +12,9 @@ from aigovtool.errors import LogError
 from aigovtool.ledger.merkle import (
     MAX_PROOF_HASHES,
     Frontier,
+    consistency_path,
     consistency_proof,
+    inclusion_path,
     inclusion_proof,
     leaf_hash,
     node_hash,
@@ -276,3 +278,24 @@ def test_proofs_of_what_is_not_there_cannot_be_made() -> None:
 def test_a_node_is_never_taken_for_a_leaf() -> None:
     """Leaves and nodes are hashed apart, so that the encoding of two nodes is no leaf of the same hash."""
     assert leaf_hash(LEAVES[0] + LEAVES[1]) != node_hash(LEAVES[0], LEAVES[1])
+
+
+def test_growing_names_each_complete_subtree_once() -> None:
+    """What a store keeps of them is enough for every proof: no leaf below them is read again."""
+    leaves = [leaf_hash(bytes([number])) for number in range(70)]
+    kept: dict[tuple[int, int], bytes] = {}
+    frontier = Frontier()
+    for number, leaf in enumerate(leaves):
+        kept[0, number] = leaf
+        frontier, completed = frontier.grow(leaf)
+        for tree in completed:
+            assert (tree.level, tree.index) not in kept
+            kept[tree.level, tree.index] = tree.hash
+    for (level, index), found in kept.items():
+        assert found == root_of(leaves[index << level : (index + 1) << level])
+    for size in range(1, 71):
+        for index in range(size):
+            proof = inclusion_path(lambda level, place: kept[level, place], index, size)
+            verify_inclusion(leaves[index], index, size, proof, root_of(leaves[:size]))
+        path = consistency_path(lambda level, place: kept[level, place], size, 70)
+        verify_consistency(size, root_of(leaves[:size]), 70, frontier.root(), path)

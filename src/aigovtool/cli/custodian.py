@@ -21,17 +21,35 @@ def custodian() -> None:
 @click.option("--url", default="https://localhost:8440", show_default=True, help="Where parties will find it.")
 @click.option("--host", "hosts", multiple=True, help="Further names or addresses for its TLS certificate.")
 @click.option("--name", "operator", default="operator", show_default=True, help="Name of the first operator.")
+@click.option("--ledger", metavar="URL", help="A PostgreSQL database, for several custodians (default: a SQLite file).")
+@click.option("--packages", type=DIRECTORY, help="Where sealed packages lie, if several custodians share them.")
 @click.option("--allow-simulated", is_flag=True, help="DEVELOPMENT ONLY: also accept simulated TEEs.")
 @click.pass_obj
 def init(
-    screen: Screen, *, directory: Path, url: str, hosts: tuple[str, ...], operator: str, allow_simulated: bool
+    screen: Screen,
+    *,
+    directory: Path,
+    url: str,
+    hosts: tuple[str, ...],
+    operator: str,
+    ledger: str | None,
+    packages: Path | None,
+    allow_simulated: bool,
 ) -> None:
     """Make keys, ledger and the first operator's file in a new DIRECTORY."""
     from aigovtool.custodian.app import initialise  # noqa: PLC0415
 
     host = urlsplit(url).hostname
     names = list(dict.fromkeys([*([host] if host else []), "localhost", "127.0.0.1", "::1", *hosts]))
-    made = initialise(directory, url=url, hosts=names, operator=operator, allow_simulated=allow_simulated)
+    made = initialise(
+        directory,
+        url=url,
+        hosts=names,
+        operator=operator,
+        allow_simulated=allow_simulated,
+        ledger=ledger,
+        packages=packages,
+    )
     if made.simulated_allowed:
         screen.banner()
 

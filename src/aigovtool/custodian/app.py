@@ -21,7 +21,8 @@ from aigovtool.custodian.custodian import Custodian, system_time_ms
 from aigovtool.custodian.keys import CustodianKeys
 from aigovtool.custodian.service.commands import certificate_for
 from aigovtool.custodian.service.reports import sweep
-from aigovtool.custodian.store import facts, log, parties
+from aigovtool.custodian.store import facts, log, parties, postgres
+from aigovtool.custodian.store.backend import Backend
 from aigovtool.custodian.store.database import Database
 from aigovtool.custodian.store.records import Party
 from aigovtool.custodian.store.sqlite import Sqlite
@@ -54,20 +55,41 @@ class Settings(Message):
 
     url: str
     allow_simulated: bool
+    #: Address of a PostgreSQL database; none means the SQLite file beside this one.
+    ledger: str | None = None
+    #: Where sealed packages lie, for custodians on several machines; none means the directory beside this file.
+    packages: str | None = None
 
 
-def initialise(directory: Path, *, url: str, hosts: list[str], operator: str, allow_simulated: bool) -> InitSummary:
+def initialise(
+    directory: Path,
+    *,
+    url: str,
+    hosts: list[str],
+    operator: str,
+    allow_simulated: bool,
+    ledger: str | None = None,
+    packages: Path | None = None,
+) -> InitSummary:
     """Make keys, ledger and the first operator's credential in a new directory.
 
     Raises:
         ConflictError: a custodian is there already (`key_file_exists`).
-        ConfigurationError: something cannot be written, or others can write to its directory.
+        ConfigurationError: something cannot be written, others can write to its directory, or the database cannot be
+            used for a ledger.
     """
     parse_name(operator, "operator")
+    if ledger is not None:
+        postgres.require_empty(ledger)
     now_ms = system_time_ms()
     keys = custodian_keys.create(directory, hosts, now_ms)
     make_private_directory(directory / "packages")
-    settings = Settings(url=url, allow_simulated=allow_simulated)
+    settings = Settings(
+        url=url,
+        allow_simulated=allow_simulated,
+        ledger=ledger,
+        packages=None if packages is None else str(packages.resolve()),
+    )
     write_secret_file(directory / "custodian.json", Secret(encode(settings)))
     operator_key = SigningKey.generate()
     _found_ledger(directory, keys, operator, operator_key, settings)
@@ -98,8 +120,9 @@ def certificate_for_operator(keys: CustodianKeys, operator: str, key: SigningKey
 def _found_ledger(
     directory: Path, keys: CustodianKeys, operator: str, operator_key: SigningKey, settings: Settings
 ) -> None:
-    database = Database(Sqlite(directory / "ledger.db", create=True))
-    os.chmod(directory / "ledger.db", 0o600)  # noqa: PTH101 - the same call that made it safe elsewhere
+    database = Database(backend(directory, settings, create=True))
+    if settings.ledger is None:
+        os.chmod(directory / "ledger.db", 0o600)  # noqa: PTH101 - the same call that made it safe elsewhere
     policy = first_policy(allow_simulated=settings.allow_simulated)
 
     def job(transaction: Transaction) -> None:
@@ -158,15 +181,27 @@ def verifiers(*, allow_simulated: bool) -> VerifierSet:
     return VerifierSet(found)
 
 
+def backend(directory: Path, settings: Settings, *, create: bool = False) -> Backend:
+    """Return where the ledger is kept."""
+    if settings.ledger is None:
+        return Sqlite(directory / "ledger.db", create=create)
+    return postgres.Postgres(settings.ledger, create=create)
+
+
+def read_settings(directory: Path) -> Settings:
+    """Read the custodian's own configuration."""
+    return decode(read_secret_file(directory / "custodian.json", max_bytes=1 << 16).reveal(), Settings)
+
+
 def open_custodian(directory: Path) -> Custodian:
     """Open the custodian in `directory` for serving."""
-    settings = decode(read_secret_file(directory / "custodian.json", max_bytes=1 << 16).reveal(), Settings)
+    settings = read_settings(directory)
     keys = custodian_keys.load(directory)
     return Custodian(
         keys=keys,
-        database=Database(Sqlite(directory / "ledger.db")),
+        database=Database(backend(directory, settings)),
         verifiers=verifiers(allow_simulated=settings.allow_simulated),
-        packages=directory / "packages",
+        packages=Path(settings.packages) if settings.packages else directory / "packages",
     )
 
 
@@ -178,13 +213,16 @@ def serve(directory: Path, *, host: str, port: int, ready: Callable[[str], None]
         StorageError: the ledger could not be written any more; restart after mending the disk.
     """
     custodian = open_custodian(directory)
+    address = read_settings(directory).ledger
     try:
-        asyncio.run(_serve(custodian, host, port, ready))
+        asyncio.run(_serve(custodian, host, port, ready, address))
     finally:
         custodian.database.close()
 
 
-async def _serve(custodian: Custodian, host: str, port: int, ready: Callable[[str], None] | None) -> None:
+async def _serve(
+    custodian: Custodian, host: str, port: int, ready: Callable[[str], None] | None, address: str | None
+) -> None:
     keys = custodian.keys
     tls = server_context([keys.tls_certificate], keys.tls, [keys.credentials_ca])
     server = HttpServer(application(routes(custodian), clock_ms=system_time_ms), bind(host, port), tls)
@@ -194,12 +232,22 @@ async def _serve(custodian: Custodian, host: str, port: int, ready: Callable[[st
     await server.start()
     if ready is not None:
         ready("https://{}:{}".format(*server.address))
+    relaying = None if address is None else asyncio.create_task(_relay(custodian, address))
     try:
         await _until(custodian, ending)
     finally:
+        if relaying is not None:
+            relaying.cancel()
+            await asyncio.gather(relaying, return_exceptions=True)
         for instance in custodian.hub.connected():
             custodian.hub.cut(instance)
         await server.stop()
+
+
+async def _relay(custodian: Custodian, address: str) -> None:
+    from aigovtool.custodian.relay import relay  # noqa: PLC0415 - psycopg is needed with PostgreSQL only
+
+    await relay(custodian, address)
 
 
 async def _until(custodian: Custodian, ending: asyncio.Event) -> None:

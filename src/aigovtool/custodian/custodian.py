@@ -1,13 +1,15 @@
 """What every use case works with: the keys, the ledger, the clock, the verifiers and the push hub."""
 
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from aigovtool.attestation.verifier import VerifierSet
+from aigovtool.codec import Message, encode
 from aigovtool.crypto.sign import Envelope, seal
-from aigovtool.custodian.hub import Hub
+from aigovtool.custodian.hub import Announcement, Hub
 from aigovtool.custodian.keys import CustodianKeys
 from aigovtool.custodian.senders import Senders
 from aigovtool.custodian.store import facts, log, stops
@@ -15,6 +17,7 @@ from aigovtool.custodian.store.database import Database
 from aigovtool.custodian.store.records import Instance
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import AIGovToolError
+from aigovtool.ids import MessageId
 from aigovtool.ledger.entry import EntryBody
 from aigovtool.protocol.stop import STOP_STATE
 
@@ -22,6 +25,13 @@ from aigovtool.protocol.stop import STOP_STATE
 def system_time_ms() -> int:
     """Return the time of this host, in milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
+
+
+class Notice(Message):
+    """An announcement on its way to other custodians on the same ledger."""
+
+    origin: MessageId
+    announcement: Announcement
 
 
 def refusal_of(error: AIGovToolError) -> dict[str, str]:
@@ -39,6 +49,8 @@ class Custodian:
     packages: Path
     hub: Hub = field(default_factory=Hub)
     senders: Senders = field(default_factory=Senders)
+    #: Tells this process from the others that serve the same ledger.
+    replica: MessageId = field(default_factory=lambda: MessageId(secrets.token_hex(16)))
     time_ms: Callable[[], int] = system_time_ms
 
     def now(self, transaction: Transaction) -> int:
@@ -48,6 +60,10 @@ class Custodian:
     def record(self, transaction: Transaction, body: EntryBody) -> int:
         """Append to the audit log in the running transaction."""
         return log.append(transaction, self.now(transaction), body)
+
+    def tell(self, transaction: Transaction, announcement: Announcement) -> None:
+        """Have the other custodians on this ledger, if any, tell their enclaves once this transaction is durable."""
+        transaction.notices.append(encode(Notice(origin=self.replica, announcement=announcement)))
 
     def stop_state(self, transaction: Transaction, instance: Instance) -> Envelope:
         """Return the signed stop state of an instance."""

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
+from aigovtool.codec import Message
 from aigovtool.custodian.store.records import Instance
 from aigovtool.ids import InstanceId, ModelId
 from aigovtool.ledger.entry import StopTarget
@@ -17,6 +18,15 @@ _BACKLOG: Final = 64
 _RECALL_EVERY_S: Final = 1.0
 
 Stream = asyncio.Queue["Push | None"]
+
+
+class Announcement(Message):
+    """One thing to tell: a stop set or lifted, a budget raised, units wanted back."""
+
+    stop: StopTarget | None = None
+    value: str = ""
+    granted: ModelId | None = None
+    recall: ModelId | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,31 +1,21 @@
 """What enclaves are told at once, instead of with their next heartbeat: stops, raised budgets, recalls.
 
 Every custodian process pushes to the enclaves that listen to it; with several of them an announcement also travels
-to the others (`store.postgres`). One that is lost costs time, never safety: the stop state is in each renewal.
+to the others (`relay`). One that is lost costs time, never safety: the stop state is in each renewal.
 """
 
 from typing import Final
 
-from aigovtool.codec import Message
 from aigovtool.crypto.sign import Envelope
 from aigovtool.custodian.custodian import Custodian
+from aigovtool.custodian.hub import Announcement
 from aigovtool.custodian.store import instances
 from aigovtool.custodian.store.transaction import Transaction
-from aigovtool.ids import InstanceId, ModelId
-from aigovtool.ledger.entry import StopTarget
+from aigovtool.ids import InstanceId
 from aigovtool.protocol.messages import Push
 
 #: Stop states signed in one transaction: others must get their turn in between.
 _AT_ONCE: Final = 50
-
-
-class Announcement(Message):
-    """One thing to tell: a stop set or lifted, a budget raised, units wanted back."""
-
-    stop: StopTarget | None = None
-    value: str = ""
-    granted: ModelId | None = None
-    recall: ModelId | None = None
 
 
 async def announce(custodian: Custodian, announcement: Announcement) -> None:

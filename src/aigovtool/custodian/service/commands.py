@@ -11,9 +11,10 @@ from aigovtool.crypto.identity import Identity, IdentityKind
 from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope
 from aigovtool.crypto.x509 import issue_client_certificate, to_pem
 from aigovtool.custodian.custodian import Custodian, refusal_of
+from aigovtool.custodian.hub import Announcement
 from aigovtool.custodian.keys import CustodianKeys
 from aigovtool.custodian.service import asks as ask_service
-from aigovtool.custodian.service.announcements import Announcement, announce
+from aigovtool.custodian.service.announcements import announce
 from aigovtool.custodian.service.asks import party_of
 from aigovtool.custodian.service.packages import registered_model
 from aigovtool.custodian.store import asks, budgets, facts, instances, models, parties, stops
@@ -54,8 +55,13 @@ class _Acting:
         """Set or lift a stop; return its epoch."""
         epoch = facts.next_epoch(self.transaction)
         stops.put(self.transaction, target, value, epoch, active=active)
-        self.announced.append(Announcement(stop=target, value=value))
+        self.announce(Announcement(stop=target, value=value))
         return epoch
+
+    def announce(self, announcement: Announcement) -> None:
+        """Tell enclaves once the command is durable: those that listen here, and those of the other custodians."""
+        self.announced.append(announcement)
+        self.custodian.tell(self.transaction, announcement)
 
     def record(self, body: entry.EntryBody) -> int:
         return self.custodian.record(self.transaction, body)
@@ -244,7 +250,7 @@ def _set_limit(acting: _Acting, limit: BudgetLimit) -> int:
         if consumer.borrower != limit.scope.borrower:
             raise InvalidValueError("this consumer belongs to another borrower", reason="bad_scope")
     budgets.set_limit(acting.transaction, limit, acting.now_ms)
-    acting.announced.append(Announcement(granted=limit.scope.model))
+    acting.announce(Announcement(granted=limit.scope.model))
     return acting.record(entry.BudgetSet(limit=limit, command=acting.mark))
 
 

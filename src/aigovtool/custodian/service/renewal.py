@@ -10,7 +10,8 @@ import msgspec
 
 from aigovtool.crypto.sign import Envelope, seal
 from aigovtool.custodian.custodian import Custodian
-from aigovtool.custodian.service.announcements import Announcement, announce
+from aigovtool.custodian.hub import Announcement
+from aigovtool.custodian.service.announcements import announce
 from aigovtool.custodian.service.grants import Granting
 from aigovtool.custodian.service.reports import sweep, take_reports
 from aigovtool.custodian.store import facts, instances, log, models, stops
@@ -88,6 +89,8 @@ def _renew(custodian: Custodian, transaction: Transaction, instance: Instance, r
         stop_state=seal(STOP_STATE, state, custodian.keys.commands),
     )
     short = {one.model for one in results if isinstance(one, Deny) and one.code is DenyCode.RESERVED}
+    for model in short:
+        custodian.tell(transaction, Announcement(recall=model))
     return _Renewed(reply, frozenset(short), forked)
 
 

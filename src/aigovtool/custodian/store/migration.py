@@ -46,7 +46,14 @@ def require_schema(connection: Connection) -> None:
         step = None if version is None else _STEPS.get(version)
         if step is None or version is None:
             raise ConfigurationError("this is not a ledger that this program knows", reason="schema_version")
-        step(connection)
+        try:
+            step(connection)
+        except Exception as error:
+            raise ConfigurationError(
+                f"the ledger cannot be brought from schema {version} to {version + 1}; it was not changed",
+                reason="schema_upgrade",
+                fix="open it with the program that wrote it, and report this",
+            ) from error
         version += 1
     connection.execute(update(head).values(schema=SCHEMA_VERSION))
 

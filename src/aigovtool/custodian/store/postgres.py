@@ -81,7 +81,7 @@ class Postgres:
         self.engine: Engine = create_engine(
             parse_url(address), poolclass=NullPool, connect_args={"options": options, "connect_timeout": 5}
         )
-        self._create: Final = create
+        self._create = create
 
     def connect(self) -> Connection:
         """Open a connection and bring the schema up to date.
@@ -92,20 +92,24 @@ class Postgres:
         """
         try:
             connection = self.engine.connect()
+        except SQLAlchemyError as error:
+            raise _unusable(error) from None
+        try:
             _require_durable(connection)
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})"))
             if self._create and has_schema(connection):
-                raise ConfigurationError("this database holds a ledger already", reason="database")
+                raise _occupied()
             if self._create:
                 create_schema(connection)
             require_schema(connection)
             connection.commit()
+            self._create = False  # from now on a new connection finds what this one made
         except SQLAlchemyError as error:
-            raise ConfigurationError(
-                f"the ledger cannot be opened: {str(getattr(error, 'orig', error)).strip()}",
-                reason="database",
-                fix="check the address, the role and the server",
-            ) from None
+            connection.close()
+            raise _unusable(error) from None
+        except ConfigurationError:
+            connection.close()
+            raise
         return connection
 
     def begin(self, connection: Connection) -> Transaction:
@@ -113,6 +117,36 @@ class Postgres:
         transaction = Transaction(connection)
         transaction.load_head(lock=True)
         return transaction
+
+
+def require_empty(address: str) -> None:
+    """Look whether a ledger can be made at `address`, before anything else is made for it.
+
+    Raises:
+        ConfigurationError: not an address, no server, or a ledger is there already.
+    """
+    server = Postgres(address)
+    try:
+        with server.engine.connect() as connection:
+            _require_durable(connection)
+            if has_schema(connection):
+                raise _occupied()
+    except SQLAlchemyError as error:
+        raise _unusable(error) from None
+    finally:
+        server.engine.dispose()
+
+
+def _occupied() -> ConfigurationError:
+    return ConfigurationError("this database holds a ledger already", reason="database", fix="name an empty database")
+
+
+def _unusable(error: SQLAlchemyError) -> ConfigurationError:
+    return ConfigurationError(
+        f"the ledger cannot be opened: {str(getattr(error, 'orig', error)).strip()}",
+        reason="database",
+        fix="check the address, the role and the server",
+    )
 
 
 def _require_durable(connection: Connection) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Connection, CursorResult, Executable, Table, insert, select, update
+from sqlalchemy import Connection, CursorResult, Executable, Table, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from aigovtool.codec import Message, decode, encode
@@ -24,6 +24,10 @@ _INSERTS: Final[dict[str, Callable[[Table], sqlite.Insert]]] = {
     "sqlite": sqlite.insert,
     "postgresql": postgresql.insert,  # type: ignore[dict-item]
 }
+
+
+#: Where PostgreSQL delivers notices.
+CHANNEL: Final = "aigovtool"
 
 
 class Head(Message):
@@ -43,6 +47,7 @@ class Mark:
     stored: Head
     lines: tuple[dict[str, Any], ...]
     nodes: tuple[dict[str, Any], ...]
+    notices: tuple[bytes, ...]
 
 
 @dataclass(slots=True)
@@ -54,6 +59,8 @@ class Transaction:
     stored: Head = field(default_factory=Head)
     lines: list[dict[str, Any]] = field(default_factory=list)
     nodes: list[dict[str, Any]] = field(default_factory=list)
+    #: For the other custodians on this ledger; delivered by the server exactly when this transaction is durable.
+    notices: list[bytes] = field(default_factory=list)
 
     def execute(self, statement: Executable) -> CursorResult[*tuple[Any, ...]]:
         """Run one statement."""
@@ -90,12 +97,12 @@ class Transaction:
 
     def mark(self) -> Mark:
         """Return the point to which `back_to` goes."""
-        return Mark(self.head, self.stored, tuple(self.lines), tuple(self.nodes))
+        return Mark(self.head, self.stored, tuple(self.lines), tuple(self.nodes), tuple(self.notices))
 
     def back_to(self, mark: Mark) -> None:
         """Forget what a failed job did to the head and the log."""
         self.head, self.stored = mark.head, mark.stored
-        self.lines[:], self.nodes[:] = mark.lines, mark.nodes
+        self.lines[:], self.nodes[:], self.notices[:] = mark.lines, mark.nodes, mark.notices
 
     def flush(self) -> None:
         """Write the head and the gathered log entries; to be called before a read of the log and before COMMIT."""
@@ -105,6 +112,10 @@ class Transaction:
         if self.nodes:
             self.connection.execute(insert(log_nodes), self.nodes)
             self.nodes.clear()
+        if self.connection.dialect.name == "postgresql":
+            for notice in self.notices:
+                self.execute(select(func.pg_notify(CHANNEL, notice.decode())))
+        self.notices.clear()
         if self.head is not self.stored:
             self.execute(update(head).values(body=encode(self.head)))
             self.stored = self.head

@@ -1,0 +1,126 @@
+"""A real PostgreSQL server of the tests' own: fresh data, a Unix socket, no network, and gone when the tests end.
+
+`initdb` refuses to run as root, so under root everything of the server runs as an unprivileged user, in a directory
+that this user owns. Commits are synced to disk as in production: the custodian refuses a server that does not.
+"""
+
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+
+_ROLE = "custodian"
+
+
+def find_binaries() -> Path | None:
+    """Return the directory of the newest PostgreSQL server that is installed."""
+    on_path = shutil.which("initdb")
+    if on_path:
+        return Path(on_path).parent
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    return found[-1].parent if found else None
+
+
+class PostgresServer:
+    """One server. `database()` makes a fresh, empty database on it."""
+
+    def __init__(self) -> None:
+        binaries = find_binaries()
+        if binaries is None:
+            raise AssertionError("no PostgreSQL server is installed; on Debian and Ubuntu: apt install postgresql")
+        self._binaries = binaries
+        self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+        self.directory = Path(tempfile.mkdtemp(prefix="aigovtool-postgres-"))
+        if self._user is not None:
+            os.chown(self.directory, self._user.pw_uid, self._user.pw_gid)
+        self._run("initdb", "-D", "data", "-U", _ROLE, "-A", "trust", "-E", "UTF8", "--locale=C")
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def _identity(self) -> dict[str, Any]:
+        if self._user is None:
+            return {}
+        return {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
+
+    def _run(self, program: str, *arguments: str) -> None:
+        subprocess.run(
+            [self._binaries / program, *arguments],
+            cwd=self.directory,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            **self._identity(),
+        )
+
+    def start(self) -> None:
+        """Start the server, which may have been killed, and wait until it takes connections."""
+        settings = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(self.directory),
+            "max_connections": "60",
+            "shared_buffers": "32MB",
+        }
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        with (self.directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [self._binaries / "postgres", "-D", "data", *options],
+                cwd=self.directory,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **self._identity(),
+            )
+        deadline = time.monotonic() + 60
+        while not self._answers():
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                raise AssertionError((self.directory / "log").read_text()[-2000:])
+            time.sleep(0.02)
+
+    def _answers(self) -> bool:
+        try:
+            psycopg.connect(self.url("postgres"), connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """End the server at once, as a crash would: every process of it."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(20)
+            self.process = None
+
+    def url(self, database: str) -> str:
+        """Return the address of a database."""
+        return f"postgresql://{_ROLE}@/{database}?host={self.directory}"
+
+    def database(self) -> str:
+        """Make an empty database and return its address."""
+        name = f"ledger_{secrets.token_hex(6)}"
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def close(self) -> None:
+        """Stop the server and remove its data."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        shutil.rmtree(self.directory)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
