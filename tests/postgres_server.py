@@ -4,6 +4,7 @@
 that this user owns. Commits are synced to disk as in production: the custodian refuses a server that does not.
 """
 
+import contextlib
 import os
 import pwd
 import secrets
@@ -92,11 +93,20 @@ class PostgresServer:
         return True
 
     def kill(self) -> None:
-        """End the server at once, as a crash would: every process of it."""
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(20)
-            self.process = None
+        """End the server at once, as a crash would: every process of it, for each leads a group of its own."""
+        if self.process is None:
+            return
+        parent = self.process.pid
+        children = [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+        for pid in [parent, *children]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(20)
+        self.process = None
+        # Their shared memory is free when the last of them is gone, and only then can a new server start.
+        deadline = time.monotonic() + 20
+        while any(Path(f"/proc/{pid}").exists() for pid in children) and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def url(self, database: str) -> str:
         """Return the address of a database."""

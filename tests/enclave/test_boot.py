@@ -164,7 +164,7 @@ async def test_a_refused_boot_leaves_no_engine(site: Site) -> None:
 async def test_a_wrong_enrolment_key_is_refused(site: Site) -> None:
     """Another borrower's party file, or a stale one, boots nothing."""
     party = msgspec.structs.replace(site.party, enrolment_key=SigningKey.generate().to_secret().reveal())
-    await site.refused(SignatureInvalidError, "wrong_key", party)
+    await site.refused(ForbiddenError, "not_enrolled", party)
 
 
 async def test_a_custodian_with_another_root_is_not_obeyed(site: Site) -> None:
@@ -201,8 +201,8 @@ async def test_an_answer_of_another_kind_is_refused(path: str, other: str, site:
     await site.refused(SignatureInvalidError, "wrong_kind")
 
 
-async def test_a_borrower_that_is_not_enrolled_is_told_so(site: Site) -> None:
-    """Before any evidence is made."""
+async def test_a_borrower_cannot_ask_in_anothers_name(site: Site) -> None:
+    """Its key is known, the name is not its own: refused before any evidence is made."""
     party = msgspec.structs.replace(site.party, borrower="nobody")
-    await site.refused(ForbiddenError, "not_enrolled", party)
+    await site.refused(SignatureInvalidError, "wrong_sender", party)
     assert "AttestationRefused" not in await site.bench.kinds()
