@@ -3,9 +3,11 @@
 import asyncio
 import signal
 import socket
+from collections.abc import AsyncIterator
 
 import pytest
 import uvloop
+from starlette.responses import Response, StreamingResponse
 from tests.transport.conftest import ROUTES, SMALL, Reply, World, ask, connected, served
 
 from aigovtool.crypto.tlskey import TlsKey
@@ -136,3 +138,33 @@ def test_it_works_on_uvloop_too(world: World) -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         assert runner.run(story()) == [200, 401, 500, 400]
+
+
+async def test_the_next_request_may_follow_the_last_byte_of_an_answer(world: World) -> None:
+    """A peer that counts bytes does not wait for the application to say that it has ended; nor may it be cut off."""
+    second_came = asyncio.Event()
+
+    async def first(_: Call) -> Response:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"12345"
+            await second_came.wait()
+
+        return StreamingResponse(pieces(), headers={"content-length": "5"})
+
+    async def second(_: Call) -> Response:
+        second_came.set()
+        return Response(b"second")
+
+    routes = [
+        Route(method="GET", path=path, handler=handler, who=(Caller.ANYONE,), answer_media="text/plain", summary="-")
+        for path, handler in (("/first", first), ("/second", second))
+    ]
+    with bind_loopback() as listener:
+        server = HttpServer(application(routes, clock_ms=lambda: world.now_ms), listener, world.tls, SMALL)
+        await server.start()
+        async with connected(server, world.client()) as (reader, writer), asyncio.timeout(20):
+            for path, body in ((b"/first", b"12345"), (b"/second", b"second")):
+                writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+                await reader.readuntil(b"\r\n\r\n")
+                assert await reader.readexactly(len(body)) == body
+        await server.stop(grace_s=0.1)

@@ -10,7 +10,8 @@ What it adds to its base class:
    what follows could be read as body or as request.
 4. Closing lingers for a moment when input may be under way, so that the peer can read why.
 5. No exception of the application reaches the peer or the log with its text.
-6. `scope["extensions"]["aigovtool.connection"]` is the `Connection`.
+6. An answer of a declared length ends with its last byte: the next request may come at once.
+7. `scope["extensions"]["aigovtool.connection"]` is the `Connection`.
 
 It speaks HTTP/1.1 alone: no HTTP/2, no WebSocket, no upgrade.
 """
@@ -55,6 +56,33 @@ class HttpLimits:
     write_stall_timeout_s: float = limits.WRITE_STALL_TIMEOUT_S
     handshake_timeout_s: float = limits.TLS_HANDSHAKE_TIMEOUT_S
     linger_s: float = limits.LINGER_S
+
+
+class DeclaredLength:
+    """Ends an answer with the last byte of its declared length, not with the application's next event.
+
+    A streaming application says that it has ended in an event of its own, a moment after the last piece. The peer
+    counts bytes, may send its next request within that moment, and is right to: it must not be taken for one that does
+    not wait for its answer.
+    """
+
+    __slots__ = ("_left", "ended")
+
+    def __init__(self) -> None:
+        self._left: int | None = None
+        self.ended = False
+
+    def seen(self, event: Event) -> Event:
+        """Return the event to send in the place of `event`."""
+        if event["type"] == "http.response.start":
+            found = [value for name, value in event.get("headers", ()) if name.lower() == b"content-length"]
+            self._left = int(found[0]) if found else None
+        elif event["type"] == "http.response.body" and self._left is not None:
+            self._left -= len(event.get("body", b""))
+            if self._left == 0 and event.get("more_body"):
+                self.ended = True
+                return {**event, "more_body": False}
+        return event
 
 
 class GuardedHttpProtocol(HttpToolsProtocol):
@@ -218,6 +246,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     async def _guarded(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         cycle = self.cycle
+        length = DeclaredLength()
 
         async def send_checked(event: Event) -> None:
             if cycle.disconnected:
@@ -227,7 +256,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
                 cycle.keep_alive = False  # uvicorn then says `connection: close` and closes
                 if self._wire is not None:
                     self._wire.linger_on_close = True
-            await send(event)
+            if not length.ended:
+                await send(length.seen(event))
 
         try:
             await self._application(scope, receive, send_checked)
