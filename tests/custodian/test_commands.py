@@ -440,3 +440,26 @@ async def test_an_unknown_consumer_is_not_stopped_by_name_alone(lent: Bench) -> 
     """A consumer that was never enrolled is no target."""
     act = acts.Stop(target=StopTarget.CONSUMER, value=ConsumerId("ghost"), reason="r")
     await refused(lent, act, NotFoundError, "no_such_target")
+
+
+async def test_the_last_operator_cannot_be_revoked(bench: Bench) -> None:
+    """Nobody could stop anything any more; one who is revoked or whose credential has ended does not count."""
+    revoke = acts.RevokeParty(role=PartyRole.OPERATOR, name="alice")
+    await refused(bench, revoke, ConflictError, "last_operator")
+    bob = SigningKey.generate()
+    await bench.add_party(PartyRole.OPERATOR, "bob", bob)
+    await bench.command(acts.RevokeParty(role=PartyRole.OPERATOR, name="bob"))
+    await refused(bench, revoke, ConflictError, "last_operator")
+    await bench.command(
+        acts.AddParty(
+            role=PartyRole.OPERATOR,
+            name="carol",
+            key=SigningKey.generate().public.raw,
+            borrower=None,
+            valid_for_ms=1000,
+        )
+    )
+    bench.now_ms += 2000
+    await refused(bench, revoke, ConflictError, "last_operator")
+    await bench.add_party(PartyRole.OPERATOR, "dave", SigningKey.generate())
+    await bench.command(revoke)

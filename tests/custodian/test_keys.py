@@ -4,17 +4,27 @@ import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.custodian.conftest import make_bench
 
 from aigovtool.codec import decode
 from aigovtool.crypto.keyfile import read_secret_file
-from aigovtool.crypto.sign import Envelope
+from aigovtool.crypto.secret import Secret
+from aigovtool.crypto.sign import Envelope, SigningKey
 from aigovtool.custodian import keys as custodian_keys
-from aigovtool.custodian.app import initialise, open_custodian
+from aigovtool.custodian.app import add_operator, initialise, open_custodian
 from aigovtool.custodian.keys import CustodianKeys
-from aigovtool.errors import AIGovToolError, ConfigurationError, ConflictError, SignatureInvalidError
+from aigovtool.custodian.store import parties
+from aigovtool.errors import (
+    AIGovToolError,
+    ConfigurationError,
+    ConflictError,
+    InvalidValueError,
+    SignatureInvalidError,
+)
+from aigovtool.ledger.entry import PartyRole
 from aigovtool.protocol.party import OperatorFile
 from aigovtool.protocol.trust import open_key_set
 
@@ -192,3 +202,55 @@ def test_the_first_operators_file_fits_its_custodian(tmp_path: Path) -> None:
     assert (file.custodian.root, file.keystore) == (keys.root.raw, keys.keystore.public)
     envelope = decode((made / "keys" / "key-set.json").read_bytes(), Envelope)
     assert open_key_set(envelope, keys.root).keystore == file.keystore
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"url": "http://127.0.0.1:7443"}, "bad_url"),
+        ({"url": "notaurl"}, "bad_url"),
+        ({"url": ""}, "bad_url"),
+        ({"url": "https://custodian.example:8440/path"}, "bad_url"),
+        ({"url": "https://custodian.example:99999"}, "bad_url"),
+        ({"url": "https://custodian.example:0"}, "bad_url"),
+        ({"hosts": ["not a host"]}, None),
+        ({"operator": "Not A Name"}, "bad_name"),
+    ],
+)
+def test_what_no_party_could_use_makes_no_custodian(
+    changes: dict[str, Any], reason: str | None, tmp_path: Path
+) -> None:
+    """Refused before anything is written: the address goes into every party's file and cannot be changed later."""
+    wanted: dict[str, Any] = {
+        "url": "https://127.0.0.1:7443",
+        "hosts": ["127.0.0.1"],
+        "operator": "alice",
+        "allow_simulated": False,
+    }
+    with pytest.raises(InvalidValueError) as caught:
+        initialise(tmp_path / "custodian", **{**wanted, **changes})
+    assert reason is None or caught.value.reason == reason
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_operator_can_be_enrolled_from_the_directory(tmp_path: Path, ledger: str | None) -> None:
+    """Whoever holds the keys is not locked out when no operator can act any more; names are still given out once."""
+    directory = tmp_path / "custodian"
+    initialise(
+        directory,
+        url="https://127.0.0.1:7443",
+        hosts=["127.0.0.1"],
+        operator="alice",
+        allow_simulated=False,
+        ledger=ledger,
+    )
+    add_operator(directory, "bob", tmp_path / "bob.json")
+    written = decode((tmp_path / "bob.json").read_bytes(), OperatorFile)
+    assert (tmp_path / "bob.json").stat().st_mode & 0o777 == 0o600
+    custodian = open_custodian(directory)
+    party = custodian.database.submit(lambda running: parties.require(running, PartyRole.OPERATOR, "bob")).result(20)
+    custodian.database.close()
+    assert party.key == SigningKey.from_secret(Secret(written.key)).public.raw
+    with pytest.raises(ConflictError):
+        add_operator(directory, "bob", tmp_path / "again.json")
+    assert not (tmp_path / "again.json").exists()

@@ -8,8 +8,8 @@ from tests.custodian.conftest import BORROWER, CONSUMER, MODEL, OTHER, STRANGER,
 
 from aigovtool.attestation.appraisal import policy_digest
 from aigovtool.codec import decode, encode
-from aigovtool.crypto.sign import SigningKey
-from aigovtool.custodian.service import views
+from aigovtool.crypto.sign import SigningKey, seal
+from aigovtool.custodian.service import renewal, views
 from aigovtool.custodian.store import log
 from aigovtool.errors import LogError
 from aigovtool.ids import key_id_of
@@ -19,7 +19,7 @@ from aigovtool.ledger.entry import Entry, PartyRole, StopTarget
 from aigovtool.ledger.merkle import leaf_hash, root_of
 from aigovtool.ledger.policy import consequences
 from aigovtool.protocol import commands as acts
-from aigovtool.protocol.messages import Grant
+from aigovtool.protocol.messages import WIPED, Grant, Wiped
 from aigovtool.protocol.trust import open_key_set
 from aigovtool.testing.simulated_tee import wiring
 
@@ -74,10 +74,11 @@ async def test_usage_and_enclaves_add_up_to_the_ledger(admitted: Enclave, lent: 
     assert enclave.simulated
     assert not enclave.connected
     assert (enclave.outstanding_units, shown.server_time_ms) == (5, lent.now_ms)
-    assert enclave.authority_until_ms >= lent.now_ms + grant.ttl_ms
+    # 500 ppm for its clock, and not the grace that the ledger waits for a final report.
+    assert enclave.authority_until_ms == lent.now_ms + grant.ttl_ms + 15
     await admitted.renew(reports=(report(grant.lease_id, seq=1, used=4, final=True),))
     (enclave,) = (await views.show_enclaves(lent.custodian)).enclaves
-    assert (enclave.outstanding_units, enclave.authority_until_ms) == (0, 0)
+    assert (enclave.outstanding_units, enclave.authority_until_ms) == (0, lent.now_ms + grant.ttl_ms + 15)
     (usage,) = (await views.show_usage(lent.custodian)).usage
     assert (usage.model, usage.borrower, usage.consumer) == (MODEL, BORROWER, CONSUMER)
     assert (usage.granted, usage.charged, usage.used, usage.ok, usage.err) == (5, 4, 4, 4, 0)
@@ -159,3 +160,17 @@ async def test_an_empty_page_is_beyond_the_end(bench: Bench) -> None:
     first = await views.show_log(bench.custodian, size - 1, 10)
     assert len(first.entries) == 1
     assert base64.b64encode(first.entries[0]) in encode(first)
+
+
+async def test_an_instance_that_is_not_heard_of_is_shown_as_silent(admitted: Enclave, lent: Bench) -> None:
+    """By then it has wiped itself or is off; one that wiped can release nothing, however lately it was heard of."""
+    lent.now_ms += lent.policy.wipe_after_ms
+    (enclave,) = (await views.show_enclaves(lent.custodian)).enclaves
+    assert enclave.state == "live"
+    lent.now_ms += 1
+    (enclave,) = (await views.show_enclaves(lent.custodian)).enclaves
+    assert enclave.state == "silent"
+    statement = Wiped(instance=admitted.instance, epoch=0, reports=[])
+    await renewal.wiped(lent.custodian, seal(WIPED, statement, admitted.identity))
+    (enclave,) = (await views.show_enclaves(lent.custodian)).enclaves
+    assert (enclave.state, enclave.authority_until_ms) == ("wiped", 0)

@@ -4,11 +4,19 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
+from msgspec import Struct
 
 from aigovtool.cli.address import LISTEN, Address
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.verb import DIRECTORY, Verb, VerbGroup
+from aigovtool.cli.verb import DIRECTORY, FILE, Verb, VerbGroup
 from aigovtool.cli.words import short
+
+
+class OperatorAdded(Struct, frozen=True, kw_only=True):
+    """Who was enrolled, and where the file is."""
+
+    operator: str
+    operator_file: str
 
 
 @click.group(cls=VerbGroup, example="aigovtool custodian init ./custodian")
@@ -60,6 +68,24 @@ def init(
         screen.line(f"next: aigovtool custodian serve {made.directory}")
 
     screen.show(made, render)
+
+
+@custodian.command(
+    "add-operator", cls=Verb, example="aigovtool custodian add-operator ./custodian --name bob -o bob.json"
+)
+@click.argument("directory", type=DIRECTORY)
+@click.option("--name", "operator", required=True, help="Name of the operator; names are never given out twice.")
+@click.option("-o", "--output", type=FILE, required=True, help="The operator's file, to be handed over safely.")
+@click.pass_obj
+def add_operator(screen: Screen, *, directory: Path, operator: str, output: Path) -> None:
+    """Enrol an operator from the DIRECTORY of a stopped custodian: for when no operator can act any more."""
+    from aigovtool.custodian.app import add_operator as add  # noqa: PLC0415
+
+    add(directory, operator, output)
+    screen.show(
+        OperatorAdded(operator=operator, operator_file=str(output)),
+        lambda: screen.line(f"operator {operator} is enrolled; the file is {output}"),
+    )
 
 
 @custodian.command(cls=Verb, example="aigovtool custodian serve ./custodian --listen 0.0.0.0:8440")

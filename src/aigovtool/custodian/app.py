@@ -30,7 +30,7 @@ from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import AIGovToolError, StorageError
 from aigovtool.ids import KeyId, OperatorId, digest_of, parse_name
 from aigovtool.ledger.entry import AppraisalPolicySet, Genesis, KeySetPublished, PartyAdded, PartyRole
-from aigovtool.protocol.party import CustodianAddress, OperatorFile
+from aigovtool.protocol.party import CustodianAddress, OperatorFile, parse_url
 from aigovtool.transport.routes import application
 from aigovtool.transport.server import HttpServer, bind
 from aigovtool.transport.tls import server_context
@@ -75,10 +75,12 @@ def initialise(
 
     Raises:
         ConflictError: a custodian is there already (`key_file_exists`).
+        InvalidValueError: the name, the address or a host is not one; nothing was written.
         ConfigurationError: something cannot be written, others can write to its directory, or the database cannot be
             used for a ledger.
     """
     parse_name(operator, "operator")
+    parse_url(url)
     if ledger is not None:
         postgres.require_empty(ledger)
     now_ms = system_time_ms()
@@ -93,15 +95,8 @@ def initialise(
     write_secret_file(directory / "custodian.json", Secret(encode(settings)))
     operator_key = SigningKey.generate()
     _found_ledger(directory, keys, operator, operator_key, settings)
-    operator_file = OperatorFile(
-        operator=OperatorId(operator),
-        custodian=CustodianAddress(url=url, root=keys.root.raw, tls_ca=to_pem(keys.tls_ca).decode()),
-        certificate=certificate_for_operator(keys, operator, operator_key, now_ms),
-        key=operator_key.to_secret().reveal(),
-        keystore=keys.keystore.public,
-    )
     path = directory / "operator.json"
-    write_secret_file(path, Secret(encode(operator_file)))
+    _write_operator_file(path, keys, url, operator, operator_key)
     return InitSummary(
         custodian=keys.custodian,
         directory=str(directory),
@@ -111,10 +106,55 @@ def initialise(
     )
 
 
-def certificate_for_operator(keys: CustodianKeys, operator: str, key: SigningKey, now_ms: int) -> str:
-    """Return the certificate (PEM) of the first operator."""
+def _write_operator_file(path: Path, keys: CustodianKeys, url: str, operator: str, key: SigningKey) -> None:
+    now_ms = system_time_ms()
+    certificate = certificate_for(
+        keys,
+        PartyRole.OPERATOR,
+        operator,
+        key.public.raw,
+        now_ms=now_ms,
+        not_after_ms=now_ms + _OPERATOR_VALIDITY_MS,
+    )
+    operator_file = OperatorFile(
+        operator=OperatorId(operator),
+        custodian=CustodianAddress(url=url, root=keys.root.raw, tls_ca=to_pem(keys.tls_ca).decode()),
+        certificate=certificate,
+        key=key.to_secret().reveal(),
+        keystore=keys.keystore.public,
+    )
+    write_secret_file(path, Secret(encode(operator_file)))
+
+
+def add_operator(directory: Path, operator: str, path: Path) -> None:
+    """Enrol an operator without asking another one: for whoever holds the custodian's directory and was locked out.
+
+    On SQLite the custodian must be stopped. The audit log names no command for it.
+
+    Raises:
+        InvalidValueError, ConflictError: the name is not one, or was given out before.
+        ConfigurationError: the ledger cannot be opened, or `path` not be written.
+    """
+    parse_name(operator, "operator")
+    settings, keys, key = read_settings(directory), custodian_keys.load(directory), SigningKey.generate()
+    database = Database(backend(directory, settings))
+    try:
+        database.submit(lambda transaction: _enrol(transaction, operator, key)).result()
+        _write_operator_file(path, keys, settings.url, operator, key)
+    finally:
+        database.close()
+
+
+def _enrol(transaction: Transaction, operator: str, key: SigningKey) -> None:
+    now_ms = facts.advance_clock(transaction, system_time_ms())
     not_after_ms = now_ms + _OPERATOR_VALIDITY_MS
-    return certificate_for(keys, PartyRole.OPERATOR, operator, key.public.raw, now_ms=now_ms, not_after_ms=not_after_ms)
+    role, public = PartyRole.OPERATOR, key.public
+    party = Party(role=role, name=operator, borrower=None, key=public.raw, not_after_ms=not_after_ms)
+    parties.add(transaction, party)
+    entry = PartyAdded(
+        role=role, name=operator, key=public.key_id, borrower=None, not_after_ms=not_after_ms, command=None
+    )
+    log.append(transaction, now_ms, entry)
 
 
 def _found_ledger(
@@ -127,27 +167,10 @@ def _found_ledger(
 
     def job(transaction: Transaction) -> None:
         now_ms = facts.advance_clock(transaction, system_time_ms())
-        not_after_ms = now_ms + _OPERATOR_VALIDITY_MS
-        key = operator_key.public
         log.append(transaction, now_ms, Genesis(custodian=keys.custodian))
         digest = digest_of(keys.key_set_envelope.payload)
         log.append(transaction, now_ms, KeySetPublished(version=keys.key_set.version, digest=digest))
-        parties.add(
-            transaction,
-            Party(role=PartyRole.OPERATOR, name=operator, borrower=None, key=key.raw, not_after_ms=not_after_ms),
-        )
-        log.append(
-            transaction,
-            now_ms,
-            PartyAdded(
-                role=PartyRole.OPERATOR,
-                name=operator,
-                key=key.key_id,
-                borrower=None,
-                not_after_ms=not_after_ms,
-                command=None,
-            ),
-        )
+        _enrol(transaction, operator, operator_key)
         if policy is not None:
             facts.put(transaction, facts.APPRAISAL_POLICY, policy)
             set_ = AppraisalPolicySet(version=policy.version, digest=policy_digest(policy), command=None)

@@ -70,9 +70,8 @@ def create(directory: Path, hosts: list[str], now_ms: int) -> CustodianKeys:
     Raises:
         ConflictError: a key exists already (`key_file_exists`).
         ConfigurationError: a file cannot be written, or others can write to its directory.
+        InvalidValueError: one of `hosts` is no name or address; nothing was written.
     """
-    for name in ("", "offline", "keys"):
-        make_private_directory(directory / name)
     root, commands, log, credentials = (SigningKey.generate() for _ in range(4))
     tls_ca_key, tls, keystore = TlsKey.generate(), TlsKey.generate(), WrapKey.generate()
     span = {"not_before_ms": now_ms - _BACKDATE_MS, "not_after_ms": now_ms + _TEN_YEARS_MS}
@@ -95,6 +94,8 @@ def create(directory: Path, hosts: list[str], now_ms: int) -> CustodianKeys:
         credentials=[credentials_ca],
         keystore=keystore.public,
     )
+    for name in ("", "offline", "keys"):
+        make_private_directory(directory / name)
     write_key(directory / "offline" / "root.key", root)
     for name, key in {"commands": commands, "log": log, "credentials": credentials}.items():
         write_key(directory / "keys" / f"{name}.key", key)

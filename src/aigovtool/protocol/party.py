@@ -5,11 +5,13 @@ file holds a private key: it is written 0600 and refused when others can read it
 """
 
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from msgspec import Meta
 
 from aigovtool.attestation.appraisal import AppraisalPolicy
-from aigovtool.codec import Message, encode
+from aigovtool.codec import Message, convert, encode
+from aigovtool.errors import AIGovToolError, InvalidValueError
 from aigovtool.ids import BorrowerId, ConsumerId, Digest, OperatorId, digest_of
 
 _Seed = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -65,6 +67,26 @@ class OperatorFile(Message, tag_field="party", tag="operator"):
     certificate: str
     key: _Seed
     keystore: _Key
+
+
+def parse_url(text: str) -> str:
+    """Return the address under which parties find a custodian or an enclave, if it is one that party files take.
+
+    Raises:
+        InvalidValueError: with reason `bad_url`.
+    """
+    try:
+        url = convert(text, _Url)
+        port = urlsplit(url).port
+    except (AIGovToolError, ValueError):
+        url, port = "", None
+    if not url or port == 0:
+        raise InvalidValueError(
+            f"{text!r} is not an address that parties can use",
+            reason="bad_url",
+            fix="use https://HOST or https://HOST:PORT",
+        )
+    return url
 
 
 PartyFile = BorrowerFile | ConsumerFile | OperatorFile

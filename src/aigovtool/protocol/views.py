@@ -96,7 +96,11 @@ class Usage(Message):
 
 
 class EnclaveView(Message):
-    """One instance. `stop_bound_ms` is how long a hostile host could still withhold a stop from it."""
+    """One instance. `state` is live, silent, stopped, wiped or forked.
+
+    `authority_until_ms` is when it can release its last answer, however much its host withholds (given a clock that the
+    host cannot slow); `outstanding_units` is what it could use without any clock.
+    """
 
     instance: InstanceId
     borrower: BorrowerId

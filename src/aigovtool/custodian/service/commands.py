@@ -173,6 +173,8 @@ def certificate_for(
 
 def _revoke_party(acting: _Acting, act: commands.RevokeParty) -> CommandResult:
     party = parties.require(acting.transaction, act.role, act.name)
+    if act.role is PartyRole.OPERATOR:
+        _require_another_operator(acting, act.name)
     parties.replace(acting.transaction, msgspec.structs.replace(party, revoked=True))
     # Whoever serves or is served under this credential is stopped too, also while it has not yet expired.
     if act.role is PartyRole.OPERATOR:
@@ -181,6 +183,22 @@ def _revoke_party(acting: _Acting, act: commands.RevokeParty) -> CommandResult:
         epoch = acting.stop(StopTarget(act.role.value), act.name, active=True)
     index = acting.record(entry.PartyRevoked(role=act.role, name=act.name, epoch=epoch, command=acting.mark))
     return acting.result(index, epoch=epoch)
+
+
+def _require_another_operator(acting: _Acting, name: str) -> None:
+    """Refuse to revoke the last operator who could still act: nobody could stop anything any more."""
+    others = [
+        party
+        for party in parties.everyone(acting.transaction)
+        if party.role is PartyRole.OPERATOR
+        and party.name != name
+        and not party.revoked
+        and party.not_after_ms > acting.now_ms
+    ]
+    if not others:
+        raise ConflictError(
+            f"{name} is the last operator", reason="last_operator", fix="add another one with `aigovtool operator add`"
+        )
 
 
 def _add_model(acting: _Acting, act: commands.AddModel) -> CommandResult:

@@ -10,7 +10,7 @@ from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.ids import key_id_of
 from aigovtool.ledger.budget import BudgetRow
 from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
-from aigovtool.ledger.policy import consequences
+from aigovtool.ledger.policy import CLOCK_RATE_ERROR_PPM, ServingPolicy, consequences
 from aigovtool.package.manifest import TensorSpec
 from aigovtool.protocol import views
 
@@ -104,20 +104,21 @@ async def show_enclaves(custodian: Custodian) -> views.Enclaves:
         sweep(custodian, transaction, now_ms)
         shown = []
         for instance, contact_ms in instances.newest(transaction, _SHOWN):
-            units, until_ms = leases.outstanding(transaction, instance.instance)
+            units = leases.outstanding(transaction, instance.instance)
+            policies = [model.policy for model in models.among(transaction, instance.models)]
             shown.append(
                 views.EnclaveView(
                     instance=instance.instance,
                     borrower=instance.borrower,
                     tee=instance.tee,
                     simulated=instance.tee is TeeType.SIMULATED,
-                    state=instance.state,
+                    state=_state(instance.state, policies, now_ms - contact_ms),
                     models=instance.models,
                     attested_at_ms=instance.attested_at_ms,
                     valid_until_ms=instance.valid_until_ms,
                     last_contact_ms=contact_ms,
                     outstanding_units=units,
-                    authority_until_ms=until_ms,
+                    authority_until_ms=_authority_until(instance.state, policies, contact_ms),
                     wiped_epoch=instance.wiped_epoch,
                     connected=instance.instance in connected,
                     result=instance.result,
@@ -126,6 +127,21 @@ async def show_enclaves(custodian: Custodian) -> views.Enclaves:
         return views.Enclaves(enclaves=shown, server_time_ms=now_ms)
 
     return await custodian.database.run(job)
+
+
+def _state(state: str, policies: list[ServingPolicy], silent_ms: int) -> str:
+    """Return the state, telling an instance that has wiped itself by now (or is off) from one that serves."""
+    wipe_after_ms = min((policy.wipe_after_ms for policy in policies), default=0)
+    return "silent" if state == "live" and silent_ms > wipe_after_ms else state
+
+
+def _authority_until(state: str, policies: list[ServingPolicy], contact_ms: int) -> int:
+    """Return until when an instance can release answers at the latest, whatever its host does; 0 once it is wiped.
+
+    Its authority counts from before its last message came here, so this is never too early.
+    """
+    ttl_ms = min((policy.ttl_ms for policy in policies), default=0)
+    return 0 if state == "wiped" else contact_ms + ttl_ms + ttl_ms * CLOCK_RATE_ERROR_PPM // 1_000_000
 
 
 async def show_stops(custodian: Custodian) -> views.Stops:

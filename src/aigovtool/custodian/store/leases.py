@@ -42,13 +42,10 @@ def held_by_borrower(transaction: Transaction, borrower: BorrowerId, model: Mode
     return int(transaction.execute(statement).scalar_one())
 
 
-def outstanding(transaction: Transaction, instance: InstanceId) -> tuple[int, int]:
-    """Return units an instance could still use, and until when its newest lease runs (ms, 0 if none)."""
-    statement = select(
-        func.coalesce(func.sum(leases.c.units), 0), func.coalesce(func.max(leases.c.deadline_ms), 0)
-    ).where(leases.c.instance == instance, UNCLOSED)
-    found = transaction.execute(statement).one()
-    return int(found[0]), int(found[1])
+def outstanding(transaction: Transaction, instance: InstanceId) -> int:
+    """Return the units that an instance could still use, of whatever model."""
+    statement = select(func.coalesce(func.sum(leases.c.units), 0)).where(leases.c.instance == instance, UNCLOSED)
+    return int(transaction.execute(statement).scalar_one())
 
 
 def add(transaction: Transaction, lease: Lease, dimension: Dimension) -> None:
