@@ -417,3 +417,49 @@ def test_a_new_day_has_a_new_row() -> None:
     log.add(Wiped(instance=INSTANCE, epoch=0), later_ms=86_400_000)
     log.grant(50)
     assert sorted(row.pending for row in log.verify().rows) == [50, 50, 100]
+
+
+def hourly(limit: int) -> Writer:
+    """A log with one budget for a rolling hour, beginning at the full hour."""
+    log = Writer()
+    log.add(Genesis(custodian=ROOT.public.key_id), at_ms=NOON)
+    log.limit(WIDE, limit, Window.ROLLING_HOUR)
+    return log
+
+
+def test_a_rolling_window_counts_its_earlier_buckets() -> None:
+    """What was granted half an hour before is still in the hour; after the hour it is not."""
+    log = hourly(5)
+    lease = log.grant(5)
+    log.close(lease, 3)
+    log.add(Wiped(instance=INSTANCE, epoch=0), later_ms=1_800_000)
+    log.grant(2)
+    log.add(Wiped(instance=INSTANCE, epoch=0), later_ms=1_860_000)
+    log.grant(3)
+    assert log.verify().leases == 3
+
+
+@pytest.mark.parametrize("minutes", [1, 30, 59])
+def test_an_overspent_rolling_hour_is_named(minutes: int) -> None:
+    """However the grants lie in it."""
+    log = hourly(5)
+    log.grant(4)
+    log.add(Wiped(instance=INSTANCE, epoch=0), later_ms=minutes * 60_000)
+    log.grant(2)
+    with pytest.raises(LogError) as caught:
+        log.verify()
+    assert caught.value.reason == "overspend"
+    assert caught.value.message.startswith(f"entry {len(log.entries) - 1}:")
+
+
+def test_a_grant_after_the_end_of_its_budget_is_named() -> None:
+    """A minute is allowed between the decision and its line, no more."""
+    log = begun()
+    limit = BudgetLimit(scope=WIDE, dimension=UNITS, window=Window.LIFETIME, limit=50, not_after_ms=NOON + 120_000)
+    log.add(BudgetSet(limit=limit, command=COMMAND))
+    log.grant(1)
+    log.add(Wiped(instance=INSTANCE, epoch=0), at_ms=NOON + 190_000)
+    log.grant(1)
+    with pytest.raises(LogError) as caught:
+        log.verify()
+    assert caught.value.reason == "budget_ended"

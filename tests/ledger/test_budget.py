@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +10,18 @@ from hypothesis import strategies as st
 from aigovtool.codec import decode, encode
 from aigovtool.errors import InvalidValueError
 from aigovtool.ids import BorrowerId, ConsumerId, ModelId
-from aigovtool.ledger.budget import BudgetLimit, BudgetRow, RowKey, Scope, Window, bucket_of, path, row_for
+from aigovtool.ledger.budget import (
+    ROLLING,
+    BudgetLimit,
+    BudgetRow,
+    RowKey,
+    Scope,
+    Window,
+    bucket_of,
+    path,
+    row_for,
+    row_now,
+)
 from aigovtool.ledger.policy import Level
 from aigovtool.ledger.units import Dimension
 
@@ -151,3 +163,57 @@ def test_a_fresh_row_belongs_to_the_current_window_and_is_empty() -> None:
     assert fresh.key.bucket_ms == ms(2026, 3, 1, 5)
     assert (fresh.limit, fresh.posted, fresh.pending) == (9, 0, 0)
     assert fresh.key != row_for(limit, ms(2026, 3, 1, 6)).key
+
+
+# --- Rolling windows, and the end of a budget ----------------------------------------------------
+
+
+@pytest.mark.parametrize("window", sorted(ROLLING))
+@given(
+    limit=st.integers(1, 50),
+    steps=st.lists(st.tuples(st.integers(0, 3_600_000), st.integers(1, 20)), min_size=1, max_size=60),
+)
+def test_no_span_of_a_rolling_window_is_granted_more_than_its_limit(
+    window: Window, limit: int, steps: list[tuple[int, int]]
+) -> None:
+    """Wherever a span of the window's length begins, what was granted in it stays within the limit."""
+    span_ms, bucket_ms = ROLLING[window]
+    scale = span_ms / 3_600_000 / 8
+    rule = BudgetLimit(scope=Scope(model=MODEL), dimension=Dimension.INFERENCES, window=window, limit=limit)
+    now_ms, rows, granted = ms(2026, 2, 28, 23), dict[int, BudgetRow](), list[tuple[int, int]]()
+    for later, wanted in steps:
+        now_ms += int(later * scale)
+        row = row_now(rule, rows.values(), now_ms)
+        units = min(wanted, row.room() or 0)
+        if units:
+            rows[row.key.bucket_ms] = row.hold(units)
+            granted.append((now_ms, units))
+    for begin, _ in granted:
+        assert sum(units for at, units in granted if begin <= at < begin + span_ms) <= limit
+    # And it does come back: one bucket after the span nothing of it counts any more.
+    assert row_now(rule, rows.values(), now_ms + span_ms + bucket_ms).room() == limit
+
+
+def test_a_unit_counts_for_the_window_and_at_most_one_bucket_more() -> None:
+    """The oldest bucket is counted whole: a little too long, never too short."""
+    rule = BudgetLimit(scope=Scope(model=MODEL), dimension=Dimension.INFERENCES, window=Window.ROLLING_HOUR, limit=5)
+    at = ms(2026, 3, 1, 12, 0, 59)
+    rows = [row_now(rule, [], at).hold(5)]
+    assert row_now(rule, rows, at + 3_600_000 - 1).room() == 0
+    assert row_now(rule, rows, ms(2026, 3, 1, 13, 0, 59)).room() == 0
+    assert row_now(rule, rows, ms(2026, 3, 1, 13, 1)).room() == 5
+
+
+def test_a_budget_ends_at_its_time() -> None:
+    """Up to the millisecond; one without an end never does."""
+    assert not msgspec.structs.replace(row(5), not_after_ms=1000).ended(999)
+    assert msgspec.structs.replace(row(5), not_after_ms=1000).ended(1000)
+    assert not row(5).ended(10**15)
+
+
+def test_a_limit_without_an_end_is_encoded_as_before_there_were_ends() -> None:
+    """Entries of the audit log that were written before keep their only encoding."""
+    old = (
+        b'{"scope":{"model":"m","borrower":null,"consumer":null},"dimension":"inferences","window":"day","limit":null}'
+    )
+    assert encode(decode(old, BudgetLimit)) == old

@@ -6,9 +6,10 @@
 2. Each entry is strict JSON in its only encoding, and its hash is the one recorded beside it.
 3. Indices count from 0 without gaps; time, generation and epoch never go back; the first entry, and only the
    first, founds the ledger of this custodian.
-4. Replay: a grant debits every limit on its path, each exactly once, each in the window of its time, and none
-   beyond its limit at that moment; nothing is granted under a stop; a lease is closed or expires only as its
-   state table allows, and its charge is what it used or all of it.
+4. Replay: a grant debits every limit on its path, each exactly once, each in the bucket of its time, and none
+   beyond its limit at that moment (in a rolling window: with all earlier buckets that it touches) or after its
+   end; nothing is granted under a stop; a lease is closed or expires only as its state table allows, and its
+   charge is what it used or all of it.
 5. There are exactly as many entries as the checkpoint says, and their Merkle root is the signed one.
 
 The recorded hashes are a help to name the entry that was changed; they prove nothing by themselves. Whoever changes
@@ -28,7 +29,7 @@ from aigovtool.codec import decode_signed
 from aigovtool.crypto.sign import VerifyKey
 from aigovtool.errors import AIGovToolError, InputError, LogError
 from aigovtool.ids import KeyId, LeaseId
-from aigovtool.ledger.budget import BudgetLimit, BudgetRow, RowKey, Scope, Window, bucket_of, path
+from aigovtool.ledger.budget import ROLLING, BudgetLimit, BudgetRow, RowKey, Scope, Window, bucket_of, path
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint
 from aigovtool.ledger.entry import (
     BudgetSet,
@@ -95,6 +96,8 @@ class _Replay:
     limits: dict[Scope, dict[_Counted, BudgetLimit]] = field(default_factory=dict)
     rows: dict[RowKey, BudgetRow] = field(default_factory=dict)
     leases: dict[LeaseId, _Held] = field(default_factory=dict)
+    #: The rows of each limit by their bucket's beginning, because a rolling window counts several.
+    buckets: dict[tuple[Scope, Dimension, Window], dict[int, RowKey]] = field(default_factory=dict)
     stops: set[_Stop] = field(default_factory=set)
     epoch: int = 0
 
@@ -122,7 +125,12 @@ class _Replay:
     def _limit_row(self, limit: BudgetLimit, bucket_ms: int) -> None:
         key = RowKey(scope=limit.scope, dimension=limit.dimension, window=limit.window, bucket_ms=bucket_ms)
         row = self.rows.get(key, BudgetRow(key=key, limit=limit.limit))
-        self.rows[key] = msgspec.structs.replace(row, limit=limit.limit)
+        self._keep(msgspec.structs.replace(row, limit=limit.limit))
+
+    def _keep(self, row: BudgetRow) -> None:
+        key = row.key
+        self.rows[key] = row
+        self.buckets.setdefault((key.scope, key.dimension, key.window), {})[key.bucket_ms] = key
 
     def _order(self, order: Stopped | Resumed | Forked | PartyRevoked | ModelWithdrawn) -> None:
         if order.epoch < self.epoch:
@@ -174,11 +182,13 @@ class _Replay:
     def _hold(self, key: RowKey, units: int, at_ms: int) -> None:
         if key.bucket_ms not in {bucket_of(key.window, at_ms), bucket_of(key.window, max(0, at_ms - _WINDOW_SLACK_MS))}:
             raise _bad("wrong_window", "it debits another window than that of its time")
+        limit = self.limits[key.scope][key.dimension, key.window]
+        if limit.not_after_ms is not None and at_ms - _WINDOW_SLACK_MS >= limit.not_after_ms:
+            raise _bad("budget_ended", "it debits a budget whose time was over")
         if key not in self.rows:
-            limit = self.limits[key.scope][key.dimension, key.window]
-            self.rows[key] = BudgetRow(key=key, limit=limit.limit)
+            self._keep(BudgetRow(key=key, limit=limit.limit))
         row = self.rows[key]
-        room = row.room()
+        room = msgspec.structs.replace(row, earlier=self._earlier(key)).room()
         if room is not None and units > room:
             raise _bad(
                 "overspend",
@@ -186,6 +196,16 @@ class _Replay:
                 f"({row.posted} spent, {row.pending} held)",
             )
         self.rows[key] = row.hold(units)
+
+    def _earlier(self, key: RowKey) -> int:
+        """What the earlier buckets of a rolling window hold, as of the beginning of the bucket that is debited."""
+        if key.window not in ROLLING:
+            return 0
+        span_ms, bucket_ms = ROLLING[key.window]
+        buckets = self.buckets[key.scope, key.dimension, key.window]
+        earlier = range(key.bucket_ms - span_ms, key.bucket_ms, bucket_ms)
+        counted = [self.rows[buckets[at]] for at in earlier if at in buckets]
+        return sum(row.posted + row.pending for row in counted)
 
     def _close(self, closed: LeaseClosed) -> None:
         held = _known(self.leases, closed.lease_id)

@@ -97,6 +97,7 @@ class Outcome(StrEnum):
     RESERVED = "reserved"
     CAPPED = "capped"
     INSUFFICIENT = "insufficient"
+    BUDGET_ENDED = "budget_ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +172,8 @@ def _draw(book: Book, event: Draw) -> Effects:
     debits = _path_rows(book, event)
     if debits is None:
         return Effects(Outcome.NO_BUDGET_ROW)
+    if any(row.ended(event.now_ms) for row in debits):
+        return Effects(Outcome.BUDGET_ENDED)
     limits = [row.limit for row in debits if row.limit is not None]
     rooms = [room for row in debits if (room := row.room()) is not None]
     room = min(rooms, default=event.policy.max_lease_units)
@@ -231,6 +234,7 @@ def _counts(row: BudgetRow, scope: Scope, event: Draw) -> bool:
 
 
 def _lease(event: Draw, units: int, held: tuple[BudgetRow, ...]) -> Lease:
+    ends = [row.not_after_ms for row in held if row.not_after_ms is not None]
     return Lease(
         lease_id=event.lease_id,
         instance=event.instance,
@@ -241,7 +245,7 @@ def _lease(event: Draw, units: int, held: tuple[BudgetRow, ...]) -> Lease:
         units=of(event.policy.dimension, units),
         rows=[row.key for row in held],
         granted_at_ms=event.now_ms,
-        ttl_ms=event.ttl_ms,
+        ttl_ms=min([event.ttl_ms, *(end - event.now_ms for end in ends)]),  # no lease outlives its budget
         grace_ms=event.grace_ms,
         policy=event.policy.digest(),
         refundable=event.refundable,

@@ -1,14 +1,19 @@
-"""Budget rows: who may use how much of what, and when.
+"""Budget rows: who may use how much of what, when, and until when.
 
-A row stands at a scope (model, model x borrower, or model x borrower x consumer), counts one dimension,
-and covers a window: the whole lifetime, or one UTC hour, day or month. `posted` units are spent,
-`pending` ones are held by leases. A lease debits *every* row of its path in one transaction. Rows are
-never deleted; a limit may be lowered below what is used, which means no new grants. No limit at all is
-an explicit choice (`limit = null`), never an absence.
+A row stands at a scope (model, model x borrower, or model x borrower x consumer), counts one dimension, and covers a
+bucket of a window. `posted` units are spent, `pending` ones are held by leases. A lease debits *every* row of its path
+in one transaction. Rows are never deleted; a limit may be lowered below what is used, which means no new grants. No
+limit at all is an explicit choice (`limit = null`), never an absence.
+
+Windows are the whole lifetime, a UTC calendar hour, day or month, or a *rolling* hour, day or 30 days. A calendar
+window is one bucket. A rolling window is made of small UTC buckets, and its room counts every bucket that it touches,
+the oldest one whole: so no span of its length, wherever it begins, is ever granted more than the limit.
 """
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -18,14 +23,29 @@ from aigovtool.ids import BorrowerId, ConsumerId, Millis, ModelId, Units
 from aigovtool.ledger.policy import Level
 from aigovtool.ledger.units import Dimension
 
+_MINUTE_MS: Final = 60_000
+_HOUR_MS: Final = 60 * _MINUTE_MS
+_DAY_MS: Final = 24 * _HOUR_MS
+
 
 class Window(StrEnum):
-    """The span of time that a row covers. A unit belongs to the window in which it was granted."""
+    """The span of time that a limit covers. A unit belongs to the bucket in which it was granted."""
 
     LIFETIME = "lifetime"
     HOUR = "hour"
     DAY = "day"
     MONTH = "month"
+    ROLLING_HOUR = "rolling_hour"
+    ROLLING_DAY = "rolling_day"
+    ROLLING_MONTH = "rolling_month"
+
+
+#: Length of a rolling window and of its buckets, in milliseconds. A unit counts for at most one bucket longer.
+ROLLING: Final = {
+    Window.ROLLING_HOUR: (_HOUR_MS, _MINUTE_MS),
+    Window.ROLLING_DAY: (_DAY_MS, 15 * _MINUTE_MS),
+    Window.ROLLING_MONTH: (30 * _DAY_MS, 6 * _HOUR_MS),
+}
 
 
 class Scope(Message):
@@ -55,26 +75,37 @@ class RowKey(Message):
     bucket_ms: Millis
 
 
-class BudgetLimit(Message):
-    """An operator's decision: at most `limit` units (null: no limit) per window at a scope."""
+class BudgetLimit(Message, omit_defaults=True):
+    """An operator's decision: at most `limit` units (null: no limit) per window at a scope, until `not_after_ms`."""
 
     scope: Scope
     dimension: Dimension
     window: Window
     limit: Units | None
+    not_after_ms: Millis | None = None
 
 
 class BudgetRow(Message):
-    """One row: the limit in force, and what is spent and held under it."""
+    """One bucket: the limit in force, and what is spent and held in it.
+
+    `earlier` is what is spent and held in the earlier buckets that a rolling window still touches; `not_after_ms` is
+    the end of the budget. Both come from elsewhere and are not kept with the row.
+    """
 
     key: RowKey
     limit: Units | None
     posted: Units = 0
     pending: Units = 0
+    earlier: Units = 0
+    not_after_ms: Millis | None = None
 
     def room(self) -> int | None:
         """Return the units that can still be granted; `None` where there is no limit."""
-        return None if self.limit is None else max(0, self.limit - self.posted - self.pending)
+        return None if self.limit is None else max(0, self.limit - self.earlier - self.posted - self.pending)
+
+    def ended(self, now_ms: int) -> bool:
+        """Return whether the budget's time is over."""
+        return self.not_after_ms is not None and now_ms >= self.not_after_ms
 
     def hold(self, units: int) -> "BudgetRow":
         """Move `units` to pending.
@@ -106,9 +137,12 @@ def path(model: ModelId, borrower: BorrowerId, consumer: ConsumerId) -> tuple[Sc
 
 
 def bucket_of(window: Window, now_ms: int) -> int:
-    """Return the start of the window that holds `now_ms`, in milliseconds since the epoch (UTC calendar)."""
+    """Return the start of the bucket that holds `now_ms`, in milliseconds since the epoch (UTC)."""
     if window is Window.LIFETIME:
         return 0
+    if window in ROLLING:
+        _, bucket_ms = ROLLING[window]
+        return now_ms // bucket_ms * bucket_ms
     moment = datetime.fromtimestamp(now_ms // 1000, tz=UTC).replace(minute=0, second=0, microsecond=0)
     if window is not Window.HOUR:
         moment = moment.replace(hour=0)
@@ -117,12 +151,37 @@ def bucket_of(window: Window, now_ms: int) -> int:
     return int(moment.timestamp()) * 1000
 
 
-def row_for(limit: BudgetLimit, now_ms: int) -> BudgetRow:
-    """Return the fresh row of the current window under `limit`."""
-    key = RowKey(
-        scope=limit.scope,
-        dimension=limit.dimension,
-        window=limit.window,
-        bucket_ms=bucket_of(limit.window, now_ms),
+def oldest_bucket_of(window: Window, now_ms: int) -> int:
+    """Return the start of the oldest bucket that counts at `now_ms`: for calendar windows, the current one."""
+    current = bucket_of(window, now_ms)
+    if window not in ROLLING:
+        return current
+    span_ms, bucket_ms = ROLLING[window]
+    # The window's beginning lies within this bucket, or just where it ends: its units may be younger than the window.
+    return max(0, (now_ms - span_ms) // bucket_ms * bucket_ms)
+
+
+def key_now(limit: BudgetLimit, now_ms: int) -> RowKey:
+    """Return the key of the bucket that grants under `limit` are debited from at `now_ms`."""
+    return RowKey(
+        scope=limit.scope, dimension=limit.dimension, window=limit.window, bucket_ms=bucket_of(limit.window, now_ms)
     )
-    return BudgetRow(key=key, limit=limit.limit)
+
+
+def row_for(limit: BudgetLimit, now_ms: int) -> BudgetRow:
+    """Return the fresh row of the current bucket under `limit`."""
+    return BudgetRow(key=key_now(limit, now_ms), limit=limit.limit, not_after_ms=limit.not_after_ms)
+
+
+def row_now(limit: BudgetLimit, rows: Iterable[BudgetRow], now_ms: int) -> BudgetRow:
+    """Return the row to debit under `limit` at `now_ms`, given at least every row of the same limit."""
+    fresh = row_for(limit, now_ms)
+    oldest, current = oldest_bucket_of(limit.window, now_ms), fresh.key
+    earlier = 0
+    for row in rows:
+        same = (row.key.scope, row.key.dimension, row.key.window) == (limit.scope, limit.dimension, limit.window)
+        if same and row.key == current:
+            fresh = msgspec.structs.replace(fresh, posted=row.posted, pending=row.pending)
+        elif same and oldest <= row.key.bucket_ms < current.bucket_ms:
+            earlier += row.posted + row.pending
+    return msgspec.structs.replace(fresh, earlier=earlier)

@@ -76,6 +76,7 @@ class DenyCode(StrEnum):
     STOPPED = "stopped"
     REATTEST = "reattest"
     NO_BUDGET_ROW = "no_budget_row"
+    BUDGET_ENDED = "budget_ended"
 
 
 class Deny(Message, tag_field="outcome", tag="deny"):

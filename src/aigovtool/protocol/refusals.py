@@ -27,6 +27,13 @@ def refusal(code: DenyCode | None, wait_s: int) -> RefusalError:  # noqa: PLR091
             fix="send a smaller batch, or ask for more",
             retry_after_s=wait_s,
         )
+    if code is DenyCode.BUDGET_ENDED:
+        return BudgetExhaustedError(
+            "the budget's time is over",
+            reason="budget_ended",
+            fix="ask the custodian for a new one",
+            retry_after_s=wait_s,
+        )
     if code is DenyCode.RESERVED:
         return BudgetReservedError("other leases hold the units that are left", retry_after_s=wait_s)
     if code is DenyCode.CAPPED:

@@ -252,7 +252,7 @@ def _raise_limit(acting: _Acting, like: BudgetLimit, units: int) -> int:
     total = units + (before.limit or 0 if before is not None else 0)
     if total > MAX_INTEGER:
         raise InvalidValueError("a budget is at most 2**53 - 1 units", reason="budget_too_large")
-    return _set_limit(acting, msgspec.structs.replace(like, limit=total))
+    return _set_limit(acting, msgspec.structs.replace(before or like, limit=total))
 
 
 def _set_budget(acting: _Acting, act: commands.SetBudget) -> CommandResult:
@@ -267,6 +267,8 @@ def _set_limit(acting: _Acting, limit: BudgetLimit) -> int:
         consumer = parties.require(acting.transaction, PartyRole.CONSUMER, limit.scope.consumer)
         if consumer.borrower != limit.scope.borrower:
             raise InvalidValueError("this consumer belongs to another borrower", reason="bad_scope")
+    if limit.not_after_ms is not None and limit.not_after_ms <= acting.now_ms:
+        raise InvalidValueError("a budget cannot end in the past", reason="bad_end")
     budgets.set_limit(acting.transaction, limit, acting.now_ms)
     acting.announce(Announcement(granted=limit.scope.model))
     return acting.record(entry.BudgetSet(limit=limit, command=acting.mark))

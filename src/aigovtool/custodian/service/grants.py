@@ -27,6 +27,7 @@ _DENIALS: Final = {
     Outcome.CAPPED: DenyCode.CAPPED,
     Outcome.INSUFFICIENT: DenyCode.INSUFFICIENT,
     Outcome.NO_BUDGET_ROW: DenyCode.NO_BUDGET_ROW,
+    Outcome.BUDGET_ENDED: DenyCode.BUDGET_ENDED,
 }
 #: How long an enclave need not ask again when others hold the units.
 _RETRY_AFTER_MS: Final = 2_000

@@ -1,15 +1,26 @@
-"""Budget limits and rows. A row of a new window is made from its limit when it is first needed."""
+"""Budget limits and rows. A row of a new bucket is made from its limit when it is first needed."""
 
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+import msgspec
+from sqlalchemy import Row, func, insert, select, update
 
 from aigovtool.codec import encode
 from aigovtool.custodian.store.bodies import decoded
 from aigovtool.custodian.store.schema import budget_limits, budget_rows
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.ids import ModelId
-from aigovtool.ledger.budget import BudgetLimit, BudgetRow, RowKey, Scope, Window, bucket_of, row_for
+from aigovtool.ledger.budget import (
+    ROLLING,
+    BudgetLimit,
+    BudgetRow,
+    RowKey,
+    Scope,
+    Window,
+    key_now,
+    oldest_bucket_of,
+    row_for,
+)
 
 
 def limits(transaction: Transaction, model: ModelId | None = None) -> list[BudgetLimit]:
@@ -27,40 +38,31 @@ def limit_at(transaction: Transaction, like: BudgetLimit) -> BudgetLimit | None:
     return None if body is None else decoded(body, BudgetLimit)
 
 
-def set_limit(transaction: Transaction, limit: BudgetLimit, now_ms: int) -> BudgetRow:
-    """Set a limit and apply it to the row of the current window."""
+def set_limit(transaction: Transaction, limit: BudgetLimit, now_ms: int) -> None:
+    """Set a limit and apply it to the row of the current bucket."""
     place = {"model": limit.scope.model, "scope": _scope_key(limit.scope)}
     transaction.upsert(budget_limits, {"key": _limit_key(limit)}, {**place, "body": encode(limit)})
-    row = _current(transaction, limit, now_ms)
-    transaction.execute(
-        update(budget_rows).where(budget_rows.c.key == _row_key(row.key)).values(unit_limit=limit.limit)
-    )
-    return BudgetRow(key=row.key, limit=limit.limit, posted=row.posted, pending=row.pending)
+    (row,) = _current(transaction, [limit], now_ms)
+    changed = update(budget_rows).where(budget_rows.c.key == _row_key(row.key)).values(unit_limit=limit.limit)
+    transaction.execute(changed)
 
 
 def rows_on(transaction: Transaction, scopes: tuple[Scope, ...], now_ms: int) -> list[BudgetRow]:
-    """Return the rows of the current windows at `scopes`, making those that a limit calls for."""
-    statement = select(budget_limits.c.body).where(budget_limits.c.scope.in_([_scope_key(scope) for scope in scopes]))
-    found = [
-        decoded(body, BudgetLimit) for body in transaction.execute(statement.order_by(budget_limits.c.key)).scalars()
-    ]
-    current = {_row_key(key): limit for limit in found for key in [_key_now(limit, now_ms)]}
-    stored = {row.key: _row(row) for row in _stored(transaction, list(current))}
-    return [stored.get(key) or _begin(transaction, limit, now_ms) for key, limit in current.items()]
+    """Return the rows to debit now at `scopes`, making those that a limit calls for."""
+    at_scopes = budget_limits.c.scope.in_([_scope_key(scope) for scope in scopes])
+    statement = select(budget_limits.c.body).where(at_scopes).order_by(budget_limits.c.key)
+    found = [decoded(body, BudgetLimit) for body in transaction.execute(statement).scalars()]
+    return _current(transaction, found, now_ms)
 
 
 def rows_of(transaction: Transaction, keys: list[RowKey]) -> list[BudgetRow]:
-    """Return the rows with these keys."""
-    return [_row(found) for found in _stored(transaction, [_row_key(key) for key in keys])]
-
-
-def _stored(transaction: Transaction, keys: list[str]) -> list[Row[*tuple[Any, ...]]]:
-    return list(transaction.execute(select(budget_rows).where(budget_rows.c.key.in_(keys)))) if keys else []
+    """Return the rows with these keys, as they are kept: a lease is settled in the bucket that it debited."""
+    return list(_stored(transaction, [_row_key(key) for key in keys]).values())
 
 
 def current_rows(transaction: Transaction, now_ms: int) -> list[BudgetRow]:
-    """Return the row of the current window of every limit."""
-    return [_current(transaction, limit, now_ms) for limit in limits(transaction)]
+    """Return the row of the current bucket of every limit."""
+    return _current(transaction, limits(transaction), now_ms)
 
 
 def write(transaction: Transaction, rows: tuple[BudgetRow, ...]) -> None:
@@ -73,29 +75,49 @@ def write(transaction: Transaction, rows: tuple[BudgetRow, ...]) -> None:
         )
 
 
-def _current(transaction: Transaction, limit: BudgetLimit, now_ms: int) -> BudgetRow:
-    found = _stored(transaction, [_row_key(_key_now(limit, now_ms))])
-    return _row(found[0]) if found else _begin(transaction, limit, now_ms)
+def _current(transaction: Transaction, found: list[BudgetLimit], now_ms: int) -> list[BudgetRow]:
+    wanted = {_row_key(key_now(limit, now_ms)): limit for limit in found}
+    stored = _stored(transaction, list(wanted))
+    rows = []
+    for key, limit in wanted.items():
+        row = stored.get(key) or _begin(transaction, limit, now_ms)
+        earlier = _earlier(transaction, limit, row.key, now_ms) if limit.window in ROLLING else 0
+        rows.append(msgspec.structs.replace(row, earlier=earlier, not_after_ms=limit.not_after_ms))
+    return rows
 
 
-def _key_now(limit: BudgetLimit, now_ms: int) -> RowKey:
-    return RowKey(
-        scope=limit.scope,
-        dimension=limit.dimension,
-        window=limit.window,
-        bucket_ms=bucket_of(limit.window, now_ms),
-    )
+def _stored(transaction: Transaction, keys: list[str]) -> dict[str, BudgetRow]:
+    if not keys:
+        return {}
+    found = transaction.execute(select(budget_rows).where(budget_rows.c.key.in_(keys)))
+    return {row.key: _row(row) for row in found}
 
 
 def _begin(transaction: Transaction, limit: BudgetLimit, now_ms: int) -> BudgetRow:
-    """Make the row of a window that has just begun."""
+    """Make the row of a bucket that has just begun."""
     row = row_for(limit, now_ms)
     transaction.execute(
         insert(budget_rows).values(
-            key=_row_key(row.key), model=limit.scope.model, unit_limit=row.limit, posted=0, pending=0
+            key=_row_key(row.key),
+            model=limit.scope.model,
+            limit_key=_limit_key(limit),
+            bucket_ms=row.key.bucket_ms,
+            unit_limit=row.limit,
+            posted=0,
+            pending=0,
         )
     )
     return row
+
+
+def _earlier(transaction: Transaction, limit: BudgetLimit, key: RowKey, now_ms: int) -> int:
+    """Return what the earlier buckets that a rolling window touches hold."""
+    statement = select(func.coalesce(func.sum(budget_rows.c.posted + budget_rows.c.pending), 0)).where(
+        budget_rows.c.limit_key == _limit_key(limit),
+        budget_rows.c.bucket_ms >= oldest_bucket_of(limit.window, now_ms),
+        budget_rows.c.bucket_ms < key.bucket_ms,
+    )
+    return int(transaction.execute(statement).scalar_one())
 
 
 def _row(found: Row[*tuple[Any, ...]]) -> BudgetRow:

@@ -24,6 +24,7 @@ def from_1_to_2(connection: Connection) -> None:
     _parties(connection)
     _instances(connection)
     _limits(connection)
+    _rows(connection)
     _stops(connection)
 
 
@@ -101,6 +102,22 @@ def _limits(connection: Connection) -> None:
         statement = text("UPDATE budget_limits SET scope = :scope WHERE key = :key")
         connection.execute(statement.bindparams(scope=scope, key=key))
     connection.execute(text("CREATE INDEX limits_by_scope ON budget_limits (scope)"))
+
+
+def _rows(connection: Connection) -> None:
+    connection.execute(text("ALTER TABLE budget_rows ADD COLUMN limit_key VARCHAR(400) NOT NULL DEFAULT ''"))
+    connection.execute(text("ALTER TABLE budget_rows ADD COLUMN bucket_ms BIGINT NOT NULL DEFAULT 0"))
+    for key in connection.execute(text("SELECT key FROM budget_rows")).scalars().all():
+        row = json.loads(key)
+        scope = json.dumps(row["scope"], separators=(",", ":"))
+        values = {
+            "limit_key": f"{scope} {row['dimension']} {row['window']}",
+            "bucket_ms": row["bucket_ms"],
+            "key": key,
+        }
+        statement = text("UPDATE budget_rows SET limit_key = :limit_key, bucket_ms = :bucket_ms WHERE key = :key")
+        connection.execute(statement.bindparams(**values))
+    connection.execute(text("CREATE INDEX rows_by_limit ON budget_rows (limit_key, bucket_ms)"))
 
 
 def _stops(connection: Connection) -> None:

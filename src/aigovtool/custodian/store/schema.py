@@ -129,10 +129,13 @@ budget_rows: Final = Table(
     metadata,
     Column("key", String(400), primary_key=True),
     Column("model", String(63), nullable=False),
+    Column("limit_key", String(400), nullable=False),
+    Column("bucket_ms", BigInteger, nullable=False),
     Column("unit_limit", BigInteger, nullable=True),
     Column("posted", BigInteger, CheckConstraint("posted >= 0"), nullable=False),
     Column("pending", BigInteger, CheckConstraint("pending >= 0"), nullable=False),
     Index("rows_by_model", "model"),
+    Index("rows_by_limit", "limit_key", "bucket_ms"),
 )
 
 leases: Final = Table(
