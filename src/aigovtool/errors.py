@@ -34,7 +34,8 @@ AIGovToolError
     ├── OverloadedError           a bounded queue is full                    429 overloaded
     ├── DeadlineError             the time for this work is over             504 deadline_exceeded
     ├── EngineError               the engine failed on this request          500 engine_failed
-    └── StorageError              the ledger could not be written            503 storage_failed
+    ├── StorageError              the ledger could not be written            503 storage_failed
+    └── LedgerRollbackError       others hold a newer state of this ledger   503 ledger_rollback
 ```
 
 Each class has a stable `code` (for programs), an HTTP `status`, and an `exit_code` for the command
@@ -286,6 +287,13 @@ class EngineError(FaultError):
     """The engine failed on this request; nothing is charged."""
 
     code = "engine_failed"
+
+
+class LedgerRollbackError(FaultError):
+    """Somebody holds a checkpoint that this ledger should remember and does not: it was restored from a backup."""
+
+    code = "ledger_rollback"
+    status = 503
 
 
 class StorageError(FaultError):

@@ -14,6 +14,7 @@ from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window, bucket_o
 from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
 from aigovtool.ledger.entry import (
     BudgetSet,
+    Charged,
     Command,
     Entry,
     EntryBody,
@@ -22,6 +23,8 @@ from aigovtool.ledger.entry import (
     LeaseClosed,
     LeaseExpired,
     LeaseGranted,
+    LeaseWrittenOff,
+    Restored,
     Resumed,
     Stopped,
     StopTarget,
@@ -104,10 +107,12 @@ class Writer:
         """Return the copy of the log."""
         return [LoggedEntry(data=encode(entry), leaf=entry.leaf()) for entry in self.entries]
 
-    def note(self, key: SigningKey = LOG_KEY) -> str:
+    def note(self, key: SigningKey = LOG_KEY, *, generation: int = 0) -> str:
         """Return the signed checkpoint."""
         root = root_of([entry.leaf() for entry in self.entries])
-        return sign_checkpoint(Checkpoint(custodian=ROOT.public.key_id, size=len(self.entries), root=root), key)
+        size = len(self.entries)
+        checkpoint = Checkpoint(custodian=ROOT.public.key_id, size=size, root=root, generation=generation)
+        return sign_checkpoint(checkpoint, key)
 
     def verify(self, lines: list[LoggedEntry] | None = None, note: str | None = None) -> AuditReport:
         """Verify it."""
@@ -463,3 +468,70 @@ def test_a_grant_after_the_end_of_its_budget_is_named() -> None:
     with pytest.raises(LogError) as caught:
         log.verify()
     assert caught.value.reason == "budget_ended"
+
+
+def restored(log: Writer, **changes: Any) -> Writer:
+    """Begin generation 1 after a restore from a backup."""
+    body = Restored(generation=1, checkpoint="note", lost_size=99, command=COMMAND)
+    log.add(body, **{"generation": 1, **changes})
+    return log
+
+
+def test_a_restored_ledger_goes_on_in_a_new_generation() -> None:
+    """What was forgotten is charged, also beyond a limit; what was lost in crashes is written off."""
+    log = begun()
+    lease = log.grant(10)
+    log.add(LeaseExpired(lease_id=lease))
+    restored(log)
+    log.add(LeaseWrittenOff(lease_id=lease, command=COMMAND), generation=1)
+    wide = next(key for key in log.rows() if key.scope == WIDE)
+    log.add(Charged(row=wide, units=200, command=COMMAND), generation=1)
+    report = log.verify(note=log.note(generation=1))
+    assert {row.posted for row in report.rows if row.key == wide} == {210}
+    assert report.unclosed_leases == 0
+
+
+@pytest.mark.parametrize(
+    "crime",
+    [
+        lambda log: log.add(Wiped(instance=INSTANCE, epoch=0), generation=1),
+        lambda log: restored(log, generation=0),
+        lambda log: restored(log, generation=2),
+        lambda log: [restored(log) for _ in range(2)],
+    ],
+    ids=["unexplained", "the old one", "another than it says", "twice"],
+)
+def test_a_generation_that_is_not_explained_is_named(crime: Callable[[Writer], object]) -> None:
+    """A new generation begins with the entry that says what was lost, and only there."""
+    log = begun()
+    crime(log)
+    with pytest.raises(LogError) as caught:
+        log.verify(note=log.note(generation=log.entries[-1].generation))
+    assert caught.value.reason == "generation"
+
+
+def test_a_checkpoint_of_another_generation_is_refused() -> None:
+    """A note from before a restore does not vouch for what came after."""
+    log = begun()
+    restored(log)
+    with pytest.raises(LogError) as caught:
+        log.verify(note=log.note(generation=0))
+    assert caught.value.reason == "generation"
+
+
+def test_a_lease_is_written_off_once_and_only_when_it_has_expired() -> None:
+    """The table of states holds in the log too, and a charge names a budget that exists."""
+
+    def crimes(log: Writer, lease: LeaseId) -> list[EntryBody]:
+        nowhere = replaced(log.rows()[0], scope=Scope(model=ModelId("no")))
+        return [
+            LeaseWrittenOff(lease_id=lease, command=COMMAND),
+            LeaseWrittenOff(lease_id=LeaseId("f" * 32), command=COMMAND),
+            Charged(row=nowhere, units=1, command=COMMAND),
+        ]
+
+    for number in range(3):
+        log = begun()
+        log.add(crimes(log, log.grant(10))[number])
+        with pytest.raises(LogError):
+            log.verify()

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aigovtool.errors import ConflictError
 from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, LeaseId, ModelId
-from aigovtool.ledger.book import Book, Draw, Effects, Event, Expire, Outcome, ReportUsage, apply
+from aigovtool.ledger.book import Book, Charge, Draw, Effects, Event, Expire, Outcome, ReportUsage, WriteOff, apply
 from aigovtool.ledger.budget import BudgetRow, RowKey, Scope, Window, path
 from aigovtool.ledger.lease import Lease, LeaseState
 from aigovtool.ledger.policy import Dial, Level, default_policy
@@ -428,3 +429,51 @@ def test_one_request_beyond_the_policys_largest_lease_is_refused() -> None:
     draw = replace(DRAW, policy=policy, minimum=1_001, target=1_001)
     assert apply(book_of(row(SCOPES[0], 100_000)), draw).outcome is Outcome.CAPPED
     assert apply(book_of(row(SCOPES[0], 100_000)), replace(draw, minimum=1_000)).outcome is Outcome.GRANTED
+
+
+# --- Acts of two operators -----------------------------------------------------------------------
+
+
+def test_a_lease_that_is_written_off_stays_charged_and_accuses_nobody() -> None:
+    """Its holder no longer counts as one; should it report after all, nothing is refunded and no alarm is raised."""
+    expired, _ = run(granted(), Expire(lease_id=LEASE, now_ms=DUE_MS))
+    book, outcomes = run(expired, WriteOff(lease_id=LEASE), report(1, 2, final=True))
+    assert outcomes == [Outcome.WRITTEN_OFF, Outcome.IGNORED]
+    assert totals(book) == totals(expired) == {(10, 0)}
+    assert not book.leases[LEASE].unclosed()
+
+
+@pytest.mark.parametrize("other", [LeaseState.PENDING, LeaseState.CLOSED, LeaseState.CLOSED_LATE])
+def test_only_an_expired_lease_can_be_written_off(other: LeaseState) -> None:
+    """One that is pending may still be closed in time, and one that is closed has nothing left to give up."""
+    lease = msgspec.structs.replace(granted().leases[LEASE], state=other)
+    with pytest.raises(ConflictError):
+        apply(Book(leases=MappingProxyType({LEASE: lease})), WriteOff(lease_id=LEASE))
+
+
+def test_a_charge_may_exceed_the_limit_and_leaves_no_room() -> None:
+    """What was spent was spent, whatever the limit says; nothing more is granted."""
+    before = row(SCOPES[0], 10)
+    book, outcomes = run(book_of(before), Charge(key=before.key, units=15), DRAW)
+    assert outcomes == [Outcome.CHARGED, Outcome.EXHAUSTED]
+    assert (book.rows[before.key].posted, book.rows[before.key].room()) == (15, 0)
+
+
+def test_a_budget_that_has_ended_grants_nothing() -> None:
+    """Also when only one row of the path has ended; before its end no lease outlives it."""
+    ends = msgspec.structs.replace(row(SCOPES[1], 100), not_after_ms=2_500)
+    for now_ms, outcome in ((2_499, Outcome.GRANTED), (2_500, Outcome.BUDGET_ENDED)):
+        book, outcomes = run(book_of(row(SCOPES[0], 100), ends), replace(DRAW, now_ms=now_ms))
+        assert outcomes == [outcome]
+    book, _ = run(book_of(row(SCOPES[0], 100), ends), DRAW)
+    assert book.leases[LEASE].ttl_ms == 1_500
+
+
+def test_what_a_rolling_window_holds_already_leaves_no_room() -> None:
+    """The earlier buckets count, and are not changed by a grant in this one."""
+    rolling = msgspec.structs.replace(row(SCOPES[0], 100, window=Window.ROLLING_DAY), earlier=95)
+    assert run(book_of(rolling), replace(DRAW, minimum=6))[1] == [Outcome.INSUFFICIENT]
+    book, outcomes = run(book_of(rolling), replace(DRAW, minimum=5))
+    assert outcomes == [Outcome.GRANTED]
+    assert book.leases[LEASE].units == of(Dimension.INFERENCES, 5)
+    assert run(book, replace(DRAW, lease_id=LeaseId("2" * 32)))[1] == [Outcome.RESERVED]

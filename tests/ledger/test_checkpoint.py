@@ -3,13 +3,20 @@
 import base64
 from hashlib import sha256
 
+import msgspec
 import pytest
 
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.errors import LogError
 from aigovtool.ids import KeyId
-from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES, Checkpoint, open_checkpoint, sign_checkpoint
+from aigovtool.ledger.checkpoint import (
+    MAX_CHECKPOINT_BYTES,
+    Checkpoint,
+    open_checkpoint,
+    parse_checkpoint,
+    sign_checkpoint,
+)
 
 LOG = SigningKey.from_secret(Secret(b"TEST-ONLY signing key of the log"))
 OTHER = SigningKey.from_secret(Secret(b"TEST-ONLY signing key of another"))
@@ -106,3 +113,27 @@ def test_witnesses_may_sign_too() -> None:
 def test_malformed_notes_are_refused(note: str) -> None:
     """Another spelling of the size, another line end, missing or additional parts, and too much of anything."""
     assert refused(note)
+
+
+def test_a_generation_is_an_extension_line_and_signed() -> None:
+    """Absent in generation 0, so that older notes keep their only form; it cannot be added, changed or dropped."""
+    later = msgspec.structs.replace(CHECKPOINT, generation=3)
+    note = sign_checkpoint(later, LOG)
+    assert open_checkpoint(note, [LOG.public]) == later
+    assert note.split("\n")[3] == "generation 3"
+    for changed in (
+        note.replace("generation 3\n", ""),
+        note.replace("generation 3", "generation 4"),
+        note.replace("generation 3", "generation 03"),
+        note.replace("generation 3", "generation 9007199254740993"),
+        NOTE.replace("\n\n", "\ngeneration 0\n\n"),
+        NOTE.replace("\n\n", "\ngeneration 1\n\n"),
+    ):
+        assert refused(changed)
+
+
+def test_parsing_alone_verifies_nothing() -> None:
+    """It is for looking whether a note is worth verifying: malformed ones are refused all the same."""
+    assert parse_checkpoint(sign_checkpoint(CHECKPOINT, OTHER)) == CHECKPOINT
+    with pytest.raises(LogError):
+        parse_checkpoint(NOTE.replace("aigovtool", "another"))

@@ -79,13 +79,30 @@ class Draw:
     now_ms: int
 
 
-Event = Expire | ReportUsage | Draw
+@dataclass(frozen=True, slots=True)
+class WriteOff:
+    """Give up the holder of an expired lease: it stays charged, and no longer counts as outstanding."""
+
+    lease_id: LeaseId
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """Charge a row for what a restored ledger has forgotten (decided by two operators)."""
+
+    key: RowKey
+    units: int
+
+
+Event = Expire | ReportUsage | Draw | WriteOff | Charge
 
 
 class Outcome(StrEnum):
     """What an event came to."""
 
     EXPIRED = "expired"
+    WRITTEN_OFF = "written_off"
+    CHARGED = "charged"
     RECORDED = "recorded"
     IGNORED = "ignored"
     CLOSED = "closed"
@@ -116,7 +133,17 @@ def apply(book: Book, event: Event) -> Effects:
         return _expire(book, event)
     if isinstance(event, ReportUsage):
         return _report(book, event)
+    if isinstance(event, WriteOff):
+        return _write_off(book, event)
+    if isinstance(event, Charge):
+        return Effects(Outcome.CHARGED, rows=(book.rows[event.key].charge(event.units),))
     return _draw(book, event)
+
+
+def _write_off(book: Book, event: WriteOff) -> Effects:
+    lease = book.leases[event.lease_id]
+    written_off = msgspec.structs.replace(lease, state=next_state(lease.state, LeaseEvent.WRITE_OFF))
+    return Effects(Outcome.WRITTEN_OFF, leases=(written_off,))
 
 
 def _expire(book: Book, event: Expire) -> Effects:
@@ -137,6 +164,9 @@ def _report(book: Book, event: ReportUsage) -> Effects:
     if lease is None or lease.instance != event.instance:
         return Effects(Outcome.UNKNOWN)
     if event.seq < lease.seq or (event.seq == lease.seq and event.digest == lease.report):
+        return Effects(Outcome.IGNORED)
+    if lease.state is LeaseState.WRITTEN_OFF:
+        # Charged in full already; that its holder was alive after all accuses nobody and refunds nothing.
         return Effects(Outcome.IGNORED)
     if _contradicts(lease, event):
         return Effects(Outcome.FORKED)

@@ -122,6 +122,10 @@ class BudgetRow(Message):
         """Turn `held` pending units into `used` posted ones; the rest is free again."""
         return msgspec.structs.replace(self, pending=self.pending - held, posted=self.posted + used)
 
+    def charge(self, units: int) -> "BudgetRow":
+        """Charge units that were spent outside what this ledger remembers; the limit may be exceeded."""
+        return msgspec.structs.replace(self, posted=self.posted + units)
+
     def refund(self, units: int) -> "BudgetRow":
         """Give back `units` that were posted in full for an expired lease."""
         return msgspec.structs.replace(self, posted=self.posted - units)

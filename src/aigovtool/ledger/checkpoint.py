@@ -4,6 +4,7 @@ r"""Checkpoints of the audit log: C2SP signed notes (https://c2sp.org/tlog-check
 aigovtool/<custodian root key id>
 <tree size, decimal>
 <base64 of the root hash>
+generation <decimal>          (an extension line, absent in generation 0)
 <empty line>
 — <key name> <base64 of 4-byte key hash and signature>
 ```
@@ -21,19 +22,27 @@ from aigovtool.codec import Message
 from aigovtool.crypto.sign import SigningKey, VerifyKey
 from aigovtool.errors import LogError, SignatureInvalidError
 from aigovtool.ids import KeyId, Units
+from aigovtool.limits import MAX_INTEGER
 
 _ED25519: Final = b"\x01"
 MAX_CHECKPOINT_BYTES: Final = 4096
-_TEXT_RE: Final = re.compile(r"aigovtool/([0-9a-f]{64})\n(0|[1-9][0-9]{0,15})\n([A-Za-z0-9+/]{43}=)\n")
+_TEXT_RE: Final = re.compile(
+    r"aigovtool/([0-9a-f]{64})\n(0|[1-9][0-9]{0,15})\n([A-Za-z0-9+/]{43}=)\n(?:generation ([1-9][0-9]{0,15})\n)?"
+)
 _SIGNATURE_RE: Final = re.compile(r"— (\S{1,128}) ([A-Za-z0-9+/]{91}=)\n")
 
 
 class Checkpoint(Message):
-    """The state of the log of one custodian at one size."""
+    """The state of the log of one custodian at one size.
+
+    `generation` grows when a ledger that was restored from a backup goes back into service: what was signed in an
+    earlier one need not be a prefix of what comes after.
+    """
 
     custodian: KeyId
     size: Units
     root: bytes
+    generation: Units = 0
 
     def origin(self) -> str:
         """Return the name of the log, which is also the name of its key."""
@@ -41,7 +50,8 @@ class Checkpoint(Message):
 
     def text(self) -> str:
         """Return the signed text."""
-        return f"{self.origin()}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
+        extension = f"generation {self.generation}\n" if self.generation else ""
+        return f"{self.origin()}\n{self.size}\n{base64.b64encode(self.root).decode()}\n{extension}"
 
 
 def _key_hash(name: str, key: VerifyKey) -> bytes:
@@ -55,26 +65,44 @@ def sign_checkpoint(checkpoint: Checkpoint, key: SigningKey) -> str:
     return f"{text}\n— {checkpoint.origin()} {base64.b64encode(blob).decode()}\n"
 
 
+def parse_checkpoint(note: str) -> Checkpoint:
+    """Return what a note says, *without* verifying any signature: to look whether it is worth verifying.
+
+    Raises:
+        LogError: with reason `checkpoint` when it is malformed.
+    """
+    text, separator, _ = note[:MAX_CHECKPOINT_BYTES].partition("\n\n")
+    match = _TEXT_RE.fullmatch(text + "\n")
+    if match is None or not separator or len(note) > MAX_CHECKPOINT_BYTES:
+        raise _failure()
+    checkpoint = Checkpoint(
+        custodian=KeyId(match[1]),
+        size=int(match[2]),
+        root=base64.b64decode(match[3], validate=True),
+        generation=int(match[4] or 0),
+    )
+    # Base64 with unused bits set is a second spelling of the same root; numbers beyond 2**53 are none.
+    if checkpoint.text() != text + "\n" or max(checkpoint.size, checkpoint.generation) > MAX_INTEGER:
+        raise _failure()
+    return checkpoint
+
+
 def open_checkpoint(note: str, keys: list[VerifyKey]) -> Checkpoint:
     """Parse a signed note and verify the log's own signature (further co-signatures are allowed).
 
     Raises:
         LogError: with reason `checkpoint` when it is malformed or no key of `keys` signed it.
     """
-    failure = LogError("a checkpoint is malformed or not signed by the log's key", reason="checkpoint")
-    text, separator, signatures = note[:MAX_CHECKPOINT_BYTES].partition("\n\n")
-    match = _TEXT_RE.fullmatch(text + "\n")
-    if match is None or not separator or len(note) > MAX_CHECKPOINT_BYTES:
-        raise failure
-    checkpoint = Checkpoint(
-        custodian=KeyId(match[1]), size=int(match[2]), root=base64.b64decode(match[3], validate=True)
-    )
-    if checkpoint.text() != text + "\n":  # base64 with unused bits set is a second spelling of the same root
-        raise failure
+    checkpoint = parse_checkpoint(note)
+    _, _, signatures = note.partition("\n\n")
     for line in signatures.splitlines(keepends=True):
         if _signed_by(checkpoint, line, keys):
             return checkpoint
-    raise failure
+    raise _failure()
+
+
+def _failure() -> LogError:
+    return LogError("a checkpoint is malformed or not signed by the log's key", reason="checkpoint")
 
 
 def _signed_by(checkpoint: Checkpoint, line: str, keys: list[VerifyKey]) -> bool:

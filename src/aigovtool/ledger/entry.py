@@ -44,12 +44,13 @@ class StopTarget(StrEnum):
     ENCLAVE = "enclave"
 
 
-class Command(Message):
-    """The signed operator command that caused an entry."""
+class Command(Message, omit_defaults=True):
+    """The signed operator command that caused an entry; `second` signed it too, where two are needed."""
 
     operator: OperatorId
     command_id: MessageId
     digest: Digest
+    second: OperatorId | None = None
 
 
 class Genesis(Message, tag_field="kind", tag="genesis"):
@@ -193,6 +194,33 @@ class LeaseExpired(Message, tag_field="kind", tag="lease_expired"):
     lease_id: LeaseId
 
 
+class LeaseWrittenOff(Message, tag_field="kind", tag="lease_written_off"):
+    """Two operators gave up the holder of an expired lease; what it was charged stays charged."""
+
+    lease_id: LeaseId
+    command: Command
+
+
+class Restored(Message, tag_field="kind", tag="restored"):
+    """Two operators put a ledger that was restored from a backup back into service, in a new generation.
+
+    `checkpoint` is the newest signed note that was shown of the entries that are lost, and `lost_size` its size.
+    """
+
+    generation: Units
+    checkpoint: str
+    lost_size: Units
+    command: Command
+
+
+class Charged(Message, tag_field="kind", tag="charged"):
+    """Two operators charged a row for what the restored ledger had forgotten."""
+
+    row: RowKey
+    units: Units
+    command: Command
+
+
 class Forked(Message, tag_field="kind", tag="forked"):
     """Two copies of one instance are alive; it is stopped."""
 
@@ -262,6 +290,9 @@ EntryBody = (
     | LeaseGranted
     | LeaseClosed
     | LeaseExpired
+    | LeaseWrittenOff
+    | Restored
+    | Charged
     | Forked
     | Asked
     | AskDecided

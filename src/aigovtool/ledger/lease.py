@@ -4,6 +4,7 @@
 pending ── final report ──────────> closed        held units become what was used; the rest is free
 pending ── ttl + grace passed ────> expired       charged in full
 expired ── final report, once ────> closed_late   what was not used is refunded
+expired ── two operators ─────────> written_off   stays charged; its holder is given up
 ```
 
 Every other move is an error. Refunds need a final report signed by the instance that holds the lease,
@@ -27,6 +28,7 @@ class LeaseState(StrEnum):
     CLOSED = "closed"
     EXPIRED = "expired"
     CLOSED_LATE = "closed_late"
+    WRITTEN_OFF = "written_off"
 
 
 class LeaseEvent(StrEnum):
@@ -34,12 +36,14 @@ class LeaseEvent(StrEnum):
 
     FINAL_REPORT = "final_report"
     TIME_OVER = "time_over"
+    WRITE_OFF = "write_off"
 
 
 TRANSITIONS: Final[dict[tuple[LeaseState, LeaseEvent], LeaseState]] = {
     (LeaseState.PENDING, LeaseEvent.FINAL_REPORT): LeaseState.CLOSED,
     (LeaseState.PENDING, LeaseEvent.TIME_OVER): LeaseState.EXPIRED,
     (LeaseState.EXPIRED, LeaseEvent.FINAL_REPORT): LeaseState.CLOSED_LATE,
+    (LeaseState.EXPIRED, LeaseEvent.WRITE_OFF): LeaseState.WRITTEN_OFF,
 }
 
 

@@ -1,0 +1,216 @@
+"""The ledger as its log tells it: entries are applied one by one, and none that breaks a rule is taken.
+
+This is the auditor's book. It shares the arithmetic of rows and the table of lease states with the custodian, and none
+of its code that decides: what a grant may debit is checked here from the entries alone.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from aigovtool.errors import LogError
+from aigovtool.ids import LeaseId
+from aigovtool.ledger.budget import ROLLING, BudgetLimit, BudgetRow, RowKey, Scope, Window, bucket_of, path
+from aigovtool.ledger.entry import (
+    BudgetSet,
+    Charged,
+    Entry,
+    Forked,
+    LeaseClosed,
+    LeaseExpired,
+    LeaseGranted,
+    LeaseWrittenOff,
+    ModelWithdrawn,
+    PartyRevoked,
+    PartyRole,
+    Restored,
+    Resumed,
+    Stopped,
+    StopTarget,
+)
+from aigovtool.ledger.lease import LeaseEvent, LeaseState, next_state
+from aigovtool.ledger.units import Dimension
+
+#: A transaction may read the clock shortly before it writes its entry, and a window may begin in between.
+_WINDOW_SLACK_MS: Final = 60_000
+
+Counted = tuple[Dimension, Window]
+Stop = tuple[StopTarget, str]
+
+
+@dataclass(slots=True)
+class Held:
+    """What a lease still weighs on its rows."""
+
+    granted: LeaseGranted
+    state: LeaseState = LeaseState.PENDING
+
+
+@dataclass(slots=True)
+class Replay:
+    """The state of the ledger as far as it was read. Every refusal is a `LogError` without the entry's number."""
+
+    limits: dict[Scope, dict[Counted, BudgetLimit]] = field(default_factory=dict)
+    rows: dict[RowKey, BudgetRow] = field(default_factory=dict)
+    leases: dict[LeaseId, Held] = field(default_factory=dict)
+    #: The rows of each limit by their bucket's beginning, because a rolling window counts several.
+    buckets: dict[tuple[Scope, Dimension, Window], dict[int, RowKey]] = field(default_factory=dict)
+    stops: set[Stop] = field(default_factory=set)
+    epoch: int = 0
+    generation: int = 0
+
+    def take(self, entry: Entry) -> None:
+        """Apply one entry.
+
+        Raises:
+            LogError: it breaks a rule; the reason says which.
+        """
+        self._begin_generation(entry)
+        match entry.body:
+            case Stopped() | Resumed() | Forked() | PartyRevoked() | ModelWithdrawn() as order:
+                self._order(order)
+            case LeaseGranted() as granted:
+                self._grant(granted, entry.at_ms)
+            case LeaseClosed() as closed:
+                self._close(closed)
+            case LeaseExpired() | LeaseWrittenOff() as ended:
+                self._end(ended)
+            case BudgetSet(limit=limit):
+                self.limits.setdefault(limit.scope, {})[limit.dimension, limit.window] = limit
+                self._limit_row(limit, bucket_of(limit.window, entry.at_ms))
+            case Charged(row=key, units=units):
+                if key not in self.rows:
+                    raise bad("unknown_row", "it charges a budget that nobody has set")
+                self._keep(self.rows[key].charge(units))
+            case _:
+                pass
+
+    def _begin_generation(self, entry: Entry) -> None:
+        begins = entry.body.generation if isinstance(entry.body, Restored) else self.generation
+        if entry.generation != begins or (isinstance(entry.body, Restored) and begins <= self.generation):
+            raise bad("generation", "a generation begins with the entry that says why, and only there")
+        self.generation = entry.generation
+
+    def _end(self, ended: LeaseExpired | LeaseWrittenOff) -> None:
+        held = _known(self.leases, ended.lease_id)
+        if isinstance(ended, LeaseWrittenOff):
+            held.state = next_state(held.state, LeaseEvent.WRITE_OFF)
+            return
+        held.state = next_state(held.state, LeaseEvent.TIME_OVER)
+        for key in held.granted.rows:
+            units = held.granted.units.get(key.dimension)
+            self.rows[key] = self.rows[key].settle(units, units)
+
+    def _limit_row(self, limit: BudgetLimit, bucket_ms: int) -> None:
+        key = RowKey(scope=limit.scope, dimension=limit.dimension, window=limit.window, bucket_ms=bucket_ms)
+        row = self.rows.get(key, BudgetRow(key=key, limit=limit.limit))
+        self._keep(msgspec.structs.replace(row, limit=limit.limit))
+
+    def _keep(self, row: BudgetRow) -> None:
+        key = row.key
+        self.rows[key] = row
+        self.buckets.setdefault((key.scope, key.dimension, key.window), {})[key.bucket_ms] = key
+
+    def _order(self, order: Stopped | Resumed | Forked | PartyRevoked | ModelWithdrawn) -> None:
+        if order.epoch < self.epoch:
+            raise bad("epoch", f"its epoch {order.epoch} is before {self.epoch}")
+        self.epoch = order.epoch
+        match order:
+            case Stopped(target=target, value=value):
+                self.stops.add((target, value))
+            case Resumed(target=target, value=value):
+                self.stops.discard((target, value))
+            case Forked(instance=instance):
+                self.stops.add((StopTarget.ENCLAVE, instance))
+            case PartyRevoked(role=role, name=name):
+                if role is not PartyRole.OPERATOR:
+                    self.stops.add((StopTarget(role.value), name))
+            case ModelWithdrawn(model=model):
+                self.stops.add((StopTarget.MODEL, model))
+
+    def _grant(self, granted: LeaseGranted, at_ms: int) -> None:
+        if granted.lease_id in self.leases:
+            raise bad("lease_twice", "it grants a lease that was granted before")
+        self._require_not_stopped(granted)
+        scopes = path(granted.model, granted.borrower, granted.consumer)
+        dimensions = {key.dimension for key in granted.rows}
+        due = {
+            (scope, *counted) for scope in scopes for counted in self.limits.get(scope, {}) if counted[0] in dimensions
+        }
+        debited = [(key.scope, key.dimension, key.window) for key in granted.rows]
+        if not debited or len(set(debited)) != len(debited) or set(debited) != due:
+            raise bad("wrong_rows", "it does not debit exactly the limits on its path")
+        if any(dimension not in dimensions for dimension, _ in granted.units.items()) or granted.units.is_zero():
+            raise bad("wrong_rows", "it grants units that no limit counts, or none")
+        for key in granted.rows:
+            self._hold(key, granted.units.get(key.dimension), at_ms)
+        self.leases[granted.lease_id] = Held(granted)
+
+    def _require_not_stopped(self, granted: LeaseGranted) -> None:
+        touching: set[Stop] = {
+            (StopTarget.ALL, ""),
+            (StopTarget.MODEL, granted.model),
+            (StopTarget.BORROWER, granted.borrower),
+            (StopTarget.CONSUMER, granted.consumer),
+            (StopTarget.ENCLAVE, granted.instance),
+        }
+        if found := touching & self.stops:
+            target, value = min(found)
+            raise bad("granted_while_stopped", f"it grants a lease while {target} {value} is stopped")
+
+    def _hold(self, key: RowKey, units: int, at_ms: int) -> None:
+        if key.bucket_ms not in {bucket_of(key.window, at_ms), bucket_of(key.window, max(0, at_ms - _WINDOW_SLACK_MS))}:
+            raise bad("wrong_window", "it debits another window than that of its time")
+        limit = self.limits[key.scope][key.dimension, key.window]
+        if limit.not_after_ms is not None and at_ms - _WINDOW_SLACK_MS >= limit.not_after_ms:
+            raise bad("budget_ended", "it debits a budget whose time was over")
+        if key not in self.rows:
+            self._keep(BudgetRow(key=key, limit=limit.limit))
+        row = self.rows[key]
+        room = msgspec.structs.replace(row, earlier=self._earlier(key)).room()
+        if room is not None and units > room:
+            raise bad(
+                "overspend",
+                f"it grants {units} {key.dimension.value} where a limit of {row.limit} leaves {room} "
+                f"({row.posted} spent, {row.pending} held)",
+            )
+        self.rows[key] = row.hold(units)
+
+    def _earlier(self, key: RowKey) -> int:
+        """What the earlier buckets of a rolling window hold, as of the beginning of the bucket that is debited."""
+        if key.window not in ROLLING:
+            return 0
+        span_ms, bucket_ms = ROLLING[key.window]
+        buckets = self.buckets[key.scope, key.dimension, key.window]
+        earlier = range(key.bucket_ms - span_ms, key.bucket_ms, bucket_ms)
+        counted = [self.rows[buckets[at]] for at in earlier if at in buckets]
+        return sum(row.posted + row.pending for row in counted)
+
+    def _close(self, closed: LeaseClosed) -> None:
+        held = _known(self.leases, closed.lease_id)
+        was, units = held.state, held.granted.units
+        held.state = next_state(was, LeaseEvent.FINAL_REPORT)
+        if closed.late != (was is LeaseState.EXPIRED):
+            raise bad("wrong_close", "it says wrongly whether the lease had expired")
+        if not units.covers(closed.used):
+            raise bad("wrong_close", "it reports more use than the lease had units")
+        for key in held.granted.rows:
+            granted, charged = units.get(key.dimension), closed.charged.get(key.dimension)
+            if charged not in {granted, closed.used.get(key.dimension)}:
+                raise bad("wrong_charge", "it charges neither what was used nor the whole lease")
+            row = self.rows[key]
+            late = was is LeaseState.EXPIRED
+            self.rows[key] = row.refund(granted - charged) if late else row.settle(granted, charged)
+
+
+def _known(leases: dict[LeaseId, Held], lease_id: LeaseId) -> Held:
+    held = leases.get(lease_id)
+    if held is None:
+        raise bad("unknown_lease", "it is about a lease that was never granted")
+    return held
+
+
+def bad(reason: str, what: str) -> LogError:
+    """Return the refusal of an entry; whoever reads the log adds which one it is."""
+    return LogError(what, reason=reason)
