@@ -10,8 +10,9 @@ from msgspec import Meta
 
 from aigovtool.attestation.appraisal import AppraisalPolicy
 from aigovtool.codec import Message
-from aigovtool.ids import BorrowerId, Digest, KeyId, MessageId, Millis, ModelId, OperatorId, Units
-from aigovtool.ledger.budget import BudgetLimit, Scope, Window
+from aigovtool.ids import BorrowerId, Digest, InstanceId, KeyId, MessageId, Millis, ModelId, OperatorId, Units
+from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window
+from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.ledger.units import Dimension
@@ -19,6 +20,8 @@ from aigovtool.ledger.units import Dimension
 COMMAND = "command.v1"
 #: A command older than this is refused; clocks of operators may differ by as much.
 COMMAND_MAX_AGE_MS = 300_000
+#: One that two operators signed: the second may sit elsewhere, and look first.
+COSIGNED_MAX_AGE_MS = 86_400_000
 
 Reason = Annotated[str, Meta(min_length=1, max_length=500)]
 _Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -104,6 +107,36 @@ class Resume(Message, tag_field="act", tag="resume"):
     reason: str
 
 
+class RowCharge(Message):
+    """Units to charge to a budget row."""
+
+    row: RowKey
+    units: Annotated[int, Meta(ge=1, le=10**12)]
+
+
+class SettleGap(Message, tag_field="act", tag="settle_gap"):
+    """Put a ledger that was restored from a backup back into service, in a new generation.
+
+    `checkpoint` is the newest note that was shown of what is lost, exactly as the custodian shows it; `charges` what
+    the operators know or assume was spent meanwhile. Leases that are open in the backup are charged as their holders
+    report, or in full.
+    """
+
+    checkpoint: Annotated[str, Meta(max_length=MAX_CHECKPOINT_BYTES)]
+    charges: Annotated[list[RowCharge], Meta(max_length=10_000)]
+    reason: Reason
+
+
+class WriteOff(Message, tag_field="act", tag="write_off"):
+    """Give up an instance that never closed its leases: they stay charged, and no longer count as outstanding."""
+
+    instance: InstanceId
+    reason: Reason
+
+
+#: Acts that two operators must sign: each could undo what the ledger exists for.
+TWO_OPERATORS = (SettleGap, WriteOff)
+
 Act = (
     AddParty
     | RevokeParty
@@ -115,6 +148,8 @@ Act = (
     | DecideAsk
     | Stop
     | Resume
+    | SettleGap
+    | WriteOff
 )
 
 

@@ -12,6 +12,7 @@ from msgspec import Meta
 from aigovtool.codec import Message
 from aigovtool.crypto.sign import Envelope
 from aigovtool.ids import ConsumerId, Digest, InstanceId, KeyId, LeaseId, MessageId, Millis, ModelId, Units
+from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES
 from aigovtool.ledger.units import UnitVector
 from aigovtool.limits import MAX_REPORTS_PER_RENEWAL, MAX_WANTS_PER_RENEWAL
 
@@ -44,12 +45,16 @@ class Want(Message):
 
 
 class Renew(Message):
-    """The heartbeat: reports on what was used, wants for more. One is outstanding at a time."""
+    """The heartbeat: reports on what was used, wants for more. One is outstanding at a time.
+
+    `checkpoint_seen` is the newest signed note of the custodian's log that this instance was given (empty before the
+    first): a custodian whose ledger was restored from a backup is shown what it forgot.
+    """
 
     instance: InstanceId
     request_id: MessageId
     epoch: Units
-    head_seen: Units
+    checkpoint_seen: Annotated[str, Meta(max_length=MAX_CHECKPOINT_BYTES)]
     reports: Annotated[list[Report], Meta(max_length=MAX_REPORTS_PER_RENEWAL)]
     wants: Annotated[list[Want], Meta(max_length=MAX_WANTS_PER_RENEWAL)]
 
@@ -105,7 +110,7 @@ class Answer(Message):
     generation: Units
     epoch: Units
     server_time_ms: Millis
-    head: Units
+    checkpoint: Annotated[str, Meta(max_length=MAX_CHECKPOINT_BYTES)]
     ttl_ms: Millis
     results: list[Grant | Deny]
     acks: list[Ack]

@@ -14,7 +14,7 @@ from aigovtool.attestation.model import AttestationResult, TeeType, Unchecked
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope, require_signed_by, seal
 from aigovtool.crypto.wrap import wrap
-from aigovtool.custodian.custodian import Custodian, refusal_of
+from aigovtool.custodian.custodian import Custodian, refusal_of, rolled_back
 from aigovtool.custodian.store import facts, instances, models, parties, stops
 from aigovtool.custodian.store.records import Instance, Model, Party
 from aigovtool.custodian.store.transaction import Transaction
@@ -60,6 +60,8 @@ async def challenge(custodian: Custodian, envelope: Envelope) -> ChallengeReply:
         raise SignatureInvalidError("a borrower asks for itself only", reason="wrong_sender")
 
     def job(transaction: Transaction) -> Challenge:
+        if transaction.head.gap is not None:
+            raise rolled_back()
         now_ms = custodian.now(transaction)
         parties.require(transaction, PartyRole.BORROWER, request.borrower)
         nonce = Nonce(secrets.token_hex(32))
@@ -157,6 +159,7 @@ def _admit(custodian: Custodian, transaction: Transaction, request: BootRequest)
         valid_until_ms=min([body.valid_until_ms, *(now_ms + m.policy.max_attestation_age_ms for m in offered)]),
         state="live",
         result=body,
+        generation=facts.generation(transaction),
     )
     _refuse_stopped(transaction, instance)
     instances.add(transaction, instance)
@@ -292,7 +295,8 @@ async def release_key(custodian: Custodian, envelope: Envelope) -> Envelope:
 def _releasable(
     custodian: Custodian, transaction: Transaction, instance: Instance, request: release.ReleaseRequest
 ) -> Model:
-    if instance.state != "live" or custodian.now(transaction) >= instance.valid_until_ms:
+    outdated = instance.generation < facts.generation(transaction)
+    if instance.state != "live" or outdated or custodian.now(transaction) >= instance.valid_until_ms:
         raise ReattestRequiredError("this instance is not attested any more", fix="attest again")
     parties.require(transaction, PartyRole.BORROWER, instance.borrower)
     _refuse_stopped(transaction, instance)

@@ -1,7 +1,6 @@
 """Operator commands: signed, fresh, applied once, and named in the audit log by their digest."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -14,6 +13,8 @@ from aigovtool.custodian.custodian import Custodian, refusal_of
 from aigovtool.custodian.hub import Announcement
 from aigovtool.custodian.keys import CustodianKeys
 from aigovtool.custodian.service import asks as ask_service
+from aigovtool.custodian.service import recovery
+from aigovtool.custodian.service.acting import Acting
 from aigovtool.custodian.service.announcements import announce
 from aigovtool.custodian.service.asks import party_of
 from aigovtool.custodian.service.packages import registered_model
@@ -28,46 +29,16 @@ from aigovtool.errors import (
     NotFoundError,
     SignatureInvalidError,
 )
-from aigovtool.ids import digest_of, key_id_of, parse_name
+from aigovtool.ids import OperatorId, digest_of, key_id_of, parse_name
 from aigovtool.ledger import entry
 from aigovtool.ledger.budget import BudgetLimit, Window
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.limits import MAX_INTEGER
 from aigovtool.protocol import commands
-from aigovtool.protocol.commands import COMMAND, COMMAND_MAX_AGE_MS, Command, CommandResult
+from aigovtool.protocol.commands import COMMAND, COMMAND_MAX_AGE_MS, COSIGNED_MAX_AGE_MS, Command, CommandResult
 
 _BACKDATE_MS: Final = 3_600_000
 _MAX_VALIDITY_MS: Final = 10 * 365 * 86_400_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Acting:
-    """One command being carried out in a transaction."""
-
-    custodian: Custodian
-    transaction: Transaction
-    command: Command
-    mark: entry.Command
-    now_ms: int
-    announced: list[Announcement]
-
-    def stop(self, target: StopTarget, value: str, *, active: bool) -> int:
-        """Set or lift a stop; return its epoch."""
-        epoch = facts.next_epoch(self.transaction)
-        stops.put(self.transaction, target, value, epoch, active=active)
-        self.announce(Announcement(stop=target, value=value))
-        return epoch
-
-    def announce(self, announcement: Announcement) -> None:
-        """Tell enclaves once the command is durable: those that listen here, and those of the other custodians."""
-        self.announced.append(announcement)
-        self.custodian.tell(self.transaction, announcement)
-
-    def record(self, body: entry.EntryBody) -> int:
-        return self.custodian.record(self.transaction, body)
-
-    def result(self, index: int, **more: Any) -> CommandResult:  # noqa: ANN401 - passed on to a typed struct
-        return CommandResult(command_id=self.command.command_id, entry=index, **more)
 
 
 async def execute(custodian: Custodian, identity: Identity, envelope: Envelope) -> CommandResult:
@@ -77,24 +48,26 @@ async def execute(custodian: Custodian, identity: Identity, envelope: Envelope) 
         SignatureInvalidError: not signed by this operator, for another custodian, or too old.
         AIGovToolError: why the act was refused; nothing was changed, and the refusal is in the audit log.
     """
-
-    def accept(transaction: Transaction) -> Command:
-        return _accepted(custodian, transaction, identity, envelope)
-
-    command = await custodian.database.run(accept)
-    digest = digest_of(envelope.payload)
-    mark = entry.Command(operator=command.operator, command_id=command.command_id, digest=digest)
+    command, mark = await custodian.database.run(
+        lambda transaction: _accepted(custodian, transaction, identity, envelope)
+    )
     announced: list[Announcement] = []
 
     def act(transaction: Transaction) -> CommandResult:
         announced.clear()
         party_of(transaction, identity)  # may have been revoked a moment ago
-        before = asks.done(transaction, command.command_id, digest)
+        before = asks.done(transaction, command.command_id, mark.digest)
         if before is not None:
             return before
-        acting = _Acting(custodian, transaction, command, mark, custodian.now(transaction), announced)
+        acting = Acting(custodian, transaction, command, mark, custodian.now(transaction), announced)
+        if isinstance(command.act, commands.TWO_OPERATORS) and mark.second is None:
+            raise ConflictError(
+                "this needs a second operator",
+                reason="needs_second",
+                fix="save it with --save, and have another operator sign and send it with `aigovtool cosign`",
+            )
         result = _ACTS[type(command.act)](acting, command.act)
-        asks.remember(transaction, command.command_id, digest, result)
+        asks.remember(transaction, command.command_id, mark.digest, result)
         return result
 
     try:
@@ -110,21 +83,44 @@ async def execute(custodian: Custodian, identity: Identity, envelope: Envelope) 
     return result
 
 
-def _accepted(custodian: Custodian, transaction: Transaction, identity: Identity, envelope: Envelope) -> Command:
-    """Return a command that the operator on this connection signed, for this custodian, just now."""
-    operator = party_of(transaction, identity)
-    command = open_envelope(envelope, COMMAND, Command, [VerifyKey(operator.key)])
-    if command.operator != operator.name or command.custodian != custodian.keys.custodian:
+def _accepted(
+    custodian: Custodian, transaction: Transaction, identity: Identity, envelope: Envelope
+) -> tuple[Command, entry.Command]:
+    """Return a command that the operator on this connection signed, alone or with another, and its mark in the log."""
+    signers = _signers(transaction, identity, envelope)
+    command = open_envelope(envelope, COMMAND, Command, [VerifyKey(signer.key) for signer in signers])
+    names = [signer.name for signer in signers]
+    if command.operator not in names or command.custodian != custodian.keys.custodian:
         raise SignatureInvalidError("the command is not by this operator for this custodian", reason="wrong_command")
-    if asks.done(transaction, command.command_id, digest_of(envelope.payload)) is not None:
-        return command  # however old: it will get its answer again
+    digest = digest_of(envelope.payload)
+    if asks.done(transaction, command.command_id, digest) is None:  # else, however old, it gets its answer again
+        _require_fresh(custodian, command, cosigned=len(signers) > 1)
+    second = next((OperatorId(name) for name in names if name != command.operator), None)
+    mark = entry.Command(operator=command.operator, command_id=command.command_id, digest=digest, second=second)
+    return command, mark
+
+
+def _signers(transaction: Transaction, identity: Identity, envelope: Envelope) -> list[Party]:
+    caller = party_of(transaction, identity)
+    if len(envelope.signatures) == 1:
+        return [caller]
+    found = [parties.by_key(transaction, PartyRole.OPERATOR, signature.keyid) for signature in envelope.signatures]
+    signers = {party.name: party for party in found if party is not None and not party.revoked}
+    if len(signers) != 2 or len(found) != 2 or caller.name not in signers:
+        raise SignatureInvalidError(
+            "a command is signed by the operator who sends it, and by one other at most", reason="wrong_key"
+        )
+    return list(signers.values())
+
+
+def _require_fresh(custodian: Custodian, command: Command, *, cosigned: bool) -> None:
     # By the host's clock: the ledger's never goes back, and one reading far ahead would lock operators out.
-    if abs(custodian.time_ms() - command.issued_at_ms) > COMMAND_MAX_AGE_MS:
+    age_ms = custodian.time_ms() - command.issued_at_ms
+    if not -COMMAND_MAX_AGE_MS <= age_ms <= (COSIGNED_MAX_AGE_MS if cosigned else COMMAND_MAX_AGE_MS):
         raise SignatureInvalidError("the command is too old", reason="stale_command", fix="check the clocks")
-    return command
 
 
-def _add_party(acting: _Acting, act: commands.AddParty) -> CommandResult:
+def _add_party(acting: Acting, act: commands.AddParty) -> CommandResult:
     parse_name(act.name, act.role.value)
     if (act.role is PartyRole.CONSUMER) != (act.borrower is not None):
         raise InvalidValueError("a consumer, and only a consumer, belongs to a borrower", reason="bad_party")
@@ -171,7 +167,7 @@ def certificate_for(
     return to_pem(certificate).decode()
 
 
-def _revoke_party(acting: _Acting, act: commands.RevokeParty) -> CommandResult:
+def _revoke_party(acting: Acting, act: commands.RevokeParty) -> CommandResult:
     party = parties.require(acting.transaction, act.role, act.name)
     if act.role is PartyRole.OPERATOR:
         _require_another_operator(acting, act.name)
@@ -185,7 +181,7 @@ def _revoke_party(acting: _Acting, act: commands.RevokeParty) -> CommandResult:
     return acting.result(index, epoch=epoch)
 
 
-def _require_another_operator(acting: _Acting, name: str) -> None:
+def _require_another_operator(acting: Acting, name: str) -> None:
     """Refuse to revoke the last operator who could still act: nobody could stop anything any more."""
     others = [
         party
@@ -201,7 +197,7 @@ def _require_another_operator(acting: _Acting, name: str) -> None:
         )
 
 
-def _add_model(acting: _Acting, act: commands.AddModel) -> CommandResult:
+def _add_model(acting: Acting, act: commands.AddModel) -> CommandResult:
     for borrower in act.borrowers:
         parties.require(acting.transaction, PartyRole.BORROWER, borrower)
     model = registered_model(acting.custodian, acting.transaction, acting.command, act)
@@ -220,7 +216,7 @@ def _add_model(acting: _Acting, act: commands.AddModel) -> CommandResult:
     return acting.result(index)
 
 
-def _withdraw_model(acting: _Acting, act: commands.WithdrawModel) -> CommandResult:
+def _withdraw_model(acting: Acting, act: commands.WithdrawModel) -> CommandResult:
     model = models.require(acting.transaction, act.model)
     models.replace(acting.transaction, msgspec.structs.replace(model, withdrawn=True))
     epoch = acting.stop(StopTarget.MODEL, act.model, active=True)
@@ -228,7 +224,7 @@ def _withdraw_model(acting: _Acting, act: commands.WithdrawModel) -> CommandResu
     return acting.result(index, epoch=epoch)
 
 
-def _set_appraisal_policy(acting: _Acting, act: commands.SetAppraisalPolicy) -> CommandResult:
+def _set_appraisal_policy(acting: Acting, act: commands.SetAppraisalPolicy) -> CommandResult:
     before = facts.get(acting.transaction, facts.APPRAISAL_POLICY, type(act.policy))
     if before is not None:
         require_successor(act.policy, mark_of(before))
@@ -240,12 +236,12 @@ def _set_appraisal_policy(acting: _Acting, act: commands.SetAppraisalPolicy) -> 
     return acting.result(index)
 
 
-def _grant_budget(acting: _Acting, act: commands.GrantBudget) -> CommandResult:
+def _grant_budget(acting: Acting, act: commands.GrantBudget) -> CommandResult:
     like = BudgetLimit(scope=act.scope, dimension=act.dimension, window=act.window, limit=0)
     return acting.result(_raise_limit(acting, like, act.units))
 
 
-def _raise_limit(acting: _Acting, like: BudgetLimit, units: int) -> int:
+def _raise_limit(acting: Acting, like: BudgetLimit, units: int) -> int:
     before = budgets.limit_at(acting.transaction, like)
     if before is not None and before.limit is None:
         raise ConflictError("this budget has no limit already", reason="unlimited")
@@ -255,11 +251,11 @@ def _raise_limit(acting: _Acting, like: BudgetLimit, units: int) -> int:
     return _set_limit(acting, msgspec.structs.replace(before or like, limit=total))
 
 
-def _set_budget(acting: _Acting, act: commands.SetBudget) -> CommandResult:
+def _set_budget(acting: Acting, act: commands.SetBudget) -> CommandResult:
     return acting.result(_set_limit(acting, act.limit))
 
 
-def _set_limit(acting: _Acting, limit: BudgetLimit) -> int:
+def _set_limit(acting: Acting, limit: BudgetLimit) -> int:
     models.require(acting.transaction, limit.scope.model)
     if limit.scope.borrower is not None:
         parties.require(acting.transaction, PartyRole.BORROWER, limit.scope.borrower)
@@ -274,7 +270,7 @@ def _set_limit(acting: _Acting, limit: BudgetLimit) -> int:
     return acting.record(entry.BudgetSet(limit=limit, command=acting.mark))
 
 
-def _decide_ask(acting: _Acting, act: commands.DecideAsk) -> CommandResult:
+def _decide_ask(acting: Acting, act: commands.DecideAsk) -> CommandResult:
     ask = asks.require(acting.transaction, act.ask_id)
     if ask.state != "open":
         raise ConflictError(f"this request was {ask.state} before", reason="already_decided")
@@ -287,7 +283,7 @@ def _decide_ask(acting: _Acting, act: commands.DecideAsk) -> CommandResult:
     return acting.result(index)
 
 
-def _raise_asked(acting: _Acting, ask: commands.AskState, units: int) -> None:
+def _raise_asked(acting: Acting, ask: commands.AskState, units: int) -> None:
     """Raise the limits on the path that leave less room than was approved."""
     scope = ask.scope
     wanted = {scope.level().value, "model", "model_borrower"}
@@ -305,14 +301,14 @@ def _raise_asked(acting: _Acting, ask: commands.AskState, units: int) -> None:
         )
 
 
-def _stop(acting: _Acting, act: commands.Stop) -> CommandResult:
+def _stop(acting: Acting, act: commands.Stop) -> CommandResult:
     _check_target(acting, act.target, act.value)
     epoch = acting.stop(act.target, act.value, active=True)
     index = acting.record(entry.Stopped(target=act.target, value=act.value, epoch=epoch, command=acting.mark))
     return acting.result(index, epoch=epoch)
 
 
-def _resume(acting: _Acting, act: commands.Resume) -> CommandResult:
+def _resume(acting: Acting, act: commands.Resume) -> CommandResult:
     if not stops.is_active(acting.transaction, act.target, act.value):
         raise ConflictError("this is not stopped", reason="not_stopped")
     if act.target in {StopTarget.BORROWER, StopTarget.CONSUMER}:
@@ -329,7 +325,7 @@ def parse_model(value: str) -> Any:  # noqa: ANN401 - a NewType over the checked
     return parse_name(value, "model")
 
 
-def _check_target(acting: _Acting, target: StopTarget, value: str) -> None:
+def _check_target(acting: Acting, target: StopTarget, value: str) -> None:
     """Refuse a stop that would stop nothing because of a misspelt name.
 
     Raises:
@@ -350,7 +346,7 @@ def _instance(value: str) -> Any:  # noqa: ANN401 - a NewType over the string
     return value
 
 
-_Act = Callable[[_Acting, Any], CommandResult]
+_Act = Callable[[Acting, Any], CommandResult]
 _ACTS: Final[dict[type, _Act]] = {
     commands.AddParty: _add_party,
     commands.RevokeParty: _revoke_party,
@@ -362,4 +358,6 @@ _ACTS: Final[dict[type, _Act]] = {
     commands.DecideAsk: _decide_ask,
     commands.Stop: _stop,
     commands.Resume: _resume,
+    commands.SettleGap: recovery.settle_gap,
+    commands.WriteOff: recovery.write_off,
 }

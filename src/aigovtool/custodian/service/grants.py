@@ -66,6 +66,9 @@ class Granting:
         model = self._models.get(want.model)
         if refusal is not None or model is None:
             return Deny(model=want.model, consumer=want.consumer, code=refusal or DenyCode.STOPPED)
+        quiet_ms = self._transaction.head.quiet_until_ms - self._now_ms
+        if quiet_ms > 0:  # leases that the ledger has forgotten may still be in use
+            return Deny(model=want.model, consumer=want.consumer, code=DenyCode.RESERVED, retry_after_ms=quiet_ms)
         scopes = path(want.model, self._instance.borrower, want.consumer)
         rows = budgets.rows_on(self._transaction, scopes, self._now_ms)
         effects = book.apply(book_of(rows), self._draw(want, model))
@@ -77,7 +80,7 @@ class Granting:
         instance, state = self._instance, self._state
         if instance.state != "live" or state.is_wide() or state.stops_consumer(want.consumer):
             return DenyCode.STOPPED
-        if self._now_ms >= instance.valid_until_ms:
+        if self._now_ms >= instance.valid_until_ms or instance.generation < self._transaction.head.generation:
             return DenyCode.REATTEST
         consumer = self._consumers.get(want.consumer)
         if consumer is None or consumer.borrower != instance.borrower:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 import msgspec
 
 from aigovtool.crypto.sign import Envelope, seal
-from aigovtool.custodian.custodian import Custodian
+from aigovtool.custodian.custodian import Custodian, rolled_back
 from aigovtool.custodian.hub import Announcement
 from aigovtool.custodian.service.announcements import announce
+from aigovtool.custodian.service.continuity import note_gap
 from aigovtool.custodian.service.grants import Granting
 from aigovtool.custodian.service.reports import sweep, take_reports
-from aigovtool.custodian.store import facts, instances, log, models, stops
+from aigovtool.custodian.store import facts, instances, models, stops
 from aigovtool.custodian.store.records import Instance
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.ids import InstanceId, ModelId, digest_of
@@ -26,9 +27,12 @@ from aigovtool.protocol.stop import STOP_STATE
 
 @dataclass(frozen=True, slots=True)
 class _Renewed:
-    """A reply, and whom else it concerns: models of which somebody is short, and whether a fork was found."""
+    """A reply, and whom else it concerns: models of which somebody is short, and whether a fork was found.
 
-    reply: RenewReply
+    There is no reply while the ledger has a gap; that it was found is written all the same.
+    """
+
+    reply: RenewReply | None
     short: frozenset[ModelId] = field(default_factory=frozenset)
     forked: bool = False
 
@@ -39,20 +43,26 @@ async def renew(custodian: Custodian, envelope: Envelope) -> RenewReply:
     Raises:
         ForbiddenError, SignatureInvalidError: who sent this is not known, or did not sign it.
         ConflictError: the request id was used for another renewal (`request_changed`).
+        LogError: the checkpoint that it returns is none of this log.
+        LedgerRollbackError: that checkpoint is newer than this ledger, or another one was before.
     """
     request = await custodian.senders.opened(custodian.database, envelope, messages.RENEW, Renew)
     digest = digest_of(envelope.payload)
 
     def job(transaction: Transaction) -> _Renewed:
         instance = instances.require(transaction, request.instance)
+        if note_gap(custodian, transaction, request.checkpoint_seen):
+            return _Renewed(None)
         before = instances.answered(transaction, instance.instance, request.request_id, digest)
         if before is not None:
             return _Renewed(RenewReply(answer=before.answer, stop_state=custodian.stop_state(transaction, instance)))
-        renewed = _renew(custodian, transaction, instance, request)
-        instances.remember(transaction, instance.instance, request.request_id, digest, renewed.reply)
+        renewed, reply = _renew(custodian, transaction, instance, request)
+        instances.remember(transaction, instance.instance, request.request_id, digest, reply)
         return renewed
 
     renewed = await custodian.database.run(job)
+    if renewed.reply is None:
+        raise rolled_back()
     for model in renewed.short:
         await announce(custodian, Announcement(recall=model))
     if renewed.forked:
@@ -60,7 +70,9 @@ async def renew(custodian: Custodian, envelope: Envelope) -> RenewReply:
     return renewed.reply
 
 
-def _renew(custodian: Custodian, transaction: Transaction, instance: Instance, request: Renew) -> _Renewed:
+def _renew(
+    custodian: Custodian, transaction: Transaction, instance: Instance, request: Renew
+) -> tuple[_Renewed, RenewReply]:
     now_ms = custodian.now(transaction)
     instances.touch(transaction, instance.instance, now_ms)
     sweep(custodian, transaction, now_ms)
@@ -71,7 +83,8 @@ def _renew(custodian: Custodian, transaction: Transaction, instance: Instance, r
     granting = Granting(custodian, transaction, instance, state=state, now_ms=now_ms, wants=request.wants)
     results = [granting.grant(want) for want in request.wants]
     ttls = [model.policy.ttl_ms for model in models.among(transaction, instance.models)]
-    stopped = instance.state != "live" or state.is_wide()
+    outdated = instance.generation < facts.generation(transaction)
+    stopped = outdated or instance.state != "live" or state.is_wide()
     answer = Answer(
         custodian=custodian.keys.custodian,
         instance=instance.instance,
@@ -79,7 +92,7 @@ def _renew(custodian: Custodian, transaction: Transaction, instance: Instance, r
         generation=facts.generation(transaction),
         epoch=facts.epoch(transaction),
         server_time_ms=now_ms,
-        head=log.head(transaction).size,
+        checkpoint=custodian.checkpoint(transaction),
         ttl_ms=0 if stopped else min([max(0, instance.valid_until_ms - now_ms), *ttls]),
         results=results,
         acks=[Ack(lease_id=report.lease_id, seq=report.seq) for report in request.reports],
@@ -91,7 +104,7 @@ def _renew(custodian: Custodian, transaction: Transaction, instance: Instance, r
     short = {one.model for one in results if isinstance(one, Deny) and one.code is DenyCode.RESERVED}
     for model in short:
         custodian.tell(transaction, Announcement(recall=model))
-    return _Renewed(reply, frozenset(short), forked)
+    return _Renewed(reply, frozenset(short), forked), reply
 
 
 async def wiped(custodian: Custodian, envelope: Envelope) -> Envelope:

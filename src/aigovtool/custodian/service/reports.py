@@ -29,12 +29,14 @@ _SWEEP: Final = 100
 
 
 def sweep(custodian: Custodian, transaction: Transaction, now_ms: int) -> None:
-    """Charge overdue leases in full."""
+    """Charge overdue leases in full; not while the ledger has a gap, when nothing may change."""
+    if transaction.head.gap is not None:
+        return
     for lease in leases.overdue(transaction, now_ms, _SWEEP):
         held = book_of(budgets.rows_of(transaction, lease.rows), lease)
         effects = book.apply(held, Expire(lease_id=lease.lease_id, now_ms=now_ms))
         if effects.outcome is Outcome.EXPIRED:
-            _write(transaction, lease, effects)
+            keep(transaction, lease, effects)
             custodian.record(transaction, LeaseExpired(lease_id=lease.lease_id))
 
 
@@ -46,7 +48,8 @@ def book_of(rows: Iterable[BudgetRow], *held: Lease) -> Book:
     )
 
 
-def _write(transaction: Transaction, before: Lease, effects: Effects) -> None:
+def keep(transaction: Transaction, before: Lease, effects: Effects) -> None:
+    """Write what a transition did to a lease and its rows."""
     budgets.write(transaction, effects.rows)
     for after in effects.leases:
         dimension = before.rows[0].dimension
@@ -57,7 +60,8 @@ def _write(transaction: Transaction, before: Lease, effects: Effects) -> None:
 def _charge(lease: Lease) -> int:
     """What the ledger holds against a lease: all of it until it is closed, then what was used."""
     dimension = lease.rows[0].dimension
-    counted = lease.units if lease.unclosed() or not lease.refundable else lease.seen
+    in_full = lease.unclosed() or lease.state is LeaseState.WRITTEN_OFF or not lease.refundable
+    counted = lease.units if in_full else lease.seen
     return counted.get(dimension)
 
 
@@ -79,7 +83,7 @@ def take_reports(custodian: Custodian, transaction: Transaction, instance: Insta
             digest=digest_of(encode(report)),
         )
         effects = book.apply(book_of(budgets.rows_of(transaction, lease.rows), lease), event)
-        _write(transaction, lease, effects)
+        keep(transaction, lease, effects)
         if effects.outcome is Outcome.CLOSED:
             _record_close(custodian, transaction, effects.leases[0], report)
         elif effects.outcome is Outcome.FORKED:

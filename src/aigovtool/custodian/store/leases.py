@@ -26,6 +26,12 @@ def overdue(transaction: Transaction, now_ms: int, limit: int) -> list[Lease]:
     return [decoded(body, Lease) for body in transaction.execute(statement).scalars()]
 
 
+def expired_of(transaction: Transaction, instance: InstanceId) -> list[Lease]:
+    """Return the leases that an instance never closed."""
+    statement = select(leases.c.body).where(leases.c.instance == instance, UNCLOSED, leases.c.state == "expired")
+    return [decoded(body, Lease) for body in transaction.execute(statement).scalars()]
+
+
 def held_by_instance(transaction: Transaction, instance: InstanceId, model: ModelId) -> int:
     """Return the units that an instance holds and could still use."""
     statement = select(func.coalesce(func.sum(leases.c.units), 0)).where(

@@ -49,3 +49,5 @@ class Instance(Message):
     state: str
     result: ResultBody
     wiped_epoch: Units | None = None
+    #: The ledger's generation when it was admitted: an older one must attest again.
+    generation: Units = 0

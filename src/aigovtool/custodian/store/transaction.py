@@ -30,13 +30,35 @@ _INSERTS: Final[dict[str, Callable[[Table], sqlite.Insert]]] = {
 CHANNEL: Final = "aigovtool"
 
 
+class Gap(Message):
+    """Somebody showed a checkpoint that this ledger signed and does not remember: it was restored from a backup."""
+
+    checkpoint: str
+    generation: Units
+    size: Units
+    found_at_ms: Millis
+
+
+class Settled(Message):
+    """What was lost by a restore, and settled: notes of `generation` or before, up to `size`, are explained by it."""
+
+    generation: Units
+    size: Units
+
+
 class Head(Message):
-    """The ledger's counters. Each only ever grows."""
+    """The ledger's counters, which only ever grow, and whether it has forgotten something.
+
+    While there is a `gap` nothing is granted; after it was settled nothing is granted before `quiet_until_ms`.
+    """
 
     generation: Units = 0
     epoch: Units = 0
     clock_ms: Millis = 0
     frontier: Frontier = Frontier()
+    gap: Gap | None = None
+    settled: tuple[Settled, ...] = ()
+    quiet_until_ms: Millis = 0
 
 
 @dataclass(frozen=True, slots=True)

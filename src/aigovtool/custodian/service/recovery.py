@@ -1,0 +1,77 @@
+"""After a loss: acts that two operators sign (spec: leases sections 10 and 12)."""
+
+from typing import Final
+
+import msgspec
+
+from aigovtool.custodian.service.acting import Acting
+from aigovtool.custodian.service.reports import book_of, keep
+from aigovtool.custodian.store import budgets, instances, leases, models
+from aigovtool.custodian.store.transaction import Settled
+from aigovtool.errors import ConflictError, NotFoundError
+from aigovtool.ledger import book
+from aigovtool.ledger.book import Charge, WriteOff
+from aigovtool.ledger.entry import Charged, LeaseWrittenOff, Restored
+from aigovtool.ledger.policy import GRACE_MS
+from aigovtool.protocol import commands
+from aigovtool.protocol.commands import CommandResult
+
+#: A model's ttl is at most a day; without models nothing can be out.
+_NO_TTL_MS: Final = 0
+
+
+def settle_gap(acting: Acting, act: commands.SettleGap) -> CommandResult:
+    """Begin a new generation: charge what is known to be lost, and grant nothing until every old lease is over.
+
+    Raises:
+        ConflictError: there is no gap, or a newer checkpoint was shown since (`gap_changed`).
+        NotFoundError: a charge names a row that does not exist.
+    """
+    head = acting.transaction.head
+    gap = head.gap
+    if gap is None:
+        raise ConflictError("this ledger has no gap", reason="no_gap")
+    if gap.checkpoint != act.checkpoint:
+        raise ConflictError("a newer checkpoint was shown since", reason="gap_changed", fix="look again, then decide")
+    ttl_ms = max((model.policy.ttl_ms for model in models.everything(acting.transaction)), default=_NO_TTL_MS)
+    generation = max(head.generation, gap.generation) + 1
+    acting.transaction.head = msgspec.structs.replace(
+        head,
+        generation=generation,
+        gap=None,
+        settled=(*head.settled, Settled(generation=gap.generation, size=gap.size)),
+        quiet_until_ms=acting.now_ms + ttl_ms + GRACE_MS,
+    )
+    index = acting.record(
+        Restored(generation=generation, checkpoint=gap.checkpoint, lost_size=gap.size, command=acting.mark)
+    )
+    for charge in act.charges:
+        index = _charge(acting, charge)
+    return acting.result(index)
+
+
+def _charge(acting: Acting, charge: commands.RowCharge) -> int:
+    rows = budgets.rows_of(acting.transaction, [charge.row])
+    if not rows:
+        raise NotFoundError("there is no such budget row to charge", reason="no_budget_row")
+    effects = book.apply(book_of(rows), Charge(key=charge.row, units=charge.units))
+    budgets.write(acting.transaction, effects.rows)
+    return acting.record(Charged(row=charge.row, units=charge.units, command=acting.mark))
+
+
+def write_off(acting: Acting, act: commands.WriteOff) -> CommandResult:
+    """Give up the expired leases of an instance.
+
+    Raises:
+        NotFoundError: there is no such instance, or it has no expired lease.
+    """
+    instances.require(acting.transaction, act.instance)
+    expired = leases.expired_of(acting.transaction, act.instance)
+    if not expired:
+        raise NotFoundError("this enclave has no expired lease", reason="nothing_expired")
+    index = 0
+    for lease in expired:
+        held = book_of(budgets.rows_of(acting.transaction, lease.rows), lease)
+        keep(acting.transaction, lease, book.apply(held, WriteOff(lease_id=lease.lease_id)))
+        index = acting.record(LeaseWrittenOff(lease_id=lease.lease_id, command=acting.mark))
+    return acting.result(index)
