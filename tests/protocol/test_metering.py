@@ -52,8 +52,8 @@ def grant(number: int, units: int, consumer: ConsumerId = ANNA, *, ttl_ms: int =
     )
 
 
-def deny(code: DenyCode, *, available: int = 0, retry_after_ms: int = 2_000) -> Deny:
-    return Deny(model=MODEL, consumer=ANNA, code=code, available=available, retry_after_ms=retry_after_ms)
+def deny(code: DenyCode, *, consumer: ConsumerId = ANNA, available: int = 0, retry_after_ms: int = 2_000) -> Deny:
+    return Deny(model=MODEL, consumer=consumer, code=code, available=available, retry_after_ms=retry_after_ms)
 
 
 def answer(renew: Renew, *results: Grant | Deny, epoch: int = 1, ttl_ms: int = TTL_MS) -> Answer:
@@ -533,8 +533,8 @@ def test_a_recall_returns_idle_leases_only(live: Exchange) -> None:
     assert live.meter.renew_due(12_000)
     reports = live.round_trip(12_000).reports
     assert [(report.lease_id, report.final) for report in reports] == [
-        (grant(1, 1).lease_id, False),
         (grant(2, 1).lease_id, True),
+        (grant(1, 1).lease_id, False),
     ]
     assert live.round_trip(22_000).reports == []
 

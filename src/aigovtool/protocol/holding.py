@@ -14,6 +14,9 @@ from aigovtool.ledger.receipt import Receipt, chain
 from aigovtool.ledger.units import Dimension, of
 from aigovtool.protocol.messages import Report
 
+#: A budget path as one instance sees it: its borrower is always the same.
+PathKey = tuple[ModelId, ConsumerId]
+
 
 @dataclass(slots=True)
 class Holding:
@@ -42,9 +45,18 @@ class Holding:
         """Units that can still be reserved; none once closed."""
         return 0 if self.closed else self.units - self.used - self.reserved
 
+    @property
+    def path(self) -> PathKey:
+        """Whose units these are."""
+        return self.model, self.consumer
+
+    def over(self, now_ms: int) -> bool:
+        """Return whether nothing can be reserved any more: all is used or reserved, or the time is over."""
+        return self.free == 0 or now_ms >= self.expires_ms
+
     def usable(self, now_ms: int) -> bool:
         """Return whether a new reservation may be made."""
-        return not self.closed and now_ms < self.expires_ms and self.free > 0
+        return not self.over(now_ms)
 
     def reserve(self, units: int) -> None:
         """Debit `units` before compute.

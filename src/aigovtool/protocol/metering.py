@@ -18,17 +18,13 @@ from aigovtool.errors import ConflictError, LeaseExpiredError, ReattestRequiredE
 from aigovtool.ids import ConsumerId, InstanceId, KeyId, LeaseId, MessageId, ModelId
 from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.ledger.receipt import Receipt
-from aigovtool.limits import MAX_REPORTS_PER_RENEWAL, MAX_WANTS_PER_RENEWAL
-from aigovtool.protocol.demand import Demand
+from aigovtool.limits import MAX_REPORTS_PER_RENEWAL
 from aigovtool.protocol.holding import Holding
-from aigovtool.protocol.messages import Answer, Deny, DenyCode, Grant, Renew, Report, Want, Wiped
-from aigovtool.protocol.refusals import refusal
+from aigovtool.protocol.messages import Answer, Deny, DenyCode, Grant, Renew, Report, Wiped
+from aigovtool.protocol.shelf import Shelf
 from aigovtool.protocol.stop import StopState
+from aigovtool.protocol.wishes import Wishes
 
-_Key = tuple[ModelId, ConsumerId]
-
-#: Leases of one (model, consumer) that may be open at a time: the one in use and the next.
-_OPEN_LEASES = 2
 #: Shortest time between two heartbeats, however little of the attestation's validity is left.
 _RENEW_FLOOR_MS = 100
 
@@ -74,18 +70,21 @@ class Meter:
         self._custodian = custodian
         self._policies = dict(policies)
         self._stop_state = stop_state
+        self._wide = stop_state.is_wide()
+        self._stopped = stop_state.stopped_consumers()
         self._contact_ms = admitted_ms
         self._authority_until_ms = admitted_ms
         self._wiped = False
         self._ended = False
         self._reattest = False
-        self._holdings: dict[LeaseId, Holding] = {}
-        self._demand: dict[_Key, Demand] = {}
+        self._ttl_ms = min((policy.ttl_ms for policy in policies.values()), default=30_000)
+        self._holdings = Shelf()
+        self._wishes = Wishes(self._holdings, self._policies, self._ttl_ms)
         self._outstanding: _Outstanding | None = None
         self._next_renew_ms = admitted_ms
         self._recalled = False
         self._head = 0
-        self._ttl_ms = min((policy.ttl_ms for policy in policies.values()), default=30_000)
+        self._wishes.stop(self._stopped)
 
     # -- Serving ------------------------------------------------------------------------------
 
@@ -96,24 +95,24 @@ class Meter:
             RefusalError: stopped, no authority, exhausted, reserved, capped, or no budget row.
         """
         self.check(now_ms, consumer)
-        demand = self._demand.setdefault((model, consumer), Demand(since_ms=now_ms))
+        path = (model, consumer)
+        demand = self._wishes.of(path, now_ms)
         demand.wanted_ms = now_ms
-        for holding in self._open(model, consumer):
+        for holding in self._holdings.open(path):
             if holding.usable(now_ms) and holding.free >= units:
                 holding.reserve(units)
+                self._holdings.note(holding)
                 demand.take(now_ms, units)
                 return Reservation(lease_id=holding.lease_id, model=model, consumer=consumer, units=units)
-        # A denial of many units says nothing about few: what was available then is worth asking for.
-        if demand.denied is not None and units > demand.available:
-            self._refuse(now_ms, demand, model)
+        self._wishes.refuse(now_ms, path, units, self._next_renew_ms)
         demand.minimum = max(demand.minimum, units)
         return None
 
     def check(self, now_ms: int, consumer: ConsumerId) -> None:
         """Raise unless this instance may serve this consumer right now (the gate's condition)."""
-        if self._wiped or self._stop_state.is_wide():
+        if self._wiped or self._wide:
             raise StoppedError("the custodian has stopped this", fix="ask the custodian to resume")
-        if self._stop_state.stops_consumer(consumer):
+        if consumer in self._stopped:
             raise StoppedError("the custodian has stopped this consumer", reason="consumer_stopped")
         if self._reattest:
             raise ReattestRequiredError("the custodian asks this enclave to attest again", retry_after_s=5)
@@ -132,6 +131,7 @@ class Meter:
         """Charge `actual` units of a reservation; the rest of it is free again."""
         holding = self._holdings[reservation.lease_id]
         sequence = holding.post(reservation.units, actual)
+        self._moved(holding)
         remaining = self.remaining(reservation.model, reservation.consumer)
         return Posted(lease_id=reservation.lease_id, sequence=sequence, remaining=remaining)
 
@@ -144,49 +144,30 @@ class Meter:
         holding = self._holdings.get(reservation.lease_id)
         if holding is not None and not holding.closed:
             holding.void(reservation.units, failed=failed)
+            self._moved(holding)
 
     def remaining(self, model: ModelId, consumer: ConsumerId) -> int:
         """Return the units left on the path, as far as this enclave knows."""
-        demand = self._demand.get((model, consumer))
+        path = (model, consumer)
+        demand = self._wishes.get(path)
         on_path = 0 if demand is None or demand.denied is DenyCode.EXHAUSTED else demand.path_remaining
-        return on_path + sum(holding.free for holding in self._open(model, consumer))
+        return on_path + sum(holding.free for holding in self._holdings.open(path))
 
     def waiting(self, model: ModelId, consumer: ConsumerId, change: int) -> None:
         """Count requests that wait for units (`change` is +1 or -1)."""
-        self._demand[model, consumer].waiting += change
+        self._wishes.wait((model, consumer), change)
 
-    def _open(self, model: ModelId, consumer: ConsumerId) -> list[Holding]:
-        return [
-            holding
-            for holding in self._holdings.values()
-            if not holding.closed and (holding.model, holding.consumer) == (model, consumer)
-        ]
-
-    def _refuse(self, now_ms: int, demand: Demand, model: ModelId) -> None:
-        code = demand.denied
-        if code in {DenyCode.RESERVED, DenyCode.CAPPED} and self._own_units(now_ms, model):
-            # We hold the units ourselves, in unfinished work or in leases that the next renewal closes.
-            return
-        if now_ms >= demand.retry_at_ms and code is not DenyCode.EXHAUSTED:
-            demand.denied = None
-            return
-        wait_s = max(1, (max(demand.retry_at_ms, self._next_renew_ms) - now_ms + 999) // 1000)
-        raise refusal(code, wait_s)
-
-    def _own_units(self, now_ms: int, model: ModelId) -> bool:
-        return any(
-            holding.in_flight or self._closable(holding, now_ms, recalled=False)
-            for holding in self._holdings.values()
-            if holding.model == model
-        )
+    def _moved(self, holding: Holding) -> None:
+        self._holdings.note(holding)
+        self._wishes.look(holding.path)
 
     # -- Renewal ------------------------------------------------------------------------------
 
     def renew_due(self, now_ms: int) -> bool:
         """Return whether a renewal should be sent (or the outstanding one sent again)."""
-        if self._wiped or self._stop_state.is_wide():
+        if self._wiped or self._wide:
             return False
-        return self._outstanding is not None or now_ms >= self._next_renew_ms or self._urgent(now_ms)
+        return self._outstanding is not None or now_ms >= self._next_renew_ms or self._wishes.urgent(now_ms)
 
     def next_renew_ms(self) -> int:
         """Return when the next renewal is due if nothing happens before."""
@@ -200,74 +181,33 @@ class Meter:
         if self._outstanding is not None:
             return self._outstanding.renew
         self._recalled, was_recalled = False, self._recalled
-        for holding in self._holdings.values():
-            if self._closable(holding, now_ms, recalled=was_recalled):
-                holding.close()
-        reported = [h for h in self._holdings.values() if h.closed or h.dirty][:MAX_REPORTS_PER_RENEWAL]
+        for holding in self._closable(now_ms, recalled=was_recalled):
+            holding.close()
+            self._moved(holding)
+        self._wishes.forget_idle(now_ms)
+        # Final reports first: they free units, and one of an open lease comes again.
+        reported = sorted((h for h in self._holdings.values() if h.closed or h.dirty), key=lambda h: not h.closed)
         renew = Renew(
             instance=self.instance,
             request_id=request_id,
             epoch=self._stop_state.epoch,
             head_seen=self._head,
-            reports=[holding.report() for holding in reported],
-            wants=self._wants(now_ms),
+            reports=[holding.report() for holding in reported[:MAX_REPORTS_PER_RENEWAL]],
+            wants=self._wishes.wants(now_ms),
         )
         self._outstanding = _Outstanding(renew=renew, sent_ms=now_ms)
         return renew
 
-    def _closable(self, holding: Holding, now_ms: int, *, recalled: bool) -> bool:
-        if holding.closed or holding.in_flight:
-            return False
-        demand = self._demand.get((holding.model, holding.consumer))
-        idle = demand is None or demand.wanted_ms is None or now_ms - demand.wanted_ms > self._ttl_ms // 3
-        return holding.free == 0 or now_ms >= holding.expires_ms or (recalled and idle)
-
-    def _wants(self, now_ms: int) -> list[Want]:
-        wants: list[Want] = []
-        for (model, consumer), demand in self._demand.items():
-            if not self._wants_more(now_ms, model, consumer, demand):
-                continue
-            target = demand.target(now_ms, self._ttl_ms)
-            ask = demand.denied is DenyCode.EXHAUSTED and not demand.asked
-            demand.asked = demand.asked or ask
-            wants.append(Want(model=model, consumer=consumer, minimum=demand.minimum, target=target, ask=ask))
-        return wants[:MAX_WANTS_PER_RENEWAL]
-
-    def _wants_more(self, now_ms: int, model: ModelId, consumer: ConsumerId, demand: Demand) -> bool:
-        policy = self._policies.get(model)
-        active = demand.wanted_ms is not None and now_ms - demand.wanted_ms <= self._ttl_ms
-        if policy is None or not (active or demand.waiting) or self._stop_state.stops_consumer(consumer):
-            return False
-        usable = [h for h in self._open(model, consumer) if h.usable(now_ms)]
-        if demand.waiting and demand.minimum > max((holding.free for holding in usable), default=0):
-            return True
-        if len(usable) >= _OPEN_LEASES:
-            return False
-        free = sum(holding.free for holding in usable)
-        low_water = sum(holding.units for holding in usable) // 2
-        ends_soon = all(holding.expires_ms - now_ms <= policy.ttl_ms // 3 for holding in usable)
-        return free <= low_water or ends_soon
-
-    def _urgent(self, now_ms: int) -> bool:
-        """Return whether somebody needs units that are worth asking for before the next heartbeat."""
-        return any(
-            self._wants_more(now_ms, model, consumer, demand) and not self._blocked(now_ms, demand)
-            for (model, consumer), demand in self._demand.items()
-        )
-
-    def _blocked(self, now_ms: int, demand: Demand) -> bool:
-        """Return whether the last denial still stands as far as anyone can know here."""
-        if demand.denied is None:
-            return False
-        if demand.denied is DenyCode.EXHAUSTED:
-            return demand.asked
-        if demand.waiting and demand.minimum <= demand.available:
-            return False
-        if demand.waiting and any(
-            self._closable(holding, now_ms, recalled=False) for holding in self._holdings.values()
-        ):
-            return False
-        return now_ms < demand.retry_at_ms
+    def _closable(self, now_ms: int, *, recalled: bool) -> list[Holding]:
+        closable = list(self._holdings.returnable(now_ms))
+        if recalled:
+            closable += [
+                holding
+                for holding in self._holdings.values()
+                if not (holding.closed or holding.in_flight or holding.over(now_ms))
+                and self._wishes.idle(now_ms, holding)
+            ]
+        return closable
 
     def accept(self, now_ms: int, answer: Answer) -> None:
         """Take the (already verified) answer to the outstanding renewal.
@@ -287,7 +227,7 @@ class Meter:
         stale = answer.epoch < self._stop_state.scope_epoch
         denied = [result for result in answer.results if isinstance(result, Deny)]
         # An answer without a stop gives no authority only when the attestation has come to its end.
-        over = answer.ttl_ms == 0 and not self._stop_state.is_wide()
+        over = answer.ttl_ms == 0 and not self._wide
         self._reattest = over or any(result.code is DenyCode.REATTEST for result in denied)
         if not stale and not self._reattest:
             self._contact_ms = max(self._contact_ms, outstanding.sent_ms)
@@ -301,10 +241,10 @@ class Meter:
     def _acknowledge(self, lease_id: LeaseId, seq: int) -> None:
         holding = self._holdings.get(lease_id)
         if holding is not None and holding.final is not None and seq >= holding.final.seq:
-            del self._holdings[lease_id]
+            self._holdings.drop(lease_id)
 
     def _take(self, now_ms: int, sent_ms: int, result: Grant | Deny, *, stale: bool) -> None:
-        demand = self._demand.setdefault((result.model, result.consumer), Demand(since_ms=now_ms))
+        demand = self._wishes.of((result.model, result.consumer), now_ms)
         if isinstance(result, Deny):
             demand.refused(now_ms, result.code, result.retry_after_ms, result.available)
             return
@@ -319,16 +259,15 @@ class Meter:
             units=result.units.get(policy.dimension),
             expires_ms=sent_ms + result.ttl_ms,
         )
-        self._holdings[result.lease_id] = holding
         if stale or now_ms >= holding.expires_ms:
             holding.close()
+        self._holdings.put(holding)
         demand.granted(now_ms, result.path_remaining)
 
     def nudge(self, now_ms: int, *, granted: bool, recall: bool) -> None:
         """A hint from the custodian: renew now. Hints carry no authority and no units."""
         if granted:
-            for demand in self._demand.values():
-                demand.denied = None
+            self._wishes.allow()
         self._recalled = self._recalled or recall
         self._next_renew_ms = now_ms
 
@@ -344,7 +283,10 @@ class Meter:
             raise ConflictError("a stop state is for another instance", reason="wrong_instance")
         if (state.scope_epoch, state.epoch) >= (self._stop_state.scope_epoch, self._stop_state.epoch):
             self._stop_state = state
-        return self._stop_state.is_wide()
+            self._wide = state.is_wide()
+            self._stopped = state.stopped_consumers()
+            self._wishes.stop(self._stopped)
+        return self._wide
 
     @property
     def stop_state(self) -> StopState:
@@ -363,7 +305,7 @@ class Meter:
     def must_wipe(self, now_ms: int) -> bool:
         """Return whether the custodian has been silent for so long that everything must be wiped."""
         wipe_after_ms = min((policy.wipe_after_ms for policy in self._policies.values()), default=600_000)
-        return self._stop_state.is_wide() or now_ms - self._contact_ms >= wipe_after_ms
+        return self._wide or now_ms - self._contact_ms >= wipe_after_ms
 
     def end_authority(self) -> None:
         """End authority for good: a clock ran backwards, or the engine died. No later answer brings it back."""
@@ -380,6 +322,7 @@ class Meter:
             if not holding.closed:
                 holding.reserved = holding.in_flight = 0
                 holding.close()
+                self._holdings.note(holding)
         return Wiped(instance=self.instance, epoch=self._stop_state.epoch, reports=self._final_reports())
 
     def _final_reports(self) -> list[Report]:
@@ -387,8 +330,9 @@ class Meter:
 
     def acknowledge_wipe(self) -> None:
         """The custodian has the final reports."""
-        self._holdings.clear()
+        for holding in self._holdings.values():
+            self._holdings.drop(holding.lease_id)
 
     def has_unreported(self) -> bool:
         """Return whether any lease is not yet acknowledged as closed."""
-        return bool(self._holdings)
+        return len(self._holdings) > 0

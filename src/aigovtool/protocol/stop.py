@@ -32,6 +32,10 @@ class StopState(Message):
         """Return whether anything wider than a single consumer is stopped: the weights must go."""
         return any(stop.target is not StopTarget.CONSUMER for stop in self.stops)
 
+    def stopped_consumers(self) -> frozenset[ConsumerId]:
+        """Return the consumers that are stopped."""
+        return frozenset(ConsumerId(stop.value) for stop in self.stops if stop.target is StopTarget.CONSUMER)
+
     def stops_consumer(self, consumer: ConsumerId) -> bool:
         """Return whether this consumer is stopped."""
         return any(stop.target is StopTarget.CONSUMER and stop.value == consumer for stop in self.stops)

@@ -1,0 +1,199 @@
+"""What an instance asks its custodian for: one wish for each (model, consumer) that runs short of units.
+
+Rules:
+
+1. Two leases of a path are open for its traffic; the next is drawn at half or when a third of the ttl is left. One
+   more is drawn for a request that fits into none.
+2. A wish is *urgent*, and is not kept for the next heartbeat, unless the last denial of it still stands as far as
+   anyone can know here.
+3. What nobody has asked for since a ttl, without a lease and without anybody waiting, is forgotten: there are more
+   consumers in the world than there is memory. A denial is remembered until it is worth asking again, and an
+   exhaustion that the custodian was asked about for ten minutes, so that operators are not asked again and again.
+
+At each event only paths are looked at that may have changed since they were last looked at.
+"""
+
+from collections.abc import Mapping
+
+from aigovtool.ids import ConsumerId, ModelId
+from aigovtool.ledger.policy import ServingPolicy
+from aigovtool.limits import MAX_WANTS_PER_RENEWAL
+from aigovtool.protocol.agenda import Agenda
+from aigovtool.protocol.demand import Demand
+from aigovtool.protocol.holding import Holding, PathKey
+from aigovtool.protocol.messages import DenyCode, Want
+from aigovtool.protocol.refusals import refusal
+from aigovtool.protocol.shelf import Shelf
+
+#: Leases of one (model, consumer) that may be open at a time: the one in use and the next.
+_OPEN_LEASES = 2
+#: How long an exhaustion that was asked about is remembered after the last request.
+_ASKED_MS = 600_000
+
+
+class Wishes:
+    """The demand for every path, and what follows from it."""
+
+    def __init__(self, shelf: Shelf, policies: Mapping[ModelId, ServingPolicy], ttl_ms: int) -> None:
+        self._shelf = shelf
+        self._policies = policies
+        self._ttl_ms = ttl_ms
+        self._demand: dict[PathKey, Demand] = {}
+        self._waiting: dict[PathKey, None] = {}
+        self._stopped: frozenset[ConsumerId] = frozenset()
+        self._agenda = Agenda()
+        self._units_came_back = False
+
+    def __len__(self) -> int:
+        return len(self._demand)
+
+    def get(self, path: PathKey) -> Demand | None:
+        """Return the demand for a path, if anybody asks for it."""
+        return self._demand.get(path)
+
+    def of(self, path: PathKey, now_ms: int) -> Demand:
+        """Return the demand for a path, which is about to change."""
+        self._agenda.look(path)
+        demand = self._demand.get(path)
+        if demand is None:
+            demand = self._demand[path] = Demand(since_ms=now_ms)
+        return demand
+
+    def look(self, path: PathKey) -> None:
+        """Something happened to this path: it may be urgent now."""
+        if path in self._demand:
+            self._agenda.look(path)
+
+    def wait(self, path: PathKey, change: int) -> None:
+        """Count requests that wait for units (`change` is +1 or -1)."""
+        demand = self._demand[path]
+        demand.waiting += change
+        self._agenda.look(path)
+        if demand.waiting:
+            self._waiting[path] = None
+        else:
+            self._waiting.pop(path, None)
+
+    def stop(self, consumers: frozenset[ConsumerId]) -> None:
+        """Ask nothing for these consumers, and for others as usual."""
+        if consumers != self._stopped:
+            self._stopped = consumers
+            self._look_at_all()
+
+    def allow(self) -> None:
+        """A limit was raised: no denial stands any more."""
+        for demand in self._demand.values():
+            demand.denied = None
+        self._look_at_all()
+
+    def _look_at_all(self) -> None:
+        for path in self._demand:
+            self._agenda.look(path)
+
+    # -- Serving ------------------------------------------------------------------------------
+
+    def refuse(self, now_ms: int, path: PathKey, units: int, next_renew_ms: int) -> None:
+        """Raise the refusal that the last denial means for a request of `units`, unless it is worth waiting.
+
+        Raises:
+            RefusalError: exhausted, reserved, capped, stopped, or no budget row.
+        """
+        demand = self._demand[path]
+        code = demand.denied
+        # A denial of many units says nothing about few: what was available then is worth asking for.
+        if code is None or units <= demand.available:
+            return
+        if code in {DenyCode.RESERVED, DenyCode.CAPPED} and self._own_units(now_ms, path[0]):
+            # We hold the units ourselves, in unfinished work or in leases that the next renewal closes.
+            return
+        if now_ms >= demand.retry_at_ms and code is not DenyCode.EXHAUSTED:
+            demand.denied = None
+            return
+        wait_s = max(1, (max(demand.retry_at_ms, next_renew_ms) - now_ms + 999) // 1000)
+        raise refusal(code, wait_s)
+
+    def _own_units(self, now_ms: int, model: ModelId) -> bool:
+        return self._shelf.busy(model) or any(holding.model == model for holding in self._shelf.returnable(now_ms))
+
+    # -- Renewal ------------------------------------------------------------------------------
+
+    def urgent(self, now_ms: int) -> bool:
+        """Return whether somebody needs units that are worth asking for before the next heartbeat."""
+        coming_back = any(True for _ in self._shelf.returnable(now_ms))
+        if coming_back and not self._units_came_back:
+            for path in self._waiting:
+                self._agenda.look(path)
+        self._units_came_back = coming_back
+        while (due := self._agenda.next(now_ms)) is not None:
+            demand = self._demand[due]
+            if self._wants_more(now_ms, due, demand) and not self._blocked(now_ms, demand):
+                return True
+            self._agenda.done(due, self._next_change_ms(now_ms, due, demand))
+        return False
+
+    def wants(self, now_ms: int) -> list[Want]:
+        """Return what to ask for in a new renewal, those first who wait for it."""
+        short = [(path, demand) for path, demand in self._demand.items() if self._wants_more(now_ms, path, demand)]
+        short.sort(key=lambda each: not each[1].waiting)
+        wants: list[Want] = []
+        for (model, consumer), demand in short[:MAX_WANTS_PER_RENEWAL]:
+            target = demand.target(now_ms, self._ttl_ms)
+            ask = demand.denied is DenyCode.EXHAUSTED and not demand.asked
+            demand.asked = demand.asked or ask
+            wants.append(Want(model=model, consumer=consumer, minimum=demand.minimum, target=target, ask=ask))
+        return wants
+
+    def idle(self, now_ms: int, holding: Holding) -> bool:
+        """Return whether nobody has asked for the units of a lease lately."""
+        demand = self._demand.get(holding.path)
+        return demand is None or demand.wanted_ms is None or now_ms - demand.wanted_ms > self._ttl_ms // 3
+
+    def forget_idle(self, now_ms: int) -> None:
+        """Forget who has not asked for long (rule 3)."""
+        for path in [path for path, demand in self._demand.items() if self._forgettable(now_ms, path, demand)]:
+            del self._demand[path]
+            self._agenda.forget(path)
+
+    def _forgettable(self, now_ms: int, path: PathKey, demand: Demand) -> bool:
+        if demand.waiting or self._shelf.held(path):
+            return False
+        if demand.denied is not None and now_ms < demand.retry_at_ms:
+            return False
+        last_ms = demand.since_ms if demand.wanted_ms is None else demand.wanted_ms
+        return now_ms - last_ms > (max(self._ttl_ms, _ASKED_MS) if demand.asked else self._ttl_ms)
+
+    def _wants_more(self, now_ms: int, path: PathKey, demand: Demand) -> bool:
+        policy = self._policies.get(path[0])
+        active = demand.wanted_ms is not None and now_ms - demand.wanted_ms <= self._ttl_ms
+        if policy is None or not (active or demand.waiting) or path[1] in self._stopped:
+            return False
+        usable = [holding for holding in self._shelf.open(path) if holding.usable(now_ms)]
+        if demand.waiting and demand.minimum > max((holding.free for holding in usable), default=0):
+            return True
+        if len(usable) >= _OPEN_LEASES:
+            return False
+        free = sum(holding.free for holding in usable)
+        low_water = sum(holding.units for holding in usable) // 2
+        ends_soon = all(holding.expires_ms - now_ms <= policy.ttl_ms // 3 for holding in usable)
+        return free <= low_water or ends_soon
+
+    def _blocked(self, now_ms: int, demand: Demand) -> bool:
+        """Return whether the last denial still stands as far as anyone can know here."""
+        if demand.denied is None:
+            return False
+        if demand.denied is DenyCode.EXHAUSTED:
+            return demand.asked
+        if demand.waiting and demand.minimum <= demand.available:
+            return False
+        if demand.waiting and any(True for _ in self._shelf.returnable(now_ms)):
+            return False
+        return now_ms < demand.retry_at_ms
+
+    def _next_change_ms(self, now_ms: int, path: PathKey, demand: Demand) -> int | None:
+        """Return when time alone may make a wish urgent: a lease ends, or soon does, or a denial has aged."""
+        ends = [holding.expires_ms for holding in self._shelf.open(path)]
+        changes = [*ends, demand.retry_at_ms]
+        if ends and path[0] in self._policies:
+            third_ms = self._policies[path[0]].ttl_ms // 3
+            changes += [end_ms - third_ms for end_ms in ends]
+        return min((at_ms for at_ms in changes if at_ms > now_ms), default=None)
