@@ -1,108 +1,21 @@
 """From nothing to a ready instance, against a real custodian, and against one that cheats."""
 
-import os
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 import pytest
-from tests.custodian.conftest import BORROWER, MODEL, Bench, make_bench
+from tests.custodian.conftest import MODEL
+from tests.enclave.site import Site, children
 
 from aigovtool.attestation.binding import Expectation, require_bound
 from aigovtool.attestation.model import Unchecked
-from aigovtool.codec import Message
 from aigovtool.crypto.sign import SigningKey
-from aigovtool.crypto.x509 import to_pem
-from aigovtool.custodian.api import routes
 from aigovtool.enclave.app import EnclaveOptions, attester_for
 from aigovtool.enclave.boot import boot
-from aigovtool.enclave.custodian_link import CustodianLink
 from aigovtool.errors import AIGovToolError, ConfigurationError, ForbiddenError, SignatureInvalidError
 from aigovtool.ids import ModelId, Nonce
 from aigovtool.protocol import release
-from aigovtool.protocol.party import BorrowerFile, CustodianAddress
 from aigovtool.testing.simulated_tee import wiring
-from aigovtool.transport.routes import application
-from aigovtool.transport.server import HttpServer, bind_loopback
-from aigovtool.transport.tls import server_context
-
-T = TypeVar("T")
-Change = Callable[[object], object]
-
-
-class Meddler(CustodianLink):
-    """A way to the custodian on which somebody replaces answers, although the TLS is right."""
-
-    def __init__(self, address: CustodianAddress) -> None:
-        super().__init__(address)
-        self.changes: dict[str, Change] = {}
-        self.seen: dict[str, object] = {}
-
-    async def post(self, path: str, message: Message, answer: type[T]) -> T:
-        """Pass on what the change of this path makes of the answer."""
-        given = await super().post(path, message, answer)
-        self.seen[path] = given
-        change = self.changes.get(path)
-        changed = given if change is None else change(given)
-        assert isinstance(changed, answer)
-        return changed
-
-
-def children() -> set[str]:
-    me = os.getpid()
-    return set(Path(f"/proc/{me}/task/{me}/children").read_text().split())
-
-
-@dataclass
-class Site:
-    """A borrower's host: its party file, its cache, and the link to its custodian."""
-
-    bench: Bench
-    party: BorrowerFile
-    link: Meddler
-    cache: Path
-    models: list[ModelId] = field(default_factory=lambda: [MODEL])
-
-    async def boot(self, party: BorrowerFile | None = None, models: list[ModelId] | None = None) -> object:
-        return await boot(party or self.party, models or self.models, wiring.platform(), self.link, self.cache)
-
-    async def refused(self, error: type[AIGovToolError], reason: str, party: BorrowerFile | None = None) -> None:
-        """Expect a refusal that leaves no engine behind."""
-        before = children()
-        with pytest.raises(error) as caught:
-            await self.boot(party)
-        assert caught.value.reason == reason
-        assert children() <= before
-
-
-@pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    bench = make_bench(tmp_path / "custodian")
-    added = await bench.add_borrower(BORROWER)
-    await bench.command(bench.upload())
-    keys, cache = bench.custodian.keys, tmp_path / "cache"
-    cache.mkdir(mode=0o700)
-    app = application(routes(bench.custodian), clock_ms=lambda: bench.now_ms)
-    with bind_loopback() as listener:
-        tls = server_context([keys.tls_certificate], keys.tls, [keys.credentials_ca])
-        async with HttpServer(app, listener, tls):
-            address = CustodianAddress(
-                url=f"https://127.0.0.1:{listener.getsockname()[1]}",
-                root=keys.root.raw,
-                tls_ca=to_pem(keys.tls_ca).decode(),
-            )
-            party = BorrowerFile(
-                borrower=BORROWER,
-                custodian=address,
-                certificate=added.certificate or "",
-                enrolment_key=bench.enrolment[BORROWER].to_secret().reveal(),
-            )
-            link = Meddler(address)
-            yield Site(bench, party, link, cache)
-            await link.close()
-    bench.custodian.database.close()
 
 
 @pytest.mark.parametrize(

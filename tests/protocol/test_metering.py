@@ -1,9 +1,12 @@
 """The meter: units before compute, authority before release, and nothing that a replay or a late stop could stretch."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aigovtool.codec import encode
 from aigovtool.errors import (
@@ -17,12 +20,13 @@ from aigovtool.errors import (
     ReattestRequiredError,
     StoppedError,
 )
-from aigovtool.ids import ConsumerId, Digest, InstanceId, KeyId, LeaseId, MessageId, ModelId
+from aigovtool.ids import ConsumerId, Digest, InstanceId, KeyId, LeaseId, MessageId, ModelId, RequestKey
 from aigovtool.ledger.entry import StopTarget
 from aigovtool.ledger.policy import Dial, default_policy
+from aigovtool.ledger.receipt import Receipt, chain
 from aigovtool.ledger.units import Dimension, of
 from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, Grant, Renew
-from aigovtool.protocol.metering import Meter, Reservation
+from aigovtool.protocol.metering import Meter, Posted, Reservation
 from aigovtool.protocol.stop import ActiveStop, StopState
 
 MODEL, ANNA, BERT = ModelId("digits"), ConsumerId("anna"), ConsumerId("bert")
@@ -68,6 +72,25 @@ def answer(renew: Renew, *results: Grant | Deny, epoch: int = 1, ttl_ms: int = T
         ttl_ms=ttl_ms,
         results=list(results),
         acks=[Ack(lease_id=report.lease_id, seq=report.seq) for report in renew.reports],
+    )
+
+
+def receipt(posted: Posted) -> Receipt:
+    digest = Digest("sha256:" + "f" * 64)
+    return Receipt(
+        request_key=RequestKey("k1"),
+        request=digest,
+        response=digest,
+        model=MODEL,
+        manifest=digest,
+        consumer=ANNA,
+        units=of(Dimension.INFERENCES, 10),
+        remaining=posted.remaining,
+        lease_id=posted.lease_id,
+        sequence=posted.sequence,
+        instance=INSTANCE,
+        tee="simulated",
+        at_ms=0,
     )
 
 
@@ -224,6 +247,79 @@ def test_more_than_was_reserved_cannot_be_posted(live: Exchange) -> None:
     with pytest.raises(ConflictError) as caught:
         live.meter.post(live.reserved(1_000, 2), 3)
     assert caught.value.reason == "overspend"
+
+
+ENDINGS = st.lists(st.tuples(st.sampled_from(["reserve", "post", "void"]), st.integers(0, 5)), max_size=40)
+
+
+@given(ENDINGS)
+def test_a_reservation_ends_once_whatever_the_caller_does(acts: list[tuple[str, int]]) -> None:
+    """Posted or voided again, in any order: a posting is refused, a void changes nothing, no other request suffers."""
+    exchange = Exchange()
+    exchange.round_trip(0, grant(1, 12))
+    made: list[Reservation] = []
+    running: set[int] = set()
+    used = 0
+    for act, choice in acts:
+        if act == "reserve":
+            if (reservation := exchange.reserve(1, 1 + choice % 3)) is not None:
+                made.append(reservation)
+                running.add(reservation.number)
+        elif made:
+            chosen = made[choice % len(made)]
+            ended = chosen.number not in running
+            if act == "void":
+                exchange.meter.void(chosen, failed=False)
+            elif ended:
+                with pytest.raises(ConflictError) as caught:
+                    exchange.meter.post(chosen, chosen.units)
+                assert caught.value.reason == "reservation_ended"
+            else:
+                exchange.meter.post(chosen, chosen.units)
+                used += chosen.units
+            running.discard(chosen.number)
+        holding = exchange.meter._holdings[grant(1, 12).lease_id]
+        assert holding.used == used
+        assert holding.reserved == sum(each.units for each in made if each.number in running)
+        assert holding.in_flight == len(running)
+
+
+def test_what_was_posted_stays_posted(live: Exchange) -> None:
+    """An error handler that voids after the posting takes nothing back, and frees nothing of its neighbour's."""
+    done, neighbour = live.reserved(1_000, 4), live.reserved(1_000, 6)
+    live.meter.post(done, 4)
+    live.meter.void(done, failed=True)
+    assert live.reserve(1_000) is None
+    live.meter.post(neighbour, 6)
+    (report,) = live.renew(1_001).reports
+    assert (report.used.inferences, report.ok, report.err, report.final) == (10, 2, 0, True)
+
+
+def test_a_preview_is_what_the_posting_comes_to(live: Exchange) -> None:
+    """The receipt is signed before the charge: number and balance must be right all the same."""
+    live.serve(1_000)
+    reservation = live.reserved(1_000, 3)
+    preview = live.meter.preview(reservation, 1)
+    assert live.meter.post(reservation, 1) == preview
+    assert (preview.sequence, preview.remaining) == (2, 100 + 8)
+    with pytest.raises(ConflictError) as caught:
+        live.meter.preview(reservation, 0)
+    assert caught.value.reason == "reservation_ended"
+
+
+@pytest.mark.parametrize("change", [{"sequence": 2}, {"lease_id": LeaseId("f" * 32)}], ids=["number", "lease"])
+def test_a_receipt_that_is_not_the_next_posts_nothing(live: Exchange, change: dict[str, Any]) -> None:
+    """The chain in the final report is of exactly the receipts that left; a refused posting can be voided."""
+    reservation = live.reserved(1_000, 10)
+    right = receipt(live.meter.preview(reservation, 10))
+    with pytest.raises(ConflictError) as caught:
+        live.meter.post(reservation, 10, msgspec.structs.replace(right, **change))
+    assert caught.value.reason == "wrong_receipt"
+    live.meter.void(reservation, failed=True)
+    again = live.reserved(1_000, 10)
+    live.meter.post(again, 10, right)
+    (report,) = live.renew(1_001).reports
+    assert (report.used.inferences, report.err, report.receipts) == (10, 1, chain("", right))
 
 
 @pytest.mark.parametrize("failed", [False, True])

@@ -29,6 +29,7 @@ from aigovtool.ledger.budget import BudgetLimit, BudgetRow, RowKey, Scope, Windo
 from aigovtool.ledger.entry import StopTarget
 from aigovtool.ledger.lease import Lease, LeaseState
 from aigovtool.ledger.policy import CLOCK_RATE_ERROR_PPM, GRACE_MS, Dial, default_policy
+from aigovtool.ledger.receipt import Receipt
 from aigovtool.ledger.units import Dimension
 from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, Grant, Renew, Report, Want, Wiped
 from aigovtool.protocol.metering import Meter, Posted, Reservation
@@ -601,9 +602,9 @@ class ChargesAfterOutput(Meter):
             self._holdings[reservation.lease_id].reserved -= units
         return reservation
 
-    def post(self, reservation: Reservation, actual: int) -> Posted:
+    def post(self, reservation: Reservation, actual: int, receipt: Receipt | None = None) -> Posted:
         self._holdings[reservation.lease_id].reserved += reservation.units
-        return super().post(reservation, actual)
+        return super().post(reservation, actual, receipt)
 
     def void(self, reservation: Reservation, *, failed: bool) -> None:
         self._holdings[reservation.lease_id].reserved += reservation.units
@@ -619,10 +620,10 @@ class ClosesEarly(Meter):
                 holding.closed = True
         return super().renew(now_ms, request_id)
 
-    def post(self, reservation: Reservation, actual: int) -> Posted:
+    def post(self, reservation: Reservation, actual: int, receipt: Receipt | None = None) -> Posted:
         if reservation.lease_id not in self._holdings or self._holdings[reservation.lease_id].closed:
             return Posted(lease_id=reservation.lease_id, sequence=0, remaining=0)
-        return super().post(reservation, actual)
+        return super().post(reservation, actual, receipt)
 
 
 class AcceptsReplays(Meter):

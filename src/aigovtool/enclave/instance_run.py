@@ -16,6 +16,7 @@ from aigovtool.enclave.boot import Instance
 from aigovtool.enclave.results import Results
 from aigovtool.errors import AIGovToolError, RefusalError
 from aigovtool.ids import ConsumerId, MessageId, ModelId
+from aigovtool.ledger.receipt import Receipt
 from aigovtool.protocol import messages
 from aigovtool.protocol.messages import Answer, Listen, Push, RenewReply
 from aigovtool.protocol.metering import Posted, Reservation
@@ -84,20 +85,23 @@ class InstanceRun:
         self._look_at_clock()
         self._meter.check(self._clock.now_ms(), consumer)
 
-    def gate_and_post(self, reservation: Reservation) -> Posted:
-        """Gate, then charge: no await lies between this and the release of the answer.
+    def preview(self, reservation: Reservation) -> Posted:
+        """Return what posting all of a reservation will come to, for the receipt."""
+        return self._meter.preview(reservation, reservation.units)
+
+    def gate_and_post(self, reservation: Reservation, receipt: Receipt) -> None:
+        """Gate, then charge: nothing that can fail, and no await, lies between this and the release of the answer.
 
         Raises:
             RefusalError: the answer must not be released; nothing was charged.
         """
         self._look_at_clock()
         self._meter.gate(self._clock.now_ms(), reservation)
-        posted = self._meter.post(reservation, reservation.units)
-        self._news()
-        return posted
+        self._meter.post(reservation, reservation.units, receipt)
+        asyncio.get_running_loop().call_soon(self._news)
 
     def void(self, reservation: Reservation, *, failed: bool) -> None:
-        """Charge nothing."""
+        """Charge nothing, unless the reservation was posted."""
         self._meter.void(reservation, failed=failed)
         self._news()
 

@@ -69,10 +69,20 @@ class Holding:
         self.reserved += units
         self.in_flight += 1
 
-    def post(self, reserved: int, actual: int) -> int:
-        """Turn a reservation into use and return its number in this lease's receipts."""
+    def post(self, reserved: int, actual: int, receipt: Receipt | None = None) -> int:
+        """Turn a reservation into use and return its number in this lease's receipts.
+
+        `receipt` extends the chain that the final report commits to. Either all of it happens or nothing.
+
+        Raises:
+            ConflictError: more than was reserved (`overspend`), or the receipt is not the next of this lease.
+        """
         if self.closed or not 0 <= actual <= reserved <= self.reserved:
             raise ConflictError("a posting exceeds its reservation", reason="overspend")
+        if receipt is not None:
+            if (receipt.lease_id, receipt.sequence) != (self.lease_id, self.sequence + 1):
+                raise ConflictError("a receipt is not the next of its lease", reason="wrong_receipt")
+            self.head = chain(self.head, receipt)
         self.reserved -= reserved
         self.in_flight -= 1
         self.used += actual
@@ -87,10 +97,6 @@ class Holding:
         self.in_flight -= 1
         self.err += int(failed)
         self.dirty = self.dirty or failed
-
-    def record(self, receipt: Receipt) -> None:
-        """Extend the chain of receipts that the final report commits to."""
-        self.head = chain(self.head, receipt)
 
     def close(self) -> None:
         """Shut the counter for ever; only then is the final report built.

@@ -8,7 +8,9 @@ Two things are needed to serve, and they are separate (leases spec section 5):
 
 Times are milliseconds of the enclave's elapsed clock and always arguments. The caller serialises calls:
 nothing here waits, sends or draws randomness. Order of use for one inference:
-`reserve` -> compute -> `gate` -> `post` (or `void`), with no await between `gate` and the release.
+`reserve` -> compute -> `preview` -> `gate` -> `post` (or `void`), with no await between `preview` and the release.
+A reservation ends once: a second posting is an error, and a `void` of what has ended changes nothing, so that an
+error handler cannot take back units for which an answer may have left.
 """
 
 from collections.abc import Mapping
@@ -31,8 +33,9 @@ _RENEW_FLOOR_MS = 100
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Units debited for one request; ends in exactly one `post` or `void`."""
+    """Units debited for one request; ends in exactly one `post` or `void`. `number` is its own for good."""
 
+    number: int
     lease_id: LeaseId
     model: ModelId
     consumer: ConsumerId
@@ -79,6 +82,8 @@ class Meter:
         self._reattest = False
         self._ttl_ms = min((policy.ttl_ms for policy in policies.values()), default=30_000)
         self._holdings = Shelf()
+        self._running: dict[int, Reservation] = {}
+        self._reservations = 0
         self._wishes = Wishes(self._holdings, self._policies, self._ttl_ms)
         self._outstanding: _Outstanding | None = None
         self._next_renew_ms = admitted_ms
@@ -103,7 +108,7 @@ class Meter:
                 holding.reserve(units)
                 self._holdings.note(holding)
                 demand.take(now_ms, units)
-                return Reservation(lease_id=holding.lease_id, model=model, consumer=consumer, units=units)
+                return self._started(holding, units)
         self._wishes.refuse(now_ms, path, units, self._next_renew_ms)
         demand.minimum = max(demand.minimum, units)
         return None
@@ -127,24 +132,58 @@ class Meter:
         """Raise unless the answer to `reservation` may be released at this moment."""
         self.check(now_ms, reservation.consumer)
 
-    def post(self, reservation: Reservation, actual: int) -> Posted:
-        """Charge `actual` units of a reservation; the rest of it is free again."""
-        holding = self._holdings[reservation.lease_id]
-        sequence = holding.post(reservation.units, actual)
+    def _started(self, holding: Holding, units: int) -> Reservation:
+        self._reservations += 1
+        reservation = Reservation(
+            number=self._reservations,
+            lease_id=holding.lease_id,
+            model=holding.model,
+            consumer=holding.consumer,
+            units=units,
+        )
+        self._running[reservation.number] = reservation
+        return reservation
+
+    def preview(self, reservation: Reservation, actual: int) -> Posted:
+        """Return what `post` will return, if nothing comes between: what the receipt must say.
+
+        Raises:
+            ConflictError: this reservation has ended (`reservation_ended`).
+        """
+        holding = self._lease_of(reservation)
+        remaining = self.remaining(reservation.model, reservation.consumer) + reservation.units - actual
+        return Posted(lease_id=holding.lease_id, sequence=holding.sequence + 1, remaining=remaining)
+
+    def post(self, reservation: Reservation, actual: int, receipt: Receipt | None = None) -> Posted:
+        """Charge `actual` units of a reservation, for which `receipt` will leave; the rest of it is free again.
+
+        It is the last step before the release that can fail: what was posted stays posted.
+
+        Raises:
+            ConflictError: this reservation has ended (`reservation_ended`), or as `Holding.post`; nothing is charged.
+        """
+        holding = self._lease_of(reservation)
+        sequence = holding.post(reservation.units, actual, receipt)
+        del self._running[reservation.number]
         self._moved(holding)
         remaining = self.remaining(reservation.model, reservation.consumer)
         return Posted(lease_id=reservation.lease_id, sequence=sequence, remaining=remaining)
 
-    def record(self, receipt: Receipt) -> None:
-        """Chain a receipt to its lease, so that the final report commits to it."""
-        self._holdings[receipt.lease_id].record(receipt)
-
     def void(self, reservation: Reservation, *, failed: bool) -> None:
-        """Charge nothing: the work failed, was refused at the gate, or was discarded."""
-        holding = self._holdings.get(reservation.lease_id)
-        if holding is not None and not holding.closed:
+        """Charge nothing: the work failed, was refused at the gate, or was discarded.
+
+        What has ended already, by `post`, `void` or `wipe`, is left as it is.
+        """
+        if self._running.get(reservation.number) == reservation:
+            holding = self._lease_of(reservation)
+            del self._running[reservation.number]
             holding.void(reservation.units, failed=failed)
             self._moved(holding)
+
+    def _lease_of(self, reservation: Reservation) -> Holding:
+        if self._running.get(reservation.number) != reservation:
+            raise ConflictError("a reservation ends only once", reason="reservation_ended")
+        return self._holdings[reservation.lease_id]
 
     def remaining(self, model: ModelId, consumer: ConsumerId) -> int:
         """Return the units left on the path, as far as this enclave knows."""
@@ -318,6 +357,7 @@ class Meter:
         charged nothing.
         """
         self._wiped = True
+        self._running.clear()
         for holding in self._holdings.values():
             if not holding.closed:
                 holding.reserved = holding.in_flight = 0

@@ -1,6 +1,8 @@
-"""One governed inference: validate -> reserve -> compute -> gate -> post -> receipt -> release.
+"""One governed inference: validate -> reserve -> compute -> receipt -> gate -> post -> release.
 
-What is refused or fails is charged nothing; what is released has been posted. A consumer that disconnects does
+What is refused or fails is charged nothing; what is released has been posted. Posting is the last step that can fail:
+the receipt is signed and the answer complete before it, so that nobody is charged for an answer that then cannot
+leave. A consumer that disconnects does
 not stop the run: the answer is kept for its request id. A *unit* of a model whose every input has a dynamic
 first axis (a batch) is one row; otherwise it is one request.
 """
@@ -133,9 +135,9 @@ async def _compute(run: InstanceRun, model: ServedModel, request: InferRequest, 
 
 
 def _release(run: InstanceRun, asked: Asked, reservation: Reservation, body: InferBody, content: bytes) -> Answered:
-    """Gate, charge, sign: synchronous, so that nothing can come between charge and answer."""
+    """Sign, gate, charge: synchronous, so that nothing can come between charge and answer."""
     instance = run.instance
-    posted = run.gate_and_post(reservation)
+    posted = run.preview(reservation)
     receipt = Receipt(
         request_key=asked.key,
         request=salted_digest(asked.salt, "request", [asked.body]),
@@ -151,7 +153,6 @@ def _release(run: InstanceRun, asked: Asked, reservation: Reservation, body: Inf
         tee=instance.admission.tee.value,
         at_ms=instance.custodian_time_ms(),
     )
-    instance.meter.record(receipt)
     (signed,) = sign_batch([receipt], instance.instance, instance.identity)
     headers = [
         ("content-type", body.content_type),
@@ -161,4 +162,6 @@ def _release(run: InstanceRun, asked: Asked, reservation: Reservation, body: Inf
     ]
     if body.header_length is not None:
         headers.append((LENGTH_HEADER, str(body.header_length)))
-    return Answered(content, tuple(headers))
+    answered = Answered(content, tuple(headers))
+    run.gate_and_post(reservation, receipt)
+    return answered

@@ -1,0 +1,143 @@
+"""A borrower's host beside a real custodian, in one process: what the tests of boot and of a run start from."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from tests.custodian.conftest import BORROWER, MODEL, Bench, make_bench
+
+from aigovtool.codec import Message
+from aigovtool.crypto.x509 import to_pem
+from aigovtool.custodian.api import routes
+from aigovtool.custodian.service import views
+from aigovtool.enclave.boot import Instance, boot
+from aigovtool.enclave.custodian_link import CustodianLink
+from aigovtool.enclave.instance_run import Ending, InstanceRun
+from aigovtool.errors import AIGovToolError
+from aigovtool.ids import ModelId
+from aigovtool.protocol.party import BorrowerFile, CustodianAddress
+from aigovtool.testing.simulated_tee import wiring
+from aigovtool.transport.routes import application
+from aigovtool.transport.server import HttpServer, bind_loopback
+from aigovtool.transport.tls import server_context
+
+T = TypeVar("T")
+Change = Callable[[object], object]
+
+
+class Meddler(CustodianLink):
+    """A way to the custodian on which somebody replaces answers, although the TLS is right."""
+
+    def __init__(self, address: CustodianAddress) -> None:
+        super().__init__(address)
+        self.changes: dict[str, Change] = {}
+        self.seen: dict[str, object] = {}
+
+    async def post(self, path: str, message: Message, answer: type[T]) -> T:
+        """Pass on what the change of this path makes of the answer."""
+        given = await super().post(path, message, answer)
+        self.seen[path] = given
+        change = self.changes.get(path)
+        changed = given if change is None else change(given)
+        assert isinstance(changed, answer)
+        return changed
+
+
+def children() -> set[str]:
+    me = os.getpid()
+    return set(Path(f"/proc/{me}/task/{me}/children").read_text().split())
+
+
+@dataclass
+class Site:
+    """A borrower's host: its party file, its cache, and the link to its custodian."""
+
+    bench: Bench
+    party: BorrowerFile
+    link: Meddler
+    cache: Path
+    models: list[ModelId] = field(default_factory=lambda: [MODEL])
+
+    async def boot(self, party: BorrowerFile | None = None, models: list[ModelId] | None = None) -> Instance:
+        return await boot(party or self.party, models or self.models, wiring.platform(), self.link, self.cache)
+
+    async def posted(self) -> int:
+        """Return what the custodian has charged for good."""
+        return sum(row.posted for row in (await views.show_budgets(self.bench.custodian)).budgets)
+
+    async def pending(self) -> int:
+        """Return what leases hold at the custodian."""
+        return sum(row.pending for row in (await views.show_budgets(self.bench.custodian)).budgets)
+
+    async def refused(self, error: type[AIGovToolError], reason: str, party: BorrowerFile | None = None) -> None:
+        """Expect a refusal that leaves no engine behind."""
+        before = children()
+        with pytest.raises(error) as caught:
+            await self.boot(party)
+        assert caught.value.reason == reason
+        assert children() <= before
+
+
+@asynccontextmanager
+async def open_site(directory: Path) -> AsyncIterator[Site]:
+    """Start a custodian that lends one model to one borrower, and yield the borrower's host."""
+    bench = make_bench(directory / "custodian")
+    added = await bench.add_borrower(BORROWER)
+    await bench.command(bench.upload())
+    keys, cache = bench.custodian.keys, directory / "cache"
+    cache.mkdir(mode=0o700)
+    app = application(routes(bench.custodian), clock_ms=lambda: bench.now_ms)
+    with bind_loopback() as listener:
+        tls = server_context([keys.tls_certificate], keys.tls, [keys.credentials_ca])
+        async with HttpServer(app, listener, tls):
+            address = CustodianAddress(
+                url=f"https://127.0.0.1:{listener.getsockname()[1]}",
+                root=keys.root.raw,
+                tls_ca=to_pem(keys.tls_ca).decode(),
+            )
+            party = BorrowerFile(
+                borrower=BORROWER,
+                custodian=address,
+                certificate=added.certificate or "",
+                enrolment_key=bench.enrolment[BORROWER].to_secret().reveal(),
+            )
+            link = Meddler(address)
+            try:
+                yield Site(bench, party, link, cache)
+            finally:
+                await link.close()
+    bench.custodian.database.close()
+
+
+@dataclass
+class Service:
+    """An instance that runs, and what became of it."""
+
+    run: InstanceRun
+    life: "asyncio.Task[Ending]"
+
+    async def ended(self) -> Ending:
+        """Wait until the instance has ended by itself; return why."""
+        return await asyncio.wait_for(asyncio.shield(self.life), 20)
+
+    async def shut_down(self) -> None:
+        """End the instance in good order."""
+        self.run.shut_down()
+        await asyncio.wait_for(self.life, 20)
+
+
+@asynccontextmanager
+async def served(site: Site) -> AsyncIterator[Service]:
+    """Boot an instance, run it until it is ready, and shut it down in good order."""
+    run = InstanceRun(await site.boot())
+    service = Service(run, asyncio.create_task(run.run()))
+    try:
+        await asyncio.wait_for(run.ready.wait(), 20)
+        yield service
+    finally:
+        await service.shut_down()
