@@ -1,4 +1,4 @@
-"""Elapsed time by the fastest of several clocks: slowing one down gains a host nothing."""
+"""Elapsed time by the fastest of several clocks in each interval: slowing some down gains a host nothing."""
 
 import time
 from collections.abc import Callable
@@ -64,6 +64,42 @@ def test_a_slow_clock_stretches_nothing(slowed: int, host: Set) -> None:
         assert made.now_ms() == elapsed
 
 
+def test_slowing_the_clocks_in_turn_stretches_nothing(host: Set) -> None:
+    """One is true in each interval, and never the same: their elapsed times show a third, their steps show all."""
+    made = ElapsedClock()
+    shown = [0, 0, 0]
+    for number in range(1, 31):
+        shown[number % 3] += 1000
+        for index in range(3):
+            host(index, shown[index])
+        assert made.now_ms() == 1000 * number
+    assert max(shown) == 10_000
+    assert not made.tampered
+
+
+def test_clocks_that_cannot_be_read_at_once_are_no_time(host: Set) -> None:
+    """A hundred thousand readings in a second, each a little apart on each clock, do not add up to milliseconds."""
+    made = ElapsedClock()
+    for number in range(1, 100_001):
+        for index in range(3):
+            host(index, number / 100 + (0.00005 if number % 3 == index else 0))
+        made.now_ms()
+    assert 1000 <= made.now_ms() <= 1001
+    assert not made.tampered
+
+
+def test_the_time_told_does_not_go_back_within_an_interval(host: Set) -> None:
+    """Half a millisecond that was told stays told when the clock that showed it goes back."""
+    made = ElapsedClock()
+    every(host, 9.6)
+    assert made.now_ms() == 9
+    every(host, 10.1)
+    assert made.now_ms() == 10
+    every(host, 9.7)
+    assert made.now_ms() == 10
+    assert made.tampered
+
+
 @pytest.mark.parametrize("index", range(3))
 def test_a_clock_that_runs_backwards_is_tampering(index: int, host: Set) -> None:
     """Also when another clock hides it, also by one nanosecond, and for good."""
@@ -75,7 +111,7 @@ def test_a_clock_that_runs_backwards_is_tampering(index: int, host: Set) -> None
     assert made.now_ms() == 2000
     assert made.tampered
     every(host, 3000)
-    assert made.now_ms() == 3000
+    assert made.now_ms() >= 3000
     assert made.tampered
 
 
