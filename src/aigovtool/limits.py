@@ -92,9 +92,22 @@ MAX_INFER_JSON_BYTES: Final = 8 << 20
 # The id of an inference is echoed in its answer; a UUID has 36 characters.
 MAX_INFER_ID_CHARS: Final = 256
 MAX_INFER_DEADLINE_MS: Final = 300_000
-# Results kept for a repeated request id: ten minutes and a byte cap per consumer (leases spec 5).
+# Results kept for a repeated request id: ten minutes, and bytes per consumer and in all (leases spec 7). The largest
+# answer of one consumer fits; eight consumers may fill their shares before one drops another's oldest.
 RESULT_RETENTION_MS: Final = 600_000
 MAX_RETAINED_RESULT_BYTES: Final = 64 << 20
+MAX_RETAINED_RESULT_BYTES_IN_ALL: Final = 512 << 20
+# Ids that were used in the last ten minutes, chosen by consumers: 5,000 requests a second of one consumer. An id
+# without its answer takes some 90 bytes: 360 MiB at most. Ids that the enclave makes are not remembered.
+MAX_REQUEST_IDS_PER_CONSUMER: Final = 3_000_000
+MAX_REQUEST_IDS: Final = 4_000_000
+# Requests that wait for units, up to a minute, also when their clients are gone. A consumer with more than this many
+# parallel requests and no units left is told so at once.
+MAX_WAITING_REQUESTS_PER_CONSUMER: Final = 256
+MAX_WAITING_REQUESTS: Final = 2_048
+# Bodies that are being read, wait or are computed: four of the largest for one consumer, sixteen in all.
+MAX_OPEN_BODY_BYTES_PER_CONSUMER: Final = 4 * MAX_INFER_BODY_BYTES
+MAX_OPEN_BODY_BYTES: Final = 16 * MAX_INFER_BODY_BYTES
 
 # --- Leases ----------------------------------------------------------------------------------
 MAX_REPORTS_PER_RENEWAL: Final = 1_000

@@ -4,16 +4,17 @@ import asyncio
 
 import pytest
 
-from aigovtool.enclave.results import Answered, Results
+from aigovtool.enclave.results import Answered, ResultLimits, Results
 from aigovtool.errors import ConflictError, DeadlineError, OverloadedError
 from aigovtool.ids import ConsumerId, RequestKey, digest_of
-from aigovtool.limits import MAX_RETAINED_RESULT_BYTES, RESULT_RETENTION_MS
+from aigovtool.limits import RESULT_RETENTION_MS
 
 ANN, BEN = ConsumerId("ann"), ConsumerId("ben")
 KEY, OTHER_KEY = RequestKey("k1"), RequestKey("k2")
 BODY, OTHER_BODY = digest_of(b"body"), digest_of(b"other body")
 ANSWER = Answered(b"answer", (("aigovtool-request-id", "k1"),))
-LARGE = Answered(bytes(MAX_RETAINED_RESULT_BYTES // 2), ())
+SHARE, IDS = 20_000, 10
+LARGE = Answered(bytes(SHARE // 2 - 2048), ())
 
 
 @pytest.fixture
@@ -21,9 +22,22 @@ def results() -> Results:
     return Results()
 
 
-def keep(results: Results, key: RequestKey, answer: Answered = ANSWER, at_ms: int = 0) -> None:
-    _ = results.begin(ANN, key, BODY)
-    results.finish(ANN, key, answer, at_ms)
+@pytest.fixture
+def small() -> Results:
+    """Room for two large answers of each consumer, and for four in all."""
+    return Results(ResultLimits(bytes_per_consumer=SHARE, bytes_in_all=2 * SHARE, ids_per_consumer=IDS))
+
+
+def keep(
+    results: Results, key: RequestKey, answer: Answered = ANSWER, at_ms: int = 0, consumer: ConsumerId = ANN
+) -> None:
+    _ = results.begin(consumer, key, BODY)
+    results.finish(consumer, key, answer, at_ms)
+
+
+async def kept(results: Results, consumer: ConsumerId, key: str, now_ms: int = 0) -> Answered | None:
+    found = results.find(consumer, RequestKey(key), BODY, now_ms)
+    return None if found is None else await found
 
 
 async def test_a_new_request_is_not_found(results: Results) -> None:
@@ -103,42 +117,108 @@ async def test_a_run_under_way_does_not_expire(results: Results) -> None:
     assert results.find(ANN, KEY, BODY, 100 * RESULT_RETENTION_MS) is not None
 
 
-async def test_an_answer_dropped_for_space_is_refused_and_not_run_again(results: Results) -> None:
+async def test_an_answer_dropped_for_space_is_refused_and_not_run_again(small: Results) -> None:
     """It was charged: running it again would charge it twice. The newest answers stay."""
     for name in ("a", "b", "c"):
-        keep(results, RequestKey(name), LARGE)
-    with pytest.raises(ConflictError) as caught:
-        _ = results.find(ANN, RequestKey("a"), BODY, 0)
-    assert caught.value.reason == "result_evicted"
-    for name in ("b", "c"):
-        found = results.find(ANN, RequestKey(name), BODY, 0)
-        assert found is not None
-        assert found.done()
+        keep(small, RequestKey(name), LARGE)
+    for request in (BODY, OTHER_BODY):
+        with pytest.raises(ConflictError) as caught:
+            _ = small.find(ANN, RequestKey("a"), request, 0)
+        assert caught.value.reason == "result_evicted"
+    assert [await kept(small, ANN, name) for name in ("b", "c")] == [LARGE, LARGE]
 
 
-async def test_space_is_counted_per_consumer_and_given_back(results: Results) -> None:
+async def test_an_answer_larger_than_its_share_reaches_whoever_waits(small: Results) -> None:
+    """It is not kept, but it was computed and charged, and the run's own client gets it."""
+    outcome = small.begin(ANN, KEY, BODY)
+    small.finish(ANN, KEY, Answered(bytes(3 * SHARE), ()), 0)
+    assert len((await outcome).body) == 3 * SHARE
+    with pytest.raises(ConflictError):
+        _ = small.find(ANN, KEY, BODY, 0)
+
+
+async def test_space_is_counted_per_consumer_and_given_back(small: Results) -> None:
     """One consumer's large answers do not push out another's, and expired ones make room."""
-    _ = results.begin(BEN, KEY, BODY)
-    results.finish(BEN, KEY, LARGE, 0)
+    keep(small, KEY, LARGE, consumer=BEN)
     for name in ("a", "b", "c"):
-        keep(results, RequestKey(name), LARGE)
-    assert results.find(BEN, KEY, BODY, 0) is not None
-    assert results.find(ANN, OTHER_KEY, BODY, RESULT_RETENTION_MS) is None  # expires all of ann's
-    assert results._bytes[ANN] == 0
+        keep(small, RequestKey(name), LARGE)
+    assert await kept(small, BEN, KEY) == LARGE
+    small.expire(RESULT_RETENTION_MS)
     for name in ("d", "e"):
-        keep(results, RequestKey(name), LARGE, RESULT_RETENTION_MS)
-    assert results.find(ANN, RequestKey("d"), BODY, RESULT_RETENTION_MS) is not None
+        keep(small, RequestKey(name), LARGE, RESULT_RETENTION_MS)
+    assert await kept(small, ANN, "d", RESULT_RETENTION_MS) == LARGE
 
 
-async def test_keys_are_bounded(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A consumer that never repeats itself cannot fill the memory with keys."""
-    monkeypatch.setattr("aigovtool.enclave.results._MAX_KEYS", 3)
+async def test_space_in_all_is_bounded(small: Results) -> None:
+    """Many consumers, each within its share: the oldest answer of all goes first."""
+    names = [ConsumerId(f"c{number}") for number in range(5)]
+    for at_ms, name in enumerate(names):
+        keep(small, KEY, LARGE, at_ms, consumer=name)
+    with pytest.raises(ConflictError):
+        _ = small.find(names[0], KEY, BODY, 5)
+    assert [await kept(small, name, KEY, 5) for name in names[1:]] == [LARGE] * 4
+    assert small._size <= 4 * SHARE // 2
+
+
+async def test_headers_take_space_as_well(small: Results) -> None:
+    """A receipt is larger than most answers: not only bodies are counted."""
+    for number in range(IDS):
+        keep(small, RequestKey(f"k{number}"), Answered(b"", (("aigovtool-receipt", "r" * 2000),)))
+    assert len(small._kept) == SHARE // (2000 + 17 + 2048)
+
+
+async def test_answers_expire_whoever_comes(small: Results) -> None:
+    """Anybody's request, or the heartbeat, takes away what is over: also of consumers that never come back."""
+    keep(small, KEY, at_ms=1000)
+    keep(small, OTHER_KEY, at_ms=2000)
+    keep(small, KEY, consumer=BEN, at_ms=3000)
+    _ = small.find(BEN, OTHER_KEY, BODY, 2000 + RESULT_RETENTION_MS)
+    assert list(small._kept) == [(BEN, KEY)]
+    small.expire(3000 + RESULT_RETENTION_MS)
+    assert (small._kept, small._accounts, small._size) == ({}, {}, 0)
+
+
+async def test_expiry_is_no_pause(results: Results) -> None:
+    """However many answers end at once, one request takes away a few; an expired one is not answered all the same."""
+    for number in range(1000):
+        keep(results, RequestKey(f"k{number}"))
+    assert results.find(ANN, RequestKey("k999"), BODY, RESULT_RETENTION_MS) is None
+    assert 900 < len(results._kept) < 1000
+
+
+async def test_ids_are_bounded_per_consumer(small: Results) -> None:
+    """Running, kept and dropped ones count: a consumer that never repeats itself cannot fill the memory with ids."""
     for name in ("a", "b", "c"):
-        keep(results, RequestKey(name))
+        keep(small, RequestKey(name), LARGE)
+    for number in range(IDS - 4):
+        keep(small, RequestKey(f"k{number}"), Answered(b"", ()))
+    _ = small.begin(ANN, KEY, BODY)
     with pytest.raises(OverloadedError) as caught:
-        _ = results.begin(ANN, RequestKey("d"), BODY)
-    assert caught.value.retry_after_s
-    _ = results.begin(BEN, RequestKey("d"), BODY)
+        _ = small.begin(ANN, OTHER_KEY, BODY)
+    assert (caught.value.reason, caught.value.retry_after_s) == ("request_keys", 60)
+    keep(small, KEY, consumer=BEN)
+    small.forget(ANN, KEY, DeadlineError("too late"))
+    keep(small, OTHER_KEY)
+
+
+async def test_ids_in_all_are_bounded() -> None:
+    """Also when each consumer stays within its share; ten minutes later there is room again."""
+    results = Results(ResultLimits(ids_in_all=3))
+    for name in ("a", "b", "c"):
+        keep(results, KEY, consumer=ConsumerId(name))
+    with pytest.raises(OverloadedError):
+        _ = results.begin(ANN, KEY, BODY)
+    results.expire(RESULT_RETENTION_MS)
+    keep(results, KEY)
+
+
+async def test_a_consumer_that_went_away_takes_no_memory(small: Results) -> None:
+    """After ten minutes nothing of it is left, not even the ids of dropped answers a little later."""
+    for name in ("a", "b", "c"):
+        keep(small, RequestKey(name), LARGE)
+    small.expire(RESULT_RETENTION_MS + 60_000)
+    assert (small._kept, small._accounts, len(small._spent), small._spent.of(ANN)) == ({}, {}, 0, 0)
+    assert small.find(ANN, RequestKey("a"), BODY, RESULT_RETENTION_MS + 60_000) is None
 
 
 async def test_a_wipe_drops_everything_and_lets_nobody_wait(results: Results) -> None:

@@ -439,9 +439,9 @@ def test_a_wipe_closes_everything_and_reports_once(live: Exchange) -> None:
     """Work in flight is charged nothing and can never be released; the statement is the same each time."""
     live.serve(1_000, 4)
     reservation = live.reserved(1_000, 2)
-    statement = live.meter.wipe()
+    (statement,) = live.meter.wipe()
     assert [(report.used.inferences, report.final) for report in statement.reports] == [(4, True)]
-    assert live.meter.wipe() == statement
+    assert live.meter.wipe() == [statement]
     with pytest.raises(StoppedError):
         live.meter.gate(1_000, reservation)
     with pytest.raises(ConflictError):
@@ -449,8 +449,32 @@ def test_a_wipe_closes_everything_and_reports_once(live: Exchange) -> None:
     live.meter.void(reservation, failed=False)
     refused(StoppedError, live, 1_000)
     assert live.meter.has_unreported()
-    live.meter.acknowledge_wipe()
+    live.meter.acknowledge_wipe(statement)
     assert not live.meter.has_unreported()
+
+
+def test_a_wipe_says_all_however_many_leases_there_are() -> None:
+    """More final reports than one statement takes are in several, of one epoch, each acknowledged by itself."""
+    exchange = Exchange()
+    exchange.round_trip(0, *(grant(number, 2, ConsumerId(f"c{number}")) for number in range(2_500)))
+    exchange.meter.post(exchange.reserved(1, 1, ConsumerId("c2400")), 1)
+    statements = exchange.meter.wipe()
+    assert [len(statement.reports) for statement in statements] == [1_000, 1_000, 500]
+    assert {statement.epoch for statement in statements} == {1}
+    reports = {report.lease_id: report for statement in statements for report in statement.reports}
+    assert len(reports) == 2_500
+    assert all(report.final for report in reports.values())
+    assert sum(report.used.inferences for report in reports.values()) == 1
+    for statement in statements:
+        assert exchange.meter.has_unreported()
+        exchange.meter.acknowledge_wipe(statement)
+    assert not exchange.meter.has_unreported()
+
+
+def test_a_wipe_without_leases_is_stated_all_the_same(fresh: Exchange) -> None:
+    """The custodian waits for it: one statement, without reports."""
+    (statement,) = fresh.meter.wipe()
+    assert (statement.instance, statement.reports) == (INSTANCE, [])
 
 
 def test_the_dead_man_switch_counts_from_the_last_contact(live: Exchange) -> None:

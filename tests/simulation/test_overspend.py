@@ -299,7 +299,7 @@ class Enclave:
         if self.statement is None and (engine_died or self.meter.must_wipe(now_ms)):
             self.jobs.clear()
             self.waiting.clear()
-            self.statement = self.meter.wipe()
+            (self.statement,) = self.meter.wipe()
             self.world.seen["wipe"] += 1
         if self.statement is not None:
             if now_ms - self.sent_ms > 2_000:
@@ -379,8 +379,8 @@ class Enclave:
         if self.alive and self.statement is None:
             self.meter.nudge(self.now(), granted=granted, recall=recall)
 
-    def take_acknowledgement(self) -> None:
-        self.meter.acknowledge_wipe()
+    def take_acknowledgement(self, statement: Wiped) -> None:
+        self.meter.acknowledge_wipe(statement)
         if self.alive:
             self.world.reboot(self)
 
@@ -457,7 +457,7 @@ class World:
 
     def take_wiped(self, enclave: Enclave, statement: Wiped) -> None:
         self.custodian.wiped(statement)
-        self.to_enclave(enclave, enclave.take_acknowledgement)
+        self.to_enclave(enclave, partial(enclave.take_acknowledgement, statement))
 
     # -- Faults ---------------------------------------------------------------------------------
 
@@ -672,9 +672,9 @@ class ReportsDifferences(Meter):
             self._outstanding = replace(self._outstanding, renew=renew)
         return renew
 
-    def wipe(self) -> Wiped:
-        statement = super().wipe()
-        return msgspec.structs.replace(statement, reports=[self._difference(r) for r in statement.reports])
+    def wipe(self) -> list[Wiped]:
+        (statement,) = super().wipe()
+        return [msgspec.structs.replace(statement, reports=[self._difference(r) for r in statement.reports])]
 
     def _difference(self, report: Report) -> Report:
         told: dict[LeaseId, tuple[int, int]] = self.__dict__.setdefault("told", {})

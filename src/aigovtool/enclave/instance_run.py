@@ -2,28 +2,37 @@
 
 One task renews (the heartbeat), one listens for pushes; both end when the instance must be wiped: on a stop wider
 than one consumer, on the death of the engine, on silence of the custodian for too long (dead-man switch), on a
-clock that ran backwards, or when it must attest again. Wiping means: no new work, the engine killed *and waited
-for*, results dropped, counters shut; only then is the acknowledgement signed.
+clock that ran backwards, when it must attest again, or when the custodian does not know it. Wiping means: no new work,
+the engine killed *and waited for*, results dropped, counters shut; only then is the acknowledgement signed.
+
+Time limits are `asyncio.timeout`, never `asyncio.wait_for`: before Python 3.12 that one can swallow the cancellation of
+a task whose event comes in the same moment, and an instance that cannot end its heartbeat would never be wiped.
 """
 
 import asyncio
 import logging
 import secrets
+from contextlib import suppress
 from enum import StrEnum
 
+from aigovtool import limits
 from aigovtool.crypto.sign import Envelope, open_by_any, seal
 from aigovtool.enclave.boot import Instance
 from aigovtool.enclave.results import Results
-from aigovtool.errors import AIGovToolError, RefusalError
+from aigovtool.enclave.room import Room
+from aigovtool.errors import AIGovToolError, ForbiddenError, RefusalError
 from aigovtool.ids import ConsumerId, MessageId, ModelId
 from aigovtool.ledger.receipt import Receipt
 from aigovtool.protocol import messages
-from aigovtool.protocol.messages import Answer, Listen, Push, RenewReply
+from aigovtool.protocol.messages import Answer, Listen, Push, RenewReply, Wiped
 from aigovtool.protocol.metering import Posted, Reservation
+from aigovtool.transport.problem import unexpected
 
 _LOG = logging.getLogger(__name__)
 _RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _IDLE_S = 0.5
+#: How long an orderly end waits for the answer to a renewal.
+_SETTLE_S = 1.0
 
 
 class Ending(StrEnum):
@@ -34,6 +43,7 @@ class Ending(StrEnum):
     SILENCE = "custodian_silent"
     CLOCK = "clock_tampered"
     REATTEST = "reattest"
+    UNKNOWN = "unknown_instance"
     SHUTDOWN = "shutdown"
     FAULT = "fault"
 
@@ -44,6 +54,8 @@ class InstanceRun:
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
         self.results = Results()
+        self.bodies = Room(limits.MAX_OPEN_BODY_BYTES_PER_CONSUMER, limits.MAX_OPEN_BODY_BYTES, "open_bodies")
+        self._queue = Room(limits.MAX_WAITING_REQUESTS_PER_CONSUMER, limits.MAX_WAITING_REQUESTS, "too_many_waiting")
         self._meter = instance.meter
         self._clock = instance.clock
         self._wake = asyncio.Event()
@@ -59,11 +71,16 @@ class InstanceRun:
 
         Raises:
             RefusalError: why not.
+            OverloadedError: `too_many_waiting`.
         """
         reservation = self._meter.reserve(self._clock.now_ms(), model, consumer, units)
         if reservation is not None:
             self._wake_if_due()
             return reservation
+        with self._queue.take(consumer, 1):
+            return await self._waited(model, consumer, units, deadline_ms)
+
+    async def _waited(self, model: ModelId, consumer: ConsumerId, units: int, deadline_ms: int) -> Reservation:
         self._meter.waiting(model, consumer, 1)
         try:
             while (reservation := self._meter.reserve(self._clock.now_ms(), model, consumer, units)) is None:
@@ -98,7 +115,7 @@ class InstanceRun:
         self._look_at_clock()
         self._meter.gate(self._clock.now_ms(), reservation)
         self._meter.post(reservation, reservation.units, receipt)
-        asyncio.get_running_loop().call_soon(self._news)
+        asyncio.get_running_loop().call_soon(self._wake_if_due)  # nobody who waits gains by a posting
 
     def void(self, reservation: Reservation, *, failed: bool) -> None:
         """Charge nothing, unless the reservation was posted."""
@@ -133,8 +150,10 @@ class InstanceRun:
         try:
             # Whichever task ends by itself, for whatever reason: an instance without its heartbeat is wiped.
             for task in tasks:
-                task.add_done_callback(lambda _: self._finish(Ending.FAULT))
+                task.add_done_callback(self._task_ended)
             self.ending = await self._end
+            if self.ending is Ending.SHUTDOWN:
+                await self._settled()
         finally:
             for task in tasks:
                 task.cancel()
@@ -142,15 +161,29 @@ class InstanceRun:
             await self._wipe()
         return self.ending
 
+    def _task_ended(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            unexpected(error)
+        self._finish(Ending.FAULT)
+
+    async def _settled(self) -> None:
+        """Wait a moment for the renewal under way: its grants can then be closed unused, not charged in full."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_S):
+                while self._meter.is_renewing:
+                    await asyncio.wait([self._changed])
+
     async def _watching(self) -> None:
         await self.instance.engine.died.wait()
         self._finish(Ending.ENGINE_DIED)
 
     async def _renewing(self) -> None:
         failures = 0
-        while True:
+        # At an orderly end the renewal under way is finished, and no other one begun.
+        while self._meter.is_renewing or not self._end.done():
             self._look_at_clock()
             now_ms = self._clock.now_ms()
+            self.results.expire(now_ms)
             if self._meter.must_wipe(now_ms):
                 self._finish(Ending.STOPPED if self._meter.stop_state.is_wide() else Ending.SILENCE)
                 return
@@ -161,16 +194,20 @@ class InstanceRun:
                 await self._renew(now_ms)
                 failures = 0
             except AIGovToolError as error:
-                _LOG.warning("renew_failed", extra={"code": error.code, "reason": error.reason})
-                await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
+                self._failed("renew_failed", error)
+                await asyncio.sleep(_retry_s(failures))
                 failures += 1
+
+    def _failed(self, what: str, error: AIGovToolError) -> None:
+        _LOG.warning(what, extra={"code": error.code, "reason": error.reason})
+        if _is_unknown(error):
+            self._finish(Ending.UNKNOWN)
 
     async def _pause(self, seconds: float) -> None:
         self._wake.clear()
-        try:
-            await asyncio.wait_for(self._wake.wait(), seconds)
-        except TimeoutError:
-            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
 
     async def _renew(self, now_ms: int) -> None:
         message = self._meter.renew(now_ms, MessageId(secrets.token_hex(16)))
@@ -201,8 +238,8 @@ class InstanceRun:
                     failures = 0
                     self._pushed(line)
             except AIGovToolError as error:
-                _LOG.warning("listen_failed", extra={"code": error.code, "reason": error.reason})
-            await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
+                self._failed("listen_failed", error)
+            await asyncio.sleep(_retry_s(failures))
             failures += 1
 
     def _pushed(self, line: Push) -> None:
@@ -216,23 +253,35 @@ class InstanceRun:
         self._meter.end_authority()
         await self.instance.engine.kill_and_wait()
         self.results.clear()
-        statement = seal(messages.WIPED, self._meter.wipe(), self.instance.identity)
+        statements = self._meter.wipe()
         self._news()
-        give_up_s = 5.0 if self.ending is Ending.SHUTDOWN else 60.0
         try:
-            await asyncio.wait_for(self._acknowledge(statement), give_up_s)
+            async with asyncio.timeout(5.0 if self.ending is Ending.SHUTDOWN else 60.0):
+                for statement in statements:
+                    await self._acknowledged(statement)
         except TimeoutError:
             _LOG.error("wipe_not_acknowledged")
 
-    async def _acknowledge(self, statement: Envelope) -> None:
+    async def _acknowledged(self, statement: Wiped) -> None:
+        envelope = seal(messages.WIPED, statement, self.instance.identity)
         failures = 0
         while True:
             try:
-                await self.instance.link.post("/v1/wiped", statement, Envelope)
+                await self.instance.link.post("/v1/wiped", envelope, Envelope)
+                break
             except AIGovToolError as error:
-                _LOG.warning("wiped_failed", extra={"code": error.code, "reason": error.reason})
-                await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
+                self._failed("wiped_failed", error)
+                if _is_unknown(error):
+                    break  # nobody there to tell: the custodian has no leases of this instance either
+                await asyncio.sleep(_retry_s(failures))
                 failures += 1
-            else:
-                self._meter.acknowledge_wipe()
-                return
+        self._meter.acknowledge_wipe(statement)
+
+
+def _retry_s(failures: int) -> float:
+    return _RETRY_S[min(failures, len(_RETRY_S) - 1)]
+
+
+def _is_unknown(error: AIGovToolError) -> bool:
+    """Return whether the custodian does not know this instance: its ledger is another one than at admission."""
+    return isinstance(error, ForbiddenError) and error.reason == "unknown_instance"

@@ -22,7 +22,7 @@ from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.ledger.receipt import Receipt
 from aigovtool.limits import MAX_REPORTS_PER_RENEWAL
 from aigovtool.protocol.holding import Holding
-from aigovtool.protocol.messages import Answer, Deny, DenyCode, Grant, Renew, Report, Wiped
+from aigovtool.protocol.messages import Answer, Deny, DenyCode, Grant, Renew, Wiped
 from aigovtool.protocol.shelf import Shelf
 from aigovtool.protocol.stop import StopState
 from aigovtool.protocol.wishes import Wishes
@@ -208,6 +208,11 @@ class Meter:
             return False
         return self._outstanding is not None or now_ms >= self._next_renew_ms or self._wishes.urgent(now_ms)
 
+    @property
+    def is_renewing(self) -> bool:
+        """Whether a renewal is outstanding."""
+        return self._outstanding is not None
+
     def next_renew_ms(self) -> int:
         """Return when the next renewal is due if nothing happens before."""
         return self._next_renew_ms
@@ -350,8 +355,8 @@ class Meter:
         """End authority for good: a clock ran backwards, or the engine died. No later answer brings it back."""
         self._ended = True
 
-    def wipe(self) -> Wiped:
-        """Shut every lease for ever and return the final reports.
+    def wipe(self) -> list[Wiped]:
+        """Shut every lease for ever and return the statements that say so, with all final reports.
 
         To be called once the engine is dead: whatever was in flight can never be released, so it is
         charged nothing.
@@ -363,15 +368,18 @@ class Meter:
                 holding.reserved = holding.in_flight = 0
                 holding.close()
                 self._holdings.note(holding)
-        return Wiped(instance=self.instance, epoch=self._stop_state.epoch, reports=self._final_reports())
+        reports = [holding.report() for holding in self._holdings.values()]
+        return [
+            Wiped(
+                instance=self.instance, epoch=self._stop_state.epoch, reports=reports[start:][:MAX_REPORTS_PER_RENEWAL]
+            )
+            for start in range(0, max(1, len(reports)), MAX_REPORTS_PER_RENEWAL)
+        ]
 
-    def _final_reports(self) -> list[Report]:
-        return [holding.report() for holding in self._holdings.values()][:MAX_REPORTS_PER_RENEWAL]
-
-    def acknowledge_wipe(self) -> None:
-        """The custodian has the final reports."""
-        for holding in self._holdings.values():
-            self._holdings.drop(holding.lease_id)
+    def acknowledge_wipe(self, statement: Wiped) -> None:
+        """The custodian has these final reports."""
+        for report in statement.reports:
+            self._acknowledge(report.lease_id, report.seq)
 
     def has_unreported(self) -> bool:
         """Return whether any lease is not yet acknowledged as closed."""

@@ -4,6 +4,7 @@ import secrets
 from typing import Annotated, Final
 
 from msgspec import Meta
+from starlette.requests import Request
 from starlette.responses import Response
 
 from aigovtool import __version__
@@ -34,7 +35,7 @@ from aigovtool.protocol.session import (
 )
 from aigovtool.protocol.session import ServedModel as ServedModelView
 from aigovtool.protocol.tensor import Datatype
-from aigovtool.transport.body import read_body
+from aigovtool.transport.body import check_declared, read_body
 from aigovtool.transport.routes import Call, Caller, Route, check_content_type
 
 SIMULATED_WARNING: Final = "SIMULATED TEE: protects nothing; for development only"
@@ -182,22 +183,34 @@ class _Served:
         consumer = ConsumerId(call.caller().name)
         self._run.check(consumer)
         headers = call.request.headers
-        key = convert({"key": headers.get(REQUEST_ID_HEADER) or secrets.token_hex(16)}, _Headers).key
-        asked = Asked(
-            model=model,
-            consumer=consumer,
-            key=key,
-            salt=_salt(headers.get(SALT_HEADER)),
-            body=await read_body(call.request, MAX_INFER_BODY_BYTES),
-            header_length=headers.get(LENGTH_HEADER),
-        )
-        answered = await infer(self._run, asked)
+        chosen = headers.get(REQUEST_ID_HEADER)
+        key = convert({"key": secrets.token_hex(16) if chosen is None else chosen}, _Headers).key
+        salt = _salt(headers.get(SALT_HEADER))
+        with self._run.bodies.take(consumer, _declared(call.request)) as share:
+            body = await read_body(call.request, MAX_INFER_BODY_BYTES)
+            share.shrink_to(len(body))
+            asked = Asked(
+                model=model,
+                consumer=consumer,
+                key=key,
+                repeatable=chosen is not None,
+                salt=salt,
+                body=body,
+                header_length=headers.get(LENGTH_HEADER),
+            )
+            answered = await infer(self._run, asked)
         response = Response(answered.body)
         for name, value in answered.headers:
             response.headers[name] = value
         if self._instance.simulated:
             response.headers[WARNING_HEADER] = SIMULATED_WARNING
         return response
+
+
+def _declared(request: Request) -> int:
+    """Return how large a body may become; whoever does not say takes the room of the largest until it is read."""
+    check_declared(request, MAX_INFER_BODY_BYTES)
+    return int(request.headers.get("content-length", MAX_INFER_BODY_BYTES))
 
 
 def _salt(text: str | None) -> bytes:

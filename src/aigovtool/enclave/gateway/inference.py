@@ -24,6 +24,7 @@ from aigovtool.protocol.infer_body import InferBody
 from aigovtool.protocol.metering import Reservation
 from aigovtool.protocol.oip import InferRequest, encode_infer_response, parse_infer_request
 from aigovtool.protocol.session import RECEIPT_HEADER, REQUEST_ID_HEADER, UNITS_HEADER
+from aigovtool.transport.problem import unexpected
 
 LENGTH_HEADER = "inference-header-content-length"
 DEADLINE_MS = 60_000
@@ -31,11 +32,15 @@ DEADLINE_MS = 60_000
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """An inference as it came in: who asks, under which key, with which exact bytes."""
+    """An inference as it came in: who asks, under which key, with which exact bytes.
+
+    It is `repeatable` if the consumer chose the key. A key that the enclave made is only a name in the receipt.
+    """
 
     model: ServedModel
     consumer: ConsumerId
     key: RequestKey
+    repeatable: bool
     salt: bytes
     body: bytes
     header_length: str | None
@@ -48,18 +53,21 @@ async def infer(run: InstanceRun, asked: Asked) -> Answered:
         AIGovToolError: why not; nothing was charged.
     """
     run.check(asked.consumer)
+    answered = await (_repeated(run, asked) if asked.repeatable else _attempt(run, asked, _validated(asked)))
+    run.check(asked.consumer)
+    return answered
+
+
+async def _repeated(run: InstanceRun, asked: Asked) -> Answered:
     identity = (asked.model.offer.model, asked.header_length or "", asked.salt.hex())
     request = digest_of(encode(identity) + asked.body)
-    now_ms = run.instance.clock.now_ms()
-    outcome = run.results.find(asked.consumer, asked.key, request, now_ms)
+    outcome = run.results.find(asked.consumer, asked.key, request, run.instance.clock.now_ms())
     if outcome is None:
         parsed = _validated(asked)
         outcome = run.results.begin(asked.consumer, asked.key, request)
         task = asyncio.create_task(_carry_out(run, asked, parsed))
         task.add_done_callback(_noticed)
-    answered = await _joined(outcome)
-    run.check(asked.consumer)
-    return answered
+    return await _joined(outcome)
 
 
 def _noticed(task: "asyncio.Task[None]") -> None:
@@ -95,14 +103,24 @@ def units_of(model: ServedModel, request: InferRequest) -> int:
 
 async def _carry_out(run: InstanceRun, asked: Asked, request: InferRequest) -> None:
     try:
-        answered = await _run(run, asked, request)
-    except AIGovToolError as error:
-        run.results.forget(asked.consumer, asked.key, _cause(run, asked.consumer, error))
+        answered = await _attempt(run, asked, request)
     except BaseException as error:
-        run.results.forget(asked.consumer, asked.key, EngineError("the run failed", reason="internal"))
-        raise error from None
+        ours = isinstance(error, AIGovToolError)
+        run.results.forget(asked.consumer, asked.key, error if ours else EngineError("the run ended", reason="ended"))
+        if not ours:
+            raise
     else:
         run.results.finish(asked.consumer, asked.key, answered, run.instance.clock.now_ms())
+
+
+async def _attempt(run: InstanceRun, asked: Asked, request: InferRequest) -> Answered:
+    """Run once; whatever goes wrong is an error of ours, and nothing was charged."""
+    try:
+        return await _run(run, asked, request)
+    except AIGovToolError as error:
+        raise _cause(run, asked.consumer, error) from None
+    except Exception as exception:  # noqa: BLE001 - nothing of ours may show its text to a peer
+        raise unexpected(exception) from None
 
 
 def _cause(run: InstanceRun, consumer: ConsumerId, error: AIGovToolError) -> AIGovToolError:
