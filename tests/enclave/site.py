@@ -1,6 +1,7 @@
 """A borrower's host beside a real custodian, in one process: what the tests of boot and of a run start from."""
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from tests.custodian.conftest import BORROWER, MODEL, Bench, make_bench
+from tests.custodian.conftest import BORROWER, CONSUMER, MODEL, Bench, make_bench
 
 from aigovtool.codec import Message
 from aigovtool.crypto.x509 import to_pem
@@ -17,9 +18,11 @@ from aigovtool.custodian.api import routes
 from aigovtool.custodian.service import views
 from aigovtool.enclave.boot import Instance, boot
 from aigovtool.enclave.custodian_link import CustodianLink
+from aigovtool.enclave.gateway.inference import Asked
 from aigovtool.enclave.instance_run import Ending, InstanceRun
-from aigovtool.errors import AIGovToolError
-from aigovtool.ids import ModelId
+from aigovtool.errors import AIGovToolError, UnreachableError
+from aigovtool.ids import ModelId, RequestKey
+from aigovtool.protocol.messages import Push
 from aigovtool.protocol.party import BorrowerFile, CustodianAddress
 from aigovtool.testing.simulated_tee import wiring
 from aigovtool.transport.routes import application
@@ -30,22 +33,51 @@ T = TypeVar("T")
 Change = Callable[[object], object]
 
 
+class Hold:
+    """An answer that is held back: whether one has come, and whether it may pass."""
+
+    def __init__(self) -> None:
+        self.arrived = asyncio.Event()
+        self.let_pass = asyncio.Event()
+
+
 class Meddler(CustodianLink):
-    """A way to the custodian on which somebody replaces answers, although the TLS is right."""
+    """A way to the custodian on which somebody replaces answers or holds them back, although the TLS is right.
+
+    `changes` are by path, and may raise; `held` answers came from the custodian and wait; `deaf` opens no push stream.
+    """
 
     def __init__(self, address: CustodianAddress) -> None:
         super().__init__(address)
         self.changes: dict[str, Change] = {}
         self.seen: dict[str, object] = {}
+        self.held: dict[str, Hold] = {}
+        self.deaf = False
+        self.paths: list[str] = []
+        self.heard = asyncio.Event()
 
     async def post(self, path: str, message: Message, answer: type[T]) -> T:
-        """Pass on what the change of this path makes of the answer."""
+        """Pass on what the change of this path makes of the answer, when it may pass."""
+        self.paths.append(path)
         given = await super().post(path, message, answer)
         self.seen[path] = given
+        if path in self.held:
+            self.held[path].arrived.set()
+            await self.held[path].let_pass.wait()
         change = self.changes.get(path)
         changed = given if change is None else change(given)
         assert isinstance(changed, answer)
         return changed
+
+    async def listen(self, message: Message) -> AsyncIterator[Push]:
+        """Pass on the lines, unless nothing is heard."""
+        if self.deaf:
+            raise UnreachableError("no stream", reason="custodian")
+        if (change := self.changes.get("/v1/listen")) is not None:
+            change(None)
+        async for line in super().listen(message):
+            self.heard.set()
+            yield line
 
 
 def children() -> set[str]:
@@ -133,11 +165,26 @@ class Service:
 
 @asynccontextmanager
 async def served(site: Site) -> AsyncIterator[Service]:
-    """Boot an instance, run it until it is ready, and shut it down in good order."""
+    """Boot an instance, run it until it is ready and listens, and shut it down in good order."""
     run = InstanceRun(await site.boot())
     service = Service(run, asyncio.create_task(run.run()))
     try:
         await asyncio.wait_for(run.ready.wait(), 20)
+        await asyncio.wait_for(site.link.heard.wait(), 20)
         yield service
     finally:
         await service.shut_down()
+
+
+def asked(run: InstanceRun, key: str = "k1", *, rows: int = 1, salt: bytes = b"", repeatable: bool = True) -> Asked:
+    """Return a request of the consumer for some rows of the model, whose outputs are its inputs."""
+    tensor = {"name": "x", "shape": [rows, 2], "datatype": "FP32", "data": [1.0, 2.0] * rows}
+    return Asked(
+        model=run.instance.models[MODEL],
+        consumer=CONSUMER,
+        key=RequestKey(key),
+        repeatable=repeatable,
+        salt=salt,
+        body=json.dumps({"inputs": [tensor]}).encode(),
+        header_length=None,
+    )

@@ -5,15 +5,13 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.custodian.conftest import BORROWER, CONSUMER, MODEL
-from tests.enclave.site import Service, Site, served
+from tests.custodian.conftest import BORROWER, CONSUMER
+from tests.enclave.site import Service, Site, asked, served
 
-from aigovtool.enclave.gateway.inference import Asked, infer
-from aigovtool.enclave.instance_run import InstanceRun
+from aigovtool.enclave.gateway.inference import infer
 from aigovtool.enclave.results import Answered
 from aigovtool.enclave.room import Room
 from aigovtool.errors import FaultError, OverloadedError
-from aigovtool.ids import RequestKey
 
 UNSIGNABLE = bytes(300)  # a salt whose length fits no byte: the receipt cannot be made
 
@@ -25,21 +23,6 @@ async def service(site: Site) -> AsyncIterator[Service]:
     await site.bench.grant(10)
     async with served(site) as made:
         yield made
-
-
-def asked(run: InstanceRun, key: str = "k1", *, rows: int = 1, salt: bytes = b"", repeatable: bool = True) -> Asked:
-    tensor = {"name": "x", "shape": [rows, 2], "datatype": "FP32", "data": [1.0, 2.0] * rows}
-    body = json.dumps({"inputs": [tensor]}).encode()
-    model = run.instance.models[MODEL]
-    return Asked(
-        model=model,
-        consumer=CONSUMER,
-        key=RequestKey(key),
-        repeatable=repeatable,
-        salt=salt,
-        body=body,
-        header_length=None,
-    )
 
 
 @pytest.mark.parametrize("repeatable", [True, False])
