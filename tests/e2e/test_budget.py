@@ -101,7 +101,8 @@ def test_a_batch_costs_one_unit_per_row(make_world: MakeWorld, body: bytes) -> N
     batch = json.dumps(request).encode()
     assert connection.infer(batch).status == 200
     second = connection.infer(batch)
-    assert (second.status, second.json()["code"]) in {(402, "budget_exhausted"), (429, "budget_reserved")}
+    told = second.json()
+    assert (second.status, told["code"], told["reason"]) == (402, "budget_exhausted", "insufficient")
     assert [connection.infer(body).status for _ in range(3)] == [200, 200, 402]
 
 

@@ -53,12 +53,22 @@ def test_a_denial_holds_for_a_second_at_least(told_ms: int, waited_ms: int) -> N
     demand = Demand(since_ms=0, minimum=9)
     demand.refused(100, DenyCode.CAPPED, told_ms, 3)
     assert demand.retry_at_ms == 100 + waited_ms
-    assert (demand.denied, demand.available, demand.minimum) == (DenyCode.CAPPED, 3, 1)
+    assert (demand.denied, demand.available, demand.minimum) == (DenyCode.CAPPED, 3, 0)
 
 
 def test_a_grant_takes_denial_and_ask_back() -> None:
     """After a grant the next exhaustion is a new one, about which may be asked again."""
-    demand = Demand(since_ms=0, minimum=9, asked=True)
+    demand = Demand(since_ms=0, minimum=9, asked=True, asking=True)
     demand.refused(100, DenyCode.EXHAUSTED, 0, 0)
+    assert (demand.asked, demand.asking) == (True, False)
+    demand.asking = True
     demand.granted(200, 7)
-    assert (demand.denied, demand.asked, demand.minimum) == (None, False, 1)
+    assert (demand.denied, demand.asked, demand.asking, demand.minimum) == (None, False, False, 0)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "minimum", "pressing"), [(1, 4, True), (1, 0, False), (0, 4, False), (0, 0, False)]
+)
+def test_a_need_counts_while_somebody_waits_and_has_said_it(waiting: int, minimum: int, *, pressing: bool) -> None:
+    """After an answer whoever still waits says it again: nothing is asked for on a guess."""
+    assert Demand(since_ms=0, waiting=waiting, minimum=minimum).pressing == pressing

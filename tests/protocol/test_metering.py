@@ -132,6 +132,13 @@ class Exchange:
         self.meter.post(reservation, units)
 
 
+def in_parts(*units: int) -> Exchange:
+    """An instance with several leases for Anna."""
+    exchange = Exchange()
+    exchange.round_trip(0, *(grant(number, part) for number, part in enumerate(units, 1)))
+    return exchange
+
+
 @pytest.fixture
 def fresh() -> Exchange:
     return Exchange()
@@ -580,6 +587,108 @@ def test_units_that_our_own_work_holds_are_waited_for(live: Exchange, code: Deny
     (report,) = live.round_trip(1_004, grant(2, 1)).reports
     assert (report.used.inferences, report.final) == (10, True)
     live.reserved(1_005)
+
+
+@pytest.mark.parametrize("code", [DenyCode.RESERVED, DenyCode.CAPPED])
+def test_leases_that_are_too_small_are_given_back_and_drawn_as_one(code: DenyCode) -> None:
+    """Three and three units do not serve a batch of five, and nobody else can have them: six in one lease do."""
+    exchange = in_parts(3, 3)
+    assert exchange.reserve(1, 5) is None
+    exchange.meter.waiting(MODEL, ANNA, 1)
+    exchange.round_trip(1, deny(code, available=0, retry_after_ms=20_000))
+    assert exchange.reserve(2, 5) is None
+    assert exchange.meter.renew_due(2)
+    renew = exchange.round_trip(2, grant(9, 6))
+    assert [(report.used.inferences, report.final) for report in renew.reports] == [(0, True), (0, True)]
+    assert [want.minimum for want in renew.wants] == [5]
+    exchange.reserved(3, 5)
+
+
+def test_a_batch_larger_than_all_that_is_left_is_told_so() -> None:
+    """Once its own leases are given back, the custodian can say that nobody holds the rest: the refusal is final."""
+    exchange = in_parts(1)
+    assert exchange.reserve(1, 4) is None
+    exchange.meter.waiting(MODEL, ANNA, 1)
+    exchange.round_trip(1, deny(DenyCode.RESERVED, available=1))
+    assert exchange.reserve(2, 4) is None
+    exchange.round_trip(2, deny(DenyCode.INSUFFICIENT, available=2))
+    assert refused(BudgetExhaustedError, exchange, 3, 4).reason == "insufficient"
+    assert exchange.reserve(3, 2) is None
+
+
+def test_units_that_others_hold_are_not_said_to_be_gone() -> None:
+    """All own leases are given back and the answer is the same: others may bring theirs back, a retry is worth it."""
+    exchange = in_parts(1)
+    assert exchange.reserve(1, 4) is None
+    exchange.meter.waiting(MODEL, ANNA, 1)
+    exchange.round_trip(1, deny(DenyCode.RESERVED, available=1))
+    assert exchange.reserve(2, 4) is None
+    exchange.round_trip(2, deny(DenyCode.RESERVED, available=2))
+    assert refused(BudgetReservedError, exchange, 3, 4).retry_after_s
+    exchange.meter.waiting(MODEL, ANNA, -1)
+    assert not exchange.meter.renew_due(3)
+
+
+def test_a_denial_does_not_stand_while_the_custodian_is_asked_again() -> None:
+    """Woken by anything else meanwhile, who waits goes on waiting: the leases that were given back may be enough."""
+    exchange = in_parts(3, 3)
+    assert exchange.reserve(1, 5) is None
+    exchange.meter.waiting(MODEL, ANNA, 1)
+    exchange.round_trip(1, deny(DenyCode.RESERVED, retry_after_ms=20_000))
+    assert exchange.reserve(2, 5) is None
+    renew = exchange.renew(2)
+    exchange.meter.nudge(3, granted=False, recall=True)
+    assert exchange.reserve(3, 5) is None
+    exchange.meter.accept(4, answer(renew, deny(DenyCode.RESERVED, available=0, retry_after_ms=20_000)))
+    refused(BudgetReservedError, exchange, 4, 5)
+
+
+def test_nothing_is_asked_for_before_who_waits_has_seen_the_denial() -> None:
+    """A custodian that has one unit left is not asked for it in place of the four that were needed, again and again."""
+    exchange = in_parts()
+    assert exchange.reserve(1, 4) is None
+    exchange.meter.waiting(MODEL, ANNA, 1)
+    exchange.round_trip(1, deny(DenyCode.RESERVED, available=1))
+    assert not exchange.meter.renew_due(1)
+    refused(BudgetReservedError, exchange, 2, 4)
+    assert exchange.reserve(2, 1) is None
+    assert exchange.meter.renew_due(2)
+
+
+def test_a_lease_with_work_in_flight_is_not_given_back_for_a_batch() -> None:
+    """The batch waits for that work, then for what it leaves."""
+    exchange = in_parts(3)
+    busy = exchange.reserved(1, 1)
+    assert exchange.reserve(1, 5) is None
+    exchange.meter.waiting(MODEL, ANNA, 1)
+    exchange.round_trip(1, deny(DenyCode.RESERVED))
+    assert exchange.reserve(2, 5) is None
+    assert not exchange.meter.renew_due(2)
+    exchange.meter.post(busy, 1)
+    assert exchange.meter.renew_due(3)
+    assert exchange.reserve(3, 5) is None
+    (report,) = exchange.renew(3).reports
+    assert (report.used.inferences, report.final) == (1, True)
+
+
+def test_nothing_is_given_back_while_it_is_not_known_to_be_short() -> None:
+    """The first answer may grant the whole batch; what serves small requests is kept until it does not."""
+    exchange = in_parts(3)
+    assert exchange.reserve(1, 5) is None
+    exchange.meter.waiting(MODEL, ANNA, 1)
+    assert exchange.round_trip(1, grant(9, 5)).reports == []
+    exchange.reserved(2, 3)
+    exchange.reserved(2, 5)
+
+
+def test_an_exhausted_budget_with_a_unit_at_hand_is_insufficient() -> None:
+    """A batch of four is refused, and told that a smaller one would do."""
+    exchange = in_parts(1)
+    assert exchange.reserve(1, 4) is None
+    exchange.round_trip(1, deny(DenyCode.EXHAUSTED))
+    assert refused(BudgetExhaustedError, exchange, 2, 4).reason == "insufficient"
+    exchange.serve(3)
+    assert refused(BudgetExhaustedError, exchange, 4, 4).reason is None
 
 
 # --- Renewal -----------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ def scanned(meter: Meter, now_ms: int) -> bool:
     """Look at every demand, as slowly as it takes."""
     wishes = meter._wishes
     return any(
-        wishes._wants_more(now_ms, path, demand) and not wishes._blocked(now_ms, demand)
+        wishes._wants_more(now_ms, path, demand) and not wishes._blocked(now_ms, path, demand)
         for path, demand in wishes._demand.items()
     )
 

@@ -14,19 +14,29 @@ _FIRST_TARGET = 8
 
 @dataclass(slots=True)
 class Demand:
-    """Demand for one (model, consumer), on the enclave's elapsed clock."""
+    """Demand for one (model, consumer), on the enclave's elapsed clock.
+
+    `minimum` is the most that anybody who waits needs, said since the last answer; whoever still waits after an answer
+    says it again. `asked`: the custodian was asked for more budget. `asking`: a renewal under way asks for who waits.
+    """
 
     since_ms: int
     taken: int = 0
     waiting: int = 0
-    minimum: int = 1
+    minimum: int = 0
     available: int = 0
     wanted_ms: int | None = None
     denied: DenyCode | None = None
     retry_at_ms: int = 0
     asked: bool = False
+    asking: bool = False
     path_remaining: int = 0
     rate_per_s: float = field(default=0.0)
+
+    @property
+    def pressing(self) -> bool:
+        """Whether somebody waits who has said what it needs since the last answer."""
+        return self.waiting > 0 and self.minimum > 0
 
     def take(self, now_ms: int, units: int) -> None:
         """Count units that were reserved."""
@@ -35,7 +45,8 @@ class Demand:
 
     def refused(self, now_ms: int, code: DenyCode, retry_after_ms: int, available: int) -> None:
         """Remember a denial until it is worth asking again."""
-        self.denied, self.available, self.minimum = code, available, 1
+        self.denied, self.available, self.minimum = code, available, 0
+        self.asking = False
         self.retry_at_ms = now_ms + max(retry_after_ms, _RETRY_FLOOR_MS)
 
     def granted(self, now_ms: int, path_remaining: int) -> None:
@@ -43,7 +54,7 @@ class Demand:
         elapsed_ms = max(1, now_ms - self.since_ms)
         self.rate_per_s = self.taken * 1000 / elapsed_ms
         self.since_ms, self.taken = now_ms, 0
-        self.denied, self.asked, self.minimum = None, False, 1
+        self.denied, self.asked, self.asking, self.minimum = None, False, False, 0
         self.path_remaining = path_remaining
 
     def target(self, now_ms: int, ttl_ms: int) -> int:

@@ -243,7 +243,7 @@ class Meter:
         return renew
 
     def _closable(self, now_ms: int, *, recalled: bool) -> list[Holding]:
-        closable = list(self._holdings.returnable(now_ms))
+        closable = [*self._holdings.returnable(now_ms), *self._wishes.gathered(now_ms)]
         if recalled:
             closable += [
                 holding

@@ -6,7 +6,10 @@ Rules:
    more is drawn for a request that fits into none.
 2. A wish is *urgent*, and is not kept for the next heartbeat, unless the last denial of it still stands as far as
    anyone can know here.
-3. What nobody has asked for since a ttl, without a lease and without anybody waiting, is forgotten: there are more
+3. Whether units are gone or only held elsewhere is for the custodian to say, and it cannot while we hold some. So where
+   a request is told `reserved` or `capped`, this instance waits for its own work, gives back its own leases that are
+   too small for the request, and asks again: they are drawn as one, or the answer is final.
+4. What nobody has asked for since a ttl, without a lease and without anybody waiting, is forgotten: there are more
    consumers in the world than there is memory. A denial is remembered until it is worth asking again, and an
    exhaustion that the custodian was asked about for ten minutes, so that operators are not asked again and again.
 
@@ -27,6 +30,8 @@ from aigovtool.protocol.shelf import Shelf
 
 #: Leases of one (model, consumer) that may be open at a time: the one in use and the next.
 _OPEN_LEASES = 2
+#: Denials that may end when leases are given back.
+_HELD = frozenset({DenyCode.RESERVED, DenyCode.CAPPED})
 #: How long an exhaustion that was asked about is remembered after the last request.
 _ASKED_MS = 600_000
 
@@ -103,17 +108,38 @@ class Wishes:
         # A denial of many units says nothing about few: what was available then is worth asking for.
         if code is None or units <= demand.available:
             return
-        if code in {DenyCode.RESERVED, DenyCode.CAPPED} and self._own_units(now_ms, path[0]):
-            # We hold the units ourselves, in unfinished work or in leases that the next renewal closes.
+        if code in _HELD and (demand.asking or self._own_units(now_ms, path[0]) or self._parts(now_ms, path, units)):
+            # We hold units ourselves: in unfinished work, in leases that the next renewal closes, or in those that the
+            # renewal under way has closed (rule 3).
             return
         if now_ms >= demand.retry_at_ms and code is not DenyCode.EXHAUSTED:
             demand.denied = None
             return
+        if code is DenyCode.EXHAUSTED and any(holding.free for holding in self._shelf.open(path)):
+            code = DenyCode.INSUFFICIENT
         wait_s = max(1, (max(demand.retry_at_ms, next_renew_ms) - now_ms + 999) // 1000)
         raise refusal(code, wait_s)
 
     def _own_units(self, now_ms: int, model: ModelId) -> bool:
         return self._shelf.busy(model) or any(holding.model == model for holding in self._shelf.returnable(now_ms))
+
+    def _parts(self, now_ms: int, path: PathKey, units: int) -> list[Holding]:
+        """Return the idle leases of a path that are each too small for a request of `units`."""
+        return [
+            holding
+            for holding in self._shelf.open(path)
+            if not holding.in_flight and not holding.over(now_ms) and holding.free < units
+        ]
+
+    def gathered(self, now_ms: int) -> list[Holding]:
+        """Return the leases to give back so that they can be drawn as one (rule 3)."""
+        waiting = ((path, self._demand[path]) for path in self._waiting)
+        return [
+            holding
+            for path, demand in waiting
+            if demand.denied in _HELD and demand.minimum > demand.available
+            for holding in self._parts(now_ms, path, demand.minimum)
+        ]
 
     # -- Renewal ------------------------------------------------------------------------------
 
@@ -126,7 +152,7 @@ class Wishes:
         self._units_came_back = coming_back
         while (due := self._agenda.next(now_ms)) is not None:
             demand = self._demand[due]
-            if self._wants_more(now_ms, due, demand) and not self._blocked(now_ms, demand):
+            if self._wants_more(now_ms, due, demand) and not self._blocked(now_ms, due, demand):
                 return True
             self._agenda.done(due, self._next_change_ms(now_ms, due, demand))
         return False
@@ -140,7 +166,8 @@ class Wishes:
             target = demand.target(now_ms, self._ttl_ms)
             ask = demand.denied is DenyCode.EXHAUSTED and not demand.asked
             demand.asked = demand.asked or ask
-            wants.append(Want(model=model, consumer=consumer, minimum=demand.minimum, target=target, ask=ask))
+            demand.asking = demand.pressing
+            wants.append(Want(model=model, consumer=consumer, minimum=max(1, demand.minimum), target=target, ask=ask))
         return wants
 
     def idle(self, now_ms: int, holding: Holding) -> bool:
@@ -149,7 +176,7 @@ class Wishes:
         return demand is None or demand.wanted_ms is None or now_ms - demand.wanted_ms > self._ttl_ms // 3
 
     def forget_idle(self, now_ms: int) -> None:
-        """Forget who has not asked for long (rule 3)."""
+        """Forget who has not asked for long (rule 4)."""
         for path in [path for path, demand in self._demand.items() if self._forgettable(now_ms, path, demand)]:
             del self._demand[path]
             self._agenda.forget(path)
@@ -168,7 +195,7 @@ class Wishes:
         if policy is None or not (active or demand.waiting) or path[1] in self._stopped:
             return False
         usable = [holding for holding in self._shelf.open(path) if holding.usable(now_ms)]
-        if demand.waiting and demand.minimum > max((holding.free for holding in usable), default=0):
+        if demand.pressing and demand.minimum > max((holding.free for holding in usable), default=0):
             return True
         if len(usable) >= _OPEN_LEASES:
             return False
@@ -177,15 +204,17 @@ class Wishes:
         ends_soon = all(holding.expires_ms - now_ms <= policy.ttl_ms // 3 for holding in usable)
         return free <= low_water or ends_soon
 
-    def _blocked(self, now_ms: int, demand: Demand) -> bool:
+    def _blocked(self, now_ms: int, path: PathKey, demand: Demand) -> bool:
         """Return whether the last denial still stands as far as anyone can know here."""
         if demand.denied is None:
             return False
         if demand.denied is DenyCode.EXHAUSTED:
             return demand.asked
-        if demand.waiting and demand.minimum <= demand.available:
+        if demand.pressing and demand.minimum <= demand.available:
             return False
-        if demand.waiting and any(True for _ in self._shelf.returnable(now_ms)):
+        if demand.pressing and any(True for _ in self._shelf.returnable(now_ms)):
+            return False
+        if demand.pressing and demand.denied in _HELD and self._parts(now_ms, path, demand.minimum):
             return False
         return now_ms < demand.retry_at_ms
 
