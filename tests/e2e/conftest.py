@@ -1,7 +1,7 @@
 """Fixtures of the end-to-end tests: a real model, one request, and deployments that are gone afterwards."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +36,17 @@ def make_world(tmp_path: Path, digits_model: bytes) -> Iterator[MakeWorld]:
     """Return a function that makes a deployment with a ttl in milliseconds."""
     worlds: list[World] = []
 
-    def make(*, budget: int, ttl_ms: int = 3_000, dial: Dial = Dial.BALANCED) -> World:
+    def make(
+        *,
+        budget: int,
+        ttl_ms: int = 3_000,
+        dial: Dial = Dial.BALANCED,
+        prepare: Callable[[World], None] = lambda _: None,
+    ) -> World:
         world = World(tmp_path / f"world{len(worlds)}")
         world.directory.mkdir(mode=0o700)
         worlds.append(world)
+        prepare(world)
         world.prepare(digits_model, default_policy(dial, ttl_ms=ttl_ms))
         if budget:
             world.grant(budget)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
+import msgspec
 
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.secret import ModelKey, Secret
@@ -129,6 +130,8 @@ class World:
     consumer_key: SigningKey = field(default_factory=SigningKey.generate)
     consumer_certificate: str = ""
     connections: list[Connection] = field(default_factory=list)
+    #: Where the enclave believes its custodian to be, if not where it is.
+    custodian_seen_at: int | None = None
 
     # -- Processes --------------------------------------------------------------------------------
 
@@ -313,9 +316,10 @@ class World:
                 role=PartyRole.BORROWER, name=BORROWER, key=enrolment.public.raw, borrower=None, valid_for_ms=year
             )
         )
+        seen_at = self.custodian_seen_at or self.custodian_port
         party = BorrowerFile(
             borrower=BORROWER,
-            custodian=self.operator.custodian,
+            custodian=msgspec.structs.replace(self.operator.custodian, url=f"https://127.0.0.1:{seen_at}"),
             certificate=added.certificate or "",
             enrolment_key=enrolment.to_secret().reveal(),
         )
@@ -382,6 +386,8 @@ class World:
 class MakeWorld(Protocol):
     """Makes a deployment with a model, a budget in inferences and a ttl."""
 
-    def __call__(self, *, budget: int, ttl_ms: int = 3_000, dial: Dial = Dial.BALANCED) -> World:
-        """Return a deployment whose enclave is ready."""
+    def __call__(
+        self, *, budget: int, ttl_ms: int = 3_000, dial: Dial = Dial.BALANCED, prepare: Callable[[World], None] = ...
+    ) -> World:
+        """Return a deployment whose enclave is ready; `prepare` may change it before anything is started."""
         ...
