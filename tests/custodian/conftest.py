@@ -85,6 +85,8 @@ class Enclave:
     boot_nonce: bytes = field(default_factory=lambda: os.urandom(32))
     platform: SimulatedPlatform = field(default_factory=wiring.platform)
     models: list[ModelId] = field(default_factory=lambda: [MODEL])
+    #: What it shows with each renewal; `renew` keeps the newest that it was given.
+    checkpoint_seen: str = ""
 
     @property
     def instance(self) -> InstanceId:
@@ -148,7 +150,7 @@ class Enclave:
             instance=self.instance,
             request_id=request_id or message_id(),
             epoch=0,
-            head_seen=0,
+            checkpoint_seen=self.checkpoint_seen,
             reports=list(reports),
             wants=list(wants),
         )
@@ -160,7 +162,9 @@ class Enclave:
         )
 
     async def renew(self, *wants: Want, reports: tuple[Report, ...] = ()) -> Answer:
-        return self.opened(await renewal.renew(self.bench.custodian, self.renewal(*wants, reports=reports)))
+        answer = self.opened(await renewal.renew(self.bench.custodian, self.renewal(*wants, reports=reports)))
+        self.checkpoint_seen = answer.checkpoint
+        return answer
 
     def opened(self, reply: RenewReply) -> Answer:
         return open_by_any(reply.answer, messages.ANSWER, Answer, self.bench.command_keys)

@@ -110,6 +110,9 @@ EXPECTED: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/v1/health"): for_all(200),
     ("GET", "/v1/key-set"): for_all(200),
     ("GET", "/v1/packages/{package}"): for_all(404),
+    # Whoever holds a checkpoint may show it; `{}` is none.
+    ("GET", "/v1/checkpoint"): for_all(200),
+    ("POST", "/v1/checkpoints"): for_all(422),
     # An enclave is known by its signatures, not by its connection; `{}` is no signed message.
     ("POST", "/v1/boot/challenge"): for_all(422),
     ("POST", "/v1/boot"): for_all(422),
@@ -130,6 +133,7 @@ EXPECTED: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/v1/usage"): OPERATORS_ONLY,
     ("GET", "/v1/enclaves"): OPERATORS_ONLY,
     ("GET", "/v1/stops"): OPERATORS_ONLY,
+    ("GET", "/v1/gap"): OPERATORS_ONLY,
     ("GET", "/v1/asks"): OPERATORS_ONLY,
     ("GET", "/v1/appraisal-policy"): OPERATORS_ONLY,
     ("GET", "/v1/log/head"): OPERATORS_ONLY,

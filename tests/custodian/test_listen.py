@@ -5,12 +5,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import pytest
-from sqlalchemy import Connection
 from tests.custodian.conftest import Bench, Enclave
 
 from aigovtool.codec import decode
 from aigovtool.custodian.api import _lines
 from aigovtool.custodian.store.database import Database
+from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.ledger.entry import StopTarget
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol.messages import Push
@@ -26,7 +26,7 @@ class Pausing:
         self.before: Any = None
         self.after: Any = None
 
-    async def run(self, job: Callable[[Connection], T]) -> T:
+    async def run(self, job: Callable[[Transaction], T]) -> T:
         before, self.before = self.before, None
         after, self.after = self.after, None
         if before is not None:
@@ -50,7 +50,7 @@ async def stopped_by(enclave: Enclave, stream: Any, lines: int) -> bool:
 @pytest.mark.parametrize("moment", ["before", "after"])
 async def test_a_stop_while_the_stream_opens_is_not_lost(moment: str, lent: Bench, admitted: Enclave) -> None:
     """Just before the state is read it is in the first line; just after that, it is in the second."""
-    custodian = lent.custodian
+    custodian, instance = lent.custodian, await admitted.record()
     pausing = Pausing(custodian.database)
     custodian.database = cast("Database", pausing)
 
@@ -58,7 +58,7 @@ async def test_a_stop_while_the_stream_opens_is_not_lost(moment: str, lent: Benc
         await lent.command(acts.Stop(target=StopTarget.ALL, value="", reason="drill"))
 
     setattr(pausing, moment, stop)
-    stream = _lines(custodian, admitted.instance)
+    stream = _lines(custodian, instance)
     try:
         assert await stopped_by(admitted, stream, 1 if moment == "before" else 2)
     finally:

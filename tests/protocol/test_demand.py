@@ -19,10 +19,10 @@ def test_the_target_is_a_ttl_of_traffic_and_a_fifth() -> None:
     """Ten units a second for ten seconds: 300 units for a ttl of 30 s, and 20 % more."""
     demand = Demand(since_ms=0)
     demand.take(5_000, 100)
-    demand.granted(10_000, 50)
+    demand.granted(10_000)
     assert demand.rate_per_s == pytest.approx(10.0)
     assert demand.target(10_000, 30_000) == 360
-    assert (demand.taken, demand.since_ms, demand.path_remaining) == (0, 10_000, 50)
+    assert (demand.taken, demand.since_ms) == (0, 10_000)
 
 
 def test_a_burst_of_a_moment_is_no_rate() -> None:
@@ -62,7 +62,7 @@ def test_a_grant_takes_denial_and_ask_back() -> None:
     demand.refused(100, DenyCode.EXHAUSTED, 0, 0)
     assert (demand.asked, demand.asking) == (True, False)
     demand.asking = True
-    demand.granted(200, 7)
+    demand.granted(200)
     assert (demand.denied, demand.asked, demand.asking, demand.minimum) == (None, False, False, 0)
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aigovtool.codec import encode
+from aigovtool.crypto.sign import SigningKey
 from aigovtool.errors import (
     AIGovToolError,
     BudgetExhaustedError,
@@ -16,16 +17,18 @@ from aigovtool.errors import (
     ConflictError,
     LeaseCappedError,
     LeaseExpiredError,
+    LogError,
     NoBudgetError,
     ReattestRequiredError,
     StoppedError,
 )
 from aigovtool.ids import ConsumerId, Digest, InstanceId, KeyId, LeaseId, MessageId, ModelId, RequestKey
+from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
 from aigovtool.ledger.entry import StopTarget
 from aigovtool.ledger.policy import Dial, default_policy
 from aigovtool.ledger.receipt import Receipt, chain
 from aigovtool.ledger.units import Dimension, of
-from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, Grant, Renew
+from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, Grant, PathRoom, Renew
 from aigovtool.protocol.metering import Meter, Posted, Reservation
 from aigovtool.protocol.stop import ActiveStop, StopState
 
@@ -33,6 +36,7 @@ MODEL, ANNA, BERT = ModelId("digits"), ConsumerId("anna"), ConsumerId("bert")
 INSTANCE, CUSTODIAN = InstanceId("a" * 64), KeyId("c" * 64)
 POLICY = msgspec.structs.replace(default_policy(Dial.BALANCED), wipe_after_ms=90_000)
 TTL_MS = POLICY.ttl_ms
+LOG_KEY = SigningKey.generate()
 
 
 def stop_state(epoch: int, *stops: tuple[StopTarget, str], scope_epoch: int | None = None) -> StopState:
@@ -44,7 +48,7 @@ def stop_state(epoch: int, *stops: tuple[StopTarget, str], scope_epoch: int | No
     )
 
 
-def grant(number: int, units: int, consumer: ConsumerId = ANNA, *, ttl_ms: int = TTL_MS, left: int = 100) -> Grant:
+def grant(number: int, units: int, consumer: ConsumerId = ANNA, *, ttl_ms: int = TTL_MS) -> Grant:
     return Grant(
         lease_id=LeaseId(f"{number:032x}"),
         model=MODEL,
@@ -52,7 +56,6 @@ def grant(number: int, units: int, consumer: ConsumerId = ANNA, *, ttl_ms: int =
         units=of(Dimension.INFERENCES, units),
         ttl_ms=ttl_ms,
         policy=Digest("sha256:" + "e" * 64),
-        path_remaining=left,
     )
 
 
@@ -60,7 +63,20 @@ def deny(code: DenyCode, *, consumer: ConsumerId = ANNA, available: int = 0, ret
     return Deny(model=MODEL, consumer=consumer, code=code, available=available, retry_after_ms=retry_after_ms)
 
 
-def answer(renew: Renew, *results: Grant | Deny, epoch: int = 1, ttl_ms: int = TTL_MS) -> Answer:
+def note(size: int, generation: int = 0) -> str:
+    checkpoint = Checkpoint(custodian=CUSTODIAN, size=size, root=bytes(32), generation=generation)
+    return sign_checkpoint(checkpoint, LOG_KEY)
+
+
+def answer(
+    renew: Renew,
+    *results: Grant | Deny,
+    epoch: int = 1,
+    ttl_ms: int = TTL_MS,
+    left: int = 100,
+    checkpoint: str | None = None,
+) -> Answer:
+    paths = {(one.model, one.consumer) for one in results}
     return Answer(
         custodian=CUSTODIAN,
         instance=INSTANCE,
@@ -68,10 +84,11 @@ def answer(renew: Renew, *results: Grant | Deny, epoch: int = 1, ttl_ms: int = T
         generation=0,
         epoch=epoch,
         server_time_ms=0,
-        head=1,
+        checkpoint=checkpoint or note(1),
         ttl_ms=ttl_ms,
         results=list(results),
         acks=[Ack(lease_id=report.lease_id, seq=report.seq) for report in renew.reports],
+        rooms=[PathRoom(model=model, consumer=consumer, units=left) for model, consumer in sorted(paths)],
     )
 
 
@@ -113,9 +130,11 @@ class Exchange:
         self.sent += 1
         return self.meter.renew(now_ms, MessageId(f"{self.sent:032x}"))
 
-    def round_trip(self, now_ms: int, *results: Grant | Deny, epoch: int = 1, ttl_ms: int = TTL_MS) -> Renew:
+    def round_trip(
+        self, now_ms: int, *results: Grant | Deny, epoch: int = 1, ttl_ms: int = TTL_MS, left: int = 100
+    ) -> Renew:
         renew = self.renew(now_ms)
-        self.meter.accept(now_ms, answer(renew, *results, epoch=epoch, ttl_ms=ttl_ms))
+        self.meter.accept(now_ms, answer(renew, *results, epoch=epoch, ttl_ms=ttl_ms, left=left))
         return renew
 
     def reserve(self, now_ms: int, units: int = 1, consumer: ConsumerId = ANNA) -> Reservation | None:
@@ -781,5 +800,45 @@ def test_remaining_is_what_is_held_and_what_is_left(live: Exchange) -> None:
     assert live.meter.remaining(MODEL, ANNA) == 110
     assert live.meter.remaining(MODEL, BERT) == 0
     live.serve(0, 10)
-    live.round_trip(1, deny(DenyCode.EXHAUSTED))
+    live.round_trip(1, deny(DenyCode.EXHAUSTED), left=0)
     assert live.meter.remaining(MODEL, ANNA) == 0
+
+
+def test_what_came_back_counts_as_left_with_the_next_answer(live: Exchange) -> None:
+    """After a lease was given back the custodian says what the path has now, whether or not more was granted."""
+    live.round_trip(10, grant(1, 10), left=90)
+    assert live.meter.remaining(MODEL, ANNA) == 100
+    live.meter.nudge(20, granted=False, recall=False)
+    renew = live.renew(20)
+    room = PathRoom(model=MODEL, consumer=ANNA, units=70)
+    live.meter.accept(20, msgspec.structs.replace(answer(renew), rooms=[room]))
+    assert live.meter.remaining(MODEL, ANNA) == 80
+
+
+def test_a_hint_that_comes_during_a_renewal_is_followed_after_it(live: Exchange) -> None:
+    """The answer under way does not know of it: it is asked for again at once, and not with the next heartbeat."""
+    renew = live.renew(TTL_MS)
+    live.meter.nudge(TTL_MS + 1, granted=True, recall=False)
+    live.meter.accept(TTL_MS + 2, answer(renew))
+    assert live.meter.renew_due(TTL_MS + 2)
+    live.round_trip(TTL_MS + 2)
+    assert not live.meter.renew_due(TTL_MS + 3)
+
+
+def test_the_newest_checkpoint_is_shown_with_every_renewal(live: Exchange) -> None:
+    """A custodian that was restored from a backup is shown what it forgot; an older note replaces no newer one."""
+    seen = []
+    for at, signed in enumerate([note(5), note(3), note(9), note(2, generation=1), note(9)], start=1):
+        renew = live.renew(at * TTL_MS)
+        seen.append(renew.checkpoint_seen)
+        live.meter.accept(at * TTL_MS, answer(renew, checkpoint=signed))
+    seen.append(live.renew(6 * TTL_MS).checkpoint_seen)
+    assert seen[1:] == [note(5), note(5), note(9), note(2, generation=1), note(2, generation=1)]
+
+
+def test_an_answer_without_a_checkpoint_is_not_accepted(live: Exchange) -> None:
+    """It gives no authority: whoever sends it does not want to be held to what it signed."""
+    renew = live.renew(TTL_MS)
+    with pytest.raises(LogError):
+        live.meter.accept(TTL_MS, answer(renew, checkpoint="nothing"))
+    assert live.meter.authority_left_ms(TTL_MS) == 0

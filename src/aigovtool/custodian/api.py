@@ -88,6 +88,12 @@ def _public(custodian: Custodian) -> list[Route]:
     async def key_set(_call: Call) -> Envelope:
         return custodian.keys.key_set_envelope
 
+    async def compare(call: Call) -> shown.LogHead:
+        return await views.compare(custodian, call.body(shown.CheckpointSeen))
+
+    async def head(_call: Call) -> shown.LogHead:
+        return await views.show_head(custodian)
+
     async def package(call: Call) -> Response:
         asked = call.request.headers.get("range")
         chunks, start, count, total = packages.read(custodian, call.path(PackagePath).package, asked)
@@ -100,6 +106,18 @@ def _public(custodian: Custodian) -> list[Route]:
 
     return [
         Route(method="GET", path="/v1/health", handler=health, who=_ANYONE, summary="Health", answer=shown.Health),
+        Route(
+            method="POST",
+            path="/v1/checkpoints",
+            handler=compare,
+            who=_ANYONE,
+            summary="Show a checkpoint that you hold, and get the present one",
+            body=shown.CheckpointSeen,
+            answer=shown.LogHead,
+        ),
+        Route(
+            method="GET", path="/v1/checkpoint", handler=head, who=_ANYONE, summary="Checkpoint", answer=shown.LogHead
+        ),
         Route(method="GET", path="/v1/key-set", handler=key_set, who=_ANYONE, summary="Signed keys", answer=Envelope),
         Route(
             method="GET",
@@ -274,6 +292,7 @@ def _views(custodian: Custodian) -> list[Route]:
         view("/v1/stops", views.show_stops, shown.Stops, "Stops in force"),
         view("/v1/asks", views.show_asks, shown.Asks, "Requests for more budget"),
         view("/v1/appraisal-policy", views.show_policy, AppraisalPolicy, "Appraisal policy in force"),
+        view("/v1/gap", views.show_gap, shown.GapView, "What a restored ledger has forgotten"),
         view("/v1/log/head", views.show_head, shown.LogHead, "Signed checkpoint"),
     ]
 

@@ -125,6 +125,8 @@ class Effects:
     rows: tuple[BudgetRow, ...] = ()
     leases: tuple[Lease, ...] = ()
     available: int = 0
+    #: Units that can still be granted on the path of a draw, after it.
+    room: int = 0
 
 
 def apply(book: Book, event: Event) -> Effects:
@@ -217,12 +219,12 @@ def _draw(book: Book, event: Draw) -> Effects:
         event.policy.max_lease_units,
     )
     if allowed < event.minimum:
-        return Effects(Outcome.CAPPED, available=max(0, allowed))
+        return Effects(Outcome.CAPPED, available=max(0, allowed), room=room)
     cap = max(event.minimum, lease_cap(event.policy, room, limit))
     units = min(max(event.minimum, min(event.target, cap)), room, allowed)
     held = tuple(row.hold(units) for row in debits)
     remaining = min((row_room for row in held if (row_room := row.room()) is not None), default=room)
-    return Effects(Outcome.GRANTED, rows=held, leases=(_lease(event, units, held),), available=remaining)
+    return Effects(Outcome.GRANTED, rows=held, leases=(_lease(event, units, held),), room=remaining)
 
 
 def _shared_limit(debits: list[BudgetRow], event: Draw) -> int:
@@ -243,8 +245,8 @@ def _allowance(percent: int, limit: int, event: Draw) -> int:
 def _shortage(debits: list[BudgetRow], minimum: int, room: int) -> Effects:
     short = [row for row in debits if (left := row.room()) is not None and left < minimum]
     if all(row.pending > 0 for row in short):
-        return Effects(Outcome.RESERVED, available=room)
-    return Effects(Outcome.EXHAUSTED if room == 0 else Outcome.INSUFFICIENT, available=room)
+        return Effects(Outcome.RESERVED, available=room, room=room)
+    return Effects(Outcome.EXHAUSTED if room == 0 else Outcome.INSUFFICIENT, available=room, room=room)
 
 
 def _path_rows(book: Book, event: Draw) -> list[BudgetRow] | None:

@@ -17,7 +17,8 @@ class Demand:
     """Demand for one (model, consumer), on the enclave's elapsed clock.
 
     `minimum` is the most that anybody who waits needs, said since the last answer; whoever still waits after an answer
-    says it again. `asked`: the custodian was asked for more budget. `asking`: a renewal under way asks for who waits.
+    says it again. `path_remaining` is what the custodian could still grant, as of its last answer. `asked`: it was
+    asked for more budget. `asking`: a renewal under way asks for who waits.
     """
 
     since_ms: int
@@ -49,13 +50,12 @@ class Demand:
         self.asking = False
         self.retry_at_ms = now_ms + max(retry_after_ms, _RETRY_FLOOR_MS)
 
-    def granted(self, now_ms: int, path_remaining: int) -> None:
+    def granted(self, now_ms: int) -> None:
         """Forget denials and measure the rate since the last grant."""
         elapsed_ms = max(1, now_ms - self.since_ms)
         self.rate_per_s = self.taken * 1000 / elapsed_ms
         self.since_ms, self.taken = now_ms, 0
         self.denied, self.asked, self.asking, self.minimum = None, False, False, 0
-        self.path_remaining = path_remaining
 
     def target(self, now_ms: int, ttl_ms: int) -> int:
         """Return about one ttl of traffic, or what is waiting if that is more."""

@@ -60,7 +60,7 @@ class Renew(Message):
 
 
 class Grant(Message, tag_field="outcome", tag="grant"):
-    """Units for one model and consumer. `path_remaining` is what is left on the path after this grant."""
+    """Units for one model and consumer."""
 
     lease_id: LeaseId
     model: ModelId
@@ -68,7 +68,6 @@ class Grant(Message, tag_field="outcome", tag="grant"):
     units: UnitVector
     ttl_ms: Millis
     policy: Digest
-    path_remaining: Units
 
 
 class DenyCode(StrEnum):
@@ -94,6 +93,14 @@ class Deny(Message, tag_field="outcome", tag="deny"):
     retry_after_ms: Millis = 0
 
 
+class PathRoom(Message):
+    """What can still be granted on the path of one model and consumer, beside what leases hold already."""
+
+    model: ModelId
+    consumer: ConsumerId
+    units: Units
+
+
 class Ack(Message):
     """The custodian has this report (or knows better); the enclave need not send it again."""
 
@@ -102,7 +109,10 @@ class Ack(Message):
 
 
 class Answer(Message):
-    """The custodian's reply. Authority lasts `ttl_ms` from when the request was *first sent*."""
+    """The custodian's reply. Authority lasts `ttl_ms` from when the request was *first sent*.
+
+    `rooms` has one element for each path that the request reported on or wanted units for, as of this answer.
+    """
 
     custodian: KeyId
     instance: InstanceId
@@ -114,6 +124,7 @@ class Answer(Message):
     ttl_ms: Millis
     results: list[Grant | Deny]
     acks: list[Ack]
+    rooms: list[PathRoom]
 
 
 class RenewReply(Message):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from aigovtool.errors import ConflictError, LeaseExpiredError, ReattestRequiredError, StoppedError
 from aigovtool.ids import ConsumerId, InstanceId, KeyId, LeaseId, MessageId, ModelId
+from aigovtool.ledger.checkpoint import parse_checkpoint
 from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.ledger.receipt import Receipt
 from aigovtool.limits import MAX_REPORTS_PER_RENEWAL
@@ -88,7 +89,8 @@ class Meter:
         self._outstanding: _Outstanding | None = None
         self._next_renew_ms = admitted_ms
         self._recalled = False
-        self._head = 0
+        self._nudged = False
+        self._checkpoint, self._seen = "", (0, 0)
         self._wishes.stop(self._stopped)
 
     # -- Serving ------------------------------------------------------------------------------
@@ -189,7 +191,7 @@ class Meter:
         """Return the units left on the path, as far as this enclave knows."""
         path = (model, consumer)
         demand = self._wishes.get(path)
-        on_path = 0 if demand is None or demand.denied is DenyCode.EXHAUSTED else demand.path_remaining
+        on_path = 0 if demand is None else demand.path_remaining
         return on_path + sum(holding.free for holding in self._holdings.open(path))
 
     def waiting(self, model: ModelId, consumer: ConsumerId, change: int) -> None:
@@ -235,11 +237,12 @@ class Meter:
             instance=self.instance,
             request_id=request_id,
             epoch=self._stop_state.epoch,
-            head_seen=self._head,
+            checkpoint_seen=self._checkpoint,
             reports=[holding.report() for holding in reported[:MAX_REPORTS_PER_RENEWAL]],
             wants=self._wishes.wants(now_ms),
         )
         self._outstanding = _Outstanding(renew=renew, sent_ms=now_ms)
+        self._nudged = False
         return renew
 
     def _closable(self, now_ms: int, *, recalled: bool) -> list[Holding]:
@@ -259,14 +262,15 @@ class Meter:
         Raises:
             ConflictError: not for this instance (`wrong_instance`) or not outstanding (`not_outstanding`):
                 it is a replay and changes nothing.
+            LogError: its checkpoint is none.
         """
         outstanding = self._outstanding
         if answer.instance != self.instance or answer.custodian != self._custodian:
             raise ConflictError("an answer is for another instance", reason="wrong_instance")
         if outstanding is None or answer.request_id != outstanding.renew.request_id:
             raise ConflictError("an answer is for no outstanding renewal", reason="not_outstanding")
+        self._remember(answer.checkpoint)
         self._outstanding = None
-        self._head = max(self._head, answer.head)
         # Older than a stop on our own scopes: its acknowledgements count, its authority and units do not.
         stale = answer.epoch < self._stop_state.scope_epoch
         denied = [result for result in answer.results if isinstance(result, Deny)]
@@ -276,11 +280,22 @@ class Meter:
         if not stale and not self._reattest:
             self._contact_ms = max(self._contact_ms, outstanding.sent_ms)
             self._authority_until_ms = max(self._authority_until_ms, outstanding.sent_ms + answer.ttl_ms)
-        self._next_renew_ms = outstanding.sent_ms + max(answer.ttl_ms // 3, _RENEW_FLOOR_MS)
+        # What was hinted at after this renewal was built is not in its answer: it is asked for at once.
+        self._next_renew_ms = now_ms if self._nudged else outstanding.sent_ms + max(answer.ttl_ms // 3, _RENEW_FLOOR_MS)
         for ack in answer.acks:
             self._acknowledge(ack.lease_id, ack.seq)
         for result in answer.results:
             self._take(now_ms, outstanding.sent_ms, result, stale=stale)
+        for room in answer.rooms:
+            demand = self._wishes.get((room.model, room.consumer))
+            if demand is not None:
+                demand.path_remaining = room.units
+
+    def _remember(self, note: str) -> None:
+        """Keep the newest checkpoint: a custodian that forgets what it signed is shown it."""
+        checkpoint = parse_checkpoint(note)
+        if (checkpoint.generation, checkpoint.size) >= self._seen:
+            self._checkpoint, self._seen = note, (checkpoint.generation, checkpoint.size)
 
     def _acknowledge(self, lease_id: LeaseId, seq: int) -> None:
         holding = self._holdings.get(lease_id)
@@ -306,7 +321,7 @@ class Meter:
         if stale or now_ms >= holding.expires_ms:
             holding.close()
         self._holdings.put(holding)
-        demand.granted(now_ms, result.path_remaining)
+        demand.granted(now_ms)
 
     def nudge(self, now_ms: int, *, granted: bool, recall: bool) -> None:
         """A hint from the custodian: renew now. Hints carry no authority and no units."""
@@ -314,6 +329,7 @@ class Meter:
             self._wishes.allow()
         self._recalled = self._recalled or recall
         self._next_renew_ms = now_ms
+        self._nudged = True
 
     # -- Stop and dead-man switch -----------------------------------------------------------------
 

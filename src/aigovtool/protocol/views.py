@@ -1,10 +1,15 @@
 """What the custodian's API shows: one struct per thing, the same words as everywhere else."""
 
+from typing import Annotated
+
+from msgspec import Meta
+
 from aigovtool.attestation.model import ResultBody, TeeType
 from aigovtool.codec import Message
 from aigovtool.crypto.sign import Envelope
 from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, KeyId, Millis, ModelId, Units
 from aigovtool.ledger.budget import RowKey
+from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.policy import Consequences, ServingPolicy
 from aigovtool.protocol.commands import AskState
@@ -158,6 +163,24 @@ class LogHead(Message):
 
     checkpoint: str
     key_set: Envelope
+
+
+class CheckpointSeen(Message):
+    """A checkpoint that somebody holds, to be compared with the custodian's log."""
+
+    checkpoint: Annotated[str, Meta(min_length=1, max_length=MAX_CHECKPOINT_BYTES)]
+
+
+class GapView(Message):
+    """Whether the ledger has forgotten something: the newest checkpoint that it signed and does not remember."""
+
+    generation: Units
+    size: Units
+    quiet_until_ms: Millis
+    checkpoint: str | None
+    lost_size: Units | None
+    lost_generation: Units | None
+    found_at_ms: Millis | None
 
 
 class PackageStored(Message):

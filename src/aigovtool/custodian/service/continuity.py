@@ -8,7 +8,6 @@ in any process that serves it, until two operators have settled the gap.
 
 import msgspec
 
-from aigovtool.crypto.sign import VerifyKey
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.store import log
 from aigovtool.custodian.store.transaction import Gap, Head, Transaction
@@ -29,7 +28,7 @@ def note_gap(custodian: Custodian, transaction: Transaction, note: str) -> bool:
     if _remembered(transaction, seen):
         return head.gap is not None
     # Only now is a signature worth its price: nobody may stop a custodian with a note that it never signed.
-    seen = open_checkpoint(note, [VerifyKey(key) for key in custodian.keys.key_set.log])
+    seen = open_checkpoint(note, custodian.keys.key_set.log_keys())
     if seen.custodian != custodian.keys.custodian:
         raise LogError("the checkpoint is of another custodian's log", reason="wrong_custodian")
     if _explained(head, seen) or not _newer(head.gap, seen):

@@ -12,7 +12,7 @@ from aigovtool.custodian.service.reports import book_of
 from aigovtool.custodian.store import budgets, leases, models, parties
 from aigovtool.custodian.store.records import Instance, Model
 from aigovtool.custodian.store.transaction import Transaction
-from aigovtool.ids import LeaseId, ModelId
+from aigovtool.ids import ConsumerId, LeaseId, ModelId
 from aigovtool.ledger import book
 from aigovtool.ledger.book import Draw, Effects, Outcome
 from aigovtool.ledger.budget import path
@@ -59,6 +59,8 @@ class Granting:
         }
         self._borrower: Final = parties.find(transaction, PartyRole.BORROWER, instance.borrower) if wants else None
         self._held: Final[dict[ModelId, tuple[int, int]]] = {}
+        #: What is left to grant on each path that was wanted.
+        self.rooms: Final[dict[tuple[ModelId, ConsumerId], int]] = {}
 
     def grant(self, want: Want) -> Grant | Deny:
         """Return a lease or the reason why there is none."""
@@ -72,6 +74,7 @@ class Granting:
         scopes = path(want.model, self._instance.borrower, want.consumer)
         rows = budgets.rows_on(self._transaction, scopes, self._now_ms)
         effects = book.apply(book_of(rows), self._draw(want, model))
+        self.rooms[want.model, want.consumer] = effects.room
         if effects.outcome is not Outcome.GRANTED:
             return self._denied(want, effects)
         return self._granted(effects)
@@ -157,5 +160,4 @@ class Granting:
             units=lease.units,
             ttl_ms=lease.ttl_ms,
             policy=lease.policy,
-            path_remaining=effects.available,
         )

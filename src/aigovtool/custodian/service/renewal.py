@@ -15,14 +15,17 @@ from aigovtool.custodian.service.announcements import announce
 from aigovtool.custodian.service.continuity import note_gap
 from aigovtool.custodian.service.grants import Granting
 from aigovtool.custodian.service.reports import sweep, take_reports
-from aigovtool.custodian.store import facts, instances, models, stops
+from aigovtool.custodian.store import budgets, facts, instances, models, stops
 from aigovtool.custodian.store.records import Instance
 from aigovtool.custodian.store.transaction import Transaction
-from aigovtool.ids import InstanceId, ModelId, digest_of
+from aigovtool.ids import ConsumerId, InstanceId, ModelId, digest_of
+from aigovtool.ledger.budget import path
 from aigovtool.ledger.entry import Wiped
 from aigovtool.protocol import messages
-from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, Push, Renew, RenewReply
+from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, PathRoom, Push, Renew, RenewReply
 from aigovtool.protocol.stop import STOP_STATE
+
+_Path = tuple[ModelId, ConsumerId]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +79,8 @@ def _renew(
     now_ms = custodian.now(transaction)
     instances.touch(transaction, instance.instance, now_ms)
     sweep(custodian, transaction, now_ms)
-    forked = take_reports(custodian, transaction, instance, request.reports)
-    if forked:
+    taken = take_reports(custodian, transaction, instance, request.reports)
+    if taken.forked:
         instance = instances.require(transaction, instance.instance)
     state = stops.state_for(transaction, instance)
     granting = Granting(custodian, transaction, instance, state=state, now_ms=now_ms, wants=request.wants)
@@ -96,6 +99,7 @@ def _renew(
         ttl_ms=0 if stopped else min([max(0, instance.valid_until_ms - now_ms), *ttls]),
         results=results,
         acks=[Ack(lease_id=report.lease_id, seq=report.seq) for report in request.reports],
+        rooms=_rooms(transaction, instance, granting.rooms, taken.paths, now_ms),
     )
     reply = RenewReply(
         answer=seal(messages.ANSWER, answer, custodian.keys.commands),
@@ -104,7 +108,20 @@ def _renew(
     short = {one.model for one in results if isinstance(one, Deny) and one.code is DenyCode.RESERVED}
     for model in short:
         custodian.tell(transaction, Announcement(recall=model))
-    return _Renewed(reply, frozenset(short), forked), reply
+    return _Renewed(reply, frozenset(short), taken.forked), reply
+
+
+def _rooms(
+    transaction: Transaction, instance: Instance, known: dict[_Path, int], reported: set[_Path], now_ms: int
+) -> list[PathRoom]:
+    """Return what is left on each path: of those that were wanted it is known, of others units may have come back."""
+    rooms = dict(known)
+    for model, consumer in sorted(reported - rooms.keys()):
+        rows = budgets.rows_on(transaction, path(model, instance.borrower, consumer), now_ms)
+        limited = [room for row in rows if (room := row.room()) is not None]
+        if limited:
+            rooms[model, consumer] = min(limited)
+    return [PathRoom(model=model, consumer=consumer, units=room) for (model, consumer), room in rooms.items()]
 
 
 async def wiped(custodian: Custodian, envelope: Envelope) -> Envelope:

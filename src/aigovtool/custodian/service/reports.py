@@ -15,7 +15,7 @@ from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.store import budgets, facts, instances, leases, stops
 from aigovtool.custodian.store.records import Instance
 from aigovtool.custodian.store.transaction import Transaction
-from aigovtool.ids import LeaseId, digest_of
+from aigovtool.ids import ConsumerId, LeaseId, ModelId, digest_of
 from aigovtool.ledger import book
 from aigovtool.ledger.book import Book, Effects, Expire, Outcome, ReportUsage
 from aigovtool.ledger.budget import BudgetRow
@@ -65,9 +65,17 @@ def _charge(lease: Lease) -> int:
     return counted.get(dimension)
 
 
-def take_reports(custodian: Custodian, transaction: Transaction, instance: Instance, reports: list[Report]) -> bool:
-    """Apply an instance's reports; return whether one of them showed that two copies of it are alive."""
-    forked = False
+class Taken:
+    """What an instance's reports came to: whose units may have come back, and whether two copies of it are alive."""
+
+    def __init__(self) -> None:
+        self.paths: set[tuple[ModelId, ConsumerId]] = set()
+        self.forked = False
+
+
+def take_reports(custodian: Custodian, transaction: Transaction, instance: Instance, reports: list[Report]) -> Taken:
+    """Apply an instance's reports."""
+    taken = Taken()
     for report in reports:
         lease = leases.find(transaction, report.lease_id)
         if lease is None:
@@ -84,12 +92,13 @@ def take_reports(custodian: Custodian, transaction: Transaction, instance: Insta
         )
         effects = book.apply(book_of(budgets.rows_of(transaction, lease.rows), lease), event)
         keep(transaction, lease, effects)
+        taken.paths.add((lease.model, lease.consumer))
         if effects.outcome is Outcome.CLOSED:
             _record_close(custodian, transaction, effects.leases[0], report)
         elif effects.outcome is Outcome.FORKED:
-            forked = True
+            taken.forked = True
             _stop_fork(custodian, transaction, instance, report.lease_id)
-    return forked
+    return taken
 
 
 def _record_close(custodian: Custodian, transaction: Transaction, lease: Lease, report: Report) -> None:

@@ -2,14 +2,14 @@
 
 from aigovtool.attestation.appraisal import AppraisalPolicy
 from aigovtool.attestation.model import TeeType
-from aigovtool.custodian.custodian import Custodian
+from aigovtool.custodian.custodian import Custodian, rolled_back
 from aigovtool.custodian.service.boot import policy_in_force
+from aigovtool.custodian.service.continuity import note_gap
 from aigovtool.custodian.service.reports import sweep
 from aigovtool.custodian.store import asks, budgets, facts, instances, leases, log, models, parties, stops
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.ids import key_id_of
 from aigovtool.ledger.budget import BudgetRow
-from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
 from aigovtool.ledger.policy import CLOCK_RATE_ERROR_PPM, ServingPolicy, consequences
 from aigovtool.package.manifest import TensorSpec
 from aigovtool.protocol import views
@@ -174,8 +174,32 @@ async def show_log(custodian: Custodian, start: int, limit: int) -> views.LogPag
 
 async def show_head(custodian: Custodian) -> views.LogHead:
     """Return a checkpoint signed now."""
-    frontier = await custodian.database.run(log.head)
-    checkpoint = Checkpoint(custodian=custodian.keys.custodian, size=frontier.size, root=frontier.root())
-    return views.LogHead(
-        checkpoint=sign_checkpoint(checkpoint, custodian.keys.log), key_set=custodian.keys.key_set_envelope
+    checkpoint = await custodian.database.run(custodian.checkpoint)
+    return views.LogHead(checkpoint=checkpoint, key_set=custodian.keys.key_set_envelope)
+
+
+async def compare(custodian: Custodian, seen: views.CheckpointSeen) -> views.LogHead:
+    """Take somebody's checkpoint, and return the present one. A newer one than this ledger's ends all grants.
+
+    Raises:
+        LogError: it is malformed, or not one of this log.
+        LedgerRollbackError: this ledger does not remember it.
+    """
+    if await custodian.database.run(lambda transaction: note_gap(custodian, transaction, seen.checkpoint)):
+        raise rolled_back()
+    return await show_head(custodian)
+
+
+async def show_gap(custodian: Custodian) -> views.GapView:
+    """Return what is known to be lost, if anything."""
+    head = await custodian.database.run(lambda transaction: transaction.head)
+    gap = head.gap
+    return views.GapView(
+        generation=head.generation,
+        size=head.frontier.size,
+        quiet_until_ms=head.quiet_until_ms,
+        checkpoint=None if gap is None else gap.checkpoint,
+        lost_size=None if gap is None else gap.size,
+        lost_generation=None if gap is None else gap.generation,
+        found_at_ms=None if gap is None else gap.found_at_ms,
     )
