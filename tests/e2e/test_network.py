@@ -15,8 +15,10 @@ from tests.e2e.world import Connection, MakeWorld, World
 
 from aigovtool.testing.fault_proxy import Direction, FaultProxy, fault_proxy
 
-TTL_S = 1.5
+TTL_S = 1.0
 SLACK_S = 0.25
+#: So slow that the units at hand, half of the smallest lease at least, outlast the ttl: time must end the service.
+PAUSE_S = 0.25
 
 
 @dataclass
@@ -48,7 +50,7 @@ def site(make_world: MakeWorld) -> Iterator[Site]:
 
 @dataclass
 class Traffic:
-    """One consumer that asks all the time, and notes when it was last answered and what it was told else."""
+    """One consumer that asks now and then, and notes when it was last answered and what it was told else."""
 
     connection: Connection
     body: bytes
@@ -67,7 +69,7 @@ class Traffic:
                 self.last_answer_s = time.monotonic()
             else:
                 self.refusals.append((answer.status, answer.json()["code"]))
-                self.over.wait(0.02)
+            self.over.wait(PAUSE_S)
 
     def stop(self) -> None:
         self.over.set()
@@ -75,7 +77,7 @@ class Traffic:
 
 
 def refused_at_last(traffic: Traffic) -> bool:
-    return bool(traffic.refusals) and time.monotonic() - traffic.last_answer_s > 2 * TTL_S
+    return bool(traffic.refusals) and time.monotonic() - traffic.last_answer_s > 3 * TTL_S
 
 
 @pytest.mark.parametrize("direction", Direction)
@@ -83,9 +85,8 @@ def test_a_corrupted_record_does_not_end_the_heartbeat(direction: Direction, sit
     """One flipped bit breaks one connection; the next renewal takes another, and the same instance goes on."""
     world, proxy = site.world, site.proxy
     instance, connection = site.instance(), world.connect()
-    for number in range(1, 4):
-        proxy.flip_bit(direction, 40)
-        world.wait_for(lambda n=number: proxy.flipped == n, "a record is corrupted")  # type: ignore[misc]
+    proxy.flip_bit(direction, 40)  # past the header of the first record
+    world.wait_for(lambda: proxy.flipped == 1, "a record is corrupted")
     until = time.monotonic() + 2 * TTL_S
     while time.monotonic() < until:
         assert connection.infer(body).status == 200
@@ -100,7 +101,7 @@ def test_a_partition_ends_the_service_within_the_ttl(site: Site, body: bytes) ->
     proxy.drop()
     parted_s = time.monotonic()
     world.wait_for(lambda: refused_at_last(traffic), "the service ends")
-    assert traffic.last_answer_s - parted_s <= TTL_S + SLACK_S
+    assert 0 < traffic.last_answer_s - parted_s <= TTL_S + SLACK_S
     assert set(traffic.refusals) == {(423, "lease_expired")}
     proxy.heal()
     world.wait_for(lambda: traffic.last_answer_s > parted_s + 2 * TTL_S, "the service comes back")
@@ -117,7 +118,7 @@ def test_a_stop_that_is_withheld_takes_effect_by_itself(site: Site, body: bytes)
     world.stop()
     stopped_s = time.monotonic()
     world.wait_for(lambda: refused_at_last(traffic), "the service ends")
-    assert traffic.last_answer_s - stopped_s <= TTL_S + SLACK_S
+    assert 0 < traffic.last_answer_s - stopped_s <= TTL_S + SLACK_S
     assert world.view("/v1/enclaves")["enclaves"][0]["state"] == "live"
     proxy.heal()
     world.wait_for(lambda: world.view("/v1/enclaves")["enclaves"][0]["state"] == "wiped", "the stop arrives")

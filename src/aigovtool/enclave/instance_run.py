@@ -12,15 +12,17 @@ a task whose event comes in the same moment, and an instance that cannot end its
 import asyncio
 import logging
 import secrets
+from collections.abc import Awaitable
 from contextlib import suppress
 from enum import StrEnum
+from typing import TypeVar
 
 from aigovtool import limits
 from aigovtool.crypto.sign import Envelope, open_by_any, seal
 from aigovtool.enclave.boot import Instance
 from aigovtool.enclave.results import Results
 from aigovtool.enclave.room import Room
-from aigovtool.errors import AIGovToolError, ForbiddenError, RefusalError
+from aigovtool.errors import AIGovToolError, ForbiddenError, RefusalError, UnreachableError
 from aigovtool.ids import ConsumerId, MessageId, ModelId
 from aigovtool.ledger.receipt import Receipt
 from aigovtool.protocol import messages
@@ -31,8 +33,12 @@ from aigovtool.transport.problem import unexpected
 _LOG = logging.getLogger(__name__)
 _RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _IDLE_S = 0.5
+#: The least and the most time that one try of a renewal is given, whatever the ttl is.
+_TRY_S = (1.0, 10.0)
 #: How long an orderly end waits for the answer to a renewal.
 _SETTLE_S = 1.0
+
+T = TypeVar("T")
 
 
 class Ending(StrEnum):
@@ -212,7 +218,7 @@ class InstanceRun:
     async def _renew(self, now_ms: int) -> None:
         message = self._meter.renew(now_ms, MessageId(secrets.token_hex(16)))
         envelope = seal(messages.RENEW, message, self.instance.identity)
-        reply = await self.instance.link.post("/v1/renew", envelope, RenewReply)
+        reply = await self._within_share(self.instance.link.post("/v1/renew", envelope, RenewReply))
         self._take_stop_state(reply.stop_state)
         answer = open_by_any(reply.answer, messages.ANSWER, Answer, self.instance.key_set.command_keys())
         self._meter.accept(self._clock.now_ms(), answer)
@@ -220,6 +226,15 @@ class InstanceRun:
             self._finish(Ending.REATTEST)
         self.ready.set()
         self._news()
+
+    async def _within_share(self, answer: Awaitable[T]) -> T:
+        """Give a try a third of the ttl: a connection that hangs must leave time for another one."""
+        least_s, most_s = _TRY_S
+        try:
+            async with asyncio.timeout(min(most_s, max(least_s, self._meter.ttl_ms / 3_000))):
+                return await answer
+        except TimeoutError:
+            raise UnreachableError("the custodian did not answer in time", reason="custodian") from None
 
     def _take_stop_state(self, envelope: Envelope) -> None:
         if self._meter.apply_stop_state(self.instance.open_stop_state(envelope)):

@@ -211,6 +211,11 @@ class Meter:
         return self._outstanding is not None or now_ms >= self._next_renew_ms or self._wishes.urgent(now_ms)
 
     @property
+    def ttl_ms(self) -> int:
+        """The least ttl of the models that are served."""
+        return self._ttl_ms
+
+    @property
     def is_renewing(self) -> bool:
         """Whether a renewal is outstanding."""
         return self._outstanding is not None
