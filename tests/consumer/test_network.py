@@ -161,11 +161,36 @@ async def test_a_refused_credential_is_named_asynchronously_too(world: World) ->
     assert caught.value.reason == "credential_refused"
 
 
-def test_a_credential_that_a_server_drops_without_an_alert_is_a_typed_error(world: World, enclave: FakeEnclave) -> None:
-    """Some servers close without a word; the advice names the likely cause."""
-    with pytest.raises((UnauthenticatedError, UnreachableError)) as caught:
+def test_a_credential_that_a_server_drops_without_an_alert_is_named(world: World, enclave: FakeEnclave) -> None:
+    """Our own servers close without a word, because asyncio drops the alert: the advice names the likely cause."""
+    with pytest.raises(UnreachableError) as caught:
         world.connect(enclave, credential_path=_foreign_file(world))
-    assert "credential" in (caught.value.fix or "") or "consumer file" in (caught.value.fix or "")
+    _names_the_certificate(caught.value)
+
+
+async def test_a_credential_that_a_server_drops_is_named_asynchronously_too(world: World, enclave: FakeEnclave) -> None:
+    """The broken connection shows at another place, and means the same."""
+    with pytest.raises(UnreachableError) as caught:
+        _ = await AsyncClient.connect(enclave.url, _foreign_file(world), allow_simulated=True)
+    _names_the_certificate(caught.value)
+
+
+def _names_the_certificate(error: UnreachableError) -> None:
+    assert error.reason == "hung_up"
+    assert "client certificate" in (error.fix or "")
+
+
+def half_an_answer(peer: socket.socket, _: threading.Event) -> None:
+    peer.recv(65536)
+    peer.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{")
+
+
+def test_an_answer_that_breaks_off_is_no_refusal(world: World) -> None:
+    """Who has begun to answer has taken the certificate: the advice does not lead astray."""
+    with raw_server(half_an_answer, tls=True) as url, pytest.raises(UnreachableError) as caught:
+        Client.connect(url, world.file, allow_simulated=True, timeout_s=5)
+    assert caught.value.reason == "connection_lost"
+    assert "certificate" not in (caught.value.fix or "")
 
 
 def _foreign_file(world: World) -> Path:

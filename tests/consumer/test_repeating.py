@@ -33,7 +33,7 @@ def test_a_connection_that_is_lost_twice_is_an_error(world: World, enclave: Fake
     enclave.lose_answers = 2
     with pytest.raises(UnreachableError) as caught:
         client.infer("doubler", [[1, 2]], request_id="case-1")
-    assert caught.value.reason == "connection_lost"
+    assert caught.value.reason == "hung_up"
     client.infer("doubler", [[1, 2]], request_id="case-1")
     assert len(enclave.charged) == 1
 

@@ -69,12 +69,14 @@ class AsyncDriver:
         except AIGovToolError:
             raise
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            return failure_of(error)
+            return failure_of(error, answered=True)
 
     async def _exchange(self, call: Call) -> Reply | Failure:
         transport = await self._transport(call.channel)
         try:
-            response = await transport.handle_async_request(request_of(call, self._urls[call.channel.peer]))
+            response = await self._sent(transport, call)
+            if isinstance(response, Failure):
+                return response
             try:
                 return await _read(response, call.max_bytes)
             finally:
@@ -82,6 +84,12 @@ class AsyncDriver:
         finally:
             if not call.channel.is_kept:
                 await transport.aclose()
+
+    async def _sent(self, transport: httpx.AsyncHTTPTransport, call: Call) -> httpx.Response | Failure:
+        try:
+            return await transport.handle_async_request(request_of(call, self._urls[call.channel.peer]))
+        except (httpx.HTTPError, OSError) as error:
+            return failure_of(error, answered=False)
 
     async def _transport(self, channel: Channel) -> httpx.AsyncHTTPTransport:
         if not channel.is_kept:

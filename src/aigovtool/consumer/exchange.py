@@ -84,12 +84,18 @@ class Reply:
 
 
 class FailureKind(Enum):
-    """What became of an exchange without an answer. After the first three, nothing can have been received."""
+    """What became of an exchange without an answer. After the first four, nothing can have been received.
+
+    HUNG_UP: the peer took the connection and ended it before it answered. A server on asyncio does that also when it
+    refuses the client's certificate: it drops the TLS alert that would say so, and TLS 1.3 lets the client believe that
+    the handshake succeeded.
+    """
 
     UNREACHED = auto()
     CONNECT_TIMEOUT = auto()
     OTHER_CERTIFICATE = auto()
     CREDENTIAL_REFUSED = auto()
+    HUNG_UP = auto()
     LOST = auto()
     TIMEOUT = auto()
     TOO_LARGE = auto()
@@ -149,11 +155,16 @@ class Failure:
                 return TooLargeError(f"the answer of {who} is over its bound", reason="answer_too_large")
             case FailureKind.BAD_ANSWER:
                 return FaultError(f"{who} does not answer as HTTP demands: {self.detail}", reason="bad_answer")
+            case FailureKind.HUNG_UP:
+                return UnreachableError(
+                    f"{who} ended the connection before it answered",
+                    reason="hung_up",
+                    fix="try again; if every connection ends like this, it refuses the client certificate: use the "
+                    "consumer file that its own custodian issued, or ask that one for a new one",
+                )
             case _:
                 return UnreachableError(
-                    f"the connection to {who} was lost: {self.detail}",
-                    reason="connection_lost",
-                    fix="try again; if no connection ever works, the credential may be by another custodian",
+                    f"the connection to {who} was lost: {self.detail}", reason="connection_lost", fix="try again"
                 )
 
 

@@ -86,14 +86,20 @@ def reply_of(response: httpx.Response, body: bytes, certificate: bytes | None) -
     return Reply(response.status_code, headers, body, certificate)
 
 
-def failure_of(error: Exception) -> Failure:
-    """Return what became of an exchange that ended with `error`, in words that hold nothing of the peer's."""
+def failure_of(error: Exception, *, answered: bool) -> Failure:
+    """Return what became of an exchange that ended with `error`, in words that hold nothing of the peer's.
+
+    `answered`: whether the head of an answer had come.
+    """
     tls = next((each for each in _chain(error) if isinstance(each, ssl.SSLError)), None)
     if isinstance(tls, ssl.SSLCertVerificationError):
         return Failure(FailureKind.OTHER_CERTIFICATE)
     if tls is not None and any(alert in (tls.reason or "") for alert in _ALERTS_ABOUT_US):
         return Failure(FailureKind.CREDENTIAL_REFUSED)
-    return Failure(_kind_of(error), _detail(error))
+    kind = _kind_of(error)
+    if kind is FailureKind.LOST and not answered and tls is None:
+        kind = FailureKind.HUNG_UP
+    return Failure(kind, _detail(error))
 
 
 def _kind_of(error: Exception) -> FailureKind:

@@ -26,7 +26,7 @@ from aigovtool.protocol.trust import KeySet
 
 _LOG: Final = logging.getLogger(__name__)
 ENCLAVE: Final = "the enclave"
-REPEATABLE: Final = frozenset({FailureKind.UNREACHED, FailureKind.LOST})
+REPEATABLE: Final = frozenset({FailureKind.UNREACHED, FailureKind.HUNG_UP, FailureKind.LOST})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,14 +74,16 @@ class SyncDriver:
         except AIGovToolError:
             raise
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            return failure_of(error)
+            return failure_of(error, answered=True)
         finally:
             _DEADLINE.reset(token)
 
     def _exchange(self, call: Call) -> Reply | Failure:
         transport = self._transport(call.channel)
         try:
-            response = transport.handle_request(request_of(call, self._urls[call.channel.peer]))
+            response = self._sent(transport, call)
+            if isinstance(response, Failure):
+                return response
             try:
                 return _read(response, call.max_bytes)
             finally:
@@ -89,6 +91,12 @@ class SyncDriver:
         finally:
             if not call.channel.is_kept:
                 transport.close()
+
+    def _sent(self, transport: httpx.HTTPTransport, call: Call) -> httpx.Response | Failure:
+        try:
+            return transport.handle_request(request_of(call, self._urls[call.channel.peer]))
+        except (httpx.HTTPError, OSError) as error:
+            return failure_of(error, answered=False)
 
     def _transport(self, channel: Channel) -> httpx.HTTPTransport:
         if not channel.is_kept:
