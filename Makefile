@@ -20,10 +20,10 @@ unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONWARNINGS PYTEST_ADDOPTS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: help setup demo test lint format docs lock clean
+.PHONY: help setup demo test lint format docs assurance lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## Make the virtual environment from the lock (every other target does this by itself)
 
@@ -59,6 +59,9 @@ format: $(READY) ## Format the code, and fix what can be fixed safely
 docs: $(DOCS_READY) ## Build the documentation into site/ (a warning is an error)
 	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -b dirhtml docs site
 	@echo "site/index.html"
+
+assurance: $(READY) ## Search for a broken promise until every target is met; many hours (QUICK=1: ten minutes)
+	@$(BIN)/python -m assurance $(if $(QUICK),--quick) $(ARGS)
 
 lock: $(LOCK_READY) ## Bring the locks up to pyproject.toml (UPGRADE=1 also takes newer versions)
 	@scripts/lock.sh "$(BIN)/uv" $(if $(UPGRADE),--upgrade)

@@ -1,0 +1,84 @@
+"""`python -m assurance`: run campaigns, list them, or play one seed again.
+
+Without options each campaign is run until its target is met. Exit code 1 says that a promise was broken.
+"""
+
+import argparse
+import sys
+import time
+
+from assurance import report
+from assurance.campaign import Campaign
+from assurance.catalogue import CAMPAIGNS, campaign_named
+from assurance.code_digest import code_digest
+from assurance.runner import replay_failed, run_campaign
+from assurance.state import load_state
+
+_ROUND = 1_000_000
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m assurance", description=__doc__)
+    parser.add_argument("--list", action="store_true", help="show the campaigns and what was counted so far")
+    parser.add_argument(
+        "--quick", action="store_true", help="play as many seeds of each as fit into ten minutes in all"
+    )
+    parser.add_argument("--only", action="append", metavar="NAME", help="run this campaign (may be repeated)")
+    parser.add_argument("--seeds", type=int, metavar="N", help="play N new seeds of each")
+    parser.add_argument("--seconds", type=float, metavar="S", help="stop each after S seconds")
+    parser.add_argument("--replay", nargs=2, metavar=("CAMPAIGN", "SEED"), help="play one seed and print what happens")
+    parser.add_argument("--no-docs", action="store_true", help="do not write docs/assurance.md and docs/assurance.json")
+    return parser.parse_args()
+
+
+def _show() -> None:
+    state = load_state()
+    for campaign in CAMPAIGNS:
+        figures = state.figures(campaign.name, code_digest(campaign.covers))
+        status = campaign.status(figures) if figures.seeds() else "not run"
+        print(f"{campaign.name:<12} {status:<8} {campaign.figure(figures) if figures.seeds() else '-'}")
+        print(f"{'':<12} {'':<8} {campaign.claim} Target: {campaign.target.words()}.")
+
+
+def _run(campaign: Campaign, options: argparse.Namespace) -> bool:
+    since = time.monotonic()
+    print(f"{campaign.name}: {campaign.claim}", flush=True)
+    old = replay_failed(campaign)
+    figures = run_campaign(campaign, _seeds(campaign, options), since + (options.seconds or float("inf")))
+    elapsed = time.monotonic() - since
+    print(f"  {campaign.status(figures)} after {elapsed:.0f} s: {campaign.figure(figures)}", flush=True)
+    for what in (*campaign.broken(old), *campaign.broken(figures)):
+        print(f"  BROKEN: {what}", flush=True)
+    return not old.violations and not campaign.broken(figures)
+
+
+def _seeds(campaign: Campaign, options: argparse.Namespace) -> int:
+    if options.seeds is not None:
+        return int(options.seeds)
+    if options.quick:
+        return campaign.quick
+    figures = load_state().figures(campaign.name, code_digest(campaign.covers))
+    done, seeds = figures.count(campaign.target.counted), figures.seeds()
+    missing = max(0, campaign.target.at_least - done)
+    # One seed may count for more than one; what a seed is worth is known once some were played.
+    return -(-missing * seeds // done) if done else missing
+
+
+def main() -> int:
+    """Run what was asked for."""
+    options = _arguments()
+    if options.list:
+        _show()
+        return 0
+    if options.replay:
+        print(campaign_named(options.replay[0]).replay(int(options.replay[1])))
+        return 0
+    chosen = CAMPAIGNS if options.only is None else tuple(campaign_named(name) for name in options.only)
+    kept = [_run(campaign, options) for campaign in chosen]
+    if not options.no_docs:
+        report.write(report.publish(CAMPAIGNS, load_state()))
+    return 0 if all(kept) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

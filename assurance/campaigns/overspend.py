@@ -1,0 +1,83 @@
+"""Simulated histories of the production ledger and meter: nothing is over-spent, and service comes back."""
+
+import time
+from collections.abc import Iterator
+
+from tests.simulation.scene import Violation
+from tests.simulation.world import RECOVERY_MS, STEPS, history, trace
+
+from assurance.campaign import Bound, Campaign, Target
+from assurance.figures import Figures, of_seed, percentile
+
+COVERS = (
+    "src/aigovtool/codec.py",
+    "src/aigovtool/ids.py",
+    "src/aigovtool/ledger",
+    "src/aigovtool/protocol",
+    "tests/simulation",
+)
+
+
+def _run(seeds: list[int], deadline: float) -> Iterator[Figures]:
+    for seed in seeds:
+        if time.monotonic() >= deadline:
+            return
+        try:
+            world, waits_ms = history(seed)
+        except Violation as violation:
+            yield of_seed(seed, counts={"histories": 1}, violation=str(violation))
+            continue
+        seen = world.seen
+        yield of_seed(
+            seed,
+            counts={
+                "histories": 1,
+                "steps": STEPS,
+                "released units": seen["released"],
+                "leases": seen["granted"],
+                "crashes": seen["crash"],
+                "restarts": seen["restart"],
+                "suspensions": seen["suspend"],
+                "stops": seen["stop"],
+                "recoveries": len(waits_ms),
+            },
+            samples={"recovery_s": [wait / 1000 for wait in waits_ms.values()]},
+        )
+
+
+def _figure(figures: Figures) -> str:
+    waits, count = figures.sample("recovery_s"), figures.count
+    told = f"{count('histories'):,} histories, {len(figures.violations)} violations"
+    if not waits:
+        return told
+    return (
+        f"{told}; {count('released units'):,} units released on {count('leases'):,} leases through "
+        f"{count('crashes'):,} crashes, {count('restarts'):,} kills of the custodian between COMMIT and reply, "
+        f"{count('suspensions'):,} suspensions and {count('stops'):,} stops; {count('recoveries'):,} consumers served "
+        f"again after p50 {percentile(waits, 50):.1f} s, p99 {percentile(waits, 99):.1f} s, at most {max(waits):.1f} s"
+    )
+
+
+CAMPAIGN = Campaign(
+    name="overspend",
+    claim="No history over-spends a budget, outlives the bound of a stop, or leaves a consumer with budget unserved.",
+    counts=(
+        f"histories of {STEPS} steps of 5 enclaves of 2 borrowers with 3 consumers, with the production code of ledger "
+        "and meter, through loss, repetition, reordering, misdelivery, delay to 40 s, crashes, suspensions to 60 s, "
+        "custodian restarts and clock jumps, stops and hosts that withhold them. After each step: released <= charged "
+        "on each lease, released <= limit on each row, rows equal the sum of their leases, the cap on what is "
+        "outstanding, the bound of each stop, the dead-man switch. After the last fault: each consumer with budget is "
+        f"served within {RECOVERY_MS // 1000} s (two ttl)."
+    ),
+    target=Target(100_000, "histories", (Bound("recovery_s", 100, RECOVERY_MS / 1000 + 1),)),
+    shows_not=(
+        "what the store, the sockets and the processes do (the drills below do); several custodians, clonable memory "
+        "that is really cloned, a frozen clock of an enclave, a change of generation."
+    ),
+    covers=(*COVERS, "assurance/campaigns/overspend.py"),
+    run=_run,
+    replay=trace,
+    figure=_figure,
+    quick=500,
+    batch=20,
+)

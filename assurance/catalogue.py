@@ -1,0 +1,18 @@
+"""All campaigns, in the order in which they are run and published."""
+
+from assurance.campaign import Campaign
+from assurance.campaigns import mutants, overspend
+
+CAMPAIGNS: tuple[Campaign, ...] = (overspend.CAMPAIGN, mutants.SAFETY, mutants.WASTE)
+
+
+def campaign_named(name: str) -> Campaign:
+    """Return a campaign.
+
+    Raises:
+        SystemExit: there is none of this name.
+    """
+    for campaign in CAMPAIGNS:
+        if campaign.name == name:
+            return campaign
+    raise SystemExit(f"no campaign {name!r}; there are: {', '.join(one.name for one in CAMPAIGNS)}")

@@ -1,0 +1,191 @@
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from assurance.campaign import Bound, Campaign, Target
+from assurance.catalogue import CAMPAIGNS, campaign_named
+from assurance.code_digest import code_digest, files_under
+from assurance.failed_seeds import failed_seeds, keep_failed
+from assurance.figures import NOTHING, Figures, Span, next_seeds, of_seed, percentile, union
+from assurance.machine import this_machine
+from assurance.runner import play
+from assurance.state import Record, State, load_state, save_state
+
+from assurance import report
+
+
+def counting(seeds: list[int], deadline: float) -> Iterator[Figures]:
+    for seed in seeds:
+        if time.monotonic() < deadline:
+            yield of_seed(seed, counts={"tries": 2}, samples={"wait_s": [seed / 10]})
+
+
+CAMPAIGN = Campaign(
+    name="counting",
+    claim="Counting works.",
+    counts="tries",
+    target=Target(6, "tries", (Bound("wait_s", 50, 0.5),)),
+    shows_not="anything else",
+    covers=("assurance/figures.py",),
+    run=counting,
+    replay=str,
+    figure=lambda figures: f"{figures.count('tries')} tries",
+    quick=3,
+)
+
+
+def record(figures: Figures, digest: str = "d") -> Record:
+    return Record(campaign="counting", digest=digest, commit="c", machine=this_machine(), figures=figures)
+
+
+# --- Seeds count once --------------------------------------------------------------------------------
+
+
+def test_seeds_are_joined_and_never_count_twice() -> None:
+    """Ranges that touch become one; a seed in two ranges is refused."""
+    assert union([Span(start=5, stop=7), Span(start=0, stop=5)]) == [Span(start=0, stop=7)]
+    with pytest.raises(ValueError, match="seed 3 would count twice"):
+        union([Span(start=0, stop=4), Span(start=3, stop=9)])
+    with pytest.raises(ValueError, match="twice"):
+        play(CAMPAIGN, [1], float("inf")).plus(play(CAMPAIGN, [1], float("inf")))
+
+
+def test_new_seeds_fill_the_gaps_first() -> None:
+    """An interrupted run leaves gaps, and the next run plays just these and then what follows."""
+    done = [Span(start=1, stop=3), Span(start=5, stop=6)]
+    assert next_seeds(done, 6) == [0, 3, 4, 6, 7, 8]
+    assert next_seeds([], 2) == [0, 1]
+    assert next_seeds(done, 0) == []
+
+
+def test_figures_add_up() -> None:
+    """Counts are summed, samples are joined, violations are kept."""
+    first, second = play(CAMPAIGN, [0, 1], float("inf")), of_seed(2, violation="overspend: 1 too much")
+    total = first.plus(second)
+    assert (total.seeds(), total.count("tries"), total.sample("wait_s")) == (3, 4, [0.0, 0.1])
+    assert [found.what for found in total.violations] == ["overspend: 1 too much"]
+
+
+def test_a_percentile_is_one_of_the_values() -> None:
+    """Nearest rank: no value is invented between two measured ones."""
+    values = [float(value) for value in range(100, 0, -1)]
+    assert [percentile(values, p) for p in (1, 50, 99, 100)] == [1.0, 50.0, 99.0, 100.0]
+    assert percentile([3.0], 99) == 3.0
+
+
+def test_a_deadline_ends_a_run_between_two_seeds() -> None:
+    """What was not played is not counted."""
+    assert play(CAMPAIGN, [0, 1], time.monotonic() - 1).seeds() == 0
+
+
+# --- Figures belong to code --------------------------------------------------------------------------
+
+
+def test_a_change_of_the_code_voids_its_figures() -> None:
+    """Figures are added for the same digest only, and those of other code are dropped."""
+    state = State().plus(record(of_seed(0, counts={"tries": 1})))
+    state = state.plus(record(of_seed(1, counts={"tries": 1})))
+    assert state.figures("counting", "d").count("tries") == 2
+    assert state.figures("counting", "other") == NOTHING
+    changed = state.plus(record(of_seed(0, counts={"tries": 1}), digest="other"))
+    assert changed.figures("counting", "d") == NOTHING
+    assert changed.figures("counting", "other").count("tries") == 1
+
+
+def test_the_digest_sees_every_edit(tmp_path: Path) -> None:
+    """Another content, another name and another file all change it; compiled files do not."""
+    (tmp_path / "requirements").mkdir()
+    (tmp_path / "requirements" / "dev.txt").write_text("a==1\n")
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / "a.py").write_text("1")
+    seen = [code_digest(["code"], tmp_path)]
+    (folder / "a.pyc").write_text("x")
+    assert code_digest(["code"], tmp_path) == seen[0]
+    (folder / "a.py").write_text("2")
+    seen.append(code_digest(["code"], tmp_path))
+    (folder / "a.py").rename(folder / "b.py")
+    seen.append(code_digest(["code"], tmp_path))
+    (folder / "c.py").write_text("")
+    seen.append(code_digest(["code"], tmp_path))
+    (tmp_path / "requirements" / "dev.txt").write_text("a==2\n")
+    seen.append(code_digest(["code"], tmp_path))
+    assert len(set(seen)) == len(seen)
+    with pytest.raises(FileNotFoundError):
+        code_digest(["nothing"], tmp_path)
+
+
+@pytest.mark.parametrize("campaign", CAMPAIGNS, ids=lambda one: one.name)
+def test_a_campaign_covers_its_own_code(campaign: Campaign) -> None:
+    """A campaign that is made easier voids its figures too, and a list of failed seeds voids nothing."""
+    covered = {path.name for path in files_under(campaign.covers)}
+    module = campaign.run.__module__.rsplit(".", maxsplit=1)[-1]
+    assert f"{module}.py" in covered
+    assert "failed_seeds.json" not in covered
+
+
+def test_the_state_survives_its_file(tmp_path: Path) -> None:
+    """What was counted is there after a restart; no file means nothing was counted."""
+    path = tmp_path / "deep" / "state.json"
+    assert load_state(path) == State()
+    state = State().plus(record(of_seed(4, counts={"tries": 1}, samples={"wait_s": [0.5]})))
+    save_state(state, path)
+    assert load_state(path) == state
+
+
+def test_failed_seeds_are_kept_once_and_in_order(tmp_path: Path) -> None:
+    """The list only grows."""
+    path = tmp_path / "failed.json"
+    path.write_text("{}")
+    keep_failed("a", [9, 2], path)
+    keep_failed("a", [2, 5], path)
+    assert failed_seeds("a", path) == [2, 5, 9]
+    assert failed_seeds("b", path) == []
+
+
+# --- What is published -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("figures", "status"),
+    [
+        (play(CAMPAIGN, [0, 1], float("inf")), "so far"),
+        (play(CAMPAIGN, [0, 1, 2], float("inf")), "met"),
+        (play(CAMPAIGN, [7, 8, 9], float("inf")), "BROKEN"),
+        (play(CAMPAIGN, [0, 1, 2], float("inf")).plus(of_seed(9, violation="x")), "BROKEN"),
+    ],
+)
+def test_a_status_is_what_was_counted(figures: Figures, status: str) -> None:
+    """Too few is "so far"; a violation or a bound that is not kept is broken, however much was counted."""
+    assert CAMPAIGN.status(figures) == status
+
+
+def test_the_page_is_made_of_the_json_alone() -> None:
+    """Nobody has edited the published page: it is, byte for byte, what the published figures give."""
+    assert report.page(report.read()) + "\n" == report.PAGE_PATH.read_text(encoding="utf-8")
+
+
+def test_the_page_shows_what_is_broken() -> None:
+    """A violation is printed with its seed, next to the figure."""
+    state = State().plus(
+        Record(
+            campaign="counting",
+            digest=code_digest(CAMPAIGN.covers),
+            commit="c",
+            machine=this_machine(),
+            figures=of_seed(4, counts={"tries": 9}, violation="overspend: 1 too much"),
+        )
+    )
+    page = report.page(report.publish((CAMPAIGN,), state))
+    assert "**BROKEN**" in page
+    assert "**Broken**: seed 4: overspend: 1 too much" in page
+    other = report.page(report.publish((replace(CAMPAIGN, name="other"),), state))
+    assert "none for this code" in other
+
+
+def test_an_unknown_campaign_is_refused() -> None:
+    """A misspelt name must not look like a campaign that found nothing."""
+    with pytest.raises(SystemExit, match="no campaign 'overspent'"):
+        campaign_named("overspent")

@@ -1,0 +1,240 @@
+"""One boot of one enclave of the simulation, with the production meter, and the host that runs it."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from tests.simulation.custodian import Custodian
+from tests.simulation.scene import CONSUMERS, CUSTODIAN, MODEL, Scene
+from tests.simulation.witness import Witness
+
+from aigovtool.errors import ConflictError, RefusalError
+from aigovtool.ids import BorrowerId, ConsumerId, InstanceId, MessageId
+from aigovtool.ledger.policy import CLOCK_RATE_ERROR_PPM
+from aigovtool.protocol.messages import Answer, Renew, Wiped
+from aigovtool.protocol.metering import Meter, Reservation
+from aigovtool.protocol.stop import StopState
+
+#: How long an enclave waits before it sends the same message again.
+_RETRY_MS = 1_500
+#: How many requests wait for units at one enclave; one more is turned away by the web server.
+_MAX_WAITING = 6
+_WANDER_MS = 20_000
+
+
+class Sender(Protocol):
+    """The network, as one enclave sees it."""
+
+    def renew(self, enclave: "Enclave", request: Renew) -> None:
+        """Send a renewal."""
+
+    def wiped(self, enclave: "Enclave", statement: Wiped) -> None:
+        """Send the statement that all is gone."""
+
+
+class Enclave:
+    """One boot of one instance; `place` numbers its host."""
+
+    def __init__(
+        self,
+        scene: Scene,
+        witness: Witness,
+        custodian: Custodian,
+        sender: Sender,
+        *,
+        place: int,
+        borrower: BorrowerId,
+        meter: type[Meter],
+    ) -> None:
+        self.scene = scene
+        self.rng = scene.rng
+        self.witness = witness
+        self.custodian = custodian
+        self.sender = sender
+        self.place = place
+        self.borrower = borrower
+        number = scene.number()
+        self.name = f"{borrower}{place}#{number}"
+        self.instance = InstanceId(f"{number:064x}")
+        self.refundable = not scene.chance(scene.weather.clonable)
+        self.boot_ms = scene.ms
+        self.rate = 1 - self.rng.random() * CLOCK_RATE_ERROR_PPM / 1_000_000
+        self.alive = True
+        self.censored = False
+        self.held_back = False
+        self.frozen_until_ms = 0
+        self.jobs: list[tuple[Reservation, float]] = []
+        self.waiting: list[tuple[ConsumerId, int]] = []
+        self.sent_ms = -10_000
+        self.asked_ms: dict[MessageId, int] = {}
+        self.contact_ms = scene.ms
+        self.statement: Wiped | None = None
+        self.known = custodian.stop_state(self.instance, borrower)
+        self.meter = meter(
+            instance=self.instance,
+            custodian=CUSTODIAN,
+            policies={MODEL: custodian.policy},
+            stop_state=self.known,
+            admitted_ms=0,
+        )
+        self.refused = self.meter.stop_state.is_wide() or custodian.is_down()
+        scene.tell(self.name, "is {}", "not admitted" if self.refused else "admitted")
+
+    def now(self) -> int:
+        """Return the elapsed time by a clock that may be slow by the stated error; it counts suspensions."""
+        return int((self.scene.ms - self.boot_ms) * self.rate)
+
+    def is_frozen(self) -> bool:
+        """Return whether the host has suspended the machine."""
+        return self.scene.ms < self.frozen_until_ms
+
+    # -- One step ---------------------------------------------------------------------------------
+
+    def act(self, start_again: Callable[["Enclave"], None]) -> None:
+        """Do what an enclave does in one step of time."""
+        if self.is_frozen():
+            return
+        if self.refused:  # it is not admitted while it is stopped, nor while nobody is there to admit it
+            if not self.custodian.is_down() and not self.custodian.stop_state(self.instance, self.borrower).is_wide():
+                start_again(self)
+            return
+        now_ms = self.now()
+        if self.statement is None and (self.scene.chance(self.scene.weather.engine_death) or self.must_wipe(now_ms)):
+            self.wipe()
+        if self.statement is not None:
+            self.after_wipe(now_ms, self.statement)
+            return
+        self.witness.silent_for(self.name, self.scene.ms - self.contact_ms)
+        if self.meter.renew_due(now_ms) and now_ms - self.sent_ms > _RETRY_MS:
+            self.sent_ms = now_ms
+            request = self.meter.renew(now_ms, MessageId(f"{self.scene.number():032x}"))
+            self.asked_ms.setdefault(request.request_id, self.scene.ms)
+            self.sender.renew(self, request)
+        self.finish_jobs()
+        self.start_jobs()
+
+    def must_wipe(self, now_ms: int) -> bool:
+        """Return whether the meter demands a wipe."""
+        return self.meter.must_wipe(now_ms)
+
+    def wipe(self) -> None:
+        """Kill the engine, and only then shut every counter and build the final reports."""
+        self.jobs.clear()
+        self.waiting.clear()
+        self.statement = self.meter.wipe()
+        self.scene.seen["wipe"] += 1
+        self.scene.tell(self.name, "wipes: {} final reports", len(self.statement.reports))
+
+    def after_wipe(self, now_ms: int, statement: Wiped) -> None:
+        """Send the statement until it is acknowledged."""
+        if now_ms - self.sent_ms > 2_000:
+            self.sent_ms = now_ms
+            self.sender.wiped(self, statement)
+
+    # -- Requests of consumers --------------------------------------------------------------------
+
+    def fresh_requests(self) -> list[tuple[ConsumerId, int]]:
+        """Return the requests that come in now."""
+        weather = self.scene.weather
+        if weather.wandering and (self.scene.ms // _WANDER_MS + self.place) % 3:
+            return []
+        return [
+            (self.rng.choice(CONSUMERS[self.borrower]), self.rng.choice((1, 1, 1, 2, 5)))
+            for _ in range(self.rng.choice((0, 0, 1, 4)))
+        ]
+
+    def start_jobs(self) -> None:
+        """Reserve units for whoever waits and whoever comes."""
+        fresh = self.fresh_requests()
+        tried, self.waiting = [(c, u, True) for c, u in self.waiting] + [(c, u, False) for c, u in fresh], []
+        for consumer, units, waited in tried:
+            if (waited and self.scene.chance(self.scene.weather.impatience)) or len(self.waiting) >= _MAX_WAITING:
+                if waited:  # its deadline has passed
+                    self.meter.waiting(MODEL, consumer, -1)
+                continue
+            try:
+                reservation = self.meter.reserve(self.now(), MODEL, consumer, units)
+            except RefusalError as refusal:
+                self.scene.seen[refusal.code] += 1
+                if waited:
+                    self.meter.waiting(MODEL, consumer, -1)
+                continue
+            if reservation is None:
+                self.waiting.append((consumer, units))
+            else:
+                self.jobs.append((reservation, self.rng.choice((0.02, 0.3, 0.9))))
+            if waited != (reservation is None):
+                self.meter.waiting(MODEL, consumer, 1 if reservation is None else -1)
+
+    def finish_jobs(self) -> None:
+        """End some of the work in flight."""
+        unfinished: list[tuple[Reservation, float]] = []
+        for reservation, speed in self.jobs:
+            if not self.scene.chance(speed):
+                unfinished.append((reservation, speed))
+            elif self.scene.chance(self.scene.weather.failed_work):
+                self.meter.void(reservation, failed=True)
+            else:
+                self.release(reservation)
+        self.jobs = unfinished
+
+    def release(self, reservation: Reservation) -> None:
+        """Gate, post and release one answer."""
+        try:
+            self.meter.gate(self.now(), reservation)
+        except RefusalError:
+            self.meter.void(reservation, failed=False)
+            self.scene.seen["discarded"] += 1
+            return
+        self.meter.post(reservation, reservation.units)
+        stops = self.custodian.touching(self.instance, self.borrower)
+        self.witness.released(self.name, reservation, self.borrower, stops)
+        self.witness.knew(self.name, self.known, reservation.consumer)
+
+    # -- Messages ---------------------------------------------------------------------------------
+
+    def learns(self, state: StopState) -> None:
+        """Keep the newest stop state that has arrived here, for the witness."""
+        newer = (state.scope_epoch, state.epoch) >= (self.known.scope_epoch, self.known.epoch)
+        if state.instance == self.instance and newer:
+            self.known = state
+
+    def hears(self) -> bool:
+        """Return whether there is still somebody who takes messages."""
+        return self.alive and self.statement is None and not self.refused
+
+    def take_answer(self, answer: Answer, state: StopState) -> None:
+        """Take the reply to a renewal; it may be a replay, or another enclave's."""
+        if not self.hears():
+            return
+        self.learns(state)
+        try:
+            self.meter.apply_stop_state(state)
+            self.meter.accept(self.now(), answer)
+        except ConflictError as refusal:
+            self.scene.seen[f"refused_{refusal.reason}"] += 1
+            return
+        self.sent_ms = -10_000
+        asked_ms = self.asked_ms.get(answer.request_id, self.scene.ms)
+        self.contact_ms = max(self.contact_ms, asked_ms)
+        self.scene.tell(self.name, "takes the answer to what it asked {} ms ago", self.scene.ms - asked_ms)
+        if self.meter.must_reattest:
+            self.wipe()
+
+    def take_push(self, state: StopState) -> None:
+        """Take a pushed stop state, which also hints to renew."""
+        if self.hears():
+            self.learns(state)
+            self.meter.apply_stop_state(state)
+            self.meter.nudge(self.now(), granted=True, recall=False)
+            self.scene.tell(self.name, "takes a stop state of epoch {}, wide: {}", state.epoch, state.is_wide())
+
+    def take_nudge(self, *, granted: bool, recall: bool) -> None:
+        """Take a hint to renew."""
+        if self.hears():
+            self.meter.nudge(self.now(), granted=granted, recall=recall)
+
+    def take_acknowledgement(self, start_again: Callable[["Enclave"], None]) -> None:
+        """The final reports have arrived: begin anew."""
+        self.meter.acknowledge_wipe()
+        if self.alive:
+            start_again(self)

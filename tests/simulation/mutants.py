@@ -1,0 +1,92 @@
+"""Protocols with one rule removed each, and what must go wrong with them.
+
+A simulation that finds nothing proves something only if it finds what is wrong. Each of `SAFETY` must violate what its
+rule protects; each of `LIVENESS` must leave a consumer with budget unserved after all faults have ended; each of
+`WASTE` over-spends nothing, and must hold or lose more units than the real protocol does.
+"""
+
+from dataclasses import dataclass
+
+from tests.simulation import mutants_enclave as enclave
+from tests.simulation import mutants_ledger as ledger
+from tests.simulation.waste import SCARCE, USUAL, Day
+from tests.simulation.world import Rules
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One rule removed. `kinds` are the violations that may show it; a waste mutant shows none, but wastes in `day`."""
+
+    name: str
+    rules: Rules
+    kinds: frozenset[str] = frozenset()
+    day: Day = USUAL
+
+
+def _safety(name: str, kinds: str, rules: Rules) -> Mutant:
+    return Mutant(name, rules, frozenset(kinds.split()))
+
+
+SAFETY: tuple[Mutant, ...] = (
+    # -- The enclave's counter
+    _safety("charges after output", "overspend", Rules(meter=enclave.ChargesAfterOutput)),
+    _safety("posts less than it releases", "overspend", Rules(meter=enclave.PostsLess)),
+    _safety("a voided reservation comes back twice", "overspend wall", Rules(meter=enclave.FreesTwice)),
+    _safety("two leases are combined and one is debited", "overspend", Rules(meter=enclave.CombinesLeases)),
+    _safety("closes with work in flight", "overspend", Rules(meter=enclave.ClosesEarly)),
+    _safety("closing is not one-way", "overspend fork", Rules(meter=enclave.UsesClosedLeases)),
+    _safety("works on after the wipe", "overspend stop", Rules(enclave=enclave.WorksAfterWipe)),
+    _safety("state restored after a crash", "overspend fork ledger", Rules(restores_state=True)),
+    # -- Answers and authority
+    _safety("a replayed answer is accepted", "overspend stop silence fork", Rules(meter=enclave.AcceptsReplays)),
+    _safety(
+        "another instance's answer is accepted", "overspend stop silence fork", Rules(meter=enclave.AcceptsAnyAnswer)
+    ),
+    _safety("no gate", "stop", Rules(meter=enclave.HasNoGate)),
+    _safety("authority never ends", "stop", Rules(meter=enclave.NeverEnds)),
+    _safety("authority counts from receipt", "stop silence", Rules(meter=enclave.CountsFromReceipt)),
+    _safety("authority counts from the last retry", "stop silence", Rules(meter=enclave.RefreshesRetries)),
+    _safety("an older stop state replaces a newer", "stop", Rules(meter=enclave.TakesOldStopStates)),
+    _safety("a consumer's stop is not looked at", "stop", Rules(meter=enclave.IgnoresConsumerStops)),
+    _safety("no dead-man switch", "silence", Rules(meter=enclave.HasNoDeadManSwitch)),
+    # -- Reports
+    _safety(
+        "reports are differences",
+        "overspend fork",
+        Rules(meter=enclave.ReportsDifferences, apply=ledger.adds_differences),
+    ),
+    _safety("late reports alarm", "fork", Rules(apply=ledger.alarms_at_late_reports)),
+    # -- The custodian's arithmetic
+    _safety("units held by leases are not counted", "overspend", Rules(apply=ledger.ignores_what_is_held)),
+    _safety("the minimum is granted without room", "overspend cap", Rules(apply=ledger.always_grants_the_minimum)),
+    _safety("only the narrowest row is debited", "overspend ledger", Rules(apply=ledger.debits_the_narrowest_row)),
+    _safety("only the narrowest row is looked at", "overspend", Rules(apply=ledger.looks_at_the_narrowest_row)),
+    _safety("refund on timeout", "overspend ledger", Rules(apply=ledger.refunds_on_timeout)),
+    _safety("a late close refunds twice", "overspend ledger", Rules(apply=ledger.refunds_every_late_close)),
+    _safety("a late close settles once more", "overspend ledger", Rules(apply=ledger.settles_late_closes)),
+    _safety("clonable memory is refunded", "overspend ledger", Rules(apply=ledger.refunds_clones)),
+    _safety("a refund goes to the present window", "overspend ledger", Rules(custodian=ledger.RefundsPresentWindow)),
+    # -- The custodian's transaction
+    _safety("reply before commit", "overspend ledger fork", Rules(custodian=ledger.RepliesBeforeCommit)),
+    _safety("grants while stopped", "stop", Rules(custodian=ledger.GrantsWhileStopped)),
+    _safety("no cap on what is outstanding", "cap", Rules(custodian=ledger.HasNoCap)),
+    _safety("expired leases are not outstanding", "cap", Rules(custodian=ledger.ForgetsExpired)),
+)
+
+LIVENESS: tuple[Mutant, ...] = (
+    _safety("a lost renewal is not repeated", "dead", Rules(meter=enclave.NeverRepeats)),
+    _safety("a denial stands for ever", "dead", Rules(meter=enclave.NeverAsksAgain)),
+    _safety("the statement of a wipe is sent once", "dead", Rules(enclave=enclave.SaysItOnce)),
+    _safety("whoever was refused admission does not come back", "dead", Rules(enclave=enclave.StaysUnattested)),
+)
+
+WASTE: tuple[Mutant, ...] = (
+    Mutant("never closes idle leases", Rules(meter=enclave.KeepsIdleLeases), day=SCARCE),
+    Mutant("never closes expired leases", Rules(meter=enclave.KeepsExpiredLeases)),
+    Mutant("does not recall", Rules(recalls=False), day=SCARCE),
+    Mutant("draws twice the target", Rules(meter=enclave.DrawsTwice)),
+    Mutant("holds four leases instead of two", Rules(meter=enclave.HoldsFour)),
+    Mutant("wipes without final reports", Rules(meter=enclave.WipesSilently)),
+    Mutant("a repeated renewal is granted again", Rules(custodian=ledger.AnswersAfresh)),
+    Mutant("no refund for a late close", Rules(apply=ledger.refunds_no_late_close)),
+)

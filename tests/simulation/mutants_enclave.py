@@ -1,0 +1,308 @@
+"""Meters and enclaves with one rule removed."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+from tests.simulation.enclave import Enclave
+
+from aigovtool.ids import ConsumerId, LeaseId, MessageId, ModelId
+from aigovtool.protocol import metering
+from aigovtool.protocol.demand import Demand
+from aigovtool.protocol.holding import Holding
+from aigovtool.protocol.messages import Answer, Renew, Report, Want, Wiped
+from aigovtool.protocol.metering import Meter, Posted, Reservation
+from aigovtool.protocol.stop import StopState
+
+# --- The counter -------------------------------------------------------------------------------------
+
+
+class ChargesAfterOutput(Meter):
+    """Looks whether units are there, and debits them only when the answer leaves."""
+
+    def reserve(self, now_ms: int, model: ModelId, consumer: ConsumerId, units: int) -> Reservation | None:
+        reservation = super().reserve(now_ms, model, consumer, units)
+        if reservation is not None:
+            self._holdings[reservation.lease_id].reserved -= units
+        return reservation
+
+    def post(self, reservation: Reservation, actual: int) -> Posted:
+        self._holdings[reservation.lease_id].reserved += reservation.units
+        return super().post(reservation, actual)
+
+    def void(self, reservation: Reservation, *, failed: bool) -> None:
+        self._holdings[reservation.lease_id].reserved += reservation.units
+        super().void(reservation, failed=failed)
+
+
+class PostsLess(Meter):
+    """Charges a request as one unit, whatever it was."""
+
+    def post(self, reservation: Reservation, actual: int) -> Posted:
+        return super().post(reservation, min(actual, 1))
+
+
+class FreesTwice(Meter):
+    """Gives the units of failed work back twice."""
+
+    def void(self, reservation: Reservation, *, failed: bool) -> None:
+        super().void(reservation, failed=failed)
+        if (holding := self._holdings.get(reservation.lease_id)) is not None and not holding.closed:
+            holding.reserved -= reservation.units
+
+
+class CombinesLeases(Meter):
+    """Serves from one lease what only two together have units for."""
+
+    def reserve(self, now_ms: int, model: ModelId, consumer: ConsumerId, units: int) -> Reservation | None:
+        self.check(now_ms, consumer)
+        usable = [holding for holding in self._open(model, consumer) if holding.usable(now_ms)]
+        if len(usable) > 1 and max(holding.free for holding in usable) < units <= sum(h.free for h in usable):
+            usable[0].reserved += units
+            usable[0].in_flight += 1
+            return Reservation(lease_id=usable[0].lease_id, model=model, consumer=consumer, units=units)
+        return super().reserve(now_ms, model, consumer, units)
+
+
+class ClosesEarly(Meter):
+    """Builds the final report of an expired lease although work is in flight on it."""
+
+    def renew(self, now_ms: int, request_id: MessageId) -> Renew:
+        for holding in self._holdings.values():
+            if now_ms >= holding.expires_ms:
+                holding.closed = True
+        return super().renew(now_ms, request_id)
+
+    def post(self, reservation: Reservation, actual: int) -> Posted:
+        if reservation.lease_id not in self._holdings or self._holdings[reservation.lease_id].closed:
+            return Posted(lease_id=reservation.lease_id, sequence=0, remaining=0)
+        return super().post(reservation, actual)
+
+
+class UsesClosedLeases(Meter):
+    """Goes on using a lease after its final report was built."""
+
+    def renew(self, now_ms: int, request_id: MessageId) -> Renew:
+        renew = super().renew(now_ms, request_id)
+        for holding in self._holdings.values():
+            if holding.units > holding.used and now_ms < holding.expires_ms:
+                holding.closed = False
+        return renew
+
+    def post(self, reservation: Reservation, actual: int) -> Posted:
+        if reservation.lease_id not in self._holdings:
+            return Posted(lease_id=reservation.lease_id, sequence=0, remaining=0)
+        return super().post(reservation, actual)
+
+
+class WorksAfterWipe(Enclave):
+    """Signs that all is gone before the engine is: work in flight is still answered."""
+
+    def wipe(self) -> None:
+        jobs = list(self.jobs)
+        super().wipe()
+        self.jobs = jobs
+
+    def after_wipe(self, now_ms: int, statement: Wiped) -> None:
+        stops = self.custodian.touching(self.instance, self.borrower)
+        for reservation, _ in self.jobs:
+            self.witness.released(self.name, reservation, self.borrower, stops)
+        self.jobs = []
+        super().after_wipe(now_ms, statement)
+
+
+# --- Answers and authority ---------------------------------------------------------------------------
+
+
+class AcceptsReplays(Meter):
+    """Takes an answer although no renewal of that name is outstanding."""
+
+    def accept(self, now_ms: int, answer: Answer) -> None:
+        if self._outstanding is None:
+            self.renew(now_ms, answer.request_id)
+        super().accept(now_ms, answer)
+
+
+class AcceptsAnyAnswer(Meter):
+    """Does not look for whom an answer is, nor to what."""
+
+    def accept(self, now_ms: int, answer: Answer) -> None:
+        outstanding = self._outstanding
+        if outstanding is not None:
+            asked = outstanding.renew.request_id
+            answer = msgspec.structs.replace(answer, instance=self.instance, request_id=asked)
+        super().accept(now_ms, answer)
+
+    def apply_stop_state(self, state: StopState) -> bool:
+        return super().apply_stop_state(msgspec.structs.replace(state, instance=self.instance))
+
+
+class HasNoGate(Meter):
+    """Releases whatever was started while there was authority."""
+
+    def gate(self, now_ms: int, reservation: Reservation) -> None:
+        pass
+
+
+class NeverEnds(Meter):
+    """Serves as long as there are units."""
+
+    def authority_left_ms(self, now_ms: int) -> int:
+        return 1_000
+
+
+class CountsFromReceipt(Meter):
+    """Counts authority from when the answer came instead of when it was asked for."""
+
+    def accept(self, now_ms: int, answer: Answer) -> None:
+        if self._outstanding is not None:
+            self._outstanding = replace(self._outstanding, sent_ms=now_ms)
+        super().accept(now_ms, answer)
+
+
+class RefreshesRetries(Meter):
+    """Counts authority from the latest repetition of a renewal instead of from the first."""
+
+    def renew(self, now_ms: int, request_id: MessageId) -> Renew:
+        renew = super().renew(now_ms, request_id)
+        if self._outstanding is not None:
+            self._outstanding = replace(self._outstanding, sent_ms=now_ms)
+        return renew
+
+
+class TakesOldStopStates(Meter):
+    """Takes every stop state for the newest, so that a late one lifts a stop."""
+
+    def apply_stop_state(self, state: StopState) -> bool:
+        self._stop_state = msgspec.structs.replace(self._stop_state, epoch=0, scope_epoch=0)
+        return super().apply_stop_state(state)
+
+
+class IgnoresConsumerStops(Meter):
+    """Stops for nothing less than everything."""
+
+    def apply_stop_state(self, state: StopState) -> bool:
+        return super().apply_stop_state(state if state.is_wide() else msgspec.structs.replace(state, stops=[]))
+
+
+class HasNoDeadManSwitch(Meter):
+    """Keeps model and keys for as long as nobody says anything."""
+
+    def must_wipe(self, now_ms: int) -> bool:
+        return self._stop_state.is_wide()
+
+
+# --- Reports -----------------------------------------------------------------------------------------
+
+
+class ReportsDifferences(Meter):
+    """Reports what was used since the last report instead of all that was used."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._told: dict[LeaseId, tuple[int, int]] = {}
+        self._sent: dict[LeaseId, int] = {}
+
+    def renew(self, now_ms: int, request_id: MessageId) -> Renew:
+        repeated = self._outstanding
+        renew = super().renew(now_ms, request_id)
+        if repeated is None and self._outstanding is not None:
+            renew = msgspec.structs.replace(renew, reports=[self._difference(report) for report in renew.reports])
+            self._outstanding = replace(self._outstanding, renew=renew)
+        return renew
+
+    def wipe(self) -> Wiped:
+        statement = super().wipe()
+        return msgspec.structs.replace(statement, reports=[self._difference(r) for r in statement.reports])
+
+    def _difference(self, report: Report) -> Report:
+        seq, before = self._told.get(report.lease_id, (0, 0))
+        if report.seq > seq:
+            self._told[report.lease_id] = (report.seq, report.used.inferences)
+            self._sent[report.lease_id] = report.used.inferences - before
+        used = msgspec.structs.replace(report.used, inferences=self._sent[report.lease_id])
+        return msgspec.structs.replace(report, used=used)
+
+
+# --- Liveness ----------------------------------------------------------------------------------------
+
+
+class NeverRepeats(Meter):
+    """Sends a renewal once, and waits."""
+
+    def renew_due(self, now_ms: int) -> bool:
+        return self._outstanding is None and super().renew_due(now_ms)
+
+
+class NeverAsksAgain(Meter):
+    """Takes every denial for the last word."""
+
+    def _wants_more(self, now_ms: int, model: ModelId, consumer: ConsumerId, demand: Demand) -> bool:
+        return demand.denied is None and super()._wants_more(now_ms, model, consumer, demand)
+
+    def _refuse(self, now_ms: int, demand: Demand, model: ModelId) -> None:
+        demand.retry_at_ms = now_ms + 1_000
+        super()._refuse(now_ms, demand, model)
+
+    def nudge(self, now_ms: int, *, granted: bool, recall: bool) -> None:
+        super().nudge(now_ms, granted=False, recall=recall)
+
+
+class SaysItOnce(Enclave):
+    """Sends the statement of its wipe once, and does not begin anew before it is acknowledged."""
+
+    def after_wipe(self, now_ms: int, statement: Wiped) -> None:
+        if self.sent_ms != now_ms and not self.__dict__.get("said"):
+            self.__dict__["said"] = True
+            super().after_wipe(now_ms, statement)
+
+
+class StaysUnattested(Enclave):
+    """Waits, once refused admission, for somebody to start it by hand."""
+
+    def act(self, start_again: Callable[[Enclave], None]) -> None:
+        if not self.refused:
+            super().act(start_again)
+
+
+# --- Waste -------------------------------------------------------------------------------------------
+
+
+class KeepsIdleLeases(Meter):
+    """Returns nothing when it is asked to."""
+
+    def nudge(self, now_ms: int, *, granted: bool, recall: bool) -> None:
+        super().nudge(now_ms, granted=granted, recall=False)
+
+
+class KeepsExpiredLeases(Meter):
+    """Closes only what is used up."""
+
+    def _closable(self, holding: Holding, now_ms: int, *, recalled: bool) -> bool:
+        return holding.free == 0 and super()._closable(holding, now_ms, recalled=recalled)
+
+
+class DrawsTwice(Meter):
+    """Asks for twice what its rate suggests."""
+
+    def _wants(self, now_ms: int) -> list[Want]:
+        return [msgspec.structs.replace(want, target=2 * want.target) for want in super()._wants(now_ms)]
+
+
+class HoldsFour(Meter):
+    """Keeps four leases of a consumer open, and draws the next before any is used."""
+
+    def _wants_more(self, now_ms: int, model: ModelId, consumer: ConsumerId, demand: Demand) -> bool:
+        if self._policies.get(model) is None or self._stop_state.stops_consumer(consumer):
+            return False
+        usable = [holding for holding in self._open(model, consumer) if holding.usable(now_ms)]
+        active = demand.wanted_ms is not None and now_ms - demand.wanted_ms <= self._ttl_ms
+        return (active or demand.waiting > 0) and len(usable) < 2 * metering._OPEN_LEASES
+
+
+class WipesSilently(Meter):
+    """Wipes without saying what was used."""
+
+    def wipe(self) -> Wiped:
+        return msgspec.structs.replace(super().wipe(), reports=[])

@@ -1,0 +1,141 @@
+"""What every part of a simulated history shares: time, chance, names, the weather, and what was seen.
+
+A history is determined by its seed, its rules and its weather. Nothing here knows the protocol.
+"""
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+from aigovtool.ids import BorrowerId, ConsumerId, Digest, KeyId, ModelId
+from aigovtool.ledger.policy import CLOCK_RATE_ERROR_PPM, Dial
+
+# Two minutes before an hour begins, so that windows change during a history.
+START_MS = 1_700_000_000_000 // 3_600_000 * 3_600_000 - 120_000
+TTL_MS = 30_000
+STOP_BOUND_MS = TTL_MS + TTL_MS * CLOCK_RATE_ERROR_PPM // 1_000_000 + 2  # and two for rounding
+WIPE_AFTER_MS = 90_000
+WIPE_BOUND_MS = WIPE_AFTER_MS + WIPE_AFTER_MS * CLOCK_RATE_ERROR_PPM // 1_000_000 + 2
+
+MODEL = ModelId("digits")
+NORTH, SOUTH = BorrowerId("north"), BorrowerId("south")
+CONSUMERS = {NORTH: [ConsumerId("anna"), ConsumerId("bert")], SOUTH: [ConsumerId("carl")]}
+#: Several enclaves per borrower share its budgets, its consumers and its share of what may be outstanding.
+HOSTS = (NORTH, NORTH, NORTH, SOUTH, SOUTH)
+CUSTODIAN = KeyId("c" * 64)
+MANIFEST = Digest("sha256:" + "d" * 64)
+
+
+class Violation(Exception):  # noqa: N818 -- it is what was looked for, not an error of the simulation
+    """Something that must never happen did.
+
+    `kind` is overspend, ledger, cap, stop, silence, fork, dead (a consumer with budget is not served again), or wall
+    (the code under test refused to go on, although no rule had been broken before).
+    """
+
+    def __init__(self, kind: str, what: str) -> None:
+        super().__init__(f"{kind}: {what}")
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Weather:
+    """How often, per step or per message, something bad happens."""
+
+    loss: float = 0.25
+    repeats: tuple[int, ...] = (1, 1, 1, 2, 3)
+    delays_ms: tuple[int, ...] = (0, 20, 200, 500, 3_000)
+    straggler: float = 0.05
+    misdelivery: float = 0.05
+    crash: float = 0.01
+    engine_death: float = 0.006
+    held_back: float = 0.03
+    suspend: float = 0.008
+    clock_jump: float = 0.01
+    restart: float = 0.03
+    raised_limit: float = 0.01
+    stray_recall: float = 0.02
+    stop: float = 0.012
+    clonable: float = 0.2
+    failed_work: float = 0.05
+    impatience: float = 0.15
+    #: Budgets of this many times the usual size; one is chosen per history.
+    scales: tuple[float, ...] = (1, 1, 2)
+    dials: tuple[Dial, ...] = tuple(Dial)
+    #: Traffic of a consumer moves from enclave to enclave instead of coming to all at once.
+    wandering: bool = False
+
+
+STORM = Weather()
+#: Faults are over: nothing is lost, nobody crashes, nothing is stopped.
+CALM = Weather(
+    loss=0,
+    repeats=(1,),
+    delays_ms=(0, 20, 200),
+    straggler=0,
+    misdelivery=0,
+    crash=0,
+    engine_death=0,
+    held_back=0,
+    suspend=0,
+    clock_jump=0,
+    restart=0,
+    raised_limit=0,
+    stray_recall=0,
+    stop=0,
+    failed_work=0,
+    impatience=0,
+)
+#: An ordinary network and demand that moves about: what is wasted here is wasted by the protocol.
+WORKDAY = Weather(
+    loss=0.05,
+    repeats=(1, 1, 1, 2),
+    delays_ms=(0, 20, 200, 500),
+    straggler=0,
+    misdelivery=0,
+    crash=0,
+    engine_death=0.004,
+    held_back=0,
+    suspend=0,
+    clock_jump=0,
+    restart=0.02,
+    raised_limit=0,
+    stray_recall=0,
+    stop=0,
+    clonable=0,
+    scales=(1, 20),
+    wandering=True,
+)
+#: So little budget that what one enclave holds idle is what another one lacks; nothing else goes wrong.
+SCARCITY = replace(WORKDAY, loss=0, engine_death=0, restart=0, scales=(0.25,), dials=(Dial.ISLAND,))
+
+
+@dataclass
+class Scene:
+    """Time, chance and the record of one history."""
+
+    seed: int
+    weather: Weather
+    tracing: bool = False
+    ms: int = START_MS
+    rng: random.Random = field(init=False)
+    seen: Counter[str] = field(default_factory=Counter)
+    lines: list[str] = field(default_factory=list)
+    _numbers: int = 0
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.seed)
+
+    def number(self) -> int:
+        """Return the next of 1, 2, 3, ..."""
+        self._numbers += 1
+        return self._numbers
+
+    def chance(self, probability: float) -> bool:
+        """Return whether something of this probability happens now."""
+        return self.rng.random() < probability
+
+    def tell(self, who: str, template: str, *values: object) -> None:
+        """Add a line to the trace, if one is kept."""
+        if self.tracing:
+            self.lines.append(f"{(self.ms - START_MS) / 1000:9.3f} s  {who:<10} {template.format(*values)}")

@@ -1,0 +1,331 @@
+"""The world of a simulated history: the network, the faults, and the order of things in one step."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from tests.simulation.custodian import Apply, Custodian
+from tests.simulation.enclave import Enclave
+from tests.simulation.scene import (
+    CALM,
+    CONSUMERS,
+    HOSTS,
+    MODEL,
+    STOP_BOUND_MS,
+    STORM,
+    TTL_MS,
+    Scene,
+    Violation,
+    Weather,
+)
+from tests.simulation.witness import Witness
+
+from aigovtool.errors import AIGovToolError
+from aigovtool.ids import ConsumerId
+from aigovtool.ledger import book as ledger
+from aigovtool.ledger.entry import StopTarget
+from aigovtool.protocol.messages import Deny, DenyCode, Renew, Wiped
+from aigovtool.protocol.metering import Meter
+
+STEPS = 300
+#: Service is back this long after the last fault.
+RECOVERY_MS = 2 * TTL_MS
+_MAX_TRACE_LINES = 400
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rules in force; a mutant replaces one."""
+
+    meter: type[Meter] = Meter
+    apply: Apply = ledger.apply
+    custodian: type[Custodian] = Custodian
+    enclave: type[Enclave] = Enclave
+    recalls: bool = True
+    #: The memory of an enclave comes back as it was earlier, as if its state had been sealed and rolled back.
+    restores_state: bool = False
+
+
+PRODUCTION = Rules()
+
+
+@dataclass
+class World:
+    """One history. `run` gives the storm, `recover` the calm after it."""
+
+    seed: int
+    rules: Rules = PRODUCTION
+    weather: Weather = STORM
+    tracing: bool = False
+    scene: Scene = field(init=False)
+    network: list[tuple[int, Enclave, Callable[[], None]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.scene = Scene(self.seed, self.weather, self.tracing)
+        self.rng, self.seen = self.scene.rng, self.scene.seen
+        self.witness = Witness(self.scene)
+        self.custodian = self.rules.custodian(self.scene, self.witness, self.rules.apply)
+        self.enclaves = [self._boot(place) for place in range(len(HOSTS))]
+        self.snapshots: dict[int, Meter] = {}
+
+    def _boot(self, place: int) -> Enclave:
+        return self.rules.enclave(
+            self.scene, self.witness, self.custodian, self, place=place, borrower=HOSTS[place], meter=self.rules.meter
+        )
+
+    # -- Time -------------------------------------------------------------------------------------
+
+    def run(self, steps: int = STEPS) -> "World":
+        """Let so many steps pass in the weather of this world; check after each, and everything at the end."""
+        for _ in range(steps):
+            self.step((0, 40, 300, 900, 3_000))
+        self.witness.check_everything()
+        return self
+
+    def step(self, elapsed_ms: tuple[int, ...]) -> None:
+        """Let one step pass."""
+        elapsed = self.rng.choice(elapsed_ms)
+        self.scene.ms += elapsed
+        self.witness.passed(elapsed)
+        due: list[Callable[[], None]] = []
+        held: list[tuple[int, Enclave, Callable[[], None]]] = []
+        for entry in self.network:
+            at_ms, enclave, message = entry
+            if at_ms <= self.scene.ms and not enclave.is_frozen():
+                due.append(message)
+            else:
+                held.append(entry)
+        self.network = held
+        self.rng.shuffle(due)
+        try:
+            for message in due:
+                message()
+            for enclave in list(self.enclaves):
+                enclave.act(self.reboot)
+        except AIGovToolError as error:
+            raise Violation("wall", f"the code's own last check was reached: {error.reason}, {error}") from None
+        self.faults()
+        self.witness.check()
+
+    # -- Network ----------------------------------------------------------------------------------
+
+    def carry(self, enclave: Enclave, message: Callable[[], None]) -> None:
+        """Lose, repeat and delay a message to or from an enclave."""
+        weather = self.scene.weather
+        copies = 0 if self.scene.chance(weather.loss) else self.rng.choice(weather.repeats)
+        delays_ms = (15_000, 25_000, 40_000) if enclave.held_back else weather.delays_ms
+        for _ in range(copies):
+            delay_ms = 40_000 if self.scene.chance(weather.straggler) else self.rng.choice(delays_ms)
+            self.network.append((self.scene.ms + delay_ms, enclave, message))
+        self.seen["lost" if copies == 0 else "repeated" if copies > 1 else "carried"] += 1
+
+    def to_enclave(self, enclave: Enclave, message: Callable[[], None]) -> None:
+        """Carry a message to an enclave, unless its host withholds everything."""
+        if enclave.censored:
+            self.seen["censored"] += 1
+        else:
+            self.carry(enclave, message)
+
+    def renew(self, enclave: Enclave, request: Renew) -> None:
+        """Carry a renewal to the custodian."""
+        self.carry(enclave, partial(self._take_renewal, enclave, request))
+
+    def _take_renewal(self, enclave: Enclave, request: Renew) -> None:
+        if self.custodian.is_down():
+            self.seen["unreachable"] += 1
+            return
+        answer, state = self.custodian.renew(request, enclave.borrower, refundable=enclave.refundable)
+        if self.scene.chance(self.scene.weather.restart):  # committed, and then killed before it replied
+            self.restart_custodian()
+            return
+        if any(isinstance(result, Deny) and result.code is DenyCode.RESERVED for result in answer.results):
+            self.recall()
+        self.to_enclave(enclave, partial(enclave.take_answer, answer, state))
+        if self.scene.chance(self.scene.weather.misdelivery):
+            other = self.rng.choice(self.enclaves)
+            self.to_enclave(other, partial(other.take_answer, answer, state))
+
+    def wiped(self, enclave: Enclave, statement: Wiped) -> None:
+        """Carry a statement to the custodian."""
+        self.carry(enclave, partial(self._take_wiped, enclave, statement))
+
+    def _take_wiped(self, enclave: Enclave, statement: Wiped) -> None:
+        if not self.custodian.is_down():
+            self.custodian.wiped(statement)
+            self.to_enclave(enclave, partial(enclave.take_acknowledgement, self.reboot))
+
+    def recall(self) -> None:
+        """Ask everybody to return idle leases, at most once a second."""
+        if self.rules.recalls and self.scene.ms - self.custodian.recalled_ms >= 1_000:
+            self.custodian.recalled_ms = self.scene.ms
+            self.seen["recall"] += 1
+            self.hint(granted=False, recall=True)
+
+    def hint(self, *, granted: bool, recall: bool) -> None:
+        """Push a hint to every enclave."""
+        for enclave in self.enclaves:
+            self.to_enclave(enclave, partial(enclave.take_nudge, granted=granted, recall=recall))
+
+    def announce(self) -> None:
+        """Push the present stop state to every enclave."""
+        for enclave in self.enclaves:
+            state = self.custodian.stop_state(enclave.instance, enclave.borrower)
+            self.to_enclave(enclave, partial(enclave.take_push, state))
+
+    # -- Faults -----------------------------------------------------------------------------------
+
+    def faults(self) -> None:
+        """Let happen what may happen in one step."""
+        chance, weather = self.scene.chance, self.scene.weather
+        if chance(weather.crash):
+            self.crash(self.rng.choice(self.enclaves))
+        if chance(weather.held_back):
+            self.rng.choice(self.enclaves).held_back = chance(0.4)
+        if chance(weather.suspend):
+            self.suspend(self.rng.choice(self.enclaves))
+        if chance(weather.clock_jump):
+            self.custodian.offset_ms += self.rng.choice((-200_000, 200_000, 40_000))
+            self.scene.tell("custodian", "clock is off by {} ms", self.custodian.offset_ms)
+        if chance(weather.raised_limit):
+            self.custodian.raise_limit()
+            self.hint(granted=True, recall=False)
+        if chance(weather.stray_recall):
+            self.hint(granted=False, recall=True)
+        self.orders()
+        if self.rules.restores_state:
+            self.snapshots.update({e.place: copy.deepcopy(e.meter) for e in self.enclaves if chance(0.1)})
+
+    def orders(self) -> None:
+        """Let an operator stop something, and resume what has been stopped for longer than its bound."""
+        chance = self.scene.chance
+        if chance(self.scene.weather.stop):
+            self.stop()
+        for stop in list(self.custodian.stops.values()):
+            if stop.active and self.scene.ms - stop.since_ms > STOP_BOUND_MS + 15_000 and chance(0.1):
+                self.resume(stop.target, stop.value)
+
+    def suspend(self, enclave: Enclave) -> None:
+        """Freeze an enclave's machine for up to a minute."""
+        enclave.frozen_until_ms = self.scene.ms + self.rng.choice((5_000, 31_000, 60_000))
+        self.seen["suspend"] += 1
+        self.scene.tell(enclave.name, "is frozen for {} ms", enclave.frozen_until_ms - self.scene.ms)
+
+    def restart_custodian(self) -> None:
+        """End the custodian's process; a new one is there after a while. Only what was committed lives on."""
+        self.custodian.down_until_ms = self.scene.ms + self.rng.choice((0, 500, 5_000, 20_000))
+        self.seen["restart"] += 1
+        self.scene.tell("custodian", "is killed before it replies")
+
+    def stop(self) -> None:
+        """Stop something; some hosts withhold everything from then on, and play out earlier messages late."""
+        enclave = self.rng.choice(self.enclaves)
+        target, value = self.rng.choice(
+            [
+                (StopTarget.ALL, ""),
+                (StopTarget.MODEL, str(MODEL)),
+                (StopTarget.BORROWER, str(enclave.borrower)),
+                (StopTarget.ENCLAVE, str(enclave.instance)),
+                (StopTarget.CONSUMER, str(self.rng.choice(CONSUMERS[enclave.borrower]))),
+            ]
+        )
+        if (target, value) in self.custodian.stops and self.custodian.stops[target, value].active:
+            return
+        self.custodian.set_stop(target, value, active=True)
+        self.seen["stop"] += 1
+        for each in self.enclaves:
+            each.censored = each.censored or self.scene.chance(0.6)
+        self.announce()
+        # What was sent before the stop, a censoring host plays out as late as is useful to it.
+        self.network = [
+            (max(at_ms, self.scene.ms + self.rng.choice((0, 15_000, 28_000)) * of.censored), of, message)
+            for at_ms, of, message in self.network
+        ]
+
+    def resume(self, target: StopTarget, value: str) -> None:
+        """Lift a stop; the hosts let messages through again."""
+        self.custodian.set_stop(target, value, active=False)
+        self.seen["resume"] += 1
+        for enclave in self.enclaves:
+            enclave.censored = False
+        self.announce()
+
+    def crash(self, enclave: Enclave) -> None:
+        """End an enclave without warning."""
+        self.seen["crash"] += 1
+        self.scene.tell(enclave.name, "crashes")
+        if self.rules.restores_state and enclave.place in self.snapshots:
+            enclave.jobs.clear()
+            enclave.waiting.clear()
+            enclave.meter = copy.deepcopy(self.snapshots[enclave.place])
+            return
+        self.reboot(enclave)
+
+    def reboot(self, enclave: Enclave) -> None:
+        """Boot the host of an enclave anew, with new keys and an empty memory."""
+        if not enclave.alive:
+            return
+        enclave.alive = False
+        self.snapshots.pop(enclave.place, None)
+        self.enclaves[enclave.place] = self._boot(enclave.place)
+
+    # -- Recovery ---------------------------------------------------------------------------------
+
+    def recover(self) -> dict[ConsumerId, int]:
+        """End all faults, and return how long (ms) each consumer with budget waited for its next answer.
+
+        Raises:
+            Violation: `dead`, when one that had budget all along was not served within two ttl.
+        """
+        scene, custodian = self.scene, self.custodian
+        scene.weather, custodian.down_until_ms = CALM, 0
+        for enclave in self.enclaves:
+            enclave.censored = enclave.held_back = False
+            enclave.frozen_until_ms = 0
+        for stop in list(custodian.stops.values()):
+            if stop.active:
+                self.resume(stop.target, stop.value)
+        scene.tell("-", "all faults are over")
+        since_ms, entitled = scene.ms, self._entitled()
+        self.witness.served_ms.clear()
+        while scene.ms - since_ms <= RECOVERY_MS:
+            self.step((40, 300, 900))
+        self.witness.check_everything()
+        served_ms = self.witness.served_ms
+        for consumer in sorted((entitled & self._entitled()) - set(served_ms)):
+            raise Violation("dead", f"{consumer} has budget, and got no answer for {scene.ms - since_ms} ms")
+        return {consumer: served_ms[consumer] - since_ms for consumer in entitled if consumer in served_ms}
+
+    def _entitled(self) -> set[ConsumerId]:
+        """Return the consumers to whom any of their enclaves would be granted a unit at this moment."""
+        return {
+            consumer
+            for enclave in self.enclaves
+            for consumer in CONSUMERS[enclave.borrower]
+            if self.custodian.would_grant(enclave.instance, enclave.borrower, consumer)
+        }
+
+
+def history(seed: int, rules: Rules = PRODUCTION, *, tracing: bool = False) -> tuple[World, dict[ConsumerId, int]]:
+    """Play one whole history, a storm and the recovery from it.
+
+    Raises:
+        Violation: something happened that must not.
+    """
+    world = World(seed, rules, tracing=tracing)
+    world.run()
+    return world, world.recover()
+
+
+def trace(seed: int, rules: Rules = PRODUCTION) -> str:
+    """Return what happened in a history, line by line, up to the violation if there is one."""
+    world = World(seed, rules, tracing=True)
+    try:
+        world.run()
+        world.recover()
+    except Violation as violation:
+        world.scene.tell("WITNESS", "{}", violation)
+    lines = world.scene.lines
+    left_out = max(0, len(lines) - _MAX_TRACE_LINES)
+    head = [f"... {left_out} lines before"] if left_out else []
+    return "\n".join([f"seed {seed}", *head, *lines[left_out:]])
