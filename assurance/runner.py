@@ -15,7 +15,7 @@ from assurance.code_digest import code_digest, commit_of
 from assurance.failed_seeds import failed_seeds, keep_failed
 from assurance.figures import NOTHING, Figures, next_seeds
 from assurance.machine import this_machine
-from assurance.state import Record, load_state, save_state
+from assurance.state import Record, keep, load_state
 
 _KEEP_EVERY_S = 5.0
 
@@ -55,9 +55,9 @@ class _Keeper:
         """Take the figures of a batch."""
         self._fresh = self._fresh.plus(figures)
         if time.monotonic() - self._kept_s > _KEEP_EVERY_S:
-            self.keep()
+            self.write()
 
-    def keep(self) -> None:
+    def write(self) -> None:
         """Write what came in since the last time.
 
         Raises:
@@ -65,16 +65,12 @@ class _Keeper:
         """
         fresh, self._fresh, self._kept_s = self._fresh, NOTHING, time.monotonic()
         campaign = self._campaign
+        if not fresh.spans:
+            return
         if code_digest(campaign.covers) != self._digest:
             raise SystemExit("the code under test has changed during the run: what was running is not counted")
         commit = commit_of(campaign.covers)
-        save_state(
-            load_state().plus(
-                Record(
-                    campaign=campaign.name, digest=self._digest, commit=commit, machine=this_machine(), figures=fresh
-                )
-            )
-        )
+        keep(Record(campaign=campaign.name, digest=self._digest, commit=commit, machine=this_machine(), figures=fresh))
         if campaign.steady and fresh.violations:
             keep_failed(campaign.name, [found.seed for found in fresh.violations])
 
@@ -92,7 +88,7 @@ def run_campaign(campaign: Campaign, seeds: int, deadline: float) -> Figures:
         else:
             _run_in_workers(campaign, keeper, batches, deadline)
     finally:
-        keeper.keep()
+        keeper.write()
     return keeper.known()
 
 

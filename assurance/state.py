@@ -1,7 +1,6 @@
-"""What was counted so far, in a file outside git, by campaign and digest of the code under test.
+"""What was counted so far, in one file per campaign outside git, with the digest of the code under test.
 
-A figure of other code is never added to or shown: the digest is part of the key. Old keys are dropped when the file
-is written, because nobody can make that code current again without running it again.
+A figure of other code is never added to or shown. It is dropped when the file is written next.
 """
 
 from pathlib import Path
@@ -13,7 +12,7 @@ from assurance.code_digest import ROOT
 from assurance.figures import NOTHING, Figures
 from assurance.machine import Machine
 
-STATE_PATH = ROOT / ".assurance" / "state.json"
+STATE_FOLDER = ROOT / ".assurance"
 _MAX_BYTES = 1 << 30
 
 
@@ -55,16 +54,18 @@ class State(Message):
         return State(records=sorted([*others, total], key=lambda one: one.campaign))
 
 
-def load_state(path: Path = STATE_PATH) -> State:
+def load_state(folder: Path = STATE_FOLDER) -> State:
     """Return what was counted so far."""
-    if not path.exists():
-        return State()
-    return decode(path.read_bytes(), State, max_bytes=_MAX_BYTES)
+    paths = sorted(folder.glob("*.json"))
+    return State(records=[decode(path.read_bytes(), Record, max_bytes=_MAX_BYTES) for path in paths])
 
 
-def save_state(state: State, path: Path = STATE_PATH) -> None:
-    """Write it, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def keep(new: Record, folder: Path = STATE_FOLDER) -> None:
+    """Add to the file of one campaign, whole or not at all; campaigns that run side by side do not meet."""
+    path = folder / f"{new.campaign}.json"
+    before = State(records=[decode(path.read_bytes(), Record, max_bytes=_MAX_BYTES)] if path.exists() else [])
+    (total,) = before.plus(new).records
+    folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_bytes(encode(state))
+    partial.write_bytes(encode(total))
     partial.replace(path)

@@ -11,7 +11,7 @@ from assurance.failed_seeds import failed_seeds, keep_failed
 from assurance.figures import NOTHING, Figures, Span, next_seeds, of_seed, percentile, union
 from assurance.machine import this_machine
 from assurance.runner import play
-from assurance.state import Record, State, load_state, save_state
+from assurance.state import Record, State, keep, load_state
 
 from assurance import report
 
@@ -128,11 +128,16 @@ def test_a_campaign_covers_its_own_code(campaign: Campaign) -> None:
 
 def test_the_state_survives_its_file(tmp_path: Path) -> None:
     """What was counted is there after a restart; no file means nothing was counted."""
-    path = tmp_path / "deep" / "state.json"
-    assert load_state(path) == State()
-    state = State().plus(record(of_seed(4, counts={"tries": 1}, samples={"wait_s": [0.5]})))
-    save_state(state, path)
-    assert load_state(path) == state
+    folder = tmp_path / "deep" / "state"
+    assert load_state(folder) == State()
+    figures = of_seed(4, counts={"tries": 1}, samples={"wait_s": [0.5]})
+    keep(record(figures), folder)
+    keep(record(of_seed(5)), folder)
+    (kept,) = load_state(folder).records
+    assert kept.figures == figures.plus(of_seed(5))
+    keep(record(figures, digest="other"), folder)
+    (kept,) = load_state(folder).records
+    assert kept.figures == figures
 
 
 def test_failed_seeds_are_kept_once_and_in_order(tmp_path: Path) -> None:
