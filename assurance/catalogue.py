@@ -1,9 +1,18 @@
 """All campaigns, in the order in which they are run and published."""
 
 from assurance.campaign import Campaign
-from assurance.campaigns import mutants, overspend
+from assurance.campaigns import concurrency, kills, mutants, overspend, stops
 
-CAMPAIGNS: tuple[Campaign, ...] = (overspend.CAMPAIGN, mutants.SAFETY, mutants.WASTE)
+CAMPAIGNS: tuple[Campaign, ...] = (
+    overspend.CAMPAIGN,
+    mutants.SAFETY,
+    mutants.WASTE,
+    concurrency.BUDGET,
+    concurrency.ONE_UNIT,
+    kills.CAMPAIGN,
+    stops.ONLINE,
+    stops.OFFLINE,
+)
 
 
 def campaign_named(name: str) -> Campaign:

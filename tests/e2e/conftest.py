@@ -1,14 +1,10 @@
 """Fixtures of the end-to-end tests: a real model, one request, and deployments that are gone afterwards."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from skl2onnx import to_onnx
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
+from tests.e2e import model
 from tests.e2e.world import MakeWorld, World
 
 from aigovtool.ledger.policy import Dial, default_policy
@@ -17,18 +13,13 @@ from aigovtool.ledger.policy import Dial, default_policy
 @pytest.fixture(scope="session")
 def digits_model() -> bytes:
     """A small classifier of handwritten digits: 64 pixels in, label and probabilities out."""
-    images, labels = load_digits(return_X_y=True)
-    classifier = LogisticRegression(max_iter=200).fit(images[:500] / 16, labels[:500])
-    graph = to_onnx(classifier, np.zeros((1, 64), np.float32), options={"zipmap": False})
-    return bytes(graph.SerializeToString())
+    return model.digits_model()
 
 
 @pytest.fixture
 def body() -> bytes:
     """One inference in JSON: a digit."""
-    image = load_digits().images[0].reshape(64) / 16
-    tensor = {"name": "X", "shape": [1, 64], "datatype": "FP32", "data": [float(np.float32(v)) for v in image]}
-    return json.dumps({"inputs": [tensor]}).encode()
+    return model.one_digit()
 
 
 @pytest.fixture

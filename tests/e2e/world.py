@@ -229,7 +229,10 @@ class World:
 
     def log_entries(self) -> list[bytes]:
         """Return the audit log."""
-        return [base64.b64decode(entry) for entry in self.view("/v1/log/entries?start=0&limit=1000")["entries"]]
+        entries: list[bytes] = []
+        while found := self.view(f"/v1/log/entries?start={len(entries)}&limit=1000")["entries"]:
+            entries += [base64.b64decode(entry) for entry in found]
+        return entries
 
     # -- Operator -----------------------------------------------------------------------------------
 
@@ -287,6 +290,15 @@ class World:
         """Return the units charged for good, with every overdue lease settled."""
         (row,) = self.view("/v1/budgets")["budgets"]
         return int(row["posted"])
+
+    def charged(self) -> int:
+        """Return the units that the ledger counts as spent or held."""
+        (row,) = self.view("/v1/budgets")["budgets"]
+        return int(row["posted"]) + int(row["pending"])
+
+    def outstanding(self) -> int:
+        """Return the units of all leases that nobody has closed: as far as the ledger knows, they may be in use."""
+        return sum(int(enclave["outstanding_units"]) for enclave in self.view("/v1/enclaves")["enclaves"])
 
     def stop(self, target: StopTarget = StopTarget.ALL, value: str = "") -> None:
         """Stop something."""
