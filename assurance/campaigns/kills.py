@@ -89,9 +89,9 @@ def _figure(figures: Figures) -> str:
     victims = ", ".join(f"{count(f'kills of the {victim}'):,} of the {victim}" for victim in _VICTIMS)
     return (
         f"{count('kills'):,} kills ({victims}) in {count('deployments'):,} deployments under load: "
-        f"{count('answers'):,} answers, {count('charged'):,} units charged, {count('lost'):,} lost with killed enclaves, "
-        f"{count('server errors'):,} server errors; {len(figures.violations)} violations; load of the machine "
-        f"{min(loads, default=0):.1f} to {max(loads, default=0):.1f}"
+        f"{count('answers'):,} answers, {count('charged'):,} units charged, {count('lost'):,} of them lost with killed "
+        f"enclaves, {count('server errors'):,} server errors; {len(figures.violations)} violations; load of the "
+        f"machine {min(loads, default=0):.1f} to {max(loads, default=0):.1f}"
     )
 
 
@@ -100,9 +100,9 @@ CAMPAIGN = Campaign(
     claim="Whoever is killed, whenever: answers never exceed the budget or the ledger, and no more is lost than was "
     "outstanding.",
     counts="SIGKILLs of the enclave's parent, its engine child or the custodian at random moments under "
-    f"{_CONSUMERS} consumers without pause, each restarted by the same command; {_KILLS} in the life of one deployment "
-    "with 300, 3,000 or 30,000 units. After each: answers <= posted + pending <= budget. At the end: charged - answered "
-    "<= units of leases that nobody closed.",
+    f"{_CONSUMERS} consumers without pause, each restarted by the same command; {_KILLS} in the life of one "
+    "deployment with 300, 3,000 or 30,000 units. After each: answers <= posted + pending <= budget. At the end: "
+    "charged - answered <= units of leases that nobody closed.",
     target=Target(2_000, "kills"),
     shows_not="power failure, disk faults, or two deaths within a second. Leases that die with an enclave count for "
     "ever against the share of what may be outstanding, which starves a deployment that is killed often enough; that "
