@@ -1,12 +1,13 @@
 """All campaigns, in the order in which they are run and published."""
 
 from assurance.campaign import Campaign
-from assurance.campaigns import concurrency, kills, mutants, overspend, stops
+from assurance.campaigns import concurrency, kills, mutants, overspend, stops, tampering
 
 CAMPAIGNS: tuple[Campaign, ...] = (
     overspend.CAMPAIGN,
     mutants.SAFETY,
     mutants.WASTE,
+    tampering.CAMPAIGN,
     concurrency.BUDGET,
     concurrency.ONE_UNIT,
     kills.CAMPAIGN,
