@@ -1,7 +1,7 @@
 """All campaigns, in the order in which they are run and published."""
 
 from assurance.campaign import Campaign
-from assurance.campaigns import concurrency, kills, mutants, overspend, stops, tampering
+from assurance.campaigns import before, concurrency, kills, mutants, overspend, stops, tampering
 
 CAMPAIGNS: tuple[Campaign, ...] = (
     overspend.CAMPAIGN,
@@ -13,6 +13,7 @@ CAMPAIGNS: tuple[Campaign, ...] = (
     kills.CAMPAIGN,
     stops.ONLINE,
     stops.OFFLINE,
+    before.CAMPAIGN,
 )
 
 

@@ -91,7 +91,7 @@ class Copy:
         return verify_audit_file(self.path, self.root.public)
 
 
-def _judge(copy: Copy, lines: list[bytes], number: int, way: Tampering) -> tuple[str | None, bool]:
+def judge(copy: Copy, lines: list[bytes], number: int, way: Tampering) -> tuple[str | None, bool]:
     """Return what is wrong with how a tampering was received, and whether an entry was named."""
     try:
         copy.verify(lines)
@@ -114,10 +114,11 @@ def _tamper(copy: Copy, chance: random.Random) -> tuple[Counter[str], list[str]]
             lines = way.edit(copy.lines, number, chance)
             if lines is None:
                 continue
-            problem, named = _judge(copy, lines, number, way)
+            problem, named = judge(copy, lines, number, way)
             counts["tamperings"] += 1
             counts["detected"] += problem is None or "not detected" not in problem
-            counts["named"] += named
+            counts["named" if way.names is not None else "named beyond"] += named
+            counts["with its hash"] += way.names is None
             counts["cannot be named"] += way.names is None
             wrong += [] if problem is None else [problem]
     return counts, wrong
@@ -214,21 +215,23 @@ def _run(seeds: list[int], deadline: float) -> Iterator[Figures]:
 
 def _figure(figures: Figures) -> str:
     count = figures.count
-    nameable = count("tamperings") - count("cannot be named")
+    nameable, by_luck = count("tamperings") - count("cannot be named"), count("named beyond")
     return (
-        f"{count('tamperings'):,} tamperings with {count('entries'):,} entries of {count('logs'):,} logs: "
-        f"{count('detected'):,} detected; {count('named'):,} named, of {nameable:,} that can be named at all; "
-        f"{count(_ROLLBACK):,} older copies and {count(_REWRITTEN):,} rewritten and newly signed ones, all noticed by "
-        f"a reader who remembers a checkpoint; {len(figures.violations)} logs with a miss"
+        f"{count('tamperings'):,} tamperings with {count('entries'):,} entries of {count('logs'):,} logs and their "
+        f"headers: {count('detected'):,} detected. Of {nameable:,} that can be named {count('named'):,} were; of "
+        f"{count('with its hash'):,} entries changed together with their hash {by_luck:,} were named too, because they "
+        f"broke a rule. {count(_ROLLBACK):,} older copies and {count(_REWRITTEN):,} rewritten and newly signed ones: "
+        f"all noticed by a reader who remembers a checkpoint. {len(figures.violations)} logs with a miss"
     )
 
 
 CAMPAIGN = Campaign(
     name="tampering",
     claim="Whatever is changed in a copy of the audit log is detected, and the entry is named where it can be.",
-    counts=f"tamperings with each entry of a log with all {_KINDS} kinds of entries, in each of {len(TAMPERINGS)} ways, "
-    "and with each byte of its header. The balances recomputed from the untouched log must be those of the ledger. An entry "
-    "that was changed together with its recorded hash can be detected, but only named if it breaks a rule besides.",
+    counts=f"tamperings with each entry of a log with all {_KINDS} kinds of entries, in each of {len(TAMPERINGS)} "
+    "ways, and with each byte of its header. The balances recomputed from the untouched log must be those of the "
+    "ledger. An entry that was changed together with its recorded hash can be detected, but only named if it breaks a "
+    "rule.",
     target=Target(100_000, "tamperings"),
     shows_not="that a copy is the newest: an older copy with its own checkpoint is genuine, and `aigovtool audit "
     "verify` accepts it. Only who remembers a newer checkpoint notices, and that comparison is made here with the "
