@@ -161,7 +161,7 @@ class Enclave:
             if reservation is None:
                 self.waiting.append((consumer, units))
             else:
-                self.jobs.append((reservation, self.rng.choice((0.02, 0.3, 0.9))))
+                self.jobs.append((reservation, self.rng.choice(self.scene.weather.speeds)))
             if waited != (reservation is None):
                 self.meter.waiting(MODEL, consumer, 1 if reservation is None else -1)
 
@@ -169,7 +169,7 @@ class Enclave:
         """End some of the work in flight."""
         unfinished: list[tuple[Reservation, float]] = []
         for reservation, speed in self.jobs:
-            if not self.scene.chance(speed):
+            if not self.scene.chance(max(speed, self.scene.weather.speeds[0])):
                 unfinished.append((reservation, speed))
             elif self.scene.chance(self.scene.weather.failed_work):
                 self.meter.void(reservation, failed=True)

@@ -58,6 +58,8 @@ class Weather:
     stop: float = 0.012
     clonable: float = 0.2
     failed_work: float = 0.05
+    #: How likely work ends in one step; one is chosen per request. The first is a very long computation.
+    speeds: tuple[float, ...] = (0.02, 0.3, 0.9)
     impatience: float = 0.15
     #: Budgets of this many times the usual size; one is chosen per history.
     scales: tuple[float, ...] = (1, 1, 2)
@@ -84,6 +86,7 @@ CALM = Weather(
     stray_recall=0,
     stop=0,
     failed_work=0,
+    speeds=(0.3, 0.9),
     impatience=0,
 )
 #: An ordinary network and demand that moves about: what is wasted here is wasted by the protocol.
