@@ -49,7 +49,7 @@ import sys, pathlib
 from aigovtool.custodian.app import serve
 serve(pathlib.Path(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]))
 """
-_ENCLAVE = """
+ENCLAVE_PROGRAM = """
 import sys, pathlib
 from aigovtool.enclave.app import EnclaveOptions, serve
 serve(EnclaveOptions(tee="simulated", allow_simulated=True, borrower_file=pathlib.Path(sys.argv[1]),
@@ -132,6 +132,8 @@ class World:
     connections: list[Connection] = field(default_factory=list)
     #: Where the enclave believes its custodian to be, if not where it is.
     custodian_seen_at: int | None = None
+    #: Address of a PostgreSQL database for the ledger; none means SQLite.
+    ledger: str | None = None
 
     # -- Processes --------------------------------------------------------------------------------
 
@@ -155,16 +157,21 @@ class World:
     def custodian_answers(self) -> bool:
         """Return whether the custodian is up."""
         with self.custodian_client() as client:
-            try:
-                return client.get("/v1/health", timeout=2).status_code == 200
-            except httpx.HTTPError:
-                return False
+            return self.answers(client)
+
+    @staticmethod
+    def answers(client: httpx.Client) -> bool:
+        """Return whether a custodian answers."""
+        try:
+            return client.get("/v1/health", timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
 
     def start_enclave(self, *, wait: bool = True) -> None:
         """Start the enclave and wait until it is ready."""
         self.spawn(
             "enclave",
-            _ENCLAVE,
+            ENCLAVE_PROGRAM,
             str(self.directory / "borrower.json"),
             str(self.enclave_port),
             str(self.directory / "cache"),
@@ -236,15 +243,16 @@ class World:
 
     # -- Operator -----------------------------------------------------------------------------------
 
-    def custodian_client(self) -> httpx.Client:
-        """Return an operator's HTTP client."""
+    def custodian_client(self, port: int | None = None) -> httpx.Client:
+        """Return an operator's HTTP client of the custodian, or of another one on the same ledger."""
         key = SigningKey.from_secret(Secret(self.operator.key))
         context = client_context(
             from_pem(self.operator.custodian.tls_ca.encode()),
             credential=from_pem(self.operator.certificate.encode()),
             key=key,
         )
-        return httpx.Client(base_url=self.operator.custodian.url, verify=context, timeout=20, trust_env=False)
+        url = self.operator.custodian.url if port is None else f"https://127.0.0.1:{port}"
+        return httpx.Client(base_url=url, verify=context, timeout=20, trust_env=False)
 
     def command(self, act: Act) -> CommandResult:
         """Carry out an operator's command."""
@@ -318,6 +326,7 @@ class World:
             hosts=["127.0.0.1"],
             operator="alice",
             allow_simulated=True,
+            ledger=self.ledger,
         )
         self.operator = decode((self.directory / "custodian" / "operator.json").read_bytes(), OperatorFile)
         self.start_custodian()
@@ -383,14 +392,14 @@ class World:
 
     # -- Consumer ---------------------------------------------------------------------------------------
 
-    def connect(self) -> Connection:
-        """Open a raw connection to the enclave with the consumer's credential (evidence is not looked at)."""
+    def connect(self, port: int | None = None) -> Connection:
+        """Open a raw connection to an enclave with the consumer's credential (evidence is not looked at)."""
         if not self.consumer_certificate:
             raise OSError("no credential yet")
         context = unverified_context_for_attestation_only(
             credential=from_pem(self.consumer_certificate.encode()), key=self.consumer_key
         )
-        connection = Connection(self.enclave_port, context)
+        connection = Connection(port or self.enclave_port, context)
         self.connections.append(connection)
         return connection
 

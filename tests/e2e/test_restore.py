@@ -1,0 +1,103 @@
+"""The ledger is lost and an old copy put in its place: the running enclave makes the custodian notice."""
+
+import http.client
+import secrets
+import shutil
+import time
+from pathlib import Path
+
+from tests.e2e.world import MODEL, MakeWorld, World
+
+from aigovtool.codec import decode, encode
+from aigovtool.crypto.secret import Secret
+from aigovtool.crypto.sign import SigningKey, seal
+from aigovtool.custodian.app import add_operator
+from aigovtool.ids import MessageId
+from aigovtool.ledger.budget import RowKey, Scope, Window
+from aigovtool.ledger.units import Dimension
+from aigovtool.protocol import commands
+from aigovtool.protocol.commands import COMMAND, Command
+from aigovtool.protocol.party import OperatorFile
+
+BUDGET = 60
+ROW = RowKey(scope=Scope(model=MODEL), dimension=Dimension.INFERENCES, window=Window.LIFETIME, bucket_ms=0)
+
+
+def ledger_files(world: World) -> list[Path]:
+    return sorted((world.directory / "custodian").glob("ledger.db*"))
+
+
+def stop_custodian(world: World) -> None:
+    world.kill("custodian", 15)
+    world.processes["custodian"].wait(20)
+
+
+def settle(world: World, second: OperatorFile, charge: int) -> None:
+    """Two operators sign that `charge` units were spent in what is lost."""
+    keys = [SigningKey.from_secret(Secret(world.operator.key)), SigningKey.from_secret(Secret(second.key))]
+    order = Command(
+        custodian=world.custodian_id,
+        operator=world.operator.operator,
+        command_id=MessageId(secrets.token_hex(16)),
+        issued_at_ms=time.time_ns() // 1_000_000,
+        act=commands.SettleGap(
+            checkpoint=world.view("/v1/gap")["checkpoint"],
+            charges=[commands.RowCharge(row=ROW, units=charge)],
+            reason="disk lost, backup of this morning",
+        ),
+    )
+    with world.custodian_client() as client:
+        response = client.post(
+            "/v1/commands",
+            content=encode(seal(COMMAND, order, *keys)),
+            headers={"content-type": "application/json"},
+        )
+    assert response.status_code == 200, response.text
+
+
+def ask(world: World, body: bytes, statuses: list[int]) -> int:
+    """Ask once on a connection of its own; 0 if it was cut."""
+    connection = world.connect()
+    try:
+        statuses.append(connection.infer(body).status)
+    except (OSError, http.client.HTTPException):
+        statuses.append(0)
+    finally:
+        connection.close()
+    return statuses[-1]
+
+
+def test_a_restored_ledger_never_grants_what_it_forgot(make_world: MakeWorld, body: bytes) -> None:
+    """The old copy is refused by what the enclave remembers; settled, the rest of the budget is served, and no more."""
+    world = make_world(budget=BUDGET, ttl_ms=1_000)
+    second = world.directory / "bob.json"
+    stop_custodian(world)
+    add_operator(world.directory / "custodian", "bob", second)
+    copies = [(path, world.directory / path.name) for path in ledger_files(world)]
+    for path, copy in copies:
+        shutil.copy(path, copy)
+    world.start_custodian()
+    connection = world.connect()
+    world.wait_for(lambda: connection.infer(body).status == 200, "the service comes back")
+    answered = 1 + sum(connection.infer(body).status == 200 for _ in range(30))
+    time.sleep(1.0)  # one heartbeat: the enclave has the checkpoint that covers its leases
+    charged = world.charged()
+    stop_custodian(world)
+    for path in ledger_files(world):
+        path.unlink()
+    for path, copy in copies:
+        shutil.copy(copy, path)
+    world.start_custodian()
+    world.wait_for(lambda: world.view("/v1/gap")["checkpoint"] is not None, "the enclave shows what it remembers")
+    world.wait_for(lambda: connection.infer(body).status == 423, "without a renewal the service ends")
+    assert world.charged() < charged
+    settle(world, decode(second.read_bytes(), OperatorFile), charged)
+    # The old instance must attest again: its connections end with it.
+    statuses: list[int] = []
+    world.wait_for(lambda: ask(world, body, statuses) == 200, "it serves what is left", 30)
+    while ask(world, body, statuses) == 200:
+        pass
+    answered += statuses.count(200)
+    assert statuses[-1] == 402
+    assert 31 < answered <= BUDGET
+    assert world.charged() <= BUDGET
