@@ -49,6 +49,8 @@ def _run(campaign: Campaign, options: argparse.Namespace) -> bool:
     print(f"  {campaign.status(figures)} after {elapsed:.0f} s: {campaign.figure(figures)}", flush=True)
     for what in (*campaign.broken(old), *campaign.broken(figures)):
         print(f"  BROKEN: {what}", flush=True)
+    for found in (*old.violations, *figures.violations):
+        print(f"  see it again: python -m assurance --replay {campaign.name} {found.seed}", flush=True)
     return not old.violations and not campaign.broken(figures)
 
 
