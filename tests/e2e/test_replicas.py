@@ -2,7 +2,6 @@
 
 import signal
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,7 +16,7 @@ _SLACK_S = 0.75
 
 
 @pytest.fixture
-def make_cluster(make_world: MakeWorld, postgres_server: PostgresServer) -> Iterator["MakeCluster"]:
+def make_cluster(make_world: MakeWorld, postgres_server: PostgresServer) -> "MakeCluster":
     """Return a function that makes a cluster with a budget."""
     return MakeCluster(make_world, postgres_server)
 
