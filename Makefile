@@ -57,7 +57,7 @@ format: $(READY) ## Format the code, and fix what can be fixed safely
 	@$(BIN)/ruff check --fix .
 
 docs: $(DOCS_READY) ## Build the documentation into site/ (a warning is an error)
-	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -b dirhtml docs site
+	@$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going --nitpicky -b dirhtml docs site
 	@echo "site/index.html"
 
 assurance: $(READY) ## Search for a broken promise until every target is met; many hours (QUICK=1: ten minutes)
