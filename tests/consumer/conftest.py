@@ -352,6 +352,7 @@ class FakeCustodian:
     def __init__(self, world: "World") -> None:
         self.asks: dict[MessageId, AskState] = {}
         self.posts = 0
+        self.looks = 0
         self.lose_answers = 0
         key = TlsKey.generate()
         chain = [
@@ -408,6 +409,10 @@ class FakeCustodian:
         return self.asks[call.path(AskPath).ask_id]
 
     async def _self(self, call: Call) -> OwnView:
+        self.looks += 1
+        if self.lose_answers:
+            self.lose_answers -= 1
+            self.served.drop_connections()
         budget = OwnBudget(model=MODEL, manifest=MANIFEST, room=10, withdrawn=False, stopped=False)
         return OwnView(
             name=call.caller().name, role=PartyRole.CONSUMER, budgets=[budget], asks=list(self.asks.values())

@@ -10,8 +10,11 @@ from tests.consumer.conftest import MANIFEST, MEASUREMENT, MODEL, FakeEnclave, W
 from aigovtool.attestation.binding import IdentityPublicKey, SpkiHash
 from aigovtool.attestation.model import MeasurementHex, TeeType
 from aigovtool.attestation.verifier import VerifierSet
+from aigovtool.consumer import Client
 from aigovtool.crypto.sign import SigningKey
-from aigovtool.errors import AppraisalError, EvidenceError, SignatureInvalidError
+from aigovtool.crypto.tlskey import TlsKey
+from aigovtool.crypto.x509 import new_authority
+from aigovtool.errors import AppraisalError, ConfigurationError, EvidenceError, SignatureInvalidError
 from aigovtool.ids import ModelId, Nonce, digest_of
 from aigovtool.protocol.session import SessionEvidence
 from aigovtool.testing.simulated_tee.attester import SimulatedPlatform
@@ -273,3 +276,16 @@ def test_a_model_listed_twice_is_refused(world: World, enclave: FakeEnclave) -> 
     """One name has one digest."""
     enclave.forge_session = lambda session: msgspec.structs.replace(session, models=session.models * 2)
     refused(world, enclave, EvidenceError, "bad_session")
+
+
+def test_a_custodian_is_not_taken_for_an_enclave(world: World) -> None:
+    """Two addresses are easily mixed up; what answers there is named, and where to look for the right one."""
+    with pytest.raises(ConfigurationError) as caught:
+        Client.connect(world.custodian.served.url, world.file, allow_simulated=True)
+    assert caught.value.reason == "not_an_enclave"
+    assert "is the custodian" in caught.value.message
+    other = new_authority(TlsKey.generate(), "other", **world.validity)
+    stranger = world.consumer_file("other.json", tls_authority=other)
+    with pytest.raises(ConfigurationError) as caught:
+        Client.connect(world.custodian.served.url, stranger, allow_simulated=True)
+    assert (caught.value.reason, "custodian" in caught.value.message) == ("not_an_enclave", False)

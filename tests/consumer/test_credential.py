@@ -10,8 +10,8 @@ from aigovtool.codec import decode, encode
 from aigovtool.consumer.credential import parse_pins, read_consumer_file
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.errors import ConfigurationError, InvalidValueError
-from aigovtool.ids import RequestKey
-from aigovtool.protocol.party import ConsumerFile
+from aigovtool.ids import OperatorId, RequestKey
+from aigovtool.protocol.party import BorrowerFile, ConsumerFile, OperatorFile
 
 
 def rewritten(world: World, **changes: object) -> Path:
@@ -71,3 +71,23 @@ def test_pins_are_checked(pins: dict[str, str]) -> None:
     """A mistyped digest must not become no digest."""
     with pytest.raises(InvalidValueError):
         parse_pins(pins)
+
+
+def test_a_file_of_another_party_is_named_as_such(world: World) -> None:
+    """Three files look alike from outside: the error says which this is, and which is wanted."""
+    consumer = decode(world.file.read_bytes(), ConsumerFile)
+    seed, custodian, certificate = consumer.key, consumer.custodian, consumer.certificate
+    borrower = BorrowerFile(
+        borrower=consumer.borrower, custodian=custodian, certificate=certificate, enrolment_key=seed
+    )
+    operator = OperatorFile(
+        operator=OperatorId("alice"), custodian=custodian, certificate=certificate, key=seed, keystore=bytes(32)
+    )
+    path = world.directory / "other.json"
+    path.touch(0o600)
+    for file, name in ((borrower, "a borrower file"), (operator, "an operator file")):
+        path.write_bytes(encode(file))
+        with pytest.raises(ConfigurationError) as caught:
+            read_consumer_file(path)
+        assert caught.value.reason == "wrong_party_file"
+        assert f"is {name}; here a consumer file" in caught.value.message

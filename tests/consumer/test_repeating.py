@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from tests.consumer.conftest import FakeEnclave, World
 
@@ -10,13 +11,13 @@ from aigovtool.errors import (
     BudgetExhaustedError,
     BudgetReservedError,
     ConflictError,
-    DeadlineError,
     ForbiddenError,
     LeaseExpiredError,
     NoBudgetError,
     StoppedError,
     UnreachableError,
 )
+from aigovtool.ids import MessageId, OperatorId
 
 
 def test_a_lost_answer_is_fetched_again_and_charged_once(world: World, enclave: FakeEnclave) -> None:
@@ -114,14 +115,91 @@ def test_waiting_ends_when_units_come(world: World, enclave: FakeEnclave) -> Non
 
 
 def test_waiting_ends_at_the_deadline(world: World, enclave: FakeEnclave) -> None:
-    """The last refusal is named; nothing was charged."""
+    """The refusal that still stands is raised, of its own class and with its own exit code; nothing was charged."""
     client = world.connect(enclave)
-    enclave.refusals = [BudgetExhaustedError("no units are left", retry_after_s=10)] * 9
-    with pytest.raises(DeadlineError) as caught:
+    enclave.refusals = [BudgetExhaustedError("no units are left", reason="pool_empty", retry_after_s=10)] * 9
+    with pytest.raises(BudgetExhaustedError) as caught:
         client.infer("doubler", [[1, 2]], wait=True, deadline_s=25)
-    assert caught.value.reason == "budget_exhausted"
+    assert (caught.value.reason, caught.value.exit_code) == ("pool_empty", 6)
+    assert "the wait is over" in caught.value.message
     assert world.clock.slept == [10.0, 10.0]
     assert not enclave.charged
+
+
+def deny(world: World, ask_id: MessageId) -> None:
+    asks = world.custodian.asks
+    asks[ask_id] = msgspec.structs.replace(asks[ask_id], state="denied", decided_by=OperatorId("alice"))
+
+
+def test_a_denial_ends_the_wait(world: World, enclave: FakeEnclave) -> None:
+    """Nobody is being asked any more, so waiting for the answer of an hour is over at once; the request is named."""
+    client = world.connect(enclave)
+    ask = client.request_budget(10, "budget exhausted")
+    enclave.refusals = [BudgetExhaustedError("no units are left", retry_after_s=10)] * 9
+    world.clock.on_sleep = lambda: deny(world, ask.ask_id) if len(world.clock.slept) == 2 else None
+    with pytest.raises(BudgetExhaustedError) as caught:
+        client.infer("doubler", [[1, 2]], wait=True)
+    assert caught.value.reason == "ask_denied"
+    assert "alice denied" in caught.value.message
+    assert ask.ask_id[:12] in caught.value.message
+    assert world.clock.slept == [10.0, 10.0]
+
+
+def test_a_denial_from_before_leaves_time_for_a_new_request(world: World, enclave: FakeEnclave) -> None:
+    """An enclave files a new request within a few tries; without one, the old denial is the answer."""
+    client = world.connect(enclave)
+    deny(world, client.request_budget(10, "budget exhausted").ask_id)
+    enclave.refusals = [BudgetExhaustedError("no units are left", retry_after_s=10)] * 9
+    with pytest.raises(BudgetExhaustedError) as caught:
+        client.infer("doubler", [[1, 2]], wait=True)
+    assert caught.value.reason == "ask_denied"
+    assert world.clock.slept == [10.0] * 3
+    enclave.refusals = [BudgetExhaustedError("no units are left", retry_after_s=10)] * 5
+    world.clock.slept.clear()
+    world.clock.on_sleep = lambda: client.request_budget(5, "again") and None if len(world.clock.slept) == 1 else None
+    assert client.infer("doubler", [[1, 2]], wait=True).units_remaining == 9
+    assert world.clock.slept == [10.0] * 5
+
+
+def test_a_denial_of_another_model_or_refusal_is_not_waited_on(world: World, enclave: FakeEnclave) -> None:
+    """Requests for other models say nothing about this one; units that others hold come back without anybody."""
+    client = world.connect(enclave)
+    deny(world, client.request_budget(10, "r", model="tripler").ask_id)
+    enclave.refusals = [BudgetExhaustedError("no units are left", retry_after_s=1)] * 6
+    assert client.infer("doubler", [[1, 2]], wait=True).units_remaining == 9
+    deny(world, client.request_budget(10, "r").ask_id)
+    enclave.refusals = [BudgetReservedError("others hold them", retry_after_s=1)] * 6
+    assert client.infer("doubler", [[1, 2]], wait=True).units_remaining == 8
+
+
+def test_a_denial_beside_an_open_request_is_not_the_end(world: World, enclave: FakeEnclave) -> None:
+    """Somebody is still being asked, whichever of the two is newer."""
+    client = world.connect(enclave)
+    open_ask, denied = (client.request_budget(units, "r").ask_id for units in (5, 6))
+    deny(world, denied)
+    asks = world.custodian.asks
+    asks[open_ask] = msgspec.structs.replace(asks[open_ask], at_ms=1)
+    enclave.refusals = [BudgetExhaustedError("no units are left", retry_after_s=1)] * 6
+    assert client.infer("doubler", [[1, 2]], wait=True).units_remaining == 9
+
+
+def test_a_custodian_out_of_reach_does_not_end_the_wait(world: World, enclave: FakeEnclave) -> None:
+    """A consumer's network may lead to the enclave only; it is tried once, and the units come all the same."""
+    client = world.connect(enclave)
+    deny(world, client.request_budget(10, "r").ask_id)
+    world.custodian.lose_answers = 2
+    enclave.refusals = [BudgetExhaustedError("no units are left", retry_after_s=1)] * 6
+    assert client.infer("doubler", [[1, 2]], wait=True).units_remaining == 9
+    assert world.custodian.looks == 2  # the first look and its repetition on a new connection
+
+
+def test_without_a_budget_the_consumers_borrower_is_named(world: World, enclave: FakeEnclave) -> None:
+    """The enclave cannot tell a missing budget from a consumer of somebody else; the consumer knows whose it is."""
+    client = world.connect(enclave)
+    enclave.refusals = [NoBudgetError("no budget row allows this consumer", fix="theirs")]
+    with pytest.raises(NoBudgetError) as caught:
+        client.infer("doubler", [[1, 2]])
+    assert "an enclave of hospital" in (caught.value.fix or "")
 
 
 @pytest.mark.parametrize(

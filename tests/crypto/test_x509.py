@@ -18,6 +18,7 @@ from aigovtool.crypto.tlskey import TlsKey
 from aigovtool.crypto.x509 import (
     NEVER_MS,
     from_pem,
+    is_issued_by,
     issue_client_certificate,
     issue_server_certificate,
     new_authority,
@@ -191,6 +192,15 @@ def test_the_pin_is_the_key_not_the_certificate() -> None:
     assert first != second
     assert spki_sha256(first) == spki_sha256(second) == key.spki_sha256()
     assert x509.load_der_x509_certificate(first).not_valid_after_utc.timestamp() * 1000 == NEVER_MS
+
+
+def test_an_issuer_is_recognised_by_its_signature() -> None:
+    """Not by its name alone; what is no certificate was issued by nobody."""
+    namesake = new_authority(SigningKey.generate(), "credentials", not_before_ms=START_MS, not_after_ms=END_MS)
+    assert is_issued_by(credential(), AUTHORITY)
+    assert not is_issued_by(credential(), namesake)
+    assert not is_issued_by(credential(), credential())
+    assert not is_issued_by(b"nothing", AUTHORITY)
 
 
 def test_pem_holds_certificates_and_nothing_else() -> None:

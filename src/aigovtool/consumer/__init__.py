@@ -6,8 +6,8 @@ borrower nor network.
 
 `client`, `async_client` the two faces · `core` what both do, sans-IO · `attest` trusting an enclave · `link` keeping it
 trusted · `inference` one request and its answer · `receipts` receipts, online and offline · `tensors` arrays ·
-`outcomes` what may be repeated · `patience` what is waited for · `budget` the custodian · `exchange` the port to the
-drivers · `wiring` which TEEs are verified.
+`outcomes` what may be repeated · `patience` what is waited for · `asking` requests for more meanwhile · `budget` the
+custodian · `exchange` the port to the drivers · `wiring` which TEEs are verified.
 """
 
 from aigovtool.consumer.async_client import AsyncClient

@@ -31,8 +31,15 @@ from aigovtool.consumer.credential import Credential
 from aigovtool.consumer.exchange import ATTESTATION_CHANNEL, Call, Failure, Flow, Reply, exchange
 from aigovtool.consumer.problems import error_of, plain_text
 from aigovtool.crypto.sign import VerifyKey
-from aigovtool.crypto.x509 import spki_sha256
-from aigovtool.errors import AppraisalError, EvidenceError, InputError, SignatureInvalidError
+from aigovtool.crypto.x509 import is_issued_by, spki_sha256
+from aigovtool.errors import (
+    AIGovToolError,
+    AppraisalError,
+    ConfigurationError,
+    EvidenceError,
+    InputError,
+    SignatureInvalidError,
+)
 from aigovtool.ids import Digest, InstanceId, ModelId, Nonce
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
 from aigovtool.protocol.release import session_audience
@@ -132,10 +139,11 @@ def read_session(
     Raises:
         VerificationError: as `verify_session`; `EvidenceError` with reason `no_certificate` or `bad_session` when the
             answer cannot be read.
+        ConfigurationError: `not_an_enclave`, when something else answers.
         AIGovToolError: the enclave's own refusal.
     """
     if reply.status != 200:
-        raise error_of(reply, "the enclave")
+        raise _refusal(reply, trust)
     if reply.certificate is None:
         raise EvidenceError("the connection shows no server certificate", reason="no_certificate")
     try:
@@ -167,6 +175,20 @@ def read_session(
         identity_key=VerifyKey(evidence.claims.identity_key),
         attested_at_ms=moment.now_ms,
         attested_at_s=moment.monotonic_s,
+    )
+
+
+def _refusal(reply: Reply, trust: Trust) -> AIGovToolError:
+    """Return why there is no evidence; who has no such route at all is no enclave."""
+    error = error_of(reply, "the enclave")
+    if error.reason != "no_route":
+        return error
+    authorities = trust.credential.custodian_authorities
+    is_custodian = reply.certificate is not None and any(is_issued_by(reply.certificate, one) for one in authorities)
+    return ConfigurationError(
+        "this is the custodian, not an enclave" if is_custodian else "this is not an enclave: it gives no evidence",
+        reason="not_an_enclave",
+        fix="use the address of the enclave, as `aigovtool enclave serve` prints it",
     )
 
 
@@ -223,7 +245,7 @@ def _require_opt_in(trust: Trust) -> None:
     if not trust.allow_simulated:
         missing.append("pass allow_simulated=True")
     if not trust.policy.allow_simulated:
-        missing.append("have the appraisal policy of the consumer file allow it")
+        missing.append("use a consumer file made with `aigovtool consumer add --allow-simulated`")
     if missing:
         raise AppraisalError(
             "the enclave runs on a simulated TEE, which protects nothing",

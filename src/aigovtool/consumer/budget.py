@@ -58,12 +58,13 @@ class CustodianDesk:
         state = yield from self._exchange("GET", f"/v1/asks/{known}", b"", AskState)
         return _same(state, known)
 
-    def own(self) -> Flow[OwnView]:
-        """Return the consumer's own view; raises as `ask`."""
-        return self._exchange("GET", "/v1/self", b"", OwnView)
+    def own(self, deadline: Deadline | None = None) -> Flow[OwnView]:
+        """Return the consumer's own view, before `deadline` if that is sooner than usual; raises as `ask`."""
+        return self._exchange("GET", "/v1/self", b"", OwnView, deadline)
 
-    def _exchange(self, method: str, path: str, body: bytes, kind: type[M]) -> Flow[M]:
-        deadline = Deadline.after(self._clock, self._timeout_s)
+    def _exchange(self, method: str, path: str, body: bytes, kind: type[M], limit: Deadline | None = None) -> Flow[M]:
+        usual = Deadline.after(self._clock, self._timeout_s)
+        deadline = usual if limit is None else limit.earlier(self._timeout_s)
         event = yield from exchange(_call(method, path, body, deadline))
         if isinstance(event, Failure) and event.kind in REPEATABLE:
             event = yield from exchange(_call(method, path, body, deadline))

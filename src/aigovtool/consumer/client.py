@@ -118,7 +118,8 @@ class Client:
             request_id: names this request, 1 to 64 of `A-Za-z0-9._:-`. Repeated with the same inputs it is charged
                 once by one instance. None for a fresh one.
             wait: wait while the budget is used up or held by others, or the enclave has no authority, until
-                `deadline_s`; the custodian may grant more meanwhile. A stop is not waited for.
+                `deadline_s`, and then raise that refusal. The custodian may grant more meanwhile, or deny the request
+                for more (`ask_denied`), which ends the wait. A stop is not waited for.
             deadline_s: for all of it; 60 s, or an hour with `wait`.
 
         Raises:

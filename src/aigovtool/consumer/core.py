@@ -10,6 +10,7 @@ from typing import Final
 
 from aigovtool.attestation.model import ResultBody
 from aigovtool.codec import decode
+from aigovtool.consumer.asking import Asking
 from aigovtool.consumer.attest import Session, Trust
 from aigovtool.consumer.budget import CustodianDesk
 from aigovtool.consumer.clock import Clock
@@ -20,7 +21,7 @@ from aigovtool.consumer.outcomes import Outcomes, Retry
 from aigovtool.consumer.patience import Deadline, passes, pause_s
 from aigovtool.consumer.problems import error_of
 from aigovtool.consumer.result import ModelInfo, Result
-from aigovtool.errors import AIGovToolError, FaultError, InputError, InvalidValueError
+from aigovtool.errors import AIGovToolError, FaultError, InputError, InvalidValueError, NoBudgetError
 from aigovtool.ids import REQUEST_KEY_PATTERN, InstanceId, ModelId, RequestKey, parse_name
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
 from aigovtool.protocol.commands import AskState
@@ -94,14 +95,16 @@ class ConsumerCore:
             request_key=key,
             salt=self._credential.salt(key),
         )
+        asking = Asking(self.desk, name)
         while True:
             try:
                 return (yield from self._attempt(request, deadline))
             except AIGovToolError as error:
                 if not (wait and passes(error)):
                     raise
-                pause = pause_s(error, deadline)
-            yield Wait(pause)
+                refused = error
+            yield from asking.require_hope(refused, deadline)
+            yield Wait(pause_s(refused, deadline))
 
     def models(self) -> Flow[tuple[ModelInfo, ...]]:
         """Describe every served model, sorted by name."""
@@ -140,12 +143,21 @@ class ConsumerCore:
         letter = Letter(model=request.model, call=request.call, sending=tries.sending, failed=tries.failed)
         session, reply = yield from self._link.send(letter, deadline)
         if reply.status != 200:
-            error = error_of(reply, ENCLAVE)
+            error = self._explained(error_of(reply, ENCLAVE))
             self._outcomes.refused(request.request_key, error)
             raise error
         result = read_answer(reply, request, session)
         self._outcomes.settled(request.request_key)
         return result
+
+    def _explained(self, error: AIGovToolError) -> AIGovToolError:
+        """Return `error`, with what only the consumer knows: whose it is. An enclave serves its own borrower's only."""
+        if isinstance(error, NoBudgetError):
+            error.fix = (
+                f"ask the custodian for a budget, and check that this is an enclave of {self._credential.borrower}: "
+                "consumers of another borrower have none here"
+            )
+        return error
 
     def _describe(self, model: ModelId, deadline: Deadline) -> Flow[ModelMetadata]:
         session = yield from self._link.current(deadline, model)

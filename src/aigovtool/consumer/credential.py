@@ -7,6 +7,7 @@ receipt that the enclave kept for it still fits.
 
 import hmac
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +22,7 @@ from aigovtool.crypto.sign import SigningKey, VerifyKey
 from aigovtool.crypto.x509 import from_pem
 from aigovtool.errors import ConfigurationError, IdentityError, InputError, VerificationError
 from aigovtool.ids import BorrowerId, ConsumerId, Digest, ModelId, RequestKey, parse_digest, parse_name
-from aigovtool.protocol.party import MAX_PARTY_FILE_BYTES, ConsumerFile
+from aigovtool.protocol.party import MAX_PARTY_FILE_BYTES, BorrowerFile, ConsumerFile, OperatorFile
 
 _SALT_LABEL: Final = b"aigovtool receipt salt v1\x00"
 
@@ -50,13 +51,26 @@ def read_consumer_file(path: Path) -> Credential:
 
     Raises:
         ConfigurationError: those of `read_secret_file`, and `bad_consumer_file` when it is no consumer file, or its
-            parts do not belong together.
+            parts do not belong together; `wrong_party_file` when it is a borrower's or an operator's.
     """
     with read_secret_file(path, max_bytes=MAX_PARTY_FILE_BYTES) as content:
         try:
             return credential_of(decode(content.reveal(), ConsumerFile, max_bytes=MAX_PARTY_FILE_BYTES))
         except (InputError, IdentityError, VerificationError) as error:
+            _refuse_other_party(path, content)
             raise _bad(f"{path} is not a usable consumer file: {error.message}") from None
+
+
+def _refuse_other_party(path: Path, content: Secret) -> None:
+    """Say which kind of party file this is, if it is one of another kind."""
+    for kind, name in ((BorrowerFile, "a borrower"), (OperatorFile, "an operator")):
+        with suppress(InputError):
+            decode(content.reveal(), kind, max_bytes=MAX_PARTY_FILE_BYTES)
+            raise ConfigurationError(
+                f"{path} is {name} file; here a consumer file is needed",
+                reason="wrong_party_file",
+                fix="use the file that `aigovtool consumer add` wrote",
+            )
 
 
 def credential_of(file: ConsumerFile) -> Credential:

@@ -102,6 +102,7 @@ class FailureKind(Enum):
     BAD_ANSWER = auto()
 
 
+_NOBODY: Final = "check that it is running, and that address and port are right"
 _UNSENT: Final = frozenset(
     {
         FailureKind.UNREACHED,
@@ -129,9 +130,11 @@ class Failure:
         """Return what to raise about the peer `who`."""
         match self.kind:
             case FailureKind.UNREACHED:
-                return UnreachableError(f"{who} cannot be reached: {self.detail}", reason="connect")
+                return UnreachableError(f"{who} cannot be reached: {self.detail}", reason="connect", fix=_NOBODY)
             case FailureKind.CONNECT_TIMEOUT:
-                return UnreachableError(f"{who} did not take a connection in time", reason="connect_timeout")
+                return UnreachableError(
+                    f"{who} did not take a connection in time", reason="connect_timeout", fix=_NOBODY
+                )
             case FailureKind.OTHER_CERTIFICATE:
                 return SignatureInvalidError(
                     f"{who} proves another certificate than the trusted one",

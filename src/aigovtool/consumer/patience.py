@@ -76,14 +76,15 @@ def pause_s(error: AIGovToolError, deadline: Deadline) -> float:
     """Return how long to wait before the next try.
 
     Raises:
-        DeadlineError: the deadline comes first; its reason is the code of `error`.
+        AIGovToolError: the deadline comes first; of the class of `error`, because that is what still stands in the way.
     """
     asked = DEFAULT_PAUSE_S if error.retry_after_s is None else float(error.retry_after_s)
     pause = max(MIN_PAUSE_S, min(asked, MAX_PAUSE_S))
     if deadline.clock.monotonic_s() + pause >= deadline.at_s:
-        raise DeadlineError(
+        raise type(error)(
             f"the wait is over, and still: {error.message}",
-            reason=error.code,
+            reason=error.reason,
             fix=error.fix or "ask for more budget (request_budget), or wait longer with the same request_id",
-        ) from error
+            retry_after_s=error.retry_after_s,
+        )
     return pause

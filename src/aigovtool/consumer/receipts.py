@@ -218,7 +218,7 @@ def _attested(
         raise AppraisalError(
             "the receipt is by a simulated TEE, which protects nothing",
             reason="simulated",
-            fix="allow it explicitly, here and in the appraisal policy, for development only",
+            fix="for development only: pass allow_simulated=True; the appraisal policy must allow it too",
         )
     verified = verifiers.verify(saved.evidence, saved.attested_at_ms)
     # 3. Bound to the consumer, instance and model of the receipt

@@ -22,6 +22,7 @@ from ipaddress import ip_address
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -31,7 +32,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from aigovtool.crypto.identity import IdentityKind, identity_uri
 from aigovtool.crypto.sign import SigningKey, VerifyKey
 from aigovtool.crypto.tlskey import TlsKey
-from aigovtool.errors import InvalidValueError, MalformedError, TooLargeError
+from aigovtool.errors import InputError, InvalidValueError, MalformedError, TooLargeError
 from aigovtool.limits import MAX_CERTIFICATE_BYTES
 
 #: 9999-12-31T23:59:59Z, "no well-defined expiration date" (RFC 5280 section 4.1.2.5).
@@ -113,6 +114,15 @@ def spki_sha256(certificate: bytes) -> bytes:
     """
     public = _parse(certificate).public_key()
     return sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+
+
+def is_issued_by(certificate: bytes, authority: bytes) -> bool:
+    """Return whether `authority` signed `certificate`: a hint for messages, not a verification of times, names or use."""
+    try:
+        _parse(certificate).verify_directly_issued_by(_parse(authority))
+    except (InvalidSignature, ValueError, TypeError, InputError):
+        return False
+    return True
 
 
 def to_pem(*certificates: bytes) -> bytes:
