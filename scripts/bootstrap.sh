@@ -65,7 +65,7 @@ if ! is_new_enough "$venv/bin/python"; then
 fi
 
 pip=("$venv/bin/python" -m pip --disable-pip-version-check --no-input)
-printf 'installing %s\n' "$lock" >&2
+printf 'installing the packages that %s names: a minute or two, only this once\n' "$lock" >&2
 "${pip[@]}" install --quiet --require-hashes --only-binary :all: -r "$lock" ||
   fail "the packages of $lock could not be installed (see above)." "A package index that pip can reach is needed once."
 "${pip[@]}" install --quiet --no-build-isolation --no-deps --no-index --editable .

@@ -5,7 +5,7 @@ from tests.cli.conftest import Place
 
 from aigovtool.attestation.model import ResultBody, Status, Tcb, TeeType, TrustVector
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.stop import StopReport, _render, _report
+from aigovtool.cli.stopped import StopReport, render, report_of
 from aigovtool.ids import BorrowerId, Digest, InstanceId, ModelId
 from aigovtool.ledger.entry import StopTarget
 from aigovtool.protocol.views import Enclaves, EnclaveView
@@ -60,7 +60,8 @@ def view(number: int, *, model: str = "xray", **changes: object) -> EnclaveView:
 
 
 def report(target: StopTarget, value: str, *views: EnclaveView) -> StopReport:
-    return _report(Enclaves(enclaves=list(views), server_time_ms=NOW), target, value, EPOCH, 9)
+    seen = Enclaves(enclaves=list(views), server_time_ms=NOW)
+    return report_of(seen, target, value, epoch=EPOCH, entry=9, since_ms=NOW if target is StopTarget.ENCLAVE else None)
 
 
 def test_who_acknowledged_and_who_is_only_bounded_is_told_apart() -> None:
@@ -111,7 +112,7 @@ def test_only_enclaves_that_a_stop_concerns_are_shown(target: StopTarget, value:
 
 def test_outstanding_units_and_the_bound_are_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     """How much can still be used, and until when at the latest."""
-    _render(Screen(json=False), report(StopTarget.ALL, "", view(1, wiped_epoch=EPOCH), view(2)))
+    render(Screen(json=False), report(StopTarget.ALL, "", view(1, wiped_epoch=EPOCH), view(2)))
     out = capsys.readouterr().out
     assert "wipe acknowledged" in out
     assert "1 of 2 acknowledged the wipe." in out

@@ -89,7 +89,7 @@ def test_a_second_operator_works_until_it_is_revoked(place: Place) -> None:
     file = place.file("eve.json")
     assert place.run("operator", "add", "eve", "-o", file).exit_code == 0
     assert place.run("usage", "--operator", file).exit_code == 0
-    assert place.run("operator", "revoke", "eve").exit_code == 0
+    assert place.run("operator", "revoke", "eve", "--yes").exit_code == 0
     refused = place.run("usage", "--operator", file)
     assert refused.exit_code == 4
     [eve] = [party for party in place.document("operator", "list")["parties"] if party["name"] == "eve"]
@@ -128,7 +128,7 @@ def test_consequences_of_the_dial_are_said_when_it_is_set(lent: Place) -> None:
     assert result.exit_code == 0, result.output
     for words in ("10 s", "crash", "withhold a stop", "10.005 s", "1,000 units"):
         assert words in result.stdout
-    assert lent.document("model", "withdraw", "ct")["model"] == "ct"
+    assert lent.document("model", "withdraw", "ct", "--yes")["model"] == "ct"
     assert lent.run("model", "add", lent.file("ct.aigov"), "--borrower", "st-mary").exit_code == 3
 
 

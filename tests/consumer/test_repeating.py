@@ -156,7 +156,12 @@ def test_a_denial_from_before_leaves_time_for_a_new_request(world: World, enclav
     assert world.clock.slept == [10.0] * 3
     enclave.refusals = [BudgetExhaustedError("no units are left", retry_after_s=10)] * 5
     world.clock.slept.clear()
-    world.clock.on_sleep = lambda: client.request_budget(5, "again") and None if len(world.clock.slept) == 1 else None
+
+    def file_one() -> None:
+        if len(world.clock.slept) == 1:
+            client.request_budget(5, "again")
+
+    world.clock.on_sleep = file_one
     assert client.infer("doubler", [[1, 2]], wait=True).units_remaining == 9
     assert world.clock.slept == [10.0] * 5
 

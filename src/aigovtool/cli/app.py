@@ -11,6 +11,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
+from aigovtool import __version__
 from aigovtool.cli.failure import EXIT_CODES, tell
 from aigovtool.cli.screen import Screen
 
@@ -81,7 +82,16 @@ class App(click.Group):
             formatter.write(f"{'':>{formatter.current_indent}}aigovtool doctor\n")
 
 
+def _say_version(context: click.Context, _option: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's
+    if wanted:
+        click.echo(f"aigovtool {__version__}")
+        context.exit()
+
+
 @click.group(cls=App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_say_version, help="Show the version."
+)
 def app() -> None:
     """Lend an AI model without giving it away.
 

@@ -1,4 +1,4 @@
-"""`aigovtool audit`: take a copy of the audit log, and verify a copy without trusting anybody."""
+"""`aigovtool audit`: read the audit log, take a copy, and verify a copy without trusting anybody."""
 
 import base64
 import binascii
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Final
 import click
 from msgspec import Struct
 
+from aigovtool.cli.audit_list import list_entries
 from aigovtool.cli.credentials import connected, read_party, require_free
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
 from aigovtool.cli.words import count, when
-from aigovtool.errors import ConfigurationError
+from aigovtool.errors import ConfigurationError, SignatureInvalidError
 
 if TYPE_CHECKING:
     from aigovtool.crypto.sign import VerifyKey
@@ -62,6 +63,9 @@ def audit() -> None:
     """The audit log: everything that was granted, used, stopped and decided."""
 
 
+audit.add_command(list_entries)
+
+
 @audit.command(cls=Verb, example="aigovtool audit export -o log.jsonl")
 @click.option("-o", "--out", type=FILE, required=True, help="File to write; must not exist.")
 @operator_option
@@ -93,7 +97,13 @@ def verify(screen: Screen, file: Path, root: str | None, operator_file: Path | N
     """
     from aigovtool.operator.audit_file import verify_audit_file  # noqa: PLC0415
 
-    report = verify_audit_file(file, _root(root, operator_file))
+    try:
+        report = verify_audit_file(file, _root(root, operator_file))
+    except SignatureInvalidError as error:
+        fix = "compare the root key with the custodian's, as `aigovtool custodian show` prints it"
+        raise SignatureInvalidError(
+            f"{file} is not by this custodian: {error.message}", reason=error.reason, fix=fix
+        ) from None
     done = _verified(file, report)
 
     def render() -> None:
@@ -122,7 +132,9 @@ def _root(text: str | None, party_file: Path | None) -> "VerifyKey":
 
     if text is None and party_file is None:
         raise ConfigurationError(
-            "no root key was given", reason="no_root", fix="give --root KEY, or --operator with a party file"
+            "no root key was given",
+            reason="no_root",
+            fix="give --root KEY as `aigovtool custodian show` prints it, or --operator with a party file",
         )
     if text is None:
         return VerifyKey(read_party(party_file or Path()).custodian.root)
@@ -131,7 +143,11 @@ def _root(text: str | None, party_file: Path | None) -> "VerifyKey":
     except (ValueError, binascii.Error):
         raw = b""
     if len(raw) != _ROOT_BYTES:
-        raise ConfigurationError("--root is not 32 bytes in base64 or hexadecimal", reason="bad_root")
+        raise ConfigurationError(
+            "--root is not 32 bytes in base64 or hexadecimal",
+            reason="bad_root",
+            fix="give the root key as `aigovtool custodian show` prints it",
+        )
     return VerifyKey(raw)
 
 

@@ -33,7 +33,21 @@ def read_operator(path: Path | None) -> "OperatorFile":
             reason="no_operator_file",
             fix="give --operator FILE or set AIGOVTOOL_OPERATOR; `aigovtool custodian init` writes the first one",
         )
-    return _as(path, read_party(path), OperatorFile, "an operator file")
+    return _as(path, read_party(path), OperatorFile)
+
+
+def read_borrower(path: Path) -> "BorrowerFile":
+    """Return a borrower's file; raises as `read_party`."""
+    from aigovtool.protocol.party import BorrowerFile  # noqa: PLC0415
+
+    return _as(path, read_party(path), BorrowerFile)
+
+
+def read_consumer(path: Path) -> "ConsumerFile":
+    """Return a consumer's file; raises as `read_party`."""
+    from aigovtool.protocol.party import ConsumerFile  # noqa: PLC0415
+
+    return _as(path, read_party(path), ConsumerFile)
 
 
 def read_user(path: Path) -> "ConsumerFile | BorrowerFile":
@@ -41,9 +55,7 @@ def read_user(path: Path) -> "ConsumerFile | BorrowerFile":
     from aigovtool.protocol.party import BorrowerFile, ConsumerFile  # noqa: PLC0415
 
     party = read_party(path)
-    if isinstance(party, BorrowerFile):
-        return party
-    return _as(path, party, ConsumerFile, "a consumer or borrower file")
+    return party if isinstance(party, BorrowerFile) else _as(path, party, ConsumerFile, BorrowerFile)
 
 
 def read_party(path: Path) -> "PartyFile":
@@ -68,16 +80,23 @@ def read_party(path: Path) -> "PartyFile":
             ) from None
 
 
-def require_free(path: Path) -> None:
-    """Refuse to go on when `path` exists: the party would be enrolled, but its only key could not be written.
+def require_free(path: Path, option: str = "-o") -> None:
+    """Refuse to go on when `path` exists: what is about to be done could not be written down afterwards.
+
+    Args:
+        path: the file to be.
+        option: what named it, for the message.
 
     Raises:
         ConfigurationError: `file_exists`, `no_directory`.
     """
     if path.exists() or path.is_symlink():
-        raise ConfigurationError(f"{path} exists already", reason="file_exists", fix="choose another name with -o")
+        fix = f"choose another name with {option}"
+        raise ConfigurationError(f"{path} exists already", reason="file_exists", fix=fix)
     if not path.absolute().parent.is_dir():
-        raise ConfigurationError(f"there is no directory {path.parent}", reason="no_directory", fix="make it first")
+        raise ConfigurationError(
+            f"there is no directory {path.parent}", reason="no_directory", fix=f"mkdir {path.parent}"
+        )
 
 
 def write_party(path: Path, party: "PartyFile") -> None:
@@ -90,7 +109,22 @@ def write_party(path: Path, party: "PartyFile") -> None:
         write_secret_file(path.absolute(), content)
 
 
-def _as(path: Path, party: "PartyFile", kind: type[T], what: str) -> T:
-    if not isinstance(party, kind):
-        raise ConfigurationError(f"{path} is not {what}", reason="wrong_party_file", fix=f"give {what}")
-    return party
+def _as(path: Path, party: "PartyFile", kind: type[T], *also_taken: type) -> T:
+    if isinstance(party, kind):
+        return party
+    wanted = (kind, *also_taken)
+    names = " or ".join(_kind(one) for one in wanted)
+    raise ConfigurationError(
+        f"{path} is {_kind(type(party))}; here {names} is needed",
+        reason="wrong_party_file",
+        fix=f"give {names}: " + " or ".join(f"`aigovtool {_role(one)} add` writes one" for one in wanted),
+    )
+
+
+def _kind(kind: type) -> str:
+    return f"{'an' if _role(kind) == 'operator' else 'a'} {_role(kind)} file"
+
+
+def _role(kind: type) -> str:
+    """Return `operator` for `OperatorFile`, and so on."""
+    return kind.__name__.removesuffix("File").lower()

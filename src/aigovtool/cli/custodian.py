@@ -1,4 +1,4 @@
-"""`aigovtool custodian`: make a custodian, and serve it."""
+"""`aigovtool custodian`: make a custodian, serve it, and show how to recognise it."""
 
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -7,9 +7,19 @@ import click
 from msgspec import Struct
 
 from aigovtool.cli.address import LISTEN, Address
+from aigovtool.cli.credentials import read_party
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import DIRECTORY, FILE, Verb, VerbGroup
 from aigovtool.cli.words import short
+from aigovtool.errors import ConfigurationError
+
+
+class Shown(Struct, frozen=True, kw_only=True):
+    """A custodian: its identifier, its address, and its root key in hexadecimal."""
+
+    custodian: str
+    url: str
+    root: str
 
 
 class OperatorAdded(Struct, frozen=True, kw_only=True):
@@ -97,5 +107,49 @@ def serve(screen: Screen, directory: Path, listen: Address) -> None:
     from aigovtool.cli.logs import log_to_stderr  # noqa: PLC0415
     from aigovtool.custodian.app import serve as run  # noqa: PLC0415
 
+    _require_custodian(directory)
     log_to_stderr()
     run(directory, host=listen.host, port=listen.port, ready=lambda url: screen.note(f"serving on {url}"))
+
+
+@custodian.command(cls=Verb, example="aigovtool custodian show ./custodian")
+@click.argument("source", metavar="DIRECTORY|PARTY-FILE", type=click.Path(path_type=Path))
+@click.pass_obj
+def show(screen: Screen, source: Path) -> None:
+    """Show a custodian's address and public root key, from its DIRECTORY or from any party's file.
+
+    Whoever verifies its audit log needs the root key: publish it, or hand it over on a safe path.
+    """
+    shown = _shown_of_directory(source) if source.is_dir() else _shown_of_party(source)
+
+    def render() -> None:
+        screen.facts([("custodian", shown.custodian), ("address", shown.url), ("root key", shown.root)])
+
+    screen.show(shown, render)
+
+
+def _shown_of_directory(directory: Path) -> Shown:
+    from aigovtool.crypto.keyfile import read_secret_file  # noqa: PLC0415
+    from aigovtool.crypto.sign import VerifyKey  # noqa: PLC0415
+    from aigovtool.custodian.app import read_settings  # noqa: PLC0415
+
+    _require_custodian(directory)
+    root = VerifyKey(read_secret_file(directory / "keys" / "root.pub").reveal())
+    return Shown(custodian=root.key_id, url=read_settings(directory).url, root=root.raw.hex())
+
+
+def _shown_of_party(file: Path) -> Shown:
+    from aigovtool.crypto.sign import VerifyKey  # noqa: PLC0415
+
+    address = read_party(file).custodian
+    root = VerifyKey(address.root)
+    return Shown(custodian=root.key_id, url=address.url, root=root.raw.hex())
+
+
+def _require_custodian(directory: Path) -> None:
+    if not (directory / "custodian.json").exists():
+        raise ConfigurationError(
+            f"there is no custodian in {directory}",
+            reason="no_custodian",
+            fix=f"name the directory of one, or make one: aigovtool custodian init {directory}",
+        )

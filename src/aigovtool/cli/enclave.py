@@ -6,6 +6,7 @@ import click
 from msgspec import Struct
 
 from aigovtool.cli.address import LISTEN, Address
+from aigovtool.cli.credentials import read_borrower
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import DIRECTORY, FILE, Verb, VerbGroup
 
@@ -68,6 +69,7 @@ def serve(
     )
     if tee == _SIMULATED:
         screen.banner()
+    read_borrower(borrower_file)  # says which kind of file it is, if it is another
     log_to_stderr()
     run(options, ready=lambda url: screen.note(f"serving {', '.join(models)} on {url}"))
 

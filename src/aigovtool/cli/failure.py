@@ -37,6 +37,31 @@ EXIT_CODES: Final[Mapping[int, str]] = MappingProxyType(
 )
 _INTERRUPTED: Final = 130
 
+#: What to do next, by reason, where whoever refused did not say: a role does not know the verbs of this command line.
+_FIXES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "cannot_bind": "choose another port with --listen, or end what listens there",
+        "missing_key_file": "check the path; `aigovtool custodian init` and `operator`, `borrower` and `consumer add` "
+        "write such files",
+        "model_exists": "choose another name when you seal it: a name is never given out twice",
+        "no_such_model": "check the name; operators see all models with `aigovtool model list`",
+        "not_enrolled": "check the name; operators see who is enrolled and who is revoked with "
+        "`aigovtool borrower list`, `consumer list` and `operator list`; a revoked party needs a new file, under "
+        "another name",
+        "not_lent": "ask the custodian to lend it to this borrower; operators see to whom it is lent with "
+        "`aigovtool model list`",
+        "party_exists": "choose another name: a name is never given out twice, not even a revoked one",
+        "wrong_key": "check that files and custodian belong together: it was signed by another key",
+    }
+)
+#: What the SDK's texts call things, and what they are called here.
+_WORDS: Final = (
+    ("pass allow_simulated=True", "add --allow-simulated"),
+    ("(request_budget)", "(`aigovtool budget request`)"),
+    ("allow more time", "allow more time with --deadline"),
+    ("request_id", "--request-id"),
+)
+
 
 class Failure(Struct, frozen=True, kw_only=True):
     """One failure as `--json` shows it."""
@@ -90,10 +115,19 @@ def _of_ours(error: AIGovToolError) -> Failure:
         code=error.code,
         message=error.message,
         reason=error.reason,
-        fix=error.fix,
+        fix=_fix(error),
         retry_after_s=error.retry_after_s,
         exit_code=error.exit_code,
     )
+
+
+def _fix(error: AIGovToolError) -> str | None:
+    if error.fix is None:
+        return _FIXES.get(error.reason or "")
+    text = error.fix
+    for theirs, ours in _WORDS:
+        text = text.replace(theirs, ours)
+    return text
 
 
 def _of_usage(error: click.ClickException) -> Failure:

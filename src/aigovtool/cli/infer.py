@@ -13,7 +13,7 @@ from aigovtool.cli.credentials import require_free
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import FILE, Verb
 from aigovtool.cli.words import count, short
-from aigovtool.errors import InvalidValueError, MalformedError, TooLargeError
+from aigovtool.errors import InputError, InvalidValueError, MalformedError, TooLargeError
 from aigovtool.limits import MAX_INFER_BODY_BYTES, MAX_INFER_JSON_BYTES
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class Answer(Struct, frozen=True, kw_only=True):
 @click.option("--deadline", "deadline_s", type=click.FloatRange(0.1, 86_400), help="Seconds for all of it.")
 @click.option("--request-id", help="Names this request: repeated, it is charged once by one enclave.")
 @click.option("--save-receipt", type=FILE, help="Write the receipt here, for `aigovtool receipt verify`.")
+@click.option("--save-request", type=FILE, help="Write the exact request body here, to compare with the receipt.")
+@click.option("--save-response", type=FILE, help="Write the exact answer's body here, to compare with the receipt.")
 @click.pass_obj
 def infer(
     screen: Screen,
@@ -78,14 +80,18 @@ def infer(
     deadline_s: float | None,
     request_id: str | None,
     save_receipt: Path | None,
+    save_request: Path | None,
+    save_response: Path | None,
     allow_simulated: bool,
     wait: bool,
 ) -> None:
     """Attest the enclave, ask MODEL once, verify the receipt, and show the answer."""
     from aigovtool.consumer import Client  # noqa: PLC0415
 
-    if save_receipt is not None:
-        require_free(save_receipt)
+    saving = (("--save-receipt", save_receipt), ("--save-request", save_request), ("--save-response", save_response))
+    for option, path in saving:
+        if path is not None:
+            require_free(path, option)
     inputs = _read(source)
     with Client.connect(url, credential, allow_simulated=allow_simulated) as client:
         if client.evidence.tee.value == "simulated":
@@ -93,8 +99,20 @@ def infer(
         result = client.infer(model, inputs, request_id=request_id, wait=wait, deadline_s=deadline_s)
     if save_receipt is not None:
         result.save_receipt(save_receipt.absolute())
+    _save(save_request, result.request_body)
+    _save(save_response, result.response_body)
     answer = _answer(result, save_receipt)
     screen.show(answer, lambda: _render(screen, answer))
+
+
+def _save(path: Path | None, body: bytes) -> None:
+    """Write a body, which is as confidential as what was asked, for this user alone."""
+    from aigovtool.crypto.keyfile import write_secret_file  # noqa: PLC0415
+    from aigovtool.crypto.secret import Secret  # noqa: PLC0415
+
+    if path is not None:
+        with Secret(body) as content:
+            write_secret_file(path.absolute(), content)
 
 
 def _read(source: str) -> object:
@@ -105,27 +123,32 @@ def _read(source: str) -> object:
     """
     try:
         if source == _STDIN:
-            return _from_json(sys.stdin.buffer.read(MAX_INFER_JSON_BYTES + 1))
+            return _from_json(sys.stdin.buffer.read(MAX_INFER_JSON_BYTES + 1), "standard input")
         path = Path(source)
         if path.stat().st_size > MAX_INFER_BODY_BYTES:
             raise TooLargeError(f"{source} is larger than any request", reason="input_too_large")
         if path.suffix in {".npy", ".npz"}:
             return _from_numpy(path)
         with path.open("rb") as file:
-            return _from_json(file.read(MAX_INFER_JSON_BYTES + 1))
+            return _from_json(file.read(MAX_INFER_JSON_BYTES + 1), source)
     except OSError as error:
-        raise InvalidValueError(f"cannot read {source}: {error.strerror}", reason="unreadable_input") from None
+        raise InvalidValueError(
+            f"cannot read {source}: {error.strerror}", reason="unreadable_input", fix="name a file with --input"
+        ) from None
 
 
-def _from_json(data: bytes) -> object:
+def _from_json(data: bytes, source: str) -> object:
     from aigovtool.codec import decode  # noqa: PLC0415
 
-    value = decode(data, object, max_bytes=MAX_INFER_JSON_BYTES)
+    try:
+        value = decode(data, object, max_bytes=MAX_INFER_JSON_BYTES)
+    except InputError as error:
+        fix = "give JSON, or a file whose name ends in .npy or .npz"
+        raise type(error)(f"{source}: {error.message}", reason=error.reason, fix=fix) from None
     if isinstance(value, list | Mapping | int | float):
         return value
-    raise InvalidValueError(
-        "the input is not an array", reason="bad_input", fix="give nested lists, or an object of them by input name"
-    )
+    fix = "give nested lists, or an object of them by input name"
+    raise InvalidValueError(f"{source} holds no array", reason="bad_input", fix=fix)
 
 
 def _from_numpy(path: Path) -> object:
@@ -186,18 +209,26 @@ def _answer(result: "Result", receipt_file: Path | None) -> Answer:
 
 
 def _render(screen: Screen, answer: Answer) -> None:
-    for output in answer.outputs:
-        shown = ", ".join(_number(value) for value in output.data[:_SHOWN_ELEMENTS])
-        more = f", ... ({len(output.data)} in all)" if len(output.data) > _SHOWN_ELEMENTS else ""
-        screen.line(f"{output.name}  {output.datatype}{output.shape}  {shown}{more}")
+    widest = max((len(_shape(output)) for output in answer.outputs), default=0)
+    outputs = [(output.name, f"{_shape(output):<{widest}}  {_values(output)}") for output in answer.outputs]
     screen.facts(
         [
+            *outputs,
             ("units left", count(answer.units_remaining)),
             ("receipt", "verified" if answer.receipt_file is None else f"verified, saved in {answer.receipt_file}"),
             ("enclave", f"{short(answer.instance)} on {'SIMULATED TEE' if answer.simulated else answer.tee}"),
             ("request", answer.request_id),
         ]
     )
+
+
+def _shape(output: Output) -> str:
+    return f"{output.datatype}{output.shape}"
+
+
+def _values(output: Output) -> str:
+    shown = ", ".join(_number(value) for value in output.data[:_SHOWN_ELEMENTS])
+    return shown + (f", ... ({len(output.data)} in all)" if len(output.data) > _SHOWN_ELEMENTS else "")
 
 
 def _number(value: object) -> str:

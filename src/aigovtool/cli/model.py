@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import Struct
 
+from aigovtool.cli import stopped
+from aigovtool.cli.confirm import confirm, yes_option
 from aigovtool.cli.credentials import connected, read_operator, require_free
+from aigovtool.cli.scope import find_model
 from aigovtool.cli.screen import Progress, Screen
 from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
 from aigovtool.cli.words import count, short, size, span
-from aigovtool.errors import ConfigurationError, NotFoundError
+from aigovtool.errors import ConfigurationError, ConflictError, SignatureInvalidError
 
 if TYPE_CHECKING:
     from aigovtool.crypto.secret import ModelKey
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
     from aigovtool.ledger.policy import Consequences, ServingPolicy
     from aigovtool.package.sealing import SealedPackage
     from aigovtool.protocol.party import OperatorFile
-    from aigovtool.protocol.views import ModelView
 
 #: What the dial means depends on the budget; a new model has none, so this one stands as an example.
 _EXAMPLE_BUDGET = 1_000
@@ -51,11 +53,12 @@ class Lent(Struct, frozen=True, kw_only=True):
 
 
 class Withdrawn(Struct, frozen=True, kw_only=True):
-    """A model that is no longer lent."""
+    """A model that is no longer lent, and what became of the enclaves that held it."""
 
     model: str
     entry: int
     epoch: int | None
+    stop: stopped.StopReport
 
 
 @click.group(cls=VerbGroup, example="aigovtool model list")
@@ -125,7 +128,9 @@ def _check_model(screen: Screen, source: Path) -> None:
         with source.open("rb") as stream:
             inspected = inspect_onnx(stream)
     except OSError as error:
-        raise ConfigurationError(f"cannot read {source}: {error.strerror}", reason="unreadable_model") from None
+        raise ConfigurationError(
+            f"cannot read {source}: {error.strerror}", reason="unreadable_model", fix="name an ONNX file"
+        ) from None
     screen.note("checking that the model loads")
     check_loads(source, inspected)
 
@@ -240,7 +245,17 @@ def _lend(
             with package.open("rb") as stream:
                 reader = PackageReader(stream, client.key.public)
         except OSError as error:
-            raise ConfigurationError(f"cannot read {package}: {error.strerror}", reason="unreadable_package") from None
+            raise ConfigurationError(
+                f"cannot read {package}: {error.strerror}",
+                reason="unreadable_package",
+                fix="name the .aigov file that `aigovtool model seal` wrote",
+            ) from None
+        except SignatureInvalidError as error:
+            raise SignatureInvalidError(
+                f"{package} was not sealed by operator {client.file.operator}: {error.message}",
+                reason=error.reason,
+                fix="use the file of the operator who sealed it, or seal the model again",
+            ) from None
         deposit = read_deposit(key_file, custodian=client.root.key_id, manifest=reader.manifest_digest)
         with screen.progress("uploading") as progress:
             stored = client.upload_package(package, progress)
@@ -305,7 +320,7 @@ def list_models(screen: Screen, operator_file: Path | None) -> None:
 def show(screen: Screen, name: str, operator_file: Path | None) -> None:
     """Show one model: digests, inputs, outputs, policy."""
     with connected(operator_file) as client:
-        found = _find(client.models().models, name)
+        found = find_model(client.models().models, name)
     policy = found.policy
     pairs: list[tuple[str, object]] = [
         ("model", found.model),
@@ -323,23 +338,34 @@ def show(screen: Screen, name: str, operator_file: Path | None) -> None:
     screen.show(found, lambda: screen.facts(pairs))
 
 
-def _find(models: "list[ModelView]", name: str) -> "ModelView":
-    for found in models:
-        if found.model == name:
-            return found
-    raise NotFoundError(f"there is no model {name[:80]!r}", reason="no_model", fix="see `aigovtool model list`")
-
-
 @model.command(cls=Verb, example="aigovtool model withdraw xray")
 @click.argument("name")
+@yes_option
+@stopped.wait_option
 @operator_option
 @click.pass_obj
-def withdraw(screen: Screen, name: str, operator_file: Path | None) -> None:
-    """Stop lending a model for good: no key, no lease; enclaves that hold it are stopped."""
+def withdraw(screen: Screen, *, name: str, wait_s: int, operator_file: Path | None, yes: bool) -> None:
+    """Stop lending a model for good, after asking: no key, no lease; enclaves that hold it are stopped.
+
+    This cannot be undone: not even its name can be used again. What may go on later is stopped with `aigovtool stop`.
+    """
     from aigovtool.ids import ModelId, parse_name  # noqa: PLC0415
+    from aigovtool.ledger.entry import StopTarget  # noqa: PLC0415
     from aigovtool.protocol.commands import WithdrawModel  # noqa: PLC0415
 
+    model_id = ModelId(parse_name(name, "model"))
     with connected(operator_file) as client:
-        result = client.command(WithdrawModel(model=ModelId(parse_name(name, "model"))))
-    done = Withdrawn(model=name, entry=result.entry, epoch=result.epoch)
-    screen.show(done, lambda: screen.line(f"{name} is withdrawn (audit log entry {result.entry})"))
+        found = find_model(client.models().models, name)
+        if found.withdrawn:
+            raise ConflictError(
+                f"{name} was withdrawn before", reason="already_withdrawn", fix="see `aigovtool model list`"
+            )
+        if not yes:
+            what = f"{name} is lent to {', '.join(found.borrowers)}; withdrawn it is never lent again, under any budget"
+            confirm(screen, "withdraw", [what, "to stop it for a while: aigovtool stop --model " + name])
+        result = client.command(WithdrawModel(model=model_id))
+        if not screen.json:
+            screen.line(f"{name} is withdrawn (epoch {result.epoch}, audit log entry {result.entry})")
+        report = stopped.watch(client, StopTarget.MODEL, model_id, result, wait_s)
+    done = Withdrawn(model=name, entry=result.entry, epoch=result.epoch, stop=report)
+    screen.show(done, lambda: stopped.render(screen, report))

@@ -5,16 +5,19 @@ file that is written is all that the party needs, and the only place where its p
 """
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import click
 from msgspec import Struct
 
+from aigovtool.cli import stopped
+from aigovtool.cli.confirm import confirm, yes_option
 from aigovtool.cli.credentials import connected, require_free, write_party
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
 from aigovtool.cli.words import short, when
-from aigovtool.errors import InvalidValueError
+from aigovtool.errors import ConflictError, InvalidValueError, NotFoundError
 
 if TYPE_CHECKING:
     from aigovtool.attestation.appraisal import AppraisalPolicy
@@ -23,6 +26,13 @@ if TYPE_CHECKING:
 
 _DAY_MS: Final = 86_400_000
 _MAX_DAYS: Final = 3_650
+#: What stops a party without revoking it.
+_INSTEAD: Final = MappingProxyType(
+    {
+        "borrower": ("all its enclaves are stopped; for a while only: aigovtool stop --borrower NAME",),
+        "consumer": ("its requests are refused everywhere; for a while only: aigovtool stop --consumer NAME",),
+    }
+)
 
 
 class Enrolled(Struct, frozen=True, kw_only=True):
@@ -36,12 +46,13 @@ class Enrolled(Struct, frozen=True, kw_only=True):
 
 
 class Revoked(Struct, frozen=True, kw_only=True):
-    """A party that was revoked."""
+    """A party that was revoked; `stop` says what became of enclaves, and is null for an operator."""
 
     role: str
     name: str
     entry: int
     epoch: int | None
+    stop: stopped.StopReport | None
 
 
 @click.group(cls=VerbGroup, example="aigovtool operator list")
@@ -219,19 +230,36 @@ def _list(screen: Screen, role: str, operator_file: Path | None) -> None:
     screen.show(type(view)(parties=found), lambda: screen.table(columns, rows, f"there is no {role}"))
 
 
-def _revoke(screen: Screen, role: str, name: str, operator_file: Path | None) -> None:
+def _revoke(screen: Screen, role: str, name: str, operator_file: Path | None, *, wait_s: int, yes: bool) -> None:
     from aigovtool.ids import parse_name  # noqa: PLC0415
-    from aigovtool.ledger.entry import PartyRole  # noqa: PLC0415
+    from aigovtool.ledger.entry import PartyRole, StopTarget  # noqa: PLC0415
     from aigovtool.protocol.commands import RevokeParty  # noqa: PLC0415
 
+    party = parse_name(name, role)
     with connected(operator_file) as client:
-        result = client.command(RevokeParty(role=PartyRole(role), name=parse_name(name, role)))
-    done = Revoked(role=role, name=name, entry=result.entry, epoch=result.epoch)
-    screen.show(done, lambda: screen.line(f"{role} {name} is revoked (audit log entry {result.entry})"))
+        _require_active(client, role, name)
+        if not yes:
+            what = f"{role} {name} is never accepted again, and its name is never given out again"
+            confirm(screen, "revoke", [what, *_INSTEAD.get(role, ())])
+        result = client.command(RevokeParty(role=PartyRole(role), name=party))
+        if not screen.json:
+            screen.line(f"{role} {name} is revoked (epoch {result.epoch}, audit log entry {result.entry})")
+        report = None if role == "operator" else stopped.watch(client, StopTarget(role), name, result, wait_s)
+    done = Revoked(role=role, name=name, entry=result.entry, epoch=result.epoch, stop=report)
+    screen.show(done, lambda: None if report is None else stopped.render(screen, report))
 
 
-def _add_list_and_revoke(group: click.Group, role: str) -> None:
-    """Add the two verbs that are alike for every role."""
+def _require_active(client: "OperatorClient", role: str, name: str) -> None:
+    found = [one for one in client.parties().parties if (one.role.value, one.name) == (role, name)]
+    fix = f"see `aigovtool {role} list`"
+    if not found:
+        raise NotFoundError(f"there is no {role} {name}", reason="no_party", fix=fix)
+    if found[0].revoked:
+        raise ConflictError(f"{role} {name} was revoked before", reason="already_revoked", fix=fix)
+
+
+def _add_list_and_revoke(group: click.Group, role: str, example: str) -> None:
+    """Add the two verbs that are alike for every role; `example` is a name."""
 
     @group.command("list", cls=Verb, example=f"aigovtool {role} list", help=f"Show every {role}.")
     @operator_option
@@ -242,15 +270,22 @@ def _add_list_and_revoke(group: click.Group, role: str) -> None:
     @group.command(
         "revoke",
         cls=Verb,
-        example=f"aigovtool {role} revoke NAME",
-        help=f"Never accept this {role}'s credential again, and stop what runs under it.",
+        example=f"aigovtool {role} revoke {example}",
+        help=f"Never accept this {role}'s credential again, and stop what runs under it, after asking. "
+        "This cannot be undone.",
     )
     @click.argument("name")
+    @yes_option
+    @stopped.wait_option
     @operator_option
     @click.pass_obj
-    def revoke(screen: Screen, name: str, operator_file: Path | None) -> None:
-        _revoke(screen, role, name, operator_file)
+    def revoke(screen: Screen, *, name: str, wait_s: int, operator_file: Path | None, yes: bool) -> None:
+        _revoke(screen, role, name, operator_file, wait_s=wait_s, yes=yes)
 
 
-for _group, _role in ((operator, "operator"), (borrower, "borrower"), (consumer, "consumer")):
-    _add_list_and_revoke(_group, _role)
+for _group, _role, _name in (
+    (operator, "operator", "alice"),
+    (borrower, "borrower", "st-mary"),
+    (consumer, "consumer", "radiology"),
+):
+    _add_list_and_revoke(_group, _role, _name)

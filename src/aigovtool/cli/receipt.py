@@ -37,8 +37,8 @@ def receipt() -> None:
 @click.argument("file", type=FILE)
 @click.option("--credential", type=FILE, required=True, help="The consumer file: its root key and appraisal policy.")
 @click.option("--manifest", metavar="DIGEST", help="The manifest digest that the model should have.")
-@click.option("--request", "request_path", type=FILE, help="The exact request body, to compare.")
-@click.option("--response", "response_path", type=FILE, help="The exact response body, to compare.")
+@click.option("--request", "request_path", type=FILE, help="The file from `infer --save-request`, to compare.")
+@click.option("--response", "response_path", type=FILE, help="The file from `infer --save-response`, to compare.")
 @click.option("--allow-simulated", is_flag=True, help="DEVELOPMENT ONLY: also accept a simulated TEE.")
 @click.pass_obj
 def verify(

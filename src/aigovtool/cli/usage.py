@@ -16,8 +16,8 @@ from aigovtool.cli.words import count
 def usage(screen: Screen, operator_file: Path | None) -> None:
     """Show what each consumer used of each model.
 
-    Charged is what the ledger holds against the budget: what was used, and all of a lease whose enclave has not yet
-    closed it or never did.
+    Leased is what enclaves were given to use, also what they gave back. Charged is what the ledger holds against the
+    budget: what was used, and all of a lease whose enclave has not yet closed it or never did.
     """
     with connected(operator_file) as client:
         view = client.usage()
@@ -33,5 +33,5 @@ def usage(screen: Screen, operator_file: Path | None) -> None:
         )
         for one in view.usage
     ]
-    columns = ("model / borrower / consumer", ">granted", ">charged", ">used", ">answers", ">failures", ">open leases")
+    columns = ("model / borrower / consumer", ">leased", ">charged", ">used", ">answers", ">failures", ">open leases")
     screen.show(view, lambda: screen.table(columns, rows, "nothing was used yet"))

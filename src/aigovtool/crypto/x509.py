@@ -117,7 +117,7 @@ def spki_sha256(certificate: bytes) -> bytes:
 
 
 def is_issued_by(certificate: bytes, authority: bytes) -> bool:
-    """Return whether `authority` signed `certificate`: a hint for messages, not a verification of times, names or use."""
+    """Return whether `authority` signed `certificate`: a hint for messages, no check of times, names or use."""
     try:
         _parse(certificate).verify_directly_issued_by(_parse(authority))
     except (InvalidSignature, ValueError, TypeError, InputError):

@@ -3,12 +3,14 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +18,42 @@ from typing import Any, Final
 from aigovtool.errors import FaultError
 
 _WAIT_S: Final = 60.0
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def program() -> str:
+    """Return how a reader starts this program: by its name where that is found, else by a path that works from here."""
+    name = "aigovtool"
+    here = Path(sys.executable).parent / name
+    found = shutil.which(name)
+    if found is not None and Path(found).resolve() == here.resolve():
+        return name
+    if not here.exists():
+        return f"{os.path.relpath(sys.executable)} -m {name}"
+    relative = os.path.relpath(here)
+    return str(here) if relative.startswith("..") else relative
+
+
+@contextmanager
+def ending_signals() -> Iterator[Callable[[], None]]:
+    """Have every signal that ends a program raise KeyboardInterrupt, so that nothing is left behind.
+
+    Yields what makes further signals wait: to be called before tidying up.
+    """
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    def ignore() -> None:
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_IGN)
+
+    before = {number: signal.signal(number, interrupt) for number in _ENDING}
+    try:
+        yield ignore
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +97,7 @@ class Stage:
         return self.directory / name
 
     def _command(self, words: tuple[str, ...]) -> list[str]:
-        return [sys.executable, "-m", "aigovtool", *words]
+        return [sys.executable, "-m", "aigovtool.cli.demo.child", str(os.getpid()), *words]
 
     def _environment(self) -> dict[str, str]:
         operator = self.path("custodian") / "operator.json"

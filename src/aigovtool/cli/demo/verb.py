@@ -9,6 +9,7 @@ import click
 
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import DIRECTORY, Verb
+from aigovtool.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from aigovtool.cli.demo.story import Summary
@@ -19,29 +20,53 @@ if TYPE_CHECKING:
 @click.pass_obj
 def demo(screen: Screen, keep: Path | None) -> None:
     """Play the whole story on this machine: lend a model, use it up, supply more, stop it, audit."""
-    from aigovtool.cli.demo.stage import Stage  # noqa: PLC0415
+    from aigovtool.cli.demo.stage import Stage, ending_signals, program  # noqa: PLC0415
     from aigovtool.cli.demo.story import Story  # noqa: PLC0415
 
+    if keep is not None:
+        _require_new(keep)
     screen.banner()
-    directory = (keep or Path(tempfile.mkdtemp(prefix="aigovtool-demo-"))).absolute()
-    directory.mkdir(mode=0o700, exist_ok=keep is None)
     say = screen.note if screen.json else screen.line
-    stage = Stage(directory, show=lambda text: say(f"    {text}"))
 
     def tell(text: str) -> None:
         say("")
         say(text)
 
+    with ending_signals() as ignore_more:
+        stage = Stage(_made(keep), show=lambda text: say(f"    {text}"))
+        try:
+            say(f"Below, `aigovtool` stands for `{program()}`." if program() != "aigovtool" else "")
+            summary = Story(stage, tell=tell, draw=say).play()
+        finally:
+            ignore_more()
+            stage.close()
+            if keep is None:
+                shutil.rmtree(stage.directory, ignore_errors=True)
+    screen.show(summary, lambda: _render(screen, summary, program(), keep))
+
+
+def _require_new(keep: Path) -> None:
+    if keep.exists() or keep.is_symlink():
+        raise ConfigurationError(f"{keep} exists already", reason="file_exists", fix="choose a new directory")
+    if not keep.absolute().parent.is_dir():
+        parent = keep.absolute().parent
+        raise ConfigurationError(f"there is no directory {parent}", reason="no_directory", fix=f"mkdir -p {parent}")
+
+
+def _made(keep: Path | None) -> Path:
+    """Make the directory to play in."""
+    if keep is None:
+        return Path(tempfile.mkdtemp(prefix="aigovtool-demo-")).absolute()
     try:
-        summary = Story(stage, tell=tell, draw=say).play()
-    finally:
-        stage.close()
-        if keep is None:
-            shutil.rmtree(directory, ignore_errors=True)
-    screen.show(summary, lambda: _render(screen, summary))
+        keep.mkdir(mode=0o700)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot make {keep}: {error.strerror}", reason="unwritable_directory", fix="choose another directory"
+        ) from None
+    return keep.absolute()
 
 
-def _render(screen: Screen, summary: "Summary") -> None:
+def _render(screen: Screen, summary: "Summary", program: str, keep: Path | None) -> None:
     screen.line()
     screen.line(
         f"Every step held, in {summary.seconds} s: {summary.answers} answers ({summary.right} right), "
@@ -49,4 +74,8 @@ def _render(screen: Screen, summary: "Summary") -> None:
         f"ledger = enclave = receipts = {summary.ledger_used}.",
         style="green",
     )
-    screen.line("Next: `aigovtool --help`, or `aigovtool demo --keep DIR` to look around in what it left.")
+    if keep is None:
+        screen.line(f"Next: `{program} --help`, or `{program} demo --keep DIR` to look around in what it left.")
+    else:
+        proof = f"{program} audit verify {keep}/audit.jsonl --operator {keep}/ward7.json"
+        screen.line(f"Keys, ledger, party files, receipts and the audit log are in {keep}. For example: `{proof}`")

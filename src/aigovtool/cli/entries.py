@@ -1,0 +1,115 @@
+"""What an entry of the audit log says, in one sentence for a person: who did what.
+
+One line per kind in `_SENTENCES`; a kind without one would not be shown, and a test looks for that.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+from aigovtool.cli.scope import path
+from aigovtool.cli.stopped import named
+from aigovtool.cli.words import count, short, when
+from aigovtool.ledger import entry as log
+from aigovtool.ledger.budget import BudgetLimit
+from aigovtool.ledger.units import UnitVector
+
+_CUSTODIAN: Final = "the custodian"
+_KINDS: Final = MappingProxyType({kind: kind.__struct_config__.tag for kind in log.EntryBody.__args__})
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One entry: its kind, who caused it, and what happened."""
+
+    kind: str
+    who: str
+    what: str
+
+
+def describe(body: log.EntryBody) -> Line:
+    """Return what an entry says."""
+    who, sentence = _SENTENCES[type(body)]
+    command = getattr(body, "command", None)
+    actor = f"operator {command.operator}" if command is not None else who(body)
+    return Line(kind=str(_KINDS[type(body)]), who=actor, what=sentence(body))
+
+
+def _by_custodian(_body: Any) -> str:  # noqa: ANN401 - any entry
+    return _CUSTODIAN
+
+
+def _by_borrower(body: Any) -> str:  # noqa: ANN401 - any entry with a borrower
+    return f"borrower {body.borrower}"
+
+
+def _by_enclave(body: Any) -> str:  # noqa: ANN401 - any entry with an instance
+    return f"enclave {short(body.instance)}"
+
+
+def _by_holder(_body: Any) -> str:  # noqa: ANN401 - an entry that names a lease only
+    return "an enclave"
+
+
+def _units(units: UnitVector) -> str:
+    return ", ".join(f"{count(number)} {dimension.value}" for dimension, number in units.items()) or "nothing"
+
+
+def _limit(limit: BudgetLimit) -> str:
+    return f"{limit.window.value} budget of {path(limit.scope)}: {count(limit.limit)} {limit.dimension.value}"
+
+
+def _refusal(body: Any) -> str:  # noqa: ANN401 - any entry with a code and a reason
+    return f"{body.code} ({body.reason})" if body.reason else str(body.code)
+
+
+def _target(body: log.Stopped | log.Resumed) -> str:
+    return named(body.target.value, body.value)
+
+
+_Sentence = tuple[Callable[[Any], str], Callable[[Any], str]]
+_SENTENCES: Final[Mapping[type, _Sentence]] = MappingProxyType(
+    {
+        log.Genesis: (_by_custodian, lambda e: f"began this log as custodian {short(e.custodian)}"),
+        log.KeySetPublished: (_by_custodian, lambda e: f"published version {e.version} of its keys"),
+        log.PartyAdded: (
+            _by_custodian,
+            lambda e: f"enrolled {e.role.value} {e.name}, valid until {when(e.not_after_ms)}",
+        ),
+        log.PartyRevoked: (_by_custodian, lambda e: f"revoked {e.role.value} {e.name}"),
+        log.ModelAdded: (_by_custodian, lambda e: f"lent model {e.model}, manifest {e.manifest}"),
+        log.ModelWithdrawn: (_by_custodian, lambda e: f"withdrew model {e.model}"),
+        log.AppraisalPolicySet: (_by_custodian, lambda e: f"set version {e.version} of the appraisal policy"),
+        log.BudgetSet: (_by_custodian, lambda e: f"set the {_limit(e.limit)}"),
+        log.Attested: (_by_borrower, lambda e: f"attested enclave {short(e.instance)} on {e.tee}"),
+        log.AttestationRefused: (_by_borrower, lambda e: f"was refused an enclave: {_refusal(e)}"),
+        log.KeyReleased: (_by_enclave, lambda e: f"got the key of model {e.model}"),
+        log.ReleaseRefused: (_by_enclave, lambda e: f"was refused the key of model {e.model}: {_refusal(e)}"),
+        log.CommandRefused: (_by_custodian, lambda e: f"gave a command that was refused: {_refusal(e)}"),
+        log.LeaseGranted: (
+            _by_enclave,
+            lambda e: f"drew lease {short(e.lease_id)}: {_units(e.units)} of {e.model} for {e.consumer}",
+        ),
+        log.LeaseClosed: (
+            _by_holder,
+            lambda e: (
+                f"closed lease {short(e.lease_id)}{' late' if e.late else ''}: used {_units(e.used)}, "
+                f"{count(e.ok)} answers, {count(e.err)} failures"
+            ),
+        ),
+        log.LeaseExpired: (_by_custodian, lambda e: f"charged lease {short(e.lease_id)} in full: nobody closed it"),
+        log.Forked: (_by_enclave, lambda e: f"was stopped: two copies of it use lease {short(e.lease_id)}"),
+        log.Asked: (
+            lambda e: f"{e.role.value} {e.name}",
+            lambda e: f"asked for {count(e.units)} more of {path(e.scope)}: {e.reason} (request {short(e.ask_id)})",
+        ),
+        log.AskDecided: (
+            _by_custodian,
+            lambda e: f"{'approved' if e.approved else 'denied'} request {short(e.ask_id)}",
+        ),
+        log.Stopped: (_by_custodian, lambda e: f"stopped {_target(e)}"),
+        log.Resumed: (_by_custodian, lambda e: f"resumed {_target(e)}"),
+        log.Wiped: (_by_enclave, lambda e: f"proved that it wiped itself (epoch {e.epoch})"),
+    }
+)
