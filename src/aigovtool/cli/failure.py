@@ -54,6 +54,20 @@ _FIXES: Final[Mapping[str, str]] = MappingProxyType(
         "wrong_key": "check that files and custodian belong together: it was signed by another key",
     }
 )
+#: Which extra of this package brings a module that only one role needs.
+_EXTRAS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "httptools": "consumer",
+        "httpx": "consumer",
+        "numpy": "consumer",
+        "onnxruntime": "enclave",
+        "psycopg": "postgres",
+        "sqlalchemy": "custodian",
+        "starlette": "consumer",
+        "uvicorn": "consumer",
+        "uvloop": "consumer",
+    }
+)
 #: What the SDK's texts call things, and what they are called here.
 _WORDS: Final = (
     ("pass allow_simulated=True", "add --allow-simulated"),
@@ -93,6 +107,8 @@ def tell(exception: BaseException, screen: Screen) -> int:
             return usage.exit_code
         case click.ClickException() as usage:
             failure = _of_usage(usage)
+        case ModuleNotFoundError(name=str(name)) if name.partition(".")[0] in _EXTRAS:
+            failure = _of_missing(name.partition(".")[0])
         case click.Abort() | KeyboardInterrupt():
             failure = _simple("interrupted", "interrupted", _INTERRUPTED)
         case BrokenPipeError():
@@ -134,6 +150,11 @@ def _of_usage(error: click.ClickException) -> Failure:
     context = error.ctx if isinstance(error, click.UsageError) else None
     path = "aigovtool" if context is None else context.command_path
     return _simple("usage", error.format_message(), 2, fix=f"see `{path} --help`")
+
+
+def _of_missing(module: str) -> Failure:
+    fix = f"install aigovtool with the extra {_EXTRAS[module]}: pip install 'CHECKOUT[{_EXTRAS[module]},cli]'"
+    return _simple("configuration", f"{module} is not installed, and this verb needs it", 2, fix=fix)
 
 
 def _of_bug(exception: BaseException) -> Failure:
