@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import Result
+from tests.cli.conftest import Place
 
 from aigovtool.cli.failure import EXIT_CODES, tell
 from aigovtool.cli.screen import Screen
@@ -170,3 +171,68 @@ def test_a_party_file_that_others_can_read_is_refused(run: Callable[..., Result]
     result = run("usage", "--operator", str(path))
     assert result.exit_code == 2
     assert f"chmod 600 {path}" in result.stderr
+
+
+@pytest.mark.parametrize("reason", ["cannot_bind", "missing_key_file", "model_exists", "not_enrolled", "wrong_key"])
+def test_a_refusal_without_advice_gets_that_of_the_command_line(
+    reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A role does not know the verbs; advice that it gives itself stands."""
+    tell(ForbiddenError("no", reason=reason), Screen(json=False))
+    assert "fix:   " in capsys.readouterr().err
+    tell(ForbiddenError("no", reason=reason, fix="theirs"), Screen(json=False))
+    assert "fix:   theirs" in capsys.readouterr().err
+
+
+def test_advice_of_the_sdk_is_told_in_options(capsys: pytest.CaptureFixture[str]) -> None:
+    """`allow_simulated=True` can be typed nowhere on a command line."""
+    tell(ForbiddenError("no", fix="pass allow_simulated=True, or the same request_id"), Screen(json=False))
+    assert "fix:   add --allow-simulated, or the same --request-id" in capsys.readouterr().err
+
+
+def test_a_package_that_is_not_installed_is_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    """The extra that brings it is named; a module of ours that is missing is a bug."""
+    assert tell(ModuleNotFoundError("x", name="numpy.lib"), Screen(json=False)) == 2
+    err = capsys.readouterr().err
+    assert "numpy is not installed" in err
+    assert "extra consumer" in err
+
+
+def test_a_wrong_kind_of_party_file_is_named(lent: Place) -> None:
+    """Which kind it is, which is wanted, and which verb writes it."""
+    for verb, file, is_, wanted in (
+        (["usage", "--operator"], "radiology.json", "a consumer file", "an operator file"),
+        (
+            ["budget", "own", "--credential"],
+            str(lent.operator),
+            "an operator file",
+            "a consumer file or a borrower file",
+        ),
+        (["enclave", "serve", "--model", "xray", "--borrower-file"], "radiology.json", "a consumer", "a borrower file"),
+    ):
+        result = lent.run(*verb, lent.file(file))
+        assert (result.exit_code, "wrong_party_file" in result.stderr) == (2, True), result.stderr
+        assert f"is {is_}" in result.stderr
+        assert f"here {wanted} is needed" in result.stderr
+        assert "add` writes one" in result.stderr
+
+
+def test_a_directory_without_a_custodian_is_told(run: Callable[..., Result], tmp_path: Path) -> None:
+    """With the verb that makes one."""
+    for verb in ("serve", "show"):
+        result = run("custodian", verb, str(tmp_path))
+        assert result.exit_code == 2
+        assert f"aigovtool custodian init {tmp_path}" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["-5"], ["--window", "day", "-1.5"], ["abc"], ["0"], ["1e3"], ["1" * 14]])
+def test_what_is_no_number_of_units_is_told_as_such(run: Callable[..., Result], arguments: list[str]) -> None:
+    """Also a negative one, which looks like an option."""
+    result = run("budget", "grant", "--model", "xray", *arguments)
+    assert result.exit_code == 2
+    assert f"{arguments[-1]} is no number of units" in result.stderr.replace("'", "")
+
+
+def test_an_option_that_is_misspelt_is_still_an_option(run: Callable[..., Result]) -> None:
+    """Only numbers are taken for units."""
+    assert "No such option" in run("budget", "grant", "--model", "xray", "-x", "5").stderr

@@ -80,8 +80,9 @@ def test_hostile_json_is_refused(tmp_path: Path, text: str) -> None:
     """The strict parser, and nothing that is no array."""
     path = tmp_path / "in.json"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(InputError):
+    with pytest.raises(InputError) as caught:
         _read(str(path))
+    assert str(path) in caught.value.message
 
 
 def test_a_missing_input_is_an_error_of_ours(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
-from tests.cli.conftest import Place
+from tests.cli.conftest import Place, make_model
 
 from aigovtool.attestation.model import ResultBody, Status, Tcb, TeeType, TrustVector
 from aigovtool.cli.screen import Screen
@@ -119,6 +122,33 @@ def test_outstanding_units_and_the_bound_are_said_in_words(capsys: pytest.Captur
     assert "At most 10 units can still be used, until 2023-11-14 22:13:50Z (30 s)." in out
 
 
+def test_an_enclave_that_attested_since_is_named_as_successor() -> None:
+    """The stop of one boot does not keep the host off; only later ones of the same borrower count."""
+    stopped = view(1, wiped_epoch=EPOCH, state="wiped", connected=False, attested_at_ms=NOW - 9)
+    since = view(2, attested_at_ms=NOW + 5)
+    before = view(3, attested_at_ms=NOW - 5)
+    other = view(4, attested_at_ms=NOW + 5, borrower="st-john")
+    found = report(StopTarget.ENCLAVE, f"{1:064x}", stopped, since, before, other)
+    assert found.successors == [f"{2:064x}"]
+    assert report(StopTarget.BORROWER, "st-mary", stopped, since).successors == []
+
+
+def test_how_to_keep_a_host_off_is_said_with_the_stop_of_one_enclave(capsys: pytest.CaptureFixture[str]) -> None:
+    """The borrower's name is in the command that does it; the successor, if there is one, is named."""
+    stopped = view(1, wiped_epoch=EPOCH, state="wiped", connected=False, attested_at_ms=NOW - 9)
+    for views, words in (([stopped], "may attest again"), ([stopped, view(2, attested_at_ms=NOW + 5)], short(2))):
+        render(Screen(json=False), report(StopTarget.ENCLAVE, f"{1:064x}", *views))
+        out = capsys.readouterr().out
+        assert words in out
+        assert "aigovtool stop --borrower st-mary" in out
+    render(Screen(json=False), report(StopTarget.BORROWER, "st-mary", stopped))
+    assert "attest again" not in capsys.readouterr().out
+
+
+def short(number: int) -> str:
+    return f"{number:064x}"[:12]
+
+
 def test_a_stop_needs_exactly_one_target(place: Place) -> None:
     """None is too little, two are a misunderstanding; in both cases nothing was stopped."""
     for arguments in (["stop"], ["stop", "--all", "--model", "xray"], ["resume"]):
@@ -140,3 +170,81 @@ def test_a_misspelt_target_stops_nothing_and_says_so(lent: Place) -> None:
     """The worst stop is one that was believed to work."""
     assert lent.run("stop", "--model", "xrai").exit_code == 3
     assert lent.run("stop", "--enclave", "abc").exit_code == 3
+
+
+@pytest.mark.parametrize(("target", "reason"), [("--model", "no_model"), ("--consumer", "no_party")])
+def test_a_misspelt_target_is_told_from_one_that_is_not_stopped(lent: Place, target: str, reason: str) -> None:
+    """Whoever resumes the wrong name must not believe that there was nothing to resume."""
+    misspelt = lent.run("resume", target, "xrai", "--yes")
+    assert (misspelt.exit_code, reason in misspelt.stderr) == (3, True)
+    name = {"--model": "xray", "--consumer": "radiology"}[target]
+    idle = lent.run("resume", target, name, "--yes")
+    assert (idle.exit_code, "not_stopped" in idle.stderr) == (3, True)
+
+
+# --- What cannot be undone asks first ---------------------------------------------------------------
+
+
+def answered(place: Place, answer: str, *arguments: str) -> tuple[int, str]:
+    """Run a verb on a terminal of its own, answer its question, and return exit code and screen."""
+    ours, theirs = os.openpty()
+    environment = {**os.environ, "AIGOVTOOL_OPERATOR": str(place.operator), "NO_COLOR": "1", "TERM": "dumb"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aigovtool", *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    )
+    os.close(theirs)
+    screen = b""
+    try:
+        while True:
+            piece = os.read(ours, 4096)
+            screen += piece
+            if b"[y/N]" in screen and answer:
+                os.write(ours, answer.encode() + b"\n")
+                answer = ""
+    except OSError:  # the other end is closed: the verb has ended
+        pass
+    os.close(ours)
+    return process.wait(30), screen.decode()
+
+
+def is_revoked(place: Place, name: str) -> bool:
+    return any(one["revoked"] for one in place.document("consumer", "list")["parties"] if one["name"] == name)
+
+
+def test_a_revocation_asks_and_takes_no_for_an_answer(lent: Place) -> None:
+    """The name, and what would do for a while; only a yes revokes, and then it says what became of enclaves."""
+    added = lent.run("consumer", "add", "leaver", "--borrower", "st-mary", "-o", lent.file("leaver.json"))
+    assert added.exit_code == 0
+    code, screen = answered(lent, "n", "consumer", "revoke", "leaver")
+    assert (code, is_revoked(lent, "leaver")) == (130, False)
+    assert "consumer leaver is never accepted again" in screen
+    assert "aigovtool stop --consumer" in screen
+    code, screen = answered(lent, "y", "consumer", "revoke", "leaver", "--wait", "0")
+    assert (code, is_revoked(lent, "leaver")) == (0, True)
+    assert "no enclave that could still serve is concerned" in screen
+
+
+def test_without_a_terminal_what_cannot_be_undone_needs_a_yes(lent: Place) -> None:
+    """A script says so; nothing is changed by one that does not."""
+    before = lent.document("consumer", "list"), lent.document("model", "list")
+    for arguments in (["consumer", "revoke", "radiology"], ["model", "withdraw", "xray"]):
+        for more in ([], ["--json"]):
+            result = lent.run(*arguments, *more, stdin="y\n")
+            assert (result.exit_code, "not_confirmed" in result.output) == (3, True)
+    assert (lent.document("consumer", "list"), lent.document("model", "list")) == before
+
+
+def test_a_program_learns_what_became_of_a_withdrawal(lent: Place) -> None:
+    """The same report as that of a stop; a second withdrawal, or revocation, is a conflict."""
+    make_model(lent.directory / "pet.onnx")
+    assert (
+        lent.run("model", "seal", lent.file("pet.onnx"), "--name", "pet", "-o", lent.file("pet.aigov")).exit_code == 0
+    )
+    assert lent.run("model", "add", lent.file("pet.aigov"), "--borrower", "st-mary").exit_code == 0
+    done = lent.document("model", "withdraw", "pet", "--yes")
+    assert (done["stop"]["target"], done["stop"]["value"], done["stop"]["enclaves"]) == ("model", "pet", [])
+    assert lent.run("model", "withdraw", "pet", "--yes").exit_code == 3
+    assert lent.run("operator", "add", "temp", "-o", lent.file("temp.json")).exit_code == 0
+    assert lent.document("operator", "revoke", "temp", "--yes")["stop"] is None
+    again = lent.run("operator", "revoke", "temp", "--yes")
+    assert (again.exit_code, "already_revoked" in again.stderr) == (3, True)

@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import Place, make_model
 
+from aigovtool.cli.audit_list import KINDS
+from aigovtool.cli.entries import _SENTENCES
 from aigovtool.codec import decode
+from aigovtool.ledger.entry import EntryBody
 from aigovtool.protocol.party import BorrowerFile, ConsumerFile, OperatorFile, PartyFile
 
 
@@ -193,6 +196,23 @@ def test_budgets_are_granted_set_and_lifted(lent: Place) -> None:
     assert "xray / st-mary / radiology" in shown.stdout
 
 
+def test_a_budget_that_its_model_does_not_count_is_refused(lent: Place) -> None:
+    """It would limit nothing, and look like a limit; who means it says so."""
+    for verb in ("grant", "set"):
+        arguments = ["budget", verb, "--model", "xray", "--dimension", "compute_ms", "--window", "day", "5"]
+        refused = lent.run(*arguments)
+        assert (refused.exit_code, "not_counted" in refused.stderr) == (3, True)
+        assert "xray counts inferences" in refused.stderr
+        assert lent.run(*arguments, "--force").exit_code == 0
+
+
+def test_budgets_of_a_model_that_is_not_there_are_an_error(lent: Place) -> None:
+    """Not an empty table: nobody should believe that a misspelt model has no budget."""
+    for arguments in (["budget", "show"], ["budget", "grant", "5"], ["budget", "set", "5"]):
+        result = lent.run(*arguments, "--model", "xrai")
+        assert (result.exit_code, "no_model" in result.stderr) == (3, True)
+
+
 @pytest.mark.parametrize("units", ["-1", "1.5", "ten", "10000000000000", "\u0661"])
 def test_only_whole_units_or_unlimited_are_a_limit(lent: Place, units: str) -> None:
     """Nothing is guessed."""
@@ -226,15 +246,37 @@ def test_a_request_for_more_is_seen_and_decided(lent: Place) -> None:
     ]
     first, second = (ask["ask_id"] for ask in asked)
     assert {first, second} <= {ask["ask_id"] for ask in lent.document("budget", "requests")["asks"]}
-    assert lent.run("budget", "approve", first[:12], "--units", "20").exit_code == 0
+    approved = lent.run("budget", "approve", first[:6], "--units", "20")
+    assert approved.exit_code == 0
+    assert f"20 added to the lifetime budget of xray: {before + 20:,} now" in approved.stdout
     assert rows(lent)[None, "lifetime"] == before + 20
-    assert lent.run("budget", "deny", second, "--reason", "no").exit_code == 0
+    denied = lent.document("budget", "deny", second, "--reason", "no")
+    assert (denied["units"], denied["raised"]) == (0, [])
     states = {ask["ask_id"]: ask["state"] for ask in lent.document("budget", "requests", "--all")["asks"]}
     assert (states[first], states[second]) == ("approved", "denied")
     assert not {first, second} & {ask["ask_id"] for ask in lent.document("budget", "requests")["asks"]}
     assert lent.run("budget", "approve", first).exit_code == 3
-    for unknown in ("zz", ""):
-        assert lent.run("budget", "approve", unknown).exit_code == 3
+    for unknown in ("zzzzzz", second[:5], "z", ""):
+        refused = lent.run("budget", "approve", unknown)
+        assert (refused.exit_code, "no_ask" in refused.stderr) == (3, True)
+
+
+def test_a_consumer_sees_what_became_of_its_requests(lent: Place) -> None:
+    """Without an operator's file: what is left, and each request with who decided it; others' are not shown."""
+    own = ["--credential", lent.file("radiology.json")]
+    ask = lent.document("budget", "request", "7", "--model", "xray", "--reason", "night shift", *own)["ask_id"]
+    others = lent.document(
+        "budget", "request", "9", "--model", "xray", "--reason", "host", "--credential", lent.file("st-mary.json")
+    )["ask_id"]
+    assert lent.run("budget", "deny", ask, "--reason", "no").exit_code == 0
+    view = lent.document("budget", "own", *own)
+    assert [one["model"] for one in view["budgets"] if one["model"] == "xray"] == ["xray"]
+    states = {one["ask_id"]: (one["state"], one["decided_by"]) for one in view["asks"]}
+    assert states[ask] == ("denied", "operator")
+    assert others not in states
+    shown = lent.run("budget", "own", *own, AIGOVTOOL_OPERATOR="")
+    assert "denied by operator" in shown.stdout
+    assert "night shift" in shown.stdout
 
 
 def test_an_operator_file_cannot_ask_for_more(lent: Place) -> None:
@@ -275,6 +317,40 @@ def test_a_changed_log_is_refused_and_the_entry_is_named(lent: Place) -> None:
     file.write_bytes(b"".join(lines))
     result = lent.run("audit", "verify", str(file))
     assert (result.exit_code, "entry 2: " in result.stderr) == (5, True)
+
+
+def test_the_log_is_read_by_people_from_its_end(lent: Place) -> None:
+    """Who did what, and when; the newest, of the kinds that were asked for, in the order of the log."""
+    everything = lent.document("audit", "list", "--last", "1000")
+    assert [entry["index"] for entry in everything["entries"]] == list(range(everything["size"]))
+    added = lent.document("audit", "list", "--kind", "party_added", "--kind", "model_added", "--last", "3")["entries"]
+    wanted = [entry for entry in everything["entries"] if entry["kind"] in {"party_added", "model_added"}]
+    assert added == wanted[-3:]
+    assert len(wanted) > 3
+    text = lent.run("audit", "list", "--last", "1000").stdout
+    assert "operator operator" in text
+    assert "enrolled consumer radiology" in text
+    assert "lent model xray" in text
+
+
+def test_every_kind_of_entry_can_be_read_and_chosen() -> None:
+    """A new kind brings its sentence and its name on the command line."""
+    kinds = {kind.__struct_config__.tag for kind in EntryBody.__args__}
+    assert set(KINDS) == kinds
+    assert set(_SENTENCES) == set(EntryBody.__args__)
+
+
+def test_the_root_key_is_shown_from_the_custodian_and_from_any_party_file(lent: Place) -> None:
+    """Whoever verifies a log is given it; it is the one that verifies."""
+    shown = lent.document("custodian", "show", lent.file("custodian"))
+    operator = read(str(lent.operator))
+    assert (shown["root"], shown["url"]) == (operator.custodian.root.hex(), operator.custodian.url)
+    assert lent.document("custodian", "show", lent.file("st-mary.json")) == shown
+    file = lent.file("proof.jsonl")
+    assert lent.run("audit", "export", "-o", file).exit_code == 0
+    assert lent.run("audit", "verify", file, "--root", shown["root"]).exit_code == 0
+    other = lent.run("audit", "verify", file, "--root", "00" * 32)
+    assert (other.exit_code, "custodian show" in other.stderr) == (5, True)
 
 
 @pytest.mark.parametrize("root", ["", "00", "zz" * 32, "AAAA"])
@@ -320,3 +396,9 @@ def test_the_simulated_tee_is_never_chosen_by_auto(lent: Place) -> None:
     for more, reason in (([], "no_tee"), (["--tee", "simulated"], "simulated_refused")):
         result = lent.run(*common, *more, "--cache", lent.file("cache"))
         assert (result.exit_code, reason in result.stderr) == (2, True), result.output
+
+
+def test_the_version_is_an_option_too(place: Place) -> None:
+    """Where people look for it first."""
+    result = place.run("--version")
+    assert (result.exit_code, result.stdout) == (0, f"aigovtool {place.document('version')['aigovtool']}\n")

@@ -1,0 +1,96 @@
+"""`aigovtool infer` against an enclave in this process: real TLS, simulated evidence, real receipts."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from tests.consumer.conftest import FakeEnclave, World
+
+from aigovtool.errors import BudgetExhaustedError
+
+Ask = Callable[..., Result]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def enclave(world: World) -> FakeEnclave:
+    return world.enclave()
+
+
+@pytest.fixture
+def ask(run: Callable[..., Result], world: World) -> Ask:
+    source = world.directory / "in.json"
+    source.write_text("[[1, 2], [3, 4]]", encoding="utf-8")
+
+    def asked(enclave: str, *more: str) -> Result:
+        common = ["--credential", str(world.file), "--input", str(source), "--allow-simulated"]
+        return run("infer", "doubler", "--enclave", enclave, *common, *more)
+
+    return asked
+
+
+def test_the_exact_bodies_are_saved_and_compare_with_the_receipt(
+    ask: Ask, run: Callable[..., Result], world: World, enclave: FakeEnclave
+) -> None:
+    """For this user alone; each fits its place in the receipt, and no other."""
+    files = {name: world.directory / name for name in ("receipt", "request", "response")}
+    options = [word for name, path in files.items() for word in (f"--save-{name}", str(path))]
+    result = ask(enclave.url, *options)
+    assert result.exit_code == 0, result.output
+    assert {path.stat().st_mode & 0o777 for path in files.values()} == {0o600}
+    verify = ["receipt", "verify", str(files["receipt"]), "--credential", str(world.file), "--allow-simulated"]
+    both = ["--request", str(files["request"]), "--response", str(files["response"])]
+    checked = run(*verify, *both, "--json")
+    assert json.loads(checked.stdout)["bodies_checked"] == ["request", "response"]
+    assert run(*verify, "--request", str(files["response"])).exit_code == 5
+
+
+def test_a_file_in_the_way_is_found_before_anything_is_charged(ask: Ask, world: World, enclave: FakeEnclave) -> None:
+    """The option that named it is named."""
+    taken = world.directory / "taken"
+    taken.touch()
+    for option in ("--save-receipt", "--save-request", "--save-response"):
+        result = ask(enclave.url, option, str(taken))
+        assert result.exit_code == 2
+        assert f"choose another name with {option}" in result.stderr
+    assert not enclave.charged
+
+
+def test_outputs_and_facts_stand_below_each_other(ask: Ask, enclave: FakeEnclave) -> None:
+    """One column of names, one of values."""
+    lines = ask(enclave.url).stdout.splitlines()
+    assert len({len(line) - len(line[12:].lstrip()) for line in lines}) == 1
+    assert lines[0].startswith("y           float32[2, 2]  2, 4, 6, 8")
+    assert lines[1].startswith("n           int64[1]       2")
+
+
+def test_the_wait_for_a_budget_ends_with_the_exit_code_of_a_budget(ask: Ask, enclave: FakeEnclave) -> None:
+    """6, as documented, whether it was waited for or not."""
+    for more in ([], ["--wait", "--deadline", "5"]):
+        enclave.refusals = [BudgetExhaustedError("no units are left", retry_after_s=30)]
+        result = ask(enclave.url, *more)
+        assert result.exit_code == 6
+        assert "no units are left" in result.stderr
+
+
+def test_a_custodians_address_is_told_from_an_enclaves(ask: Ask, world: World) -> None:
+    """Two addresses that are easily mixed up."""
+    result = ask(world.custodian.served.url)
+    assert (result.exit_code, "this is the custodian" in result.stderr) == (2, True)
+
+
+def test_the_option_for_simulated_tees_is_named(run: Callable[..., Result], world: World, enclave: FakeEnclave) -> None:
+    """As it is typed here, not as a program would write it."""
+    source = Path(world.directory / "in.json")
+    source.write_text("[[1, 2]]", encoding="utf-8")
+    result = run("infer", "doubler", "--enclave", enclave.url, "--credential", str(world.file), "--input", str(source))
+    assert result.exit_code == 5
+    assert "add --allow-simulated" in result.stderr
