@@ -248,7 +248,7 @@ def test_a_request_for_more_is_seen_and_decided(lent: Place) -> None:
     assert {first, second} <= {ask["ask_id"] for ask in lent.document("budget", "requests")["asks"]}
     approved = lent.run("budget", "approve", first[:6], "--units", "20")
     assert approved.exit_code == 0
-    assert f"20 added to the lifetime budget of xray: {before + 20:,} now" in approved.stdout
+    assert approved.stdout.splitlines()[1:] == [f"20 added to the lifetime budget of xray: {before + 20:,} now"]
     assert rows(lent)[None, "lifetime"] == before + 20
     denied = lent.document("budget", "deny", second, "--reason", "no")
     assert (denied["units"], denied["raised"]) == (0, [])
