@@ -4,10 +4,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.ledger.test_entry import ROW
+from tests.ledger.test_entry import COMMAND, ROW
 
 from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, LeaseId, ModelId, RequestKey
-from aigovtool.ledger.entry import Attested, Entry, EntryBody, LeaseClosed, LeaseExpired, LeaseGranted
+from aigovtool.ledger.entry import Attested, Entry, EntryBody, LeaseClosed, LeaseExpired, LeaseGranted, LeaseWrittenOff
 from aigovtool.ledger.receipt import Receipt, chain
 from aigovtool.ledger.reconcile import Difference, Reconciliation, reconcile
 from aigovtool.ledger.units import Dimension, of
