@@ -535,3 +535,73 @@ def test_a_lease_is_written_off_once_and_only_when_it_has_expired() -> None:
         log.add(crimes(log, log.grant(10))[number])
         with pytest.raises(LogError):
             log.verify()
+
+
+# --- Checkpoints that the reader holds -------------------------------------------------------------------------
+
+
+def verified(log: Writer, *seen: str, generation: int = 0) -> AuditReport:
+    note = log.note(generation=generation)
+    return verify_log(log.lines(), note, [LOG_KEY.public], ROOT.public.key_id, seen=seen)
+
+
+def test_a_log_extends_every_checkpoint_that_was_signed_of_it() -> None:
+    """Of any size, the empty one and its own included, in any order."""
+    log, notes = Writer(), []
+    notes.append(log.note())
+    for entry in honest().entries:
+        log.entries.append(entry)
+        notes.append(log.note())
+    assert verified(log, *notes[::-1]).lost == ()
+
+
+def test_an_old_but_genuine_copy_is_refused_by_whoever_remembers_more() -> None:
+    """It verifies by itself: that something is missing only a newer checkpoint can show."""
+    log = honest()
+    newer = log.note()
+    del log.entries[-3:]
+    assert verified(log).entries == len(log.entries)
+    with pytest.raises(LogError) as caught:
+        verified(log, newer)
+    assert caught.value.reason == "rollback"
+
+
+def test_a_rewritten_log_is_refused_by_whoever_remembers_another() -> None:
+    """Signed again by the log's own key, and longer than what the reader saw: the custodian told two stories."""
+    log = begun()
+    log.grant(1)
+    told = log.note()
+    log.entries.pop()
+    log.grant(2)
+    log.grant(3)
+    with pytest.raises(LogError) as caught:
+        verified(log, told)
+    assert caught.value.reason == "rewritten"
+
+
+def test_what_was_lost_by_a_restore_is_reported_and_no_more_than_that_is_excused() -> None:
+    """The log says itself how much it has forgotten; a larger loss than it admits is a rewritten log."""
+    log = begun()
+    for units in range(1, 4):
+        log.grant(units)
+    told = log.note()
+    size = len(log.entries)
+    del log.entries[-2:]
+    for admitted, excused in ((size, True), (size - 1, False)):
+        restored_log = Writer(entries=list(log.entries))
+        body = Restored(generation=1, checkpoint=told, lost_size=admitted, command=COMMAND)
+        restored_log.add(body, generation=1)
+        if excused:
+            assert [one.size for one in verified(restored_log, told, generation=1).lost] == [size]
+        else:
+            with pytest.raises(LogError):
+                verified(restored_log, told, generation=1)
+
+
+@pytest.mark.parametrize("key", [LOG_KEY, SigningKey.generate()], ids=["ours", "another"])
+def test_a_checkpoint_that_is_held_must_be_of_this_log(key: SigningKey) -> None:
+    """A forged one, or another custodian's, proves nothing against anybody."""
+    other = Checkpoint(custodian=SigningKey.generate().public.key_id, size=1, root=bytes(32))
+    with pytest.raises(LogError) as caught:
+        verified(honest(), sign_checkpoint(other, key))
+    assert caught.value.reason in {"wrong_custodian", "checkpoint"}

@@ -11,6 +11,8 @@
    end; nothing is granted under a stop; a lease is closed or expires only as its state table allows, and its
    charge is what it used or all of it.
 5. There are exactly as many entries as the checkpoint says, and their Merkle root is the signed one.
+6. Each older checkpoint that the reader holds names a prefix of this log: it is neither a rolled-back nor a rewritten
+   copy. One that was lost with a backup is named by the entry that begins the next generation, and reported.
 
 The recorded hashes are a help to name the entry that was changed; they prove nothing by themselves. Whoever changes
 an entry *and* its hash fails at 5, where only the log as a whole can be named.
@@ -20,7 +22,7 @@ truly (their receipts show that).
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from aigovtool.codec import decode_signed
@@ -29,7 +31,7 @@ from aigovtool.errors import AIGovToolError, InputError, LogError
 from aigovtool.ids import KeyId
 from aigovtool.ledger.budget import BudgetRow
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint
-from aigovtool.ledger.entry import Entry, Genesis
+from aigovtool.ledger.entry import Entry, Genesis, Restored
 from aigovtool.ledger.lease import LeaseState
 from aigovtool.ledger.merkle import Frontier, leaf_hash
 from aigovtool.ledger.replay import Replay, Stop, bad
@@ -58,9 +60,18 @@ class AuditReport:
     leases: int
     unclosed_leases: int
     stops: tuple[Stop, ...]
+    #: Checkpoints that the reader held and that were lost by a restore from a backup, as the log itself says.
+    lost: tuple[Checkpoint, ...] = ()
 
 
-def verify_log(entries: Iterable[LoggedEntry], note: str, keys: list[VerifyKey], custodian: KeyId) -> AuditReport:
+def verify_log(
+    entries: Iterable[LoggedEntry],
+    note: str,
+    keys: list[VerifyKey],
+    custodian: KeyId,
+    *,
+    seen: Iterable[str] = (),
+) -> AuditReport:
     """Return what a log says, if it is whole, unchanged and consistent.
 
     Args:
@@ -68,14 +79,15 @@ def verify_log(entries: Iterable[LoggedEntry], note: str, keys: list[VerifyKey],
         note: the signed checkpoint.
         keys: the log keys of the custodian's key set, verified against the pinned root before.
         custodian: the identifier of the pinned root key.
+        seen: older signed checkpoints that the reader holds, from wherever.
 
     Raises:
         LogError: naming the first bad entry, with a reason for each of the checks above.
     """
-    checkpoint = open_checkpoint(note, keys)
-    if checkpoint.custodian != custodian:
-        raise LogError("the checkpoint is of another custodian's log", reason="wrong_custodian")
+    checkpoint = _opened_note(note, keys, custodian)
+    held = _Held([_opened_note(one, keys, custodian) for one in seen])
     replay, frontier = Replay(), Frontier()
+    held.compare(frontier)
     first_ms, before = 0, None
     for number, line in enumerate(entries):
         if number >= checkpoint.size:
@@ -87,6 +99,8 @@ def verify_log(entries: Iterable[LoggedEntry], note: str, keys: list[VerifyKey],
         except AIGovToolError as error:
             raise _named(number, error) from None
         frontier = frontier.append(line.leaf)
+        held.compare(frontier)
+        held.excuse(entry)
         first_ms, before = entry.at_ms if before is None else first_ms, entry
     if frontier.size < checkpoint.size:
         raise _named(frontier.size, bad("truncated", f"it is missing; the signed log has {checkpoint.size} entries"))
@@ -99,7 +113,50 @@ def verify_log(entries: Iterable[LoggedEntry], note: str, keys: list[VerifyKey],
             reason="root",
             fix="compare the entries with an earlier export",
         )
-    return _report(checkpoint, replay, first_ms, 0 if before is None else before.at_ms)
+    held.require_whole(checkpoint)
+    last_ms = 0 if before is None else before.at_ms
+    return replace(_report(checkpoint, replay, first_ms, last_ms), lost=tuple(held.lost))
+
+
+class _Held:
+    """Checkpoints that the reader holds, while the log is read."""
+
+    def __init__(self, checkpoints: list[Checkpoint]) -> None:
+        self._open = sorted(checkpoints, key=lambda one: one.size)
+        self.lost: list[Checkpoint] = []
+
+    def compare(self, frontier: Frontier) -> None:
+        """Settle those of this size whose root is this tree's."""
+        if any(one.size == frontier.size for one in self._open):
+            root = frontier.root()
+            self._open = [one for one in self._open if (one.size, one.root) != (frontier.size, root)]
+
+    def excuse(self, entry: Entry) -> None:
+        """Settle those that the log says were lost."""
+        if isinstance(entry.body, Restored):
+            size, generation = entry.body.lost_size, entry.body.generation
+            self.lost += [one for one in self._open if one.size <= size and one.generation < generation]
+            self._open = [one for one in self._open if one not in self.lost]
+
+    def require_whole(self, checkpoint: Checkpoint) -> None:
+        """Refuse a log that does not extend one of them.
+
+        Raises:
+            LogError: `rollback` if the copy ends before it, `rewritten` if other entries stand in its place.
+        """
+        for one in self._open:
+            if (one.generation, one.size) > (checkpoint.generation, checkpoint.size):
+                what, reason = "it ends before a checkpoint that you hold", "rollback"
+            else:
+                what, reason = "it does not contain what a checkpoint that you hold vouches for", "rewritten"
+            raise LogError(f"{what} ({one.size} entries, generation {one.generation})", reason=reason)
+
+
+def _opened_note(note: str, keys: list[VerifyKey], custodian: KeyId) -> Checkpoint:
+    checkpoint = open_checkpoint(note, keys)
+    if checkpoint.custodian != custodian:
+        raise LogError("the checkpoint is of another custodian's log", reason="wrong_custodian")
+    return checkpoint
 
 
 def _report(checkpoint: Checkpoint, replay: Replay, first_ms: int, last_ms: int) -> AuditReport:
