@@ -113,6 +113,11 @@ EXPECTED: dict[tuple[str, str], tuple[int, ...]] = {
     # Whoever holds a checkpoint may show it; `{}` is none.
     ("GET", "/v1/checkpoint"): for_all(200),
     ("POST", "/v1/checkpoints"): for_all(422),
+    # Proofs are hashes; without a query there is nothing to prove.
+    ("GET", "/v1/log/inclusion"): for_all(422),
+    ("GET", "/v1/log/consistency"): for_all(422),
+    # Nobody's lease.
+    ("GET", "/v1/leases/{lease_id}/proof"): (401, 404, 404, 404, 403),
     # An enclave is known by its signatures, not by its connection; `{}` is no signed message.
     ("POST", "/v1/boot/challenge"): for_all(422),
     ("POST", "/v1/boot"): for_all(422),
@@ -165,7 +170,7 @@ async def test_every_route_is_for_exactly_its_callers(api: Api) -> None:
     for method, path in sorted({*listed, ("GET", "/openapi.json")}):
         statuses = []
         for caller in CALLERS:
-            url = path.format(package=ABSENT, ask_id=message_id())
+            url = path.format(package=ABSENT, ask_id=message_id(), lease_id=message_id())
             answer = await api.clients[caller].request(method, url, **body_of(api.bench, method, path))
             statuses.append(answer.status_code)
             if answer.is_error:

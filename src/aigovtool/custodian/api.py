@@ -12,10 +12,11 @@ from aigovtool.attestation.appraisal import AppraisalPolicy
 from aigovtool.codec import Message, encode
 from aigovtool.crypto.sign import Envelope
 from aigovtool.custodian.custodian import Custodian
-from aigovtool.custodian.service import asks, boot, commands, packages, renewal, views
+from aigovtool.custodian.service import asks, boot, commands, packages, proofs, renewal, views
 from aigovtool.custodian.store import facts
 from aigovtool.custodian.store.records import Instance
-from aigovtool.ids import Digest, MessageId, Units
+from aigovtool.ids import Digest, LeaseId, MessageId, Units
+from aigovtool.ledger.proof import EntryProof
 from aigovtool.limits import MAX_EVIDENCE_BYTES, MAX_PACKAGE_BYTES
 from aigovtool.protocol import views as shown
 from aigovtool.protocol.commands import AskRequest, AskState, CommandResult
@@ -44,6 +45,26 @@ class AskPath(Message):
     ask_id: MessageId
 
 
+class LeasePath(Message):
+    """Which lease."""
+
+    lease_id: LeaseId
+
+
+class InclusionQuery(Message):
+    """Which entry, in the log of which size."""
+
+    index: Units
+    size: Units
+
+
+class ConsistencyQuery(Message):
+    """Which two sizes of the log."""
+
+    old: Units
+    size: Units
+
+
 class LogQuery(Message):
     """Which entries of the log."""
 
@@ -53,7 +74,14 @@ class LogQuery(Message):
 
 def routes(custodian: Custodian) -> list[Route]:
     """Return the table."""
-    table = [*_public(custodian), *_enclave(custodian), *_party(custodian), *_operator(custodian), *_views(custodian)]
+    table = [
+        *_public(custodian),
+        *_proofs(custodian),
+        *_enclave(custodian),
+        *_party(custodian),
+        *_operator(custodian),
+        *_views(custodian),
+    ]
     description = encode(openapi(table, title="AIGovTool custodian", version=__version__))
 
     async def describe(_call: Call) -> Response:
@@ -127,6 +155,49 @@ def _public(custodian: Custodian) -> list[Route]:
             summary="A sealed package (ciphertext), whole or one range",
             path_type=PackagePath,
             answer_media="application/octet-stream",
+        ),
+    ]
+
+
+def _proofs(custodian: Custodian) -> list[Route]:
+    async def inclusion(call: Call) -> shown.InclusionProof:
+        query = call.query(InclusionQuery)
+        return await proofs.inclusion(custodian, query.index, query.size)
+
+    async def consistency(call: Call) -> shown.ConsistencyProof:
+        query = call.query(ConsistencyQuery)
+        return await proofs.consistency(custodian, query.old, query.size)
+
+    async def lease(call: Call) -> EntryProof:
+        return await proofs.lease(custodian, call.caller(), call.path(LeasePath).lease_id)
+
+    return [
+        Route(
+            method="GET",
+            path="/v1/log/inclusion",
+            handler=inclusion,
+            who=_ANYONE,
+            summary="Proof that an entry is in the log",
+            query_type=InclusionQuery,
+            answer=shown.InclusionProof,
+        ),
+        Route(
+            method="GET",
+            path="/v1/log/consistency",
+            handler=consistency,
+            who=_ANYONE,
+            summary="Proof that the log was only added to",
+            query_type=ConsistencyQuery,
+            answer=shown.ConsistencyProof,
+        ),
+        Route(
+            method="GET",
+            path="/v1/leases/{lease_id}/proof",
+            handler=lease,
+            who=(*_PARTY, *_OPERATOR),
+            summary="Proof that a lease of the caller's was debited",
+            path_type=LeasePath,
+            answer=EntryProof,
         ),
     ]
 

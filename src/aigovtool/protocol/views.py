@@ -165,6 +165,21 @@ class LogHead(Message):
     key_set: Envelope
 
 
+class InclusionProof(Message):
+    """The audit path of an entry, and the root that it leads to (32 bytes each)."""
+
+    path: list[bytes]
+    root: bytes
+
+
+class ConsistencyProof(Message):
+    """The proof that one tree extends another, and their roots."""
+
+    path: list[bytes]
+    old_root: bytes
+    root: bytes
+
+
 class CheckpointSeen(Message):
     """A checkpoint that somebody holds, to be compared with the custodian's log."""
 

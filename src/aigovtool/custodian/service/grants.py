@@ -140,8 +140,7 @@ class Granting:
         by_instance, by_borrower = self._held[lease.model]
         self._held[lease.model] = (by_instance + units, by_borrower + units)
         budgets.write(self._transaction, effects.rows)
-        leases.add(self._transaction, lease, dimension)
-        self._custodian.record(
+        index = self._custodian.record(
             self._transaction,
             LeaseGranted(
                 lease_id=lease.lease_id,
@@ -153,6 +152,7 @@ class Granting:
                 rows=lease.rows,
             ),
         )
+        leases.add(self._transaction, lease, dimension, entry=index)
         return Grant(
             lease_id=lease.lease_id,
             model=lease.model,

@@ -54,8 +54,14 @@ def outstanding(transaction: Transaction, instance: InstanceId) -> int:
     return int(transaction.execute(statement).scalar_one())
 
 
-def add(transaction: Transaction, lease: Lease, dimension: Dimension) -> None:
-    """Insert a granted lease."""
+def entry_of(transaction: Transaction, lease_id: LeaseId) -> int | None:
+    """Return where the grant of a lease stands in the audit log."""
+    statement = select(leases.c.entry_idx).where(leases.c.lease_id == lease_id)
+    return transaction.execute(statement).scalar_one_or_none()
+
+
+def add(transaction: Transaction, lease: Lease, dimension: Dimension, *, entry: int) -> None:
+    """Insert a granted lease, whose grant is at index `entry` of the audit log."""
     units = lease.units.get(dimension)
     transaction.execute(
         insert(leases).values(
@@ -67,6 +73,7 @@ def add(transaction: Transaction, lease: Lease, dimension: Dimension) -> None:
             state=lease.state.value,
             deadline_ms=lease.granted_at_ms + lease.ttl_ms + lease.grace_ms,
             units=units,
+            entry_idx=entry,
             body=encode(lease),
         )
     )

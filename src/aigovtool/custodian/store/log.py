@@ -47,6 +47,19 @@ def page(transaction: Transaction, start: int, limit: int) -> list[bytes]:
     return list(transaction.execute(statement).scalars())
 
 
+def entry_at(transaction: Transaction, index: int) -> bytes:
+    """Return one entry in its only encoding.
+
+    Raises:
+        LogError: there is none at `index`.
+    """
+    transaction.flush()
+    body = transaction.execute(select(log.c.body).where(log.c.idx == index)).scalar_one_or_none()
+    if body is None:
+        raise LogError(f"the log has no entry {index}", reason="no_such_leaf")
+    return bytes(body)
+
+
 def root_at(transaction: Transaction, size: int) -> bytes:
     """Return the root that the tree had when it had `size` leaves.
 

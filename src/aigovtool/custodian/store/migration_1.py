@@ -25,6 +25,7 @@ def from_1_to_2(connection: Connection) -> None:
     _instances(connection)
     _limits(connection)
     _rows(connection)
+    _leases(connection)
     _stops(connection)
 
 
@@ -118,6 +119,15 @@ def _rows(connection: Connection) -> None:
         statement = text("UPDATE budget_rows SET limit_key = :limit_key, bucket_ms = :bucket_ms WHERE key = :key")
         connection.execute(statement.bindparams(**values))
     connection.execute(text("CREATE INDEX rows_by_limit ON budget_rows (limit_key, bucket_ms)"))
+
+
+def _leases(connection: Connection) -> None:
+    connection.execute(text("ALTER TABLE leases ADD COLUMN entry_idx BIGINT NOT NULL DEFAULT 0"))
+    for index, body in connection.execute(text("SELECT idx, body FROM log")).all():
+        entry = json.loads(body)["body"]
+        if entry["kind"] == "lease_granted":
+            statement = text("UPDATE leases SET entry_idx = :index WHERE lease_id = :lease_id")
+            connection.execute(statement.bindparams(index=index, lease_id=entry["lease_id"]))
 
 
 def _stops(connection: Connection) -> None:

@@ -149,6 +149,8 @@ leases: Final = Table(
     Column("state", String(12), nullable=False),
     Column("deadline_ms", BigInteger, nullable=False),
     Column("units", BigInteger, CheckConstraint("units >= 0"), nullable=False),
+    # Where its grant stands in the audit log.
+    Column("entry_idx", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
     # Partial indices: what a renewal asks must not cost more as closed leases pile up.
     Index("open_by_instance", "instance", sqlite_where=UNCLOSED, postgresql_where=UNCLOSED),
