@@ -32,8 +32,16 @@ def describe(body: log.EntryBody) -> Line:
     """Return what an entry says."""
     who, sentence = _SENTENCES[type(body)]
     command = getattr(body, "command", None)
-    actor = f"operator {command.operator}" if command is not None else who(body)
+    actor = who(body) if command is None else _operators(command)
     return Line(kind=str(_KINDS[type(body)]), who=actor, what=sentence(body))
+
+
+def _operators(command: log.Command) -> str:
+    return (
+        f"operator {command.operator}"
+        if command.second is None
+        else f"operators {command.operator} and {command.second}"
+    )
 
 
 def _by_custodian(_body: Any) -> str:  # noqa: ANN401 - any entry
@@ -99,6 +107,18 @@ _SENTENCES: Final[Mapping[type, _Sentence]] = MappingProxyType(
             ),
         ),
         log.LeaseExpired: (_by_custodian, lambda e: f"charged lease {short(e.lease_id)} in full: nobody closed it"),
+        log.LeaseWrittenOff: (_by_custodian, lambda e: f"gave up the holder of lease {short(e.lease_id)}"),
+        log.Restored: (
+            _by_custodian,
+            lambda e: (
+                f"put a restored ledger into service as generation {e.generation}: entries up to "
+                f"{count(e.lost_size)} were signed before"
+            ),
+        ),
+        log.Charged: (
+            _by_custodian,
+            lambda e: f"charged {count(e.units)} forgotten {e.row.dimension.value} to {path(e.row.scope)}",
+        ),
         log.Forked: (_by_enclave, lambda e: f"was stopped: two copies of it use lease {short(e.lease_id)}"),
         log.Asked: (
             lambda e: f"{e.role.value} {e.name}",

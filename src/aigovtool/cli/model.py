@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from aigovtool.crypto.secret import ModelKey
     from aigovtool.ids import BorrowerId, ModelId
     from aigovtool.ledger.policy import Consequences, ServingPolicy
-    from aigovtool.package.sealing import SealedPackage
+    from aigovtool.operator.client import OperatorClient
+    from aigovtool.package.sealing import PackageReader, SealedPackage
     from aigovtool.protocol.party import OperatorFile
 
 #: What the dial means depends on the budget; a new model has none, so this one stands as an example.
@@ -237,25 +238,10 @@ def _lend(
     operator_file: Path | None,
 ) -> Lent:
     from aigovtool.operator.deposit import read_deposit  # noqa: PLC0415
-    from aigovtool.package.sealing import PackageReader  # noqa: PLC0415
     from aigovtool.protocol.commands import AddModel  # noqa: PLC0415
 
     with connected(operator_file) as client:
-        try:
-            with package.open("rb") as stream:
-                reader = PackageReader(stream, client.key.public)
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot read {package}: {error.strerror}",
-                reason="unreadable_package",
-                fix="name the .aigov file that `aigovtool model seal` wrote",
-            ) from None
-        except SignatureInvalidError as error:
-            raise SignatureInvalidError(
-                f"{package} was not sealed by operator {client.file.operator}: {error.message}",
-                reason=error.reason,
-                fix="use the file of the operator who sealed it, or seal the model again",
-            ) from None
+        reader = _opened(package, client)
         deposit = read_deposit(key_file, custodian=client.root.key_id, manifest=reader.manifest_digest)
         with screen.progress("uploading") as progress:
             stored = client.upload_package(package, progress)
@@ -279,6 +265,27 @@ def _lend(
         outage_survived_ms=meaning.outage_survived_ms,
         stop_bound_ms=meaning.stop_bound_ms,
     )
+
+
+def _opened(package: Path, client: "OperatorClient") -> "PackageReader":
+    """Return what a package says of itself, if this operator sealed it."""
+    from aigovtool.package.sealing import PackageReader  # noqa: PLC0415
+
+    try:
+        with package.open("rb") as stream:
+            return PackageReader(stream, client.key.public)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot read {package}: {error.strerror}",
+            reason="unreadable_package",
+            fix="name the .aigov file that `aigovtool model seal` wrote",
+        ) from None
+    except SignatureInvalidError as error:
+        raise SignatureInvalidError(
+            f"{package} was not sealed by operator {client.file.operator}: {error.message}",
+            reason=error.reason,
+            fix="use the file of the operator who sealed it, or seal the model again",
+        ) from None
 
 
 def _consequence_facts(policy: "ServingPolicy", meaning: "Consequences") -> list[tuple[str, object]]:
@@ -367,5 +374,6 @@ def withdraw(screen: Screen, *, name: str, wait_s: int, operator_file: Path | No
         if not screen.json:
             screen.line(f"{name} is withdrawn (epoch {result.epoch}, audit log entry {result.entry})")
         report = stopped.watch(client, StopTarget.MODEL, model_id, result, wait_s)
+    stopped.warn(screen, report)
     done = Withdrawn(model=name, entry=result.entry, epoch=result.epoch, stop=report)
     screen.show(done, lambda: stopped.render(screen, report))

@@ -245,6 +245,7 @@ def _revoke(screen: Screen, role: str, name: str, operator_file: Path | None, *,
         if not screen.json:
             screen.line(f"{role} {name} is revoked (epoch {result.epoch}, audit log entry {result.entry})")
         report = None if role == "operator" else stopped.watch(client, StopTarget(role), name, result, wait_s)
+    stopped.warn(screen, report)
     done = Revoked(role=role, name=name, entry=result.entry, epoch=result.epoch, stop=report)
     screen.show(done, lambda: None if report is None else stopped.render(screen, report))
 

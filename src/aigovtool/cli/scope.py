@@ -23,7 +23,11 @@ def scope_options(function: F) -> F:
             "--dimension", type=_dimensions(), default="inferences", show_default=True, help="What is counted."
         ),
         click.option(
-            "--window", type=_windows(), default="lifetime", show_default=True, help="Per which span of time."
+            "--window",
+            type=_windows(),
+            default="lifetime",
+            show_default=True,
+            help="Per which span of time: a UTC calendar hour, day or month, or any span of its length.",
         ),
         click.option("--consumer", help="Only for this consumer."),
         click.option("--borrower", help="Only for this borrower."),
@@ -34,7 +38,7 @@ def scope_options(function: F) -> F:
 
 
 def _windows() -> "click.Choice[str]":
-    return click.Choice(["lifetime", "hour", "day", "month"])
+    return click.Choice(["lifetime", "hour", "day", "month", "rolling_hour", "rolling_day", "rolling_month"])
 
 
 def _dimensions() -> "click.Choice[str]":

@@ -83,8 +83,7 @@ def stop(
         result = client.command(Stop(target=target, value=value, reason=reason))
         screen.note(f"stopped: {named(target.value, value)} (epoch {result.epoch}, audit log entry {result.entry})")
         report = stopped.watch(client, target, value, result, wait_s)
-    if any(one.simulated for one in report.enclaves):
-        screen.banner()
+    stopped.warn(screen, report)
     screen.show(report, lambda: stopped.render(screen, report))
 
 

@@ -166,6 +166,12 @@ def _of(one: "EnclaveView", epoch: int, now_ms: int) -> StoppedEnclave:
     )
 
 
+def warn(screen: Screen, report: StopReport | None) -> None:
+    """Say so if a simulated TEE is among them, also to a program."""
+    if report is not None and any(one.simulated for one in report.enclaves):
+        screen.banner()
+
+
 def render(screen: Screen, report: StopReport) -> None:
     """Print for people who acknowledged, who is only bounded, and what may come next."""
     _render_enclaves(screen, report)
