@@ -130,3 +130,23 @@ def test_random_kills_never_give_more_answers_than_the_budget(make_world: MakeWo
     assert 0 < answered <= budget
     assert world.posted() <= budget
     world.stop(StopTarget.ALL)
+
+
+def test_bodies_that_are_announced_and_never_sent_take_one_consumers_room_only_for_a_while(
+    make_world: MakeWorld, body: bytes
+) -> None:
+    """Four announcements of the largest body fill a consumer's share: the next is told 429, until they are gone."""
+    world = make_world(budget=10)
+    idle = [world.connect() for _ in range(4)]
+    for connection in idle:
+        connection.link.putrequest("POST", "/v2/models/digits/infer")
+        connection.link.putheader("content-type", "application/json")
+        connection.link.putheader("content-length", str(64 << 20))
+        connection.link.endheaders()
+    asking = world.connect()
+    world.wait_for(lambda: asking.infer(body).status == 429, "the share is taken")
+    refusal = asking.infer(body)
+    assert (refusal.json()["reason"], refusal.headers["retry-after"]) == ("open_bodies", "1")
+    for connection in idle:
+        connection.close()
+    world.wait_for(lambda: asking.infer(body).status == 200, "the share is given back")

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sqlite3
 import time
 from pathlib import Path
 
@@ -97,3 +98,18 @@ def test_second_custodian_on_the_same_ledger_does_not_start(make_world: MakeWorl
         b"database_locked" in (world.directory / "second.log").read_bytes()
         or b"cannot be opened" in (world.directory / "second.log").read_bytes()
     )
+
+
+def test_an_enclave_that_its_custodian_does_not_know_attests_anew(make_world: MakeWorld, body: bytes) -> None:
+    """A ledger that has lost its instances, as after a restore: nobody at the borrower has to do anything."""
+    world = make_world(budget=1_000)
+    first = world.view("/v1/enclaves")["enclaves"][0]["instance"]
+    world.kill("custodian")
+    with sqlite3.connect(world.directory / "custodian" / "ledger.db") as ledger:
+        ledger.execute("DELETE FROM instances")
+    ledger.close()
+    world.start_custodian()
+    world.wait_for(lambda: world.view("/v1/enclaves")["enclaves"] != [], "another instance is admitted")
+    world.wait_ready()
+    assert world.connect().infer(body).status == 200
+    assert world.view("/v1/enclaves")["enclaves"][0]["instance"] != first
