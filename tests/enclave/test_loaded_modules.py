@@ -69,6 +69,8 @@ OURS = {
         "gateway",
         "instance_run",
         "results",
+        "room",
+        "spent_ids",
     },
     # What talks to the engine child; what runs in it is not loaded here.
     "aigovtool.enclave.engines": {"interface", "ipc", "link", "process", "sandbox", "seccomp", "spawn"},

@@ -1,6 +1,8 @@
 """Starting, stopping and starting again on the same socket."""
 
 import asyncio
+import errno
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -168,3 +170,51 @@ async def test_the_next_request_may_follow_the_last_byte_of_an_answer(world: Wor
                 await reader.readuntil(b"\r\n\r\n")
                 assert await reader.readexactly(len(body)) == body
         await server.stop(grace_s=0.1)
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_connection_in_the_moment_of_the_stop_is_never_lost(turns: int, world: World) -> None:
+    """It is closed, or stays in the queue for the next server: nobody is left with a connection that nobody holds."""
+    with bind_loopback() as listener:
+        server = HttpServer(application(ROUTES, clock_ms=lambda: world.now_ms), listener, None, SMALL)
+        await server.start()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        with socket.create_connection(listener.getsockname()[:2]) as client:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await server.stop()
+            async with HttpServer(application(ROUTES, clock_ms=lambda: world.now_ms), listener, None, SMALL):
+                client.setblocking(False)
+                reader, writer = await asyncio.open_connection(sock=client)
+                try:
+                    writer.write(HELLO)
+                    async with asyncio.timeout(10):
+                        assert (await reader.read(12)) in {b"", b"HTTP/1.1 200"}
+                except ConnectionError:
+                    pass  # closed with our bytes unread
+                finally:
+                    writer.close()
+
+
+async def test_accepting_goes_on_after_an_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many open files: what is queued waits a moment, and is served."""
+    monkeypatch.setattr("aigovtool.transport.server._ACCEPT_PAUSE_S", 0.01)
+
+    class Full(socket.socket):
+        failures = 3
+
+        def accept(self) -> tuple[socket.socket, object]:
+            if self.failures:
+                self.failures -= 1
+                raise OSError(errno.EMFILE, "too many open files")
+            return super().accept()
+
+    with bind_loopback() as plain, Full(fileno=os.dup(plain.fileno())) as listener:
+        async with HttpServer(application(ROUTES, clock_ms=lambda: world.now_ms), listener, None, SMALL):
+            reader, writer = await asyncio.open_connection(*listener.getsockname()[:2])
+            writer.write(HELLO)
+            async with asyncio.timeout(10):
+                assert await reader.read(12) == b"HTTP/1.1 200"
+            assert listener.failures == 0
+            writer.close()

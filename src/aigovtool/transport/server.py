@@ -85,7 +85,7 @@ class HttpServer:
         self._config: Final = _config(application)
         self._state: Final = ServerState()
         self._handshakes: Final[set[asyncio.Task[None]]] = set()
-        self._accepting: asyncio.Task[None] | None = None
+        self._accepting = False
         self._changed: Final = asyncio.Event()
 
     @property
@@ -108,11 +108,15 @@ class HttpServer:
     async def start(self) -> None:
         """Begin to accept; returns at once."""
         self._listener.setblocking(False)
-        self._accepting = asyncio.create_task(self._accept_all(), name="accept")
+        self._accepting = True
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     async def stop(self, grace_s: float = _GRACE_S) -> None:
         """Stop accepting, let answers under way end within `grace_s` seconds, then cut off the rest."""
-        tasks = [task for task in (self._accepting, *self._handshakes) if task is not None]
+        if self._accepting:
+            self._accepting = False
+            asyncio.get_running_loop().remove_reader(self._listener)
+        tasks = list(self._handshakes)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -148,23 +152,32 @@ class HttpServer:
     def _open(self) -> list[GuardedHttpProtocol]:
         return cast("list[GuardedHttpProtocol]", list(self._state.connections))
 
-    async def _accept_all(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                peer, _ = await loop.sock_accept(self._listener)
-            except OSError as error:
-                _LOG.warning("accept_failed errno=%s", error.errno)
-                await asyncio.sleep(_ACCEPT_PAUSE_S)
-                continue
-            if len(self._handshakes) >= self._bounds.max_handshakes:
-                peer.close()
-                continue
-            task = asyncio.create_task(self._shake_hands(peer), name="handshake")
-            self._handshakes.add(task)
-            task.add_done_callback(self._handshakes.discard)
-            # A task that is cancelled before its first step never sees its socket.
-            task.add_done_callback(partial(_close_if_cancelled, peer))
+    def _accept(self) -> None:
+        # A callback, not a task in `sock_accept`: one that is cancelled in the moment in which a connection comes loses
+        # it unclosed, and whoever connected would wait for ever. The next server finds it in the queue instead.
+        try:
+            peer, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:  # too many open files, for example: what is queued can wait
+            _LOG.warning("accept_failed errno=%s", error.errno)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._listener)
+            loop.call_later(_ACCEPT_PAUSE_S, self._accept_again)
+            return
+        peer.setblocking(False)
+        if len(self._handshakes) >= self._bounds.max_handshakes:
+            peer.close()
+            return
+        task = asyncio.create_task(self._shake_hands(peer), name="handshake")
+        self._handshakes.add(task)
+        task.add_done_callback(self._handshakes.discard)
+        # A task that is cancelled before its first step never sees its socket.
+        task.add_done_callback(partial(_close_if_cancelled, peer))
+
+    def _accept_again(self) -> None:
+        if self._accepting:
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     async def _shake_hands(self, peer: socket.socket) -> None:
         tls = self._tls
