@@ -43,6 +43,7 @@ _FIXES: Final[Mapping[str, str]] = MappingProxyType(
         "cannot_bind": "choose another port with --listen, or end what listens there",
         "missing_key_file": "check the path; `aigovtool custodian init` and `operator`, `borrower` and `consumer add` "
         "write such files",
+        "consumer_stopped": "ask the custodian: a stop can be lifted, a revocation cannot",
         "model_exists": "choose another name when you seal it: a name is never given out twice",
         "no_such_model": "check the name; operators see all models with `aigovtool model list`",
         "not_enrolled": "check the name; operators see who is enrolled and who is revoked with "
