@@ -58,7 +58,7 @@ OURS = {
     | {"attestation", "package", "protocol", "transport"},
     "aigovtool.attestation": {"appraisal", "binding", "model"},
     "aigovtool.package": {"manifest"},
-    "aigovtool.ledger": {"budget", "entry", "merkle", "policy", "receipt", "units"},
+    "aigovtool.ledger": {"budget", "checkpoint", "entry", "merkle", "policy", "receipt", "units"},
     "aigovtool.crypto": {"aead", "identity", "keyfile", "secret", "sign", "tlskey", "x509"},
     "aigovtool.enclave": {
         "app",

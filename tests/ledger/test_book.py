@@ -161,7 +161,7 @@ def test_the_narrowest_row_decides() -> None:
     effects = apply(book_of(row(SCOPES[0], 1_000), row(SCOPES[2], 30, posted=27)), replace(DRAW, minimum=2))
     assert effects.outcome is Outcome.GRANTED
     assert effects.leases[0].units == of(Dimension.INFERENCES, 2)
-    assert effects.available == 1
+    assert effects.room == 1
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_a_shortage_says_whether_waiting_helps(
 ) -> None:
     """exhausted: nobody can give units back; reserved: leases hold them; insufficient: fewer than one request needs."""
     effects = apply(book_of(*rows), replace(DRAW, minimum=minimum))
-    assert effects == Effects(outcome, available=available)
+    assert effects == Effects(outcome, available=available, room=available)
 
 
 @pytest.mark.parametrize(

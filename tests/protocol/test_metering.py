@@ -29,7 +29,8 @@ from aigovtool.ledger.policy import Dial, default_policy
 from aigovtool.ledger.receipt import Receipt, chain
 from aigovtool.ledger.units import Dimension, of
 from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, Grant, PathRoom, Renew
-from aigovtool.protocol.metering import Meter, Posted, Reservation
+from aigovtool.protocol.metering import Meter
+from aigovtool.protocol.reservation import Posted, Reservation
 from aigovtool.protocol.stop import ActiveStop, StopState
 
 MODEL, ANNA, BERT = ModelId("digits"), ConsumerId("anna"), ConsumerId("bert")

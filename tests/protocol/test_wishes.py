@@ -10,7 +10,8 @@ from aigovtool.errors import RefusalError
 from aigovtool.ids import ConsumerId
 from aigovtool.ledger.entry import StopTarget
 from aigovtool.protocol.messages import Deny, DenyCode, Grant
-from aigovtool.protocol.metering import Meter, Reservation
+from aigovtool.protocol.metering import Meter
+from aigovtool.protocol.reservation import Reservation
 
 CARL = ConsumerId("carl")
 CODES = [DenyCode.EXHAUSTED, DenyCode.RESERVED, DenyCode.CAPPED, DenyCode.INSUFFICIENT]

@@ -11,7 +11,8 @@ from aigovtool.errors import ConflictError, RefusalError
 from aigovtool.ids import BorrowerId, ConsumerId, InstanceId, MessageId
 from aigovtool.ledger.policy import CLOCK_RATE_ERROR_PPM
 from aigovtool.protocol.messages import Answer, Renew, Wiped
-from aigovtool.protocol.metering import Meter, Reservation
+from aigovtool.protocol.metering import Meter
+from aigovtool.protocol.reservation import Reservation
 from aigovtool.protocol.stop import StopState
 
 #: How long an enclave waits before it sends the same message again.

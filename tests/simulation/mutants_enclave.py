@@ -12,7 +12,8 @@ from aigovtool.protocol import metering
 from aigovtool.protocol.demand import Demand
 from aigovtool.protocol.holding import Holding
 from aigovtool.protocol.messages import Answer, Renew, Report, Want, Wiped
-from aigovtool.protocol.metering import Meter, Posted, Reservation
+from aigovtool.protocol.metering import Meter
+from aigovtool.protocol.reservation import Posted, Reservation
 from aigovtool.protocol.stop import StopState
 
 # --- The counter -------------------------------------------------------------------------------------

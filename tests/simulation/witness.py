@@ -16,7 +16,7 @@ from aigovtool.ledger.budget import BudgetRow, RowKey, Window
 from aigovtool.ledger.entry import StopTarget
 from aigovtool.ledger.lease import Lease, LeaseState
 from aigovtool.ledger.policy import ServingPolicy
-from aigovtool.protocol.metering import Reservation
+from aigovtool.protocol.reservation import Reservation
 from aigovtool.protocol.stop import StopState
 
 

@@ -12,11 +12,11 @@ from aigovtool.attestation.appraisal import AppraisalPolicy
 from aigovtool.codec import Message, encode
 from aigovtool.crypto.sign import Envelope
 from aigovtool.custodian.custodian import Custodian
-from aigovtool.custodian.service import asks, boot, commands, packages, proofs, renewal, views
+from aigovtool.custodian.log_api import log_routes
+from aigovtool.custodian.service import asks, boot, commands, packages, renewal, views
 from aigovtool.custodian.store import facts
 from aigovtool.custodian.store.records import Instance
-from aigovtool.ids import Digest, LeaseId, MessageId, Units
-from aigovtool.ledger.proof import EntryProof
+from aigovtool.ids import Digest, MessageId, Units
 from aigovtool.limits import MAX_EVIDENCE_BYTES, MAX_PACKAGE_BYTES
 from aigovtool.protocol import views as shown
 from aigovtool.protocol.commands import AskRequest, AskState, CommandResult
@@ -45,26 +45,6 @@ class AskPath(Message):
     ask_id: MessageId
 
 
-class LeasePath(Message):
-    """Which lease."""
-
-    lease_id: LeaseId
-
-
-class InclusionQuery(Message):
-    """Which entry, in the log of which size."""
-
-    index: Units
-    size: Units
-
-
-class ConsistencyQuery(Message):
-    """Which two sizes of the log."""
-
-    old: Units
-    size: Units
-
-
 class LogQuery(Message):
     """Which entries of the log."""
 
@@ -76,7 +56,7 @@ def routes(custodian: Custodian) -> list[Route]:
     """Return the table."""
     table = [
         *_public(custodian),
-        *_proofs(custodian),
+        *log_routes(custodian),
         *_enclave(custodian),
         *_party(custodian),
         *_operator(custodian),
@@ -116,12 +96,6 @@ def _public(custodian: Custodian) -> list[Route]:
     async def key_set(_call: Call) -> Envelope:
         return custodian.keys.key_set_envelope
 
-    async def compare(call: Call) -> shown.LogHead:
-        return await views.compare(custodian, call.body(shown.CheckpointSeen))
-
-    async def head(_call: Call) -> shown.LogHead:
-        return await views.show_head(custodian)
-
     async def package(call: Call) -> Response:
         asked = call.request.headers.get("range")
         chunks, start, count, total = packages.read(custodian, call.path(PackagePath).package, asked)
@@ -134,18 +108,6 @@ def _public(custodian: Custodian) -> list[Route]:
 
     return [
         Route(method="GET", path="/v1/health", handler=health, who=_ANYONE, summary="Health", answer=shown.Health),
-        Route(
-            method="POST",
-            path="/v1/checkpoints",
-            handler=compare,
-            who=_ANYONE,
-            summary="Show a checkpoint that you hold, and get the present one",
-            body=shown.CheckpointSeen,
-            answer=shown.LogHead,
-        ),
-        Route(
-            method="GET", path="/v1/checkpoint", handler=head, who=_ANYONE, summary="Checkpoint", answer=shown.LogHead
-        ),
         Route(method="GET", path="/v1/key-set", handler=key_set, who=_ANYONE, summary="Signed keys", answer=Envelope),
         Route(
             method="GET",
@@ -155,49 +117,6 @@ def _public(custodian: Custodian) -> list[Route]:
             summary="A sealed package (ciphertext), whole or one range",
             path_type=PackagePath,
             answer_media="application/octet-stream",
-        ),
-    ]
-
-
-def _proofs(custodian: Custodian) -> list[Route]:
-    async def inclusion(call: Call) -> shown.InclusionProof:
-        query = call.query(InclusionQuery)
-        return await proofs.inclusion(custodian, query.index, query.size)
-
-    async def consistency(call: Call) -> shown.ConsistencyProof:
-        query = call.query(ConsistencyQuery)
-        return await proofs.consistency(custodian, query.old, query.size)
-
-    async def lease(call: Call) -> EntryProof:
-        return await proofs.lease(custodian, call.caller(), call.path(LeasePath).lease_id)
-
-    return [
-        Route(
-            method="GET",
-            path="/v1/log/inclusion",
-            handler=inclusion,
-            who=_ANYONE,
-            summary="Proof that an entry is in the log",
-            query_type=InclusionQuery,
-            answer=shown.InclusionProof,
-        ),
-        Route(
-            method="GET",
-            path="/v1/log/consistency",
-            handler=consistency,
-            who=_ANYONE,
-            summary="Proof that the log was only added to",
-            query_type=ConsistencyQuery,
-            answer=shown.ConsistencyProof,
-        ),
-        Route(
-            method="GET",
-            path="/v1/leases/{lease_id}/proof",
-            handler=lease,
-            who=(*_PARTY, *_OPERATOR),
-            summary="Proof that a lease of the caller's was debited",
-            path_type=LeasePath,
-            answer=EntryProof,
         ),
     ]
 

@@ -98,11 +98,7 @@ class CustodianLink:
         if whole.exists():
             return whole
         done = partial.stat().st_size if partial.exists() else 0
-        # A connection of its own: the server learns a moment after its last byte that a streamed answer is over, and
-        # would take a request that is already there by then for a pipelined one, and close.
-        headers = {"connection": "close"}
-        if 0 < done < size:
-            headers["range"] = f"bytes={done}-"
+        headers = {"range": f"bytes={done}-"} if 0 < done < size else {}
         try:
             async with self._client.stream("GET", f"/v1/packages/{package}", headers=headers) as response:
                 if response.status_code not in {200, 206}:

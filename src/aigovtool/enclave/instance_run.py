@@ -27,7 +27,7 @@ from aigovtool.ids import ConsumerId, MessageId, ModelId
 from aigovtool.ledger.receipt import Receipt
 from aigovtool.protocol import messages
 from aigovtool.protocol.messages import Answer, Listen, Push, RenewReply, Wiped
-from aigovtool.protocol.metering import Posted, Reservation
+from aigovtool.protocol.reservation import Posted, Reservation
 from aigovtool.transport.problem import unexpected
 
 _LOG = logging.getLogger(__name__)

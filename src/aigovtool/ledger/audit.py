@@ -102,9 +102,16 @@ def verify_log(
         held.compare(frontier)
         held.excuse(entry)
         first_ms, before = entry.at_ms if before is None else first_ms, entry
+    _require_signed(frontier, checkpoint, before)
+    held.require_whole(checkpoint)
+    last_ms = 0 if before is None else before.at_ms
+    return replace(_report(checkpoint, replay, first_ms, last_ms), lost=tuple(held.lost))
+
+
+def _require_signed(frontier: Frontier, checkpoint: Checkpoint, last: Entry | None) -> None:
     if frontier.size < checkpoint.size:
         raise _named(frontier.size, bad("truncated", f"it is missing; the signed log has {checkpoint.size} entries"))
-    if before is not None and before.generation != checkpoint.generation:
+    if last is not None and last.generation != checkpoint.generation:
         raise LogError("the checkpoint is of another generation than the last entry", reason="generation")
     if frontier.root() != checkpoint.root:
         raise LogError(
@@ -113,9 +120,6 @@ def verify_log(
             reason="root",
             fix="compare the entries with an earlier export",
         )
-    held.require_whole(checkpoint)
-    last_ms = 0 if before is None else before.at_ms
-    return replace(_report(checkpoint, replay, first_ms, last_ms), lost=tuple(held.lost))
 
 
 class _Held:

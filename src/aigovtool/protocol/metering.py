@@ -24,32 +24,13 @@ from aigovtool.ledger.receipt import Receipt
 from aigovtool.limits import MAX_REPORTS_PER_RENEWAL
 from aigovtool.protocol.holding import Holding
 from aigovtool.protocol.messages import Answer, Deny, DenyCode, Grant, Renew, Wiped
+from aigovtool.protocol.reservation import Posted, Reservation
 from aigovtool.protocol.shelf import Shelf
 from aigovtool.protocol.stop import StopState
 from aigovtool.protocol.wishes import Wishes
 
 #: Shortest time between two heartbeats, however little of the attestation's validity is left.
 _RENEW_FLOOR_MS = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """Units debited for one request; ends in exactly one `post` or `void`. `number` is its own for good."""
-
-    number: int
-    lease_id: LeaseId
-    model: ModelId
-    consumer: ConsumerId
-    units: int
-
-
-@dataclass(frozen=True, slots=True)
-class Posted:
-    """What a posting came to: the receipt's number in its lease, and the units left as far as known."""
-
-    lease_id: LeaseId
-    sequence: int
-    remaining: int
 
 
 @dataclass(frozen=True, slots=True)

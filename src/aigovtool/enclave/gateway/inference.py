@@ -21,8 +21,8 @@ from aigovtool.ids import ConsumerId, RequestKey, digest_of
 from aigovtool.ledger.receipt import Receipt, salted_digest, sign_batch
 from aigovtool.ledger.units import of
 from aigovtool.protocol.infer_body import InferBody
-from aigovtool.protocol.metering import Reservation
 from aigovtool.protocol.oip import InferRequest, encode_infer_response, parse_infer_request
+from aigovtool.protocol.reservation import Reservation
 from aigovtool.protocol.session import RECEIPT_HEADER, REQUEST_ID_HEADER, UNITS_HEADER
 from aigovtool.transport.problem import unexpected
 
