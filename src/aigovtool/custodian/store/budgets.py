@@ -1,9 +1,9 @@
 """Budget limits and rows. A row of a new bucket is made from its limit when it is first needed."""
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import Row, bindparam, func, insert, select, update
 
 from aigovtool.codec import encode
 from aigovtool.custodian.store.bodies import decoded
@@ -20,6 +20,23 @@ from aigovtool.ledger.budget import (
     key_now,
     oldest_bucket_of,
     row_for,
+)
+
+_LIMITS_AT: Final = (
+    select(budget_limits.c.body)
+    .where(budget_limits.c.scope.in_(bindparam("scopes", expanding=True)))
+    .order_by(budget_limits.c.key)
+)
+_ROWS: Final = select(budget_rows).where(budget_rows.c.key.in_(bindparam("keys", expanding=True)))
+_WRITE: Final = (
+    update(budget_rows)
+    .where(budget_rows.c.key == bindparam("row"))
+    .values(posted=bindparam("new_posted"), pending=bindparam("new_pending"))
+)
+_EARLIER: Final = select(func.coalesce(func.sum(budget_rows.c.posted + budget_rows.c.pending), 0)).where(
+    budget_rows.c.limit_key == bindparam("limit"),
+    budget_rows.c.bucket_ms >= bindparam("oldest"),
+    budget_rows.c.bucket_ms < bindparam("current"),
 )
 
 
@@ -49,9 +66,8 @@ def set_limit(transaction: Transaction, limit: BudgetLimit, now_ms: int) -> None
 
 def rows_on(transaction: Transaction, scopes: tuple[Scope, ...], now_ms: int) -> list[BudgetRow]:
     """Return the rows to debit now at `scopes`, making those that a limit calls for."""
-    at_scopes = budget_limits.c.scope.in_([_scope_key(scope) for scope in scopes])
-    statement = select(budget_limits.c.body).where(at_scopes).order_by(budget_limits.c.key)
-    found = [decoded(body, BudgetLimit) for body in transaction.execute(statement).scalars()]
+    bodies = transaction.execute(_LIMITS_AT, {"scopes": [_scope_key(scope) for scope in scopes]}).scalars()
+    found = [decoded(body, BudgetLimit) for body in bodies]
     return _current(transaction, found, now_ms)
 
 
@@ -68,11 +84,8 @@ def current_rows(transaction: Transaction, now_ms: int) -> list[BudgetRow]:
 def write(transaction: Transaction, rows: tuple[BudgetRow, ...]) -> None:
     """Write rows that a transition changed."""
     for row in rows:
-        transaction.execute(
-            update(budget_rows)
-            .where(budget_rows.c.key == _row_key(row.key))
-            .values(posted=row.posted, pending=row.pending)
-        )
+        changed = {"row": _row_key(row.key), "new_posted": row.posted, "new_pending": row.pending}
+        transaction.execute(_WRITE, changed)
 
 
 def _current(transaction: Transaction, found: list[BudgetLimit], now_ms: int) -> list[BudgetRow]:
@@ -89,8 +102,7 @@ def _current(transaction: Transaction, found: list[BudgetLimit], now_ms: int) ->
 def _stored(transaction: Transaction, keys: list[str]) -> dict[str, BudgetRow]:
     if not keys:
         return {}
-    found = transaction.execute(select(budget_rows).where(budget_rows.c.key.in_(keys)))
-    return {row.key: _row(row) for row in found}
+    return {row.key: _row(row) for row in transaction.execute(_ROWS, {"keys": keys})}
 
 
 def _begin(transaction: Transaction, limit: BudgetLimit, now_ms: int) -> BudgetRow:
@@ -112,12 +124,8 @@ def _begin(transaction: Transaction, limit: BudgetLimit, now_ms: int) -> BudgetR
 
 def _earlier(transaction: Transaction, limit: BudgetLimit, key: RowKey, now_ms: int) -> int:
     """Return what the earlier buckets that a rolling window touches hold."""
-    statement = select(func.coalesce(func.sum(budget_rows.c.posted + budget_rows.c.pending), 0)).where(
-        budget_rows.c.limit_key == _limit_key(limit),
-        budget_rows.c.bucket_ms >= oldest_bucket_of(limit.window, now_ms),
-        budget_rows.c.bucket_ms < key.bucket_ms,
-    )
-    return int(transaction.execute(statement).scalar_one())
+    buckets = {"oldest": oldest_bucket_of(limit.window, now_ms), "current": key.bucket_ms}
+    return int(transaction.execute(_EARLIER, {"limit": _limit_key(limit), **buckets}).scalar_one())
 
 
 def _row(found: Row[*tuple[Any, ...]]) -> BudgetRow:

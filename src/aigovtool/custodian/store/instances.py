@@ -1,6 +1,8 @@
 """Instances, the nonces of their boots, and the answers to their last renewals."""
 
-from sqlalchemy import delete, func, insert, select, update
+from typing import Final
+
+from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from aigovtool.codec import encode
 from aigovtool.custodian.store.bodies import decoded
@@ -11,6 +13,12 @@ from aigovtool.errors import ConflictError, EvidenceError, ForbiddenError, Overl
 from aigovtool.ids import BorrowerId, Digest, InstanceId, KeyId, MessageId, Nonce, key_id_of
 from aigovtool.limits import MAX_OUTSTANDING_NONCES, MAX_OUTSTANDING_NONCES_PER_BORROWER
 from aigovtool.protocol.messages import RenewReply
+
+_FIND: Final = select(instances.c.body).where(instances.c.instance == bindparam("wanted"))
+_TOUCH: Final = (
+    update(instances).where(instances.c.instance == bindparam("wanted")).values(last_contact_ms=bindparam("now_ms"))
+)
+_ANSWERED: Final = select(answers).where(answers.c.instance == bindparam("wanted"))
 
 
 def add_nonce(transaction: Transaction, nonce: Nonce, borrower: BorrowerId, *, now_ms: int, ttl_ms: int) -> None:
@@ -70,7 +78,7 @@ def add(transaction: Transaction, instance: Instance) -> None:
 
 def find(transaction: Transaction, instance: InstanceId) -> Instance | None:
     """Return an instance in whatever state."""
-    body = transaction.execute(select(instances.c.body).where(instances.c.instance == instance)).scalar_one_or_none()
+    body = transaction.execute(_FIND, {"wanted": instance}).scalar_one_or_none()
     return None if body is None else decoded(body, Instance)
 
 
@@ -100,7 +108,7 @@ def replace(transaction: Transaction, instance: Instance) -> None:
 
 def touch(transaction: Transaction, instance: InstanceId, now_ms: int) -> None:
     """Remember when an instance was last heard of."""
-    transaction.execute(update(instances).where(instances.c.instance == instance).values(last_contact_ms=now_ms))
+    transaction.execute(_TOUCH, {"wanted": instance, "now_ms": now_ms})
 
 
 def newest(transaction: Transaction, limit: int) -> list[tuple[Instance, int]]:
@@ -119,7 +127,7 @@ def answered(
     Raises:
         ConflictError: the same request id came with another body.
     """
-    found = transaction.execute(select(answers).where(answers.c.instance == instance)).one_or_none()
+    found = transaction.execute(_ANSWERED, {"wanted": instance}).one_or_none()
     if found is None or found.request_id != request_id:
         return None
     if found.request != request:

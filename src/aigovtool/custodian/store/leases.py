@@ -1,6 +1,8 @@
 """Leases, and the running totals of usage that are derived from them."""
 
-from sqlalchemy import func, insert, select, update
+from typing import Final
+
+from sqlalchemy import Integer, bindparam, func, insert, select, update
 
 from aigovtool.codec import encode
 from aigovtool.custodian.store.bodies import decoded
@@ -11,19 +13,38 @@ from aigovtool.ledger.lease import Lease
 from aigovtool.ledger.units import Dimension
 from aigovtool.protocol.views import UsageView
 
+_HELD: Final = select(func.coalesce(func.sum(leases.c.units), 0)).where(UNCLOSED)
+_HELD_BY_INSTANCE: Final = _HELD.where(
+    leases.c.instance == bindparam("holder"), leases.c.model == bindparam("of_model")
+)
+_HELD_BY_BORROWER: Final = _HELD.where(
+    leases.c.borrower == bindparam("holder"), leases.c.model == bindparam("of_model")
+)
+_FIND: Final = select(leases.c.body).where(leases.c.lease_id == bindparam("lease"))
+_OVERDUE: Final = (
+    select(leases.c.body)
+    .where(PENDING, leases.c.deadline_ms < bindparam("now_ms"))
+    .order_by(leases.c.deadline_ms)
+    .limit(bindparam("at_most", type_=Integer))
+)
+_ADD: Final = insert(leases)
+_CHANGE: Final = (
+    update(leases)
+    .where(leases.c.lease_id == bindparam("lease"))
+    .values(state=bindparam("new_state"), body=bindparam("new_body"))
+)
+
 
 def find(transaction: Transaction, lease_id: LeaseId) -> Lease | None:
     """Return a lease."""
-    body = transaction.execute(select(leases.c.body).where(leases.c.lease_id == lease_id)).scalar_one_or_none()
+    body = transaction.execute(_FIND, {"lease": lease_id}).scalar_one_or_none()
     return None if body is None else decoded(body, Lease)
 
 
 def overdue(transaction: Transaction, now_ms: int, limit: int) -> list[Lease]:
     """Return up to `limit` pending leases whose holder is too late to close them."""
-    statement = (
-        select(leases.c.body).where(PENDING, leases.c.deadline_ms < now_ms).order_by(leases.c.deadline_ms).limit(limit)
-    )
-    return [decoded(body, Lease) for body in transaction.execute(statement).scalars()]
+    found = transaction.execute(_OVERDUE, {"now_ms": now_ms, "at_most": limit})
+    return [decoded(body, Lease) for body in found.scalars()]
 
 
 def expired_of(transaction: Transaction, instance: InstanceId) -> list[Lease]:
@@ -34,18 +55,12 @@ def expired_of(transaction: Transaction, instance: InstanceId) -> list[Lease]:
 
 def held_by_instance(transaction: Transaction, instance: InstanceId, model: ModelId) -> int:
     """Return the units that an instance holds and could still use."""
-    statement = select(func.coalesce(func.sum(leases.c.units), 0)).where(
-        leases.c.instance == instance, leases.c.model == model, UNCLOSED
-    )
-    return int(transaction.execute(statement).scalar_one())
+    return int(transaction.execute(_HELD_BY_INSTANCE, {"holder": instance, "of_model": model}).scalar_one())
 
 
 def held_by_borrower(transaction: Transaction, borrower: BorrowerId, model: ModelId) -> int:
     """Return the units that all instances of a borrower hold, those that crashed included."""
-    statement = select(func.coalesce(func.sum(leases.c.units), 0)).where(
-        leases.c.borrower == borrower, leases.c.model == model, UNCLOSED
-    )
-    return int(transaction.execute(statement).scalar_one())
+    return int(transaction.execute(_HELD_BY_BORROWER, {"holder": borrower, "of_model": model}).scalar_one())
 
 
 def outstanding(transaction: Transaction, instance: InstanceId) -> int:
@@ -63,28 +78,26 @@ def entry_of(transaction: Transaction, lease_id: LeaseId) -> int | None:
 def add(transaction: Transaction, lease: Lease, dimension: Dimension, *, entry: int) -> None:
     """Insert a granted lease, whose grant is at index `entry` of the audit log."""
     units = lease.units.get(dimension)
-    transaction.execute(
-        insert(leases).values(
-            lease_id=lease.lease_id,
-            instance=lease.instance,
-            borrower=lease.borrower,
-            model=lease.model,
-            consumer=lease.consumer,
-            state=lease.state.value,
-            deadline_ms=lease.granted_at_ms + lease.ttl_ms + lease.grace_ms,
-            units=units,
-            entry_idx=entry,
-            body=encode(lease),
-        )
-    )
+    row = {
+        "lease_id": lease.lease_id,
+        "instance": lease.instance,
+        "borrower": lease.borrower,
+        "model": lease.model,
+        "consumer": lease.consumer,
+        "state": lease.state.value,
+        "deadline_ms": lease.granted_at_ms + lease.ttl_ms + lease.grace_ms,
+        "units": units,
+        "entry_idx": entry,
+        "body": encode(lease),
+    }
+    transaction.execute(_ADD, row)
     _count(transaction, lease, granted=units, charged=units, open_leases=1)
 
 
 def change(transaction: Transaction, before: Lease, after: Lease, dimension: Dimension, *, charged: int) -> None:
     """Write a lease that a transition changed; `charged` is by how much its charge changed."""
-    transaction.execute(
-        update(leases).where(leases.c.lease_id == after.lease_id).values(state=after.state.value, body=encode(after))
-    )
+    changed = {"lease": after.lease_id, "new_state": after.state.value, "new_body": encode(after)}
+    transaction.execute(_CHANGE, changed)
     _count(
         transaction,
         after,

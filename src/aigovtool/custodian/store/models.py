@@ -1,6 +1,8 @@
 """Registered models."""
 
-from sqlalchemy import insert, select, update
+from typing import Final
+
+from sqlalchemy import bindparam, insert, select, update
 
 from aigovtool.codec import encode
 from aigovtool.custodian.store.bodies import decoded
@@ -9,6 +11,9 @@ from aigovtool.custodian.store.schema import models
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import ConflictError, NotFoundError
 from aigovtool.ids import Digest, ModelId
+
+_FIND: Final = select(models.c.body).where(models.c.model == bindparam("wanted"))
+_AMONG: Final = select(models.c.body).where(models.c.model.in_(bindparam("names", expanding=True)))
 
 
 def add(transaction: Transaction, model: Model) -> None:
@@ -24,7 +29,7 @@ def add(transaction: Transaction, model: Model) -> None:
 
 def find(transaction: Transaction, model: ModelId) -> Model | None:
     """Return a model, withdrawn or not."""
-    body = transaction.execute(select(models.c.body).where(models.c.model == model)).scalar_one_or_none()
+    body = transaction.execute(_FIND, {"wanted": model}).scalar_one_or_none()
     return None if body is None else decoded(body, Model)
 
 
@@ -32,8 +37,7 @@ def among(transaction: Transaction, names: list[ModelId]) -> list[Model]:
     """Return those of `names` that were ever registered."""
     if not names:
         return []
-    bodies = transaction.execute(select(models.c.body).where(models.c.model.in_(names))).scalars()
-    return [decoded(body, Model) for body in bodies]
+    return [decoded(body, Model) for body in transaction.execute(_AMONG, {"names": names}).scalars()]
 
 
 def require(transaction: Transaction, model: ModelId) -> Model:

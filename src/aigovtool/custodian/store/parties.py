@@ -1,8 +1,9 @@
 """Parties: who holds a credential. Rows are never deleted; a revoked name is not given out again."""
 
 from collections.abc import Sequence
+from typing import Final
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 
 from aigovtool.codec import encode
 from aigovtool.custodian.store.bodies import decoded
@@ -13,6 +14,10 @@ from aigovtool.errors import ConflictError, ForbiddenError
 from aigovtool.ids import KeyId, key_id_of
 from aigovtool.ledger.entry import PartyRole
 
+_OF_ROLE: Final = select(parties.c.body).where(parties.c.role == bindparam("of_role"))
+_FIND: Final = _OF_ROLE.where(parties.c.name == bindparam("wanted"))
+_AMONG: Final = _OF_ROLE.where(parties.c.name.in_(bindparam("names", expanding=True)))
+
 
 def add(transaction: Transaction, party: Party) -> None:
     """Insert a party.
@@ -22,7 +27,9 @@ def add(transaction: Transaction, party: Party) -> None:
     """
     taken = (parties.c.role == party.role.value) & (parties.c.name == party.name)
     if transaction.execute(select(parties.c.name).where(taken | (parties.c.key_id == key_id_of(party.key)))).first():
-        raise ConflictError(f"a {party.role} named {party.name}, or its key, exists already", reason="party_exists")
+        raise ConflictError(
+            f"the {party.role} name {party.name}, or its key, was given out before", reason="party_exists"
+        )
     transaction.execute(
         insert(parties).values(role=party.role.value, name=party.name, key_id=key_id_of(party.key), body=encode(party))
     )
@@ -30,8 +37,7 @@ def add(transaction: Transaction, party: Party) -> None:
 
 def find(transaction: Transaction, role: PartyRole, name: str) -> Party | None:
     """Return a party, revoked or not."""
-    statement = select(parties.c.body).where(parties.c.role == role.value, parties.c.name == name)
-    body = transaction.execute(statement).scalar_one_or_none()
+    body = transaction.execute(_FIND, {"of_role": role.value, "wanted": name}).scalar_one_or_none()
     return None if body is None else decoded(body, Party)
 
 
@@ -46,8 +52,8 @@ def among(transaction: Transaction, role: PartyRole, names: Sequence[str]) -> li
     """Return those of `names` that were ever enrolled, revoked or not."""
     if not names:
         return []
-    statement = select(parties.c.body).where(parties.c.role == role.value, parties.c.name.in_(names))
-    return [decoded(body, Party) for body in transaction.execute(statement).scalars()]
+    bodies = transaction.execute(_AMONG, {"of_role": role.value, "names": list(names)}).scalars()
+    return [decoded(body, Party) for body in bodies]
 
 
 def require(transaction: Transaction, role: PartyRole, name: str) -> Party:

@@ -1,6 +1,8 @@
 """Stops in force, and the stop state that they mean for one instance."""
 
-from sqlalchemy import ColumnElement, and_, or_, select
+from typing import Final
+
+from sqlalchemy import ColumnElement, and_, bindparam, or_, select
 
 from aigovtool.custodian.store import facts, parties
 from aigovtool.custodian.store.records import Instance
@@ -8,6 +10,25 @@ from aigovtool.custodian.store.schema import stops
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.protocol.stop import ActiveStop, StopState
+
+
+def _aimed(target: StopTarget, condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    return and_(stops.c.target == target.value, condition)
+
+
+_CONCERNING: Final = (
+    select(stops)
+    .where(
+        or_(
+            stops.c.target == StopTarget.ALL.value,
+            _aimed(StopTarget.MODEL, stops.c.value.in_(bindparam("models", expanding=True))),
+            _aimed(StopTarget.BORROWER, stops.c.value == bindparam("of_borrower")),
+            _aimed(StopTarget.ENCLAVE, stops.c.value == bindparam("of_instance")),
+            _aimed(StopTarget.CONSUMER, stops.c.borrower == bindparam("of_borrower")),
+        )
+    )
+    .order_by(stops.c.target, stops.c.value)
+)
 
 
 def put(transaction: Transaction, target: StopTarget, value: str, epoch: int, *, active: bool) -> None:
@@ -43,9 +64,7 @@ def state_for(transaction: Transaction, instance: Instance) -> StopState:
     A consumer's stop concerns the enclaves of its borrower only (nobody else may serve it), and is listed until its
     credential ends: after that nobody can present it. It counts towards the scope epoch for ever, which never falls.
     """
-    found = list(
-        transaction.execute(select(stops).where(_concerning(instance)).order_by(stops.c.target, stops.c.value))
-    )
+    found = list(transaction.execute(_CONCERNING, _places(instance)))
     now_ms = transaction.head.clock_ms
     return StopState(
         instance=instance.instance,
@@ -59,14 +78,5 @@ def state_for(transaction: Transaction, instance: Instance) -> StopState:
     )
 
 
-def _concerning(instance: Instance) -> ColumnElement[bool]:
-    def aimed(target: StopTarget, condition: ColumnElement[bool]) -> ColumnElement[bool]:
-        return and_(stops.c.target == target.value, condition)
-
-    return or_(
-        stops.c.target == StopTarget.ALL.value,
-        aimed(StopTarget.MODEL, stops.c.value.in_(instance.models)),
-        aimed(StopTarget.BORROWER, stops.c.value == instance.borrower),
-        aimed(StopTarget.ENCLAVE, stops.c.value == instance.instance),
-        aimed(StopTarget.CONSUMER, stops.c.borrower == instance.borrower),
-    )
+def _places(instance: Instance) -> dict[str, object]:
+    return {"models": instance.models, "of_borrower": instance.borrower, "of_instance": instance.instance}

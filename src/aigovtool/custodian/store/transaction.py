@@ -8,9 +8,10 @@ either: `mark` and `back_to` do for the head what a savepoint does for the table
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, CursorResult, Executable, Table, func, insert, select, update
+from sqlalchemy import Connection, CursorResult, Executable, Table, bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from aigovtool.codec import Message, decode, encode
@@ -24,6 +25,19 @@ _INSERTS: Final[dict[str, Callable[[Table], sqlite.Insert]]] = {
     "sqlite": sqlite.insert,
     "postgresql": postgresql.insert,  # type: ignore[dict-item]
 }
+
+
+_PUT_HEAD: Final = update(head).values(body=bindparam("new_body"))
+_GET_HEAD: Final = select(head.c.schema, head.c.body)
+_LOCK_HEAD: Final = _GET_HEAD.with_for_update()
+
+
+@lru_cache
+def _upsert(dialect: str, table: Table, key: tuple[str, ...], values: tuple[str, ...], *, adding: bool) -> Executable:
+    """Return the statement that inserts a row, or sets `values` in it, or adds them to what is there."""
+    statement = _INSERTS[dialect](table).values({name: bindparam(name) for name in (*key, *values)})
+    new = {name: table.c[name] + statement.excluded[name] if adding else statement.excluded[name] for name in values}
+    return statement.on_conflict_do_update(index_elements=list(key), set_=new)
 
 
 #: Where PostgreSQL delivers notices.
@@ -84,20 +98,21 @@ class Transaction:
     #: For the other custodians on this ledger; delivered by the server exactly when this transaction is durable.
     notices: list[bytes] = field(default_factory=list)
 
-    def execute(self, statement: Executable) -> CursorResult[*tuple[Any, ...]]:
-        """Run one statement."""
-        return self.connection.execute(statement)
+    def execute(
+        self, statement: Executable, parameters: Mapping[str, Any] | None = None
+    ) -> CursorResult[*tuple[Any, ...]]:
+        """Run one statement. What every renewal runs is built once and given its parameters here."""
+        return self.connection.execute(statement, parameters)
 
     def upsert(self, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         """Insert a row, or set `values` in the row with this primary or unique `key`."""
-        statement = _INSERTS[self.connection.dialect.name](table).values(**key, **values)
-        self.execute(statement.on_conflict_do_update(index_elements=list(key), set_=dict(values)))
+        statement = _upsert(self.connection.dialect.name, table, tuple(key), tuple(values), adding=False)
+        self.execute(statement, {**key, **values})
 
     def count_up(self, table: Table, key: Mapping[str, Any], amounts: Mapping[str, int]) -> None:
         """Insert a row of counters, or add `amounts` to those of the row with this `key`."""
-        statement = _INSERTS[self.connection.dialect.name](table).values(**key, **amounts)
-        sums = {name: table.c[name] + amount for name, amount in amounts.items()}
-        self.execute(statement.on_conflict_do_update(index_elements=list(key), set_=sums))
+        statement = _upsert(self.connection.dialect.name, table, tuple(key), tuple(amounts), adding=True)
+        self.execute(statement, {**key, **amounts})
 
     # -- The head -----------------------------------------------------------------------------------
 
@@ -107,8 +122,7 @@ class Transaction:
         Raises:
             StorageError: the ledger was upgraded while this program ran (`schema_version`).
         """
-        statement = select(head.c.schema, head.c.body)
-        found = self.execute(statement.with_for_update() if lock else statement).one()
+        found = self.execute(_LOCK_HEAD if lock else _GET_HEAD).one()
         if found.schema != SCHEMA_VERSION:
             raise StorageError(
                 f"the ledger now has schema {found.schema}; this program knows {SCHEMA_VERSION}",
@@ -139,5 +153,5 @@ class Transaction:
                 self.execute(select(func.pg_notify(CHANNEL, notice.decode())))
         self.notices.clear()
         if self.head is not self.stored:
-            self.execute(update(head).values(body=encode(self.head)))
+            self.execute(_PUT_HEAD, {"new_body": encode(self.head)})
             self.stored = self.head
