@@ -24,10 +24,10 @@ _RENEWALS: Final = """\
 
 The custodian in a process of its own, {enclaves} enclaves over HTTPS from another process on the same machine, as fast
 as answers come. A *heartbeat* reports and wants nothing. A *trade* closes a lease and draws the next one: debit, audit
-entries, signature, fsync. Processor time is the custodian's alone (on PostgreSQL without that of the server). An enclave
-with the default ttl renews every {seconds} s; *enclaves per core* is what that comes to.
+entries, signature, fsync. Processor time is the custodian's alone (on PostgreSQL without that of the server). An
+enclave with the default ttl renews every {seconds} s; *enclaves per core* is what that comes to.
 
-| store | renewal | closed leases | log entries | renewals/s | CPU ms each | enclaves per core | p50 | p99 ms | MiB |
+| store | renewal | closed leases | log entries | per s | CPU ms each | enclaves per core | p50 ms | p99 ms | MiB |
 |---|---|---|---|---|---|---|---|---|---|
 """
 _GROWTH: Final = "Growth with history, CPU per renewal at the longest against the shortest history measured: "
