@@ -230,7 +230,9 @@ async def test_a_denial_raises_nothing(lent: Bench) -> None:
     await lent.command(decide(request.ask_id, approve=False, units=100))
     (row,) = (await views.show_budgets(lent.custodian)).budgets
     assert row.limit == 1
-    assert (await asks.show(lent.custodian, consumer(lent), request.ask_id)).state == "denied"
+    shown = await asks.show(lent.custodian, consumer(lent), request.ask_id)
+    assert (shown.state, shown.decided_by) == ("denied", "alice")
+    assert shown.decision  # whoever asked may know why not
 
 
 async def test_a_request_is_decided_once(lent: Bench) -> None:

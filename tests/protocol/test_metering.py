@@ -469,12 +469,12 @@ def test_a_wipe_closes_everything_and_reports_once(live: Exchange) -> None:
     (statement,) = live.meter.wipe()
     assert [(report.used.inferences, report.final) for report in statement.reports] == [(4, True)]
     assert live.meter.wipe() == [statement]
-    with pytest.raises(StoppedError):
+    with pytest.raises(LeaseExpiredError):
         live.meter.gate(1_000, reservation)
     with pytest.raises(ConflictError):
         live.meter.post(reservation, 2)
     live.meter.void(reservation, failed=False)
-    refused(StoppedError, live, 1_000)
+    refused(LeaseExpiredError, live, 1_000)
     assert live.meter.has_unreported()
     live.meter.acknowledge_wipe(statement)
     assert not live.meter.has_unreported()

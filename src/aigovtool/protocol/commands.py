@@ -182,7 +182,7 @@ class AskRequest(Message):
 
 
 class AskState(Message):
-    """A request for more budget and what became of it."""
+    """A request for more budget and what became of it; `decision` is the operator's reason."""
 
     ask_id: MessageId
     role: PartyRole
@@ -193,4 +193,5 @@ class AskState(Message):
     at_ms: Millis
     state: Annotated[str, Meta(pattern="^(open|approved|denied)$")]
     decided_by: OperatorId | None = None
+    decision: str = ""
     granted: Units = 0

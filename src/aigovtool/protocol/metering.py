@@ -98,8 +98,10 @@ class Meter:
 
     def check(self, now_ms: int, consumer: ConsumerId) -> None:
         """Raise unless this instance may serve this consumer right now (the gate's condition)."""
-        if self._wiped or self._wide:
+        if self._wide:
             raise StoppedError("the custodian has stopped this", fix="ask the custodian to resume")
+        if self._wiped:  # for another reason: a dead engine, an orderly end, an attestation that is over
+            raise LeaseExpiredError("this instance has ended", reason="instance_ended", retry_after_s=2)
         if consumer in self._stopped:
             raise StoppedError("the custodian has stopped this consumer", reason="consumer_stopped")
         if self._reattest:

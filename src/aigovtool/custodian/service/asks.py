@@ -152,6 +152,7 @@ def _own_budgets(custodian: Custodian, transaction: Transaction, party: Party) -
     return found
 
 
-def decided(ask: AskState, *, approved: bool, units: int, operator: str) -> AskState:
+def decided(ask: AskState, *, approved: bool, units: int, operator: str, reason: str) -> AskState:
     """Return a request as an operator decided it."""
-    return msgspec.structs.replace(ask, state="approved" if approved else "denied", granted=units, decided_by=operator)
+    state = "approved" if approved else "denied"
+    return msgspec.structs.replace(ask, state=state, granted=units, decided_by=operator, decision=reason)

@@ -277,7 +277,8 @@ def _decide_ask(acting: Acting, act: commands.DecideAsk) -> CommandResult:
     units = (act.units or ask.units) if act.approve else 0
     if units:
         _raise_asked(acting, ask, units)
-    decided = ask_service.decided(ask, approved=act.approve, units=units, operator=acting.command.operator)
+    by = acting.command.operator
+    decided = ask_service.decided(ask, approved=act.approve, units=units, operator=by, reason=act.reason)
     asks.replace(acting.transaction, decided)
     index = acting.record(entry.AskDecided(ask_id=ask.ask_id, approved=act.approve, command=acting.mark))
     return acting.result(index)
