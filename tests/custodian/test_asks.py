@@ -47,7 +47,7 @@ def ask(scope: Scope = OWN, **changes: Any) -> AskRequest:
 
 
 def decide(ask_id: Any, *, approve: bool = True, units: int | None = None) -> acts.DecideAsk:
-    return acts.DecideAsk(ask_id=ask_id, approve=approve, units=units, reason="")
+    return acts.DecideAsk(ask_id=ask_id, approve=approve, units=units, reason="decided")
 
 
 async def exhaust(enclave: Enclave) -> None:
@@ -232,7 +232,7 @@ async def test_a_denial_raises_nothing(lent: Bench) -> None:
     assert row.limit == 1
     shown = await asks.show(lent.custodian, consumer(lent), request.ask_id)
     assert (shown.state, shown.decided_by) == ("denied", "alice")
-    assert shown.decision  # whoever asked may know why not
+    assert shown.decision == "decided"  # whoever asked may know why not
 
 
 async def test_a_request_is_decided_once(lent: Bench) -> None:
