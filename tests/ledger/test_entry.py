@@ -29,6 +29,7 @@ BODIES: list[EntryBody] = [
     entry.ModelAdded(
         model=MODEL, manifest=DIGEST, package=DIGEST, package_bytes=9, sealer=KEY, policy=DIGEST, command=COMMAND
     ),
+    entry.ModelTermsSet(model=MODEL, policy=DIGEST, borrowers=[BORROWER], epoch=3, command=COMMAND),
     entry.ModelWithdrawn(model=MODEL, epoch=3, command=COMMAND),
     entry.AppraisalPolicySet(version=1, digest=DIGEST, command=None),
     entry.BudgetSet(limit=LIMIT, command=COMMAND),

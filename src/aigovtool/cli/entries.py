@@ -87,6 +87,10 @@ _SENTENCES: Final[Mapping[type, _Sentence]] = MappingProxyType(
         ),
         log.PartyRevoked: (_by_custodian, lambda e: f"revoked {e.role.value} {e.name}"),
         log.ModelAdded: (_by_custodian, lambda e: f"lent model {e.model}, manifest {e.manifest}"),
+        log.ModelTermsSet: (
+            _by_custodian,
+            lambda e: f"changed the terms of model {e.model}: lent to {', '.join(e.borrowers) or 'nobody'}",
+        ),
         log.ModelWithdrawn: (_by_custodian, lambda e: f"withdrew model {e.model}"),
         log.AppraisalPolicySet: (_by_custodian, lambda e: f"set version {e.version} of the appraisal policy"),
         log.BudgetSet: (_by_custodian, lambda e: f"set the {_limit(e.limit)}"),

@@ -172,7 +172,8 @@ async def _lines(custodian: Custodian, instance: Instance) -> AsyncIterator[byte
         yield encode(Push(stop_state=await renewal.stop_state_of(custodian, instance.instance))) + b"\n"
         while True:
             try:
-                line = await asyncio.wait_for(stream.get(), KEEPALIVE_S)
+                async with asyncio.timeout(KEEPALIVE_S):
+                    line = await stream.get()
             except TimeoutError:
                 line = Push()
             if line is None:

@@ -277,7 +277,8 @@ async def _until(custodian: Custodian, ending: asyncio.Event) -> None:
     """Charge overdue leases now and then, until told to end or the ledger fails."""
     while not ending.is_set():
         try:
-            await asyncio.wait_for(ending.wait(), _SWEEP_S)
+            async with asyncio.timeout(_SWEEP_S):
+                await ending.wait()
         except TimeoutError:
             try:
                 await custodian.database.run(lambda running: sweep(custodian, running, custodian.now(running)))

@@ -98,6 +98,16 @@ class ModelAdded(Message, tag_field="kind", tag="model_added"):
     command: Command
 
 
+class ModelTermsSet(Message, tag_field="kind", tag="model_terms_set"):
+    """A model is lent on other terms from now on: who may host it, and how its leases are cut."""
+
+    model: ModelId
+    policy: Digest
+    borrowers: list[BorrowerId]
+    epoch: Units
+    command: Command
+
+
 class ModelWithdrawn(Message, tag_field="kind", tag="model_withdrawn"):
     """A model is no longer lent: no key release, no lease."""
 
@@ -279,6 +289,7 @@ EntryBody = (
     | PartyAdded
     | PartyRevoked
     | ModelAdded
+    | ModelTermsSet
     | ModelWithdrawn
     | AppraisalPolicySet
     | BudgetSet

@@ -21,6 +21,7 @@ from aigovtool.ledger.entry import (
     LeaseExpired,
     LeaseGranted,
     LeaseWrittenOff,
+    ModelTermsSet,
     ModelWithdrawn,
     PartyRevoked,
     PartyRole,
@@ -68,6 +69,8 @@ class Replay:
         """
         self._begin_generation(entry)
         match entry.body:
+            case ModelTermsSet(epoch=epoch):
+                self._advance(epoch)
             case Stopped() | Resumed() | Forked() | PartyRevoked() | ModelWithdrawn() as order:
                 self._order(order)
             case LeaseGranted() as granted:
@@ -112,10 +115,13 @@ class Replay:
         self.rows[key] = row
         self.buckets.setdefault((key.scope, key.dimension, key.window), {})[key.bucket_ms] = key
 
+    def _advance(self, epoch: int) -> None:
+        if epoch < self.epoch:
+            raise bad("epoch", f"its epoch {epoch} is before {self.epoch}")
+        self.epoch = epoch
+
     def _order(self, order: Stopped | Resumed | Forked | PartyRevoked | ModelWithdrawn) -> None:
-        if order.epoch < self.epoch:
-            raise bad("epoch", f"its epoch {order.epoch} is before {self.epoch}")
-        self.epoch = order.epoch
+        self._advance(order.epoch)
         match order:
             case Stopped(target=target, value=value):
                 self.stops.add((target, value))

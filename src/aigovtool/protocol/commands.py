@@ -55,6 +55,18 @@ class AddModel(Message, tag_field="act", tag="add_model"):
     borrowers: list[BorrowerId]
 
 
+class SetModelTerms(Message, tag_field="act", tag="set_model_terms"):
+    """Lend a model on other terms: to other borrowers, or with another dial. Its policy's version must be higher.
+
+    Leases that are out keep their terms. How long an enclave may be silent changes when it attests again; the dimension
+    of a model cannot change.
+    """
+
+    model: ModelId
+    policy: ServingPolicy
+    borrowers: list[BorrowerId]
+
+
 class WithdrawModel(Message, tag_field="act", tag="withdraw_model"):
     """Stop lending a model: no key release, no lease."""
 
@@ -141,6 +153,7 @@ Act = (
     AddParty
     | RevokeParty
     | AddModel
+    | SetModelTerms
     | WithdrawModel
     | SetAppraisalPolicy
     | GrantBudget

@@ -13,11 +13,10 @@ from aigovtool.custodian.custodian import Custodian, refusal_of
 from aigovtool.custodian.hub import Announcement
 from aigovtool.custodian.keys import CustodianKeys
 from aigovtool.custodian.service import asks as ask_service
-from aigovtool.custodian.service import recovery
+from aigovtool.custodian.service import lending, recovery
 from aigovtool.custodian.service.acting import Acting
 from aigovtool.custodian.service.announcements import announce
 from aigovtool.custodian.service.asks import party_of
-from aigovtool.custodian.service.packages import registered_model
 from aigovtool.custodian.store import asks, budgets, facts, instances, models, parties, stops
 from aigovtool.custodian.store.records import Party
 from aigovtool.custodian.store.transaction import Transaction
@@ -197,33 +196,6 @@ def _require_another_operator(acting: Acting, name: str) -> None:
         )
 
 
-def _add_model(acting: Acting, act: commands.AddModel) -> CommandResult:
-    for borrower in act.borrowers:
-        parties.require(acting.transaction, PartyRole.BORROWER, borrower)
-    model = registered_model(acting.custodian, acting.transaction, acting.command, act)
-    models.add(acting.transaction, model)
-    index = acting.record(
-        entry.ModelAdded(
-            model=model.model,
-            manifest=model.manifest_digest,
-            package=model.package,
-            package_bytes=model.package_bytes,
-            sealer=key_id_of(model.sealer),
-            policy=model.policy.digest(),
-            command=acting.mark,
-        )
-    )
-    return acting.result(index)
-
-
-def _withdraw_model(acting: Acting, act: commands.WithdrawModel) -> CommandResult:
-    model = models.require(acting.transaction, act.model)
-    models.replace(acting.transaction, msgspec.structs.replace(model, withdrawn=True))
-    epoch = acting.stop(StopTarget.MODEL, act.model, active=True)
-    index = acting.record(entry.ModelWithdrawn(model=act.model, epoch=epoch, command=acting.mark))
-    return acting.result(index, epoch=epoch)
-
-
 def _set_appraisal_policy(acting: Acting, act: commands.SetAppraisalPolicy) -> CommandResult:
     before = facts.get(acting.transaction, facts.APPRAISAL_POLICY, type(act.policy))
     if before is not None:
@@ -351,8 +323,9 @@ _Act = Callable[[Acting, Any], CommandResult]
 _ACTS: Final[dict[type, _Act]] = {
     commands.AddParty: _add_party,
     commands.RevokeParty: _revoke_party,
-    commands.AddModel: _add_model,
-    commands.WithdrawModel: _withdraw_model,
+    commands.AddModel: lending.add_model,
+    commands.SetModelTerms: lending.set_model_terms,
+    commands.WithdrawModel: lending.withdraw_model,
     commands.SetAppraisalPolicy: _set_appraisal_policy,
     commands.GrantBudget: _grant_budget,
     commands.SetBudget: _set_budget,

@@ -91,6 +91,8 @@ class Granting:
         model = self._models.get(want.model)
         if self._borrower is None or self._borrower.revoked or model is None or model.withdrawn:
             return DenyCode.STOPPED
+        if instance.borrower not in model.borrowers:  # it is not lent to it any more
+            return DenyCode.STOPPED
         return None
 
     def _draw(self, want: Want, model: Model) -> Draw:

@@ -1,0 +1,97 @@
+"""The terms of a model can change while it is lent: to whom, and how much at once."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from tests.custodian.conftest import BORROWER, CONSUMER, MODEL, OTHER, STRANGER, Bench, Enclave, want
+
+from aigovtool.custodian.service import views
+from aigovtool.errors import ConflictError, ForbiddenError, InvalidValueError, NotFoundError
+from aigovtool.ids import BorrowerId, ModelId
+from aigovtool.ledger import entry
+from aigovtool.ledger.policy import Dial, ServingPolicy, default_policy
+from aigovtool.ledger.units import Dimension
+from aigovtool.protocol import commands as acts
+from aigovtool.protocol.messages import Deny, DenyCode, Grant
+
+
+def terms(policy: ServingPolicy, *borrowers: BorrowerId) -> acts.SetModelTerms:
+    return acts.SetModelTerms(model=MODEL, policy=policy, borrowers=list(borrowers))
+
+
+async def test_a_model_can_be_lent_to_another_borrower_later(lent: Bench) -> None:
+    """Without sealing it again; who had it keeps it."""
+    await lent.grant(100)
+    stranger = Enclave(lent, borrower=OTHER)
+    with pytest.raises(ForbiddenError):
+        await stranger.boot()
+    await lent.command(terms(default_policy(Dial.BALANCED, version=2), BORROWER, OTHER))
+    for enclave, consumer in ((stranger, STRANGER), (Enclave(lent), CONSUMER)):
+        await enclave.boot()
+        await enclave.release()
+        (result,) = (await enclave.renew(want(1, consumer=consumer))).results
+        assert isinstance(result, Grant)
+
+
+async def test_who_is_no_longer_lent_a_model_draws_nothing_more(admitted: Enclave, lent: Bench) -> None:
+    """No lease, no key and no new enclave; what is out keeps its terms."""
+    await lent.grant(100)
+    (result,) = (await admitted.renew(want(1))).results
+    assert isinstance(result, Grant)
+    await lent.command(terms(default_policy(Dial.BALANCED, version=2), OTHER))
+    (denied,) = (await admitted.renew(want(1))).results
+    assert isinstance(denied, Deny)
+    assert denied.code is DenyCode.STOPPED
+    with pytest.raises(ForbiddenError):
+        await admitted.release()
+    with pytest.raises(ForbiddenError):
+        await Enclave(lent).boot()
+
+
+async def test_a_stricter_dial_holds_from_the_next_lease(admitted: Enclave, lent: Bench) -> None:
+    """Its size and its ttl are the custodian's to decide: no enclave need attest again."""
+    await lent.grant(10_000)
+    (before,) = (await admitted.renew(want(100))).results
+    strict = default_policy(Dial.STRICT, ttl_ms=5_000, version=2)
+    await lent.command(terms(strict, BORROWER))
+    answer = await admitted.renew(want(100))
+    (after,) = answer.results
+    assert isinstance(before, Grant)
+    assert isinstance(after, Grant)
+    assert (before.units.inferences, before.ttl_ms) == (100, 30_000)
+    assert (after.units.inferences, after.ttl_ms, after.policy) == (10, 5_000, strict.digest())
+    assert answer.ttl_ms == 5_000
+    (line,) = [one for one in await lent.log() if isinstance(one, entry.ModelTermsSet)]
+    assert (line.model, line.policy, line.borrowers) == (MODEL, strict.digest(), [BORROWER])
+    (shown,) = (await views.show_models(lent.custodian)).models
+    assert (shown.policy, shown.borrowers) == (strict, [BORROWER])
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "reason"),
+    [
+        ({"policy": default_policy(Dial.STRICT)}, ConflictError, "terms_rollback"),
+        (
+            {
+                "policy": msgspec.structs.replace(
+                    default_policy(Dial.STRICT, version=2), dimension=Dimension.INPUT_TOKENS
+                )
+            },
+            InvalidValueError,
+            "dimension_fixed",
+        ),
+        ({"borrowers": [BorrowerId("nobody")]}, ForbiddenError, "not_enrolled"),
+        ({"model": ModelId("nothing")}, NotFoundError, "no_such_model"),
+    ],
+)
+async def test_terms_that_make_no_sense_are_refused(
+    changes: dict[str, Any], error: type[Exception], reason: str, lent: Bench
+) -> None:
+    """Older terms, another unit of account, a borrower or a model that does not exist."""
+    good = terms(default_policy(Dial.STRICT, version=2), BORROWER)
+    with pytest.raises(error) as caught:
+        await lent.command(msgspec.structs.replace(good, **changes))
+    assert getattr(caught.value, "reason", None) == reason
+    (shown,) = (await views.show_models(lent.custodian)).models
+    assert shown.policy == lent.policy
