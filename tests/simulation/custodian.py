@@ -1,236 +1,133 @@
 """The custodian of the simulation: what the real one does in one transaction, with `ledger.book.apply`.
 
 As in the real store, a transaction loads the rows and the lease that an event touches, and what it writes is seen by
-others only once it is committed.
+others only once it is committed. Several processes (replicas), each with its own clock, take turns on one ledger.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import MappingProxyType
 
-import msgspec
-from tests.simulation.scene import CONSUMERS, CUSTODIAN, MANIFEST, MODEL, NORTH, TTL_MS, WIPE_AFTER_MS, Scene, Violation
-from tests.simulation.witness import Stop, Witness
+from tests.simulation.books import Admitted, Transaction
+from tests.simulation.office import Office, Replica
+from tests.simulation.scene import CUSTODIAN, MANIFEST, MODEL, TTL_MS, Violation
+from tests.simulation.telling import told
 
 from aigovtool.codec import encode
-from aigovtool.ids import BorrowerId, ConsumerId, InstanceId, LeaseId, MessageId, digest_of
+from aigovtool.custodian.custodian import rolled_back
+from aigovtool.custodian.service.grants import _DENIALS, _RETRY_AFTER_MS
+from aigovtool.errors import ForbiddenError
+from aigovtool.ids import BorrowerId, ConsumerId, InstanceId, LeaseId, digest_of
+from aigovtool.ledger import entry
 from aigovtool.ledger.book import Book, Draw, Effects, Event, Expire, Outcome, ReportUsage
-from aigovtool.ledger.budget import BudgetLimit, BudgetRow, RowKey, Scope, Window, bucket_of
-from aigovtool.ledger.entry import StopTarget
+from aigovtool.ledger.budget import BudgetRow, RowKey
 from aigovtool.ledger.lease import Lease, LeaseState
-from aigovtool.ledger.policy import GRACE_MS, default_policy
-from aigovtool.ledger.units import Dimension
-from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, Grant, Renew, Report, Want, Wiped
-from aigovtool.protocol.stop import ActiveStop, StopState, concerns
-
-Apply = Callable[[Book, Event], Effects]
-
-_COUNTED = Dimension.INFERENCES
-_DENIALS = {
-    Outcome.EXHAUSTED: DenyCode.EXHAUSTED,
-    Outcome.RESERVED: DenyCode.RESERVED,
-    Outcome.CAPPED: DenyCode.CAPPED,
-    Outcome.INSUFFICIENT: DenyCode.INSUFFICIENT,
-    Outcome.NO_BUDGET_ROW: DenyCode.NO_BUDGET_ROW,
-}
+from aigovtool.ledger.policy import GRACE_MS
+from aigovtool.ledger.units import Dimension, of
+from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, Grant, PathRoom, Renew, Report, Want, Wiped
+from aigovtool.protocol.stop import StopState
 
 
-class Transaction:
-    """What one transaction has written so far, over what was committed before."""
+class Custodian(Office):
+    """Budgets and leases; one method is one transaction."""
 
-    def __init__(self, rows: dict[RowKey, BudgetRow], leases: dict[LeaseId, Lease]) -> None:
-        self._rows, self._leases = rows, leases
-        self.rows: dict[RowKey, BudgetRow] = {}
-        self.leases: dict[LeaseId, Lease] = {}
+    # -- Renewal ----------------------------------------------------------------------------------
 
-    def row(self, key: RowKey) -> BudgetRow | None:
-        """Return a row as this transaction sees it."""
-        return self.rows.get(key) or self._rows.get(key)
+    def renew(self, replica: Replica, request: Renew) -> tuple[Answer, StopState]:
+        """Take reports and grant leases; the same request again has the same answer.
 
-    def lease(self, lease_id: LeaseId) -> Lease | None:
-        """Return a lease as this transaction sees it."""
-        return self.leases.get(lease_id) or self._leases.get(lease_id)
-
-    def book_of(self, lease_id: LeaseId) -> Book:
-        """Return a lease and the rows that it debited."""
-        lease = self.lease(lease_id)
-        if lease is None:
-            return Book()
-        rows = {key: row for key in lease.rows if (row := self.row(key)) is not None}
-        return Book(rows=MappingProxyType(rows), leases=MappingProxyType({lease_id: lease}))
-
-    def write(self, effects: Effects) -> None:
-        """Write what an event did."""
-        self.rows.update((row.key, row) for row in effects.rows)
-        self.leases.update((lease.lease_id, lease) for lease in effects.leases)
-
-
-class Custodian:
-    """Budgets, leases and stops; one method is one transaction."""
-
-    def __init__(self, scene: Scene, witness: Witness, apply: Apply) -> None:
-        self.scene = scene
-        self.witness = witness
-        self.apply = apply
-        self.rows: dict[RowKey, BudgetRow] = {}
-        self.leases: dict[LeaseId, Lease] = {}
-        self.unclosed: dict[LeaseId, Lease] = {}
-        self.offset_ms = 0
-        self.clock_ms = 0
-        self.down_until_ms = 0
-        self.recalled_ms = -1_000
-        self.epoch = 1
-        self.stops: dict[tuple[StopTarget, str], Stop] = {}
-        self.answers: dict[tuple[InstanceId, MessageId], Answer] = {}
-        self.gone: set[InstanceId] = set()
-        self.limits = self._limits(scene.rng.choice(scene.weather.scales))
-        chosen = default_policy(scene.rng.choice(scene.weather.dials), ttl_ms=TTL_MS)
-        self.policy = msgspec.structs.replace(
-            chosen,
-            wipe_after_ms=WIPE_AFTER_MS,
-            max_unclosed_percent_per_instance=scene.rng.choice((10, 60)),
-            max_unclosed_percent_per_borrower=80,
-        )
-
-    @staticmethod
-    def _limits(scale: float) -> list[BudgetLimit]:
-        anna, bert, carl = (Scope(model=MODEL, borrower=b, consumer=c) for b, cs in CONSUMERS.items() for c in cs)
-
-        def limit(scope: Scope, units: int | None, window: Window = Window.LIFETIME) -> BudgetLimit:
-            scaled = None if units is None else int(units * scale)
-            return BudgetLimit(scope=scope, dimension=_COUNTED, window=window, limit=scaled)
-
-        return [
-            limit(Scope(model=MODEL), 240),
-            limit(Scope(model=MODEL, borrower=NORTH), 170),
-            limit(anna, 130),
-            limit(bert, 70, Window.HOUR),
-            limit(bert, None),
-            limit(carl, 100),
-        ]
-
-    # -- Time and rows ----------------------------------------------------------------------------
-
-    def now(self) -> int:
-        """Return the custodian's time, which never goes back."""
-        self.clock_ms = max(self.clock_ms, self.scene.ms + self.offset_ms)
-        return self.clock_ms
-
-    def is_down(self) -> bool:
-        """Return whether the custodian's process is being restarted."""
-        return self.scene.ms < self.down_until_ms
-
-    def begin(self) -> Transaction:
-        """Begin a transaction."""
-        return Transaction(self.rows, self.leases)
-
-    def commit(self, writes: Transaction) -> None:
-        """Make a transaction's writes durable."""
-        self.rows.update(writes.rows)
-        self.leases.update(writes.leases)
-        for lease in writes.leases.values():
-            if lease.unclosed():
-                self.unclosed[lease.lease_id] = lease
-            else:
-                self.unclosed.pop(lease.lease_id, None)
-        self.witness.committed(writes.rows.values(), writes.leases.values())
-
-    def raise_limit(self) -> None:
-        """Carry out an operator's grant of more budget."""
-        place = self.scene.rng.randrange(len(self.limits))
-        limit = self.limits[place]
-        if limit.limit is None:
-            return
-        self.limits[place] = limit = msgspec.structs.replace(limit, limit=limit.limit + 20)
-        self.scene.tell("operator", "raises the limit of {} to {}", limit.scope, limit.limit)
-        writes = self.begin()
-        for key, row in self.rows.items():
-            if key.scope == limit.scope and key.window is limit.window:
-                writes.rows[key] = msgspec.structs.replace(row, limit=limit.limit)
-        self.commit(writes)
-
-    def rows_now(self, writes: Transaction, now_ms: int) -> dict[RowKey, BudgetRow]:
-        """Return the rows of the windows that hold `now_ms`, fresh ones where there is none yet."""
-        found: dict[RowKey, BudgetRow] = {}
-        for limit in self.limits:
-            bucket_ms = bucket_of(limit.window, now_ms)
-            key = RowKey(scope=limit.scope, dimension=limit.dimension, window=limit.window, bucket_ms=bucket_ms)
-            found[key] = writes.row(key) or BudgetRow(key=key, limit=limit.limit)
-        return found
-
-    # -- Stops ------------------------------------------------------------------------------------
-
-    def set_stop(self, target: StopTarget, value: str, *, active: bool) -> None:
-        """Carry out an operator's stop or resume."""
-        self.epoch += 1
-        self.stops[target, value] = Stop(target, value, self.epoch, active, self.scene.ms)
-        self.scene.tell("operator", "{} {} {}, epoch {}", "stops" if active else "resumes", target, value, self.epoch)
-
-    def touching(self, instance: InstanceId, borrower: BorrowerId) -> list[Stop]:
-        """Return every stop, in force or lifted, that concerns an instance."""
-        where = {"instance": instance, "borrower": borrower, "models": [MODEL]}
-        return [s for (t, v), s in self.stops.items() if concerns(t, v, **where)]  # type: ignore[arg-type]
-
-    def stop_state(self, instance: InstanceId, borrower: BorrowerId) -> StopState:
-        """Return the signed stop state of an instance."""
-        touching = self.touching(instance, borrower)
-        return StopState(
-            instance=instance,
-            epoch=self.epoch,
-            scope_epoch=max((stop.epoch for stop in touching), default=0),
-            stops=[ActiveStop(target=s.target, value=s.value, epoch=s.epoch) for s in touching if s.active],
-        )
-
-    # -- Transactions -----------------------------------------------------------------------------
-
-    def renew(self, request: Renew, borrower: BorrowerId, *, refundable: bool) -> tuple[Answer, StopState]:
-        """Take reports and grant leases; the same request again has the same answer."""
-        state = self.stop_state(request.instance, borrower)
+        Raises:
+            ForbiddenError: the instance is not known.
+            LedgerRollbackError: the ledger has a gap.
+        """
+        try:
+            instance = self.require(request.instance)
+        except ForbiddenError:
+            self.scene.seen["unheard"] += self.witness.memory.is_forgotten(request.checkpoint_seen, self.ledger)
+            raise
+        writes = self.begin(replica)
+        if self.has_gap(writes, request.checkpoint_seen):
+            self.commit(writes)
+            self.witness.memory.noticed = True
+            raise rolled_back()
+        self.witness.memory.heard(request.checkpoint_seen, self.ledger)
+        state = self.stop_state(request.instance, instance.borrower)
         before = self.answered(request)
         if before is not None:
             self.scene.seen["repeated_answer"] += 1
             return before, state
-        now_ms = self.now()
-        writes = self.begin()
-        self.sweep(writes, now_ms)
-        for report in request.reports:
-            self.take_report(writes, request.instance, report)
-        results = [
-            self.draw(writes, request.instance, borrower, want, state, refundable=refundable) for want in request.wants
-        ]
-        answer = Answer(
+        answer = self.answer(writes, instance, request, state)
+        writes.answers[request.instance, request.request_id] = answer
+        self.commit(writes)
+        self.changes_at[request.request_id] = (answer, self.changes)
+        self.witness.memory.noted(answer.checkpoint, self.ledger)
+        self.witness.memory.answered(answer, instance, self.ledger)
+        return answer, state
+
+    def has_gap(self, writes: Transaction, note: str) -> bool:
+        """Take the checkpoint that a renewal returns; return whether the ledger has a gap."""
+        return self.memory.note_gap(writes, note)
+
+    def answer(self, writes: Transaction, instance: Admitted, request: Renew, state: StopState) -> Answer:
+        """Carry out a renewal."""
+        self.sweep(writes)
+        reported = {path for report in request.reports if (path := self.take_report(writes, request.instance, report))}
+        results = [self.draw(writes, request.instance, instance, want, state) for want in request.wants]
+        stopped = state.is_wide() or request.instance in self.ledger.gone or self.is_outdated(writes, instance)
+        return Answer(
             custodian=CUSTODIAN,
             instance=request.instance,
             request_id=request.request_id,
-            generation=0,
-            epoch=self.epoch,
-            server_time_ms=now_ms,
-            head=0,
-            ttl_ms=0 if state.is_wide() or request.instance in self.gone else TTL_MS,
+            generation=writes.head.generation,
+            epoch=writes.head.epoch,
+            server_time_ms=writes.now_ms,
+            checkpoint=self.memory.note(writes.head),
+            ttl_ms=0 if stopped else TTL_MS,
             results=results,
             acks=[Ack(lease_id=report.lease_id, seq=report.seq) for report in request.reports],
+            rooms=self.rooms(writes, instance.borrower, reported | {want.consumer for want in request.wants}),
         )
-        self.answers[request.instance, request.request_id] = answer
-        self.commit(writes)
-        return answer, state
+
+    def rooms(self, writes: Transaction, borrower: BorrowerId, consumers: set[ConsumerId]) -> list[PathRoom]:
+        """Return what is left on each path that was reported on or wanted, after all of this renewal."""
+        found = []
+        for consumer in sorted(consumers):
+            rows = self.rows_now(writes, borrower, consumer).values()
+            rooms = [0 if row.ended(writes.now_ms) else room for row in rows if (room := row.room()) is not None]
+            if rooms:
+                found.append(PathRoom(model=MODEL, consumer=consumer, units=min(rooms)))
+        return found
+
+    def is_outdated(self, writes: Transaction, instance: Admitted) -> bool:
+        """Return whether an instance was admitted in an earlier generation."""
+        return instance.generation < writes.head.generation
 
     def answered(self, request: Renew) -> Answer | None:
         """Return the answer that was given to this request before."""
-        return self.answers.get((request.instance, request.request_id))
+        return self.ledger.answers.get((request.instance, request.request_id))
 
-    def wiped(self, statement: Wiped) -> None:
-        """Take the final reports of an instance that has wiped itself."""
-        writes = self.begin()
-        self.gone.add(statement.instance)
+    def wiped(self, replica: Replica, statement: Wiped) -> None:
+        """Take the final reports of an instance that has wiped itself.
+
+        Raises:
+            ForbiddenError: the instance is not known.
+            LedgerRollbackError: the ledger has a gap.
+        """
+        self.require(statement.instance)
+        writes = self.begin(replica)
         for report in statement.reports:
             self.take_report(writes, statement.instance, report)
+        if statement.instance not in self.ledger.gone:
+            writes.gone.add(statement.instance)
+            writes.record(entry.Wiped(instance=statement.instance, epoch=statement.epoch))
         self.commit(writes)
 
-    def sweep(self, writes: Transaction, now_ms: int) -> None:
+    def sweep(self, writes: Transaction) -> None:
         """Charge overdue leases in full."""
-        for lease in list(self.unclosed.values()):
-            if lease.overdue(now_ms):
-                event = Expire(lease_id=lease.lease_id, now_ms=now_ms)
+        for lease in list(self.ledger.unclosed.values()):
+            if lease.overdue(writes.now_ms):
+                event = Expire(lease_id=lease.lease_id, now_ms=writes.now_ms)
                 self.write(writes, self.take(writes.book_of(lease.lease_id), event))
+                writes.record(entry.LeaseExpired(lease_id=lease.lease_id))
 
     def write(self, writes: Transaction, effects: Effects) -> None:
         """Write what an event did."""
@@ -240,14 +137,17 @@ class Custodian:
         """Apply one event."""
         effects = self.apply(before, event)
         self.scene.seen[effects.outcome.value] += 1
-        if effects.outcome is Outcome.CLOSED and effects.leases[0].state is LeaseState.CLOSED_LATE:
-            self.scene.seen["closed_late"] += 1
-        if effects.outcome is not Outcome.IGNORED:
-            self.scene.tell("custodian", "{}: {}", effects.outcome.value, _Event(event))
+        if effects.outcome is not Outcome.IGNORED and self.scene.tracing:
+            self.scene.tell("custodian", "{}: {}", effects.outcome.value, told(event))
         return effects
 
-    def take_report(self, writes: Transaction, instance: InstanceId, report: Report) -> None:
-        """Take one report. In a history without an attacker nobody is ever called a fork."""
+    # -- Reports ----------------------------------------------------------------------------------
+
+    def take_report(self, writes: Transaction, instance: InstanceId, report: Report) -> ConsumerId | None:
+        """Take one report, and return whose lease it is about, if it is known here.
+
+        In a history without an attacker nobody is ever called a fork.
+        """
         event = ReportUsage(
             instance=instance,
             lease_id=report.lease_id,
@@ -258,33 +158,80 @@ class Custodian:
             final=report.final,
             digest=digest_of(encode(report)),
         )
+        before = writes.lease(report.lease_id)
         effects = self.take(writes.book_of(report.lease_id), event)
         if effects.outcome is Outcome.FORKED:
             raise Violation("fork", f"an honest enclave is called a fork over {report}")
         self.write(writes, effects)
+        if before is None:
+            return None
+        if before.state is LeaseState.WRITTEN_OFF:
+            self.scene.seen["written_off_reported"] += report.final
+        if effects.outcome is Outcome.CLOSED:
+            self._record_close(writes, effects.leases[0], report)
+        return before.consumer
+
+    def _record_close(self, writes: Transaction, lease: Lease, report: Report) -> None:
+        late = lease.state is LeaseState.CLOSED_LATE
+        self.scene.seen["closed_late"] += late
+        charged = lease.seen if lease.refundable else lease.units
+        writes.record(
+            entry.LeaseClosed(
+                lease_id=lease.lease_id,
+                late=late,
+                used=lease.seen,
+                charged=of(Dimension.INFERENCES, charged.inferences),
+                ok=lease.ok,
+                err=lease.err,
+                receipts=report.receipts,
+            )
+        )
+
+    # -- Grants -----------------------------------------------------------------------------------
 
     def draw(
-        self,
-        writes: Transaction,
-        instance: InstanceId,
-        borrower: BorrowerId,
-        want: Want,
-        state: StopState,
-        *,
-        refundable: bool,
+        self, writes: Transaction, instance: InstanceId, admitted: Admitted, want: Want, state: StopState
     ) -> Grant | Deny:
         """Grant a lease, or say why not."""
-        if instance in self.gone or self.refused(state, want.consumer):
+        if instance in self.ledger.gone or self.refused(state, want.consumer):
             return Deny(model=MODEL, consumer=want.consumer, code=DenyCode.STOPPED)
-        event = self.drawn(writes, instance, borrower, want, refundable=refundable)
-        effects = self.take(Book(rows=MappingProxyType(self.rows_now(writes, event.now_ms))), event)
+        if self.is_outdated(writes, admitted):
+            return Deny(model=MODEL, consumer=want.consumer, code=DenyCode.REATTEST)
+        quiet_ms = self.quiet_ms(writes)
+        if quiet_ms > 0:
+            self.scene.seen["quiet"] += 1
+            return Deny(model=MODEL, consumer=want.consumer, code=DenyCode.RESERVED, retry_after_ms=quiet_ms)
+        event = self.drawn(writes, instance, admitted, want)
+        rows = self.debits(writes, admitted.borrower, want.consumer)
+        effects = self.take(Book(rows=MappingProxyType(rows)), event)
         if effects.outcome is not Outcome.GRANTED:
-            code, left = _DENIALS[effects.outcome], effects.available
-            return Deny(model=MODEL, consumer=want.consumer, code=code, available=left, retry_after_ms=2_000)
+            code = _DENIALS[effects.outcome]
+            wait_ms = 0 if code is DenyCode.EXHAUSTED else _RETRY_AFTER_MS
+            return Deny(
+                model=MODEL, consumer=want.consumer, code=code, available=effects.available, retry_after_ms=wait_ms
+            )
         self.write(writes, effects)
-        stops, held = self.touching(instance, borrower), list(self.held(writes))
-        self.witness.granted(effects, want.minimum, self.policy, stops, held)
+        return self._granted(writes, effects, want)
+
+    def debits(self, writes: Transaction, borrower: BorrowerId, consumer: ConsumerId) -> dict[RowKey, BudgetRow]:
+        """Return the rows that a grant debits."""
+        return self.rows_now(writes, borrower, consumer)
+
+    def _granted(self, writes: Transaction, effects: Effects, want: Want) -> Grant:
         (lease,) = effects.leases
+        writes.record(
+            entry.LeaseGranted(
+                lease_id=lease.lease_id,
+                instance=lease.instance,
+                borrower=lease.borrower,
+                model=MODEL,
+                consumer=lease.consumer,
+                units=lease.units,
+                rows=lease.rows,
+            )
+        )
+        stops, held = self.touching(lease.instance, lease.borrower), list(self.held(writes))
+        self.witness.granted(lease, minimum=want.minimum, policy=self.policy, stops=stops, held=held, writes=writes)
         return Grant(
             lease_id=lease.lease_id,
             model=MODEL,
@@ -292,71 +239,47 @@ class Custodian:
             units=lease.units,
             ttl_ms=lease.ttl_ms,
             policy=lease.policy,
-            path_remaining=effects.available,
         )
 
     def refused(self, state: StopState, consumer: ConsumerId) -> bool:
         """Return whether a stop forbids a grant."""
         return state.is_wide() or state.stops_consumer(consumer)
 
-    def drawn(
-        self,
-        writes: Transaction,
-        instance: InstanceId,
-        borrower: BorrowerId,
-        want: Want,
-        *,
-        refundable: bool,
-    ) -> Draw:
+    def quiet_ms(self, writes: Transaction) -> int:
+        """Return how long nothing is granted yet after a gap was settled."""
+        return writes.head.quiet_until_ms - writes.now_ms
+
+    def drawn(self, writes: Transaction, instance: InstanceId, admitted: Admitted, want: Want) -> Draw:
         """Return a wish as the ledger takes it."""
-        held = [one for one in self.held(writes) if one.borrower == borrower]
+        held = [one for one in self.held(writes) if one.borrower == admitted.borrower]
         return Draw(
             lease_id=LeaseId(f"{self.scene.number():032x}"),
             instance=instance,
-            borrower=borrower,
+            borrower=admitted.borrower,
             model=MODEL,
             manifest=MANIFEST,
             consumer=want.consumer,
             minimum=want.minimum,
             target=want.target,
             policy=self.policy,
-            refundable=refundable,
+            refundable=admitted.refundable,
             held_by_instance=sum(one.units.inferences for one in held if one.instance == instance),
             held_by_borrower=sum(one.units.inferences for one in held),
             ttl_ms=TTL_MS,
             grace_ms=GRACE_MS,
-            now_ms=self.now(),
+            now_ms=writes.now_ms,
         )
 
     def held(self, writes: Transaction) -> Iterator[Lease]:
         """Yield every lease whose holder may still be using it, as far as anyone can know."""
-        for lease in {**self.unclosed, **writes.leases}.values():
+        for lease in {**self.ledger.unclosed, **writes.leases}.values():
             if lease.unclosed():
                 yield lease
 
     def would_grant(self, instance: InstanceId, borrower: BorrowerId, consumer: ConsumerId) -> bool:
         """Return whether one unit would be granted at this moment; nothing is written."""
-        writes = self.begin()
+        writes = self.begin(self.replicas[0])
         want = Want(model=MODEL, consumer=consumer, minimum=1, target=1)
-        event = self.drawn(writes, instance, borrower, want, refundable=True)
-        rows = MappingProxyType(self.rows_now(writes, event.now_ms))
+        event = self.drawn(writes, instance, Admitted(borrower, 0, refundable=True), want)
+        rows = MappingProxyType(self.rows_now(writes, borrower, consumer))
         return self.apply(Book(rows=rows), event).outcome is Outcome.GRANTED
-
-
-class _Event:
-    """Writes an event for a trace, only when somebody reads it."""
-
-    def __init__(self, event: Event) -> None:
-        self._event = event
-
-    def __str__(self) -> str:
-        event = self._event
-        number = int(event.lease_id, 16)
-        match event:
-            case Expire():
-                return f"lease {number}"
-            case ReportUsage():
-                last = ", final" if event.final else ""
-                return f"report {event.seq} on lease {number}: {event.used.inferences} used{last}"
-            case Draw():
-                return f"lease {number} for {event.consumer}: at least {event.minimum}, better {event.target}"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from tests.simulation.custodian import Custodian
-from tests.simulation.scene import CONSUMERS, CUSTODIAN, MODEL, Scene
+from tests.simulation.scene import CONSUMERS, CUSTODIAN, MODEL, Scene, Violation
 from tests.simulation.witness import Witness
 
 from aigovtool.errors import ConflictError, RefusalError
@@ -20,6 +20,8 @@ _RETRY_MS = 1_500
 #: How many requests wait for units at one enclave; one more is turned away by the web server.
 _MAX_WAITING = 6
 _WANDER_MS = 20_000
+#: How long the statements of a wipe are sent before an instance ends all the same.
+_STATING_MS = 60_000
 
 
 class Sender(Protocol):
@@ -68,7 +70,10 @@ class Enclave:
         self.sent_ms = -10_000
         self.asked_ms: dict[MessageId, int] = {}
         self.contact_ms = scene.ms
-        self.statement: Wiped | None = None
+        self.statements: list[Wiped] | None = None
+        self.wiped_ms = 0
+        self.hinted = False
+        self.newest = (0, 0)
         self.known = custodian.stop_state(self.instance, borrower)
         self.meter = meter(
             instance=self.instance,
@@ -77,7 +82,7 @@ class Enclave:
             stop_state=self.known,
             admitted_ms=0,
         )
-        self.refused = self.meter.stop_state.is_wide() or custodian.is_down()
+        self.refused = not custodian.admit(self.instance, borrower, refundable=self.refundable)
         scene.tell(self.name, "is {}", "not admitted" if self.refused else "admitted")
 
     def now(self) -> int:
@@ -94,21 +99,22 @@ class Enclave:
         """Do what an enclave does in one step of time."""
         if self.is_frozen():
             return
-        if self.refused:  # it is not admitted while it is stopped, nor while nobody is there to admit it
-            if not self.custodian.is_down() and not self.custodian.stop_state(self.instance, self.borrower).is_wide():
-                start_again(self)
+        if self.refused:  # it was stopped, nobody was there to admit it, or the ledger has a gap: it tries again
+            start_again(self)
             return
         now_ms = self.now()
-        if self.statement is None and (self.scene.chance(self.scene.weather.engine_death) or self.must_wipe(now_ms)):
+        if self.statements is None and (self.scene.chance(self.scene.weather.engine_death) or self.must_wipe(now_ms)):
             self.wipe()
-        if self.statement is not None:
-            self.after_wipe(now_ms, self.statement)
+        if self.statements is not None:
+            self.after_wipe(now_ms, self.statements, start_again)
             return
         self.witness.silent_for(self.name, self.scene.ms - self.contact_ms)
         if self.meter.renew_due(now_ms) and now_ms - self.sent_ms > _RETRY_MS:
             self.sent_ms = now_ms
             request = self.meter.renew(now_ms, MessageId(f"{self.scene.number():032x}"))
             self.asked_ms.setdefault(request.request_id, self.scene.ms)
+            if self.witness.memory.place(request.checkpoint_seen) != self.newest:
+                raise Violation("rollback", f"{self.name} does not show the newest checkpoint that it was given")
             self.sender.renew(self, request)
         self.finish_jobs()
         self.start_jobs()
@@ -121,15 +127,19 @@ class Enclave:
         """Kill the engine, and only then shut every counter and build the final reports."""
         self.jobs.clear()
         self.waiting.clear()
-        self.statement = self.meter.wipe()
+        self.wiped_ms = self.now()
+        self.statements = self.meter.wipe()
         self.scene.seen["wipe"] += 1
-        self.scene.tell(self.name, "wipes: {} final reports", len(self.statement.reports))
+        self.scene.tell(self.name, "wipes: {} final reports", sum(len(one.reports) for one in self.statements))
 
-    def after_wipe(self, now_ms: int, statement: Wiped) -> None:
-        """Send the statement until it is acknowledged."""
-        if now_ms - self.sent_ms > 2_000:
+    def after_wipe(self, now_ms: int, statements: list[Wiped], start_again: Callable[["Enclave"], None]) -> None:
+        """Send the statements until they are acknowledged, or for a minute; then begin anew."""
+        if not statements or now_ms - self.wiped_ms > _STATING_MS:
+            self.scene.seen["unacknowledged"] += bool(statements)
+            start_again(self)
+        elif now_ms - self.sent_ms > 2_000:
             self.sent_ms = now_ms
-            self.sender.wiped(self, statement)
+            self.sender.wiped(self, statements[0])
 
     # -- Requests of consumers --------------------------------------------------------------------
 
@@ -179,14 +189,16 @@ class Enclave:
         self.jobs = unfinished
 
     def release(self, reservation: Reservation) -> None:
-        """Gate, post and release one answer."""
+        """Gate, post and release one answer, whose receipt says beforehand what the posting comes to."""
+        written = self.meter.preview(reservation, reservation.units)
         try:
             self.meter.gate(self.now(), reservation)
         except RefusalError:
             self.meter.void(reservation, failed=False)
             self.scene.seen["discarded"] += 1
             return
-        self.meter.post(reservation, reservation.units)
+        if self.meter.post(reservation, reservation.units) != written:
+            raise Violation("receipt", f"a receipt of {self.name} says {written}, and something else was posted")
         stops = self.custodian.touching(self.instance, self.borrower)
         self.witness.released(self.name, reservation, self.borrower, stops)
         self.witness.knew(self.name, self.known, reservation.consumer)
@@ -201,7 +213,7 @@ class Enclave:
 
     def hears(self) -> bool:
         """Return whether there is still somebody who takes messages."""
-        return self.alive and self.statement is None and not self.refused
+        return self.alive and self.statements is None and not self.refused
 
     def take_answer(self, answer: Answer, state: StopState) -> None:
         """Take the reply to a renewal; it may be a replay, or another enclave's."""
@@ -214,28 +226,57 @@ class Enclave:
         except ConflictError as refusal:
             self.scene.seen[f"refused_{refusal.reason}"] += 1
             return
-        self.sent_ms = -10_000
+        self.accepted(answer)
         asked_ms = self.asked_ms.get(answer.request_id, self.scene.ms)
         self.contact_ms = max(self.contact_ms, asked_ms)
         self.scene.tell(self.name, "takes the answer to what it asked {} ms ago", self.scene.ms - asked_ms)
         if self.meter.must_reattest:
             self.wipe()
 
+    def accepted(self, answer: Answer) -> None:
+        """Check what must hold right after an answer was accepted."""
+        self.sent_ms = -10_000
+        self.newest = max(self.newest, self.witness.memory.place(answer.checkpoint))
+        if self.hinted and not self.meter.must_reattest and not self.meter.renew_due(self.now()):
+            wide = self.meter.stop_state.is_wide()
+            if not wide:
+                raise Violation("hint", f"{self.name} has forgotten a hint that came while it was renewing")
+        self.scene.seen["hinted"] += self.hinted
+        self.hinted = False
+        if self.custodian.is_as_of(answer):
+            told = {room.consumer: self.left(room.consumer) for room in answer.rooms}
+            self.witness.told_rooms(self.name, answer, self.borrower, told, self.custodian.ledger)
+
+    def left(self, consumer: ConsumerId) -> int:
+        """Return what consumers are told to be left, beside what is held here."""
+        held = sum(holding.free for holding in self.meter._holdings.open((MODEL, consumer)))
+        return self.meter.remaining(MODEL, consumer) - held
+
+    def take_unknown(self) -> None:
+        """The custodian does not know this instance: wipe, and begin anew; there is nobody to tell."""
+        if self.alive and not self.refused:
+            self.scene.seen["unknown"] += 1
+            self.scene.tell(self.name, "is not known to the custodian")
+            if self.statements is None:
+                self.wipe()
+            self.statements = []
+
     def take_push(self, state: StopState) -> None:
         """Take a pushed stop state, which also hints to renew."""
         if self.hears():
             self.learns(state)
             self.meter.apply_stop_state(state)
-            self.meter.nudge(self.now(), granted=True, recall=False)
+            self.take_nudge(granted=True, recall=False)
             self.scene.tell(self.name, "takes a stop state of epoch {}, wide: {}", state.epoch, state.is_wide())
 
     def take_nudge(self, *, granted: bool, recall: bool) -> None:
         """Take a hint to renew."""
         if self.hears():
+            self.hinted = self.hinted or self.meter.is_renewing
             self.meter.nudge(self.now(), granted=granted, recall=recall)
 
-    def take_acknowledgement(self, start_again: Callable[["Enclave"], None]) -> None:
-        """The final reports have arrived: begin anew."""
-        self.meter.acknowledge_wipe()
-        if self.alive:
-            start_again(self)
+    def take_acknowledgement(self, statement: Wiped) -> None:
+        """These final reports have arrived."""
+        self.meter.acknowledge_wipe(statement)
+        if self.statements is not None:
+            self.statements = [one for one in self.statements if one != statement]

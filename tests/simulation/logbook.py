@@ -1,194 +1,125 @@
-"""A custodian of the simulation that also writes the audit log, as the real one does in the same transaction.
+"""A custodian of the simulation that also does its paperwork, so that every kind of entry is in its log.
 
-With its occasional paperwork (parties, models, asks) a history gives a log in which every kind of entry occurs.
+Parties, models and asks move no unit, and nobody in them takes part in the history.
 """
 
 from collections.abc import Callable
-from typing import Any
 
-from tests.simulation.custodian import Custodian, Transaction
-from tests.simulation.scene import CUSTODIAN, MANIFEST, MODEL, NORTH
+import msgspec
+from tests.simulation.books import Admitted, Stop, Transaction
+from tests.simulation.custodian import Custodian
+from tests.simulation.office import DIGEST
+from tests.simulation.scene import MANIFEST, MODEL, NORTH
 
-from aigovtool.ids import (
-    BorrowerId,
-    Digest,
-    InstanceId,
-    KeyId,
-    LeaseId,
-    MessageId,
-    ModelId,
-    OperatorId,
-)
+from aigovtool.ids import InstanceId, KeyId, LeaseId, MessageId, ModelId
 from aigovtool.ledger import entry
+from aigovtool.ledger.book import Charge, WriteOff
 from aigovtool.ledger.budget import Scope
 from aigovtool.ledger.entry import PartyRole, StopTarget
-from aigovtool.ledger.lease import Lease, LeaseState
-from aigovtool.ledger.units import Dimension, of
-from aigovtool.protocol.messages import Answer, Deny, Grant, Renew, Report, Want, Wiped
+from aigovtool.ledger.lease import LeaseState
+from aigovtool.protocol.messages import Answer, Renew
 from aigovtool.protocol.stop import StopState
 
-_DIGEST = Digest("sha256:" + "1" * 64)
+_FACES = ModelId("faces")
 
 
 class LoggingCustodian(Custodian):
-    """Keeps `entries`, one for each effect. `custodian` is the identifier of its root key."""
+    """Keeps a log with entries of every kind."""
 
-    custodian: KeyId = CUSTODIAN
+    @property
+    def entries(self) -> list[entry.Entry]:
+        """The audit log."""
+        return self.ledger.entries
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.entries: list[entry.Entry] = []
-        self.record(entry.Genesis(custodian=self.custodian))
-        for limit in self.limits:
-            self.record(entry.BudgetSet(limit=limit, command=self.command()))
-
-    def record(self, body: entry.EntryBody) -> None:
-        """Append an entry."""
-        self.entries.append(entry.Entry(index=len(self.entries), at_ms=self.now(), generation=0, body=body))
-
-    def command(self) -> entry.Command:
-        """Return the mark of an operator's command."""
-        return entry.Command(operator=OperatorId("alice"), command_id=self._id(), digest=_DIGEST)
-
-    def _id(self) -> MessageId:
-        return MessageId(f"{self.scene.number():032x}")
-
-    # -- Effects ----------------------------------------------------------------------------------
-
-    def renew(self, request: Renew, borrower: BorrowerId, *, refundable: bool) -> tuple[Answer, StopState]:
-        """Do some paperwork now and then, before a renewal."""
+    def answer(self, writes: Transaction, instance: Admitted, request: Renew, state: StopState) -> Answer:
+        """Do some paperwork now and then, with a renewal."""
         if self.scene.chance(0.05):
-            self.record(self.scene.rng.choice(self.paperwork())())
-        return super().renew(request, borrower, refundable=refundable)
+            writes.record(self.scene.rng.choice(self.paperwork(writes.head.epoch))())
+        return super().answer(writes, instance, request, state)
 
-    def raise_limit(self) -> None:
-        """Raise a limit, and log it."""
-        before = list(self.limits)
-        super().raise_limit()
-        for limit in self.limits:
-            if limit not in before:
-                self.record(entry.BudgetSet(limit=limit, command=self.command()))
-
-    def set_stop(self, target: StopTarget, value: str, *, active: bool) -> None:
-        """Stop or resume, and log it."""
-        super().set_stop(target, value, active=active)
-        kind = entry.Stopped if active else entry.Resumed
-        self.record(kind(target=target, value=value, epoch=self.epoch, command=self.command()))
-
-    def wiped(self, statement: Wiped) -> None:
-        """Take a statement, and log the first of an instance."""
-        known = statement.instance in self.gone
-        super().wiped(statement)
-        if not known:
-            self.record(entry.Wiped(instance=statement.instance, epoch=statement.epoch))
-
-    def sweep(self, writes: Transaction, now_ms: int) -> None:
-        """Expire what is overdue, and log it."""
-        super().sweep(writes, now_ms)
-        for lease in writes.leases.values():
-            if lease.state is LeaseState.EXPIRED:
-                self.record(entry.LeaseExpired(lease_id=lease.lease_id))
-
-    def take_report(self, writes: Transaction, instance: InstanceId, report: Report) -> None:
-        """Take a report, and log it if it closed a lease."""
-        before = writes.lease(report.lease_id)
-        super().take_report(writes, instance, report)
-        after = writes.lease(report.lease_id)
-        if before is not None and after is not None and before.unclosed() and not after.unclosed():
-            self._closed(after, report)
-
-    def _closed(self, lease: Lease, report: Report) -> None:
-        charged = lease.seen if lease.refundable else lease.units
-        self.record(
-            entry.LeaseClosed(
-                lease_id=lease.lease_id,
-                late=lease.state is LeaseState.CLOSED_LATE,
-                used=lease.seen,
-                charged=of(Dimension.INFERENCES, charged.inferences),
-                ok=lease.ok,
-                err=lease.err,
-                receipts=report.receipts,
-            )
-        )
-
-    def draw(
-        self,
-        writes: Transaction,
-        instance: InstanceId,
-        borrower: BorrowerId,
-        want: Want,
-        state: StopState,
-        *,
-        refundable: bool,
-    ) -> Grant | Deny:
-        """Grant, and log it."""
-        result = super().draw(writes, instance, borrower, want, state, refundable=refundable)
-        if isinstance(result, Grant):
-            lease = writes.leases[result.lease_id]
-            self.record(
-                entry.LeaseGranted(
-                    lease_id=lease.lease_id,
-                    instance=instance,
-                    borrower=borrower,
-                    model=MODEL,
-                    consumer=want.consumer,
-                    units=lease.units,
-                    rows=lease.rows,
-                )
-            )
-        return result
-
-    # -- Paperwork --------------------------------------------------------------------------------
-
-    def paperwork(self) -> list[Callable[[], entry.EntryBody]]:
-        """Return what makes each kind of entry that moves no unit; nobody in it takes part in the history."""
-        other = InstanceId("f" * 64)
-        key, scope = KeyId("2" * 64), Scope(model=MODEL, borrower=NORTH)
+    def paperwork(self, epoch: int) -> list[Callable[[], entry.EntryBody]]:
+        """Return what makes each kind of entry that moves no unit."""
+        other, key = InstanceId("f" * 64), KeyId("2" * 64)
+        scope = Scope(model=MODEL, borrower=NORTH)
         return [
-            lambda: entry.KeySetPublished(version=self.scene.number(), digest=_DIGEST),
+            lambda: entry.KeySetPublished(version=self.scene.number(), digest=DIGEST),
             lambda: entry.PartyAdded(
                 role=PartyRole.CONSUMER,
                 name="dora",
                 key=key,
                 borrower=NORTH,
-                not_after_ms=self.now() + 1_000,
+                not_after_ms=self.ledger.head.clock_ms + 1_000,
                 command=self.command(),
             ),
-            lambda: entry.PartyRevoked(role=PartyRole.CONSUMER, name="dora", epoch=self.epoch, command=self.command()),
+            lambda: entry.PartyRevoked(role=PartyRole.CONSUMER, name="dora", epoch=epoch, command=self.command()),
             lambda: entry.ModelAdded(
-                model=ModelId("faces"),
+                model=_FACES,
                 manifest=MANIFEST,
-                package=_DIGEST,
+                package=DIGEST,
                 package_bytes=4_096,
                 sealer=key,
-                policy=_DIGEST,
+                policy=DIGEST,
                 command=self.command(),
             ),
-            lambda: entry.ModelWithdrawn(model=ModelId("faces"), epoch=self.epoch, command=self.command()),
-            lambda: entry.AppraisalPolicySet(version=self.scene.number(), digest=_DIGEST, command=self.command()),
-            lambda: entry.Attested(
-                instance=other, borrower=NORTH, tee="simulated", measurement="3" * 64, result=_DIGEST
-            ),
+            lambda: entry.ModelWithdrawn(model=_FACES, epoch=epoch, command=self.command()),
+            lambda: entry.AppraisalPolicySet(version=self.scene.number(), digest=DIGEST, command=self.command()),
             lambda: entry.AttestationRefused(borrower=NORTH, code="appraisal", reason="measurement"),
             lambda: entry.KeyReleased(instance=other, model=MODEL, manifest=MANIFEST),
-            lambda: entry.Forked(instance=other, lease_id=LeaseId("e" * 32), epoch=self.epoch),
+            lambda: entry.ReleaseRefused(instance=other, model=MODEL, code="reattest_required", reason=""),
+            lambda: entry.CommandRefused(command=self.command(), code="conflict", reason="unlimited"),
+            lambda: entry.Forked(instance=other, lease_id=LeaseId("e" * 32), epoch=epoch),
             lambda: entry.Asked(
                 ask_id=self._id(), role=PartyRole.BORROWER, name="north", scope=scope, units=20, reason="more patients"
             ),
             lambda: entry.AskDecided(ask_id=self._id(), approved=self.scene.chance(0.5), command=self.command()),
         ]
 
+    def _id(self) -> MessageId:
+        return MessageId(f"{self.scene.number():032x}")
+
+    # -- What has not occurred yet ----------------------------------------------------------------
+
     def complete(self) -> None:
         """Add what has not occurred yet, so that every kind of entry is there."""
-        self.set_stop(StopTarget.MODEL, "faces", active=True)
-        self.set_stop(StopTarget.MODEL, "faces", active=False)
-        self.clock_ms += 60_000
-        writes = self.begin()
-        self.sweep(writes, self.clock_ms)
-        self.commit(writes)
-        if not any(isinstance(known.body, entry.Wiped) for known in self.entries):
-            self.record(entry.Wiped(instance=InstanceId("d" * 64), epoch=self.epoch))
-        for make in self.paperwork():
+        writes = self.begin(self.replicas[0])
+        writes.head = msgspec.structs.replace(writes.head, gap=None, clock_ms=writes.now_ms + 60_000)
+        writes.now_ms += 60_000
+        for active in (True, False):
+            epoch = writes.next_epoch()
+            writes.stops[StopTarget.MODEL, _FACES] = Stop(StopTarget.MODEL, _FACES, epoch, active, self.scene.ms)
+            kind = entry.Stopped if active else entry.Resumed
+            writes.record(kind(target=StopTarget.MODEL, value=_FACES, epoch=epoch, command=self.command()))
+        self.sweep(writes)
+        self._recover(writes)
+        present = {type(known.body) for known in (*self.entries, *writes.entries)}
+        if entry.Wiped not in present:
+            writes.record(entry.Wiped(instance=InstanceId("d" * 64), epoch=writes.head.epoch))
+        for make in self.paperwork(writes.head.epoch):
             body = make()
-            if not any(isinstance(known.body, type(body)) for known in self.entries):
-                self.record(body)
+            if type(body) not in present:
+                writes.record(body)
+        self.commit(writes)
+
+    def _recover(self, writes: Transaction) -> None:
+        """Write one lease off, and begin a new generation with a charge."""
+        known = {**self.ledger.unclosed, **writes.leases}
+        expired = [lease for lease in known.values() if lease.state is LeaseState.EXPIRED]
+        for lease in expired[:1]:
+            effects = self.take(writes.book_of(lease.lease_id), WriteOff(lease_id=lease.lease_id))
+            writes.write(effects)
+            writes.record(entry.LeaseWrittenOff(lease_id=lease.lease_id, command=self.command("bob")))
+        head = writes.head
+        note = self.memory.note(head)
+        writes.head = msgspec.structs.replace(head, generation=head.generation + 1)
+        restored = entry.Restored(
+            generation=writes.head.generation,
+            checkpoint=note,
+            lost_size=head.frontier.size,
+            command=self.command("bob"),
+        )
+        writes.record(restored)
+        row = next(iter(self.ledger.rows.values()))
+        charge = Charge(key=row.key, units=1)
+        writes.write(self.take(self.book_with(writes.row(row.key) or row), charge))
+        writes.record(entry.Charged(row=charge.key, units=charge.units, command=restored.command))
+        writes.charges[charge.key] += charge.units

@@ -7,8 +7,10 @@ rule protects; each of `LIVENESS` must leave a consumer with budget unserved aft
 
 from dataclasses import dataclass
 
+from tests.simulation import mutants_budgets as budgets
 from tests.simulation import mutants_enclave as enclave
 from tests.simulation import mutants_ledger as ledger
+from tests.simulation import mutants_memory as memory
 from tests.simulation.waste import SCARCE, USUAL, Day
 from tests.simulation.world import Rules
 
@@ -57,10 +59,12 @@ SAFETY: tuple[Mutant, ...] = (
     ),
     _safety("late reports alarm", "fork", Rules(apply=ledger.alarms_at_late_reports)),
     # -- The custodian's arithmetic
-    _safety("units held by leases are not counted", "overspend", Rules(apply=ledger.ignores_what_is_held)),
-    _safety("the minimum is granted without room", "overspend cap", Rules(apply=ledger.always_grants_the_minimum)),
+    _safety("units held by leases are not counted", "overspend window", Rules(apply=ledger.ignores_what_is_held)),
+    _safety(
+        "the minimum is granted without room", "overspend cap window", Rules(apply=ledger.always_grants_the_minimum)
+    ),
     _safety("only the narrowest row is debited", "overspend ledger", Rules(apply=ledger.debits_the_narrowest_row)),
-    _safety("only the narrowest row is looked at", "overspend", Rules(apply=ledger.looks_at_the_narrowest_row)),
+    _safety("only the narrowest row is looked at", "overspend window", Rules(apply=ledger.looks_at_the_narrowest_row)),
     _safety("refund on timeout", "overspend ledger", Rules(apply=ledger.refunds_on_timeout)),
     _safety("a late close refunds twice", "overspend ledger", Rules(apply=ledger.refunds_every_late_close)),
     _safety("a late close settles once more", "overspend ledger", Rules(apply=ledger.settles_late_closes)),
@@ -71,6 +75,31 @@ SAFETY: tuple[Mutant, ...] = (
     _safety("grants while stopped", "stop", Rules(custodian=ledger.GrantsWhileStopped)),
     _safety("no cap on what is outstanding", "cap", Rules(custodian=ledger.HasNoCap)),
     _safety("expired leases are not outstanding", "cap", Rules(custodian=ledger.ForgetsExpired)),
+    # -- Windows and ends
+    _safety("a rolling window is its present bucket", "window", Rules(custodian=budgets.IgnoresEarlierBuckets)),
+    _safety("the oldest bucket is not counted", "window", Rules(custodian=budgets.IgnoresOldestBucket)),
+    _safety("the end of a budget is ignored", "ended", Rules(custodian=budgets.IgnoresEnds)),
+    _safety("a lease outlives its budget", "ended", Rules(apply=budgets.outlives_ends)),
+    # -- Write-offs
+    _safety("refund after a write-off", "ledger", Rules(apply=budgets.refunds_after_write_off)),
+    _safety("alarm after a write-off", "fork", Rules(apply=budgets.alarms_after_write_off)),
+    _safety("a write-off refunds", "ledger overspend", Rules(apply=budgets.refunds_write_offs)),
+    # -- Several custodians
+    _safety("the clock of the slower replica wins", "time window", Rules(custodian=budgets.FollowsEachClock)),
+    _safety("replicas do not take turns", "overspend ledger", Rules(custodian=budgets.TakesNoTurns)),
+    # -- What is told
+    _safety("rooms are told before the rest is granted", "rooms", Rules(custodian=budgets.TellsRoomsTooEarly)),
+    _safety("rooms of ended budgets are told", "rooms", Rules(custodian=budgets.TellsRoomsOfEndedBudgets)),
+    _safety("a receipt says more than is left", "receipt", Rules(meter=memory.WritesWrongReceipts)),
+    # -- A restored ledger
+    _safety("a restored ledger is not noticed", "overspend rollback", Rules(custodian=memory.NoticesNothing)),
+    _safety("only sizes are compared, not roots", "overspend rollback", Rules(custodian=memory.ComparesSizes)),
+    _safety("a gap is not written down", "overspend rollback", Rules(custodian=memory.WritesNoGapDown)),
+    _safety("a settlement explains any loss", "overspend rollback", Rules(custodian=memory.ExplainsAnything)),
+    _safety("settled without a quiet period", "quiet", Rules(operators=memory.SettlesWithoutQuiet)),
+    _safety("settled without charges", "overspend", Rules(operators=memory.SettlesWithoutCharges)),
+    _safety("an old generation is renewed", "generation", Rules(custodian=memory.KeepsOldGenerations)),
+    _safety("an enclave shows no checkpoint", "rollback", Rules(meter=memory.ShowsNothing)),
 )
 
 LIVENESS: tuple[Mutant, ...] = (
@@ -78,6 +107,8 @@ LIVENESS: tuple[Mutant, ...] = (
     _safety("a denial stands for ever", "dead", Rules(meter=enclave.NeverAsksAgain)),
     _safety("the statement of a wipe is sent once", "dead", Rules(enclave=enclave.SaysItOnce)),
     _safety("whoever was refused admission does not come back", "dead", Rules(enclave=enclave.StaysUnattested)),
+    _safety("a hint during a renewal is forgotten", "dead hint", Rules(meter=memory.ForgetsHints)),
+    _safety("an unknown instance goes on asking", "dead", Rules(enclave=memory.WaitsForWhoForgotIt)),
 )
 
 WASTE: tuple[Mutant, ...] = (

@@ -8,13 +8,15 @@ import msgspec
 from tests.simulation.enclave import Enclave
 
 from aigovtool.ids import ConsumerId, LeaseId, MessageId, ModelId
-from aigovtool.protocol import metering
+from aigovtool.ledger.receipt import Receipt
+from aigovtool.protocol import wishes
 from aigovtool.protocol.demand import Demand
-from aigovtool.protocol.holding import Holding
+from aigovtool.protocol.holding import Holding, PathKey
 from aigovtool.protocol.messages import Answer, Renew, Report, Want, Wiped
 from aigovtool.protocol.metering import Meter
 from aigovtool.protocol.reservation import Posted, Reservation
 from aigovtool.protocol.stop import StopState
+from aigovtool.protocol.wishes import Wishes
 
 # --- The counter -------------------------------------------------------------------------------------
 
@@ -28,9 +30,17 @@ class ChargesAfterOutput(Meter):
             self._holdings[reservation.lease_id].reserved -= units
         return reservation
 
-    def post(self, reservation: Reservation, actual: int) -> Posted:
+    def preview(self, reservation: Reservation, actual: int) -> Posted:
+        holding = self._holdings[reservation.lease_id]
+        holding.reserved += reservation.units
+        try:
+            return super().preview(reservation, actual)
+        finally:
+            holding.reserved -= reservation.units
+
+    def post(self, reservation: Reservation, actual: int, receipt: Receipt | None = None) -> Posted:
         self._holdings[reservation.lease_id].reserved += reservation.units
-        return super().post(reservation, actual)
+        return super().post(reservation, actual, receipt)
 
     def void(self, reservation: Reservation, *, failed: bool) -> None:
         self._holdings[reservation.lease_id].reserved += reservation.units
@@ -40,8 +50,11 @@ class ChargesAfterOutput(Meter):
 class PostsLess(Meter):
     """Charges a request as one unit, whatever it was."""
 
-    def post(self, reservation: Reservation, actual: int) -> Posted:
-        return super().post(reservation, min(actual, 1))
+    def preview(self, reservation: Reservation, actual: int) -> Posted:
+        return super().preview(reservation, min(actual, 1))
+
+    def post(self, reservation: Reservation, actual: int, receipt: Receipt | None = None) -> Posted:
+        return super().post(reservation, min(actual, 1), receipt)
 
 
 class FreesTwice(Meter):
@@ -58,30 +71,52 @@ class CombinesLeases(Meter):
 
     def reserve(self, now_ms: int, model: ModelId, consumer: ConsumerId, units: int) -> Reservation | None:
         self.check(now_ms, consumer)
-        usable = [holding for holding in self._open(model, consumer) if holding.usable(now_ms)]
+        usable = [holding for holding in self._holdings.open((model, consumer)) if holding.usable(now_ms)]
         if len(usable) > 1 and max(holding.free for holding in usable) < units <= sum(h.free for h in usable):
             usable[0].reserved += units
             usable[0].in_flight += 1
-            return Reservation(lease_id=usable[0].lease_id, model=model, consumer=consumer, units=units)
+            self._holdings.note(usable[0])
+            return self._started(usable[0], units)
         return super().reserve(now_ms, model, consumer, units)
 
 
-class ClosesEarly(Meter):
+class _OutlivesLeases(Meter):
+    """Goes on with work whose lease is gone: nothing is posted for it."""
+
+    def _gone(self, reservation: Reservation) -> bool:
+        holding = self._holdings.get(reservation.lease_id)
+        return holding is None or holding.closed
+
+    def preview(self, reservation: Reservation, actual: int) -> Posted:
+        if self._gone(reservation):
+            return Posted(lease_id=reservation.lease_id, sequence=0, remaining=0)
+        return super().preview(reservation, actual)
+
+    def post(self, reservation: Reservation, actual: int, receipt: Receipt | None = None) -> Posted:
+        if self._gone(reservation):
+            del self._running[reservation.number]
+            return Posted(lease_id=reservation.lease_id, sequence=0, remaining=0)
+        return super().post(reservation, actual, receipt)
+
+    def void(self, reservation: Reservation, *, failed: bool) -> None:
+        if self._gone(reservation):
+            self._running.pop(reservation.number, None)
+        else:
+            super().void(reservation, failed=failed)
+
+
+class ClosesEarly(_OutlivesLeases):
     """Builds the final report of an expired lease although work is in flight on it."""
 
     def renew(self, now_ms: int, request_id: MessageId) -> Renew:
         for holding in self._holdings.values():
             if now_ms >= holding.expires_ms:
                 holding.closed = True
+                self._holdings.note(holding)
         return super().renew(now_ms, request_id)
 
-    def post(self, reservation: Reservation, actual: int) -> Posted:
-        if reservation.lease_id not in self._holdings or self._holdings[reservation.lease_id].closed:
-            return Posted(lease_id=reservation.lease_id, sequence=0, remaining=0)
-        return super().post(reservation, actual)
 
-
-class UsesClosedLeases(Meter):
+class UsesClosedLeases(_OutlivesLeases):
     """Goes on using a lease after its final report was built."""
 
     def renew(self, now_ms: int, request_id: MessageId) -> Renew:
@@ -89,12 +124,8 @@ class UsesClosedLeases(Meter):
         for holding in self._holdings.values():
             if holding.units > holding.used and now_ms < holding.expires_ms:
                 holding.closed = False
+                self._holdings.note(holding)
         return renew
-
-    def post(self, reservation: Reservation, actual: int) -> Posted:
-        if reservation.lease_id not in self._holdings:
-            return Posted(lease_id=reservation.lease_id, sequence=0, remaining=0)
-        return super().post(reservation, actual)
 
 
 class WorksAfterWipe(Enclave):
@@ -105,12 +136,12 @@ class WorksAfterWipe(Enclave):
         super().wipe()
         self.jobs = jobs
 
-    def after_wipe(self, now_ms: int, statement: Wiped) -> None:
+    def after_wipe(self, now_ms: int, statements: list[Wiped], start_again: Callable[[Enclave], None]) -> None:
         stops = self.custodian.touching(self.instance, self.borrower)
         for reservation, _ in self.jobs:
             self.witness.released(self.name, reservation, self.borrower, stops)
         self.jobs = []
-        super().after_wipe(now_ms, statement)
+        super().after_wipe(now_ms, statements, start_again)
 
 
 # --- Answers and authority ---------------------------------------------------------------------------
@@ -213,9 +244,11 @@ class ReportsDifferences(Meter):
             self._outstanding = replace(self._outstanding, renew=renew)
         return renew
 
-    def wipe(self) -> Wiped:
-        statement = super().wipe()
-        return msgspec.structs.replace(statement, reports=[self._difference(r) for r in statement.reports])
+    def wipe(self) -> list[Wiped]:
+        return [
+            msgspec.structs.replace(statement, reports=[self._difference(r) for r in statement.reports])
+            for statement in super().wipe()
+        ]
 
     def _difference(self, report: Report) -> Report:
         seq, before = self._told.get(report.lease_id, (0, 0))
@@ -236,27 +269,43 @@ class NeverRepeats(Meter):
         return self._outstanding is None and super().renew_due(now_ms)
 
 
-class NeverAsksAgain(Meter):
+class _WishesOtherwise(Meter):
+    """Asks for units by other rules."""
+
+    kind: type[Wishes] = Wishes
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._wishes = self.kind(self._holdings, self._policies, self._ttl_ms)
+        self._wishes.stop(self._stopped)
+
+
+class _DeniedForEver(Wishes):
+    def _wants_more(self, now_ms: int, path: PathKey, demand: Demand) -> bool:
+        return demand.denied is None and super()._wants_more(now_ms, path, demand)
+
+    def refuse(self, now_ms: int, path: PathKey, units: int, next_renew_ms: int) -> None:
+        self._demand[path].retry_at_ms = now_ms + 1_000
+        super().refuse(now_ms, path, units, next_renew_ms)
+
+    def allow(self) -> None:
+        pass
+
+
+class NeverAsksAgain(_WishesOtherwise):
     """Takes every denial for the last word."""
 
-    def _wants_more(self, now_ms: int, model: ModelId, consumer: ConsumerId, demand: Demand) -> bool:
-        return demand.denied is None and super()._wants_more(now_ms, model, consumer, demand)
-
-    def _refuse(self, now_ms: int, demand: Demand, model: ModelId) -> None:
-        demand.retry_at_ms = now_ms + 1_000
-        super()._refuse(now_ms, demand, model)
-
-    def nudge(self, now_ms: int, *, granted: bool, recall: bool) -> None:
-        super().nudge(now_ms, granted=False, recall=recall)
+    kind: type[Wishes] = _DeniedForEver
 
 
 class SaysItOnce(Enclave):
     """Sends the statement of its wipe once, and does not begin anew before it is acknowledged."""
 
-    def after_wipe(self, now_ms: int, statement: Wiped) -> None:
-        if self.sent_ms != now_ms and not self.__dict__.get("said"):
-            self.__dict__["said"] = True
-            super().after_wipe(now_ms, statement)
+    def after_wipe(self, now_ms: int, statements: list[Wiped], start_again: Callable[[Enclave], None]) -> None:
+        self.wiped_ms = now_ms
+        if not statements or not self.__dict__.get("said"):
+            self.__dict__["said"] = now_ms - self.sent_ms > 2_000
+            super().after_wipe(now_ms, statements, start_again)
 
 
 class StaysUnattested(Enclave):
@@ -280,30 +329,38 @@ class KeepsIdleLeases(Meter):
 class KeepsExpiredLeases(Meter):
     """Closes only what is used up."""
 
-    def _closable(self, holding: Holding, now_ms: int, *, recalled: bool) -> bool:
-        return holding.free == 0 and super()._closable(holding, now_ms, recalled=recalled)
+    def _closable(self, now_ms: int, *, recalled: bool) -> list[Holding]:
+        return [holding for holding in super()._closable(now_ms, recalled=recalled) if holding.free == 0]
 
 
-class DrawsTwice(Meter):
+class _TwiceTheTarget(Wishes):
+    def wants(self, now_ms: int) -> list[Want]:
+        return [msgspec.structs.replace(want, target=2 * want.target) for want in super().wants(now_ms)]
+
+
+class DrawsTwice(_WishesOtherwise):
     """Asks for twice what its rate suggests."""
 
-    def _wants(self, now_ms: int) -> list[Want]:
-        return [msgspec.structs.replace(want, target=2 * want.target) for want in super()._wants(now_ms)]
+    kind: type[Wishes] = _TwiceTheTarget
 
 
-class HoldsFour(Meter):
+class _TwiceTheLeases(Wishes):
+    def _wants_more(self, now_ms: int, path: PathKey, demand: Demand) -> bool:
+        if self._policies.get(path[0]) is None or path[1] in self._stopped:
+            return False
+        usable = [holding for holding in self._shelf.open(path) if holding.usable(now_ms)]
+        active = demand.wanted_ms is not None and now_ms - demand.wanted_ms <= self._ttl_ms
+        return (active or demand.waiting > 0) and len(usable) < 2 * wishes._OPEN_LEASES
+
+
+class HoldsFour(_WishesOtherwise):
     """Keeps four leases of a consumer open, and draws the next before any is used."""
 
-    def _wants_more(self, now_ms: int, model: ModelId, consumer: ConsumerId, demand: Demand) -> bool:
-        if self._policies.get(model) is None or self._stop_state.stops_consumer(consumer):
-            return False
-        usable = [holding for holding in self._open(model, consumer) if holding.usable(now_ms)]
-        active = demand.wanted_ms is not None and now_ms - demand.wanted_ms <= self._ttl_ms
-        return (active or demand.waiting > 0) and len(usable) < 2 * metering._OPEN_LEASES
+    kind: type[Wishes] = _TwiceTheLeases
 
 
 class WipesSilently(Meter):
     """Wipes without saying what was used."""
 
-    def wipe(self) -> Wiped:
-        return msgspec.structs.replace(super().wipe(), reports=[])
+    def wipe(self) -> list[Wiped]:
+        return [msgspec.structs.replace(statement, reports=[]) for statement in super().wipe()]

@@ -5,12 +5,13 @@ from dataclasses import replace
 from types import MappingProxyType
 
 import msgspec
-from tests.simulation.custodian import Custodian, Transaction
+from tests.simulation.books import Admitted, Transaction
+from tests.simulation.custodian import Custodian
 
-from aigovtool.ids import BorrowerId, ConsumerId, InstanceId
+from aigovtool.ids import ConsumerId, InstanceId
 from aigovtool.ledger import book as ledger
 from aigovtool.ledger.book import Book, Draw, Effects, Event, Outcome, ReportUsage
-from aigovtool.ledger.budget import BudgetRow, RowKey, Window, bucket_of
+from aigovtool.ledger.budget import BudgetRow, Window, bucket_of
 from aigovtool.ledger.lease import LeaseState
 from aigovtool.protocol.messages import Answer, Renew, Want
 from aigovtool.protocol.stop import StopState
@@ -72,8 +73,8 @@ def refunds_no_late_close(book: Book, event: Event) -> Effects:
 
 def refunds_clones(book: Book, event: Event) -> Effects:
     """Refund a lease whose holder may have been copied."""
-    lease = book.leases.get(event.lease_id)
-    if not isinstance(event, ReportUsage) or lease is None or lease.refundable:
+    lease = book.leases.get(event.lease_id) if isinstance(event, ReportUsage) else None
+    if lease is None or lease.refundable:
         return ledger.apply(book, event)
     trusted = MappingProxyType({lease.lease_id: msgspec.structs.replace(lease, refundable=True)})
     effects = ledger.apply(Book(rows=book.rows, leases=trusted), event)
@@ -135,7 +136,7 @@ class RepliesBeforeCommit(Custodian):
     """Now and then loses what it has already answered."""
 
     def commit(self, writes: Transaction) -> None:
-        if not self.scene.chance(0.05):
+        if not writes.answers or not self.scene.chance(0.05):
             super().commit(writes)
 
 
@@ -149,21 +150,19 @@ class GrantsWhileStopped(Custodian):
 class HasNoCap(Custodian):
     """Lets a borrower hold as much as there is."""
 
-    def drawn(
-        self, writes: Transaction, instance: InstanceId, borrower: BorrowerId, want: Want, *, refundable: bool
-    ) -> Draw:
-        event = super().drawn(writes, instance, borrower, want, refundable=refundable)
+    def drawn(self, writes: Transaction, instance: InstanceId, admitted: Admitted, want: Want) -> Draw:
+        event = super().drawn(writes, instance, admitted, want)
         return replace(event, held_by_instance=0, held_by_borrower=0)
 
 
 class ForgetsExpired(Custodian):
     """Counts only pending leases as outstanding, so that a crash loop can burn a budget."""
 
-    def drawn(
-        self, writes: Transaction, instance: InstanceId, borrower: BorrowerId, want: Want, *, refundable: bool
-    ) -> Draw:
-        event = super().drawn(writes, instance, borrower, want, refundable=refundable)
-        held = [one for one in self.held(writes) if one.state is LeaseState.PENDING and one.borrower == borrower]
+    def drawn(self, writes: Transaction, instance: InstanceId, admitted: Admitted, want: Want) -> Draw:
+        event = super().drawn(writes, instance, admitted, want)
+        held = [
+            one for one in self.held(writes) if one.state is LeaseState.PENDING and one.borrower == admitted.borrower
+        ]
         mine = sum(one.units.inferences for one in held if one.instance == instance)
         return replace(event, held_by_instance=mine, held_by_borrower=sum(one.units.inferences for one in held))
 
@@ -176,7 +175,7 @@ class RefundsPresentWindow(Custodian):
             row for row in effects.rows if effects.outcome is Outcome.CLOSED and row.key.window is not Window.LIFETIME
         ]
         for row in rows:
-            present = self._present(row.key)
+            present = msgspec.structs.replace(row.key, bucket_ms=bucket_of(row.key.window, writes.now_ms))
             before, other = writes.row(row.key), writes.row(present)
             if present == row.key or before is None or other is None:
                 continue
@@ -187,9 +186,6 @@ class RefundsPresentWindow(Custodian):
             )
             effects = replace(effects, rows=(*(one for one in effects.rows if one.key != row.key), *moved))
         super().write(writes, effects)
-
-    def _present(self, key: RowKey) -> RowKey:
-        return msgspec.structs.replace(key, bucket_ms=bucket_of(key.window, self.now()))
 
 
 class AnswersAfresh(Custodian):

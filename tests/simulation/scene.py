@@ -23,14 +23,20 @@ CONSUMERS = {NORTH: [ConsumerId("anna"), ConsumerId("bert")], SOUTH: [ConsumerId
 #: Several enclaves per borrower share its budgets, its consumers and its share of what may be outstanding.
 HOSTS = (NORTH, NORTH, NORTH, SOUTH, SOUTH)
 CUSTODIAN = KeyId("c" * 64)
+#: Processes that serve one ledger.
+REPLICAS = 3
 MANIFEST = Digest("sha256:" + "d" * 64)
 
 
 class Violation(Exception):  # noqa: N818 -- it is what was looked for, not an error of the simulation
     """Something that must never happen did.
 
-    `kind` is overspend, ledger, cap, stop, silence, fork, dead (a consumer with budget is not served again), or wall
-    (the code under test refused to go on, although no rule had been broken before).
+    `kind` is overspend, window (more in a span than its limit), ended (units of a budget whose time is over), ledger,
+    cap, time (the ledger's went back), rooms (more is told to be left than there is), receipt (it says something else
+    than what was posted), hint (one was forgotten), stop, silence, fork, rollback (a restored ledger works on although
+    somebody has shown what it forgot), quiet (it grants too soon after), generation (it keeps what was admitted before
+    in service), dead (a consumer with budget is not served again), or wall (the code under test refused to go on,
+    although no rule had been broken before).
     """
 
     def __init__(self, kind: str, what: str) -> None:
@@ -52,18 +58,30 @@ class Weather:
     held_back: float = 0.03
     suspend: float = 0.008
     clock_jump: float = 0.01
+    #: The host's clock leaps by much of an hour; one is chosen per history.
+    leaps: tuple[float, ...] = (0, 0.015)
     restart: float = 0.03
     raised_limit: float = 0.01
     stray_recall: float = 0.02
     stop: float = 0.012
+    write_off: float = 0.03
+    backup: float = 0.03
+    #: The ledger is restored from a backup; one is chosen per history.
+    restores: tuple[float, ...] = (0, 0.012)
+    #: Somebody outside (an auditor, a witness) asks for the newest checkpoint.
+    watched: float = 0.15
+    #: Operators settle a gap that was found.
+    settled: float = 0.1
     clonable: float = 0.2
     failed_work: float = 0.05
     #: How likely work ends in one step; one is chosen per request. The first is a very long computation.
     speeds: tuple[float, ...] = (0.02, 0.3, 0.9)
     impatience: float = 0.15
     #: Budgets of this many times the usual size; one is chosen per history.
-    scales: tuple[float, ...] = (1, 1, 2)
+    scales: tuple[float, ...] = (0.5, 1, 1, 2)
     dials: tuple[Dial, ...] = tuple(Dial)
+    #: Rolling windows and budgets that end, in some histories.
+    windows: bool = True
     #: Traffic of a consumer moves from enclave to enclave instead of coming to all at once.
     wandering: bool = False
 
@@ -81,10 +99,16 @@ CALM = Weather(
     held_back=0,
     suspend=0,
     clock_jump=0,
+    leaps=(0,),
     restart=0,
     raised_limit=0,
     stray_recall=0,
     stop=0,
+    write_off=0,
+    backup=0,
+    restores=(0,),
+    watched=0,
+    settled=0,
     failed_work=0,
     speeds=(0.3, 0.9),
     impatience=0,
@@ -101,11 +125,17 @@ WORKDAY = Weather(
     held_back=0,
     suspend=0,
     clock_jump=0,
+    leaps=(0,),
     restart=0.02,
     raised_limit=0,
     stray_recall=0,
     stop=0,
+    write_off=0,
+    backup=0,
+    restores=(0,),
+    watched=0,
     clonable=0,
+    windows=False,
     scales=(1, 20),
     wandering=True,
 )

@@ -5,35 +5,28 @@ everything once more at the end, so that a fault in its own running sums would s
 """
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from tests.simulation.books import Ledger, Stop, Transaction
+from tests.simulation.budgets import on_path
+from tests.simulation.remembrance import Remembrance
 from tests.simulation.scene import STOP_BOUND_MS, WIPE_BOUND_MS, Scene, Violation
 
 from aigovtool.ids import BorrowerId, ConsumerId, LeaseId
-from aigovtool.ledger.book import Effects
-from aigovtool.ledger.budget import BudgetRow, RowKey, Window
+from aigovtool.ledger.budget import ROLLING, BudgetLimit, BudgetRow, RowKey, Window, key_now
 from aigovtool.ledger.entry import StopTarget
 from aigovtool.ledger.lease import Lease, LeaseState
 from aigovtool.ledger.policy import ServingPolicy
+from aigovtool.protocol.messages import Answer
 from aigovtool.protocol.reservation import Reservation
 from aigovtool.protocol.stop import StopState
 
-
-@dataclass
-class Stop:
-    """A stop as it was ordered, and when."""
-
-    target: StopTarget
-    value: str
-    epoch: int
-    active: bool
-    since_ms: int
+_FINAL = frozenset({LeaseState.CLOSED, LeaseState.CLOSED_LATE, LeaseState.WRITTEN_OFF})
 
 
 def charge_of(lease: Lease) -> int:
     """Say what a lease must weigh on its rows, independently of how the ledger counts."""
-    whole = lease.unclosed() or not lease.refundable
+    whole = lease.unclosed() or lease.state is LeaseState.WRITTEN_OFF or not lease.refundable
     return lease.units.inferences if whole else lease.seen.inferences
 
 
@@ -48,28 +41,43 @@ class Witness:
     by_row: Counter[RowKey] = field(default_factory=Counter)
     posted: Counter[RowKey] = field(default_factory=Counter)
     pending: Counter[RowKey] = field(default_factory=Counter)
+    charges: Counter[RowKey] = field(default_factory=Counter)
+    #: The highest limit that each row ever had.
+    most: Counter[RowKey] = field(default_factory=Counter)
+    memory: Remembrance = field(default_factory=Remembrance)
     charged: int = 0
     released_units: int = 0
     #: Unit-milliseconds during which something was charged that had not been released.
     idle_unit_ms: int = 0
     served_ms: dict[ConsumerId, int] = field(default_factory=dict)
+    _granted_ms: int = 0
     _leases_to_check: set[LeaseId] = field(default_factory=set)
     _rows_to_check: set[RowKey] = field(default_factory=set)
 
     # -- What happened ----------------------------------------------------------------------------
 
-    def committed(self, rows: Iterable[BudgetRow], leases: Iterable[Lease]) -> None:
+    def committed(self, writes: Transaction) -> None:
         """Take what a transaction of the custodian has written."""
-        for lease in leases:
+        self.charges.update(writes.charges)
+        for lease in writes.leases.values():
             before = self.leases.get(lease.lease_id)
             if before is not None:
+                if before.state in _FINAL and (lease.state, charge_of(lease)) != (before.state, charge_of(before)):
+                    raise Violation("ledger", f"lease {name_of(before)} became {name_of(lease)}")
                 self._weigh(before, -1)
             self._weigh(lease, 1)
+            self._granted_ms = max(self._granted_ms, lease.granted_at_ms)
             self.leases[lease.lease_id] = lease
             self._leases_to_check.add(lease.lease_id)
-        for row in rows:
-            self.rows[row.key] = row
-            self._rows_to_check.add(row.key)
+        for row in writes.rows.values():
+            self._keep(row)
+        if writes.head.gap is not None:
+            self.memory.unnoticed = False
+
+    def _keep(self, row: BudgetRow) -> None:
+        self.rows[row.key] = row
+        self.most[row.key] = max(self.most[row.key], row.limit or 0)
+        self._rows_to_check.add(row.key)
 
     def _weigh(self, lease: Lease, sign: int) -> None:
         charge = sign * charge_of(lease)
@@ -79,31 +87,81 @@ class Witness:
             side[key] += charge
             self._rows_to_check.add(key)
 
-    @staticmethod
-    def granted(grant: Effects, minimum: int, policy: ServingPolicy, stops: list[Stop], held: list[Lease]) -> None:
-        """Check what must hold when a lease is granted: nothing is stopped, and not too much is outstanding.
+    def restored(self, ledger: Ledger, *, watched: bool) -> None:
+        """The ledger is now an old copy; `watched`: somebody who remembers more looks before it serves."""
+        self.check()
+        self.memory.restored(watched=watched)
+        self.leases.update(ledger.leases)
+        self.memory.forgotten = {key: lease for key, lease in self.leases.items() if key not in ledger.leases}
+        self.rows, self.charges = dict(ledger.rows), Counter(ledger.charges)
+        self.posted, self.pending, self.charged = Counter(), Counter(), 0
+        for lease in ledger.leases.values():
+            self._weigh(lease, 1)
+        self._granted_ms = max((lease.granted_at_ms for lease in ledger.leases.values()), default=0)
+        self._rows_to_check = set(self.rows)
+
+    # -- Grants -----------------------------------------------------------------------------------
+
+    def granted(
+        self,
+        lease: Lease,
+        *,
+        minimum: int,
+        policy: ServingPolicy,
+        stops: list[Stop],
+        held: list[Lease],
+        writes: Transaction,
+    ) -> None:
+        """Check what must hold when a lease is granted.
 
         `held` are all leases that are outstanding then, the new one among them.
         """
-        (lease,) = grant.leases
         for stop in stops:
             if stop.active and (stop.target is not StopTarget.CONSUMER or stop.value == lease.consumer):
                 raise Violation("stop", f"a lease was granted while {stop.target} {stop.value} is stopped")
-        mine = sum(one.units.inferences for one in held if one.instance == lease.instance)
-        together = sum(one.units.inferences for one in held if one.borrower == lease.borrower)
-        limits = [
-            row.limit
-            for row in grant.rows
-            if row.limit is not None and row.key.window is Window.LIFETIME and row.key.scope.consumer is None
-        ]
-        shared = min(limits, default=policy.max_lease_units)
-        for name, units, percent in (
-            ("an instance", mine, policy.max_unclosed_percent_per_instance),
-            ("a borrower", together, policy.max_unclosed_percent_per_borrower),
-        ):
-            share = max(shared * percent // 100, 2 * minimum)
-            if units > share:
-                raise Violation("cap", f"{units} units are outstanding with {name} whose share is {share}")
+        self.memory.granted(lease, writes)
+        if lease.granted_at_ms < self._granted_ms:
+            raise Violation("time", f"the ledger went back {self._granted_ms - lease.granted_at_ms} ms")
+        limits = on_path(writes.ledger.limits, lease.borrower, lease.consumer)
+        for limit in limits:
+            self._in_time(limit, lease)
+            if limit.window in ROLLING:
+                self._in_window(limit, lease, writes)
+        if self.memory.forgotten and not self.memory.unnoticed:
+            self._not_twice(limits, lease, writes)
+        _within_share(lease, minimum, policy, held, limits)
+
+    def _not_twice(self, limits: list[BudgetLimit], lease: Lease, writes: Transaction) -> None:
+        """What was granted, in truth, and what is granted now are together no more than a lifetime's limit."""
+        known = {**writes.ledger.leases, **writes.leases}
+        for limit in limits:
+            if limit.window is Window.LIFETIME and limit.limit is not None:
+                key = key_now(limit, writes.now_ms)
+                units = sum(charge_of(one) for one in known.values() if key in one.rows)
+                units += sum(one.units.inferences for one in self.memory.forgotten.values() if key in one.rows)
+                if units > limit.limit:
+                    raise Violation(
+                        "overspend", f"with lease {name_of(lease)}, {units} units are granted under {limit}"
+                    )
+
+    @staticmethod
+    def _in_time(limit: BudgetLimit, lease: Lease) -> None:
+        end_ms = limit.not_after_ms
+        if end_ms is not None and lease.granted_at_ms + lease.ttl_ms > end_ms:
+            raise Violation("ended", f"lease {name_of(lease)} outlives its budget, whose time is over at {end_ms}")
+
+    def _in_window(self, limit: BudgetLimit, lease: Lease, writes: Transaction) -> None:
+        """No span of this length has more granted than the limit; the fullest ones end with a grant."""
+        since_ms = lease.granted_at_ms - ROLLING[limit.window][0]
+        known = {**writes.ledger.leases, **writes.leases}
+        units = sum(
+            charge_of(one)
+            for one in known.values()
+            if one.granted_at_ms > since_ms
+            and any(key.window is limit.window and key.scope == limit.scope for key in one.rows)
+        )
+        if limit.limit is not None and units > limit.limit:
+            raise Violation("window", f"{units} units are granted in one span under {limit}")
 
     def released(self, who: str, reservation: Reservation, borrower: BorrowerId, stops: list[Stop]) -> None:
         """Take an answer that left an enclave, and check the bound of every stop that concerns it."""
@@ -155,26 +213,99 @@ class Witness:
         """Check every lease and row, with sums made afresh."""
         posted: Counter[RowKey] = Counter()
         pending: Counter[RowKey] = Counter()
-        for lease in self.leases.values():
+        for lease_id, lease in self.leases.items():
             self._check_lease(lease)
-            for key in lease.rows:
-                (pending if lease.state is LeaseState.PENDING else posted)[key] += charge_of(lease)
+            if lease_id not in self.memory.forgotten:
+                for key in lease.rows:
+                    (pending if lease.state is LeaseState.PENDING else posted)[key] += charge_of(lease)
         for key in self.rows:
             self._check_row(key, posted[key], pending[key])
 
     def _check_lease(self, lease: Lease) -> None:
-        if self.by_lease[lease.lease_id] > charge_of(lease):
+        charge = lease.units.inferences if lease.lease_id in self.memory.forgotten else charge_of(lease)
+        if self.by_lease[lease.lease_id] > charge:
             raise Violation(
-                "overspend",
-                f"{self.by_lease[lease.lease_id]} released, {charge_of(lease)} charged on lease {name_of(lease)}",
+                "overspend", f"{self.by_lease[lease.lease_id]} released, {charge} charged on lease {name_of(lease)}"
             )
 
     def _check_row(self, key: RowKey, posted: int, pending: int) -> None:
         row = self.rows.get(key)
-        if row is None or (row.posted, row.pending) != (posted, pending):
-            raise Violation("ledger", f"leases add up to {posted} spent and {pending} held, not to {row}")
-        if row.limit is not None and max(self.by_row[key], row.posted + row.pending) > row.limit:
-            raise Violation("overspend", f"{self.by_row[key]} were released under {row}")
+        charged = posted + self.charges[key]
+        if (row.posted, row.pending) != (charged, pending) if row is not None else charged + pending:
+            raise Violation("ledger", f"leases and charges are {charged} spent and {pending} held, not {row}")
+        if row is not None and row.limit is not None and posted + pending > row.limit:
+            raise Violation("overspend", f"{posted + pending} were granted under {row}")
+        # Windows trust the ledger's clock, which a restore may set back: then only what it knows is compared.
+        if self.most[key] and (key.window is Window.LIFETIME or not self.memory.restores):
+            over = self.by_row[key] - self.most[key] - self.memory.twice[key]
+            if over > 0:
+                raise Violation("overspend", f"{over} units too many were released under {key}")
+
+    def released_twice(self) -> int:
+        """Return how many units left above a lifetime's limit because nobody who remembers had looked in time."""
+        return max(
+            (
+                self.by_row[key] - self.most[key]
+                for key in self.by_row
+                if self.most[key] and key.window is Window.LIFETIME
+            ),
+            default=0,
+        )
+
+    def room_of(self, ledger: Ledger, borrower: BorrowerId, consumer: ConsumerId, now_ms: int) -> int | None:
+        """Say what could be granted on a path at a time of the ledger; `None` where nothing limits it."""
+        rooms = []
+        for limit in on_path(ledger.limits, borrower, consumer):
+            if limit.not_after_ms is not None and now_ms >= limit.not_after_ms:
+                return 0
+            if limit.limit is not None:
+                keys = self._counted(limit, now_ms)
+                used = sum(self.posted[key] + self.charges[key] + self.pending[key] for key in keys)
+                rooms.append(max(0, limit.limit - used))
+        return min(rooms, default=None)
+
+    def _counted(self, limit: BudgetLimit, now_ms: int) -> list[RowKey]:
+        if limit.window not in ROLLING:
+            return [key_now(limit, now_ms)]
+        span_ms, bucket_ms = ROLLING[limit.window]
+        oldest_ms = (now_ms - span_ms) // bucket_ms * bucket_ms
+        return [
+            key
+            for key in self.rows
+            if (key.scope, key.window) == (limit.scope, limit.window) and key.bucket_ms >= oldest_ms
+        ]
+
+    def told_rooms(
+        self, who: str, answer: Answer, borrower: BorrowerId, told: dict[ConsumerId, int], at: Ledger
+    ) -> None:
+        """Check what an enclave tells consumers to be left, right after an answer of a ledger that has not changed."""
+        self.scene.seen["rooms"] += len(answer.rooms)
+        for consumer, units in told.items():
+            room = self.room_of(at, borrower, consumer, answer.server_time_ms)
+            if room is not None and units > room:
+                raise Violation("rooms", f"{who} tells {consumer} that {units} units are left to grant, and {room} are")
+
+
+def _within_share(
+    lease: Lease, minimum: int, policy: ServingPolicy, held: list[Lease], limits: list[BudgetLimit]
+) -> None:
+    mine = sum(one.units.inferences for one in held if one.instance == lease.instance)
+    together = sum(one.units.inferences for one in held if one.borrower == lease.borrower)
+    shared = min(
+        (
+            limit.limit
+            for limit in limits
+            if limit.limit is not None and limit.window is Window.LIFETIME and limit.scope.consumer is None
+        ),
+        default=policy.max_lease_units,
+    )
+    for name, units, percent in (
+        ("an instance", mine, policy.max_unclosed_percent_per_instance),
+        ("a borrower", together, policy.max_unclosed_percent_per_borrower),
+    ):
+        share = max(shared * percent // 100, 2 * minimum)
+        if units > share:
+            raise Violation("cap", f"{units} units are outstanding with {name} whose share is {share}")
 
 
 def name_of(lease: Lease | None) -> str:

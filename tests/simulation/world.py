@@ -5,8 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from tests.simulation.custodian import Apply, Custodian
+import msgspec
+from tests.simulation.custodian import Custodian
 from tests.simulation.enclave import Enclave
+from tests.simulation.office import Apply, Replica
+from tests.simulation.operators import Operators
 from tests.simulation.scene import (
     CALM,
     CONSUMERS,
@@ -21,7 +24,7 @@ from tests.simulation.scene import (
 )
 from tests.simulation.witness import Witness
 
-from aigovtool.errors import AIGovToolError
+from aigovtool.errors import AIGovToolError, ForbiddenError, LedgerRollbackError
 from aigovtool.ids import ConsumerId
 from aigovtool.ledger import book as ledger
 from aigovtool.ledger.entry import StopTarget
@@ -42,6 +45,7 @@ class Rules:
     apply: Apply = ledger.apply
     custodian: type[Custodian] = Custodian
     enclave: type[Enclave] = Enclave
+    operators: type[Operators] = Operators
     recalls: bool = True
     #: The memory of an enclave comes back as it was earlier, as if its state had been sealed and rolled back.
     restores_state: bool = False
@@ -66,6 +70,8 @@ class World:
         self.rng, self.seen = self.scene.rng, self.scene.seen
         self.witness = Witness(self.scene)
         self.custodian = self.rules.custodian(self.scene, self.witness, self.rules.apply)
+        self.operators = self.rules.operators(self.scene, self.witness, self.custodian)
+        self.leap, self.restore = self.rng.choice(self.weather.leaps), self.rng.choice(self.weather.restores)
         self.enclaves = [self._boot(place) for place in range(len(HOSTS))]
         self.snapshots: dict[int, Meter] = {}
 
@@ -132,12 +138,20 @@ class World:
         self.carry(enclave, partial(self._take_renewal, enclave, request))
 
     def _take_renewal(self, enclave: Enclave, request: Renew) -> None:
-        if self.custodian.is_down():
+        replica = self.custodian.any_replica()
+        if self.custodian.is_down(replica):
             self.seen["unreachable"] += 1
             return
-        answer, state = self.custodian.renew(request, enclave.borrower, refundable=enclave.refundable)
+        try:
+            answer, state = self.custodian.renew(replica, request)
+        except LedgerRollbackError:
+            self.seen["gap"] += 1
+            return
+        except ForbiddenError:
+            self.to_enclave(enclave, enclave.take_unknown)
+            return
         if self.scene.chance(self.scene.weather.restart):  # committed, and then killed before it replied
-            self.restart_custodian()
+            self.restart_custodian(replica)
             return
         if any(isinstance(result, Deny) and result.code is DenyCode.RESERVED for result in answer.results):
             self.recall()
@@ -151,9 +165,17 @@ class World:
         self.carry(enclave, partial(self._take_wiped, enclave, statement))
 
     def _take_wiped(self, enclave: Enclave, statement: Wiped) -> None:
-        if not self.custodian.is_down():
-            self.custodian.wiped(statement)
-            self.to_enclave(enclave, partial(enclave.take_acknowledgement, self.reboot))
+        replica = self.custodian.any_replica()
+        if self.custodian.is_down(replica):
+            return
+        try:
+            self.custodian.wiped(replica, statement)
+        except LedgerRollbackError:
+            self.seen["gap"] += 1
+        except ForbiddenError:
+            self.to_enclave(enclave, enclave.take_unknown)
+        else:
+            self.to_enclave(enclave, partial(enclave.take_acknowledgement, statement))
 
     def recall(self) -> None:
         """Ask everybody to return idle leases, at most once a second."""
@@ -185,14 +207,17 @@ class World:
         if chance(weather.suspend):
             self.suspend(self.rng.choice(self.enclaves))
         if chance(weather.clock_jump):
-            self.custodian.offset_ms += self.rng.choice((-200_000, 200_000, 40_000))
-            self.scene.tell("custodian", "clock is off by {} ms", self.custodian.offset_ms)
+            self.jump(self.rng.choice((-200_000, 200_000, 40_000)))
+        if chance(self.leap * bool(weather.clock_jump)):
+            nearly_an_hour_ms = 3_600_000 - self.rng.randrange(240_000)
+            self.jump(self.rng.choice((600_000, 1_800_000, nearly_an_hour_ms, nearly_an_hour_ms)))
         if chance(weather.raised_limit):
-            self.custodian.raise_limit()
+            self.operators.raise_limit(self.rng.randrange(len(self.custodian.ledger.limits)))
             self.hint(granted=True, recall=False)
         if chance(weather.stray_recall):
             self.hint(granted=False, recall=True)
         self.orders()
+        self.loss()
         if self.rules.restores_state:
             self.snapshots.update({e.place: copy.deepcopy(e.meter) for e in self.enclaves if chance(0.1)})
 
@@ -201,9 +226,30 @@ class World:
         chance = self.scene.chance
         if chance(self.scene.weather.stop):
             self.stop()
-        for stop in list(self.custodian.stops.values()):
+        for stop in list(self.custodian.ledger.stops.values()):
             if stop.active and self.scene.ms - stop.since_ms > STOP_BOUND_MS + 15_000 and chance(0.1):
                 self.resume(stop.target, stop.value)
+
+    def loss(self) -> None:
+        """Let operators give enclaves up, copy the ledger, lose it, and settle what that did."""
+        chance, weather, operators = self.scene.chance, self.scene.weather, self.operators
+        if chance(weather.write_off):
+            operators.write_off()
+        if chance(weather.backup):
+            operators.back_up()
+        if chance(weather.watched):
+            operators.watch()
+        if chance(self.restore * bool(weather.backup)):
+            operators.restore()
+        if chance(weather.settled):
+            operators.settle()
+
+    def jump(self, by_ms: int) -> None:
+        """Let the clock of one of the custodian's hosts jump."""
+        replica = self.custodian.any_replica()
+        replica.offset_ms += by_ms
+        self.seen["leap"] += by_ms > 200_000
+        self.scene.tell("custodian", "a clock is off by {} ms", replica.offset_ms)
 
     def suspend(self, enclave: Enclave) -> None:
         """Freeze an enclave's machine for up to a minute."""
@@ -211,9 +257,9 @@ class World:
         self.seen["suspend"] += 1
         self.scene.tell(enclave.name, "is frozen for {} ms", enclave.frozen_until_ms - self.scene.ms)
 
-    def restart_custodian(self) -> None:
-        """End the custodian's process; a new one is there after a while. Only what was committed lives on."""
-        self.custodian.down_until_ms = self.scene.ms + self.rng.choice((0, 500, 5_000, 20_000))
+    def restart_custodian(self, replica: Replica) -> None:
+        """End a process of the custodian; a new one is there after a while. Only what was committed lives on."""
+        replica.down_until_ms = self.scene.ms + self.rng.choice((0, 500, 5_000, 20_000))
         self.seen["restart"] += 1
         self.scene.tell("custodian", "is killed before it replies")
 
@@ -229,9 +275,10 @@ class World:
                 (StopTarget.CONSUMER, str(self.rng.choice(CONSUMERS[enclave.borrower]))),
             ]
         )
-        if (target, value) in self.custodian.stops and self.custodian.stops[target, value].active:
+        stops = self.custodian.ledger.stops
+        if (target, value) in stops and stops[target, value].active:
             return
-        self.custodian.set_stop(target, value, active=True)
+        self.operators.order(target, value, active=True)
         self.seen["stop"] += 1
         for each in self.enclaves:
             each.censored = each.censored or self.scene.chance(0.6)
@@ -244,7 +291,8 @@ class World:
 
     def resume(self, target: StopTarget, value: str) -> None:
         """Lift a stop; the hosts let messages through again."""
-        self.custodian.set_stop(target, value, active=False)
+        if not self.operators.order(target, value, active=False):
+            return
         self.seen["resume"] += 1
         for enclave in self.enclaves:
             enclave.censored = False
@@ -258,6 +306,7 @@ class World:
             enclave.jobs.clear()
             enclave.waiting.clear()
             enclave.meter = copy.deepcopy(self.snapshots[enclave.place])
+            enclave.newest = self.witness.memory.place(enclave.meter._checkpoint)
             return
         self.reboot(enclave)
 
@@ -278,23 +327,42 @@ class World:
             Violation: `dead`, when one that had budget all along was not served within two ttl.
         """
         scene, custodian = self.scene, self.custodian
-        scene.weather, custodian.down_until_ms = CALM, 0
+        scene.weather = CALM
+        for replica in custodian.replicas:
+            replica.down_until_ms = 0
         for enclave in self.enclaves:
             enclave.censored = enclave.held_back = False
             enclave.frozen_until_ms = 0
-        for stop in list(custodian.stops.values()):
+        if scene.chance(self.restore and 0.3):
+            self.operators.restore(oldest=True)
+        self._settle()
+        for stop in list(custodian.ledger.stops.values()):
             if stop.active:
                 self.resume(stop.target, stop.value)
+        if scene.chance(0.7):
+            self.operators.raise_limits()
+            self.hint(granted=True, recall=False)
         scene.tell("-", "all faults are over")
         since_ms, entitled = scene.ms, self._entitled()
         self.witness.served_ms.clear()
         while scene.ms - since_ms <= RECOVERY_MS:
             self.step((40, 300, 900))
+            if custodian.ledger.head.gap is not None:  # an old message has shown what is forgotten: it begins anew
+                self._settle()
+                since_ms, entitled = scene.ms, self._entitled()
+                self.witness.served_ms.clear()
         self.witness.check_everything()
         served_ms = self.witness.served_ms
         for consumer in sorted((entitled & self._entitled()) - set(served_ms)):
             raise Violation("dead", f"{consumer} has budget, and got no answer for {scene.ms - since_ms} ms")
         return {consumer: served_ms[consumer] - since_ms for consumer in entitled if consumer in served_ms}
+
+    def _settle(self) -> None:
+        """Let operators settle whatever is forgotten, and wait until the ledger grants again."""
+        head = self.custodian.ledger.head
+        while self.operators.settle() or self.custodian.ledger.head.quiet_until_ms > head.clock_ms:
+            self.step((300, 900))
+            head = msgspec.structs.replace(head, clock_ms=self.custodian.now(self.custodian.replicas[0]))
 
     def _entitled(self) -> set[ConsumerId]:
         """Return the consumers to whom any of their enclaves would be granted a unit at this moment."""

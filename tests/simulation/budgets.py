@@ -1,0 +1,49 @@
+"""The budgets of a simulated history: rows of all levels, several on a path, of all kinds of windows."""
+
+from tests.simulation.scene import CONSUMERS, MODEL, NORTH, SOUTH, START_MS, Scene
+
+from aigovtool.ids import BorrowerId, ConsumerId
+from aigovtool.ledger.budget import BudgetLimit, Scope, Window, path
+from aigovtool.ledger.units import Dimension
+
+COUNTED = Dimension.INFERENCES
+ANNA, BERT, CARL = (Scope(model=MODEL, borrower=b, consumer=c) for b, cs in CONSUMERS.items() for c in cs)
+
+
+def limits_of(scene: Scene) -> list[BudgetLimit]:
+    """Return the limits with which a history begins."""
+    scale = scene.rng.choice(scene.weather.scales)
+
+    def limit(
+        scope: Scope, units: int | None, window: Window = Window.LIFETIME, not_after_ms: int | None = None
+    ) -> BudgetLimit:
+        scaled = None if units is None else int(units * scale)
+        return BudgetLimit(scope=scope, dimension=COUNTED, window=window, limit=scaled, not_after_ms=not_after_ms)
+
+    limits = [
+        limit(Scope(model=MODEL), 240),
+        limit(Scope(model=MODEL, borrower=NORTH), 170),
+        limit(ANNA, 130),
+        limit(BERT, 70, Window.HOUR),
+        limit(BERT, None),
+        limit(CARL, 100, not_after_ms=_end(scene, 0.4)),
+    ]
+    if scene.weather.windows and scene.chance(0.5):
+        limits += [
+            limit(ANNA, 25, Window.ROLLING_HOUR),
+            limit(Scope(model=MODEL, borrower=SOUTH), 30, Window.ROLLING_HOUR, _end(scene, 0.4)),
+            limit(Scope(model=MODEL), 120, Window.ROLLING_DAY),
+        ]
+    return limits
+
+
+def _end(scene: Scene, probability: float) -> int | None:
+    if not scene.weather.windows or not scene.chance(probability):
+        return None
+    return START_MS + scene.rng.choice((60_000, 120_000, 200_000))
+
+
+def on_path(limits: list[BudgetLimit], borrower: BorrowerId, consumer: ConsumerId) -> list[BudgetLimit]:
+    """Return the limits that a lease of this consumer debits."""
+    scopes = path(MODEL, borrower, consumer)
+    return [limit for limit in limits if limit.scope in scopes]

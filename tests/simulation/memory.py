@@ -1,0 +1,79 @@
+"""Checkpoints in the simulation: signed for each answer, compared when they are shown, and the settling of a gap.
+
+It does what `custodian.service.continuity` and `custodian.service.recovery` do, with the parts of them that are pure.
+"""
+
+from hashlib import sha256
+
+import msgspec
+from tests.simulation.books import Transaction
+from tests.simulation.scene import CUSTODIAN
+
+from aigovtool.crypto.secret import Secret
+from aigovtool.crypto.sign import SigningKey
+from aigovtool.custodian.service.continuity import _explained, _newer
+from aigovtool.custodian.store.transaction import Gap, Head, Settled
+from aigovtool.errors import ConflictError
+from aigovtool.ids import KeyId
+from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint, sign_checkpoint
+from aigovtool.ledger.entry import Command, Restored
+
+LOG_KEY = SigningKey.from_secret(Secret(sha256(b"TEST-ONLY log of the simulation").digest()))
+
+
+class Memory:
+    """What a custodian knows about its own log."""
+
+    def __init__(self, custodian: KeyId = CUSTODIAN) -> None:
+        self.custodian = custodian
+        self._notes: dict[Checkpoint, str] = {}
+
+    def note(self, head: Head) -> str:
+        """Return the log as it stands, signed. The same state is signed once, as in production."""
+        seen = Checkpoint(
+            custodian=self.custodian, size=head.frontier.size, root=head.frontier.root(), generation=head.generation
+        )
+        if seen not in self._notes:
+            self._notes[seen] = sign_checkpoint(seen, LOG_KEY)
+        return self._notes[seen]
+
+    def note_gap(self, writes: Transaction, note: str) -> bool:
+        """Compare a checkpoint with this log; return whether the ledger now has a gap."""
+        head = writes.head
+        if not note:
+            return head.gap is not None
+        seen = parse_checkpoint(note)
+        if self.remembered(writes, seen):
+            return head.gap is not None
+        seen = open_checkpoint(note, [LOG_KEY.public])
+        if _explained(head, seen) or not _newer(head.gap, seen):
+            return head.gap is not None
+        gap = Gap(checkpoint=note, generation=seen.generation, size=seen.size, found_at_ms=writes.now_ms)
+        writes.head = msgspec.structs.replace(head, gap=gap)
+        return True
+
+    def remembered(self, writes: Transaction, seen: Checkpoint) -> bool:
+        """Return whether a checkpoint names a prefix of this log."""
+        head = writes.head
+        if seen.generation > head.generation or seen.size > head.frontier.size:
+            return False
+        return writes.root_at(seen.size) == seen.root
+
+    def settle(self, writes: Transaction, checkpoint: str, quiet_ms: int, command: Command) -> None:
+        """Begin a new generation.
+
+        Raises:
+            ConflictError: there is no gap, or another checkpoint was shown since.
+        """
+        head, gap = writes.head, writes.head.gap
+        if gap is None or gap.checkpoint != checkpoint:
+            raise ConflictError("a newer checkpoint was shown since", reason="gap_changed")
+        generation = max(head.generation, gap.generation) + 1
+        writes.head = msgspec.structs.replace(
+            head,
+            generation=generation,
+            gap=None,
+            settled=(*head.settled, Settled(generation=gap.generation, size=gap.size)),
+            quiet_until_ms=writes.now_ms + quiet_ms,
+        )
+        writes.record(Restored(generation=generation, checkpoint=gap.checkpoint, lost_size=gap.size, command=command))
