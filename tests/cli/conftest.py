@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from onnx import TensorProto, helper
 from aigovtool.cli.app import app
 from aigovtool.custodian.api import routes
 from aigovtool.custodian.app import initialise, open_custodian
-from aigovtool.custodian.custodian import system_time_ms
+from aigovtool.custodian.custodian import Custodian, system_time_ms
 from aigovtool.transport.routes import application
 from aigovtool.transport.server import HttpServer, bind_loopback
 from aigovtool.transport.tls import server_context
@@ -28,6 +30,7 @@ class Place:
 
     directory: Path
     operator: Path
+    listener: socket.socket
 
     def file(self, name: str) -> str:
         return str(self.directory / name)
@@ -42,38 +45,47 @@ class Place:
         return json.loads(result.stdout)
 
 
+@contextmanager
+def serving_of(custodian: Custodian, listener: socket.socket) -> Iterator[None]:
+    """Serve a custodian from a thread of this process; the listener stays open."""
+    ready, stop = threading.Event(), threading.Event()
+    keys = custodian.keys
+    tls = server_context([keys.tls_certificate], keys.tls, [keys.credentials_ca])
+
+    async def serve() -> None:
+        served = application(routes(custodian), clock_ms=system_time_ms)
+        with listener.dup() as own:
+            async with HttpServer(served, own, tls):
+                ready.set()
+                await asyncio.to_thread(stop.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        assert ready.wait(20)
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     directory = tmp_path_factory.mktemp("cli")
+    home = directory / "custodian"
     with bind_loopback() as listener:
-        port = listener.getsockname()[1]
-        home = directory / "custodian"
         initialise(
             home,
-            url=f"https://localhost:{port}",
+            url=f"https://localhost:{listener.getsockname()[1]}",
             hosts=["localhost", "127.0.0.1"],
             operator="operator",
             allow_simulated=True,
         )
-        ready, stop = threading.Event(), threading.Event()
         custodian = open_custodian(home)
-        keys = custodian.keys
-        tls = server_context([keys.tls_certificate], keys.tls, [keys.credentials_ca])
-
-        async def serve() -> None:
-            served = application(routes(custodian), clock_ms=system_time_ms)
-            async with HttpServer(served, listener, tls):
-                ready.set()
-                await asyncio.to_thread(stop.wait)
-
-        thread = threading.Thread(target=lambda: asyncio.run(serve()))
-        thread.start()
         try:
-            assert ready.wait(20)
-            yield Place(directory, home / "operator.json")
+            with serving_of(custodian, listener):
+                yield Place(directory, home / "operator.json", listener)
         finally:
-            stop.set()
-            thread.join()
             custodian.database.close()
 
 

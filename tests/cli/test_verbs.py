@@ -268,14 +268,14 @@ def test_a_consumer_sees_what_became_of_its_requests(lent: Place) -> None:
     others = lent.document(
         "budget", "request", "9", "--model", "xray", "--reason", "host", "--credential", lent.file("st-mary.json")
     )["ask_id"]
-    assert lent.run("budget", "deny", ask, "--reason", "no").exit_code == 0
+    assert lent.run("budget", "deny", ask, "--reason", "not tonight").exit_code == 0
     view = lent.document("budget", "own", *own)
     assert [one["model"] for one in view["budgets"] if one["model"] == "xray"] == ["xray"]
     states = {one["ask_id"]: (one["state"], one["decided_by"]) for one in view["asks"]}
     assert states[ask] == ("denied", "operator")
     assert others not in states
     shown = lent.run("budget", "own", *own, AIGOVTOOL_OPERATOR="")
-    assert "denied by operator" in shown.stdout
+    assert "denied by operator (not tonight)" in shown.stdout
     assert "night shift" in shown.stdout
 
 

@@ -48,6 +48,7 @@ from aigovtool.ids import (
     instance_id_of,
 )
 from aigovtool.ledger.entry import PartyRole
+from aigovtool.ledger.proof import EntryProof
 from aigovtool.ledger.receipt import Receipt, SignedReceipt, salted_digest, sign_batch
 from aigovtool.ledger.units import UnitVector
 from aigovtool.protocol.commands import AskRequest, AskState
@@ -101,6 +102,10 @@ class ModelPath(Message):
 
 class AskPath(Message):
     ask_id: MessageId
+
+
+class LeasePath(Message):
+    lease_id: LeaseId
 
 
 def same(value: T) -> T:
@@ -350,6 +355,8 @@ class FakeCustodian:
     """Keeps requests for more budget."""
 
     def __init__(self, world: "World") -> None:
+        self.world = world
+        self.proofs: dict[LeaseId, EntryProof] = {}
         self.asks: dict[MessageId, AskState] = {}
         self.posts = 0
         self.looks = 0
@@ -384,7 +391,23 @@ class FakeCustodian:
                 answer=AskState,
             ),
             Route(method="GET", path="/v1/self", handler=self._self, who=who, summary="self", answer=OwnView),
+            Route(method="GET", path="/v1/key-set", handler=self._key_set, who=who, summary="keys", answer=Envelope),
+            Route(
+                method="GET",
+                path="/v1/leases/{lease_id}/proof",
+                handler=self._proof,
+                who=who,
+                summary="proof",
+                path_type=LeasePath,
+                answer=EntryProof,
+            ),
         ]
+
+    async def _key_set(self, _call: Call) -> Envelope:
+        return self.world.key_set(1)
+
+    async def _proof(self, call: Call) -> EntryProof:
+        return self.proofs[call.path(LeasePath).lease_id]
 
     async def _ask(self, call: Call) -> AskState:
         self.posts += 1
@@ -428,6 +451,7 @@ class World:
         now = int(time.time() * 1000)
         self.validity = {"not_before_ms": now - 3_600_000, "not_after_ms": now + 3_600_000}
         self.root = SigningKey.generate()
+        self.log_key = SigningKey.generate()
         self.credentials_key = SigningKey.generate()
         self.credentials_authority = new_authority(self.credentials_key, "credentials", **self.validity)
         self.tls_authority_key = TlsKey.generate()
@@ -449,7 +473,7 @@ class World:
                 version=version,
                 issued_at_ms=issued_at_ms,
                 commands=[],
-                log=[],
+                log=[self.log_key.public.raw],
                 credentials=[],
                 keystore=bytes(32),
             ),

@@ -28,6 +28,7 @@ VERBS: Final[Mapping[str, str]] = MappingProxyType(
         "enclaves": "aigovtool.cli.enclaves:enclaves",
         "stop": "aigovtool.cli.stop:stop",
         "resume": "aigovtool.cli.stop:resume",
+        "cosign": "aigovtool.cli.cosign:cosign",
         "audit": "aigovtool.cli.audit:audit",
         "enclave": "aigovtool.cli.enclave:enclave",
         "infer": "aigovtool.cli.infer:infer",

@@ -127,7 +127,8 @@ def requests(screen: Screen, operator_file: Path | None, *, everything: bool) ->
 def _state(ask: "AskState") -> str:
     if ask.decided_by is None:
         return ask.state
-    return f"{ask.state} by {ask.decided_by}" + (f": {count(ask.granted)} units" if ask.granted else "")
+    units = f": {count(ask.granted)} units" if ask.granted else ""
+    return f"{ask.state} by {ask.decided_by}{units}" + (f" ({ask.decision})" if ask.decision else "")
 
 
 @click.command(cls=UnitsVerb, example="aigovtool budget approve 3f9c01aa42d7 --units 250")

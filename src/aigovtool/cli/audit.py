@@ -1,26 +1,23 @@
 """`aigovtool audit`: read the audit log, take a copy, and verify a copy without trusting anybody."""
 
-import base64
-import binascii
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 from msgspec import Struct
 
 from aigovtool.cli.audit_list import list_entries
-from aigovtool.cli.credentials import connected, read_party, require_free
+from aigovtool.cli.audit_reconcile import reconcile
+from aigovtool.cli.audit_root import opened, root_of, root_option
+from aigovtool.cli.audit_watch import checkpoint, compare
+from aigovtool.cli.credentials import connected, require_free
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
 from aigovtool.cli.words import count, when
-from aigovtool.errors import ConfigurationError, SignatureInvalidError
 
 if TYPE_CHECKING:
-    from aigovtool.crypto.sign import VerifyKey
     from aigovtool.ledger.audit import AuditReport
     from aigovtool.ledger.budget import BudgetRow
-
-_ROOT_BYTES: Final = 32
 
 
 class Exported(Struct, frozen=True, kw_only=True):
@@ -43,6 +40,14 @@ class Balance(Struct, frozen=True, kw_only=True):
     pending: int
 
 
+class Lost(Struct, frozen=True, kw_only=True):
+    """A checkpoint that the reader holds, and that a restore from a backup lost, as the log itself says."""
+
+    entries: int
+    generation: int
+    root: str
+
+
 class Verified(Struct, frozen=True, kw_only=True):
     """A copy of the log that verifies."""
 
@@ -56,6 +61,8 @@ class Verified(Struct, frozen=True, kw_only=True):
     unclosed_leases: int
     balances: list[Balance]
     stops: list[str]
+    checkpoints_held: int
+    lost: list[Lost]
 
 
 @click.group(cls=VerbGroup, example="aigovtool audit verify log.jsonl --operator operator.json")
@@ -63,7 +70,8 @@ def audit() -> None:
     """The audit log: everything that was granted, used, stopped and decided."""
 
 
-audit.add_command(list_entries)
+for _verb in (list_entries, checkpoint, compare, reconcile):
+    audit.add_command(_verb)
 
 
 @audit.command(cls=Verb, example="aigovtool audit export -o log.jsonl")
@@ -86,25 +94,21 @@ def export(screen: Screen, out: Path, operator_file: Path | None) -> None:
 
 @audit.command(cls=Verb, example="aigovtool audit verify log.jsonl --root 3q2+7wAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
 @click.argument("file", type=FILE)
-@click.option("--root", metavar="KEY", help="The custodian's root key: 32 bytes in base64 or hexadecimal.")
+@root_option
+@click.option("--seen", type=FILE, multiple=True, help="An older checkpoint that you hold; repeat for more.")
 @operator_option
 @click.pass_obj
-def verify(screen: Screen, file: Path, root: str | None, operator_file: Path | None) -> None:
+def verify(screen: Screen, *, file: Path, root: str | None, seen: tuple[Path, ...], operator_file: Path | None) -> None:
     """Verify a copy of the log offline: signatures, hashes, order, and every balance.
 
     The root key is trusted because you say so: give it with --root, or take the one in a party file that you got
-    from the custodian on a safe path (--operator, which takes any party file here).
+    from the custodian on a safe path (--operator, which takes any party file here). With --seen the log must also
+    begin with what your older checkpoints stand for; what a restore from a backup lost is reported.
     """
-    from aigovtool.operator.audit_file import verify_audit_file  # noqa: PLC0415
+    from aigovtool.operator.witness import read_note  # noqa: PLC0415
 
-    try:
-        report = verify_audit_file(file, _root(root, operator_file))
-    except SignatureInvalidError as error:
-        fix = "compare the root key with the custodian's, as `aigovtool custodian show` prints it"
-        raise SignatureInvalidError(
-            f"{file} is not by this custodian: {error.message}", reason=error.reason, fix=fix
-        ) from None
-    done = _verified(file, report)
+    report = opened(file, root_of(root, operator_file), seen=[read_note(one) for one in seen])
+    done = _verified(file, report, held=len(seen))
 
     def render() -> None:
         screen.line(
@@ -119,6 +123,7 @@ def verify(screen: Screen, file: Path, root: str | None, operator_file: Path | N
                 ("stopped", ", ".join(done.stops) or "nothing"),
             ]
         )
+        _say_held(screen, done)
         rows = [_balance_row(balance) for balance in done.balances]
         columns = ("budget", "window", "from", "counts", ">limit", ">spent", ">held")
         screen.line("Balances, recomputed from the entries alone; no limit was exceeded at any grant:")
@@ -127,31 +132,24 @@ def verify(screen: Screen, file: Path, root: str | None, operator_file: Path | N
     screen.show(done, render)
 
 
-def _root(text: str | None, party_file: Path | None) -> "VerifyKey":
-    from aigovtool.crypto.sign import VerifyKey  # noqa: PLC0415
-
-    if text is None and party_file is None:
-        raise ConfigurationError(
-            "no root key was given",
-            reason="no_root",
-            fix="give --root KEY as `aigovtool custodian show` prints it, or --operator with a party file",
+def _say_held(screen: Screen, done: Verified) -> None:
+    """Say what became of the checkpoints that the reader holds."""
+    kept = done.checkpoints_held - len(done.lost)
+    if kept:
+        screen.line(f"It begins with all that {kept} of your checkpoints stand for.", style="green")
+    for one in done.lost:
+        screen.line(
+            f"LOST: of {count(one.entries)} entries of generation {one.generation} that you hold a checkpoint of, a "
+            "restore from a backup lost some. The log says so itself: two operators put the rest back into service.",
+            style="bold red",
         )
-    if text is None:
-        return VerifyKey(read_party(party_file or Path()).custodian.root)
-    try:
-        raw = bytes.fromhex(text) if len(text) == 2 * _ROOT_BYTES else base64.b64decode(text, validate=True)
-    except (ValueError, binascii.Error):
-        raw = b""
-    if len(raw) != _ROOT_BYTES:
-        raise ConfigurationError(
-            "--root is not 32 bytes in base64 or hexadecimal",
-            reason="bad_root",
-            fix="give the root key as `aigovtool custodian show` prints it",
+    if done.lost:
+        screen.line(
+            "See `aigovtool audit list --kind restored --kind charged` for who settled it, and what was charged."
         )
-    return VerifyKey(raw)
 
 
-def _verified(file: Path, report: "AuditReport") -> Verified:
+def _verified(file: Path, report: "AuditReport", *, held: int) -> Verified:
     return Verified(
         file=str(file),
         custodian=report.checkpoint.custodian,
@@ -163,6 +161,8 @@ def _verified(file: Path, report: "AuditReport") -> Verified:
         unclosed_leases=report.unclosed_leases,
         balances=[_balance(row) for row in report.rows],
         stops=[f"{target.value} {value}".strip() for target, value in report.stops],
+        checkpoints_held=held,
+        lost=[Lost(entries=one.size, generation=one.generation, root=one.root.hex()) for one in report.lost],
     )
 
 

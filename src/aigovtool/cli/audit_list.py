@@ -24,6 +24,7 @@ KINDS: Final = (
     "party_added",
     "party_revoked",
     "model_added",
+    "model_terms_set",
     "model_withdrawn",
     "appraisal_policy_set",
     "budget_set",

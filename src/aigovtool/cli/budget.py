@@ -1,5 +1,6 @@
 """`aigovtool budget`: grant, set and show budgets. Requests for more are in `asks`."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -7,12 +8,13 @@ import click
 from msgspec import Struct
 
 from aigovtool.cli import asks
+from aigovtool.cli.budget_time import end_of, rolling, until_option
 from aigovtool.cli.credentials import connected
 from aigovtool.cli.scope import find_model, parse_scope, path, require_counted, scope_options
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.units import MAX_UNITS, UNITS, UNLIMITED, UnitsVerb, parse_units
 from aigovtool.cli.verb import Verb, VerbGroup, operator_option
-from aigovtool.cli.words import count, span
+from aigovtool.cli.words import count, span, when
 from aigovtool.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ _REQUESTS: Final = (asks.request, asks.own, asks.requests, asks.approve, asks.de
 
 
 class Changed(Struct, frozen=True, kw_only=True):
-    """A budget that was changed; `units` is null for no limit."""
+    """A budget that was changed; `units` is null for no limit, `not_after_ms` for no end (and after a grant)."""
 
     model: str
     borrower: str | None
@@ -31,6 +33,7 @@ class Changed(Struct, frozen=True, kw_only=True):
     window: str
     units: int | None
     entry: int
+    not_after_ms: int | None = None
 
 
 @click.group(cls=VerbGroup, example="aigovtool budget show")
@@ -71,6 +74,7 @@ def grant(
 @budget.command("set", cls=UnitsVerb, example="aigovtool budget set --model xray --consumer radiology --window day 200")
 @click.argument("units", metavar="UNITS|unlimited")
 @scope_options
+@until_option
 @operator_option
 @click.pass_obj
 def set_limit(
@@ -82,21 +86,29 @@ def set_limit(
     consumer: str | None,
     window: str,
     dimension: str,
+    until: str | None,
     operator_file: Path | None,
     force: bool,
 ) -> None:
-    """Set a budget outright; below what is used it only means that nothing more is granted."""
+    """Set a budget outright, with its end; below what is used it only means that nothing more is granted.
+
+    Without --until it has no end, also where it had one. After its end nothing more is granted from it.
+    """
     from aigovtool.ledger.budget import BudgetLimit, Window  # noqa: PLC0415
     from aigovtool.ledger.units import Dimension  # noqa: PLC0415
     from aigovtool.protocol.commands import SetBudget  # noqa: PLC0415
 
     limit = _limit(units)
+    end_ms = None if until is None else end_of(until, int(time.time() * 1000))
     with connected(operator_file) as client:
         scope = parse_scope(client, model, borrower, consumer)
         require_counted(client, model, dimension, force=force)
-        wanted = BudgetLimit(scope=scope, dimension=Dimension(dimension), window=Window(window), limit=limit)
+        wanted = BudgetLimit(
+            scope=scope, dimension=Dimension(dimension), window=Window(window), limit=limit, not_after_ms=end_ms
+        )
         entry = client.command(SetBudget(limit=wanted)).entry
-    _say_changed(screen, "{budget} is {units} now", scope, window=window, units=limit, entry=entry)
+    text = "{budget} is {units} now" + ("" if end_ms is None else f", and ends {when(end_ms)}")
+    _say_changed(screen, text, scope, window=window, units=limit, entry=entry, not_after_ms=end_ms)
 
 
 def _limit(text: str) -> int | None:
@@ -110,9 +122,24 @@ def _limit(text: str) -> int | None:
     return units
 
 
-def _say_changed(screen: Screen, text: str, scope: "Scope", *, window: str, units: int | None, entry: int) -> None:
+def _say_changed(
+    screen: Screen,
+    text: str,
+    scope: "Scope",
+    *,
+    window: str,
+    units: int | None,
+    entry: int,
+    not_after_ms: int | None = None,
+) -> None:
     changed = Changed(
-        model=scope.model, borrower=scope.borrower, consumer=scope.consumer, window=window, units=units, entry=entry
+        model=scope.model,
+        borrower=scope.borrower,
+        consumer=scope.consumer,
+        window=window,
+        units=units,
+        entry=entry,
+        not_after_ms=not_after_ms,
     )
     said = text.format(units=count(units), budget=f"the {window} budget of {path(scope)}")
     screen.show(changed, lambda: screen.line(f"{said} (audit log entry {entry})"))
@@ -123,7 +150,10 @@ def _say_changed(screen: Screen, text: str, scope: "Scope", *, window: str, unit
 @operator_option
 @click.pass_obj
 def show(screen: Screen, model: str | None, operator_file: Path | None) -> None:
-    """Show the budgets of the current windows, and what the dial means for them."""
+    """Show the budgets of the current windows, and what the dial means for them.
+
+    In a rolling window, spent and held are those of its newest slice; what it counts in all is said below the table.
+    """
     with connected(operator_file) as client:
         view = client.budgets()
         if model is not None:
@@ -131,9 +161,14 @@ def show(screen: Screen, model: str | None, operator_file: Path | None) -> None:
     found = [row for row in view.budgets if model is None or row.key.scope.model == model]
     columns = ("budget", "window", "counts", ">limit", ">spent", ">held", ">left", ">lost on a crash", ">stop bound")
     rows = [_row(row) for row in found]
-    screen.show(
-        type(view)(budgets=found), lambda: screen.table(columns, rows, "there is no budget: nothing may be used")
-    )
+
+    def render() -> None:
+        screen.table(columns, rows, "there is no budget: nothing may be used")
+        for row in found:
+            for line in rolling(row):
+                screen.line(line)
+
+    screen.show(type(view)(budgets=found), render)
 
 
 def _row(row: "BudgetView") -> tuple[str, ...]:

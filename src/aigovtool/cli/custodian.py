@@ -1,4 +1,4 @@
-"""`aigovtool custodian`: make a custodian, serve it, and show how to recognise it."""
+"""`aigovtool custodian`: make a custodian, serve it, and show how to recognise it; `gap` is a module of its own."""
 
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from aigovtool.cli.address import LISTEN, Address
 from aigovtool.cli.credentials import read_party
+from aigovtool.cli.gap import gap, settle
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import DIRECTORY, FILE, Verb, VerbGroup
 from aigovtool.cli.words import short
@@ -32,6 +33,10 @@ class OperatorAdded(Struct, frozen=True, kw_only=True):
 @click.group(cls=VerbGroup, example="aigovtool custodian init ./custodian")
 def custodian() -> None:
     """Make and run a custodian: it holds models, budgets and the audit log."""
+
+
+custodian.add_command(gap)
+custodian.add_command(settle)
 
 
 @custodian.command(cls=Verb, example="aigovtool custodian init ./custodian --url https://custodian.example:8440")

@@ -1,4 +1,7 @@
-"""`aigovtool enclaves`: every instance, its attestation, and what a stop could still cost on it."""
+"""`aigovtool enclaves`: every instance, its attestation, and what a stop could still cost on it.
+
+`write_off` gives up what one of them holds.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,17 +10,26 @@ import click
 
 from aigovtool.cli.credentials import connected
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.verb import Verb, operator_option
+from aigovtool.cli.verb import DefaultVerbGroup, Verb, operator_option
 from aigovtool.cli.words import count, short, span, when
+from aigovtool.cli.write_off import write_off
 
 if TYPE_CHECKING:
     from aigovtool.protocol.views import EnclaveView
 
 
-@click.command(cls=Verb, example="aigovtool enclaves")
+@click.group(cls=DefaultVerbGroup, default="list", example="aigovtool enclaves")
+def enclaves() -> None:
+    """Every enclave that attested; without a verb, their list."""
+
+
+enclaves.add_command(write_off)
+
+
+@enclaves.command("list", cls=Verb, example="aigovtool enclaves list")
 @operator_option
 @click.pass_obj
-def enclaves(screen: Screen, operator_file: Path | None) -> None:
+def list_enclaves(screen: Screen, operator_file: Path | None) -> None:
     """Show enclaves, newest first."""
     with connected(operator_file) as client:
         view = client.enclaves()

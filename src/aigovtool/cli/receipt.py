@@ -1,10 +1,11 @@
-"""`aigovtool receipt verify`: check a saved receipt offline."""
+"""`aigovtool receipt verify`: check a saved receipt offline; `prove` is a module of its own."""
 
 from pathlib import Path
 
 import click
 from msgspec import Struct
 
+from aigovtool.cli.receipt_prove import prove
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import FILE, Verb, VerbGroup
 from aigovtool.cli.words import count, when
@@ -31,6 +32,9 @@ class VerifiedReceipt(Struct, frozen=True, kw_only=True):
 @click.group(cls=VerbGroup, example="aigovtool receipt verify receipt.json --credential radiology.json")
 def receipt() -> None:
     """Signed proof of single inferences."""
+
+
+receipt.add_command(prove)
 
 
 @receipt.command(cls=Verb, example="aigovtool receipt verify receipt.json --credential radiology.json")

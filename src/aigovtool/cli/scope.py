@@ -1,7 +1,7 @@
 """Where a budget stands, on the command line: names and options checked against what the custodian has."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from aigovtool.protocol.views import ModelView
 
 F = TypeVar("F", bound=Callable[..., None])
+WINDOWS: Final = ("lifetime", "hour", "day", "month", "rolling_hour", "rolling_day", "rolling_month")
 
 
 def scope_options(function: F) -> F:
@@ -38,7 +39,7 @@ def scope_options(function: F) -> F:
 
 
 def _windows() -> "click.Choice[str]":
-    return click.Choice(["lifetime", "hour", "day", "month", "rolling_hour", "rolling_day", "rolling_month"])
+    return click.Choice(WINDOWS)
 
 
 def _dimensions() -> "click.Choice[str]":

@@ -70,3 +70,17 @@ class VerbGroup(click.Group):
         del ctx
         with formatter.section("Example"):
             formatter.write(f"{'':>{formatter.current_indent}}{self.example}\n")
+
+
+class DefaultVerbGroup(VerbGroup):
+    """A noun that may stand alone: `aigovtool enclaves` is `aigovtool enclaves list`."""
+
+    def __init__(self, *args: Any, default: str, **kwargs: Any) -> None:  # noqa: ANN401 - click's own arguments
+        super().__init__(*args, **kwargs)
+        self.default: Final = default
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the verb that was left out."""
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)

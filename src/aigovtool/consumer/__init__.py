@@ -11,6 +11,7 @@ custodian · `exchange` the port to the drivers · `wiring` which TEEs are verif
 """
 
 from aigovtool.consumer.async_client import AsyncClient
+from aigovtool.consumer.budget import LeaseProof
 from aigovtool.consumer.client import Client
 from aigovtool.consumer.receipts import ReceiptVerdict, SavedReceipt, verify_saved_receipt
 from aigovtool.consumer.result import ModelInfo, Result
@@ -19,6 +20,7 @@ from aigovtool.consumer.verify import verify_receipt_file
 __all__ = [
     "AsyncClient",
     "Client",
+    "LeaseProof",
     "ModelInfo",
     "ReceiptVerdict",
     "Result",

@@ -14,10 +14,12 @@ from typing import Any, Final, Self
 from aigovtool.attestation.model import ResultBody
 from aigovtool.attestation.verifier import VerifierSet
 from aigovtool.consumer.async_driver import AsyncDriver
+from aigovtool.consumer.budget import LeaseProof
 from aigovtool.consumer.clock import SYSTEM_CLOCK, Clock
 from aigovtool.consumer.opening import DEFAULT_TIMEOUT_S, Opened, open_core
 from aigovtool.consumer.result import ModelInfo, Result
 from aigovtool.ids import InstanceId
+from aigovtool.ledger.receipt import Receipt
 from aigovtool.protocol.commands import AskState
 from aigovtool.protocol.views import OwnView
 
@@ -87,6 +89,10 @@ class AsyncClient:
     async def budget(self) -> OwnView:
         """Return the consumer's own view; see `Client.budget`."""
         return await self._driver.run(self._core.budget())
+
+    async def prove(self, receipt: Receipt) -> LeaseProof:
+        """Return the proof that the lease of a receipt was debited; see `Client.prove`."""
+        return await self._driver.run(self._core.prove(receipt))
 
     async def attest(self) -> ResultBody:
         """Attest afresh now; see `Client.attest`."""

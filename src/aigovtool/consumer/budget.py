@@ -1,10 +1,11 @@
-"""The consumer at its custodian: what is left, and asking for more.
+"""The consumer at its custodian: what is left, asking for more, and proof that a lease was debited.
 
 The custodian is recognised by the TLS authority in the consumer file, and recognises the consumer by its client
 certificate. A request for more budget carries an id of its own, so that it can be repeated and is recorded once.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from aigovtool.codec import Message, convert, decode, encode
@@ -14,16 +15,34 @@ from aigovtool.consumer.exchange import CUSTODIAN_CHANNEL, Call, Failure, Flow, 
 from aigovtool.consumer.link import REPEATABLE
 from aigovtool.consumer.patience import Deadline
 from aigovtool.consumer.problems import error_of
-from aigovtool.errors import FaultError, InputError
+from aigovtool.crypto.sign import Envelope
+from aigovtool.errors import FaultError, InputError, LogError
 from aigovtool.ids import MessageId, ModelId
 from aigovtool.ledger.budget import Scope
+from aigovtool.ledger.checkpoint import Checkpoint
+from aigovtool.ledger.entry import LeaseGranted
+from aigovtool.ledger.proof import EntryProof, open_lease_proof
+from aigovtool.ledger.receipt import Receipt
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
 from aigovtool.protocol.commands import AskRequest, AskState
+from aigovtool.protocol.trust import open_key_set
 from aigovtool.protocol.views import OwnView
 
 M = TypeVar("M", bound=Message)
 
 CUSTODIAN: Final = "the custodian"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseProof:
+    """The grant of a lease, which rows it debited, and the signed checkpoint of the log that it is in.
+
+    `proof.checkpoint` is the signed note: kept, it tells later whether the custodian still remembers.
+    """
+
+    granted: LeaseGranted
+    checkpoint: Checkpoint
+    proof: EntryProof
 
 
 class CustodianDesk:
@@ -61,6 +80,23 @@ class CustodianDesk:
     def own(self, deadline: Deadline | None = None) -> Flow[OwnView]:
         """Return the consumer's own view, before `deadline` if that is sooner than usual; raises as `ask`."""
         return self._exchange("GET", "/v1/self", b"", OwnView, deadline)
+
+    def prove(self, receipt: Receipt) -> Flow[LeaseProof]:
+        """Return the proof that the lease of `receipt` was debited.
+
+        Raises:
+            SignatureInvalidError, LogError: it is not in the log that the custodian signed, or is another lease.
+            AIGovToolError: as `ask`.
+        """
+        proof = yield from self._exchange("GET", f"/v1/leases/{receipt.lease_id}/proof", b"", EntryProof)
+        key_set = yield from self._exchange("GET", "/v1/key-set", b"", Envelope)
+        root = self._credential.custodian_root
+        keys = open_key_set(key_set, root).log_keys()
+        granted, checkpoint = open_lease_proof(proof, keys, root.key_id, receipt.lease_id)
+        wanted = (receipt.instance, receipt.model, receipt.consumer)
+        if (granted.instance, granted.model, granted.consumer) != wanted or not granted.units.covers(receipt.units):
+            raise LogError("the lease is not the one that the receipt is charged to", reason="wrong_lease")
+        return LeaseProof(granted=granted, checkpoint=checkpoint, proof=proof)
 
     def _exchange(self, method: str, path: str, body: bytes, kind: type[M], limit: Deadline | None = None) -> Flow[M]:
         usual = Deadline.after(self._clock, self._timeout_s)

@@ -16,11 +16,13 @@ from typing import Final, Self
 
 from aigovtool.attestation.model import ResultBody
 from aigovtool.attestation.verifier import VerifierSet
+from aigovtool.consumer.budget import LeaseProof
 from aigovtool.consumer.clock import SYSTEM_CLOCK, Clock
 from aigovtool.consumer.opening import DEFAULT_TIMEOUT_S, Opened, open_core
 from aigovtool.consumer.result import ModelInfo, Result
 from aigovtool.consumer.sync_driver import SyncDriver
 from aigovtool.ids import InstanceId
+from aigovtool.ledger.receipt import Receipt
 from aigovtool.protocol.commands import AskState
 from aigovtool.protocol.views import OwnView
 
@@ -156,6 +158,19 @@ class Client:
     def budget(self) -> OwnView:
         """Return what the custodian shows this consumer of itself; raises as `request_budget`."""
         return self._driver.run(self._core.budget())
+
+    def prove(self, receipt: Receipt) -> LeaseProof:
+        """Return the proof, in the custodian's signed log, that the lease of an answer's receipt was debited.
+
+        Args:
+            receipt: what it states: `Result.statement`, or `ReceiptVerdict.receipt`.
+
+        Raises:
+            NotFoundError: the custodian knows no such lease of this consumer.
+            SignatureInvalidError, LogError: the proof does not verify.
+            UnreachableError, DeadlineError: the custodian does not answer.
+        """
+        return self._driver.run(self._core.prove(receipt))
 
     def attest(self) -> ResultBody:
         """Attest afresh now, and return the result; raises as `connect`."""

@@ -12,7 +12,7 @@ from aigovtool.attestation.model import ResultBody
 from aigovtool.codec import decode
 from aigovtool.consumer.asking import Asking
 from aigovtool.consumer.attest import Session, Trust
-from aigovtool.consumer.budget import CustodianDesk
+from aigovtool.consumer.budget import CustodianDesk, LeaseProof
 from aigovtool.consumer.clock import Clock
 from aigovtool.consumer.exchange import Call, Channel, Failure, Flow, Peer, Wait
 from aigovtool.consumer.inference import PreparedRequest, prepare, read_answer
@@ -23,6 +23,7 @@ from aigovtool.consumer.problems import error_of
 from aigovtool.consumer.result import ModelInfo, Result
 from aigovtool.errors import AIGovToolError, FaultError, InputError, InvalidValueError, NoBudgetError
 from aigovtool.ids import REQUEST_KEY_PATTERN, InstanceId, ModelId, RequestKey, parse_name
+from aigovtool.ledger.receipt import Receipt
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
 from aigovtool.protocol.commands import AskState
 from aigovtool.protocol.oip_metadata import ModelMetadata
@@ -137,6 +138,10 @@ class ConsumerCore:
     def budget(self) -> Flow[OwnView]:
         """Return the consumer's own view at the custodian."""
         return self.desk.own()
+
+    def prove(self, receipt: Receipt) -> Flow[LeaseProof]:
+        """Return the proof that the lease of a receipt was debited."""
+        return self.desk.prove(receipt)
 
     def _attempt(self, request: PreparedRequest, deadline: Deadline) -> Flow[Result]:
         tries = _Tries(self._outcomes, request.request_key)

@@ -12,7 +12,7 @@ the lines say is judged by `ledger.audit`; here is only the framing.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final, Literal
 
@@ -68,21 +68,35 @@ def write_audit_file(path: Path, head: LogHead, entries: Iterable[bytes], *, rep
     return count
 
 
-def verify_audit_file(path: Path, root: VerifyKey) -> AuditReport:
+def verify_audit_file(
+    path: Path, root: VerifyKey, *, seen: Iterable[str] = (), keep: Callable[[bytes], None] = lambda _: None
+) -> AuditReport:
     """Verify a copy of the log under the pinned root key of its custodian.
+
+    Args:
+        path: the copy.
+        root: the custodian's root key.
+        seen: older signed checkpoints that the reader holds.
+        keep: is given each entry as it is read. What it was given is worth something only when this returns.
 
     Raises:
         ConfigurationError: the file cannot be read.
         SignatureInvalidError: the key set is not signed by `root`.
-        LogError: naming the first bad entry.
+        LogError: naming the first bad entry, or a checkpoint that the log does not extend.
     """
     try:
         with path.open("rb") as file:
             header = _header(file.readline(_MAX_HEADER_BYTES + 1))
             keys = open_key_set(header.key_set, root).log_keys()
-            return verify_log(_entries(file), header.checkpoint, keys, root.key_id)
+            return verify_log(_kept(_entries(file), keep), header.checkpoint, keys, root.key_id, seen=seen)
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}", reason="unreadable_audit_file") from None
+
+
+def _kept(entries: Iterator[LoggedEntry], keep: Callable[[bytes], None]) -> Iterator[LoggedEntry]:
+    for entry in entries:
+        keep(entry.data)
+        yield entry
 
 
 def _header(line: bytes) -> AuditHeader:

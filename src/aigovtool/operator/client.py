@@ -26,6 +26,7 @@ from aigovtool.errors import ConfigurationError, FaultError
 from aigovtool.ids import Digest, MessageId
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint
 from aigovtool.operator.connection import CustodianConnection
+from aigovtool.operator.order import Order, cosigned, require_cosignable
 from aigovtool.protocol import views
 from aigovtool.protocol.commands import COMMAND, Act, Command, CommandResult
 from aigovtool.protocol.party import OperatorFile
@@ -73,6 +74,10 @@ class OperatorClient:
         Raises:
             AIGovToolError: why the custodian refused; then nothing was changed.
         """
+        return self.deliver(self.order(act))
+
+    def order(self, act: Act) -> Order:
+        """Return `act` as a command that this operator signed; nothing is sent."""
         command = Command(
             custodian=self.root.key_id,
             operator=self.file.operator,
@@ -80,8 +85,25 @@ class OperatorClient:
             issued_at_ms=self._clock_ms(),
             act=act,
         )
-        result = self._connection.post("/v1/commands", encode(seal(COMMAND, command, self.key)), CommandResult)
-        if result.command_id != command.command_id:
+        return Order(envelope=seal(COMMAND, command, self.key), command=command)
+
+    def cosign(self, order: Order) -> Order:
+        """Add this operator's signature to another operator's order.
+
+        Raises:
+            AIGovToolError: it is not one that this operator can cosign; see `order.require_cosignable`.
+        """
+        require_cosignable(order, self.file, self.key, self.parties(), now_ms=self._clock_ms())
+        return cosigned(order, self.key)
+
+    def deliver(self, order: Order) -> CommandResult:
+        """Deliver a signed command, and return what it came to; the same order again is the same command.
+
+        Raises:
+            AIGovToolError: why the custodian refused; then nothing was changed.
+        """
+        result = self._connection.post("/v1/commands", encode(order.envelope), CommandResult)
+        if result.command_id != order.command.command_id:
             raise FaultError("the custodian answered another command", reason="bad_answer")
         return result
 
@@ -124,6 +146,10 @@ class OperatorClient:
     def appraisal_policy(self) -> AppraisalPolicy:
         """Return the appraisal policy in force."""
         return self._connection.get("/v1/appraisal-policy", AppraisalPolicy)
+
+    def gap(self) -> views.GapView:
+        """Return whether the ledger has forgotten something."""
+        return self._connection.get("/v1/gap", views.GapView)
 
     def log_head(self) -> views.LogHead:
         """Return the newest checkpoint and key set as they came; `verified_head` checks them."""

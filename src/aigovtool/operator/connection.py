@@ -1,4 +1,4 @@
-"""One party's mutual-TLS connection to its custodian.
+"""One party's mutual-TLS connection to its custodian, or that of somebody without a credential.
 
 Rules:
 
@@ -44,8 +44,8 @@ class CustodianConnection:
 
     Args:
         address: where the custodian is, and its TLS authority.
-        certificate: the party's client certificate (PEM).
-        key: the party's Ed25519 key.
+        certificate: the party's client certificate (PEM); empty to come as nobody.
+        key: the party's Ed25519 key; None to come as nobody.
         pause: waits before another attempt, in seconds.
 
     Raises:
@@ -56,11 +56,12 @@ class CustodianConnection:
         self,
         address: CustodianAddress,
         certificate: str,
-        key: SigningKey,
+        key: SigningKey | None,
         *,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        context = client_context(from_pem(address.tls_ca.encode()), credential=from_pem(certificate.encode()), key=key)
+        credential = from_pem(certificate.encode()) if certificate else ()
+        context = client_context(from_pem(address.tls_ca.encode()), credential=credential, key=key)
         self._url: Final = address.url
         self._pause: Final = pause
         self._http: Final = httpx.Client(
@@ -77,6 +78,11 @@ class CustodianConnection:
         seed = party.enrolment_key if isinstance(party, BorrowerFile) else party.key
         with Secret(seed) as secret:
             return cls(party.custodian, party.certificate, SigningKey.from_secret(secret), pause=pause)
+
+    @classmethod
+    def anonymous(cls, address: CustodianAddress, *, pause: Callable[[float], None] = time.sleep) -> Self:
+        """Connect without any credential, for what a custodian shows to everybody; nothing is sent yet."""
+        return cls(address, "", None, pause=pause)
 
     def get(self, path: str, answer: type[T]) -> T:
         """Return what is at `path`.

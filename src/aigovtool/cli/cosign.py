@@ -1,0 +1,140 @@
+"""`aigovtool cosign`: the second operator's half of an order that needs two.
+
+It shows what the order says from the bytes that will be signed, asks, signs, and sends. A settlement is refused when a
+newer checkpoint was shown since it was signed: the two operators judged something else.
+"""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from msgspec import Struct
+
+from aigovtool.cli import orders
+from aigovtool.cli.confirm import confirm, yes_option
+from aigovtool.cli.credentials import connected
+from aigovtool.cli.screen import Screen
+from aigovtool.cli.verb import FILE, Verb, operator_option
+from aigovtool.cli.words import short, span, when
+from aigovtool.errors import ConflictError
+
+if TYPE_CHECKING:
+    from aigovtool.operator.client import OperatorClient
+    from aigovtool.operator.order import Order
+
+
+class Cosigned(Struct, frozen=True, kw_only=True):
+    """An order that two operators signed, and the custodian carried out."""
+
+    command_id: str
+    act: str
+    operator: str
+    cosigned_by: str
+    reason: str
+    entry: int
+    charges: list[orders.ChargeLine]
+
+
+@click.command(cls=Verb, example="aigovtool cosign order.json --operator bob.json")
+@click.argument("file", type=FILE)
+@yes_option
+@operator_option
+@click.pass_obj
+def cosign(screen: Screen, *, file: Path, operator_file: Path | None, yes: bool) -> None:
+    """Show what another operator orders with FILE, ask, add your signature, and send it.
+
+    Settling a gap and writing an enclave off need two operators, because each could undo what the ledger exists for.
+    The first one saves the order (`custodian settle`, `enclaves write-off`) and hands the file over on any path; it is
+    good for 24 hours.
+    """
+    from aigovtool.operator.order import read_order  # noqa: PLC0415
+
+    order = read_order(file)
+    with connected(operator_file) as client:
+        both = client.cosign(order)
+        lines, show = _understood(screen, client, order)
+        if not screen.json:
+            _say(screen, order)
+            show()
+        if not yes:
+            confirm(screen, "cosign", ["your signature makes this order valid; it is sent at once"])
+        result = client.deliver(both)
+        me = client.file.operator
+    said = orders.described(order, file=file, lines=lines)
+    done = Cosigned(
+        command_id=said.command_id,
+        act=said.act,
+        operator=said.operator,
+        cosigned_by=me,
+        reason=said.reason,
+        entry=result.entry,
+        charges=said.charges,
+    )
+    screen.show(done, lambda: _say_done(screen, done))
+
+
+def _understood(
+    screen: Screen, client: "OperatorClient", order: "Order"
+) -> tuple[list[orders.ChargeLine], orders.Show]:
+    """Return the charges of an order, and how what it does is printed.
+
+    Raises:
+        ConflictError: `no_gap`, `gap_changed`, and what the act itself cannot be done for.
+    """
+    from aigovtool.cli.gap import gap_of, show_gap  # noqa: PLC0415
+    from aigovtool.cli.write_off import expired_of, show_expired  # noqa: PLC0415
+    from aigovtool.protocol.commands import SettleGap, WriteOff  # noqa: PLC0415
+
+    act = order.command.act
+    if isinstance(act, WriteOff):
+        written = expired_of(client, act.instance)
+        return [], lambda: show_expired(screen, written)
+    if not isinstance(act, SettleGap):
+        raise ConflictError("this order needs one operator only", reason="needs_one")
+    view = client.gap()
+    if view.checkpoint != act.checkpoint:
+        raise ConflictError(
+            "there is no gap to settle any more"
+            if view.checkpoint is None
+            else "a newer checkpoint was shown since this order was signed",
+            reason="no_gap" if view.checkpoint is None else "gap_changed",
+            fix="look again with `aigovtool custodian gap`; the first operator then saves a new order",
+        )
+    lines = orders.charge_lines(client.budgets().budgets, act.charges)
+    found = gap_of(view, int(time.time() * 1000))
+
+    def show() -> None:
+        show_gap(screen, found)
+        screen.line()
+        screen.line("The order puts the ledger back into service, and charges what follows:", style="bold")
+        orders.show_charges(screen, lines)
+
+    return lines, show
+
+
+def _say(screen: Screen, order: "Order") -> None:
+    command = order.command
+    left_ms = max(0, order.valid_until_ms - int(time.time() * 1000)) // 60_000 * 60_000
+    said = orders.described(order, file=Path(), lines=[])
+    screen.line(f"Operator {command.operator} orders: {said.act.replace('_', ' ')}", style="bold")
+    screen.facts(
+        [
+            ("order", short(command.command_id)),
+            ("signed", when(command.issued_at_ms)),
+            ("good until", f"{when(order.valid_until_ms)} ({span(left_ms)} left)"),
+            ("custodian", short(command.custodian)),
+            ("reason", said.reason),
+        ]
+    )
+    screen.line()
+
+
+def _say_done(screen: Screen, done: Cosigned) -> None:
+    screen.line(
+        f"done: {done.act.replace('_', ' ')}, ordered by {done.operator} and {done.cosigned_by} "
+        f"(audit log entry {done.entry})",
+        style="green",
+    )
+    if done.act == "settle_gap":
+        screen.line("See `aigovtool custodian gap` for when it grants again. " + orders.FORGOTTEN_TOO)

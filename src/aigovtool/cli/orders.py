@@ -1,0 +1,157 @@
+"""Orders of two operators on the command line: what they say, in words, and how the first one saves them.
+
+What is shown is made from the bytes that are signed, beside what the custodian says of the budgets now; both operators
+see the same. One function per act makes the words; an act without one is not shown, and so cannot be cosigned.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+from msgspec import Struct
+
+from aigovtool.cli.scope import path
+from aigovtool.cli.screen import Screen
+from aigovtool.cli.verb import FILE
+from aigovtool.cli.words import count, short, when
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aigovtool.operator.client import OperatorClient
+    from aigovtool.operator.order import Order
+    from aigovtool.protocol.commands import Act, RowCharge, SettleGap, WriteOff
+    from aigovtool.protocol.views import BudgetView
+
+NOTHING_CHARGED: Final = (
+    "Nothing is charged: this says that nothing was used of what is forgotten. If that is wrong, as much as was used "
+    "can be used again."
+)
+SOME_CHARGED: Final = (
+    "Only these budgets are charged. If more was used of what is forgotten, as much as is missing here can be used "
+    "again."
+)
+ALL_CHARGED: Final = (
+    "All that remains of every lifetime budget is charged: nothing of them can be used twice, and nothing is left of "
+    "them until budgets are granted anew. Budgets per hour, day or month are not charged."
+)
+FORGOTTEN_TOO: Final = (
+    "What operators ordered in the meantime is forgotten too. Order it again: stops, revocations, parties, models, "
+    "budgets."
+)
+
+#: Prints what an order does.
+Show = Callable[[], None]
+
+save_option = click.option(
+    "--save", "save", type=FILE, required=True, help="File for the order; another operator cosigns it. Must not exist."
+)
+reason_option = click.option("--reason", required=True, help="Why, for the other operator.")
+
+
+class ChargeLine(Struct, frozen=True, kw_only=True):
+    """One budget row and what an order charges to it. `left` is null without a limit, or where there is no such row."""
+
+    budget: str
+    window: str
+    dimension: str
+    left: int | None
+    charged: int
+    left_then: int | None
+
+
+class SavedOrder(Struct, frozen=True, kw_only=True):
+    """An order that one operator signed and nobody has sent."""
+
+    file: str
+    command_id: str
+    act: str
+    operator: str
+    reason: str
+    valid_until_ms: int
+    charges: list[ChargeLine]
+
+
+def charge_lines(rows: "Sequence[BudgetView]", charges: "Sequence[RowCharge]") -> list[ChargeLine]:
+    """Return what is charged, and with it every lifetime budget that has units left and is not."""
+    charged = {charge.row: charge.units for charge in charges}
+    known = {row.key: row for row in rows}
+    shown = [key for key, row in known.items() if key in charged or (key.window.value == "lifetime" and row.room)]
+    lines = []
+    for key in [*shown, *(key for key in charged if key not in known)]:
+        left, units = (known[key].room if key in known else None), charged.get(key, 0)
+        lines.append(
+            ChargeLine(
+                budget=path(key.scope),
+                window=key.window.value,
+                dimension=key.dimension.value,
+                left=left,
+                charged=units,
+                left_then=None if left is None else max(0, left - units),
+            )
+        )
+    return lines
+
+
+def meaning(lines: "Sequence[ChargeLine]") -> str:
+    """Return what the choice of charges means, judged by what is left of lifetime budgets."""
+    if not any(line.charged for line in lines):
+        return NOTHING_CHARGED
+    lifetime = [line for line in lines if line.window == "lifetime" and line.left is not None]
+    return ALL_CHARGED if lifetime and not any(line.left_then for line in lifetime) else SOME_CHARGED
+
+
+def show_charges(screen: Screen, lines: "Sequence[ChargeLine]") -> None:
+    """Print the charges of a settlement."""
+    columns = ("budget", "window", "counts", ">left now", ">charged", ">left then")
+    rows = [
+        (
+            line.budget,
+            line.window,
+            line.dimension,
+            "-" if line.left is None else count(line.left),
+            count(line.charged),
+            "-" if line.left_then is None else count(line.left_then),
+        )
+        for line in lines
+    ]
+    screen.table(columns, rows, "no budget is charged")
+    screen.line(meaning(lines), style="bold")
+    screen.line(FORGOTTEN_TOO)
+
+
+def saved(client: "OperatorClient", act: "Act", save: Path, *, lines: "Sequence[ChargeLine]" = ()) -> SavedOrder:
+    """Sign an act, and save it for another operator; nothing is sent."""
+    from aigovtool.operator.order import write_order  # noqa: PLC0415
+
+    order = client.order(act)
+    write_order(save, order)
+    return described(order, file=save, lines=lines)
+
+
+def described(order: "Order", *, file: Path, lines: "Sequence[ChargeLine]") -> SavedOrder:
+    """Return what an order says."""
+    act: SettleGap | WriteOff = order.command.act  # type: ignore[assignment]
+    return SavedOrder(
+        file=str(file),
+        command_id=order.command.command_id,
+        act=str(type(act).__struct_config__.tag),
+        operator=order.command.operator,
+        reason=act.reason,
+        valid_until_ms=order.valid_until_ms,
+        charges=[line for line in lines if line.charged],
+    )
+
+
+def say_saved(screen: Screen, done: SavedOrder) -> None:
+    """Say what is to be done with a saved order."""
+    screen.line(f"{done.file} is signed by {done.operator}, and not sent: it needs a second operator.", style="bold")
+    screen.facts(
+        [
+            ("order", short(done.command_id)),
+            ("reason", done.reason),
+            ("to be sent by", when(done.valid_until_ms)),
+            ("next", f"another operator runs: aigovtool cosign {done.file}"),
+        ]
+    )

@@ -1,0 +1,320 @@
+"""What two operators order, on real custodians whose ledgers were put back to an older copy."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from click.testing import Result
+from tests.cli.conftest import Place
+from tests.cli.site import BUDGET, Site, make_site
+
+from aigovtool.codec import decode, encode
+from aigovtool.crypto.secret import Secret
+from aigovtool.crypto.sign import Envelope, SigningKey, seal
+from aigovtool.ids import OperatorId
+from aigovtool.ledger.entry import StopTarget
+from aigovtool.ledger.policy import GRACE_MS
+from aigovtool.protocol.commands import COMMAND, Command, Stop
+from aigovtool.protocol.party import OperatorFile
+from aigovtool.transport.server import bind_loopback
+
+
+@pytest.fixture
+def site(tmp_path: Path, ledger: str | None) -> Iterator[Site]:
+    """A custodian with two operators and one enclave, on each store."""
+    with bind_loopback() as listener:
+        made = make_site(tmp_path, listener, ledger)
+        yield made
+        made.bench.custodian.database.close()
+
+
+@pytest.fixture
+def on_file(tmp_path: Path) -> Iterator[Site]:
+    """The same, on SQLite alone."""
+    with bind_loopback() as listener:
+        made = make_site(tmp_path, listener, None)
+        yield made
+        made.bench.custodian.database.close()
+
+
+def settle(place: Place, *choice: str, save: str = "order.json") -> Result:
+    return place.run("custodian", "settle", *choice, "--reason", "disk lost", "--save", place.file(save))
+
+
+def cosign(place: Place, *more: str, who: str = "bob.json", file: str = "order.json") -> Result:
+    return place.run("cosign", place.file(file), *more, "--operator", place.file(who))
+
+
+def rows(place: Place) -> list[Any]:
+    found: list[Any] = place.document("budget", "show")["budgets"]
+    return found
+
+
+# --- The gap ------------------------------------------------------------------------------------------
+
+
+def test_a_ledger_that_remembers_has_no_gap_to_settle(on_file: Site) -> None:
+    """Said in words and to programs; an order to settle it is refused before it is saved."""
+    with on_file.served() as place:
+        shown = place.run("custodian", "gap")
+        assert (shown.exit_code, "remembers" in shown.stdout) == (0, True)
+        assert place.document("custodian", "gap")["forgotten"] is False
+        refused = settle(place, "--charge-all")
+    assert (refused.exit_code, "no_gap" in refused.stderr) == (3, True)
+    assert not Path(on_file.file("order.json")).exists()
+
+
+def test_two_operators_put_a_restored_ledger_back_into_service(site: Site) -> None:
+    """Loud until then; one signs and saves, the other reads, signs and sends; all that remained is charged."""
+    site.forget(5)
+    with site.served() as place:
+        gap = place.run("custodian", "gap")
+        assert "THE LEDGER HAS FORGOTTEN SOMETHING" in gap.stderr
+        assert "at least 1 entries" in gap.stdout
+        found = place.document("custodian", "gap")
+        assert (found["forgotten"], found["entries_lost_min"]) == (True, found["signed_size"] - found["size"])
+        saved = settle(place, "--charge-all")
+        assert saved.exit_code == 0, saved.output
+        assert "nothing of them can be used twice" in saved.stdout
+        assert "aigovtool cosign" in saved.stdout
+        assert rows(place)[0]["posted"] == 0
+        unanswered = cosign(place)
+        assert (unanswered.exit_code, "not_confirmed" in unanswered.stderr) == (3, True)
+        assert "Operator alice orders: settle gap" in unanswered.stdout
+        assert "disk lost" in unanswered.stdout
+        done = cosign(place, "--yes")
+        assert done.exit_code == 0, done.output
+        (row,) = rows(place)
+        assert (row["posted"], row["room"]) == (BUDGET, 0)
+        after = place.document("custodian", "gap")
+        assert (after["forgotten"], after["generation"]) == (False, 1)
+        assert after["quiet_until_ms"] >= site.bench.now_ms + GRACE_MS
+        assert "nothing is granted before" in place.run("custodian", "gap").stdout
+        told = place.document("audit", "list", "--kind", "restored", "--kind", "charged")["entries"]
+        assert [(one["kind"], one["who"]) for one in told] == [
+            ("restored", "operators alice and bob"),
+            ("charged", "operators alice and bob"),
+        ]
+        again = cosign(place, "--yes")
+        assert (again.exit_code, "no_gap" in again.stderr) == (3, True)
+
+
+def test_one_must_say_what_was_used(on_file: Site) -> None:
+    """There is no default: nothing, all, or so much of which budget; and each says what it means."""
+    on_file.forget(5)
+    with on_file.served() as place:
+        place.run("budget", "set", "7", "--model", "sorter", "--window", "day")
+        for choice in ([], ["--charge-all", "--charge-nothing"], ["--charge", "sorter=5", "--charge-all"]):
+            refused = settle(place, *choice)
+            assert (refused.exit_code, "no_choice" in refused.stderr) == (3, True)
+        nothing = settle(place, "--charge-nothing", save="nothing.json")
+        assert "can be used again" in nothing.stdout
+        some = settle(place, "--charge", "sorter=5", save="some.json")
+        assert "as much as is missing here can be used again" in some.stdout
+        done = cosign(place, "--yes", "--json", file="some.json")
+        assert done.exit_code == 0, done.output
+        document = json.loads(done.stdout)
+        assert (document["operator"], document["cosigned_by"]) == ("alice", "bob")
+        (charged,) = document["charges"]
+        assert (charged["budget"], charged["charged"], charged["left_then"]) == ("sorter", 5, BUDGET - 5)
+        assert rows(place)[0]["posted"] == 5
+
+
+@pytest.mark.parametrize(
+    ("charge", "reason"),
+    [
+        ("sorter", "bad_charge"),
+        ("sorter=", "bad_charge"),
+        ("sorter=0", "bad_charge"),
+        ("sorter=-5", "bad_charge"),
+        ("sorter=5.5", "bad_charge"),
+        ("=5", "bad_charge"),
+        ("sorter/=5", "bad_charge"),
+        ("sorter/a/b/c=5", "bad_charge"),
+        ("sorter:week=5", "bad_charge"),
+        ("sorted=5", "no_budget_row"),
+        ("sorter/hospital=5", "no_budget_row"),
+        ("sorter/hospital/ward7=5", "no_budget_row"),
+        ("sorter:day=5", "no_budget_row"),
+    ],
+)
+def test_a_charge_names_a_budget_that_is_there(on_file: Site, charge: str, reason: str) -> None:
+    """A misspelt name must not become a settlement that charges nothing."""
+    on_file.forget(5)
+    with on_file.served() as place:
+        refused = settle(place, "--charge", charge)
+    assert (refused.exit_code, reason in refused.stderr) == (3, True), refused.output
+    assert not Path(on_file.file("order.json")).exists()
+
+
+def test_a_budget_of_any_level_and_window_can_be_charged_once(on_file: Site) -> None:
+    """By model, borrower and consumer, and per window: the bucket of today."""
+    with on_file.served() as place:
+        for words in (["--consumer", "ward7"], ["--borrower", "hospital", "--window", "day"]):
+            assert place.run("budget", "set", "50", "--model", "sorter", *words).exit_code == 0
+    on_file.forget(5)
+    with on_file.served() as place:
+        twice = settle(place, "--charge", "sorter=1", "--charge", "sorter:lifetime=2")
+        assert (twice.exit_code, "charged twice" in twice.stderr) == (3, True)
+        chosen = ["sorter=4", "sorter/hospital/ward7=3", "sorter/hospital:day=2"]
+        assert settle(place, *(word for one in chosen for word in ("--charge", one))).exit_code == 0
+        assert cosign(place, "--yes").exit_code == 0
+        assert sorted(row["posted"] for row in rows(place)) == [2, 3, 4]
+
+
+def test_an_order_is_void_once_more_is_known_to_be_lost(on_file: Site) -> None:
+    """The two operators judged something else: the second is told, and nothing is sent."""
+    copy = on_file.copy()
+    on_file.draw(3)
+    older = on_file.enclave.checkpoint_seen
+    on_file.draw(4)
+    newer = on_file.enclave.checkpoint_seen
+    copy.restore()
+    on_file.enclave.checkpoint_seen = older
+    on_file.show()
+    with on_file.served() as place:
+        assert settle(place, "--charge", "sorter=3").exit_code == 0
+        on_file.enclave.checkpoint_seen = newer
+        on_file.show()
+        refused = cosign(place, "--yes")
+        assert (refused.exit_code, "gap_changed" in refused.stderr) == (3, True), refused.output
+        assert place.document("custodian", "gap")["forgotten"] is True
+
+
+def resigned(place: Place, order: Path, *, signer: str = "alice.json", **changes: Any) -> None:
+    """Replace an order by another one that is well signed."""
+    envelope = decode(order.read_bytes(), Envelope)
+    command = msgspec.structs.replace(decode(envelope.payload, Command), **changes)
+    key = SigningKey.from_secret(Secret(decode(Path(place.file(signer)).read_bytes(), OperatorFile).key))
+    order.write_bytes(encode(seal(COMMAND, command, key)))
+
+
+# --- The order on file --------------------------------------------------------------------------------
+
+
+def test_only_another_operators_fresh_order_is_cosigned(on_file: Site) -> None:
+    """Not one's own, not a third time, not for another custodian, not one for one operator, not after a day."""
+    on_file.forget(5)
+    with on_file.served() as place:
+        assert settle(place, "--charge-all").exit_code == 0
+        order = Path(place.file("order.json"))
+        good, now_ms = order.read_bytes(), on_file.bench.now_ms
+        assert "own_order" in cosign(place, "--yes", who="alice.json").stderr
+        stop = Stop(target=StopTarget.ALL, value="", reason="x")
+        changes: list[tuple[dict[str, Any], str, int]] = [
+            ({"custodian": "0" * 64}, "other_custodian", 3),
+            ({"act": stop}, "needs_one", 3),
+            ({"issued_at_ms": now_ms - 86_500_000}, "stale_command", 5),
+            ({"issued_at_ms": now_ms + 900_000}, "stale_command", 5),
+            ({"operator": OperatorId("carol")}, "wrong_key", 5),
+            ({"operator": OperatorId("bob"), "signer": "bob.json"}, "own_order", 3),
+            ({"signer": "bob.json"}, "own_order", 3),
+        ]
+        for change, reason, code in changes:
+            order.write_bytes(good)
+            resigned(place, order, **change)
+            refused = cosign(place, "--yes")
+            assert (refused.exit_code, reason in refused.stderr) == (code, True), (change, refused.output)
+        assert place.document("custodian", "gap")["forgotten"] is True
+        order.write_bytes(good)
+        assert cosign(place, "--yes").exit_code == 0
+
+
+def test_an_order_that_was_changed_on_its_way_is_refused(on_file: Site) -> None:
+    """The custodian verifies both signatures over the bytes that both saw."""
+    on_file.forget(5)
+    with on_file.served() as place:
+        assert settle(place, "--charge", "sorter=5").exit_code == 0
+        order = Path(place.file("order.json"))
+        envelope = decode(order.read_bytes(), Envelope)
+        assert b'"units":5' in envelope.payload
+        forged = msgspec.structs.replace(envelope, payload=envelope.payload.replace(b'"units":5', b'"units":1'))
+        order.write_bytes(encode(forged))
+        refused = cosign(place, "--yes")
+        assert refused.exit_code == 5, refused.output
+        assert place.document("custodian", "gap")["forgotten"] is True
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"payload":"","payloadType":"x","signatures":[]}'])
+def test_what_is_no_order_is_refused(place: Place, content: bytes) -> None:
+    """A party file, a receipt, anything."""
+    path = Path(place.file("no-order.json"))
+    path.write_bytes(content)
+    refused = place.run("cosign", str(path), "--yes")
+    assert (refused.exit_code, "bad_order" in refused.stderr) == (2, True)
+    assert place.run("cosign", place.file("nowhere.json"), "--yes").exit_code == 2
+
+
+def test_an_order_is_never_saved_over_a_file(on_file: Site) -> None:
+    """Nor where there is no directory; found before anything is asked."""
+    on_file.forget(5)
+    taken = Path(on_file.file("taken"))
+    taken.touch()
+    with on_file.served() as place:
+        for name in ("taken", "no/where"):
+            refused = settle(place, "--charge-all", save=name)
+            assert (refused.exit_code, "--save" in refused.stderr or "mkdir" in refused.stderr) == (2, True)
+    assert taken.read_bytes() == b""
+
+
+# --- An enclave that is lost --------------------------------------------------------------------------
+
+
+def test_two_operators_write_a_lost_enclave_off(site: Site) -> None:
+    """Its expired leases no longer count as outstanding, and stay charged; live ones are not touched."""
+    lease = site.draw(5)
+    bench, enclave = site.bench, site.enclave.instance
+    with site.served() as place:
+
+        def write_off(prefix: str, *more: str) -> Result:
+            words = ("--reason", "host lost", "--save", place.file("order.json"), *more)
+            return place.run("enclaves", "write-off", prefix, *words)
+
+        early = write_off(enclave[:8])
+        assert (early.exit_code, "nothing_expired" in early.stderr) == (3, True)
+        assert "live ones hold 5" in early.stderr
+        bench.now_ms += bench.policy.ttl_ms + GRACE_MS + 1
+        for unknown in ("", "zz"):
+            assert "no_enclave" in write_off(unknown).stderr
+        saved = write_off(enclave[:8])
+        assert saved.exit_code == 0, saved.output
+        assert "no longer count as outstanding, and stay charged: 5" in saved.stdout
+        assert lease[:12] in saved.stdout
+        # The custodian's clock was set forward, and so the order looks old to it.
+        bench.now_ms -= bench.policy.ttl_ms + GRACE_MS + 1
+        (before,) = place.document("enclaves")["enclaves"]
+        done = cosign(place, "--yes")
+        assert done.exit_code == 0, done.output
+        assert lease[:12] in done.stdout
+        (after,) = place.document("enclaves", "list")["enclaves"]
+        assert (before["outstanding_units"], after["outstanding_units"]) == (5, 0)
+        assert rows(place)[0]["posted"] == 5
+        again = write_off(enclave, "--save", place.file("second.json"))
+        assert (again.exit_code, "nothing_expired" in again.stderr) == (3, True)
+
+
+def test_each_expired_lease_of_an_enclave_is_listed_and_no_other(on_file: Site) -> None:
+    """What was closed, what is still open and what others hold is none of it."""
+    first = on_file.draw(3)
+    on_file.close(on_file.draw(2), [], used=2)
+    bench = on_file.bench
+    bench.now_ms += bench.policy.ttl_ms + GRACE_MS + 1
+    second = on_file.draw(4)
+    with on_file.served() as place:
+        words = ["--reason", "x", "--save", place.file("order.json")]
+        document = place.document("enclaves", "write-off", on_file.enclave.instance, *words)
+    leases = document["enclave"]["leases"]
+    assert [(lease["lease"], lease["units"]) for lease in leases] == [(first, 3)]
+    assert document["enclave"]["still_open"] == 4
+    assert second
+    assert document["order"]["operator"] == "alice"
+
+
+def test_enclaves_alone_is_their_list(place: Place) -> None:
+    """As it was before it had verbs; with options, too."""
+    assert place.run("enclaves").stdout == place.run("enclaves", "list").stdout
+    assert place.document("enclaves")["enclaves"] == place.document("enclaves", "list")["enclaves"] == []
+    assert "write-off" in place.run("enclaves", "--help").stdout
