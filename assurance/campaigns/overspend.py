@@ -11,6 +11,10 @@ from assurance.figures import Figures, of_seed, percentile
 
 COVERS = (
     "src/aigovtool/codec.py",
+    "src/aigovtool/custodian/custodian.py",
+    "src/aigovtool/custodian/service/continuity.py",
+    "src/aigovtool/custodian/service/grants.py",
+    "src/aigovtool/custodian/store/transaction.py",
     "src/aigovtool/ids.py",
     "src/aigovtool/ledger",
     "src/aigovtool/protocol",
@@ -39,6 +43,13 @@ def _run(seeds: list[int], deadline: float) -> Iterator[Figures]:
                 "restarts": seen["restart"],
                 "suspensions": seen["suspend"],
                 "stops": seen["stop"],
+                "leaps": seen["leap"],
+                "late reports of written-off leases": seen["written_off_reported"],
+                "restores": seen["restore"],
+                "settlements": seen["settled"],
+                "not heard": seen["unheard"],
+                "histories with a unit twice": int(world.witness.released_twice() > 0),
+                "units twice": world.witness.released_twice(),
                 "recoveries": len(waits_ms),
             },
             samples={"recovery_s": [wait / 1000 for wait in waits_ms.values()]},
@@ -53,8 +64,12 @@ def _figure(figures: Figures) -> str:
     return (
         f"{told}; {count('released units'):,} units released on {count('leases'):,} leases through "
         f"{count('crashes'):,} crashes, {count('restarts'):,} kills of the custodian between COMMIT and reply, "
-        f"{count('suspensions'):,} suspensions and {count('stops'):,} stops; {count('recoveries'):,} consumers served "
-        f"again after p50 {percentile(waits, 50):.1f} s, p99 {percentile(waits, 99):.1f} s, at most {max(waits):.1f} s"
+        f"{count('suspensions'):,} suspensions, {count('stops'):,} stops, {count('leaps'):,} leaps of a clock by up to "
+        f"an hour, and {count('late reports of written-off leases'):,} final reports of written-off leases. "
+        f"{count('restores'):,} ledgers were restored and {count('settlements'):,} gaps settled: no unit was granted "
+        "twice once somebody who remembers was heard; before anybody was, {count('units twice'):,} units were, in "
+        f"{count('histories with a unit twice'):,} histories. {count('recoveries'):,} consumers "
+        f"served again after p50 {percentile(waits, 50):.1f} s, p99 {percentile(waits, 99):.1f} s, at most {max(waits):.1f} s"
     )
 
 
@@ -62,17 +77,21 @@ CAMPAIGN = Campaign(
     name="overspend",
     claim="No history over-spends a budget, outlives the bound of a stop, or leaves a consumer with budget unserved.",
     counts=(
-        f"histories of {STEPS} steps of 5 enclaves of 2 borrowers with 3 consumers, with the production code of ledger "
-        "and meter, through loss, repetition, reordering, misdelivery, delay to 40 s, crashes, suspensions to 60 s, "
-        "custodian restarts and clock jumps, stops and hosts that withhold them. After each step: released <= charged "
-        "on each lease, released <= limit on each row, rows equal the sum of their leases, the cap on what is "
-        "outstanding, the bound of each stop, the dead-man switch. After the last fault: each consumer with budget is "
+        f"histories of {STEPS} steps of 5 enclaves of 2 borrowers with 3 consumers and 3 custodians on one ledger, "
+        "with the production code of ledger and meter, through loss, repetition, reordering, misdelivery, delay to "
+        "40 s, crashes, suspensions to 60 s, custodian restarts and clock jumps, stops and hosts that withhold them, "
+        "write-offs, and a ledger that is restored from an old copy and settled. After each step: released <= charged "
+        "on each lease, released <= limit on each row, rows equal the sum of their leases and charges, no rolling span "
+        "and no ended budget over-granted, the cap on what is outstanding, the bound of each stop, the dead-man "
+        "switch, no alarm, what consumers are told to be left, and that a ledger which was shown what it forgot grants "
+        "nothing until it is settled and quiet. After the last fault: each consumer with budget is "
         f"served within {RECOVERY_MS // 1000} s (two ttl)."
     ),
     target=Target(100_000, "histories", (Bound("recovery_s", 100, RECOVERY_MS / 1000 + 1),)),
     shows_not=(
-        "what the store, the sockets and the processes do (the drills below do); several custodians, clonable memory "
-        "that is really cloned, a frozen clock of an enclave, a change of generation."
+        "what the store, the sockets and the processes do (the drills below do); clonable memory that is really "
+        "cloned, a frozen clock of an enclave, windows across a restore, and that a restored ledger grants nothing "
+        "twice before anybody who remembers is heard: that is counted."
     ),
     covers=(*COVERS, "assurance/campaigns/overspend.py"),
     run=_run,

@@ -15,7 +15,6 @@ from tests.simulation.telling import told
 from aigovtool.codec import encode
 from aigovtool.custodian.custodian import rolled_back
 from aigovtool.custodian.service.grants import _DENIALS, _RETRY_AFTER_MS
-from aigovtool.errors import ForbiddenError
 from aigovtool.ids import BorrowerId, ConsumerId, InstanceId, LeaseId, digest_of
 from aigovtool.ledger import entry
 from aigovtool.ledger.book import Book, Draw, Effects, Event, Expire, Outcome, ReportUsage
@@ -30,6 +29,10 @@ from aigovtool.protocol.stop import StopState
 class Custodian(Office):
     """Budgets and leases; one method is one transaction."""
 
+    #: Whether the checkpoint counts that is shown by an instance which this ledger does not know. The present custodian
+    #: refuses such an instance before it looks at anything.
+    hears_strangers = False
+
     # -- Renewal ----------------------------------------------------------------------------------
 
     def renew(self, replica: Replica, request: Renew) -> tuple[Answer, StopState]:
@@ -39,17 +42,16 @@ class Custodian(Office):
             ForbiddenError: the instance is not known.
             LedgerRollbackError: the ledger has a gap.
         """
-        try:
-            instance = self.require(request.instance)
-        except ForbiddenError:
-            self.scene.seen["unheard"] += self.witness.memory.is_forgotten(request.checkpoint_seen, self.ledger)
-            raise
         writes = self.begin(replica)
+        if request.instance not in self.ledger.instances and not self.hears_strangers:
+            self.scene.seen["unheard"] += self.witness.memory.is_forgotten(request.checkpoint_seen, self.ledger)
+            self.require(request.instance)
         if self.has_gap(writes, request.checkpoint_seen):
             self.commit(writes)
             self.witness.memory.noticed = True
             raise rolled_back()
         self.witness.memory.heard(request.checkpoint_seen, self.ledger)
+        instance = self.require(request.instance)
         state = self.stop_state(request.instance, instance.borrower)
         before = self.answered(request)
         if before is not None:

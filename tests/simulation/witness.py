@@ -243,14 +243,8 @@ class Witness:
 
     def released_twice(self) -> int:
         """Return how many units left above a lifetime's limit because nobody who remembers had looked in time."""
-        return max(
-            (
-                self.by_row[key] - self.most[key]
-                for key in self.by_row
-                if self.most[key] and key.window is Window.LIFETIME
-            ),
-            default=0,
-        )
+        limited = (key for key in self.by_row if self.most[key] and key.window is Window.LIFETIME)
+        return max([0, *(self.by_row[key] - self.most[key] for key in limited)])
 
     def room_of(self, ledger: Ledger, borrower: BorrowerId, consumer: ConsumerId, now_ms: int) -> int | None:
         """Say what could be granted on a path at a time of the ledger; `None` where nothing limits it."""
