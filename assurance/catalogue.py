@@ -1,16 +1,37 @@
 """All campaigns, in the order in which they are run and published."""
 
 from assurance.campaign import Campaign
-from assurance.campaigns import before, concurrency, kills, mutants, overspend, stops, tampering
+from assurance.campaigns import (
+    before,
+    concurrency,
+    crash_points,
+    disk_errors,
+    kills,
+    model_machine,
+    mutants,
+    overspend,
+    power_fail,
+    real_log,
+    server_kills,
+    stops,
+    tampering,
+)
 
 CAMPAIGNS: tuple[Campaign, ...] = (
     overspend.CAMPAIGN,
     mutants.SAFETY,
     mutants.WASTE,
     tampering.CAMPAIGN,
+    real_log.CAMPAIGN,
+    model_machine.CAMPAIGN,
+    crash_points.CAMPAIGN,
+    disk_errors.CAMPAIGN,
+    power_fail.CAMPAIGN,
     concurrency.BUDGET,
+    concurrency.REPLICAS,
     concurrency.ONE_UNIT,
     kills.CAMPAIGN,
+    server_kills.CAMPAIGN,
     stops.ONLINE,
     stops.OFFLINE,
     before.CAMPAIGN,

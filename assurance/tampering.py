@@ -113,7 +113,8 @@ def _cut_line(lines: list[bytes], number: int, chance: random.Random) -> list[by
 def _respell(lines: list[bytes], number: int, chance: random.Random) -> list[bytes]:
     """Write the same value in another way, with a hash that fits the new spelling."""
     entry = entry_of(lines[number])
-    spelling = chance.choice([(b",", b", "), (b":", b" :"), (b"{", b"{ "), (b'"generation":0', b'"generation":-0')])
+    spellings = [(b",", b", "), (b":", b" :"), (b"{", b"{ "), (b'"generation":0', b'"generation":-0')]
+    spelling = chance.choice([one for one in spellings if one[0] in entry])
     return _with(lines, number, line_of(entry.replace(*spelling, 1)))
 
 

@@ -1,70 +1,148 @@
 """Real processes: many connections at once spend a budget exactly."""
 
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 from tests.e2e.model import one_digit
 from tests.e2e.world import Connection, World
 
 from assurance.campaign import Campaign, Target
-from assurance.drills.deployment import COVERS, deployment
+from assurance.drills.deployment import CLUSTER_COVERS, COVERS, clustered, deployment
 from assurance.figures import Figures, of_seed
 from assurance.machine import load as machine_load
 
-_CONNECTIONS, _REQUESTS, _BUDGET = 64, 200, 1_000
+_CONNECTIONS, _REPLICAS = 64, 3
+#: Seeds that the short form plays have short rounds; a round is (requests of each connection, budget).
+_SHORT_SEEDS, _SHORT, _FULL = 2, (100, 1_000), (1_000, 10_000)
 _RACERS = 32
 _MAX_BURSTS = 200
 
 
-def _round() -> tuple[list[int], int]:
-    """Return every status that came back, and what the ledger charges once the enclave has closed its leases."""
-    with deployment(budget=_BUDGET, ttl_ms=10_000) as world:
-        connections = [world.connect() for _ in range(_CONNECTIONS)]
+@dataclass
+class Round:
+    """What came back: final answers by status, how often somebody was told to come again, and what is charged."""
 
-        def ask(connection: Connection) -> list[int]:
-            return [connection.infer(one_digit()).status for _ in range(_REQUESTS)]
+    budget: int
+    statuses: Counter[int] = field(default_factory=Counter)
+    told_to_wait: int = 0
+    charged: int = 0
 
-        with ThreadPoolExecutor(_CONNECTIONS) as pool:
-            statuses = [status for found in pool.map(ask, connections) for status in found]
+    def ask(self, connection: Connection, requests: int) -> tuple[Counter[int], int]:
+        """Ask until so many requests have an answer or a refusal for good: 429 means to ask again."""
+        found: Counter[int] = Counter()
+        waited = 0
+        while found.total() < requests:
+            status = connection.infer(one_digit()).status
+            if status == 429:
+                waited += 1
+                time.sleep(0.05)
+            else:
+                found[status] += 1
+        return found, waited
+
+    def play(self, connections: list[Connection], requests: int) -> None:
+        """Let all ask at once."""
+        with ThreadPoolExecutor(len(connections)) as pool:
+            for statuses, waited in pool.map(lambda one: self.ask(one, requests), connections):
+                self.statuses += statuses
+                self.told_to_wait += waited
+
+    def wrong(self) -> str | None:
+        """Return what is not exact."""
+        answers, others = self.statuses[200], {status for status in self.statuses if status not in {200, 402}}
+        if (answers, self.charged) == (self.budget, self.budget) and not others:
+            return None
+        return f"{answers} answers, {self.charged} charged on a budget of {self.budget}; {dict(self.statuses)}"
+
+
+def _alone(requests: int, budget: int) -> Round:
+    """Play a round with one custodian on SQLite and one enclave."""
+    done = Round(budget)
+    with deployment(budget=budget, ttl_ms=10_000) as world:
+        done.play([world.connect() for _ in range(_CONNECTIONS)], requests)
         world.kill("enclave", 15)
         world.processes["enclave"].wait(60)
-        return statuses, world.charged()
+        done.charged = world.charged()
+    return done
 
 
-def _run_budget(seeds: list[int], deadline: float) -> Iterator[Figures]:
+def _together(requests: int, budget: int) -> Round:
+    """Play a round with several custodians on one PostgreSQL ledger, each with an enclave."""
+    done = Round(budget)
+    with clustered(replicas=_REPLICAS, budget=budget, ttl_ms=10_000) as all_of_them:
+        ports = all_of_them.cluster.enclave_ports
+        connections = [all_of_them.world.connect(ports[number % _REPLICAS]) for number in range(_CONNECTIONS)]
+        done.play(connections, requests)
+        all_of_them.end_enclaves()
+        done.charged = all_of_them.world.charged()
+    return done
+
+
+def _run_rounds(play: Callable[[int, int], Round], seeds: list[int], deadline: float) -> Iterator[Figures]:
     for seed in seeds:
         if time.monotonic() >= deadline:
             return
-        statuses, charged = _round()
-        answers, errors = statuses.count(200), sum(status >= 500 for status in statuses)
-        wrong = (answers, charged, errors) != (_BUDGET, _BUDGET, 0)
-        yield of_seed(
-            seed,
-            counts={"rounds": 1, "requests": len(statuses), "answers": answers, "server errors": errors},
-            samples={"load": [machine_load()]},
-            violation=f"{answers} answers, {charged} charged, {errors} server errors" if wrong else None,
-        )
+        requests, budget = _SHORT if seed < _SHORT_SEEDS else _FULL
+        done = play(requests, budget)
+        counts = {
+            "rounds": int(seed >= _SHORT_SEEDS),
+            "short rounds": int(seed < _SHORT_SEEDS),
+            "requests": done.statuses.total(),
+            "answers": done.statuses[200],
+            "told to wait": done.told_to_wait,
+            "server errors": sum(number for status, number in done.statuses.items() if status >= 500),
+        }
+        yield of_seed(seed, counts=counts, samples={"load": [machine_load()]}, violation=done.wrong())
 
 
-BUDGET = Campaign(
-    name="parallel",
-    claim=f"{_CONNECTIONS} connections of one consumer x {_REQUESTS} requests on {_BUDGET:,} units get exactly "
-    f"{_BUDGET:,} answers.",
-    counts="rounds with a fresh deployment each; answers and charged units must both be exactly the budget, and no "
-    "request may end in a server error (5xx).",
-    target=Target(20, "rounds"),
-    shows_not="more than one enclave, or requests over a real network.",
-    covers=(*COVERS, "assurance/campaigns/concurrency.py"),
-    run=_run_budget,
-    replay=lambda _: str(next(iter(_run_budget([0], float("inf"))))),
-    figure=lambda figures: (
-        f"{figures.count('rounds'):,} rounds, {figures.count('requests'):,} requests, {figures.count('answers'):,} "
-        f"answers, {figures.count('server errors'):,} server errors; {len(figures.violations)} rounds inexact"
-    ),
-    quick=1,
-    steady=False,
-    workers=1,
+def _figure_rounds(figures: Figures) -> str:
+    count = figures.count
+    return (
+        f"{count('rounds'):,} rounds and {count('short rounds'):,} of a tenth: {count('requests'):,} requests, "
+        f"{count('answers'):,} answers, {count('server errors'):,} server errors, {count('told to wait'):,} times told "
+        f"to ask again; {len(figures.violations)} rounds inexact"
+    )
+
+
+def _campaign(
+    name: str, who: str, play: Callable[[int, int], Round], shows_not: str, covers: tuple[str, ...]
+) -> Campaign:
+    requests, budget = _FULL
+    return Campaign(
+        name=name,
+        claim=f"{_CONNECTIONS} connections x {requests:,} requests on {budget:,} units get exactly {budget:,} answers "
+        f"from {who}.",
+        counts="rounds with a fresh deployment each; answers and charged units must both be exactly the budget, and "
+        "every other request must be told that the budget is used up (402): no server error, and nothing else. Who is "
+        f"told that others hold the units (429) asks again. The first {_SHORT_SEEDS} rounds have a tenth of it all.",
+        target=Target(20, "rounds"),
+        shows_not=shows_not,
+        covers=(*covers, "assurance/campaigns/concurrency.py"),
+        run=lambda seeds, deadline: _run_rounds(play, seeds, deadline),
+        replay=lambda seed: str(next(iter(_run_rounds(play, [seed], float("inf"))))),
+        figure=_figure_rounds,
+        quick=1,
+        steady=False,
+        workers=1,
+    )
+
+
+BUDGET = _campaign(
+    "parallel",
+    "one custodian on SQLite",
+    _alone,
+    "more than one enclave, or requests over a real network.",
+    COVERS,
+)
+REPLICAS = _campaign(
+    "replicas",
+    f"{_REPLICAS} custodians on one PostgreSQL ledger, each with an enclave",
+    _together,
+    "a server of several machines, or custodians that die during the round (server-kills does that).",
+    CLUSTER_COVERS,
 )
 
 

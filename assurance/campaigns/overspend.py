@@ -69,7 +69,8 @@ def _figure(figures: Figures) -> str:
         f"{count('restores'):,} ledgers were restored and {count('settlements'):,} gaps settled: no unit was granted "
         "twice once somebody who remembers was heard; before anybody was, {count('units twice'):,} units were, in "
         f"{count('histories with a unit twice'):,} histories. {count('recoveries'):,} consumers "
-        f"served again after p50 {percentile(waits, 50):.1f} s, p99 {percentile(waits, 99):.1f} s, at most {max(waits):.1f} s"
+        f"served again after p50 {percentile(waits, 50):.1f} s, p99 {percentile(waits, 99):.1f} s, "
+        f"at most {max(waits):.1f} s"
     )
 
 

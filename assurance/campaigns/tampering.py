@@ -16,11 +16,12 @@ from tests.simulation.world import Rules, World
 
 from aigovtool.codec import encode
 from aigovtool.crypto.secret import Secret
-from aigovtool.crypto.sign import SigningKey, seal
+from aigovtool.crypto.sign import SigningKey, VerifyKey, seal
 from aigovtool.errors import AIGovToolError, LogError
 from aigovtool.ledger import entry
 from aigovtool.ledger.audit import AuditReport
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
+from aigovtool.ledger.entry import Entry
 from aigovtool.ledger.merkle import consistency_proof, root_of, verify_consistency
 from aigovtool.operator.audit_file import verify_audit_file, write_audit_file
 from aigovtool.protocol.trust import KEY_SET, KeySet
@@ -30,7 +31,7 @@ from assurance.figures import Figures, of_seed
 from assurance.tampering import TAMPERINGS, Tampering
 
 _STEPS = 100
-_KINDS = len(entry.EntryBody.__args__)
+KINDS = len(entry.EntryBody.__args__)
 _NAMED_RE = re.compile(r"entry (\d+): ")
 _ROLLBACK, _REWRITTEN = "an older copy shown", "rewritten and signed again"
 
@@ -39,8 +40,36 @@ def _key(seed: int, name: str) -> SigningKey:
     return SigningKey.from_secret(Secret(sha256(f"TEST-ONLY {name} {seed}".encode()).digest()))
 
 
+class Genuine:
+    """A genuine audit file, the keys that it is verified with, and every genuine note of the same log."""
+
+    path: Path
+    root_key: VerifyKey
+    log_key: SigningKey
+    entries: list[Entry]
+    leaves: list[bytes]
+    header: bytes
+    lines: list[bytes]
+
+    def note(self, size: int, leaves: list[bytes] | None = None) -> str:
+        """Return the genuine checkpoint of a size."""
+        root = root_of((self.leaves if leaves is None else leaves)[:size])
+        generation = self.entries[size - 1].generation
+        checkpoint = Checkpoint(custodian=self.root_key.key_id, size=size, root=root, generation=generation)
+        return sign_checkpoint(checkpoint, self.log_key)
+
+    def verify(self, lines: list[bytes], header: bytes | None = None) -> AuditReport:
+        """Verify a file with these lines.
+
+        Raises:
+            AIGovToolError: it was tampered with.
+        """
+        self.path.write_bytes((self.header if header is None else header) + b"".join(lines))
+        return verify_audit_file(self.path, self.root_key)
+
+
 @dataclass
-class Copy:
+class Copy(Genuine):
     """A genuine audit file of one simulated history."""
 
     seed: int
@@ -48,6 +77,7 @@ class Copy:
 
     def __post_init__(self) -> None:
         self.root, self.log_key = _key(self.seed, "root"), _key(self.seed, "log")
+        self.root_key = self.root.public
 
         class Founded(LoggingCustodian):
             custodian = self.root.public.key_id
@@ -61,11 +91,6 @@ class Copy:
         self.leaves = [one.leaf() for one in self.entries]
         self.write(self.note(len(self.entries)))
         self.header, *self.lines = self.path.read_bytes().splitlines(keepends=True)
-
-    def note(self, size: int, leaves: list[bytes] | None = None) -> str:
-        """Return the genuine checkpoint of a size."""
-        root = root_of((self.leaves if leaves is None else leaves)[:size])
-        return sign_checkpoint(Checkpoint(custodian=self.root.public.key_id, size=size, root=root), self.log_key)
 
     def write(self, note: str) -> None:
         """Write the genuine file."""
@@ -81,17 +106,8 @@ class Copy:
         head = LogHead(checkpoint=note, key_set=seal(KEY_SET, key_set, self.root))
         write_audit_file(self.path, head, [encode(one) for one in self.entries], replace=True)
 
-    def verify(self, lines: list[bytes], header: bytes | None = None) -> AuditReport:
-        """Verify a file with these lines.
 
-        Raises:
-            AIGovToolError: it was tampered with.
-        """
-        self.path.write_bytes((self.header if header is None else header) + b"".join(lines))
-        return verify_audit_file(self.path, self.root.public)
-
-
-def judge(copy: Copy, lines: list[bytes], number: int, way: Tampering) -> tuple[str | None, bool]:
+def judge(copy: Genuine, lines: list[bytes], number: int, way: Tampering) -> tuple[str | None, bool]:
     """Return what is wrong with how a tampering was received, and whether an entry was named."""
     try:
         copy.verify(lines)
@@ -105,7 +121,7 @@ def judge(copy: Copy, lines: list[bytes], number: int, way: Tampering) -> tuple[
     return f"entry {number} {way.name}: not detected", False
 
 
-def _tamper(copy: Copy, chance: random.Random) -> tuple[Counter[str], list[str]]:
+def _tamper(copy: Genuine, chance: random.Random) -> tuple[Counter[str], list[str]]:
     """Tamper with every entry in every way."""
     counts: Counter[str] = Counter()
     wrong: list[str] = []
@@ -124,7 +140,7 @@ def _tamper(copy: Copy, chance: random.Random) -> tuple[Counter[str], list[str]]
     return counts, wrong
 
 
-def _tamper_header(copy: Copy, chance: random.Random) -> tuple[Counter[str], list[str]]:
+def _tamper_header(copy: Genuine, chance: random.Random) -> tuple[Counter[str], list[str]]:
     """Flip a bit of every byte of the header: of the checkpoint, of the key set, or of the frame."""
     wrong = []
     for position in range(len(copy.header) - 1):
@@ -151,7 +167,7 @@ def _remembers(seen: Checkpoint, shown: Checkpoint, leaves: list[bytes]) -> bool
     return False
 
 
-def _resign(copy: Copy, chance: random.Random) -> tuple[Counter[str], list[str]]:
+def _resign(copy: Genuine, chance: random.Random) -> tuple[Counter[str], list[str]]:
     """Let whoever holds the log key show an older copy, or a rewritten one that it has signed again."""
     counts: Counter[str] = Counter()
     wrong: list[str] = []
@@ -184,20 +200,24 @@ def _replayed(copy: Copy) -> list[str]:
     return [] if logged == kept else ["the balances recomputed from the log are not those of the ledger"]
 
 
+def do_everything(copy: Genuine, chance: random.Random) -> tuple[Counter[str], list[str]]:
+    """Do everything to a log: what an auditor of all kinds of entries must notice."""
+    kinds = {type(one.body) for one in copy.entries}
+    counts: Counter[str] = Counter({"logs": 1, "entries": len(copy.entries), "fewest kinds": len(kinds)})
+    wrong = [] if len(kinds) == KINDS else [f"only {len(kinds)} of {KINDS} kinds of entries occur"]
+    for tamper in (_tamper, _tamper_header, _resign):
+        more, found = tamper(copy, chance)
+        counts += more
+        wrong += found
+    return counts, wrong
+
+
 def tamper_with(seed: int) -> tuple[Counter[str], list[str]]:
     """Make one log, and do everything to it."""
     with tempfile.TemporaryDirectory(prefix="aigovtool-log-") as folder:
         copy = Copy(seed, Path(folder) / "log.jsonl")
-        kinds = {type(one.body) for one in copy.entries}
-        counts: Counter[str] = Counter({"logs": 1, "entries": len(copy.entries), "fewest kinds": len(kinds)})
-        wrong = _replayed(copy)
-        if len(kinds) < _KINDS:
-            wrong.append(f"only {len(kinds)} of {_KINDS} kinds of entries occur")
-        chance = random.Random(seed)
-        for tamper in (_tamper, _tamper_header, _resign):
-            more, found = tamper(copy, chance)
-            counts += more
-            wrong += found
+        counts, wrong = do_everything(copy, random.Random(seed))
+        wrong += _replayed(copy)
     return counts, wrong
 
 
@@ -213,7 +233,8 @@ def _run(seeds: list[int], deadline: float) -> Iterator[Figures]:
             yield of_seed(seed, counts=dict(counts), violation="; ".join(wrong[:5]) or None)
 
 
-def _figure(figures: Figures) -> str:
+def figure(figures: Figures) -> str:
+    """Say what was counted."""
     count = figures.count
     nameable, by_luck = count("tamperings") - count("cannot be named"), count("named beyond")
     return (
@@ -228,7 +249,7 @@ def _figure(figures: Figures) -> str:
 CAMPAIGN = Campaign(
     name="tampering",
     claim="Whatever is changed in a copy of the audit log is detected, and the entry is named where it can be.",
-    counts=f"tamperings with each entry of a log with all {_KINDS} kinds of entries, in each of {len(TAMPERINGS)} "
+    counts=f"tamperings with each entry of a log with all {KINDS} kinds of entries, in each of {len(TAMPERINGS)} "
     "ways, and with each byte of its header. The balances recomputed from the untouched log must be those of the "
     "ledger. An entry that was changed together with its recorded hash can be detected, but only named if it breaks a "
     "rule.",
@@ -249,6 +270,6 @@ CAMPAIGN = Campaign(
     ),
     run=_run,
     replay=lambda seed: "\n".join(f"{part}" for part in tamper_with(seed)),
-    figure=_figure,
+    figure=figure,
     quick=4,
 )

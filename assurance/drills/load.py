@@ -26,13 +26,13 @@ class Load:
         """Return how many answers have arrived."""
         return len(self.answered_s)
 
-    def ask(self, world: World) -> None:
+    def ask(self, world: World, port: int | None = None) -> None:
         """Ask until it is ended; a broken connection is opened again."""
         connection: Connection | None = None
         body = one_digit()
         while not self.end.is_set():
             try:
-                connection = connection or world.connect()
+                connection = connection or world.connect(port)
                 status = connection.infer(body).status
             except (OSError, http.client.HTTPException):
                 self.broken += 1
@@ -46,10 +46,12 @@ class Load:
 
 
 @contextmanager
-def load(world: World, consumers: int, pause_s: float = 0.0) -> Iterator[Load]:
-    """Ask with so many consumers until the block ends; every answer has been read then."""
+def load(world: World, consumers: int, pause_s: float = 0.0, ports: tuple[int | None, ...] = (None,)) -> Iterator[Load]:
+    """Ask each enclave with so many consumers until the block ends; every answer has been read then."""
     asking = Load(pause_s=pause_s)
-    threads = [threading.Thread(target=asking.ask, args=(world,), daemon=True) for _ in range(consumers)]
+    threads = [
+        threading.Thread(target=asking.ask, args=(world, port), daemon=True) for port in ports for _ in range(consumers)
+    ]
     for thread in threads:
         thread.start()
     try:

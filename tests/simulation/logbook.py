@@ -61,6 +61,9 @@ class LoggingCustodian(Custodian):
                 policy=DIGEST,
                 command=self.command(),
             ),
+            lambda: entry.ModelTermsSet(
+                model=_FACES, policy=DIGEST, borrowers=[NORTH], epoch=epoch, command=self.command()
+            ),
             lambda: entry.ModelWithdrawn(model=_FACES, epoch=epoch, command=self.command()),
             lambda: entry.AppraisalPolicySet(version=self.scene.number(), digest=DIGEST, command=self.command()),
             lambda: entry.AttestationRefused(borrower=NORTH, code="appraisal", reason="measurement"),

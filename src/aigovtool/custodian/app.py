@@ -174,7 +174,7 @@ def _found_ledger(
         if policy is not None:
             facts.put(transaction, facts.APPRAISAL_POLICY, policy)
             set_ = AppraisalPolicySet(version=policy.version, digest=policy_digest(policy), command=None)
-            log.append(transaction, now_ms, set_)
+            log.append(transaction, transaction.head.clock_ms, set_)
 
     try:
         database.submit(job).result()

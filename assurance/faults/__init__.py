@@ -1,0 +1,1 @@
+"""What the campaigns on a failing disk share: the life of a ledger, processes made to fail, the examiner."""
