@@ -67,10 +67,9 @@ def _figure(figures: Figures) -> str:
         f"{count('suspensions'):,} suspensions, {count('stops'):,} stops, {count('leaps'):,} leaps of a clock by up to "
         f"an hour, and {count('late reports of written-off leases'):,} final reports of written-off leases. "
         f"{count('restores'):,} ledgers were restored and {count('settlements'):,} gaps settled: no unit was granted "
-        "twice once somebody who remembers was heard; before anybody was, {count('units twice'):,} units were, in "
-        f"{count('histories with a unit twice'):,} histories. {count('recoveries'):,} consumers "
-        f"served again after p50 {percentile(waits, 50):.1f} s, p99 {percentile(waits, 99):.1f} s, "
-        f"at most {max(waits):.1f} s"
+        f"twice once somebody who remembers was heard; before anybody was, {count('units twice'):,} units were, in "
+        f"{count('histories with a unit twice'):,} histories. {count('recoveries'):,} consumers served again after "
+        f"p50 {percentile(waits, 50):.1f} s, p99 {percentile(waits, 99):.1f} s, at most {max(waits):.1f} s"
     )
 
 

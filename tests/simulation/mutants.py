@@ -40,9 +40,11 @@ SAFETY: tuple[Mutant, ...] = (
     _safety("works on after the wipe", "overspend stop", Rules(enclave=enclave.WorksAfterWipe)),
     _safety("state restored after a crash", "overspend fork ledger", Rules(restores_state=True)),
     # -- Answers and authority
-    _safety("a replayed answer is accepted", "overspend stop silence fork", Rules(meter=enclave.AcceptsReplays)),
+    _safety("a replayed answer is accepted", "overspend stop silence fork rooms", Rules(meter=enclave.AcceptsReplays)),
     _safety(
-        "another instance's answer is accepted", "overspend stop silence fork", Rules(meter=enclave.AcceptsAnyAnswer)
+        "another instance's answer is accepted",
+        "overspend stop silence fork rooms",
+        Rules(meter=enclave.AcceptsAnyAnswer),
     ),
     _safety("no gate", "stop", Rules(meter=enclave.HasNoGate)),
     _safety("authority never ends", "stop", Rules(meter=enclave.NeverEnds)),
@@ -63,15 +65,19 @@ SAFETY: tuple[Mutant, ...] = (
     _safety(
         "the minimum is granted without room", "overspend cap window", Rules(apply=ledger.always_grants_the_minimum)
     ),
-    _safety("only the narrowest row is debited", "overspend ledger", Rules(apply=ledger.debits_the_narrowest_row)),
+    _safety(
+        "only the narrowest row is debited", "overspend ledger window", Rules(apply=ledger.debits_the_narrowest_row)
+    ),
     _safety("only the narrowest row is looked at", "overspend window", Rules(apply=ledger.looks_at_the_narrowest_row)),
-    _safety("refund on timeout", "overspend ledger", Rules(apply=ledger.refunds_on_timeout)),
-    _safety("a late close refunds twice", "overspend ledger", Rules(apply=ledger.refunds_every_late_close)),
-    _safety("a late close settles once more", "overspend ledger", Rules(apply=ledger.settles_late_closes)),
-    _safety("clonable memory is refunded", "overspend ledger", Rules(apply=ledger.refunds_clones)),
-    _safety("a refund goes to the present window", "overspend ledger", Rules(custodian=ledger.RefundsPresentWindow)),
+    _safety("refund on timeout", "overspend ledger window", Rules(apply=ledger.refunds_on_timeout)),
+    _safety("a late close refunds twice", "overspend ledger window", Rules(apply=ledger.refunds_every_late_close)),
+    _safety("a late close settles once more", "overspend ledger window", Rules(apply=ledger.settles_late_closes)),
+    _safety("clonable memory is refunded", "overspend ledger window", Rules(apply=ledger.refunds_clones)),
+    _safety(
+        "a refund goes to the present window", "overspend ledger window", Rules(custodian=ledger.RefundsPresentWindow)
+    ),
     # -- The custodian's transaction
-    _safety("reply before commit", "overspend ledger fork", Rules(custodian=ledger.RepliesBeforeCommit)),
+    _safety("reply before commit", "overspend ledger fork window", Rules(custodian=ledger.RepliesBeforeCommit)),
     _safety("grants while stopped", "stop", Rules(custodian=ledger.GrantsWhileStopped)),
     _safety("no cap on what is outstanding", "cap", Rules(custodian=ledger.HasNoCap)),
     _safety("expired leases are not outstanding", "cap", Rules(custodian=ledger.ForgetsExpired)),
@@ -83,10 +89,10 @@ SAFETY: tuple[Mutant, ...] = (
     # -- Write-offs
     _safety("refund after a write-off", "ledger", Rules(apply=budgets.refunds_after_write_off)),
     _safety("alarm after a write-off", "fork", Rules(apply=budgets.alarms_after_write_off)),
-    _safety("a write-off refunds", "ledger overspend", Rules(apply=budgets.refunds_write_offs)),
+    _safety("a write-off refunds", "ledger overspend window", Rules(apply=budgets.refunds_write_offs)),
     # -- Several custodians
-    _safety("the clock of the slower replica wins", "time window", Rules(custodian=budgets.FollowsEachClock)),
-    _safety("replicas do not take turns", "overspend ledger", Rules(custodian=budgets.TakesNoTurns)),
+    _safety("the clock of the slower replica wins", "time window rooms", Rules(custodian=budgets.FollowsEachClock)),
+    _safety("replicas do not take turns", "overspend ledger window", Rules(custodian=budgets.TakesNoTurns)),
     # -- What is told
     _safety("rooms are told before the rest is granted", "rooms", Rules(custodian=budgets.TellsRoomsTooEarly)),
     _safety("rooms of ended budgets are told", "rooms", Rules(custodian=budgets.TellsRoomsOfEndedBudgets)),
