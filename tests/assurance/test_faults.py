@@ -121,7 +121,7 @@ def test_a_disk_keeps_what_was_synced_and_any_part_of_the_rest() -> None:
 
 
 def test_a_record_is_read_as_it_was_written() -> None:
-    """Hexadecimal, with calls that other threads interrupted; a failed one changed nothing, an unknown one is an error."""
+    """Hexadecimal; calls that were interrupted by others; a failed one changed nothing, an unknown one is refused."""
     lines = [
         '7  pwrite64(9<\\x2f\\x64\\x62>, "\\x61\\x62", 2, 4096) = 2',
         "7  fdatasync(9<\\x2f\\x64\\x62> <unfinished ...>",
