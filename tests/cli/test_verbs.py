@@ -10,6 +10,7 @@ from aigovtool.cli.entries import _SENTENCES
 from aigovtool.codec import decode
 from aigovtool.ledger.entry import EntryBody
 from aigovtool.protocol.party import BorrowerFile, ConsumerFile, OperatorFile, PartyFile
+from aigovtool.transport.server import bind_loopback
 
 
 def read(path: str) -> PartyFile:
@@ -33,6 +34,16 @@ def test_a_custodian_is_made_with_its_first_operator(place: Place) -> None:
     again = place.run("custodian", "init", home)
     assert again.exit_code in {2, 3}
     assert "Traceback" not in again.output
+
+
+def test_a_custodian_listens_on_the_port_that_its_parties_were_told(place: Place) -> None:
+    """Without --listen; a port that is taken shows which one it wanted."""
+    with bind_loopback() as taken:
+        port = taken.getsockname()[1]
+        assert place.run("custodian", "init", place.file("own"), "--url", f"https://localhost:{port}").exit_code == 0
+        result = place.run("custodian", "serve", place.file("own"))
+    assert result.exit_code != 0
+    assert f"cannot listen on 127.0.0.1 port {port}" in result.output
 
 
 def test_a_custodian_that_accepts_simulated_tees_says_so_in_a_banner(place: Place) -> None:

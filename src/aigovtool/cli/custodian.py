@@ -1,6 +1,7 @@
 """`aigovtool custodian`: make a custodian, serve it, and show how to recognise it; `gap` is a module of its own."""
 
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 import click
@@ -13,6 +14,9 @@ from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import DIRECTORY, FILE, Verb, VerbGroup
 from aigovtool.cli.words import short
 from aigovtool.errors import ConfigurationError
+
+#: Of a URL that names no port.
+_HTTPS_PORT: Final = 443
 
 
 class Shown(Struct, frozen=True, kw_only=True):
@@ -105,14 +109,18 @@ def add_operator(screen: Screen, *, directory: Path, operator: str, output: Path
 
 @custodian.command(cls=Verb, example="aigovtool custodian serve ./custodian --listen 0.0.0.0:8440")
 @click.argument("directory", type=DIRECTORY)
-@click.option("--listen", type=LISTEN, default="127.0.0.1:8440", show_default=True, help="HOST:PORT to accept on.")
+@click.option(
+    "--listen", type=LISTEN, help="HOST:PORT to accept on; if not given, 127.0.0.1 and the port of the custodian's URL."
+)
 @click.pass_obj
-def serve(screen: Screen, directory: Path, listen: Address) -> None:
+def serve(screen: Screen, directory: Path, listen: Address | None) -> None:
     """Serve the custodian in DIRECTORY until interrupted."""
     from aigovtool.cli.logs import log_to_stderr  # noqa: PLC0415
+    from aigovtool.custodian.app import read_settings  # noqa: PLC0415
     from aigovtool.custodian.app import serve as run  # noqa: PLC0415
 
     _require_custodian(directory)
+    listen = listen or Address("127.0.0.1", urlsplit(read_settings(directory).url).port or _HTTPS_PORT)
     log_to_stderr()
     run(directory, host=listen.host, port=listen.port, ready=lambda url: screen.note(f"serving on {url}"))
 
