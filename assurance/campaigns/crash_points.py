@@ -100,6 +100,6 @@ CAMPAIGN = Campaign(
     run=_run,
     replay=lambda seed: "\n".join(map(_line, _outcomes(seed))),
     figure=_figure,
-    quick=2,
+    quick=1,
     steady=False,
 )

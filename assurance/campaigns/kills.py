@@ -13,7 +13,7 @@ from assurance.drills.second import SecondOperator
 from assurance.figures import Figures, of_seed
 from assurance.machine import load as machine_load
 
-_KILLS = 25
+_KILLS = 20
 _CONSUMERS = 4
 _VICTIMS = ("enclave", "engine", "custodian")
 
@@ -97,8 +97,8 @@ def _figure(figures: Figures) -> str:
     return (
         f"{count('kills'):,} kills ({victims}) in {count('deployments'):,} deployments under load: "
         f"{count('answers'):,} answers, {count('charged'):,} units charged, {count('lost'):,} of them lost with killed "
-        f"enclaves ({count('written off'):,} given up by two operators meanwhile), {count('server errors'):,} server "
-        f"errors; {len(figures.violations)} violations; load of the "
+        f"enclaves (two operators wrote off leases of {count('written off'):,} units, used or not), "
+        f"{count('server errors'):,} server errors; {len(figures.violations)} violations; load of the "
         f"machine {min(loads, default=0):.1f} to {max(loads, default=0):.1f}"
     )
 

@@ -112,7 +112,7 @@ CAMPAIGN = Campaign(
     run=_run,
     replay=_replay,
     figure=_figure,
-    quick=8,
-    batch=4,
+    quick=4,
+    batch=2,
     steady=False,
 )

@@ -93,6 +93,6 @@ CAMPAIGN = Campaign(
     run=_run,
     replay=lambda seed: "\n".join(_line(cut, finding) for cut, finding in _outcomes(seed)),
     figure=_figure,
-    quick=2,
+    quick=1,
     steady=False,
 )

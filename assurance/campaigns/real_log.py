@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.sign import VerifyKey
 from aigovtool.custodian.custodian import Custodian
+from aigovtool.errors import AIGovToolError
 from aigovtool.ledger.entry import Entry
 from aigovtool.operator.audit_file import write_audit_file
 from aigovtool.protocol.views import LogHead
@@ -52,7 +53,7 @@ def _run(seeds: list[int], deadline: float) -> Iterator[Figures]:
             return
         try:
             counts, wrong = _exported(seed)
-        except AssertionError as broken:  # the deployment did not do what it should have done
+        except (AssertionError, AIGovToolError) as broken:  # it did not do what it should, or its log does not verify
             yield of_seed(seed, violation=str(broken))
         else:
             yield of_seed(seed, counts=dict(counts), violation="; ".join(wrong[:5]) or None)

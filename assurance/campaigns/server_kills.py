@@ -106,12 +106,13 @@ def _run(seeds: list[int], deadline: float) -> Iterator[Figures]:
 
 def _figure(figures: Figures) -> str:
     count, loads = figures.count, figures.sample("load")
-    victims = ", ".join(f"{count(f'kills of the {victim}'):,} of a {victim}" for victim in _VICTIMS)
+    victims = ", ".join(f"{count(f'kills of the {victim}'):,} of {victim}s" for victim in _VICTIMS)
     return (
         f"{count('kills'):,} kills ({victims}) in {count('clusters'):,} clusters under load: {count('answers'):,} "
         "answers, "
         f"{count('charged'):,} units charged, {count('lost'):,} of them lost with killed enclaves, "
-        f"{count('written off'):,} of which two operators gave up meanwhile; {count('server errors'):,} server errors; "
+        f"two operators wrote off leases of {count('written off'):,} units, used or not; "
+        f"{count('server errors'):,} server errors; "
         f"{len(figures.violations)} violations; load of the machine {min(loads, default=0):.1f} to "
         f"{max(loads, default=0):.1f}"
     )
