@@ -9,8 +9,10 @@ import msgspec
 import pytest
 from click.testing import Result
 from tests.cli.conftest import Place
-from tests.cli.site import BUDGET, Site, make_site
+from tests.cli.site import BUDGET, Site, do, make_site
+from tests.custodian.conftest import Enclave, want
 
+from aigovtool.cli.gap import gap_of
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import Envelope, SigningKey, seal
@@ -19,6 +21,7 @@ from aigovtool.ledger.entry import StopTarget
 from aigovtool.ledger.policy import GRACE_MS
 from aigovtool.protocol.commands import COMMAND, Command, Stop
 from aigovtool.protocol.party import OperatorFile
+from aigovtool.protocol.views import GapView
 from aigovtool.transport.server import bind_loopback
 
 
@@ -100,6 +103,23 @@ def test_two_operators_put_a_restored_ledger_back_into_service(site: Site) -> No
         ]
         again = cosign(place, "--yes")
         assert (again.exit_code, "no_gap" in again.stderr) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("signed", "size", "least"), [(25, 20, 5), (25, 24, 1), (25, 25, 1), (25, 90, 1), (None, 9, 0)]
+)
+def test_how_much_is_forgotten_is_a_lower_bound(signed: int | None, size: int, least: int) -> None:
+    """A ledger that has grown past what it signed has still forgotten something."""
+    view = GapView(
+        generation=0,
+        size=size,
+        quiet_until_ms=0,
+        checkpoint=None if signed is None else "note",
+        lost_size=signed,
+        lost_generation=None if signed is None else 0,
+        found_at_ms=None if signed is None else 1,
+    )
+    assert gap_of(view, 1).entries_lost_min == least
 
 
 def test_one_must_say_what_was_used(on_file: Site) -> None:
@@ -303,6 +323,9 @@ def test_each_expired_lease_of_an_enclave_is_listed_and_no_other(on_file: Site) 
     bench = on_file.bench
     bench.now_ms += bench.policy.ttl_ms + GRACE_MS + 1
     second = on_file.draw(4)
+    other = Enclave(bench)
+    do(other.boot())
+    do(other.renew(want(1)))
     with on_file.served() as place:
         words = ["--reason", "x", "--save", place.file("order.json")]
         document = place.document("enclaves", "write-off", on_file.enclave.instance, *words)

@@ -68,6 +68,15 @@ def test_a_log_that_only_grew_is_accepted_without_a_credential(custodian: FakeCu
     assert all(asked.peer is None for asked in custodian.script.asked)
 
 
+def test_a_lost_answer_is_asked_for_again(custodian: FakeCustodian) -> None:
+    """After a pause; the question changes nothing."""
+    custodian.script.answers = [None, head(custodian, 8)]
+    pauses: list[float] = []
+    with LogWitness(custodian.address, pause=pauses.append) as witness:
+        assert witness.head().checkpoint.size == 8
+    assert len(pauses) == 1
+
+
 def test_a_custodian_that_accepts_what_it_cannot_prove_is_found(custodian: FakeCustodian) -> None:
     """It answers as if nothing were wrong: with a wrong proof, a smaller log, or a new generation for an excuse."""
     other = note(custodian, 3, root=b"\x07" * 32)

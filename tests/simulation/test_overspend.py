@@ -16,12 +16,12 @@ from tests.simulation.world import Rules, World, history, trace
 
 from aigovtool.ledger.replay import Replay
 
-SEEDS = 100
-LOGS = 20
+SEEDS = 60
+LOGS = 12
 
 
 def test_no_history_overspends_outlives_a_stop_or_leaves_a_consumer_unserved() -> None:
-    """In 100 histories every check holds after each step and service comes back; everything that can happen did."""
+    """In 60 histories every check holds after each step and service comes back; everything that can happen did."""
     seen: Counter[str] = Counter()
     recovered = 0
     for seed in range(SEEDS):
