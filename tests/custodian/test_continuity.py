@@ -23,8 +23,8 @@ from aigovtool.errors import (
 )
 from aigovtool.ids import BorrowerId, OperatorId, key_id_of
 from aigovtool.ledger import entry
-from aigovtool.ledger.audit import LoggedEntry, verify_log
-from aigovtool.ledger.budget import RowKey, Scope, Window
+from aigovtool.ledger.audit import AuditReport, LoggedEntry, verify_log
+from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.merkle import leaf_hash
@@ -158,6 +158,12 @@ async def posted(bench: Bench) -> int:
     return row.posted
 
 
+async def verified(bench: Bench) -> AuditReport:
+    page, head = await views.show_log(bench.custodian, 0, 1000), await views.show_head(bench.custodian)
+    lines = [LoggedEntry(data=line, leaf=leaf_hash(line)) for line in page.entries]
+    return verify_log(lines, head.checkpoint, bench.custodian.keys.key_set.log_keys(), bench.custodian.keys.custodian)
+
+
 # --- Detection -------------------------------------------------------------------------------------------------
 
 
@@ -280,17 +286,28 @@ async def test_the_log_of_a_settled_ledger_verifies(two: Two, ledger: str | None
     with pytest.raises(LedgerRollbackError):
         await enclave.renew()
     await two.settle(acts.RowCharge(row=ROW, units=5))
-    page, head = await views.show_log(bench.custodian, 0, 1000), await views.show_head(bench.custodian)
-    lines = [LoggedEntry(data=line, leaf=leaf_hash(line)) for line in page.entries]
-    verified = verify_log(
-        lines, head.checkpoint, bench.custodian.keys.key_set.log_keys(), bench.custodian.keys.custodian
-    )
-    assert [row.posted for row in verified.rows if row.key == ROW] == [7]
+    assert [row.posted for row in (await verified(bench)).rows if row.key == ROW] == [7]
     restored, charged = (await bench.log())[-2:]
     assert isinstance(restored, entry.Restored)
     assert restored.checkpoint == enclave.checkpoint_seen
     assert {restored.command.operator, restored.command.second} == {"alice", "bob"}
     assert charged == entry.Charged(row=ROW, units=5, command=restored.command)
+
+
+async def test_a_window_that_was_only_looked_at_can_be_charged(two: Two, ledger: str | None) -> None:
+    """What was granted from it is forgotten, so the log knows no debit; it verifies all the same."""
+    hourly = BudgetLimit(scope=ROW.scope, dimension=Dimension.INFERENCES, window=Window.HOUR, limit=BUDGET)
+    await two.bench.command(acts.SetBudget(limit=hourly))
+    enclave, bench = await forgotten(two, ledger), two.bench
+    bench.now_ms += 2 * 3_600_000
+    with pytest.raises(LedgerRollbackError):
+        await enclave.renew()
+    rows = [row.key for row in (await views.show_budgets(bench.custodian)).budgets]
+    await two.settle(*(acts.RowCharge(row=row, units=5) for row in rows))
+    report_ = await verified(bench)
+    assert {row.key: row.posted for row in report_.rows if row.key in rows} == {
+        row: 7 if row.window is Window.LIFETIME else 5 for row in rows
+    }
 
 
 async def test_a_larger_loss_than_was_settled_is_a_new_gap(two: Two, ledger: str | None) -> None:

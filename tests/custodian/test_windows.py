@@ -1,11 +1,11 @@
 """Budgets of rolling windows, and budgets that end, through renewals on each store."""
 
 import pytest
-from tests.custodian.conftest import CONSUMER, MODEL, Bench, Enclave, report, want
+from tests.custodian.conftest import BORROWER, CONSUMER, MODEL, Bench, Enclave, report, want
 
 from aigovtool.custodian.service import views
 from aigovtool.errors import InvalidValueError
-from aigovtool.ids import BorrowerId
+from aigovtool.ids import BorrowerId, ConsumerId
 from aigovtool.ledger.budget import BudgetLimit, Scope, Window
 from aigovtool.ledger.units import Dimension
 from aigovtool.protocol import commands as acts
@@ -111,3 +111,31 @@ async def test_a_budget_cannot_end_in_the_past(lent: Bench) -> None:
     with pytest.raises(InvalidValueError) as caught:
         await limit(lent, Window.LIFETIME, 1, not_after_ms=lent.now_ms)
     assert caught.value.reason == "bad_end"
+
+
+# --- What is told to be left -----------------------------------------------------------------------------------
+
+
+async def test_what_is_left_is_told_as_it_is_after_the_whole_renewal(lent: Bench) -> None:
+    """Two consumers share a budget: what the second one drew is not left for the first."""
+    await lent.grant(1_000)
+    await lent.add_consumer(ConsumerId("ward8"), BORROWER)
+    enclave = Enclave(lent)
+    await enclave.boot()
+    answer = await enclave.renew(want(5), want(5, consumer=ConsumerId("ward8")))
+    held = sum(result.units.inferences for result in answer.results if isinstance(result, Grant))
+    assert len(answer.results) == 2
+    assert [room.units for room in answer.rooms] == [1_000 - held] * 2
+
+
+async def test_nothing_is_left_of_a_budget_whose_time_is_over(lent: Bench) -> None:
+    """Whatever was not used of it: the enclave that closes a lease is told that nothing more comes."""
+    await lent.grant(1_000)
+    await limit(lent, Window.LIFETIME, 50, not_after_ms=lent.now_ms + MINUTE_MS)
+    enclave = Enclave(lent)
+    await enclave.boot()
+    (result,) = (await enclave.renew(want(5))).results
+    assert isinstance(result, Grant)
+    lent.now_ms += MINUTE_MS
+    answer = await enclave.renew(reports=(report(result.lease_id, seq=1, used=1, final=True),))
+    assert [room.units for room in answer.rooms] == [0]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from sqlalchemy import delete
@@ -12,7 +13,7 @@ from aigovtool.custodian.service.views import show_enclaves
 from aigovtool.custodian.store import schema
 from aigovtool.enclave.gateway.inference import infer
 from aigovtool.enclave.instance_run import Ending
-from aigovtool.errors import RefusalError
+from aigovtool.errors import RefusalError, UnreachableError
 from aigovtool.ids import InstanceId
 from aigovtool.ledger.entry import StopTarget
 from aigovtool.protocol import commands as acts
@@ -61,6 +62,27 @@ async def test_an_instance_that_is_unknown_when_it_renews_is_wiped(site: Site, s
     renew_now(site, service)
     assert await service.ended() is Ending.UNKNOWN
     await wiped(service)
+
+
+async def test_an_instance_that_is_unknown_shows_what_it_remembers(site: Site, service: Service) -> None:
+    """It may be the last one that does: the custodian forgot it with the grants of since."""
+    await forgotten(site)
+    note = service.run._meter.checkpoint
+    shown: list[str] = []
+    post = service.run.instance.link.post
+
+    async def watched(path: str, message: Any, answer: Any) -> Any:
+        if path == "/v1/checkpoints":
+            shown.append(message.checkpoint)
+            if len(shown) == 1:
+                raise UnreachableError("not now", reason="custodian")
+        return await post(path, message, answer)
+
+    service.run.instance.link.post = watched  # type: ignore[method-assign]
+    renew_now(site, service)
+    assert await service.ended() is Ending.UNKNOWN
+    assert shown == [note, note]
+    assert note.startswith("aigovtool/")
 
 
 async def test_an_instance_that_is_unknown_when_it_listens_is_wiped(site: Site, service: Service) -> None:

@@ -491,6 +491,28 @@ def test_a_restored_ledger_goes_on_in_a_new_generation() -> None:
     assert report.unclosed_leases == 0
 
 
+def test_a_bucket_that_nothing_was_debited_from_can_be_charged() -> None:
+    """The grants from it are what was forgotten; it must have begun, and be a bucket."""
+    hour_ms = 3_600_000
+    bucket_ms = NOON // hour_ms * hour_ms + 2 * hour_ms
+
+    def charged(bucket_ms: int) -> Writer:
+        log = begun()
+        log.limit(WIDE, 5, Window.HOUR)
+        restored(log)
+        key = RowKey(scope=WIDE, dimension=UNITS, window=Window.HOUR, bucket_ms=bucket_ms)
+        log.add(Charged(row=key, units=7, command=COMMAND), generation=1, later_ms=2 * hour_ms)
+        return log
+
+    log = charged(bucket_ms)
+    assert [row.posted for row in log.verify(note=log.note(generation=1)).rows if row.key.bucket_ms == bucket_ms] == [7]
+    for wrong in (bucket_ms + 1, bucket_ms + hour_ms, 2**53 - 1):
+        log = charged(wrong)
+        with pytest.raises(LogError) as caught:
+            log.verify(note=log.note(generation=1))
+        assert caught.value.reason == "wrong_window"
+
+
 @pytest.mark.parametrize(
     "crime",
     [

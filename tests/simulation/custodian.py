@@ -29,9 +29,9 @@ from aigovtool.protocol.stop import StopState
 class Custodian(Office):
     """Budgets and leases; one method is one transaction."""
 
-    #: Whether the checkpoint counts that is shown by an instance which this ledger does not know. The present custodian
-    #: refuses such an instance before it looks at anything.
-    hears_strangers = False
+    #: Whether the checkpoint counts that is shown by an instance which this ledger does not know. An enclave that is
+    #: refused as unknown shows it on its own, before it boots again.
+    hears_strangers = True
 
     # -- Renewal ----------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from tests.simulation.world import PRODUCTION, World, history, trace
 
 SEEDS = 60
 # A day of scarcity is short, and what shows on it is small.
-SEEDS_OF_A_DAY = {USUAL: 20, SCARCE: 60}
+SEEDS_OF_A_DAY = {USUAL: 12, SCARCE: 40}
 
 
 @cache

@@ -28,6 +28,7 @@ from aigovtool.ledger.receipt import Receipt
 from aigovtool.protocol import messages
 from aigovtool.protocol.messages import Answer, Listen, Push, RenewReply, Wiped
 from aigovtool.protocol.reservation import Posted, Reservation
+from aigovtool.protocol.views import CheckpointSeen, LogHead
 from aigovtool.transport.problem import unexpected
 
 _LOG = logging.getLogger(__name__)
@@ -165,6 +166,8 @@ class InstanceRun:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._wipe()
+        if self.ending is Ending.UNKNOWN:
+            await self._show_checkpoint()
         return self.ending
 
     def _task_ended(self, task: "asyncio.Task[None]") -> None:
@@ -291,6 +294,26 @@ class InstanceRun:
                 await asyncio.sleep(_retry_s(failures))
                 failures += 1
         self._meter.acknowledge_wipe(statement)
+
+    async def _show_checkpoint(self) -> None:
+        """Show a custodian that forgot this instance what it signed: it may have forgotten grants as well.
+
+        After this nobody here remembers it. A refusal is what is hoped for: then it has noticed.
+        """
+        if not (note := self._meter.checkpoint):
+            return
+        for wait_s in _RETRY_S:
+            try:
+                await self._within_share(
+                    self.instance.link.post("/v1/checkpoints", CheckpointSeen(checkpoint=note), LogHead)
+                )
+            except UnreachableError:
+                await asyncio.sleep(wait_s)
+            except AIGovToolError as error:
+                _LOG.warning("checkpoint_shown", extra={"code": error.code, "reason": error.reason})
+                return
+            else:
+                return
 
 
 def _retry_s(failures: int) -> float:

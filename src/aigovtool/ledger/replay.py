@@ -83,9 +83,7 @@ class Replay:
                 self.limits.setdefault(limit.scope, {})[limit.dimension, limit.window] = limit
                 self._limit_row(limit, bucket_of(limit.window, entry.at_ms))
             case Charged(row=key, units=units):
-                if key not in self.rows:
-                    raise bad("unknown_row", "it charges a budget that nobody has set")
-                self._keep(self.rows[key].charge(units))
+                self._keep(self._charged_row(key, entry.at_ms).charge(units))
             case _:
                 pass
 
@@ -152,6 +150,17 @@ class Replay:
         for key in granted.rows:
             self._hold(key, granted.units.get(key.dimension), at_ms)
         self.leases[granted.lease_id] = Held(granted)
+
+    def _charged_row(self, key: RowKey, at_ms: int) -> BudgetRow:
+        """Return the row that operators charge; nothing need have been debited from a bucket before."""
+        if key in self.rows:
+            return self.rows[key]
+        limit = self.limits.get(key.scope, {}).get((key.dimension, key.window))
+        if limit is None:
+            raise bad("unknown_row", "it charges a budget that nobody has set")
+        if key.bucket_ms > at_ms or bucket_of(key.window, key.bucket_ms) != key.bucket_ms:
+            raise bad("wrong_window", "it charges a window that has not begun, or is none")
+        return BudgetRow(key=key, limit=limit.limit)
 
     def _require_not_stopped(self, granted: LeaseGranted) -> None:
         touching: set[Stop] = {

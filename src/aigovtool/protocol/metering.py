@@ -199,6 +199,11 @@ class Meter:
         return self._ttl_ms
 
     @property
+    def checkpoint(self) -> str:
+        """The newest signed note of the custodian's log; empty before the first answer."""
+        return self._checkpoint
+
+    @property
     def is_renewing(self) -> bool:
         """Whether a renewal is outstanding."""
         return self._outstanding is not None

@@ -114,11 +114,14 @@ def _renew(
 def _rooms(
     transaction: Transaction, instance: Instance, known: dict[_Path, int], reported: set[_Path], now_ms: int
 ) -> list[PathRoom]:
-    """Return what is left on each path: of those that were wanted it is known, of others units may have come back."""
-    rooms = dict(known)
-    for model, consumer in sorted(reported - rooms.keys()):
+    """Return what is left on each path after the whole renewal, nothing where a budget's time is over.
+
+    What a single want left is known. Several share rows, and to a path that was only reported on units may come back.
+    """
+    rooms = dict(known) if len(known) == 1 else {}
+    for model, consumer in sorted((reported | known.keys()) - rooms.keys()):
         rows = budgets.rows_on(transaction, path(model, instance.borrower, consumer), now_ms)
-        limited = [room for row in rows if (room := row.room()) is not None]
+        limited = [0 if row.ended(now_ms) else room for row in rows if (room := row.room()) is not None]
         if limited:
             rooms[model, consumer] = min(limited)
     return [PathRoom(model=model, consumer=consumer, units=room) for (model, consumer), room in rooms.items()]
