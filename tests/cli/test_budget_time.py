@@ -92,10 +92,22 @@ def test_a_budget_is_set_with_its_end_and_loses_it_when_it_is_set_without(site: 
             log.unlink(missing_ok=True)
             assert place.run("audit", "export", "-o", str(log)).exit_code == 0
             assert (last_set(place).limit.not_after_ms is not None) == ends, number
+            (row,) = [row for row in place.document("budget", "show")["budgets"] if row["key"]["scope"]["consumer"]]
+            assert (row["not_after_ms"] is not None) == ends
+            assert ("2099-06-01 00:00:00Z" in place.run("budget", "show").stdout) == ends
         refused = place.run("budget", "set", "5", "--model", "sorter", "--until", "2001-01-01")
         assert (refused.exit_code, "bad_end" in refused.stderr) == (3, True)
         shown = place.document("budget", "set", "9", "--model", "sorter", "--until", "2099-05-31")
         assert shown["not_after_ms"] == int(datetime(2099, 6, 1, tzinfo=UTC).timestamp() * 1000)
+
+
+def test_a_budget_that_is_over_has_nothing_left(site: Site) -> None:
+    """Whatever was not used of it."""
+    with site.served() as place:
+        assert place.run("budget", "set", "9", "--model", "sorter", "--until", "2h").exit_code == 0
+        assert place.document("budget", "show")["budgets"][0]["room"] == 9
+        site.bench.now_ms += 3 * 3_600_000
+        assert place.document("budget", "show")["budgets"][0]["room"] == 0
 
 
 def test_a_rolling_budget_says_what_counts_and_when_it_comes_back(site: Site) -> None:
@@ -110,7 +122,7 @@ def test_a_rolling_budget_says_what_counts_and_when_it_comes_back(site: Site) ->
         assert "8 of 1,000 count now, 3 of them since" in text
         assert "comes back 1 h to 1 h 1 min after" in text
         assert place.run("budget", "set", "8", *words).exit_code == 0
-        assert "at least 8 of 8 count now" in place.run("budget", "show").stdout
+        assert "8 of 8 count now" in place.run("budget", "show").stdout
         assert place.run("budget", "set", "1000", *words).exit_code == 0
         site.bench.now_ms += 59 * 60_000
         assert "3 of 1,000 count now, 0 of them since" in place.run("budget", "show").stdout

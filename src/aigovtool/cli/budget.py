@@ -8,7 +8,7 @@ import click
 from msgspec import Struct
 
 from aigovtool.cli import asks
-from aigovtool.cli.budget_time import end_of, rolling, until_option
+from aigovtool.cli.budget_time import end_of, rolling, shown_end, until_option
 from aigovtool.cli.credentials import connected
 from aigovtool.cli.scope import find_model, parse_scope, path, require_counted, scope_options
 from aigovtool.cli.screen import Screen
@@ -159,8 +159,20 @@ def show(screen: Screen, model: str | None, operator_file: Path | None) -> None:
         if model is not None:
             find_model(client.models().models, model)
     found = [row for row in view.budgets if model is None or row.key.scope.model == model]
-    columns = ("budget", "window", "counts", ">limit", ">spent", ">held", ">left", ">lost on a crash", ">stop bound")
-    rows = [_row(row) for row in found]
+    columns = (
+        "budget",
+        "window",
+        "counts",
+        ">limit",
+        ">spent",
+        ">held",
+        ">left",
+        "ends",
+        ">lost on a crash",
+        ">stop bound",
+    )
+    now_ms = int(time.time() * 1000)
+    rows = [_row(row, now_ms) for row in found]
 
     def render() -> None:
         screen.table(columns, rows, "there is no budget: nothing may be used")
@@ -171,7 +183,7 @@ def show(screen: Screen, model: str | None, operator_file: Path | None) -> None:
     screen.show(type(view)(budgets=found), render)
 
 
-def _row(row: "BudgetView") -> tuple[str, ...]:
+def _row(row: "BudgetView", now_ms: int) -> tuple[str, ...]:
     meaning = row.consequences
     return (
         path(row.key.scope),
@@ -181,6 +193,7 @@ def _row(row: "BudgetView") -> tuple[str, ...]:
         count(row.posted),
         count(row.pending),
         count(row.room),
+        shown_end(row, now_ms),
         "-" if meaning is None else f"<= {count(meaning.units_lost_on_crash_max)}",
         "-" if meaning is None else span(meaning.stop_bound_ms),
     )

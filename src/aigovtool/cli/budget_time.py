@@ -67,17 +67,23 @@ def _moment(text: str, now_ms: int) -> int | None:
 
 
 def rolling(row: "BudgetView") -> "Iterator[str]":
-    """Yield what a rolling budget counts, in words; nothing for other windows, and without a limit."""
+    """Yield what a rolling budget counts, in words; nothing for other windows."""
     from aigovtool.ledger.budget import ROLLING  # noqa: PLC0415
 
-    if row.key.window not in ROLLING or row.limit is None or row.room is None:
+    if row.key.window not in ROLLING:
         return
     span_ms, slice_ms = ROLLING[row.key.window]
-    counted = row.limit - row.room
-    least = "at least " if not row.room else ""
     newest = row.posted + row.pending
+    counted = row.earlier + newest
     yield (
-        f"{path(row.key.scope)}, {row.key.window.value}: {least}{count(counted)} of {count(row.limit)} count now, "
+        f"{path(row.key.scope)}, {row.key.window.value}: {count(counted)} of {count(row.limit)} count now, "
         f"{count(newest)} of them since {when(row.key.bucket_ms)}. What is used comes back {span(span_ms)} to "
         f"{span(span_ms + slice_ms)} after it was granted."
     )
+
+
+def shown_end(row: "BudgetView", now_ms: int) -> str:
+    """Return until when a budget is good."""
+    if row.not_after_ms is None:
+        return "-"
+    return f"{'ENDED ' if row.not_after_ms <= now_ms else ''}{when(row.not_after_ms)}"

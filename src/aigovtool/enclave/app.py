@@ -156,10 +156,12 @@ class _Enclave:
 
     async def _serve(self, instance: Instance) -> Ending:
         run = self._run = InstanceRun(instance)
+        if self._ending.is_set():  # told to end while it booted
+            run.shut_down()
         if self._server is not None:
             await self._server.stop()
         app = application(routes(run), clock_ms=instance.custodian_time_ms)
-        self._server = HttpServer(app, self._listener.dup(), instance.tls)
+        self._server = HttpServer(app, self._listener, instance.tls)
         await self._server.start()
         announcing = asyncio.create_task(self._announce(run))
         try:

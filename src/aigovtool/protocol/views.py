@@ -64,7 +64,10 @@ class Models(Message):
 
 
 class BudgetView(Message):
-    """One budget row of its current window; `room` is null where there is no limit."""
+    """One budget row of its current window; `room` is null where there is no limit, and 0 once its time is over.
+
+    `earlier` is what the earlier slices of a rolling window still count; `not_after_ms` is its end, null for none.
+    """
 
     key: RowKey
     limit: Units | None
@@ -72,6 +75,8 @@ class BudgetView(Message):
     pending: Units
     room: Units | None
     consequences: Consequences | None
+    earlier: Units = 0
+    not_after_ms: Millis | None = None
 
 
 class Budgets(Message):

@@ -69,19 +69,28 @@ async def show_budgets(custodian: Custodian) -> views.Budgets:
     def job(transaction: Transaction) -> views.Budgets:
         now_ms = custodian.now(transaction)
         sweep(custodian, transaction, now_ms)
-        return views.Budgets(budgets=[_budget(transaction, row) for row in budgets.current_rows(transaction, now_ms)])
+        return views.Budgets(
+            budgets=[_budget(transaction, row, now_ms) for row in budgets.current_rows(transaction, now_ms)]
+        )
 
     return await custodian.database.run(job)
 
 
-def _budget(transaction: Transaction, row: BudgetRow) -> views.BudgetView:
-    room = row.room()
+def _budget(transaction: Transaction, row: BudgetRow, now_ms: int) -> views.BudgetView:
+    room = 0 if row.ended(now_ms) else row.room()
     model = models.find(transaction, row.key.scope.model)
     meaning = None
     if model is not None and room is not None and row.limit is not None:
         meaning = consequences(model.policy, room, row.limit)
     return views.BudgetView(
-        key=row.key, limit=row.limit, posted=row.posted, pending=row.pending, room=room, consequences=meaning
+        key=row.key,
+        limit=row.limit,
+        posted=row.posted,
+        pending=row.pending,
+        room=room,
+        consequences=meaning,
+        earlier=row.earlier,
+        not_after_ms=row.not_after_ms,
     )
 
 
