@@ -32,7 +32,10 @@ def test_a_killed_process_leaves_what_it_answered(start: Start, tmp_path: Path) 
     """Killed at the first, the middle and the last call: sound; and it is really killed there."""
     points = [point for point in points_of(start, tmp_path / "run", closing=True, answers=True) if point.number < 12]
     assert {point.call for point in points} >= {"pwrite64", "fdatasync", "unlink", "sendto"}
-    for outcome in play_points(start, tmp_path / "run", points[::9], "signal=SIGKILL", onwards=False):
+    # How often one thread wakes another (sendto) differs from run to run: only the first time is there in each.
+    calls = [point for point in points if point.call != "sendto"]
+    wakes = [point for point in points if point.call == "sendto" and point.number == 1]
+    for outcome in play_points(start, tmp_path / "run", calls[::9] + wakes, "signal=SIGKILL", onwards=False):
         assert outcome.ended.killed
         assert outcome.finding.wrong == []
 
