@@ -167,6 +167,28 @@ def test_nesting_is_allowed_up_to_the_bound_and_refused_above() -> None:
     assert caught.value.reason == "too_deep"
 
 
+def nesting(data: bytes) -> list[int]:
+    """Return where brackets stand that are not inside text, read byte by byte."""
+    found, inside, skip = [], False, False
+    for at, byte in enumerate(data):
+        if skip:
+            skip = False
+        elif inside:
+            skip, inside = byte == ord("\\"), byte != ord('"')
+        elif byte == ord('"'):
+            inside = True
+        elif byte in b"[]{}":
+            found.append(at)
+    return found
+
+
+@given(st.lists(st.sampled_from([b'"', b"\\", b"[", b"]", b"{", b"}", b"a", b"\n"]), max_size=60).map(b"".join))
+def test_brackets_are_seen_as_a_plain_reader_sees_them(data: bytes) -> None:
+    """What is text and what is structure does not depend on how well this Python's regular expressions work."""
+    seen = [token.start() for token in codec._STRUCTURE_RE.finditer(data) if token.group()[:1] != b'"']
+    assert seen == nesting(data)
+
+
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"a":'])
 def test_a_hundred_thousand_brackets_do_not_exhaust_the_stack(opening: bytes) -> None:
     """Depth is refused before the recursive parser sees it."""

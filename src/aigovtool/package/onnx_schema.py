@@ -22,10 +22,11 @@ _DOUBLES: Final = Rule((I64, LEN), repeated=True)
 
 # Tree ensembles hold millions of numbers and short strings in one attribute, each a field of its own. These match
 # whole runs of them: field 7 (floats), 8 (ints), and 9 (strings of up to 16 bytes, such as "BRANCH_LEQ").
-_RUN_FLOATS: Final = re.compile(rb"(?:\x3d.{4})*+", re.DOTALL)
-_RUN_INTS: Final = re.compile(rb"(?:\x40[\x80-\xff]{0,9}[\x00-\x7f])*+")
+# The reader gives them a window at a time, so they need not be possessive, which Python 3.11.2 gets wrong here.
+_RUN_FLOATS: Final = re.compile(rb"(?:\x3d.{4})*", re.DOTALL)
+_RUN_INTS: Final = re.compile(rb"(?:\x40[\x80-\xff]{0,9}[\x00-\x7f])*")
 _RUN_STRINGS: Final = re.compile(
-    b"(?:\x4a(?:" + b"|".join(b"\\x%02x.{%d}" % (size, size) for size in range(17)) + b"))*+", re.DOTALL
+    b"(?:\x4a(?:" + b"|".join(b"\\x%02x.{%d}" % (size, size) for size in range(17)) + b"))*", re.DOTALL
 )
 
 MODEL: Final[Schema] = {

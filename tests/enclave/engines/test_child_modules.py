@@ -23,8 +23,14 @@ print(json.dumps(sorted(sys.modules)))
     )
     modules = set(json.loads(finished.stdout))
     foreign = {name.split(".")[0] for name in modules} - set(sys.stdlib_module_names) - {"__main__", "aigovtool"}
-    # What a site-packages *.pth file of the developer's machine loads is not the child's doing.
-    foreign -= {name for name in foreign if name.startswith(("__editable__", "_distutils_hack", "_virtualenv"))}
+    # What Python itself loads on this machine (Debian's `sitecustomize`, a developer's *.pth files) is not our doing.
+    bare = subprocess.run(
+        [sys.executable, "-I", "-c", "import json, sys; print(json.dumps(list(sys.modules)))"],
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=60,
+    )
+    foreign -= {name.split(".")[0] for name in json.loads(bare.stdout)}
     assert foreign <= {
         "_cffi_backend",
         "_openssl",
