@@ -7,11 +7,11 @@ import click
 from msgspec import Struct
 
 from aigovtool.cli.credentials import connected, read_user
-from aigovtool.cli.scope import path
+from aigovtool.cli.scope import dimension_option, path
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.units import UNITS, UnitsVerb
 from aigovtool.cli.verb import FILE, Verb, operator_option
-from aigovtool.cli.words import count, plain, short, when
+from aigovtool.cli.words import count, counted, plain, short, when
 from aigovtool.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -51,17 +51,20 @@ class Decided(Struct, frozen=True, kw_only=True):
 @click.option("--model", required=True, help="For which model.")
 @click.option("--reason", required=True, help="Why, for the operator who decides.")
 @click.option("--credential", type=FILE, required=True, help="Your consumer or borrower file.")
+@dimension_option
 @click.pass_obj
-def request(screen: Screen, units: int, model: str, reason: str, credential: Path) -> None:
+def request(screen: Screen, *, units: int, model: str, reason: str, credential: Path, dimension: str) -> None:
     """Ask the custodian for UNITS more."""
+    from aigovtool.ledger.units import Dimension  # noqa: PLC0415
     from aigovtool.operator.party_client import PartyClient  # noqa: PLC0415
 
     party = read_user(credential)
     with PartyClient(party) as client:
-        state = client.ask(_own_scope(party, model), units, reason)
+        state = client.ask(_own_scope(party, model), units, reason, Dimension(dimension))
 
     def render() -> None:
-        screen.line(f"asked for {count(state.units)} more of {path(state.scope)}: request {short(state.ask_id)}")
+        units = counted(state.units, state.dimension)
+        screen.line(f"asked for {units} more of {path(state.scope)}: request {short(state.ask_id)}")
         screen.line(f"it is {state.state}; see what becomes of it: aigovtool budget own --credential {credential}")
 
     screen.show(state, render)
@@ -103,11 +106,21 @@ def _render_own(screen: Screen, view: "OwnView") -> None:
 def _room(one: "OwnBudget") -> str:
     if one.withdrawn:
         return "withdrawn"
-    return "stopped" if one.stopped else count(one.room)
+    if one.stopped:
+        return "stopped"
+    rooms = [(room.dimension.value, count(room.units)) for room in one.rooms]
+    return rooms[0][1] if len(rooms) == 1 else ", ".join(f"{units} {name}" for name, units in rooms)
 
 
 def _own_row(ask: "AskState") -> tuple[str, ...]:
-    return short(ask.ask_id), path(ask.scope), count(ask.units), ask.reason, when(ask.at_ms), _state(ask)
+    return (
+        short(ask.ask_id),
+        path(ask.scope),
+        counted(ask.units, ask.dimension),
+        ask.reason,
+        when(ask.at_ms),
+        _state(ask),
+    )
 
 
 @click.command(cls=Verb, example="aigovtool budget requests --all")
@@ -127,7 +140,7 @@ def requests(screen: Screen, operator_file: Path | None, *, everything: bool) ->
 def _state(ask: "AskState") -> str:
     if ask.decided_by is None:
         return ask.state
-    units = f": {count(ask.granted)} units" if ask.granted else ""
+    units = f": {counted(ask.granted, ask.dimension)} units" if ask.granted else ""
     return f"{ask.state} by {ask.decided_by}{units}" + (f" ({ask.decision})" if ask.decision else "")
 
 

@@ -11,7 +11,7 @@ import click
 from aigovtool.cli.credentials import connected
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import DefaultVerbGroup, Verb, operator_option
-from aigovtool.cli.words import count, short, span, when
+from aigovtool.cli.words import amount, short, span, when
 from aigovtool.cli.write_off import write_off
 
 if TYPE_CHECKING:
@@ -60,6 +60,6 @@ def _row(one: "EnclaveView", now_ms: int) -> tuple[str, ...]:
         ", ".join(one.models),
         f"{span(max(0, now_ms - one.last_contact_ms) // 1000 * 1000)} ago",
         when(one.valid_until_ms),
-        count(one.outstanding_units),
+        amount(one.outstanding),
         f"{span(left_ms // 1000 * 1000)} left" if left_ms else "no lease",
     )

@@ -199,14 +199,14 @@ def _charges(
         return [
             RowCharge(row=row.key, units=row.room) for row in rows if row.key.window.value == "lifetime" and row.room
         ]
-    counts = {model.model: model.policy.dimension for model in client.models().models}
+    counts = {model.model: model.policy.counts for model in client.models().models}
     charged = [_charge(rows, counts, text) for text in texts]
     if len({charge.row for charge in charged}) != len(charged):
         raise InvalidValueError("a budget is charged twice", reason="bad_charge", fix="add the two numbers up")
     return charged
 
 
-def _charge(rows: "Sequence[BudgetView]", counts: "Mapping[ModelId, Dimension]", text: str) -> "RowCharge":
+def _charge(rows: "Sequence[BudgetView]", counts: "Mapping[ModelId, tuple[Dimension, ...]]", text: str) -> "RowCharge":
     from aigovtool.protocol.commands import RowCharge  # noqa: PLC0415
 
     match = _CHARGE_RE.fullmatch(text)
@@ -226,7 +226,7 @@ def _charge(rows: "Sequence[BudgetView]", counts: "Mapping[ModelId, Dimension]",
         and row.key.window.value == window
     ]
     # Rows in a dimension that the model does not count limit nothing.
-    counted = [row for row in found if row.key.dimension == counts.get(row.key.scope.model)] or found
+    counted = [row for row in found if row.key.dimension in counts.get(row.key.scope.model, ())] or found
     if not counted:
         known = ", ".join(f"{path(row.key.scope).replace(' ', '')}:{row.key.window.value}" for row in rows[:20])
         raise NotFoundError(

@@ -12,7 +12,7 @@ from msgspec import Struct
 from aigovtool.cli.credentials import require_free
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import FILE, Verb
-from aigovtool.cli.words import count, short
+from aigovtool.cli.words import amount, short
 from aigovtool.errors import InputError, InvalidValueError, MalformedError, TooLargeError
 from aigovtool.limits import MAX_INFER_BODY_BYTES, MAX_INFER_JSON_BYTES
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from aigovtool.consumer.result import Result
+    from aigovtool.ledger.units import UnitVector
 
 _SHOWN_ELEMENTS: Final = 16
 _STDIN: Final = "-"
@@ -41,6 +42,7 @@ class Answer(Struct, frozen=True, kw_only=True):
     request_id: str
     outputs: list[Output]
     units_remaining: int
+    remaining: "UnitVector"
     manifest: str
     instance: str
     tee: str
@@ -200,6 +202,7 @@ def _answer(result: "Result", receipt_file: Path | None) -> Answer:
             for name, array in result.outputs.items()
         ],
         units_remaining=result.units_remaining,
+        remaining=result.remaining,
         manifest=statement.manifest,
         instance=statement.instance,
         tee=statement.tee,
@@ -214,7 +217,7 @@ def _render(screen: Screen, answer: Answer) -> None:
     screen.facts(
         [
             *outputs,
-            ("units left", count(answer.units_remaining)),
+            ("units left", amount(answer.remaining)),
             ("receipt", "verified" if answer.receipt_file is None else f"verified, saved in {answer.receipt_file}"),
             ("enclave", f"{short(answer.instance)} on {'SIMULATED TEE' if answer.simulated else answer.tee}"),
             ("request", answer.request_id),

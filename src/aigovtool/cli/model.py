@@ -208,7 +208,7 @@ def add(
     policy = default_policy(Dial(dial), ttl_ms=None if ttl_s is None else ttl_s * 1_000)
     names = [BorrowerId(parse_name(name, "borrower")) for name in borrowers]
     key_file = key_path or package.with_name(package.name + ".key")
-    meaning = consequences(policy, _EXAMPLE_BUDGET, _EXAMPLE_BUDGET)
+    meaning = consequences(policy, policy.dimension, _EXAMPLE_BUDGET, _EXAMPLE_BUDGET)
     done = _lend(
         screen,
         package=package,
@@ -339,7 +339,7 @@ def show(screen: Screen, name: str, operator_file: Path | None) -> None:
         ("inputs", "; ".join(found.inputs)),
         ("outputs", "; ".join(found.outputs)),
         ("dial", f"{policy.dial.value}, leases live {span(policy.ttl_ms)}"),
-        ("counts", policy.dimension.value),
+        ("counts", " and ".join(policy.counts)),
         ("wipes itself without contact after", span(policy.wipe_after_ms)),
     ]
     screen.show(found, lambda: screen.facts(pairs))

@@ -1,6 +1,7 @@
 """`aigovtool receipt verify`: check a saved receipt offline; `prove` is a module of its own."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from msgspec import Struct
@@ -8,7 +9,10 @@ from msgspec import Struct
 from aigovtool.cli.receipt_prove import prove
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import FILE, Verb, VerbGroup
-from aigovtool.cli.words import count, when
+from aigovtool.cli.words import amount, when
+
+if TYPE_CHECKING:
+    from aigovtool.ledger.units import UnitVector
 
 
 class VerifiedReceipt(Struct, frozen=True, kw_only=True):
@@ -21,8 +25,8 @@ class VerifiedReceipt(Struct, frozen=True, kw_only=True):
     instance: str
     tee: str
     simulated: bool
-    units: int
-    units_remaining: int
+    units: "UnitVector"
+    remaining: "UnitVector"
     lease: str
     sequence: int
     at_ms: int
@@ -77,8 +81,8 @@ def verify(
         instance=said.instance,
         tee=said.tee,
         simulated=verdict.warning is not None,
-        units=sum(units for _, units in said.units.items()),
-        units_remaining=said.remaining,
+        units=said.units,
+        remaining=said.remaining,
         lease=said.lease_id,
         sequence=said.sequence,
         at_ms=said.at_ms,
@@ -97,8 +101,8 @@ def _render(screen: Screen, file: Path, found: VerifiedReceipt) -> None:
             ("tee", "SIMULATED" if found.simulated else found.tee),
             ("enclave", found.instance),
             ("at (enclave's clock)", when(found.at_ms)),
-            ("charged", count(found.units)),
-            ("left afterwards", count(found.units_remaining)),
+            ("charged", amount(found.units)),
+            ("left afterwards", amount(found.remaining)),
             ("lease", f"{found.lease}, number {found.sequence}"),
             ("bodies compared", ", ".join(found.bodies_checked) or "none were given"),
         ]

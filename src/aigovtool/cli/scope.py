@@ -20,9 +20,7 @@ def scope_options(function: F) -> F:
     """Add the options that say which budget is meant."""
     for option in (
         click.option("--force", is_flag=True, help="Also for a dimension that the model does not count."),
-        click.option(
-            "--dimension", type=_dimensions(), default="inferences", show_default=True, help="What is counted."
-        ),
+        dimension_option,
         click.option(
             "--window",
             type=_windows(),
@@ -36,6 +34,13 @@ def scope_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def dimension_option(function: F) -> F:
+    """Add the option that says which dimension is meant."""
+    return click.option(
+        "--dimension", type=_dimensions(), default="inferences", show_default=True, help="What is counted."
+    )(function)
 
 
 def _windows() -> "click.Choice[str]":
@@ -80,12 +85,12 @@ def require_counted(client: "OperatorClient", model: str, dimension: str, *, for
         NotFoundError: `no_model`.
         ConflictError: `not_counted`, unless `force`.
     """
-    counted = find_model(client.models().models, model).policy.dimension.value
-    if counted != dimension and not force:
+    counts = [counted.value for counted in find_model(client.models().models, model).policy.counts]
+    if dimension not in counts and not force:
         raise ConflictError(
-            f"{model} counts {counted}, not {dimension}: this budget would limit nothing",
+            f"{model} counts {' and '.join(counts)}, not {dimension}: this budget would limit nothing",
             reason="not_counted",
-            fix=f"use --dimension {counted}, or --force to set it all the same",
+            fix=f"use --dimension {counts[0]}, or --force to set it all the same",
         )
 
 

@@ -10,10 +10,13 @@ import click
 from msgspec import Struct
 
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.words import count, short, span, when
+from aigovtool.cli.words import amount, short, span, when
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from aigovtool.ledger.entry import StopTarget
+    from aigovtool.ledger.units import UnitVector
     from aigovtool.operator.client import OperatorClient
     from aigovtool.protocol.commands import CommandResult
     from aigovtool.protocol.views import Enclaves, EnclaveView
@@ -43,7 +46,7 @@ class StoppedEnclave(Struct, frozen=True, kw_only=True):
     connected: bool
     answers: bool
     wipe_acknowledged: bool
-    outstanding_units: int
+    outstanding: "UnitVector"
     bounded_until_ms: int | None
 
 
@@ -58,7 +61,7 @@ class StopReport(Struct, frozen=True, kw_only=True):
     epoch: int
     entry: int
     enclaves: list[StoppedEnclave]
-    outstanding_units: int
+    outstanding: "UnitVector"
     server_time_ms: int
     successors: list[str] = []
 
@@ -125,7 +128,7 @@ def report_of(
         epoch=epoch,
         entry=entry,
         enclaves=concerned,
-        outstanding_units=sum(one.outstanding_units for one in concerned if not one.wipe_acknowledged),
+        outstanding=_sum(one.outstanding for one in concerned if not one.wipe_acknowledged),
         server_time_ms=view.server_time_ms,
         successors=[] if since_ms is None else _successors(view, value, since_ms),
     )
@@ -140,6 +143,15 @@ def _successors(view: "Enclaves", stopped: str, since_ms: int) -> list[str]:
     ]
 
 
+def _sum(amounts: "Iterable[UnitVector]") -> "UnitVector":
+    from aigovtool.ledger.units import ZERO  # noqa: PLC0415
+
+    total = ZERO
+    for units in amounts:
+        total = total.plus(units)
+    return total
+
+
 def _alive(one: "EnclaveView", epoch: int, now_ms: int) -> bool:
     """Return whether an enclave could have held weights or units when the stop was ordered.
 
@@ -148,7 +160,7 @@ def _alive(one: "EnclaveView", epoch: int, now_ms: int) -> bool:
     if one.wiped_epoch is not None:
         return one.wiped_epoch >= epoch
     lately = one.state == "live" and now_ms - one.last_contact_ms < _DEAD_MAN_MS
-    return lately or one.connected or one.authority_until_ms > now_ms or one.outstanding_units > 0
+    return lately or one.connected or one.authority_until_ms > now_ms or not one.outstanding.is_zero()
 
 
 def _of(one: "EnclaveView", epoch: int, now_ms: int) -> StoppedEnclave:
@@ -161,7 +173,7 @@ def _of(one: "EnclaveView", epoch: int, now_ms: int) -> StoppedEnclave:
         connected=one.connected,
         answers=not acknowledged and (one.connected or now_ms - one.last_contact_ms < _SILENT_MS),
         wipe_acknowledged=acknowledged,
-        outstanding_units=one.outstanding_units,
+        outstanding=one.outstanding,
         bounded_until_ms=None if acknowledged else one.authority_until_ms,
     )
 
@@ -196,7 +208,7 @@ def _render_enclaves(screen: Screen, report: StopReport) -> None:
             short(one.instance),
             one.borrower,
             ", ".join(one.models),
-            count(one.outstanding_units),
+            amount(one.outstanding),
             _standing(one, report),
         )
         for one in report.enclaves
@@ -210,12 +222,12 @@ def _render_enclaves(screen: Screen, report: StopReport) -> None:
         return
     late = [one for one in report.enclaves if not one.wipe_acknowledged]
     screen.line(f"{len(report.enclaves) - len(late)} of {len(report.enclaves)} acknowledged the wipe.")
-    if late and not report.outstanding_units:
+    if late and report.outstanding.is_zero():
         screen.line("No units are outstanding: without a lease nothing can be used.")
     elif late:
         until_ms = max(one.bounded_until_ms or 0 for one in late)
         left_ms = max(0, until_ms - report.server_time_ms)
-        units = count(report.outstanding_units)
+        units = amount(report.outstanding)
         screen.line(f"At most {units} units can still be used, until {when(until_ms)} ({span(left_ms)}).", style="bold")
 
 

@@ -1,6 +1,7 @@
 """`aigovtool usage`: what was used, by model and consumer."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -8,6 +9,9 @@ from aigovtool.cli.credentials import connected
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import Verb, operator_option
 from aigovtool.cli.words import count
+
+if TYPE_CHECKING:
+    from aigovtool.protocol.views import UsageView
 
 
 @click.command(cls=Verb, example="aigovtool usage")
@@ -21,17 +25,27 @@ def usage(screen: Screen, operator_file: Path | None) -> None:
     """
     with connected(operator_file) as client:
         view = client.usage()
-    rows = [
-        (
-            f"{one.model} / {one.borrower} / {one.consumer}",
-            count(one.granted),
-            count(one.charged),
-            count(one.used),
-            count(one.ok),
-            count(one.err),
-            count(one.open_leases),
-        )
-        for one in view.usage
-    ]
-    columns = ("model / borrower / consumer", ">leased", ">charged", ">used", ">answers", ">failures", ">open leases")
+    rows = [row for one in view.usage for row in _rows(one)]
+    columns = (
+        "model / borrower / consumer",
+        "counts",
+        ">leased",
+        ">charged",
+        ">used",
+        ">answers",
+        ">failures",
+        ">open leases",
+    )
     screen.show(view, lambda: screen.table(columns, rows, "nothing was used yet"))
+
+
+def _rows(one: "UsageView") -> list[tuple[str, ...]]:
+    """Return a row for each dimension that was leased; what is no matter of units stands in the first."""
+    path = f"{one.model} / {one.borrower} / {one.consumer}"
+    numbers = (count(one.ok), count(one.err), count(one.open_leases))
+    rows: list[tuple[str, ...]] = []
+    for dimension, granted in one.granted.items():
+        units = (count(granted), count(one.charged.get(dimension)), count(one.used.get(dimension)))
+        first = not rows
+        rows.append((path if first else "", dimension.value, *units, *(numbers if first else ("", "", ""))))
+    return rows

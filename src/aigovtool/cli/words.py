@@ -1,7 +1,10 @@
 """Numbers, times and names for people."""
 
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from aigovtool.ledger.units import UnitVector
 
 _SECOND_MS: Final = 1_000
 _SPANS: Final = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"))
@@ -33,6 +36,19 @@ def span(duration_ms: int) -> str:
 def count(units: int | None) -> str:
     """Return a number of units with separators; None is no limit."""
     return "unlimited" if units is None else f"{units:,}"
+
+
+def counted(units: int, dimension: str) -> str:
+    """Return a number of units with what they are; a bare number of inferences."""
+    return count(units) if dimension == "inferences" else f"{count(units)} {dimension}"
+
+
+def amount(units: "UnitVector") -> str:
+    """Return units with separators; a bare number where only inferences are counted."""
+    found = [(dimension.value, number) for dimension, number in units.items()]
+    if len(found) < 2:
+        return counted(found[0][1], found[0][0]) if found else count(0)
+    return ", ".join(f"{count(number)} {name}" for name, number in found)
 
 
 def size(size_bytes: int) -> str:

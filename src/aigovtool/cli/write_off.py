@@ -17,13 +17,14 @@ from aigovtool.cli import orders
 from aigovtool.cli.credentials import connected, require_free
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import Verb, operator_option
-from aigovtool.cli.words import count, plain, short, when
+from aigovtool.cli.words import amount, plain, short, when
 from aigovtool.errors import ConflictError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aigovtool.ledger.entry import Entry, LeaseGranted
+    from aigovtool.ledger.units import UnitVector
     from aigovtool.operator.client import OperatorClient
     from aigovtool.protocol.views import EnclaveView
 
@@ -36,7 +37,7 @@ class ExpiredLease(Struct, frozen=True, kw_only=True):
     lease: str
     model: str
     consumer: str
-    units: int
+    units: "UnitVector"
     granted_at_ms: int
 
 
@@ -48,8 +49,8 @@ class WrittenOff(Struct, frozen=True, kw_only=True):
     state: str
     last_contact_ms: int
     leases: list[ExpiredLease]
-    units: int
-    still_open: int
+    units: "UnitVector"
+    still_open: "UnitVector"
 
 
 class SavedWriteOff(Struct, frozen=True, kw_only=True):
@@ -119,7 +120,7 @@ def expired_of(client: "OperatorClient", instance: str) -> WrittenOff:
     if not leases:
         raise ConflictError(
             f"enclave {short(instance)} has no expired lease"
-            + (f"; live ones hold {count(still_open)}" if still_open else ""),
+            + ("" if still_open.is_zero() else f"; live ones hold {amount(still_open)}"),
             reason="nothing_expired",
             fix="a lease expires some seconds after its ttl; see `aigovtool enclaves`",
         )
@@ -129,37 +130,36 @@ def expired_of(client: "OperatorClient", instance: str) -> WrittenOff:
         state=f"{enclave.state}, connected" if enclave.connected else enclave.state,
         last_contact_ms=enclave.last_contact_ms,
         leases=leases,
-        units=sum(lease.units for lease in leases),
+        units=_sum(leases),
         still_open=still_open,
     )
 
 
-def _leases(client: "OperatorClient", enclave: "EnclaveView") -> tuple[list[ExpiredLease], int]:
+def _leases(client: "OperatorClient", enclave: "EnclaveView") -> "tuple[list[ExpiredLease], UnitVector]":
     """Return the expired leases, oldest first, and the units of those that are still open."""
     from aigovtool.ledger.entry import Attested, LeaseClosed, LeaseExpired, LeaseGranted, LeaseWrittenOff  # noqa: PLC0415
+    from aigovtool.ledger.units import ZERO  # noqa: PLC0415
 
-    counts = {model.model: model.policy.dimension for model in client.models().models}
     over: set[str] = set()
     expired: set[str] = set()
     found: list[ExpiredLease] = []
-    still_open = 0
-    for entry in _newest_first(client) if enclave.outstanding_units else ():
+    still_open = ZERO
+    for entry in () if enclave.outstanding.is_zero() else _newest_first(client):
         match entry.body:
             case LeaseClosed(lease_id=lease_id) | LeaseWrittenOff(lease_id=lease_id):
                 over.add(lease_id)
             case LeaseExpired(lease_id=lease_id):
                 expired.add(lease_id)
             case LeaseGranted() as granted if granted.instance == enclave.instance and granted.lease_id not in over:
-                units = granted.units.get(counts[granted.model])
                 if granted.lease_id in expired:
-                    found.append(_expired(granted, units, entry.at_ms))
+                    found.append(_expired(granted, entry.at_ms))
                 else:
-                    still_open += units
+                    still_open = still_open.plus(granted.units)
             case Attested(instance=instance) if instance == enclave.instance:
                 break
             case _:
                 pass
-        if sum(lease.units for lease in found) + still_open >= enclave.outstanding_units:
+        if _sum(found).plus(still_open).covers(enclave.outstanding):
             break
     return found[::-1], still_open
 
@@ -173,10 +173,23 @@ def _newest_first(client: "OperatorClient") -> "Iterator[Entry]":
         yield from reversed([decode(raw, Entry) for raw in client.log_entries(max(0, end - _PAGE), end=end)])
 
 
-def _expired(granted: "LeaseGranted", units: int, at_ms: int) -> ExpiredLease:
+def _expired(granted: "LeaseGranted", at_ms: int) -> ExpiredLease:
     return ExpiredLease(
-        lease=granted.lease_id, model=granted.model, consumer=granted.consumer, units=units, granted_at_ms=at_ms
+        lease=granted.lease_id,
+        model=granted.model,
+        consumer=granted.consumer,
+        units=granted.units,
+        granted_at_ms=at_ms,
     )
+
+
+def _sum(leases: "list[ExpiredLease]") -> "UnitVector":
+    from aigovtool.ledger.units import ZERO  # noqa: PLC0415
+
+    total = ZERO
+    for lease in leases:
+        total = total.plus(lease.units)
+    return total
 
 
 def show_expired(screen: Screen, found: WrittenOff) -> None:
@@ -190,11 +203,11 @@ def show_expired(screen: Screen, found: WrittenOff) -> None:
     )
     columns = ("lease", "model", "consumer", ">units", "granted")
     rows = [
-        (short(one.lease), one.model, one.consumer, count(one.units), when(one.granted_at_ms)) for one in found.leases
+        (short(one.lease), one.model, one.consumer, amount(one.units), when(one.granted_at_ms)) for one in found.leases
     ]
     screen.table(columns, rows, "no lease has expired")
-    screen.line(f"Units that no longer count as outstanding, and stay charged: {count(found.units)}", style="bold")
-    if found.still_open:
-        screen.line(f"Units on leases that have not expired, which stay outstanding: {count(found.still_open)}")
+    screen.line(f"Units that no longer count as outstanding, and stay charged: {amount(found.units)}", style="bold")
+    if not found.still_open.is_zero():
+        screen.line(f"Units on leases that have not expired, which stay outstanding: {amount(found.still_open)}")
     if found.state.startswith("live"):
         screen.line("It was in touch lately: if it comes back, it could have closed these leases itself.", style="bold")

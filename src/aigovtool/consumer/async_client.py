@@ -78,9 +78,11 @@ class AsyncClient:
         """Return the served models; see `Client.models`."""
         return await self._driver.run(self._core.models())
 
-    async def request_budget(self, units: int, reason: str, *, model: str | None = None) -> AskState:
+    async def request_budget(
+        self, units: int, reason: str, *, model: str | None = None, dimension: str = "inferences"
+    ) -> AskState:
         """Ask the custodian for more; see `Client.request_budget`."""
-        return await self._driver.run(self._core.request_budget(units, reason, model))
+        return await self._driver.run(self._core.request_budget(units, reason, model, dimension))
 
     async def ask_state(self, ask_id: str) -> AskState:
         """Return what became of a request for more budget; see `Client.ask_state`."""

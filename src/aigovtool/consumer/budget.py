@@ -23,6 +23,7 @@ from aigovtool.ledger.checkpoint import Checkpoint
 from aigovtool.ledger.entry import LeaseGranted
 from aigovtool.ledger.proof import EntryProof, open_lease_proof
 from aigovtool.ledger.receipt import Receipt
+from aigovtool.ledger.units import Dimension
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
 from aigovtool.protocol.commands import AskRequest, AskState
 from aigovtool.protocol.trust import open_key_set
@@ -56,8 +57,8 @@ class CustodianDesk:
         self._random_bytes: Final = random_bytes
         self._timeout_s: Final = timeout_s
 
-    def ask(self, units: int, reason: str, model: ModelId) -> Flow[AskState]:
-        """Ask for `units` more for this consumer on `model`.
+    def ask(self, units: int, reason: str, model: ModelId, dimension: Dimension) -> Flow[AskState]:
+        """Ask for `units` more of a dimension for this consumer on `model`.
 
         Raises:
             InvalidValueError: units not 1 to 10**12, or a reason not 1 to 500 characters.
@@ -65,7 +66,7 @@ class CustodianDesk:
         """
         ask_id = MessageId(self._random_bytes(16).hex())
         scope = Scope(model=model, borrower=self._credential.borrower, consumer=self._credential.consumer)
-        request = AskRequest(ask_id=ask_id, scope=scope, units=units, reason=reason)
+        request = AskRequest(ask_id=ask_id, scope=scope, units=units, reason=reason, dimension=dimension)
         body = encode(request)
         decode(body, AskRequest)  # the bounds of the message, before anything is sent
         state = yield from self._exchange("POST", "/v1/asks", body, AskState)

@@ -141,15 +141,17 @@ class Client:
         """Return the served models, with manifest digests, inputs and outputs; raises as `infer`."""
         return self._driver.run(self._core.models())
 
-    def request_budget(self, units: int, reason: str, *, model: str | None = None) -> AskState:
+    def request_budget(
+        self, units: int, reason: str, *, model: str | None = None, dimension: str = "inferences"
+    ) -> AskState:
         """Ask the custodian for `units` more on `model` (needed where several are served).
 
         Raises:
-            InvalidValueError: units, reason or model are out of their domain.
+            InvalidValueError: units, reason, model or dimension are out of their domain.
             UnauthenticatedError, ForbiddenError: the custodian does not take the credential.
             UnreachableError, DeadlineError: the custodian does not answer.
         """
-        return self._driver.run(self._core.request_budget(units, reason, model))
+        return self._driver.run(self._core.request_budget(units, reason, model, dimension))
 
     def ask_state(self, ask_id: str) -> AskState:
         """Return what became of a request for more budget; raises as `request_budget`."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from aigovtool.attestation.model import ResultBody
-from aigovtool.codec import decode
+from aigovtool.codec import convert, decode
 from aigovtool.consumer.asking import Asking
 from aigovtool.consumer.attest import Session, Trust
 from aigovtool.consumer.budget import CustodianDesk, LeaseProof
@@ -24,6 +24,7 @@ from aigovtool.consumer.result import ModelInfo, Result
 from aigovtool.errors import AIGovToolError, FaultError, InputError, InvalidValueError, NoBudgetError
 from aigovtool.ids import REQUEST_KEY_PATTERN, InstanceId, ModelId, RequestKey, parse_name
 from aigovtool.ledger.receipt import Receipt
+from aigovtool.ledger.units import Dimension
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
 from aigovtool.protocol.commands import AskState
 from aigovtool.protocol.oip_metadata import ModelMetadata
@@ -125,11 +126,10 @@ class ConsumerCore:
             )
         return tuple(found)
 
-    def request_budget(self, units: int, reason: str, model: str | None) -> Flow[AskState]:
+    def request_budget(self, units: int, reason: str, model: str | None, dimension: str) -> Flow[AskState]:
         """Ask the custodian for more units on `model`, or on the only model there is."""
-        return self.desk.ask(
-            units, reason, self._only_model() if model is None else ModelId(parse_name(model, "model"))
-        )
+        named = self._only_model() if model is None else ModelId(parse_name(model, "model"))
+        return self.desk.ask(units, reason, named, convert(dimension, Dimension))
 
     def ask_state(self, ask_id: str) -> Flow[AskState]:
         """Return what became of a request for more budget."""

@@ -8,6 +8,7 @@ from aigovtool.consumer.receipts import SavedReceipt, write_saved_receipt
 from aigovtool.consumer.tensors import Array
 from aigovtool.ids import Digest, ModelId, RequestKey
 from aigovtool.ledger.receipt import Receipt, SignedReceipt
+from aigovtool.ledger.units import UnitVector
 from aigovtool.protocol.oip_metadata import TensorMetadata
 
 
@@ -28,7 +29,7 @@ class Result:
 
     Attributes:
         outputs: arrays by name, with the shapes that the enclave answered.
-        units_remaining: units left on the budget path, as the receipt says.
+        units_remaining: inferences left on the budget path, as the receipt says; `remaining` tells of every dimension.
         receipt: the verified, signed receipt.
         saved: the record with which the receipt can be checked offline.
         request_body: the exact bytes that were sent.
@@ -46,9 +47,14 @@ class Result:
     response_body: bytes = field(default=b"")
 
     @property
-    def units_remaining(self) -> int:
-        """Units left on the budget path."""
+    def remaining(self) -> UnitVector:
+        """What is left of everything that is metered."""
         return self.receipt.receipt.remaining
+
+    @property
+    def units_remaining(self) -> int:
+        """Inferences left on the budget path."""
+        return self.remaining.inferences
 
     @property
     def statement(self) -> Receipt:

@@ -23,8 +23,9 @@ from aigovtool.enclave.boot import Instance
 from aigovtool.enclave.results import Results
 from aigovtool.enclave.room import Room
 from aigovtool.errors import AIGovToolError, ForbiddenError, RefusalError, UnreachableError
-from aigovtool.ids import ConsumerId, MessageId, ModelId
+from aigovtool.ids import ConsumerId, Digest, MessageId, ModelId
 from aigovtool.ledger.receipt import Receipt
+from aigovtool.ledger.units import UnitVector
 from aigovtool.protocol import messages
 from aigovtool.protocol.messages import Answer, Listen, Push, RenewReply, Wiped
 from aigovtool.protocol.reservation import Posted, Reservation
@@ -73,32 +74,38 @@ class InstanceRun:
 
     # -- For the gateway ------------------------------------------------------------------------
 
-    async def reserve(self, model: ModelId, consumer: ConsumerId, units: int, deadline_ms: int) -> Reservation:
-        """Debit units, waiting for a lease while one may come and the deadline allows it.
+    async def reserve(
+        self, model: ModelId, consumer: ConsumerId, units: UnitVector, request: Digest | None, deadline_ms: int
+    ) -> Reservation:
+        """Debit units for a request, waiting for a lease while one may come and the deadline allows it.
 
         Raises:
             RefusalError: why not.
             OverloadedError: `too_many_waiting`.
         """
-        reservation = self._meter.reserve(self._clock.now_ms(), model, consumer, units)
+        reservation = self._meter.reserve(self._clock.now_ms(), model, consumer, units, request)
         if reservation is not None:
             self._wake_if_due()
             return reservation
         with self._queue.take(consumer, 1):
-            return await self._waited(model, consumer, units, deadline_ms)
+            return await self._waited(model, consumer, units, request, deadline_ms)
 
-    async def _waited(self, model: ModelId, consumer: ConsumerId, units: int, deadline_ms: int) -> Reservation:
+    async def _waited(
+        self, model: ModelId, consumer: ConsumerId, units: UnitVector, request: Digest | None, deadline_ms: int
+    ) -> Reservation:
         self._meter.waiting(model, consumer, 1)
         try:
-            while (reservation := self._meter.reserve(self._clock.now_ms(), model, consumer, units)) is None:
+            while True:
+                now_ms = self._clock.now_ms()
+                if (reservation := self._meter.reserve(now_ms, model, consumer, units, request)) is not None:
+                    return reservation
                 self._wake.set()
-                left_s = (deadline_ms - self._clock.now_ms()) / 1000
+                left_s = (deadline_ms - now_ms) / 1000
                 if left_s <= 0:
                     raise RefusalError("no units came in time", reason="no_lease_in_time", retry_after_s=1)
                 await asyncio.wait([self._changed], timeout=min(left_s, _IDLE_S))
-            return reservation
         finally:
-            self._meter.waiting(model, consumer, -1)
+            self._meter.waiting(model, consumer, -1, request)
 
     def _wake_if_due(self) -> None:
         if self._meter.renew_due(self._clock.now_ms()):
@@ -109,19 +116,21 @@ class InstanceRun:
         self._look_at_clock()
         self._meter.check(self._clock.now_ms(), consumer)
 
-    def preview(self, reservation: Reservation) -> Posted:
-        """Return what posting all of a reservation will come to, for the receipt."""
-        return self._meter.preview(reservation, reservation.units)
+    def preview(self, reservation: Reservation, actual: UnitVector) -> Posted:
+        """Return what posting `actual` units of a reservation will come to, for the receipt."""
+        return self._meter.preview(reservation, actual)
 
     def gate_and_post(self, reservation: Reservation, receipt: Receipt) -> None:
-        """Gate, then charge: nothing that can fail, and no await, lies between this and the release of the answer.
+        """Gate, then charge what the receipt says.
+
+        Nothing that can fail, and no await, lies between this and the release of the answer.
 
         Raises:
             RefusalError: the answer must not be released; nothing was charged.
         """
         self._look_at_clock()
         self._meter.gate(self._clock.now_ms(), reservation)
-        self._meter.post(reservation, reservation.units, receipt)
+        self._meter.post(reservation, receipt.units, receipt)
         asyncio.get_running_loop().call_soon(self._wake_if_due)  # nobody who waits gains by a posting
 
     def void(self, reservation: Reservation, *, failed: bool) -> None:

@@ -9,6 +9,7 @@ Invariants (leases spec section 6), for every row and every reachable book:
     least what its holder released.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -16,10 +17,10 @@ from types import MappingProxyType
 import msgspec
 
 from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, LeaseId, ModelId
-from aigovtool.ledger.budget import BudgetRow, RowKey, Scope, Window, path
+from aigovtool.ledger.budget import BudgetRow, RowKey, Window, path, rooms
 from aigovtool.ledger.lease import Lease, LeaseEvent, LeaseState, next_state
 from aigovtool.ledger.policy import Level, ServingPolicy, lease_cap
-from aigovtool.ledger.units import UnitVector, of
+from aigovtool.ledger.units import ZERO, Dimension, UnitVector, vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,10 @@ class ReportUsage:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """A wish for units. `minimum` is what one waiting request needs; `target` what the rate suggests."""
+    """A wish for units. `minimum` is what one waiting request needs; `target` what the rate suggests.
+
+    What is held is that of all unclosed leases of the model. `request` is given where a lease is for one request only.
+    """
 
     lease_id: LeaseId
     instance: InstanceId
@@ -68,15 +72,16 @@ class Draw:
     model: ModelId
     manifest: Digest
     consumer: ConsumerId
-    minimum: int
-    target: int
+    minimum: UnitVector
+    target: UnitVector
     policy: ServingPolicy
     refundable: bool
-    held_by_instance: int
-    held_by_borrower: int
+    held_by_instance: UnitVector
+    held_by_borrower: UnitVector
     ttl_ms: int
     grace_ms: int
     now_ms: int
+    request: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +129,12 @@ class Effects:
     outcome: Outcome
     rows: tuple[BudgetRow, ...] = ()
     leases: tuple[Lease, ...] = ()
-    available: int = 0
-    #: Units that can still be granted on the path of a draw, after it.
-    room: int = 0
+    #: Where a draw was denied: what would have been granted.
+    available: UnitVector = ZERO
+    #: Where a draw was denied: the first dimension of which there is too little.
+    short: Dimension | None = None
+    #: What can still be granted on the path of a draw, after it, in each dimension that is limited.
+    rooms: dict[Dimension, int] = field(default_factory=dict)
 
 
 def apply(book: Book, event: Event) -> Effects:
@@ -203,69 +211,88 @@ def _close(book: Book, lease: Lease) -> Effects:
 def _draw(book: Book, event: Draw) -> Effects:
     debits = _path_rows(book, event)
     if debits is None:
-        return Effects(Outcome.NO_BUDGET_ROW)
+        return Effects(Outcome.NO_BUDGET_ROW, rooms=dict.fromkeys(event.policy.counts, 0))
+    before = rooms(debits, event.now_ms)
     if any(row.ended(event.now_ms) for row in debits):
-        return Effects(Outcome.BUDGET_ENDED)
-    limits = [row.limit for row in debits if row.limit is not None]
-    rooms = [room for row in debits if (room := row.room()) is not None]
-    room = min(rooms, default=event.policy.max_lease_units)
-    if room < event.minimum:
-        return _shortage(debits, event.minimum, room)
-    limit = min(limits, default=event.policy.max_lease_units)
-    shared = _shared_limit(debits, event)
-    allowed = min(
-        _allowance(event.policy.max_unclosed_percent_per_instance, shared, event) - event.held_by_instance,
-        _allowance(event.policy.max_unclosed_percent_per_borrower, shared, event) - event.held_by_borrower,
-        event.policy.max_lease_units,
-    )
-    if allowed < event.minimum:
-        return Effects(Outcome.CAPPED, available=max(0, allowed), room=room)
-    cap = max(event.minimum, lease_cap(event.policy, room, limit))
-    units = min(max(event.minimum, min(event.target, cap)), room, allowed)
-    held = tuple(row.hold(units) for row in debits)
-    remaining = min((row_room for row in held if (row_room := row.room()) is not None), default=room)
-    return Effects(Outcome.GRANTED, rows=held, leases=(_lease(event, units, held),), room=remaining)
+        return Effects(Outcome.BUDGET_ENDED, rooms=before)
+    unlimited = event.policy.max_lease_units
+    counts = event.policy.counts
+    minimum = event.minimum.over(counts, least=1)  # a lease without a unit of what is metered serves nobody
+    room = vector({dimension: before.get(dimension, unlimited) for dimension in counts})
+    if not room.covers(minimum):
+        short = _first_short(counts, minimum, room)
+        return Effects(_shortage(debits, minimum, room), available=room, short=short, rooms=before)
+    allowed = vector({d: _allowed(d, minimum.get(d), debits, event) for d in counts})
+    if not allowed.covers(minimum):
+        return Effects(Outcome.CAPPED, available=allowed, short=_first_short(counts, minimum, allowed), rooms=before)
+    units = vector({d: _size(d, minimum.get(d), room.get(d), debits, event) for d in counts}).lowest(allowed)
+    held = tuple(row.hold(units.get(row.key.dimension)) for row in debits)
+    lease = _lease(event, units, held)
+    return Effects(Outcome.GRANTED, rows=held, leases=(lease,), rooms=rooms(held, event.now_ms))
 
 
-def _shared_limit(debits: list[BudgetRow], event: Draw) -> int:
-    """The budget that what an instance or a borrower holds is a share of: not one consumer's, nor one hour's."""
-    shared = [
-        row.limit
-        for row in debits
-        if row.limit is not None and row.key.window is Window.LIFETIME and row.key.scope.level() is not Level.CONSUMER
-    ]
-    return min(shared, default=event.policy.max_lease_units)
+def _first_short(counts: Iterable[Dimension], minimum: UnitVector, left: UnitVector) -> Dimension:
+    return next(dimension for dimension in counts if left.get(dimension) < minimum.get(dimension))
 
 
-def _allowance(percent: int, limit: int, event: Draw) -> int:
+def _size(dimension: Dimension, minimum: int, room: int, debits: list[BudgetRow], event: Draw) -> int:
+    limit = _least_limit(dimension, debits, event.policy)
+    cap = max(minimum, lease_cap(event.policy, dimension, room, limit))
+    return min(max(minimum, min(event.target.get(dimension), cap)), room)
+
+
+def _allowed(dimension: Dimension, minimum: int, debits: list[BudgetRow], event: Draw) -> int:
+    """Return what may be granted beside what this instance, and all of its borrower's, hold already."""
+    policy = event.policy
+    shared = _least_limit(dimension, filter(_is_shared, debits), policy)
+    mine = _allowance(policy.max_unclosed_percent_per_instance, shared, minimum) - event.held_by_instance.get(dimension)
+    ours = _allowance(policy.max_unclosed_percent_per_borrower, shared, minimum) - event.held_by_borrower.get(dimension)
+    return max(0, min(mine, ours, policy.max_lease_units))
+
+
+def _least_limit(dimension: Dimension, debits: Iterable[BudgetRow], policy: ServingPolicy) -> int:
+    limits = [row.limit for row in debits if row.limit is not None and row.key.dimension is dimension]
+    return min(limits, default=policy.max_lease_units)
+
+
+def _is_shared(row: BudgetRow) -> bool:
+    """Return whether what is held is a share of this budget: not of one consumer's, nor one hour's."""
+    return row.key.window is Window.LIFETIME and row.key.scope.level() is not Level.CONSUMER
+
+
+def _allowance(percent: int, limit: int, minimum: int) -> int:
     """Units that may be outstanding: a share of the limit, but always room for one lease and the next."""
-    return max(limit * percent // 100, 2 * event.minimum)
+    return max(limit * percent // 100, 2 * minimum)
 
 
-def _shortage(debits: list[BudgetRow], minimum: int, room: int) -> Effects:
-    short = [row for row in debits if (left := row.room()) is not None and left < minimum]
+def _shortage(debits: list[BudgetRow], minimum: UnitVector, room: UnitVector) -> Outcome:
+    needed = {row.key: minimum.get(row.key.dimension) for row in debits}
+    short = [row for row in debits if (left := row.room()) is not None and left < needed[row.key]]
     if all(row.pending > 0 for row in short):
-        return Effects(Outcome.RESERVED, available=room, room=room)
-    return Effects(Outcome.EXHAUSTED if room == 0 else Outcome.INSUFFICIENT, available=room, room=room)
+        return Outcome.RESERVED
+    none_left = any(room.get(row.key.dimension) == 0 for row in short)
+    return Outcome.EXHAUSTED if none_left else Outcome.INSUFFICIENT
 
 
 def _path_rows(book: Book, event: Draw) -> list[BudgetRow] | None:
-    """Return every row on the path; `None` when a level that the policy requires has none."""
+    """Return every row on the path; `None` when one that the policy requires is missing."""
     rows: list[BudgetRow] = []
-    for scope in path(event.model, event.borrower, event.consumer):
-        found = [row for row in book.rows.values() if _counts(row, scope, event)]
-        if not found and scope.level() in event.policy.required:
+    for dimension in event.policy.counts:
+        found = [
+            row
+            for scope in path(event.model, event.borrower, event.consumer)
+            for row in book.rows.values()
+            if row.key.scope == scope and row.key.dimension is dimension
+        ]
+        levels = {row.key.scope.level() for row in found}
+        # A policy that requires no level at all would make an absent budget mean "unlimited".
+        if not found or not levels.issuperset(event.policy.required):
             return None
         rows.extend(found)
-    # A policy that requires no level at all would make an absent budget mean "unlimited".
-    return rows or None
+    return rows
 
 
-def _counts(row: BudgetRow, scope: Scope, event: Draw) -> bool:
-    return row.key.scope == scope and row.key.dimension is event.policy.dimension
-
-
-def _lease(event: Draw, units: int, held: tuple[BudgetRow, ...]) -> Lease:
+def _lease(event: Draw, units: UnitVector, held: tuple[BudgetRow, ...]) -> Lease:
     ends = [row.not_after_ms for row in held if row.not_after_ms is not None]
     return Lease(
         lease_id=event.lease_id,
@@ -274,11 +301,12 @@ def _lease(event: Draw, units: int, held: tuple[BudgetRow, ...]) -> Lease:
         model=event.model,
         manifest=event.manifest,
         consumer=event.consumer,
-        units=of(event.policy.dimension, units),
+        units=units,
         rows=[row.key for row in held],
         granted_at_ms=event.now_ms,
         ttl_ms=min([event.ttl_ms, *(end - event.now_ms for end in ends)]),  # no lease outlives its budget
         grace_ms=event.grace_ms,
         policy=event.policy.digest(),
         refundable=event.refundable,
+        request=event.request,
     )

@@ -131,6 +131,17 @@ class BudgetRow(Message):
         return msgspec.structs.replace(self, posted=self.posted - units)
 
 
+def rooms(rows: Iterable[BudgetRow], now_ms: int) -> dict[Dimension, int]:
+    """Return what can still be granted on a path, for each dimension that any of its `rows` limits."""
+    found: dict[Dimension, int] = {}
+    for row in rows:
+        room = 0 if row.ended(now_ms) else row.room()
+        if room is not None:
+            dimension = row.key.dimension
+            found[dimension] = min(room, found.get(dimension, room))
+    return found
+
+
 def path(model: ModelId, borrower: BorrowerId, consumer: ConsumerId) -> tuple[Scope, Scope, Scope]:
     """Return the scopes that a lease for this consumer debits where a row stands, widest first."""
     return (

@@ -23,7 +23,7 @@ from aigovtool.ids import (
 )
 from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope
 from aigovtool.ledger.merkle import leaf_hash
-from aigovtool.ledger.units import UnitVector
+from aigovtool.ledger.units import Dimension, UnitVector
 
 
 class PartyRole(StrEnum):
@@ -86,8 +86,8 @@ class PartyRevoked(Message, tag_field="kind", tag="party_revoked"):
     command: Command
 
 
-class ModelAdded(Message, tag_field="kind", tag="model_added"):
-    """A sealed model can be lent."""
+class ModelAdded(Message, tag_field="kind", tag="model_added", omit_defaults=True):
+    """A sealed model can be lent. Its leases debit inferences, and what is metered `also`: that never changes."""
 
     model: ModelId
     manifest: Digest
@@ -96,6 +96,7 @@ class ModelAdded(Message, tag_field="kind", tag="model_added"):
     sealer: KeyId
     policy: Digest
     command: Command
+    also: tuple[Dimension, ...] = ()
 
 
 class ModelTermsSet(Message, tag_field="kind", tag="model_terms_set"):
@@ -174,8 +175,8 @@ class CommandRefused(Message, tag_field="kind", tag="command_refused"):
     reason: str
 
 
-class LeaseGranted(Message, tag_field="kind", tag="lease_granted"):
-    """Units were debited from every row of the path."""
+class LeaseGranted(Message, tag_field="kind", tag="lease_granted", omit_defaults=True):
+    """Units were debited from every row of the path; in bound mode, for one request, of which this is the digest."""
 
     lease_id: LeaseId
     instance: InstanceId
@@ -184,6 +185,7 @@ class LeaseGranted(Message, tag_field="kind", tag="lease_granted"):
     consumer: ConsumerId
     units: UnitVector
     rows: list[RowKey]
+    request: Digest | None = None
 
 
 class LeaseClosed(Message, tag_field="kind", tag="lease_closed"):
@@ -239,8 +241,8 @@ class Forked(Message, tag_field="kind", tag="forked"):
     epoch: Units
 
 
-class Asked(Message, tag_field="kind", tag="asked"):
-    """Somebody asked for more budget."""
+class Asked(Message, tag_field="kind", tag="asked", omit_defaults=True):
+    """Somebody asked for more budget: so many units of one dimension."""
 
     ask_id: MessageId
     role: PartyRole
@@ -248,6 +250,7 @@ class Asked(Message, tag_field="kind", tag="asked"):
     scope: Scope
     units: Units
     reason: str
+    dimension: Dimension = Dimension.INFERENCES
 
 
 class AskDecided(Message, tag_field="kind", tag="ask_decided"):

@@ -60,7 +60,10 @@ def next_state(state: LeaseState, event: LeaseEvent) -> LeaseState:
 
 
 class Lease(Message):
-    """One lease as the custodian keeps it. `rows` are exactly the budget rows that it debited."""
+    """One lease as the custodian keeps it. `rows` are exactly the budget rows that it debited.
+
+    `request` is the salted digest of the one request that it is for, if its model is lent in bound mode.
+    """
 
     lease_id: LeaseId
     instance: InstanceId
@@ -81,6 +84,7 @@ class Lease(Message):
     ok: Units = 0
     err: Units = 0
     report: Digest | None = None
+    request: Digest | None = None
 
     def overdue(self, now_ms: int) -> bool:
         """Return whether the custodian no longer waits for a final report."""

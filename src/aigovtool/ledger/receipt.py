@@ -20,7 +20,10 @@ MAX_SALT_BYTES = 64
 
 
 class Receipt(Message):
-    """What was asked, answered and charged. `sequence` counts the receipts of one lease from 1."""
+    """What was asked, answered and charged. `sequence` counts the receipts of one lease from 1.
+
+    `remaining` is what was left afterwards of what is metered, as far as the instance knew.
+    """
 
     request_key: RequestKey
     request: Digest
@@ -29,7 +32,7 @@ class Receipt(Message):
     manifest: Digest
     consumer: ConsumerId
     units: UnitVector
-    remaining: Units
+    remaining: UnitVector
     lease_id: LeaseId
     sequence: Units
     instance: InstanceId

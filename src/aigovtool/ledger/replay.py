@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from aigovtool.errors import LogError
-from aigovtool.ids import LeaseId
+from aigovtool.ids import LeaseId, ModelId
 from aigovtool.ledger.budget import ROLLING, BudgetLimit, BudgetRow, RowKey, Scope, Window, bucket_of, path
 from aigovtool.ledger.entry import (
     BudgetSet,
@@ -21,6 +21,7 @@ from aigovtool.ledger.entry import (
     LeaseExpired,
     LeaseGranted,
     LeaseWrittenOff,
+    ModelAdded,
     ModelTermsSet,
     ModelWithdrawn,
     PartyRevoked,
@@ -58,6 +59,8 @@ class Replay:
     #: The rows of each limit by their bucket's beginning, because a rolling window counts several.
     buckets: dict[tuple[Scope, Dimension, Window], dict[int, RowKey]] = field(default_factory=dict)
     stops: set[Stop] = field(default_factory=set)
+    #: What the leases of each model debit.
+    counts: dict[ModelId, frozenset[Dimension]] = field(default_factory=dict)
     epoch: int = 0
     generation: int = 0
 
@@ -69,6 +72,8 @@ class Replay:
         """
         self._begin_generation(entry)
         match entry.body:
+            case ModelAdded(model=model, also=also):
+                self._add(model, frozenset({Dimension.INFERENCES, *also}))
             case ModelTermsSet(epoch=epoch):
                 self._advance(epoch)
             case Stopped() | Resumed() | Forked() | PartyRevoked() | ModelWithdrawn() as order:
@@ -92,6 +97,10 @@ class Replay:
         if entry.generation != begins or (isinstance(entry.body, Restored) and begins <= self.generation):
             raise bad("generation", "a generation begins with the entry that says why, and only there")
         self.generation = entry.generation
+
+    def _add(self, model: ModelId, counts: frozenset[Dimension]) -> None:
+        if self.counts.setdefault(model, counts) != counts:
+            raise bad("model_twice", "it adds a model once more, and now it meters something else")
 
     def _end(self, ended: LeaseExpired | LeaseWrittenOff) -> None:
         held = _known(self.leases, ended.lease_id)
@@ -138,15 +147,18 @@ class Replay:
             raise bad("lease_twice", "it grants a lease that was granted before")
         self._require_not_stopped(granted)
         scopes = path(granted.model, granted.borrower, granted.consumer)
-        dimensions = {key.dimension for key in granted.rows}
+        dimensions = self.counts.get(granted.model)
+        if dimensions is None:
+            raise bad("unknown_model", "it grants a lease of a model that was never added")
         due = {
             (scope, *counted) for scope in scopes for counted in self.limits.get(scope, {}) if counted[0] in dimensions
         }
         debited = [(key.scope, key.dimension, key.window) for key in granted.rows]
         if not debited or len(set(debited)) != len(debited) or set(debited) != due:
             raise bad("wrong_rows", "it does not debit exactly the limits on its path")
-        if any(dimension not in dimensions for dimension, _ in granted.units.items()) or granted.units.is_zero():
-            raise bad("wrong_rows", "it grants units that no limit counts, or none")
+        counted = {key.dimension for key in granted.rows}
+        if counted != dimensions or counted != {dimension for dimension, _ in granted.units.items()}:
+            raise bad("wrong_rows", "it does not grant and debit exactly what its model meters")
         for key in granted.rows:
             self._hold(key, granted.units.get(key.dimension), at_ms)
         self.leases[granted.lease_id] = Held(granted)

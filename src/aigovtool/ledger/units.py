@@ -4,7 +4,7 @@ A `UnitVector` has one field per dimension (leases spec section 2). A field of z
 of this dimension is asked for, held or used; whether a dimension is *metered* is decided by budget rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 
 from aigovtool.codec import Message
@@ -33,7 +33,7 @@ class UnitVector(Message, omit_defaults=True):
 
     def get(self, dimension: Dimension) -> int:
         """Return the units of one dimension."""
-        value: int = getattr(self, dimension.value)
+        value: int = getattr(self, dimension)  # a dimension is the name of its field
         return value
 
     def items(self) -> Iterator[tuple[Dimension, int]]:
@@ -44,7 +44,13 @@ class UnitVector(Message, omit_defaults=True):
 
     def plus(self, other: "UnitVector") -> "UnitVector":
         """Return the sum."""
-        return vector({d: self.get(d) + other.get(d) for d in Dimension})
+        return UnitVector(
+            inferences=self.inferences + other.inferences,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            compute_ms=self.compute_ms + other.compute_ms,
+        )
 
     def minus(self, other: "UnitVector") -> "UnitVector":
         """Return the difference.
@@ -52,19 +58,57 @@ class UnitVector(Message, omit_defaults=True):
         Raises:
             InvalidValueError: when any dimension would go below zero.
         """
-        return vector({d: self.get(d) - other.get(d) for d in Dimension})
+        if not self.covers(other):
+            raise _negative()
+        return UnitVector(
+            inferences=self.inferences - other.inferences,
+            input_tokens=self.input_tokens - other.input_tokens,
+            output_tokens=self.output_tokens - other.output_tokens,
+            cached_tokens=self.cached_tokens - other.cached_tokens,
+            compute_ms=self.compute_ms - other.compute_ms,
+        )
 
     def highest(self, other: "UnitVector") -> "UnitVector":
         """Return the larger value of each dimension."""
-        return vector({d: max(self.get(d), other.get(d)) for d in Dimension})
+        return UnitVector(
+            inferences=max(self.inferences, other.inferences),
+            input_tokens=max(self.input_tokens, other.input_tokens),
+            output_tokens=max(self.output_tokens, other.output_tokens),
+            cached_tokens=max(self.cached_tokens, other.cached_tokens),
+            compute_ms=max(self.compute_ms, other.compute_ms),
+        )
+
+    def lowest(self, other: "UnitVector") -> "UnitVector":
+        """Return the smaller value of each dimension."""
+        return UnitVector(
+            inferences=min(self.inferences, other.inferences),
+            input_tokens=min(self.input_tokens, other.input_tokens),
+            output_tokens=min(self.output_tokens, other.output_tokens),
+            cached_tokens=min(self.cached_tokens, other.cached_tokens),
+            compute_ms=min(self.compute_ms, other.compute_ms),
+        )
 
     def covers(self, other: "UnitVector") -> bool:
         """Return whether every dimension is at least that of `other`."""
-        return all(self.get(d) >= other.get(d) for d in Dimension)
+        return (
+            self.inferences >= other.inferences
+            and self.compute_ms >= other.compute_ms
+            and self.input_tokens >= other.input_tokens
+            and self.output_tokens >= other.output_tokens
+            and self.cached_tokens >= other.cached_tokens
+        )
+
+    def over(self, dimensions: Iterable[Dimension], *, least: int) -> "UnitVector":
+        """Return these dimensions alone, each of at least `least` units."""
+        return vector({d: max(self.get(d), least) for d in dimensions})
 
     def is_zero(self) -> bool:
         """Return whether nothing is counted at all."""
-        return not any(True for _ in self.items())
+        return self == ZERO
+
+    def __str__(self) -> str:
+        """Return the units in words, such as `12 inferences, 300 compute_ms`."""
+        return ", ".join(f"{units} {dimension.value}" for dimension, units in self.items()) or "nothing"
 
 
 ZERO = UnitVector()
@@ -76,9 +120,13 @@ def vector(values: dict[Dimension, int]) -> UnitVector:
     Raises:
         InvalidValueError: for a negative value.
     """
-    if any(value < 0 for value in values.values()):
-        raise InvalidValueError("units cannot be negative", reason="negative_units")
-    return UnitVector(**{dimension.value: value for dimension, value in values.items()})
+    if values and min(values.values()) < 0:
+        raise _negative()
+    return UnitVector(**values)
+
+
+def _negative() -> InvalidValueError:
+    return InvalidValueError("units cannot be negative", reason="negative_units")
 
 
 def of(dimension: Dimension, units: int) -> UnitVector:

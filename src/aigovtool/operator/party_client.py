@@ -9,6 +9,7 @@ from typing import Final, Self
 from aigovtool.codec import encode
 from aigovtool.ids import MessageId
 from aigovtool.ledger.budget import Scope
+from aigovtool.ledger.units import Dimension
 from aigovtool.operator.connection import CustodianConnection
 from aigovtool.protocol.commands import AskRequest, AskState
 from aigovtool.protocol.party import BorrowerFile, ConsumerFile
@@ -21,9 +22,11 @@ class PartyClient:
     def __init__(self, party: ConsumerFile | BorrowerFile, *, pause: Callable[[float], None] = time.sleep) -> None:
         self._connection: Final = CustodianConnection.of(party, pause=pause)
 
-    def ask(self, scope: Scope, units: int, reason: str) -> AskState:
+    def ask(self, scope: Scope, units: int, reason: str, dimension: Dimension = Dimension.INFERENCES) -> AskState:
         """Ask for `units` more at `scope`; an attempt that is repeated is one request."""
-        request = AskRequest(ask_id=MessageId(secrets.token_hex(16)), scope=scope, units=units, reason=reason)
+        request = AskRequest(
+            ask_id=MessageId(secrets.token_hex(16)), scope=scope, units=units, reason=reason, dimension=dimension
+        )
         return self._connection.post("/v1/asks", encode(request), AskState)
 
     def ask_state(self, ask_id: MessageId) -> AskState:

@@ -54,6 +54,7 @@ class OnnxModel:
     outputs: tuple[TensorSpec, ...]
     opsets: tuple[Opset, ...]
     external: tuple[ExternalData, ...]
+    draws_random: bool
 
 
 def inspect_onnx(stream: BinaryIO) -> OnnxModel:
@@ -114,6 +115,7 @@ class _Walk:
         self._external: dict[str, int] = {}
         self._foreign: set[tuple[str, str]] = set()
         self._functions: set[tuple[str, str]] = set()
+        self._draws_random = False
 
     def model(self) -> OnnxModel:
         ir_version, producer, has_graph = 0, "", False
@@ -156,7 +158,9 @@ class _Walk:
                 "the model has no input or no output", reason="no_tensors", fix="seal a model that computes something"
             )
         external = tuple(ExternalData(name, end) for name, end in sorted(self._external.items()))
-        return OnnxModel(ir_version, producer, inputs, tuple(self._outputs), tuple(self._opsets), external)
+        return OnnxModel(
+            ir_version, producer, inputs, tuple(self._outputs), tuple(self._opsets), external, self._draws_random
+        )
 
     def _opset(self, message: Field) -> None:
         domain, version = "", 0
@@ -225,6 +229,7 @@ class _Walk:
                 reason="operator_refused",
                 fix="export the model without compiling it for one device",
             )
+        self._draws_random = self._draws_random or operator in onnx.RANDOM_OPERATORS
         if domain not in onnx.DOMAINS:
             self._foreign.add((domain, operator))
             if len(self._foreign) > _MAX_FOREIGN_OPERATORS:

@@ -127,7 +127,7 @@ class Description(Message):
         _check_unique("metadata key", [entry.key for entry in self.metadata])
 
 
-class Manifest(Message):
+class Manifest(Message, omit_defaults=True):
     """What one package holds. The members and their order are those of the specification."""
 
     format_version: Literal[1]
@@ -142,6 +142,7 @@ class Manifest(Message):
     outputs: Annotated[tuple[TensorSpec, ...], Meta(min_length=1, max_length=MAX_TENSORS)]
     opsets: Annotated[tuple[Opset, ...], Meta(max_length=MAX_OPSETS)]
     description: Description
+    draws_random: bool = False
 
     def __post_init__(self) -> None:
         check_file_names([file.name for file in self.files])

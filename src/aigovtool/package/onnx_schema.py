@@ -159,5 +159,9 @@ DATATYPES: Final = {
 DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 #: Operators of those domains that open a file named in the graph (EPContext) or run Python.
 REFUSED_OPERATORS: Final = frozenset({"EPContext", "PythonOp", "PythonOpGrad"})
+#: Two runs of these need not give the same, whatever their seed: it belongs to a session, not to a request.
+RANDOM_OPERATORS: Final = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
 #: What ONNX defines for external data. Others (a `basepath`, attributes of the loader's object) are attacks.
 EXTERNAL_KEYS: Final = frozenset({"location", "offset", "length", "checksum"})

@@ -108,6 +108,7 @@ def seal(
         inputs=inspected.inputs,
         outputs=inspected.outputs,
         opsets=inspected.opsets,
+        draws_random=inspected.draws_random,
         description=description or Description(),
     )
     envelope = sign_manifest(manifest, sealer)

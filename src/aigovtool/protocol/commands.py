@@ -58,8 +58,8 @@ class AddModel(Message, tag_field="act", tag="add_model"):
 class SetModelTerms(Message, tag_field="act", tag="set_model_terms"):
     """Lend a model on other terms: to other borrowers, or with another dial. Its policy's version must be higher.
 
-    Leases that are out keep their terms. How long an enclave may be silent changes when it attests again; the dimension
-    of a model cannot change.
+    Leases that are out keep their terms. How long an enclave may be silent changes when it attests again; what a model
+    meters cannot change.
     """
 
     model: ModelId
@@ -185,13 +185,14 @@ class CommandResult(Message):
     epoch: Units | None = None
 
 
-class AskRequest(Message):
-    """A consumer's or borrower's wish for more budget."""
+class AskRequest(Message, omit_defaults=True):
+    """A consumer's or borrower's wish for more budget: so many more units of one dimension."""
 
     ask_id: MessageId
     scope: Scope
     units: Annotated[int, Meta(ge=1, le=10**12)]
     reason: Reason
+    dimension: Dimension = Dimension.INFERENCES
 
 
 class AskState(Message):
@@ -208,3 +209,4 @@ class AskState(Message):
     decided_by: OperatorId | None = None
     decision: str = ""
     granted: Units = 0
+    dimension: Dimension = Dimension.INFERENCES

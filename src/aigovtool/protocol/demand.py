@@ -2,64 +2,86 @@
 
 from dataclasses import dataclass, field
 
-from aigovtool.protocol.messages import DenyCode
+from aigovtool.ids import Digest
+from aigovtool.ledger.units import ZERO, Dimension, UnitVector, vector
+from aigovtool.protocol.messages import Deny, DenyCode
 
 #: Draw a little more than the rate suggests, so that the lease outlives its renewal.
 _HEADROOM_PERCENT = 120
 #: Never ask again sooner than this after a denial, whatever the custodian says.
 _RETRY_FLOOR_MS = 1_000
-#: Units to ask for before any rate is known.
-_FIRST_TARGET = 8
+#: Requests to ask for before any rate is known.
+_FIRST_REQUESTS = 8
 
 
 @dataclass(slots=True)
 class Demand:
     """Demand for one (model, consumer), on the enclave's elapsed clock.
 
-    `minimum` is the most that anybody who waits needs, said since the last answer; whoever still waits after an answer
-    says it again. `path_remaining` is what the custodian could still grant, as of its last answer. `asked`: it was
-    asked for more budget. `asking`: a renewal under way asks for who waits.
+    `least` is what any request takes at least. `minimum` is the most that anybody who waits needs, said since the last
+    answer; whoever still waits after an answer says it again. `path_remaining` is what the custodian could still grant,
+    as of its last answer, where it is limited. `asked`: it was asked for more budget. `asking`: a renewal under way
+    asks for who waits. `requests` are those that wait for leases of their own (bound mode), by their digests.
     """
 
     since_ms: int
-    taken: int = 0
+    least: UnitVector
+    taken: UnitVector = ZERO
     waiting: int = 0
-    minimum: int = 0
-    available: int = 0
+    minimum: UnitVector = ZERO
+    available: UnitVector = ZERO
     wanted_ms: int | None = None
     denied: DenyCode | None = None
+    short: Dimension | None = None
     retry_at_ms: int = 0
     asked: bool = False
     asking: bool = False
-    path_remaining: int = 0
-    rate_per_s: float = field(default=0.0)
+    path_remaining: dict[Dimension, int] = field(default_factory=dict)
+    rate_per_s: dict[Dimension, float] = field(default_factory=dict)
+    requests: dict[Digest, UnitVector] = field(default_factory=dict)
 
     @property
     def pressing(self) -> bool:
         """Whether somebody waits who has said what it needs since the last answer."""
-        return self.waiting > 0 and self.minimum > 0
+        return self.waiting > 0 and not self.minimum.is_zero()
 
-    def take(self, now_ms: int, units: int) -> None:
+    def need(self, units: UnitVector) -> None:
+        """Somebody cannot have these units yet."""
+        self.minimum = self.minimum.highest(units)
+
+    def take(self, now_ms: int, units: UnitVector) -> None:
         """Count units that were reserved."""
-        self.taken += units
+        self.taken = self.taken.plus(units)
         self.wanted_ms = now_ms
 
-    def refused(self, now_ms: int, code: DenyCode, retry_after_ms: int, available: int) -> None:
+    def spare(self, units: UnitVector) -> None:
+        """Count units that were reserved, and turned out not to be used."""
+        self.taken = vector({d: max(0, self.taken.get(d) - units.get(d)) for d in Dimension})
+
+    def refused(self, now_ms: int, denial: Deny) -> None:
         """Remember a denial until it is worth asking again."""
-        self.denied, self.available, self.minimum = code, available, 0
-        self.asking = False
-        self.retry_at_ms = now_ms + max(retry_after_ms, _RETRY_FLOOR_MS)
+        self.denied, self.short, self.available = denial.code, denial.short, denial.available
+        self.minimum, self.asking = ZERO, False
+        self.retry_at_ms = now_ms + max(denial.retry_after_ms, _RETRY_FLOOR_MS)
 
     def granted(self, now_ms: int) -> None:
         """Forget denials and measure the rate since the last grant."""
         elapsed_ms = max(1, now_ms - self.since_ms)
-        self.rate_per_s = self.taken * 1000 / elapsed_ms
-        self.since_ms, self.taken = now_ms, 0
-        self.denied, self.asked, self.asking, self.minimum = None, False, False, 0
+        self.rate_per_s = {dimension: units * 1000 / elapsed_ms for dimension, units in self.taken.items()}
+        self.since_ms, self.taken = now_ms, ZERO
+        self.denied, self.short, self.asked, self.asking, self.minimum = None, None, False, False, ZERO
 
-    def target(self, now_ms: int, ttl_ms: int) -> int:
-        """Return about one ttl of traffic, or what is waiting if that is more."""
+    def target(self, now_ms: int, ttl_ms: int) -> UnitVector:
+        """Return about one ttl of traffic, or what is waiting if that is more; of each dimension that is metered."""
         elapsed_ms = max(1, now_ms - self.since_ms)
-        rate = max(self.rate_per_s, self.taken * 1000 / elapsed_ms if elapsed_ms >= 1000 else 0.0)
-        by_rate = int(rate * ttl_ms * _HEADROOM_PERCENT / 100_000)
-        return max(self.minimum, self.waiting, by_rate, _FIRST_TARGET)
+        targets = {}
+        for dimension in Dimension:
+            taken, least = self.taken.get(dimension), self.least.get(dimension)
+            if not (least or taken or self.minimum.get(dimension) or dimension in self.rate_per_s):
+                continue
+            rate = max(self.rate_per_s.get(dimension, 0.0), taken * 1000 / elapsed_ms if elapsed_ms >= 1000 else 0.0)
+            by_rate = int(rate * ttl_ms * _HEADROOM_PERCENT / 100_000)
+            targets[dimension] = max(
+                self.minimum.get(dimension), self.waiting * least, by_rate, _FIRST_REQUESTS * max(1, least)
+            )
+        return vector(targets)

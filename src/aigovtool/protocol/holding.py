@@ -9,9 +9,9 @@ open ── close (nothing in flight) ─> closed  one way; the final report is 
 from dataclasses import dataclass, field
 
 from aigovtool.errors import ConflictError
-from aigovtool.ids import ConsumerId, LeaseId, ModelId
+from aigovtool.ids import ConsumerId, Digest, LeaseId, ModelId
 from aigovtool.ledger.receipt import Receipt, chain
-from aigovtool.ledger.units import Dimension, of
+from aigovtool.ledger.units import ZERO, UnitVector
 from aigovtool.protocol.messages import Report
 
 #: A budget path as one instance sees it: its borrower is always the same.
@@ -25,11 +25,13 @@ class Holding:
     lease_id: LeaseId
     model: ModelId
     consumer: ConsumerId
-    dimension: Dimension
-    units: int
+    units: UnitVector
     expires_ms: int
-    used: int = 0
-    reserved: int = 0
+    #: What any request takes at least, and the one request that may take it (bound mode).
+    least: UnitVector
+    request: Digest | None = None
+    used: UnitVector = ZERO
+    reserved: UnitVector = ZERO
     in_flight: int = 0
     ok: int = 0
     err: int = 0
@@ -41,9 +43,9 @@ class Holding:
     final: Report | None = field(default=None)
 
     @property
-    def free(self) -> int:
+    def free(self) -> UnitVector:
         """Units that can still be reserved; none once closed."""
-        return 0 if self.closed else self.units - self.used - self.reserved
+        return ZERO if self.closed else self.units.minus(self.used).minus(self.reserved)
 
     @property
     def path(self) -> PathKey:
@@ -51,25 +53,44 @@ class Holding:
         return self.model, self.consumer
 
     def over(self, now_ms: int) -> bool:
-        """Return whether nothing can be reserved any more: all is used or reserved, or the time is over."""
-        return self.free == 0 or now_ms >= self.expires_ms
+        """Return whether nothing can be reserved now: too little is neither used nor reserved, or the time is over."""
+        return now_ms >= self.expires_ms or not self.free.covers(self.least)
 
     def usable(self, now_ms: int) -> bool:
-        """Return whether a new reservation may be made."""
+        """Return whether a new request may be served."""
         return not self.over(now_ms)
 
-    def reserve(self, units: int) -> None:
+    def serves(self, now_ms: int, units: UnitVector) -> bool:
+        """Return whether these units can be reserved: also less than a request needs, for the rest of one."""
+        return now_ms < self.expires_ms and self.free.covers(units)
+
+    def reserve(self, units: UnitVector) -> None:
         """Debit `units` before compute.
 
         Raises:
             ConflictError: when they are not free (callers check first; this is the wall).
         """
-        if units < 1 or units > self.free:
+        if units.is_zero() or not self.free.covers(units):
             raise ConflictError("a reservation exceeds its lease", reason="overspend")
-        self.reserved += units
+        self.reserved = self.reserved.plus(units)
         self.in_flight += 1
 
-    def post(self, reserved: int, actual: int, receipt: Receipt | None = None) -> int:
+    def advance(self, reserved: UnitVector, actual: UnitVector) -> None:
+        """Turn a part of a reservation into use, for a chunk of a stream that leaves now.
+
+        Raises:
+            ConflictError: more than was reserved (`overspend`); nothing is charged.
+        """
+        self._require_reserved(reserved, actual)
+        self.reserved = self.reserved.minus(actual)
+        self.used = self.used.plus(actual)
+        self.dirty = True
+
+    def _require_reserved(self, reserved: UnitVector, actual: UnitVector) -> None:
+        if self.closed or not reserved.covers(actual) or not self.reserved.covers(reserved):
+            raise ConflictError("a posting exceeds its reservation", reason="overspend")
+
+    def post(self, reserved: UnitVector, actual: UnitVector, receipt: Receipt | None = None) -> int:
         """Turn a reservation into use and return its number in this lease's receipts.
 
         `receipt` extends the chain that the final report commits to. Either all of it happens or nothing.
@@ -77,23 +98,22 @@ class Holding:
         Raises:
             ConflictError: more than was reserved (`overspend`), or the receipt is not the next of this lease.
         """
-        if self.closed or not 0 <= actual <= reserved <= self.reserved:
-            raise ConflictError("a posting exceeds its reservation", reason="overspend")
+        self._require_reserved(reserved, actual)
         if receipt is not None:
             if (receipt.lease_id, receipt.sequence) != (self.lease_id, self.sequence + 1):
                 raise ConflictError("a receipt is not the next of its lease", reason="wrong_receipt")
             self.head = chain(self.head, receipt)
-        self.reserved -= reserved
+        self.reserved = self.reserved.minus(reserved)
         self.in_flight -= 1
-        self.used += actual
+        self.used = self.used.plus(actual)
         self.ok += 1
         self.sequence += 1
         self.dirty = True
         return self.sequence
 
-    def void(self, reserved: int, *, failed: bool) -> None:
-        """Give a reservation back: nothing was released, nothing is charged."""
-        self.reserved -= reserved
+    def void(self, reserved: UnitVector, *, failed: bool) -> None:
+        """Give a reservation back: nothing was released for it, nothing is charged."""
+        self.reserved = self.reserved.minus(reserved)
         self.in_flight -= 1
         self.err += int(failed)
         self.dirty = self.dirty or failed
@@ -117,7 +137,7 @@ class Holding:
         report = Report(
             lease_id=self.lease_id,
             seq=self.seq,
-            used=of(self.dimension, self.used),
+            used=self.used,
             ok=self.ok,
             err=self.err,
             final=self.closed,

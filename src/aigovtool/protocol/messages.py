@@ -13,7 +13,7 @@ from aigovtool.codec import Message
 from aigovtool.crypto.sign import Envelope
 from aigovtool.ids import ConsumerId, Digest, InstanceId, KeyId, LeaseId, MessageId, Millis, ModelId, Units
 from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES
-from aigovtool.ledger.units import UnitVector
+from aigovtool.ledger.units import ZERO, Dimension, UnitVector
 from aigovtool.limits import MAX_REPORTS_PER_RENEWAL, MAX_WANTS_PER_RENEWAL
 
 RENEW = "lease-renew.v1"
@@ -34,14 +34,18 @@ class Report(Message):
     receipts: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$(?!\n)")]
 
 
-class Want(Message):
-    """A wish for units of the model's metered dimension."""
+class Want(Message, omit_defaults=True):
+    """A wish for units of what the model meters; in bound mode for one request, by its salted digest.
+
+    `ask` names the dimension that is exhausted, when more budget should be asked for.
+    """
 
     model: ModelId
     consumer: ConsumerId
-    minimum: Annotated[int, Meta(ge=1, le=10**12)]
-    target: Annotated[int, Meta(ge=1, le=10**12)]
-    ask: bool = False
+    minimum: UnitVector
+    target: UnitVector
+    ask: Dimension | None = None
+    request: Digest | None = None
 
 
 class Renew(Message):
@@ -59,8 +63,8 @@ class Renew(Message):
     wants: Annotated[list[Want], Meta(max_length=MAX_WANTS_PER_RENEWAL)]
 
 
-class Grant(Message, tag_field="outcome", tag="grant"):
-    """Units for one model and consumer."""
+class Grant(Message, tag_field="outcome", tag="grant", omit_defaults=True):
+    """Units for one model and consumer, or for one request of theirs."""
 
     lease_id: LeaseId
     model: ModelId
@@ -68,6 +72,7 @@ class Grant(Message, tag_field="outcome", tag="grant"):
     units: UnitVector
     ttl_ms: Millis
     policy: Digest
+    request: Digest | None = None
 
 
 class DenyCode(StrEnum):
@@ -83,21 +88,27 @@ class DenyCode(StrEnum):
     BUDGET_ENDED = "budget_ended"
 
 
-class Deny(Message, tag_field="outcome", tag="deny"):
-    """No units; `available` says how many there would have been."""
+class Deny(Message, tag_field="outcome", tag="deny", omit_defaults=True):
+    """No units; `available` says how many there would have been, and `short` which dimension was the first to lack."""
 
     model: ModelId
     consumer: ConsumerId
     code: DenyCode
-    available: Units = 0
+    available: UnitVector = ZERO
+    short: Dimension | None = None
     retry_after_ms: Millis = 0
+    request: Digest | None = None
 
 
 class PathRoom(Message):
-    """What can still be granted on the path of one model and consumer, beside what leases hold already."""
+    """What can still be granted on the path of one model and consumer, beside what leases hold already.
+
+    There is none for a dimension that no budget on the path limits.
+    """
 
     model: ModelId
     consumer: ConsumerId
+    dimension: Dimension
     units: Units
 
 
@@ -111,7 +122,7 @@ class Ack(Message):
 class Answer(Message):
     """The custodian's reply. Authority lasts `ttl_ms` from when the request was *first sent*.
 
-    `rooms` has one element for each path that the request reported on or wanted units for, as of this answer.
+    `rooms` tells of each path that the request reported on or wanted units for, as of this answer.
     """
 
     custodian: KeyId

@@ -9,22 +9,23 @@ Two things are needed to serve, and they are separate (leases spec section 5):
 Times are milliseconds of the enclave's elapsed clock and always arguments. The caller serialises calls:
 nothing here waits, sends or draws randomness. Order of use for one inference:
 `reserve` -> compute -> `preview` -> `gate` -> `post` (or `void`), with no await between `preview` and the release.
-A reservation ends once: a second posting is an error, and a `void` of what has ended changes nothing, so that an
-error handler cannot take back units for which an answer may have left.
+A stream reserves segment after segment, and `gate` and `advance` come before each chunk; its last act is a `post`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aigovtool.errors import ConflictError, LeaseExpiredError, ReattestRequiredError, StoppedError
-from aigovtool.ids import ConsumerId, InstanceId, KeyId, LeaseId, MessageId, ModelId
+from aigovtool.ids import ConsumerId, Digest, InstanceId, KeyId, LeaseId, MessageId, ModelId
 from aigovtool.ledger.checkpoint import parse_checkpoint
 from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.ledger.receipt import Receipt
+from aigovtool.ledger.units import ZERO, Dimension, UnitVector, vector
 from aigovtool.limits import MAX_REPORTS_PER_RENEWAL
-from aigovtool.protocol.holding import Holding
+from aigovtool.protocol.holding import Holding, PathKey
 from aigovtool.protocol.messages import Answer, Deny, DenyCode, Grant, Renew, Wiped
 from aigovtool.protocol.reservation import Posted, Reservation
+from aigovtool.protocol.running import Running
 from aigovtool.protocol.shelf import Shelf
 from aigovtool.protocol.stop import StopState
 from aigovtool.protocol.wishes import Wishes
@@ -64,8 +65,7 @@ class Meter:
         self._reattest = False
         self._ttl_ms = min((policy.ttl_ms for policy in policies.values()), default=30_000)
         self._holdings = Shelf()
-        self._running: dict[int, Reservation] = {}
-        self._reservations = 0
+        self._running = Running(self._holdings)
         self._wishes = Wishes(self._holdings, self._policies, self._ttl_ms)
         self._outstanding: _Outstanding | None = None
         self._next_renew_ms = admitted_ms
@@ -76,24 +76,30 @@ class Meter:
 
     # -- Serving ------------------------------------------------------------------------------
 
-    def reserve(self, now_ms: int, model: ModelId, consumer: ConsumerId, units: int) -> Reservation | None:
+    def reserve(
+        self, now_ms: int, model: ModelId, consumer: ConsumerId, units: UnitVector, request: Digest | None = None
+    ) -> Reservation | None:
         """Debit `units`, or return `None` when the caller should wait for a change and try again.
+
+        `request` is the salted digest of what is asked: in bound mode a lease serves that request alone.
 
         Raises:
             RefusalError: stopped, no authority, exhausted, reserved, capped, or no budget row.
+            ConflictError: a model is lent in bound mode, and this is no certain request (`unbound`).
         """
         self.check(now_ms, consumer)
         path = (model, consumer)
         demand = self._wishes.of(path, now_ms)
         demand.wanted_ms = now_ms
+        bound_to = self._wishes.bound_to(model, request)
         for holding in self._holdings.open(path):
-            if holding.usable(now_ms) and holding.free >= units:
-                holding.reserve(units)
-                self._holdings.note(holding)
+            if holding.request == bound_to and holding.serves(now_ms, units):
                 demand.take(now_ms, units)
-                return self._started(holding, units)
+                return self._running.start(holding, units)
         self._wishes.refuse(now_ms, path, units, self._next_renew_ms)
-        demand.minimum = max(demand.minimum, units)
+        demand.need(units)
+        if bound_to is not None:
+            demand.requests[bound_to] = units
         return None
 
     def check(self, now_ms: int, consumer: ConsumerId) -> None:
@@ -117,29 +123,30 @@ class Meter:
         """Raise unless the answer to `reservation` may be released at this moment."""
         self.check(now_ms, reservation.consumer)
 
-    def _started(self, holding: Holding, units: int) -> Reservation:
-        self._reservations += 1
-        reservation = Reservation(
-            number=self._reservations,
-            lease_id=holding.lease_id,
-            model=holding.model,
-            consumer=holding.consumer,
-            units=units,
-        )
-        self._running[reservation.number] = reservation
-        return reservation
+    def advance(self, now_ms: int, reservation: Reservation, actual: UnitVector) -> Reservation:
+        """Charge a part of a reservation for a chunk that leaves now, and return the rest of it: a stream's next step.
 
-    def preview(self, reservation: Reservation, actual: int) -> Posted:
+        The returned reservation takes the place of the given one, which has ended.
+
+        Raises:
+            RefusalError: the chunk must not be released; nothing was charged.
+            ConflictError: this reservation has ended, or more than it is used (`overspend`).
+        """
+        self.gate(now_ms, reservation)
+        return self._running.advance(reservation, actual)
+
+    def preview(self, reservation: Reservation, actual: UnitVector) -> Posted:
         """Return what `post` will return, if nothing comes between: what the receipt must say.
 
         Raises:
             ConflictError: this reservation has ended (`reservation_ended`).
         """
-        holding = self._lease_of(reservation)
-        remaining = self.remaining(reservation.model, reservation.consumer) + reservation.units - actual
+        holding = self._running.lease_of(reservation)
+        spared = reservation.units.minus(actual)
+        remaining = self.remaining(reservation.model, reservation.consumer).plus(spared)
         return Posted(lease_id=holding.lease_id, sequence=holding.sequence + 1, remaining=remaining)
 
-    def post(self, reservation: Reservation, actual: int, receipt: Receipt | None = None) -> Posted:
+    def post(self, reservation: Reservation, actual: UnitVector, receipt: Receipt | None = None) -> Posted:
         """Charge `actual` units of a reservation, for which `receipt` will leave; the rest of it is free again.
 
         It is the last step before the release that can fail: what was posted stays posted.
@@ -147,43 +154,33 @@ class Meter:
         Raises:
             ConflictError: this reservation has ended (`reservation_ended`), or as `Holding.post`; nothing is charged.
         """
-        holding = self._lease_of(reservation)
-        sequence = holding.post(reservation.units, actual, receipt)
-        del self._running[reservation.number]
-        self._moved(holding)
+        holding, sequence = self._running.post(reservation, actual, receipt)
+        self._wishes.spared(holding.path, reservation.units.minus(actual))
+        self._wishes.look(holding.path)
         remaining = self.remaining(reservation.model, reservation.consumer)
         return Posted(lease_id=reservation.lease_id, sequence=sequence, remaining=remaining)
 
     def void(self, reservation: Reservation, *, failed: bool) -> None:
-        """Charge nothing: the work failed, was refused at the gate, or was discarded.
+        """Charge nothing (more): the work failed, was refused at the gate, or was discarded.
 
         What has ended already, by `post`, `void` or `wipe`, is left as it is.
         """
-        if self._running.get(reservation.number) == reservation:
-            holding = self._lease_of(reservation)
-            del self._running[reservation.number]
-            holding.void(reservation.units, failed=failed)
-            self._moved(holding)
+        holding = self._running.void(reservation, failed=failed)
+        if holding is not None:
+            self._wishes.look(holding.path)
 
-    def _lease_of(self, reservation: Reservation) -> Holding:
-        if self._running.get(reservation.number) != reservation:
-            raise ConflictError("a reservation ends only once", reason="reservation_ended")
-        return self._holdings[reservation.lease_id]
-
-    def remaining(self, model: ModelId, consumer: ConsumerId) -> int:
+    def remaining(self, model: ModelId, consumer: ConsumerId) -> UnitVector:
         """Return the units left on the path, as far as this enclave knows."""
         path = (model, consumer)
         demand = self._wishes.get(path)
-        on_path = 0 if demand is None else demand.path_remaining
-        return on_path + sum(holding.free for holding in self._holdings.open(path))
+        left = ZERO if demand is None else vector(demand.path_remaining)
+        for holding in self._holdings.open(path):
+            left = left.plus(holding.free)
+        return left
 
-    def waiting(self, model: ModelId, consumer: ConsumerId, change: int) -> None:
-        """Count requests that wait for units (`change` is +1 or -1)."""
-        self._wishes.wait((model, consumer), change)
-
-    def _moved(self, holding: Holding) -> None:
-        self._holdings.note(holding)
-        self._wishes.look(holding.path)
+    def waiting(self, model: ModelId, consumer: ConsumerId, change: int, request: Digest | None = None) -> None:
+        """Count requests that wait for units (`change` is +1 or -1); `request` as for `reserve`."""
+        self._wishes.wait((model, consumer), change, request)
 
     # -- Renewal ------------------------------------------------------------------------------
 
@@ -222,7 +219,8 @@ class Meter:
         self._recalled, was_recalled = False, self._recalled
         for holding in self._closable(now_ms, recalled=was_recalled):
             holding.close()
-            self._moved(holding)
+            self._holdings.note(holding)
+            self._wishes.look(holding.path)
         self._wishes.forget_idle(now_ms)
         # Final reports first: they free units, and one of an open lease comes again.
         reported = sorted((h for h in self._holdings.values() if h.closed or h.dirty), key=lambda h: not h.closed)
@@ -239,7 +237,7 @@ class Meter:
         return renew
 
     def _closable(self, now_ms: int, *, recalled: bool) -> list[Holding]:
-        closable = [*self._holdings.returnable(now_ms), *self._wishes.gathered(now_ms)]
+        closable = [*self._holdings.returnable(now_ms), *self._wishes.gathered(now_ms), *self._wishes.unwanted()]
         if recalled:
             closable += [
                 holding
@@ -279,10 +277,16 @@ class Meter:
             self._acknowledge(ack.lease_id, ack.seq)
         for result in answer.results:
             self._take(now_ms, outstanding.sent_ms, result, stale=stale)
+        self._tell_rooms(answer)
+
+    def _tell_rooms(self, answer: Answer) -> None:
+        """Note what is left on the paths that the answer tells of; where it tells nothing, nothing is limited."""
+        told: dict[PathKey, dict[Dimension, int]] = {(one.model, one.consumer): {} for one in answer.results}
         for room in answer.rooms:
-            demand = self._wishes.get((room.model, room.consumer))
-            if demand is not None:
-                demand.path_remaining = room.units
+            told.setdefault((room.model, room.consumer), {})[room.dimension] = room.units
+        for path, rooms in told.items():
+            if (demand := self._wishes.get(path)) is not None:
+                demand.path_remaining = rooms
 
     def _remember(self, note: str) -> None:
         """Keep the newest checkpoint: a custodian that forgets what it signed is shown it."""
@@ -298,7 +302,7 @@ class Meter:
     def _take(self, now_ms: int, sent_ms: int, result: Grant | Deny, *, stale: bool) -> None:
         demand = self._wishes.of((result.model, result.consumer), now_ms)
         if isinstance(result, Deny):
-            demand.refused(now_ms, result.code, result.retry_after_ms, result.available)
+            demand.refused(now_ms, result)
             return
         policy = self._policies.get(result.model)
         if policy is None or result.lease_id in self._holdings:
@@ -307,9 +311,10 @@ class Meter:
             lease_id=result.lease_id,
             model=result.model,
             consumer=result.consumer,
-            dimension=policy.dimension,
-            units=result.units.get(policy.dimension),
+            units=result.units,
             expires_ms=sent_ms + result.ttl_ms,
+            least=policy.least,
+            request=result.request,
         )
         if stale or now_ms >= holding.expires_ms:
             holding.close()
@@ -371,10 +376,10 @@ class Meter:
         charged nothing.
         """
         self._wiped = True
-        self._running.clear()
+        self._running.forget()
         for holding in self._holdings.values():
             if not holding.closed:
-                holding.reserved = holding.in_flight = 0
+                holding.reserved, holding.in_flight = ZERO, 0
                 holding.close()
                 self._holdings.note(holding)
         reports = [holding.report() for holding in self._holdings.values()]

@@ -9,20 +9,24 @@ from aigovtool.errors import (
     RefusalError,
     StoppedError,
 )
+from aigovtool.ledger.units import Dimension
 from aigovtool.protocol.messages import DenyCode
 
 
-def refusal(code: DenyCode | None, wait_s: int) -> RefusalError:  # noqa: PLR0911 - one refusal per code
-    """Return the refusal for a denial; `wait_s` is when asking again makes sense."""
+def refusal(  # noqa: PLR0911 - one refusal per code
+    code: DenyCode | None, wait_s: int, short: Dimension | None = None
+) -> RefusalError:
+    """Return the refusal for a denial; `wait_s` is when asking again makes sense, `short` what is lacking."""
+    what = "units" if short in {None, Dimension.INFERENCES} else f"units of {short}"
     if code is DenyCode.EXHAUSTED:
         return BudgetExhaustedError(
-            "no units are left for this consumer",
+            f"no {what} are left for this consumer",
             fix="ask for more with `aigovtool budget request`; the custodian has been told",
             retry_after_s=wait_s,
         )
     if code is DenyCode.INSUFFICIENT:
         return BudgetExhaustedError(
-            "fewer units are left than this request needs",
+            f"fewer {what} are left than this request needs",
             reason="insufficient",
             fix="send a smaller batch, or ask for more",
             retry_after_s=wait_s,

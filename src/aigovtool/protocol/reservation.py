@@ -3,17 +3,22 @@
 from dataclasses import dataclass
 
 from aigovtool.ids import ConsumerId, LeaseId, ModelId
+from aigovtool.ledger.units import ZERO, UnitVector
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Units debited for one request; ends in exactly one `post` or `void`. `number` is its own for good."""
+    """Units debited for one request or one segment of a stream; ends in exactly one `post` or `void`.
+
+    `number` is its own for good. `posted` are units of it that were charged already, for chunks that have left.
+    """
 
     number: int
     lease_id: LeaseId
     model: ModelId
     consumer: ConsumerId
-    units: int
+    units: UnitVector
+    posted: UnitVector = ZERO
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,4 +27,4 @@ class Posted:
 
     lease_id: LeaseId
     sequence: int
-    remaining: int
+    remaining: UnitVector

@@ -21,6 +21,7 @@ class Shelf:
         self._by_id: dict[LeaseId, Holding] = {}
         self._by_path: dict[PathKey, dict[LeaseId, Holding]] = {}
         self._busy: dict[ModelId, dict[LeaseId, Holding]] = {}
+        self._bound: dict[LeaseId, Holding] = {}
         self._returnable: dict[LeaseId, Holding] = {}
         self._ends: list[tuple[int, LeaseId]] = []
         self._now_ms = 0
@@ -46,6 +47,8 @@ class Shelf:
         """Take a new lease."""
         self._by_id[holding.lease_id] = holding
         self._by_path.setdefault(holding.path, {})[holding.lease_id] = holding
+        if holding.request is not None:
+            self._bound[holding.lease_id] = holding
         heappush(self._ends, (holding.expires_ms, holding.lease_id))
         self.note(holding)
 
@@ -57,6 +60,7 @@ class Shelf:
         if not of_path:
             del self._by_path[holding.path]
         self._returnable.pop(lease_id, None)
+        self._bound.pop(lease_id, None)
         self._busy.get(holding.model, {}).pop(lease_id, None)
 
     def held(self, path: PathKey) -> bool:
@@ -66,6 +70,10 @@ class Shelf:
     def open(self, path: PathKey) -> list[Holding]:
         """Return the leases of this path whose counters are not shut, oldest first."""
         return [holding for holding in self._by_path.get(path, {}).values() if not holding.closed]
+
+    def bound(self) -> list[Holding]:
+        """Return the leases for one request each whose counters are not shut."""
+        return [holding for holding in self._bound.values() if not holding.closed]
 
     def note(self, holding: Holding) -> None:
         """Take notice that the units of a lease have moved, or that it was closed."""

@@ -12,6 +12,7 @@ from aigovtool.ledger.budget import RowKey
 from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.policy import Consequences, ServingPolicy
+from aigovtool.ledger.units import Dimension, UnitVector
 from aigovtool.protocol.commands import AskState
 
 
@@ -91,9 +92,9 @@ class UsageView(Message):
     model: ModelId
     borrower: BorrowerId
     consumer: ConsumerId
-    granted: Units
-    charged: Units
-    used: Units
+    granted: UnitVector
+    charged: UnitVector
+    used: UnitVector
     ok: Units
     err: Units
     open_leases: Units
@@ -109,7 +110,7 @@ class EnclaveView(Message):
     """One instance. `state` is live, silent, stopped, wiped or forked.
 
     `authority_until_ms` is when it can release its last answer, however much its host withholds (given a clock that the
-    host cannot slow); `outstanding_units` is what it could use without any clock.
+    host cannot slow); `outstanding` is what it could use without any clock.
     """
 
     instance: InstanceId
@@ -121,7 +122,7 @@ class EnclaveView(Message):
     attested_at_ms: Millis
     valid_until_ms: Millis
     last_contact_ms: Millis
-    outstanding_units: Units
+    outstanding: UnitVector
     authority_until_ms: Millis
     wiped_epoch: Units | None
     connected: bool
@@ -210,12 +211,19 @@ class PackageStored(Message):
     package_bytes: Units
 
 
+class DimensionRoom(Message):
+    """What is left to grant of one dimension; null where there is no limit."""
+
+    dimension: Dimension
+    units: Units | None
+
+
 class OwnBudget(Message):
-    """A consumer's own view of one model's budget path: the least of what is left, and its own asks."""
+    """A consumer's own view of one model's budget path: the least of what is left of each dimension."""
 
     model: ModelId
     manifest: Digest
-    room: Units | None
+    rooms: list[DimensionRoom]
     withdrawn: bool
     stopped: bool
 

@@ -12,14 +12,17 @@ Rules:
 4. What nobody has asked for since a ttl, without a lease and without anybody waiting, is forgotten: there are more
    consumers in the world than there is memory. A denial is remembered until it is worth asking again, and an
    exhaustion that the custodian was asked about for ten minutes, so that operators are not asked again and again.
+5. In bound mode each request that waits has a wish of its own, for a lease that serves it alone.
 
 At each event only paths are looked at that may have changed since they were last looked at.
 """
 
 from collections.abc import Mapping
 
-from aigovtool.ids import ConsumerId, ModelId
-from aigovtool.ledger.policy import ServingPolicy
+from aigovtool.errors import ConflictError
+from aigovtool.ids import ConsumerId, Digest, ModelId
+from aigovtool.ledger.policy import Dial, ServingPolicy
+from aigovtool.ledger.units import ZERO, Dimension, UnitVector
 from aigovtool.limits import MAX_WANTS_PER_RENEWAL
 from aigovtool.protocol.agenda import Agenda
 from aigovtool.protocol.demand import Demand
@@ -61,7 +64,9 @@ class Wishes:
         self._agenda.look(path)
         demand = self._demand.get(path)
         if demand is None:
-            demand = self._demand[path] = Demand(since_ms=now_ms)
+            policy = self._policies.get(path[0])
+            least = ZERO if policy is None else policy.least
+            demand = self._demand[path] = Demand(since_ms=now_ms, least=least)
         return demand
 
     def look(self, path: PathKey) -> None:
@@ -69,15 +74,22 @@ class Wishes:
         if path in self._demand:
             self._agenda.look(path)
 
-    def wait(self, path: PathKey, change: int) -> None:
-        """Count requests that wait for units (`change` is +1 or -1)."""
+    def wait(self, path: PathKey, change: int, request: Digest | None = None) -> None:
+        """Count requests that wait for units (`change` is +1 or -1; then nobody waits for this request any more)."""
         demand = self._demand[path]
         demand.waiting += change
+        if change < 0 and request is not None:
+            demand.requests.pop(request, None)
         self._agenda.look(path)
         if demand.waiting:
             self._waiting[path] = None
         else:
             self._waiting.pop(path, None)
+
+    def spared(self, path: PathKey, units: UnitVector) -> None:
+        """Units that were reserved for this path turned out not to be used."""
+        if not units.is_zero() and path in self._demand:
+            self._demand[path].spare(units)
 
     def stop(self, consumers: frozenset[ConsumerId]) -> None:
         """Ask nothing for these consumers, and for others as usual."""
@@ -97,7 +109,19 @@ class Wishes:
 
     # -- Serving ------------------------------------------------------------------------------
 
-    def refuse(self, now_ms: int, path: PathKey, units: int, next_renew_ms: int) -> None:
+    def bound_to(self, model: ModelId, request: Digest | None) -> Digest | None:
+        """Return the request that a lease of this model must name; `None` where leases serve any.
+
+        Raises:
+            ConflictError: the model is lent in bound mode, and this is no certain request (`unbound`).
+        """
+        if not self._is_bound(model):
+            return None
+        if request is None:
+            raise ConflictError("a lease in bound mode is for one request", reason="unbound")
+        return request
+
+    def refuse(self, now_ms: int, path: PathKey, units: UnitVector, next_renew_ms: int) -> None:
         """Raise the refusal that the last denial means for a request of `units`, unless it is worth waiting.
 
         Raises:
@@ -106,7 +130,7 @@ class Wishes:
         demand = self._demand[path]
         code = demand.denied
         # A denial of many units says nothing about few: what was available then is worth asking for.
-        if code is None or units <= demand.available:
+        if code is None or demand.available.covers(units):
             return
         if code in _HELD and (demand.asking or self._own_units(now_ms, path[0]) or self._parts(now_ms, path, units)):
             # We hold units ourselves: in unfinished work, in leases that the next renewal closes, or in those that the
@@ -115,20 +139,24 @@ class Wishes:
         if now_ms >= demand.retry_at_ms and code is not DenyCode.EXHAUSTED:
             demand.denied = None
             return
-        if code is DenyCode.EXHAUSTED and any(holding.free for holding in self._shelf.open(path)):
+        if code is DenyCode.EXHAUSTED and self._some_left(path, demand.short):
             code = DenyCode.INSUFFICIENT
         wait_s = max(1, (max(demand.retry_at_ms, next_renew_ms) - now_ms + 999) // 1000)
-        raise refusal(code, wait_s)
+        raise refusal(code, wait_s, demand.short)
+
+    def _some_left(self, path: PathKey, short: Dimension | None) -> bool:
+        free = [holding.free for holding in self._shelf.open(path)]
+        return any(units.get(short) if short is not None else not units.is_zero() for units in free)
 
     def _own_units(self, now_ms: int, model: ModelId) -> bool:
         return self._shelf.busy(model) or any(holding.model == model for holding in self._shelf.returnable(now_ms))
 
-    def _parts(self, now_ms: int, path: PathKey, units: int) -> list[Holding]:
+    def _parts(self, now_ms: int, path: PathKey, units: UnitVector) -> list[Holding]:
         """Return the idle leases of a path that are each too small for a request of `units`."""
         return [
             holding
             for holding in self._shelf.open(path)
-            if not holding.in_flight and not holding.over(now_ms) and holding.free < units
+            if not holding.in_flight and not holding.over(now_ms) and not holding.free.covers(units)
         ]
 
     def gathered(self, now_ms: int) -> list[Holding]:
@@ -137,9 +165,21 @@ class Wishes:
         return [
             holding
             for path, demand in waiting
-            if demand.denied in _HELD and demand.minimum > demand.available
+            if demand.denied in _HELD and not demand.available.covers(demand.minimum)
             for holding in self._parts(now_ms, path, demand.minimum)
         ]
+
+    def unwanted(self) -> list[Holding]:
+        """Return the leases that are for one request each, which does not run and does not wait any more."""
+        return [
+            holding
+            for holding in self._shelf.bound()
+            if not holding.in_flight and not self._awaits(holding.path, holding.request)
+        ]
+
+    def _awaits(self, path: PathKey, request: Digest | None) -> bool:
+        demand = self._demand.get(path)
+        return demand is not None and request in demand.requests
 
     # -- Renewal ------------------------------------------------------------------------------
 
@@ -161,14 +201,36 @@ class Wishes:
         """Return what to ask for in a new renewal, those first who wait for it."""
         short = [(path, demand) for path, demand in self._demand.items() if self._wants_more(now_ms, path, demand)]
         short.sort(key=lambda each: not each[1].waiting)
-        wants: list[Want] = []
-        for (model, consumer), demand in short[:MAX_WANTS_PER_RENEWAL]:
-            target = demand.target(now_ms, self._ttl_ms)
-            ask = demand.denied is DenyCode.EXHAUSTED and not demand.asked
-            demand.asked = demand.asked or ask
-            demand.asking = demand.pressing
-            wants.append(Want(model=model, consumer=consumer, minimum=max(1, demand.minimum), target=target, ask=ask))
-        return wants
+        wants = [want for path, demand in short for want in self._asked(now_ms, path, demand)]
+        return wants[:MAX_WANTS_PER_RENEWAL]
+
+    def _asked(self, now_ms: int, path: PathKey, demand: Demand) -> list[Want]:
+        model, consumer = path
+        exhausted = demand.denied is DenyCode.EXHAUSTED and not demand.asked
+        ask = (demand.short or self._policies[model].dimension) if exhausted else None
+        demand.asked = demand.asked or exhausted
+        demand.asking = demand.pressing
+        if self._is_bound(model):
+            return [
+                Want(model=model, consumer=consumer, minimum=units, target=units, ask=ask, request=request)
+                for request, units in self._unserved(now_ms, path, demand)
+            ]
+        minimum = demand.minimum.highest(demand.least)
+        target = demand.target(now_ms, self._ttl_ms)
+        return [Want(model=model, consumer=consumer, minimum=minimum, target=target, ask=ask)]
+
+    def _is_bound(self, model: ModelId) -> bool:
+        policy = self._policies.get(model)
+        return policy is not None and policy.dial is Dial.BOUND
+
+    def _unserved(self, now_ms: int, path: PathKey, demand: Demand) -> list[tuple[Digest, UnitVector]]:
+        """Return the requests that wait for a lease of their own, and what each needs."""
+        held = self._shelf.open(path)
+        return [
+            (request, units)
+            for request, units in demand.requests.items()
+            if not any(holding.request == request and holding.serves(now_ms, units) for holding in held)
+        ]
 
     def idle(self, now_ms: int, holding: Holding) -> bool:
         """Return whether nobody has asked for the units of a lease lately."""
@@ -194,15 +256,15 @@ class Wishes:
         active = demand.wanted_ms is not None and now_ms - demand.wanted_ms <= self._ttl_ms
         if policy is None or not (active or demand.waiting) or path[1] in self._stopped:
             return False
-        usable = [holding for holding in self._shelf.open(path) if holding.usable(now_ms)]
-        if demand.pressing and demand.minimum > max((holding.free for holding in usable), default=0):
+        if self._is_bound(path[0]):
+            return bool(self._unserved(now_ms, path, demand))
+        held = self._shelf.open(path)
+        if demand.pressing and not any(holding.serves(now_ms, demand.minimum) for holding in held):
             return True
+        usable = [holding for holding in held if holding.usable(now_ms)]
         if len(usable) >= _OPEN_LEASES:
             return False
-        free = sum(holding.free for holding in usable)
-        low_water = sum(holding.units for holding in usable) // 2
-        ends_soon = all(holding.expires_ms - now_ms <= policy.ttl_ms // 3 for holding in usable)
-        return free <= low_water or ends_soon
+        return _is_low(usable) or all(holding.expires_ms - now_ms <= policy.ttl_ms // 3 for holding in usable)
 
     def _blocked(self, now_ms: int, path: PathKey, demand: Demand) -> bool:
         """Return whether the last denial still stands as far as anyone can know here."""
@@ -210,7 +272,7 @@ class Wishes:
             return False
         if demand.denied is DenyCode.EXHAUSTED:
             return demand.asked
-        if demand.pressing and demand.minimum <= demand.available:
+        if demand.pressing and demand.available.covers(demand.minimum):
             return False
         if demand.pressing and any(True for _ in self._shelf.returnable(now_ms)):
             return False
@@ -226,3 +288,11 @@ class Wishes:
             third_ms = self._policies[path[0]].ttl_ms // 3
             changes += [end_ms - third_ms for end_ms in ends]
         return min((at_ms for at_ms in changes if at_ms > now_ms), default=None)
+
+
+def _is_low(usable: list[Holding]) -> bool:
+    """Return whether at most half of what the leases in use had is left, of anything that is metered."""
+    units, free = ZERO, ZERO
+    for holding in usable:
+        units, free = units.plus(holding.units), free.plus(holding.free)
+    return not usable or any(free.get(dimension) <= had // 2 for dimension, had in units.items())

@@ -11,19 +11,27 @@ from aigovtool.custodian.store.records import Instance, Party
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import ConflictError, ForbiddenError, NotFoundError
 from aigovtool.ids import BorrowerId, ConsumerId, MessageId
-from aigovtool.ledger.budget import Scope, path
+from aigovtool.ledger.budget import BudgetRow, Scope, path, rooms
 from aigovtool.ledger.entry import Asked, PartyRole, StopTarget
+from aigovtool.ledger.policy import ServingPolicy
+from aigovtool.ledger.units import Dimension
 from aigovtool.protocol.commands import AskRequest, AskState
 from aigovtool.protocol.messages import Want
-from aigovtool.protocol.views import OwnBudget, OwnView
+from aigovtool.protocol.views import DimensionRoom, OwnBudget, OwnView
 
 
-def file_by_enclave(custodian: Custodian, transaction: Transaction, instance: Instance, want: Want) -> None:
-    """File one request for an exhausted path; a second one while it is open changes nothing."""
+def file_by_enclave(
+    custodian: Custodian, transaction: Transaction, instance: Instance, want: Want, exhausted: Dimension
+) -> None:
+    """File one request for a path that is exhausted in a dimension; a second one while it is open changes nothing."""
     scope = Scope(model=want.model, borrower=instance.borrower, consumer=want.consumer)
     if asks.open_at(transaction, scope) is None:
         ask = AskRequest(
-            ask_id=MessageId(secrets.token_hex(16)), scope=scope, units=want.target, reason="budget exhausted"
+            ask_id=MessageId(secrets.token_hex(16)),
+            scope=scope,
+            units=max(1, want.target.get(exhausted)),
+            reason="budget exhausted",
+            dimension=exhausted,
         )
         _file(custodian, transaction, ask, PartyRole.CONSUMER, want.consumer)
 
@@ -36,13 +44,22 @@ def _file(custodian: Custodian, transaction: Transaction, ask: AskRequest, role:
         scope=ask.scope,
         units=ask.units,
         reason=ask.reason,
+        dimension=ask.dimension,
         at_ms=custodian.now(transaction),
         state="open",
     )
     asks.add(transaction, state)
     custodian.record(
         transaction,
-        Asked(ask_id=ask.ask_id, role=role, name=name, scope=ask.scope, units=ask.units, reason=ask.reason),
+        Asked(
+            ask_id=ask.ask_id,
+            role=role,
+            name=name,
+            scope=ask.scope,
+            units=ask.units,
+            reason=ask.reason,
+            dimension=ask.dimension,
+        ),
     )
     return state
 
@@ -75,8 +92,8 @@ async def file_by_party(custodian: Custodian, identity: Identity, ask: AskReques
         before = asks.find(transaction, ask.ask_id)
         if before is None:
             return _file(custodian, transaction, ask, party.role, party.name)
-        same = (before.role, before.name, before.scope, before.units, before.reason)
-        if same != (party.role, party.name, ask.scope, ask.units, ask.reason):
+        same = (before.role, before.name, before.scope, before.units, before.reason, before.dimension)
+        if same != (party.role, party.name, ask.scope, ask.units, ask.reason, ask.dimension):
             raise ConflictError("this id was used for another request", reason="ask_changed")
         return before
 
@@ -132,8 +149,8 @@ def _own_budgets(custodian: Custodian, transaction: Transaction, party: Party) -
         if borrower not in model.borrowers:
             continue
         scopes = path(model.model, borrower, ConsumerId(party.name))[: 3 if party.borrower else 2]
-        rows = budgets.rows_on(transaction, scopes, custodian.now(transaction))
-        rooms = [room for row in rows if (room := row.room()) is not None]
+        now_ms = custodian.now(transaction)
+        rows = budgets.rows_on(transaction, scopes, now_ms)
         aims = {
             (StopTarget.ALL, ""),
             (StopTarget.MODEL, model.model),
@@ -144,12 +161,19 @@ def _own_budgets(custodian: Custodian, transaction: Transaction, party: Party) -
             OwnBudget(
                 model=model.model,
                 manifest=model.manifest_digest,
-                room=min(rooms, default=None) if rows else 0,
+                rooms=_own_rooms(model.policy, rows, now_ms),
                 withdrawn=model.withdrawn,
                 stopped=bool(aims & stopped),
             )
         )
     return found
+
+
+def _own_rooms(policy: ServingPolicy, rows: list[BudgetRow], now_ms: int) -> list[DimensionRoom]:
+    """Return what is left of each dimension that is metered: nothing where no budget was set."""
+    counted = {row.key.dimension for row in rows}
+    left = {**{dimension: 0 for dimension in policy.counts if dimension not in counted}, **rooms(rows, now_ms)}
+    return [DimensionRoom(dimension=dimension, units=left.get(dimension)) for dimension in policy.counts]
 
 
 def decided(ask: AskState, *, approved: bool, units: int, operator: str, reason: str) -> AskState:

@@ -28,6 +28,7 @@ from aigovtool.errors import (
 )
 from aigovtool.ids import BorrowerId, ModelId, Nonce, digest_of, instance_id_of
 from aigovtool.ledger.entry import AttestationRefused, Attested, KeyReleased, PartyRole, ReleaseRefused
+from aigovtool.ledger.policy import Dial
 from aigovtool.limits import NONCE_TTL_MS
 from aigovtool.protocol import release
 from aigovtool.protocol.release import Admission, BootRequest, Challenge, ChallengeReply, ChallengeRequest, KeyRelease
@@ -147,11 +148,13 @@ def _admit(custodian: Custodian, transaction: Transaction, request: BootRequest)
     now_ms = custodian.now(transaction)
     body = _appraise(custodian, transaction, request, now_ms).body
     offered = [_offer(transaction, model, request.borrower) for model in request.models]
+    refundable = body.memory_encryption or body.tee is TeeType.SIMULATED
+    _require_bound_mode(offered, refundable=refundable)
     instance = Instance(
         instance=request.claims.instance,
         borrower=request.borrower,
         tee=body.tee,
-        refundable=body.memory_encryption or body.tee is TeeType.SIMULATED,
+        refundable=refundable,
         identity_key=request.claims.identity_key,
         hpke_key=request.claims.hpke_key,
         models=[model.model for model in offered],
@@ -208,6 +211,21 @@ def _offer(transaction: Transaction, model: ModelId, borrower: BorrowerId) -> Mo
     if borrower not in found.borrowers:
         raise ForbiddenError(f"{model} is not lent to {borrower}", reason="not_lent")
     return found
+
+
+def _require_bound_mode(offered: list[Model], *, refundable: bool) -> None:
+    """Lend to a TEE whose memory its host can copy in bound mode only: other leases could be used twice.
+
+    Raises:
+        ForbiddenError: a model is lent on other terms (`bound_only`).
+    """
+    for model in offered:
+        if not refundable and model.policy.dial is not Dial.BOUND:
+            raise ForbiddenError(
+                f"{model.model} is not lent in bound mode, and the host of this TEE can copy its memory",
+                reason="bound_only",
+                fix="the custodian lends it with the bound dial, or on a TEE that encrypts its memory",
+            )
 
 
 def _refuse_stopped(transaction: Transaction, instance: Instance) -> None:

@@ -265,7 +265,8 @@ def _raise_asked(acting: Acting, ask: commands.AskState, units: int) -> None:
         on_path = limit.scope.level().value in wanted and all(
             getattr(limit.scope, name) in (None, getattr(scope, name)) for name in ("borrower", "consumer")
         )
-        if on_path and limit.limit is not None and limit.window is Window.LIFETIME:
+        counted = limit.dimension is ask.dimension and limit.window is Window.LIFETIME
+        if on_path and counted and limit.limit is not None:
             _raise_limit(acting, limit, units)
             found = True
     if not found:

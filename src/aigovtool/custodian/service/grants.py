@@ -12,12 +12,13 @@ from aigovtool.custodian.service.reports import book_of
 from aigovtool.custodian.store import budgets, leases, models, parties
 from aigovtool.custodian.store.records import Instance, Model
 from aigovtool.custodian.store.transaction import Transaction
-from aigovtool.ids import ConsumerId, LeaseId, ModelId
+from aigovtool.ids import BorrowerId, ConsumerId, LeaseId, ModelId
 from aigovtool.ledger import book
 from aigovtool.ledger.book import Draw, Effects, Outcome
 from aigovtool.ledger.budget import path
 from aigovtool.ledger.entry import LeaseGranted, PartyRole
-from aigovtool.ledger.policy import GRACE_MS
+from aigovtool.ledger.policy import GRACE_MS, Dial, ServingPolicy
+from aigovtool.ledger.units import ZERO, Dimension, UnitVector
 from aigovtool.protocol.messages import Deny, DenyCode, Grant, Want
 from aigovtool.protocol.stop import StopState
 
@@ -58,23 +59,23 @@ class Granting:
             party.name: party for party in parties.among(transaction, PartyRole.CONSUMER, names) if not party.revoked
         }
         self._borrower: Final = parties.find(transaction, PartyRole.BORROWER, instance.borrower) if wants else None
-        self._held: Final[dict[ModelId, tuple[int, int]]] = {}
-        #: What is left to grant on each path that was wanted.
-        self.rooms: Final[dict[tuple[ModelId, ConsumerId], int]] = {}
+        self._held: Final[dict[ModelId, tuple[UnitVector, UnitVector]]] = {}
+        #: What is left to grant on each path that was wanted, where it is limited.
+        self.rooms: Final[dict[tuple[ModelId, ConsumerId], dict[Dimension, int]]] = {}
 
     def grant(self, want: Want) -> Grant | Deny:
         """Return a lease or the reason why there is none."""
         refusal = self._refusal(want)
         model = self._models.get(want.model)
         if refusal is not None or model is None:
-            return Deny(model=want.model, consumer=want.consumer, code=refusal or DenyCode.STOPPED)
+            return _deny(want, refusal or DenyCode.STOPPED)
         quiet_ms = self._transaction.head.quiet_until_ms - self._now_ms
         if quiet_ms > 0:  # leases that the ledger has forgotten may still be in use
-            return Deny(model=want.model, consumer=want.consumer, code=DenyCode.RESERVED, retry_after_ms=quiet_ms)
+            return _deny(want, DenyCode.RESERVED, retry_after_ms=quiet_ms)
         scopes = path(want.model, self._instance.borrower, want.consumer)
         rows = budgets.rows_on(self._transaction, scopes, self._now_ms)
         effects = book.apply(book_of(rows), self._draw(want, model))
-        self.rooms[want.model, want.consumer] = effects.room
+        self.rooms[want.model, want.consumer] = effects.rooms
         if effects.outcome is not Outcome.GRANTED:
             return self._denied(want, effects)
         return self._granted(effects)
@@ -89,11 +90,15 @@ class Granting:
         if consumer is None or consumer.borrower != instance.borrower:
             return DenyCode.NO_BUDGET_ROW
         model = self._models.get(want.model)
-        if self._borrower is None or self._borrower.revoked or model is None or model.withdrawn:
+        if self._borrower is None or self._borrower.revoked or not _is_lent(model, instance.borrower):
             return DenyCode.STOPPED
-        if instance.borrower not in model.borrowers:  # it is not lent to it any more
-            return DenyCode.STOPPED
-        return None
+        return DenyCode.REATTEST if model is not None and self._on_other_terms(want, model.policy) else None
+
+    def _on_other_terms(self, want: Want, policy: ServingPolicy) -> bool:
+        """Return whether the instance was admitted on terms that are no longer in force (a boot tells the new ones)."""
+        if policy.dial is Dial.BOUND:
+            return want.request is None
+        return not self._instance.refundable
 
     def _draw(self, want: Want, model: Model) -> Draw:
         by_instance, by_borrower = self._held_now(want.model)
@@ -113,9 +118,10 @@ class Granting:
             ttl_ms=min(model.policy.ttl_ms, self._instance.valid_until_ms - self._now_ms),
             grace_ms=GRACE_MS,
             now_ms=self._now_ms,
+            request=want.request,
         )
 
-    def _held_now(self, model: ModelId) -> tuple[int, int]:
+    def _held_now(self, model: ModelId) -> tuple[UnitVector, UnitVector]:
         if model not in self._held:
             self._held[model] = (
                 leases.held_by_instance(self._transaction, self._instance.instance, model),
@@ -125,22 +131,15 @@ class Granting:
 
     def _denied(self, want: Want, effects: Effects) -> Deny:
         code = _DENIALS[effects.outcome]
-        if code is DenyCode.EXHAUSTED and want.ask:
-            asks.file_by_enclave(self._custodian, self._transaction, self._instance, want)
-        return Deny(
-            model=want.model,
-            consumer=want.consumer,
-            code=code,
-            available=effects.available,
-            retry_after_ms=0 if code is DenyCode.EXHAUSTED else _RETRY_AFTER_MS,
-        )
+        if code is DenyCode.EXHAUSTED and want.ask is not None:
+            asks.file_by_enclave(self._custodian, self._transaction, self._instance, want, want.ask)
+        retry_after_ms = 0 if code is DenyCode.EXHAUSTED else _RETRY_AFTER_MS
+        return _deny(want, code, retry_after_ms=retry_after_ms, effects=effects)
 
     def _granted(self, effects: Effects) -> Grant:
         (lease,) = effects.leases
-        dimension = lease.rows[0].dimension
-        units = lease.units.get(dimension)
         by_instance, by_borrower = self._held[lease.model]
-        self._held[lease.model] = (by_instance + units, by_borrower + units)
+        self._held[lease.model] = (by_instance.plus(lease.units), by_borrower.plus(lease.units))
         budgets.write(self._transaction, effects.rows)
         index = self._custodian.record(
             self._transaction,
@@ -152,9 +151,10 @@ class Granting:
                 consumer=lease.consumer,
                 units=lease.units,
                 rows=lease.rows,
+                request=lease.request,
             ),
         )
-        leases.add(self._transaction, lease, dimension, entry=index)
+        leases.add(self._transaction, lease, entry=index)
         return Grant(
             lease_id=lease.lease_id,
             model=lease.model,
@@ -162,4 +162,21 @@ class Granting:
             units=lease.units,
             ttl_ms=lease.ttl_ms,
             policy=lease.policy,
+            request=lease.request,
         )
+
+
+def _is_lent(model: Model | None, borrower: BorrowerId) -> bool:
+    return model is not None and not model.withdrawn and borrower in model.borrowers
+
+
+def _deny(want: Want, code: DenyCode, *, retry_after_ms: int = 0, effects: Effects | None = None) -> Deny:
+    return Deny(
+        model=want.model,
+        consumer=want.consumer,
+        code=code,
+        available=ZERO if effects is None else effects.available,
+        short=None if effects is None else effects.short,
+        retry_after_ms=retry_after_ms,
+        request=want.request,
+    )

@@ -1,5 +1,7 @@
 """Acts on models: lend one, change its terms, withdraw it."""
 
+from typing import Final
+
 import msgspec
 
 from aigovtool.custodian.hub import Announcement
@@ -10,15 +12,26 @@ from aigovtool.errors import ConflictError, InvalidValueError
 from aigovtool.ids import key_id_of
 from aigovtool.ledger import entry
 from aigovtool.ledger.entry import PartyRole, StopTarget
+from aigovtool.ledger.policy import Dial, ServingPolicy
+from aigovtool.ledger.units import Dimension
+from aigovtool.package.manifest import Manifest
 from aigovtool.protocol import commands
 from aigovtool.protocol.commands import CommandResult
 
+#: What an enclave can measure of an ONNX model's work: the only kind of model that is lent yet.
+_MEASURED: Final = frozenset({Dimension.INFERENCES, Dimension.COMPUTE_MS})
+
 
 def add_model(acting: Acting, act: commands.AddModel) -> CommandResult:
-    """Register an uploaded package whose key was deposited."""
+    """Register an uploaded package whose key was deposited.
+
+    Raises:
+        InvalidValueError: as `_require_terms`.
+    """
     for borrower in act.borrowers:
         parties.require(acting.transaction, PartyRole.BORROWER, borrower)
     model = registered_model(acting.custodian, acting.transaction, acting.command, act)
+    _require_terms(act.policy, model.manifest)
     models.add(acting.transaction, model)
     index = acting.record(
         entry.ModelAdded(
@@ -29,25 +42,50 @@ def add_model(acting: Acting, act: commands.AddModel) -> CommandResult:
             sealer=key_id_of(model.sealer),
             policy=model.policy.digest(),
             command=acting.mark,
+            also=model.policy.also,
         )
     )
     return acting.result(index)
+
+
+def _require_terms(policy: ServingPolicy, manifest: Manifest) -> None:
+    """Refuse terms that no enclave could keep, or that would not mean what they say.
+
+    Raises:
+        InvalidValueError: a dimension that the engine does not measure (`not_measured`); bound mode for a model that
+            draws random numbers (`not_deterministic`).
+    """
+    if policy.dial is Dial.BOUND and manifest.draws_random:
+        raise InvalidValueError(
+            "the model draws random numbers: copies of an enclave could answer one request in many ways",
+            reason="not_deterministic",
+            fix="use another dial, or export a model that gives the same for the same",
+        )
+    unmeasured = [dimension for dimension in policy.counts if dimension not in _MEASURED]
+    if unmeasured:
+        raise InvalidValueError(
+            f"the engine for ONNX models does not measure {unmeasured[0]}",
+            reason="not_measured",
+            fix="meter " + " and ".join(sorted(_MEASURED)),
+        )
 
 
 def set_model_terms(acting: Acting, act: commands.SetModelTerms) -> CommandResult:
     """Change to whom a model is lent and how its leases are cut.
 
     Raises:
-        InvalidValueError: another dimension (`dimension_fixed`).
+        InvalidValueError: it is metered in other dimensions (`dimension_fixed`), or as `_require_terms`.
         ConflictError: not a higher version than that in force (`terms_rollback`).
     """
     model = models.require(acting.transaction, act.model)
     for borrower in act.borrowers:
         parties.require(acting.transaction, PartyRole.BORROWER, borrower)
-    if act.policy.dimension is not model.policy.dimension:
+    if act.policy.counts != model.policy.counts:
+        counted = " and ".join(model.policy.counts)
         raise InvalidValueError(
-            f"{model.model} is metered in {model.policy.dimension}, and its leases are too", reason="dimension_fixed"
+            f"{model.model} is metered in {counted}, and its leases are too", reason="dimension_fixed"
         )
+    _require_terms(act.policy, model.manifest)
     if act.policy.version <= model.policy.version:
         raise ConflictError(
             f"the terms in force have version {model.policy.version}",

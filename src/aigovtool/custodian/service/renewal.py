@@ -19,8 +19,9 @@ from aigovtool.custodian.store import budgets, facts, instances, models, stops
 from aigovtool.custodian.store.records import Instance
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.ids import ConsumerId, InstanceId, ModelId, digest_of
-from aigovtool.ledger.budget import path
+from aigovtool.ledger.budget import path, rooms
 from aigovtool.ledger.entry import Wiped
+from aigovtool.ledger.units import Dimension
 from aigovtool.protocol import messages
 from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, PathRoom, Push, Renew, RenewReply
 from aigovtool.protocol.stop import STOP_STATE
@@ -112,19 +113,25 @@ def _renew(
 
 
 def _rooms(
-    transaction: Transaction, instance: Instance, known: dict[_Path, int], reported: set[_Path], now_ms: int
+    transaction: Transaction,
+    instance: Instance,
+    known: dict[_Path, dict[Dimension, int]],
+    reported: set[_Path],
+    now_ms: int,
 ) -> list[PathRoom]:
     """Return what is left on each path after the whole renewal, nothing where a budget's time is over.
 
     What a single want left is known. Several share rows, and to a path that was only reported on units may come back.
     """
-    rooms = dict(known) if len(known) == 1 else {}
-    for model, consumer in sorted((reported | known.keys()) - rooms.keys()):
+    found = dict(known) if len(known) == 1 else {}
+    for model, consumer in sorted((reported | known.keys()) - found.keys()):
         rows = budgets.rows_on(transaction, path(model, instance.borrower, consumer), now_ms)
-        limited = [0 if row.ended(now_ms) else room for row in rows if (room := row.room()) is not None]
-        if limited:
-            rooms[model, consumer] = min(limited)
-    return [PathRoom(model=model, consumer=consumer, units=room) for (model, consumer), room in rooms.items()]
+        found[model, consumer] = rooms(rows, now_ms)
+    return [
+        PathRoom(model=model, consumer=consumer, dimension=dimension, units=units)
+        for (model, consumer), limited in found.items()
+        for dimension, units in limited.items()
+    ]
 
 
 async def wiped(custodian: Custodian, envelope: Envelope) -> Envelope:

@@ -21,7 +21,7 @@ from aigovtool.ledger.book import Book, Effects, Expire, Outcome, ReportUsage
 from aigovtool.ledger.budget import BudgetRow
 from aigovtool.ledger.entry import Forked, LeaseClosed, LeaseExpired, StopTarget
 from aigovtool.ledger.lease import Lease, LeaseState
-from aigovtool.ledger.units import vector
+from aigovtool.ledger.units import UnitVector
 from aigovtool.protocol.messages import Report
 
 #: Overdue leases charged per renewal: a bounded share of work for whoever comes first.
@@ -52,17 +52,13 @@ def keep(transaction: Transaction, before: Lease, effects: Effects) -> None:
     """Write what a transition did to a lease and its rows."""
     budgets.write(transaction, effects.rows)
     for after in effects.leases:
-        dimension = before.rows[0].dimension
-        charged = _charge(after) - _charge(before)
-        leases.change(transaction, before, after, dimension, charged=charged)
+        leases.change(transaction, before, after, refunded=_charge(before).minus(_charge(after)))
 
 
-def _charge(lease: Lease) -> int:
+def _charge(lease: Lease) -> UnitVector:
     """What the ledger holds against a lease: all of it until it is closed, then what was used."""
-    dimension = lease.rows[0].dimension
     in_full = lease.unclosed() or lease.state is LeaseState.WRITTEN_OFF or not lease.refundable
-    counted = lease.units if in_full else lease.seen
-    return counted.get(dimension)
+    return lease.units if in_full else lease.seen
 
 
 class Taken:
@@ -102,14 +98,13 @@ def take_reports(custodian: Custodian, transaction: Transaction, instance: Insta
 
 
 def _record_close(custodian: Custodian, transaction: Transaction, lease: Lease, report: Report) -> None:
-    dimension = lease.rows[0].dimension
     custodian.record(
         transaction,
         LeaseClosed(
             lease_id=lease.lease_id,
             late=lease.state is LeaseState.CLOSED_LATE,
             used=lease.seen,
-            charged=vector({dimension: _charge(lease)}),
+            charged=_charge(lease),
             ok=lease.ok,
             err=lease.err,
             receipts=report.receipts,

@@ -81,7 +81,7 @@ def _budget(transaction: Transaction, row: BudgetRow, now_ms: int) -> views.Budg
     model = models.find(transaction, row.key.scope.model)
     meaning = None
     if model is not None and room is not None and row.limit is not None:
-        meaning = consequences(model.policy, room, row.limit)
+        meaning = consequences(model.policy, row.key.dimension, room, row.limit)
     return views.BudgetView(
         key=row.key,
         limit=row.limit,
@@ -113,7 +113,7 @@ async def show_enclaves(custodian: Custodian) -> views.Enclaves:
         sweep(custodian, transaction, now_ms)
         shown = []
         for instance, contact_ms in instances.newest(transaction, _SHOWN):
-            units = leases.outstanding(transaction, instance.instance)
+            held = leases.outstanding(transaction, instance.instance)
             policies = [model.policy for model in models.among(transaction, instance.models)]
             shown.append(
                 views.EnclaveView(
@@ -126,7 +126,7 @@ async def show_enclaves(custodian: Custodian) -> views.Enclaves:
                     attested_at_ms=instance.attested_at_ms,
                     valid_until_ms=instance.valid_until_ms,
                     last_contact_ms=contact_ms,
-                    outstanding_units=units,
+                    outstanding=held,
                     authority_until_ms=_authority_until(instance.state, policies, contact_ms),
                     wiped_epoch=instance.wiped_epoch,
                     connected=instance.instance in connected,

@@ -17,7 +17,9 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION: Final = 2
+from aigovtool.ledger.units import Dimension
+
+SCHEMA_VERSION: Final = 3
 
 metadata: Final = MetaData()
 
@@ -148,7 +150,8 @@ leases: Final = Table(
     Column("consumer", String(63), nullable=False),
     Column("state", String(12), nullable=False),
     Column("deadline_ms", BigInteger, nullable=False),
-    Column("units", BigInteger, CheckConstraint("units >= 0"), nullable=False),
+    # What was granted, in each dimension: summed for what an instance or a borrower holds.
+    *(Column(dimension.value, BigInteger, nullable=False, server_default="0") for dimension in Dimension),
     # Where its grant stands in the audit log.
     Column("entry_idx", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
@@ -158,19 +161,28 @@ leases: Final = Table(
     Index("due", "deadline_ms", sqlite_where=PENDING, postgresql_where=PENDING),
 )
 
-#: Running totals per consumer and model, so that showing usage does not read every lease.
+#: Running totals per consumer and model, so that showing usage does not read every lease; of units, by dimension.
 usage: Final = Table(
     "usage",
     metadata,
     Column("model", String(63), primary_key=True),
     Column("borrower", String(63), primary_key=True),
     Column("consumer", String(63), primary_key=True),
-    Column("granted", BigInteger, nullable=False),
-    Column("charged", BigInteger, nullable=False),
-    Column("used", BigInteger, nullable=False),
     Column("ok", BigInteger, nullable=False),
     Column("err", BigInteger, nullable=False),
     Column("open_leases", BigInteger, nullable=False),
+)
+
+usage_units: Final = Table(
+    "usage_units",
+    metadata,
+    Column("model", String(63), primary_key=True),
+    Column("borrower", String(63), primary_key=True),
+    Column("consumer", String(63), primary_key=True),
+    Column("dimension", String(16), primary_key=True),
+    Column("granted", BigInteger, nullable=False),
+    Column("charged", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
 )
 
 stops: Final = Table(

@@ -121,20 +121,25 @@ class Loaded(_Record, frozen=True, tag="loaded"):
 
 
 class Run(_Record, frozen=True, tag="run"):
-    """Run a model until `deadline_ns` (CLOCK_MONOTONIC, which both processes share). No outputs means all."""
+    """Run a model until `deadline_ns` (CLOCK_MONOTONIC, which both processes share), or for `compute_ms` (0: as long).
+
+    No outputs means all.
+    """
 
     id: _Id
     model: _Id
     deadline_ns: int
     inputs: _TensorHeaders
     outputs: Annotated[tuple[_Name, ...], Meta(max_length=MAX_TENSORS)]
+    compute_ms: Annotated[int, Meta(ge=0)] = 0
 
 
 class Answered(_Record, frozen=True, tag="answered"):
-    """The outputs of a run."""
+    """The outputs of a run, and how long the engine worked on them, by CLOCK_MONOTONIC."""
 
     id: _Id
     outputs: _TensorHeaders
+    compute_us: Annotated[int, Meta(ge=0)]
 
 
 class Unload(_Record, frozen=True, tag="unload"):
@@ -328,3 +333,13 @@ def error_of(message: Failed) -> AIGovToolError | None:
     """Return the error that the child reports, or None for a class that is not the child's to report."""
     kind = _CHILD_ERRORS.get(message.code)
     return None if kind is None else kind(message.message, reason=message.reason)
+
+
+def check_time(answered: Answered, passed_ns: int) -> None:
+    """Refuse an answer to a question that was put `passed_ns` ago, if more work is said to have gone into it.
+
+    Raises:
+        MalformedError: `bad_frame`.
+    """
+    if answered.compute_us * 1_000 > passed_ns:
+        raise MalformedError("it claims to have worked before it was asked", reason="bad_frame")

@@ -24,7 +24,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from aigovtool.enclave.engines.interface import ModelInterface, check_answer, check_inputs, check_outputs
 from aigovtool.enclave.engines.ipc import (
@@ -40,6 +40,7 @@ from aigovtool.enclave.engines.ipc import (
     ToParent,
     Unload,
     Unloaded,
+    check_time,
     error_of,
     pack_tensors,
     unpack_tensors,
@@ -86,6 +87,13 @@ class EngineConfig:
     max_pending: int = 1024
     max_pending_bytes: int = 4 * MAX_IPC_PAYLOAD_BYTES
     start_timeout_s: float = 60.0
+
+
+class Ran(NamedTuple):
+    """What a run gave, and how long the engine worked on it (microseconds, by a clock that the host may slow)."""
+
+    outputs: list[Tensor]
+    compute_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +200,13 @@ class EngineProcess:
         return LoadedModel(loaded.id, manifest_digest, ModelInterface(loaded.inputs, loaded.outputs))
 
     async def run(
-        self, model: LoadedModel, inputs: Sequence[Tensor], outputs: Sequence[str], deadline_ms: int
-    ) -> list[Tensor]:
+        self,
+        model: LoadedModel,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[str],
+        deadline_ms: int,
+        compute_ms: int = 0,
+    ) -> Ran:
         """Return the named outputs of `model` (all, in its order, when none is named).
 
         Inputs are checked again: what reaches the engine has always passed `check_inputs`.
@@ -203,11 +216,13 @@ class EngineProcess:
             inputs: tensors; their data must not change before this returns.
             outputs: names of outputs, each once.
             deadline_ms: 1 to `MAX_INFER_DEADLINE_MS` from now, waiting in the child's queue included.
+            compute_ms: the longest that the engine may work on it; 0 for no other limit than the deadline.
 
         Raises:
             InvalidValueError: inputs or outputs do not fit the model; `bad_deadline`.
             TooLargeError: `frame_too_large`.
-            DeadlineError: the deadline came first; `engine_overdue` when the child did not even notice.
+            DeadlineError: the deadline came first; `engine_overdue` when the child did not even notice;
+                `compute_limit` when it worked for `compute_ms`.
             OverloadedError: too much is pending.
             NotFoundError: `not_loaded`.
             EngineError: the engine failed; `engine_died`; `bad_answer`, after which it is killed.
@@ -217,10 +232,11 @@ class EngineProcess:
         check_inputs(model.interface, inputs)
         check_outputs(model.interface, outputs)
         headers, data = pack_tensors(inputs)
-        deadline_ns = time.monotonic_ns() + deadline_ms * 1_000_000
+        sent_ns = time.monotonic_ns()
+        deadline_ns = sent_ns + deadline_ms * 1_000_000
 
         def message(request: int) -> Run:
-            return Run(request, model.handle, deadline_ns, headers, tuple(outputs))
+            return Run(request, model.handle, deadline_ns, headers, tuple(outputs), compute_ms)
 
         future = self._send(message, data)
         timer = self._loop.call_later((deadline_ms + OVERDUE_MS) / 1000, self._overdue, future)
@@ -230,7 +246,9 @@ class EngineProcess:
             timer.cancel()
         answered = self._expect(frame, Answered)
         try:
-            return check_answer(model.interface, outputs, unpack_tensors(answered.outputs, frame.payload))
+            check_time(answered, time.monotonic_ns() - sent_ns)
+            tensors = check_answer(model.interface, outputs, unpack_tensors(answered.outputs, frame.payload))
+            return Ran(tensors, answered.compute_us)
         except (EngineError, MalformedError) as error:
             self._condemn(error.message)
             raise EngineError(error.message, reason="bad_answer") from None

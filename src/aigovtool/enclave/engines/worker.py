@@ -109,11 +109,21 @@ class Worker:
         model = self._models.get(message.model)
         if model is None:
             raise NotFoundError("the model is not loaded", reason="not_loaded")
-        if time.monotonic_ns() >= message.deadline_ns:
+        begun_ns = time.monotonic_ns()
+        if begun_ns >= message.deadline_ns:
             raise DeadlineError("the deadline passed while the request waited for the engine")
-        results = model.run(unpack_tensors(message.inputs, payload), message.outputs, message.deadline_ns)
+        limit_ns = begun_ns + message.compute_ms * 1_000_000 if message.compute_ms else message.deadline_ns
+        inputs = unpack_tensors(message.inputs, payload)
+        try:
+            results = model.run(inputs, message.outputs, min(limit_ns, message.deadline_ns))
+        except DeadlineError:
+            if limit_ns >= message.deadline_ns:
+                raise
+            raise DeadlineError(
+                f"the run took longer than the {message.compute_ms} ms that one may", reason="compute_limit"
+            ) from None
         headers, data = pack_tensors(results)
-        self._channel.send(Answered(message.id, headers), data)
+        self._channel.send(Answered(message.id, headers, (time.monotonic_ns() - begun_ns) // 1_000), data)
 
     def _unload(self, message: Unload) -> None:
         if self._models.pop(message.model, None) is None:

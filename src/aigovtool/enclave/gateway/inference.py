@@ -2,24 +2,29 @@
 
 What is refused or fails is charged nothing; what is released has been posted. Posting is the last step that can fail:
 the receipt is signed and the answer complete before it, so that nobody is charged for an answer that then cannot
-leave. A consumer that disconnects does
-not stop the run: the answer is kept for its request id. A *unit* of a model whose every input has a dynamic
-first axis (a batch) is one row; otherwise it is one request.
+leave. A consumer that disconnects does not stop the run: the answer is kept for its request id. An *inference* of a
+model whose every input has a dynamic first axis (a batch) is one row; otherwise it is one request. Compute, where it is
+metered, is reserved at the most that one request may take, and charged as it was.
 """
 
 import asyncio
 import base64
+import secrets
 from dataclasses import dataclass
+
+import msgspec
 
 from aigovtool.codec import encode
 from aigovtool.enclave.boot import ServedModel
 from aigovtool.enclave.engines.interface import check_inputs, check_outputs
+from aigovtool.enclave.engines.process import Ran
 from aigovtool.enclave.instance_run import InstanceRun
 from aigovtool.enclave.results import Answered
 from aigovtool.errors import AIGovToolError, EngineError, RefusalError, StoppedError
-from aigovtool.ids import ConsumerId, RequestKey, digest_of
+from aigovtool.ids import ConsumerId, Digest, RequestKey, digest_of
+from aigovtool.ledger.policy import Dial, ServingPolicy
 from aigovtool.ledger.receipt import Receipt, salted_digest, sign_batch
-from aigovtool.ledger.units import of
+from aigovtool.ledger.units import Dimension, UnitVector, of
 from aigovtool.protocol.infer_body import InferBody
 from aigovtool.protocol.oip import InferRequest, encode_infer_response, parse_infer_request
 from aigovtool.protocol.reservation import Reservation
@@ -92,8 +97,8 @@ def _validated(asked: Asked) -> InferRequest:
     return parsed
 
 
-def units_of(model: ServedModel, request: InferRequest) -> int:
-    """Return what a request costs: its rows where the model takes batches, else 1."""
+def rows_of(model: ServedModel, request: InferRequest) -> int:
+    """Return how many inferences a request is: its rows where the model takes batches, else 1."""
     specs = model.loaded.interface.inputs
     batched = all(spec.shape and (isinstance(spec.shape[0], str) or spec.shape[0] == -1) for spec in specs)
     if not batched:
@@ -136,26 +141,40 @@ def _cause(run: InstanceRun, consumer: ConsumerId, error: AIGovToolError) -> AIG
 async def _run(run: InstanceRun, asked: Asked, request: InferRequest) -> Answered:
     model, clock = asked.model, run.instance.clock
     deadline_ms = clock.now_ms() + DEADLINE_MS
-    reservation = await run.reserve(model.offer.model, asked.consumer, units_of(model, request), deadline_ms)
+    worst = model.offer.policy.request_max.plus(of(Dimension.INFERENCES, rows_of(model, request)))
+    bound_to = _bound_digest(asked) if model.offer.policy.dial is Dial.BOUND else None
+    reservation = await run.reserve(model.offer.model, asked.consumer, worst, bound_to, deadline_ms)
     try:
-        body = await _compute(run, model, request, max(1, deadline_ms - clock.now_ms()))
-        content = b"".join(body.parts)
-        return _release(run, asked, reservation, body, content)
+        ran = await _compute(run, model, request, max(1, deadline_ms - clock.now_ms()))
+        body = encode_infer_response(model.offer.model, None, ran.outputs, request)
+        return _release(run, asked, reservation, _used(worst, ran), body)
     except BaseException as error:
         run.void(reservation, failed=isinstance(error, AIGovToolError) and not isinstance(error, StoppedError))
         raise
 
 
-async def _compute(run: InstanceRun, model: ServedModel, request: InferRequest, left_ms: int) -> InferBody:
+def _bound_digest(asked: Asked) -> Digest:
+    """Return the digest for which a lease is drawn in bound mode; what has no salt of its consumer's gets one here."""
+    salt = asked.salt or secrets.token_bytes(32)
+    return salted_digest(salt, "bound", [(asked.header_length or "").encode(), b"\x00", asked.body])
+
+
+async def _compute(run: InstanceRun, model: ServedModel, request: InferRequest, left_ms: int) -> Ran:
     names = [output.name for output in request.outputs]
-    tensors = await run.instance.engine.run(model.loaded, request.inputs, names, left_ms)
-    return encode_infer_response(model.offer.model, None, tensors, request)
+    most_ms = model.offer.policy.request_max.compute_ms
+    return await run.instance.engine.run(model.loaded, request.inputs, names, left_ms, most_ms)
 
 
-def _release(run: InstanceRun, asked: Asked, reservation: Reservation, body: InferBody, content: bytes) -> Answered:
+def _used(worst: UnitVector, ran: Ran) -> UnitVector:
+    """Return what a run is charged: of compute what it took, begun milliseconds whole, where that is metered."""
+    took_ms = max(1, -(-ran.compute_us // 1_000))
+    return msgspec.structs.replace(worst, compute_ms=min(worst.compute_ms, took_ms))
+
+
+def _release(run: InstanceRun, asked: Asked, reservation: Reservation, used: UnitVector, body: InferBody) -> Answered:
     """Sign, gate, charge: synchronous, so that nothing can come between charge and answer."""
-    instance = run.instance
-    posted = run.preview(reservation)
+    instance, content = run.instance, b"".join(body.parts)
+    posted = run.preview(reservation, used)
     receipt = Receipt(
         request_key=asked.key,
         request=salted_digest(asked.salt, "request", [asked.body]),
@@ -163,7 +182,7 @@ def _release(run: InstanceRun, asked: Asked, reservation: Reservation, body: Inf
         model=asked.model.offer.model,
         manifest=asked.model.offer.manifest,
         consumer=asked.consumer,
-        units=of(asked.model.offer.policy.dimension, reservation.units),
+        units=used,
         remaining=posted.remaining,
         lease_id=posted.lease_id,
         sequence=posted.sequence,
@@ -175,7 +194,7 @@ def _release(run: InstanceRun, asked: Asked, reservation: Reservation, body: Inf
     headers = [
         ("content-type", body.content_type),
         (REQUEST_ID_HEADER, asked.key),
-        (UNITS_HEADER, str(posted.remaining)),
+        (UNITS_HEADER, _dictionary(asked.model.offer.policy, posted.remaining)),
         (RECEIPT_HEADER, base64.b64encode(encode(signed)).decode()),
     ]
     if body.header_length is not None:
@@ -183,3 +202,7 @@ def _release(run: InstanceRun, asked: Asked, reservation: Reservation, body: Inf
     answered = Answered(content, tuple(headers))
     run.gate_and_post(reservation, receipt)
     return answered
+
+
+def _dictionary(policy: ServingPolicy, units: UnitVector) -> str:
+    return ", ".join(f"{dimension.value}={units.get(dimension)}" for dimension in policy.counts)

@@ -1,0 +1,55 @@
+"""Schema 2 to 3: what leases hold and what was used is kept in each dimension.
+
+A migration is history: it speaks the SQL and the JSON of its two versions, and imports nothing that later versions may
+change. Version 2 metered one dimension of a model, which its policy names.
+"""
+
+import json
+from typing import Final
+
+from sqlalchemy import Connection, text
+
+_DIMENSIONS: Final = ("inferences", "input_tokens", "output_tokens", "cached_tokens", "compute_ms")
+
+
+def from_2_to_3(connection: Connection) -> None:
+    """Run the step."""
+    dimensions = _dimensions(connection)
+    _leases(connection, dimensions)
+    _usage(connection, dimensions)
+
+
+def _dimensions(connection: Connection) -> dict[str, str]:
+    found = connection.execute(text("SELECT model, body FROM models")).all()
+    return {model: json.loads(bytes(body))["policy"]["dimension"] for model, body in found}
+
+
+def _leases(connection: Connection, dimensions: dict[str, str]) -> None:
+    for dimension in _DIMENSIONS:
+        connection.execute(text(f"ALTER TABLE leases ADD COLUMN {dimension} BIGINT NOT NULL DEFAULT 0"))
+    for model, dimension in dimensions.items():
+        statement = text(f"UPDATE leases SET {dimension} = units WHERE model = :model")  # noqa: S608 - one of ours
+        connection.execute(statement.bindparams(model=model))
+    _drop(connection, "leases", "units")
+
+
+def _usage(connection: Connection, dimensions: dict[str, str]) -> None:
+    connection.execute(
+        text(
+            "CREATE TABLE usage_units (model VARCHAR(63) NOT NULL, borrower VARCHAR(63) NOT NULL, "
+            "consumer VARCHAR(63) NOT NULL, dimension VARCHAR(16) NOT NULL, granted BIGINT NOT NULL, "
+            "charged BIGINT NOT NULL, used BIGINT NOT NULL, PRIMARY KEY (model, borrower, consumer, dimension))"
+        )
+    )
+    for model, dimension in dimensions.items():
+        statement = text(
+            "INSERT INTO usage_units SELECT model, borrower, consumer, :dimension, granted, charged, used "
+            "FROM usage WHERE model = :model"
+        )
+        connection.execute(statement.bindparams(model=model, dimension=dimension))
+    for column in ("granted", "charged", "used"):
+        _drop(connection, "usage", column)
+
+
+def _drop(connection: Connection, table: str, column: str) -> None:
+    connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
