@@ -79,7 +79,8 @@ class PostgresServer:
                 start_new_session=True,
                 **self._identity(),
             )
-        deadline = time.monotonic() + 60
+        # After a crash it first syncs every file that it has, which a busy disk lets it wait for.
+        deadline = time.monotonic() + 240
         while not self._answers():
             if time.monotonic() > deadline or self.process.poll() is not None:
                 raise AssertionError((self.directory / "log").read_text()[-2000:])

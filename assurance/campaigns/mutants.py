@@ -4,10 +4,11 @@ import time
 from collections.abc import Iterator
 
 from tests.simulation import mutants
+from tests.simulation.history import history, trace
 from tests.simulation.mutants import Mutant
 from tests.simulation.scene import Violation
 from tests.simulation.waste import DAYS, Day, waste
-from tests.simulation.world import PRODUCTION, World, history, trace
+from tests.simulation.world import PRODUCTION, World
 
 from assurance.campaign import Campaign, Target
 from assurance.campaigns.overspend import COVERS

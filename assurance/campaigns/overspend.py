@@ -3,8 +3,9 @@
 import time
 from collections.abc import Iterator
 
+from tests.simulation.history import history, trace
 from tests.simulation.scene import Violation
-from tests.simulation.world import RECOVERY_MS, STEPS, history, trace
+from tests.simulation.world import RECOVERY_MS, STEPS
 
 from assurance.campaign import Bound, Campaign, Target
 from assurance.figures import Figures, of_seed, percentile

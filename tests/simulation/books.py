@@ -18,6 +18,7 @@ from aigovtool.ledger.budget import ROLLING, BudgetLimit, BudgetRow, RowKey, Sco
 from aigovtool.ledger.entry import Entry, EntryBody, StopTarget
 from aigovtool.ledger.lease import Lease
 from aigovtool.ledger.merkle import Frontier
+from aigovtool.ledger.units import Dimension
 from aigovtool.protocol.messages import Answer
 
 
@@ -51,7 +52,7 @@ class Ledger:
     leases: dict[LeaseId, Lease] = field(default_factory=dict)
     unclosed: dict[LeaseId, Lease] = field(default_factory=dict)
     #: The rows of each limit with a rolling window.
-    buckets: dict[tuple[Scope, Window], list[RowKey]] = field(default_factory=dict)
+    buckets: dict[tuple[Scope, Dimension, Window], list[RowKey]] = field(default_factory=dict)
     stops: dict[tuple[StopTarget, str], Stop] = field(default_factory=dict)
     answers: dict[tuple[InstanceId, MessageId], Answer] = field(default_factory=dict)
     instances: dict[InstanceId, Admitted] = field(default_factory=dict)
@@ -87,7 +88,7 @@ class Ledger:
         self.head = writes.head
         for key in writes.rows:
             if key.window in ROLLING and key not in self.rows:
-                self.buckets.setdefault((key.scope, key.window), []).append(key)
+                self.buckets.setdefault((key.scope, key.dimension, key.window), []).append(key)
         self.rows.update(writes.rows)
         self.leases.update(writes.leases)
         for lease in writes.leases.values():
@@ -130,7 +131,7 @@ class Transaction:
     def rows_under(self, limit: BudgetLimit) -> list[BudgetRow]:
         """Return every row that counts under a limit, or may."""
         if limit.window in ROLLING:
-            keys = [*self.ledger.buckets.get((limit.scope, limit.window), ())]
+            keys = [*self.ledger.buckets.get((limit.scope, limit.dimension, limit.window), ())]
             keys += [key for key in self.rows if key.window is limit.window and key not in keys]
         else:
             keys = [key_now(limit, self.now_ms)]

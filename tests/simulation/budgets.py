@@ -1,6 +1,6 @@
 """The budgets of a simulated history: rows of all levels, several on a path, of all kinds of windows."""
 
-from tests.simulation.scene import CONSUMERS, MODEL, NORTH, SOUTH, START_MS, Scene
+from tests.simulation.scene import ALSO, CONSUMERS, MODEL, NORTH, SOUTH, START_MS, Scene
 
 from aigovtool.ids import BorrowerId, ConsumerId
 from aigovtool.ledger.budget import BudgetLimit, Scope, Window, path
@@ -10,8 +10,8 @@ COUNTED = Dimension.INFERENCES
 ANNA, BERT, CARL = (Scope(model=MODEL, borrower=b, consumer=c) for b, cs in CONSUMERS.items() for c in cs)
 
 
-def limits_of(scene: Scene) -> list[BudgetLimit]:
-    """Return the limits with which a history begins."""
+def limits_of(scene: Scene, also: tuple[Dimension, ...]) -> list[BudgetLimit]:
+    """Return the limits with which a history begins, of inferences and of what else is metered."""
     scale = scene.rng.choice(scene.weather.scales)
 
     def limit(
@@ -34,7 +34,18 @@ def limits_of(scene: Scene) -> list[BudgetLimit]:
             limit(Scope(model=MODEL, borrower=SOUTH), 30, Window.ROLLING_HOUR, _end(scene, 0.4)),
             limit(Scope(model=MODEL), 120, Window.ROLLING_DAY),
         ]
-    return limits
+    return limits + [limit for dimension in also for limit in _also(scene, dimension)]
+
+
+def _also(scene: Scene, dimension: Dimension) -> list[BudgetLimit]:
+    """Return limits of what a request takes `per` units of: sometimes none that matters, sometimes the tighter ones."""
+    per = ALSO[dimension]
+    total = scene.rng.choice((None, 100 * per, 30 * per))
+    limits = [
+        BudgetLimit(scope=Scope(model=MODEL), dimension=dimension, window=Window.LIFETIME, limit=total),
+        BudgetLimit(scope=ANNA, dimension=dimension, window=Window.HOUR, limit=40 * per),
+    ]
+    return limits[: scene.rng.choice((1, 2))]
 
 
 def _end(scene: Scene, probability: float) -> int | None:

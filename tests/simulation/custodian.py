@@ -4,26 +4,33 @@ As in the real store, a transaction loads the rows and the lease that an event t
 others only once it is committed. Several processes (replicas), each with its own clock, take turns on one ledger.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import reduce
 from types import MappingProxyType
 
-from tests.simulation.books import Admitted, Transaction
+from tests.simulation.books import Admitted, Stop, Transaction
 from tests.simulation.office import Office, Replica
 from tests.simulation.scene import CUSTODIAN, MANIFEST, MODEL, TTL_MS, Violation
 from tests.simulation.telling import told
 
 from aigovtool.codec import encode
 from aigovtool.custodian.custodian import rolled_back
-from aigovtool.custodian.service.grants import _DENIALS, _RETRY_AFTER_MS
+from aigovtool.custodian.service.grants import _DENIALS, _RETRY_AFTER_MS, _deny
 from aigovtool.ids import BorrowerId, ConsumerId, InstanceId, LeaseId, digest_of
 from aigovtool.ledger import entry
 from aigovtool.ledger.book import Book, Draw, Effects, Event, Expire, Outcome, ReportUsage
-from aigovtool.ledger.budget import BudgetRow, RowKey
+from aigovtool.ledger.budget import BudgetRow, RowKey, rooms
+from aigovtool.ledger.entry import StopTarget
 from aigovtool.ledger.lease import Lease, LeaseState
 from aigovtool.ledger.policy import GRACE_MS
-from aigovtool.ledger.units import Dimension, of
+from aigovtool.ledger.units import ZERO, UnitVector
 from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, Grant, PathRoom, Renew, Report, Want, Wiped
 from aigovtool.protocol.stop import StopState
+
+
+def total(amounts: Iterable[UnitVector]) -> UnitVector:
+    """Return the sum."""
+    return reduce(UnitVector.plus, amounts, ZERO)
 
 
 class Custodian(Office):
@@ -93,10 +100,8 @@ class Custodian(Office):
         """Return what is left on each path that was reported on or wanted, after all of this renewal."""
         found = []
         for consumer in sorted(consumers):
-            rows = self.rows_now(writes, borrower, consumer).values()
-            rooms = [0 if row.ended(writes.now_ms) else room for row in rows if (room := row.room()) is not None]
-            if rooms:
-                found.append(PathRoom(model=MODEL, consumer=consumer, units=min(rooms)))
+            left = rooms(self.rows_now(writes, borrower, consumer).values(), writes.now_ms)
+            found += [PathRoom(model=MODEL, consumer=consumer, dimension=d, units=units) for d, units in left.items()]
         return found
 
     def is_outdated(self, writes: Transaction, instance: Admitted) -> bool:
@@ -163,7 +168,7 @@ class Custodian(Office):
         before = writes.lease(report.lease_id)
         effects = self.take(writes.book_of(report.lease_id), event)
         if effects.outcome is Outcome.FORKED:
-            raise Violation("fork", f"an honest enclave is called a fork over {report}")
+            self.forked(writes, instance, report)
         self.write(writes, effects)
         if before is None:
             return None
@@ -172,6 +177,16 @@ class Custodian(Office):
         if effects.outcome is Outcome.CLOSED:
             self._record_close(writes, effects.leases[0], report)
         return before.consumer
+
+    def forked(self, writes: Transaction, instance: InstanceId, report: Report) -> None:
+        """Stop an instance of which two copies contradict each other. An honest one is never called a fork."""
+        if instance not in self.scene.cloned:
+            raise Violation("fork", f"an honest enclave is called a fork over {report}")
+        self.scene.seen["fork_found"] += instance not in writes.gone | self.ledger.gone
+        epoch = writes.next_epoch()
+        writes.stops[StopTarget.ENCLAVE, instance] = Stop(StopTarget.ENCLAVE, instance, epoch, True, self.scene.ms)
+        writes.gone.add(instance)
+        writes.record(entry.Forked(instance=instance, lease_id=report.lease_id, epoch=epoch))
 
     def _record_close(self, writes: Transaction, lease: Lease, report: Report) -> None:
         late = lease.state is LeaseState.CLOSED_LATE
@@ -182,7 +197,7 @@ class Custodian(Office):
                 lease_id=lease.lease_id,
                 late=late,
                 used=lease.seen,
-                charged=of(Dimension.INFERENCES, charged.inferences),
+                charged=charged,
                 ok=lease.ok,
                 err=lease.err,
                 receipts=report.receipts,
@@ -196,24 +211,27 @@ class Custodian(Office):
     ) -> Grant | Deny:
         """Grant a lease, or say why not."""
         if instance in self.ledger.gone or self.refused(state, want.consumer):
-            return Deny(model=MODEL, consumer=want.consumer, code=DenyCode.STOPPED)
+            return self.denied(want, DenyCode.STOPPED)
         if self.is_outdated(writes, admitted):
-            return Deny(model=MODEL, consumer=want.consumer, code=DenyCode.REATTEST)
+            return self.denied(want, DenyCode.REATTEST)
         quiet_ms = self.quiet_ms(writes)
         if quiet_ms > 0:
             self.scene.seen["quiet"] += 1
-            return Deny(model=MODEL, consumer=want.consumer, code=DenyCode.RESERVED, retry_after_ms=quiet_ms)
+            return self.denied(want, DenyCode.RESERVED, wait_ms=quiet_ms)
         event = self.drawn(writes, instance, admitted, want)
         rows = self.debits(writes, admitted.borrower, want.consumer)
         effects = self.take(Book(rows=MappingProxyType(rows)), event)
         if effects.outcome is not Outcome.GRANTED:
             code = _DENIALS[effects.outcome]
             wait_ms = 0 if code is DenyCode.EXHAUSTED else _RETRY_AFTER_MS
-            return Deny(
-                model=MODEL, consumer=want.consumer, code=code, available=effects.available, retry_after_ms=wait_ms
-            )
+            return self.denied(want, code, wait_ms=wait_ms, effects=effects)
         self.write(writes, effects)
         return self._granted(writes, effects, want)
+
+    @staticmethod
+    def denied(want: Want, code: DenyCode, *, wait_ms: int = 0, effects: Effects | None = None) -> Deny:
+        """Return a denial."""
+        return _deny(want, code, retry_after_ms=wait_ms, effects=effects)
 
     def debits(self, writes: Transaction, borrower: BorrowerId, consumer: ConsumerId) -> dict[RowKey, BudgetRow]:
         """Return the rows that a grant debits."""
@@ -230,6 +248,7 @@ class Custodian(Office):
                 consumer=lease.consumer,
                 units=lease.units,
                 rows=lease.rows,
+                request=lease.request,
             )
         )
         stops, held = self.touching(lease.instance, lease.borrower), list(self.held(writes))
@@ -241,6 +260,7 @@ class Custodian(Office):
             units=lease.units,
             ttl_ms=lease.ttl_ms,
             policy=lease.policy,
+            request=lease.request,
         )
 
     def refused(self, state: StopState, consumer: ConsumerId) -> bool:
@@ -265,11 +285,12 @@ class Custodian(Office):
             target=want.target,
             policy=self.policy,
             refundable=admitted.refundable,
-            held_by_instance=sum(one.units.inferences for one in held if one.instance == instance),
-            held_by_borrower=sum(one.units.inferences for one in held),
+            held_by_instance=total(one.units for one in held if one.instance == instance),
+            held_by_borrower=total(one.units for one in held),
             ttl_ms=TTL_MS,
             grace_ms=GRACE_MS,
             now_ms=writes.now_ms,
+            request=want.request,
         )
 
     def held(self, writes: Transaction) -> Iterator[Lease]:
@@ -279,9 +300,10 @@ class Custodian(Office):
                 yield lease
 
     def would_grant(self, instance: InstanceId, borrower: BorrowerId, consumer: ConsumerId) -> bool:
-        """Return whether one unit would be granted at this moment; nothing is written."""
+        """Return whether the least request would be granted its units at this moment; nothing is written."""
         writes = self.begin(self.replicas[0])
-        want = Want(model=MODEL, consumer=consumer, minimum=1, target=1)
+        least = self.policy.least
+        want = Want(model=MODEL, consumer=consumer, minimum=least, target=least)
         event = self.drawn(writes, instance, Admitted(borrower, 0, refundable=True), want)
         rows = MappingProxyType(self.rows_now(writes, borrower, consumer))
         return self.apply(Book(rows=rows), event).outcome is Outcome.GRANTED

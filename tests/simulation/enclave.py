@@ -1,16 +1,19 @@
 """One boot of one enclave of the simulation, with the production meter, and the host that runs it."""
 
+import copy
 from collections.abc import Callable
 from typing import Protocol
 
 from tests.simulation.custodian import Custodian
-from tests.simulation.scene import CONSUMERS, CUSTODIAN, MODEL, Scene, Violation
+from tests.simulation.scene import CUSTODIAN, MODEL, Scene, Violation
 from tests.simulation.witness import Witness
+from tests.simulation.work import Job, comes_in
 
 from aigovtool.errors import ConflictError, RefusalError
-from aigovtool.ids import BorrowerId, ConsumerId, InstanceId, MessageId
+from aigovtool.ids import BorrowerId, InstanceId, MessageId
 from aigovtool.ledger.policy import CLOCK_RATE_ERROR_PPM
-from aigovtool.protocol.messages import Answer, Renew, Wiped
+from aigovtool.ledger.units import UnitVector
+from aigovtool.protocol.messages import Answer, PathRoom, Renew, Wiped
 from aigovtool.protocol.metering import Meter
 from aigovtool.protocol.reservation import Reservation
 from aigovtool.protocol.stop import StopState
@@ -65,8 +68,8 @@ class Enclave:
         self.censored = False
         self.held_back = False
         self.frozen_until_ms = 0
-        self.jobs: list[tuple[Reservation, float]] = []
-        self.waiting: list[tuple[ConsumerId, int]] = []
+        self.jobs: list[Job] = []
+        self.waiting: list[Job] = []
         self.sent_ms = -10_000
         self.asked_ms: dict[MessageId, int] = {}
         self.contact_ms = scene.ms
@@ -84,6 +87,16 @@ class Enclave:
         )
         self.refused = not custodian.admit(self.instance, borrower, refundable=self.refundable)
         scene.tell(self.name, "is {}", "not admitted" if self.refused else "admitted")
+
+    def twin(self, place: int) -> "Enclave":
+        """Return a copy of this enclave, memory and all, on another machine."""
+        copied = copy.copy(self)
+        copied.place, copied.name = place, f"{self.name}'{place}"
+        copied.meter = copy.deepcopy(self.meter)
+        copied.jobs = [copy.copy(job) for job in self.jobs]
+        copied.waiting = [copy.copy(job) for job in self.waiting]
+        copied.asked_ms = dict(self.asked_ms)
+        return copied
 
     def now(self) -> int:
         """Return the elapsed time by a clock that may be slow by the stated error; it counts suspensions."""
@@ -143,65 +156,82 @@ class Enclave:
 
     # -- Requests of consumers --------------------------------------------------------------------
 
-    def fresh_requests(self) -> list[tuple[ConsumerId, int]]:
+    def fresh_requests(self) -> list[Job]:
         """Return the requests that come in now."""
         weather = self.scene.weather
         if weather.wandering and (self.scene.ms // _WANDER_MS + self.place) % 3:
             return []
         return [
-            (self.rng.choice(CONSUMERS[self.borrower]), self.rng.choice((1, 1, 1, 2, 5)))
-            for _ in range(self.rng.choice((0, 0, 1, 4)))
+            comes_in(self.scene, self.borrower, self.custodian.policy) for _ in range(self.rng.choice((0, 0, 1, 4)))
         ]
 
     def start_jobs(self) -> None:
         """Reserve units for whoever waits and whoever comes."""
         fresh = self.fresh_requests()
-        tried, self.waiting = [(c, u, True) for c, u in self.waiting] + [(c, u, False) for c, u in fresh], []
-        for consumer, units, waited in tried:
+        tried, self.waiting = [(job, True) for job in self.waiting] + [(job, False) for job in fresh], []
+        for job, waited in tried:
             if (waited and self.scene.chance(self.scene.weather.impatience)) or len(self.waiting) >= _MAX_WAITING:
                 if waited:  # its deadline has passed
-                    self.meter.waiting(MODEL, consumer, -1)
+                    self.meter.waiting(MODEL, job.consumer, -1, job.request)
                 continue
-            try:
-                reservation = self.meter.reserve(self.now(), MODEL, consumer, units)
-            except RefusalError as refusal:
-                self.scene.seen[refusal.code] += 1
-                if waited:
-                    self.meter.waiting(MODEL, consumer, -1)
-                continue
-            if reservation is None:
-                self.waiting.append((consumer, units))
-            else:
-                self.jobs.append((reservation, self.rng.choice(self.scene.weather.speeds)))
-            if waited != (reservation is None):
-                self.meter.waiting(MODEL, consumer, 1 if reservation is None else -1)
+            self.start(job, waited=waited)
+
+    def start(self, job: Job, *, waited: bool) -> None:
+        """Reserve what a request needs to begin or to go on; one that is refused ends."""
+        units = job.need(self.custodian.policy)
+        try:
+            reservation = self.meter.reserve(self.now(), MODEL, job.consumer, units, job.request)
+        except RefusalError as refusal:
+            self.scene.seen[refusal.code] += 1
+            if waited:
+                self.meter.waiting(MODEL, job.consumer, -1, job.request)
+            return
+        job.reservation = reservation
+        (self.waiting if reservation is None else self.jobs).append(job)
+        if waited != (reservation is None):
+            self.meter.waiting(MODEL, job.consumer, 1 if reservation is None else -1, job.request)
 
     def finish_jobs(self) -> None:
-        """End some of the work in flight."""
-        unfinished: list[tuple[Reservation, float]] = []
-        for reservation, speed in self.jobs:
-            if not self.scene.chance(max(speed, self.scene.weather.speeds[0])):
-                unfinished.append((reservation, speed))
+        """Let some of the work in flight go on, or end."""
+        working, self.jobs = self.jobs, []
+        for job in working:
+            if not self.scene.chance(max(job.speed, self.scene.weather.speeds[0])):
+                self.jobs.append(job)
             elif self.scene.chance(self.scene.weather.failed_work):
-                self.meter.void(reservation, failed=True)
-            else:
-                self.release(reservation)
-        self.jobs = unfinished
+                self.meter.void(_reserved(job), failed=True)
+            elif self.release(job):
+                self.start(job, waited=False)
 
-    def release(self, reservation: Reservation) -> None:
-        """Gate, post and release one answer, whose receipt says beforehand what the posting comes to."""
-        written = self.meter.preview(reservation, reservation.units)
+    def release(self, job: Job) -> bool:
+        """Gate, charge and release an answer or the next chunk of it; return whether it needs another segment."""
+        reservation = _reserved(job)
+        chunk = job.chunk(reservation, self.rng)
         try:
-            self.meter.gate(self.now(), reservation)
+            if not job.ends(reservation, chunk):
+                job.reservation = self.meter.advance(self.now(), reservation, chunk)
+                self.scene.seen["chunk"] += 1
+            else:
+                written = self.meter.preview(reservation, chunk)
+                self.meter.gate(self.now(), reservation)
+                if self.meter.post(reservation, chunk) != written:
+                    raise Violation("receipt", f"a receipt of {self.name} says {written}, and not what was posted")
         except RefusalError:
             self.meter.void(reservation, failed=False)
-            self.scene.seen["discarded"] += 1
-            return
-        if self.meter.post(reservation, reservation.units) != written:
-            raise Violation("receipt", f"a receipt of {self.name} says {written}, and something else was posted")
+            self.scene.seen["cut" if job.begun else "discarded"] += 1
+            return False
         stops = self.custodian.touching(self.instance, self.borrower)
-        self.witness.released(self.name, reservation, self.borrower, stops)
+        self.witness.released(self.name, reservation, chunk, request=job.request, borrower=self.borrower, stops=stops)
         self.witness.knew(self.name, self.known, reservation.consumer)
+        return self.goes_on(job, reservation, chunk)
+
+    def goes_on(self, job: Job, reservation: Reservation, chunk: UnitVector) -> bool:
+        """Note what has left of a job; return whether it needs another segment."""
+        ended = job.ends(reservation, chunk)
+        job.begun, job.tokens = True, job.tokens - chunk.output_tokens
+        if not ended:
+            self.jobs.append(job)
+        self.scene.seen["segment"] += ended and job.tokens > 0
+        return ended and job.tokens > 0
 
     # -- Messages ---------------------------------------------------------------------------------
 
@@ -244,13 +274,14 @@ class Enclave:
         self.scene.seen["hinted"] += self.hinted
         self.hinted = False
         if self.custodian.is_as_of(answer):
-            told = {room.consumer: self.left(room.consumer) for room in answer.rooms}
+            told = {(room.consumer, room.dimension): self.left(room) for room in answer.rooms}
             self.witness.told_rooms(self.name, answer, self.borrower, told, self.custodian.ledger)
 
-    def left(self, consumer: ConsumerId) -> int:
+    def left(self, room: PathRoom) -> int:
         """Return what consumers are told to be left, beside what is held here."""
-        held = sum(holding.free for holding in self.meter._holdings.open((MODEL, consumer)))
-        return self.meter.remaining(MODEL, consumer) - held
+        path = (MODEL, room.consumer)
+        held = sum(holding.free.get(room.dimension) for holding in self.meter._holdings.open(path))
+        return self.meter.remaining(*path).get(room.dimension) - held
 
     def take_unknown(self) -> None:
         """The custodian does not know this instance: wipe, and begin anew; there is nobody to tell."""
@@ -280,3 +311,9 @@ class Enclave:
         self.meter.acknowledge_wipe(statement)
         if self.statements is not None:
             self.statements = [one for one in self.statements if one != statement]
+
+
+def _reserved(job: Job) -> Reservation:
+    if job.reservation is None:
+        raise Violation("wall", "something runs without a reservation")
+    return job.reservation

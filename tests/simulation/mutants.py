@@ -8,6 +8,7 @@ rule protects; each of `LIVENESS` must leave a consumer with budget unserved aft
 from dataclasses import dataclass
 
 from tests.simulation import mutants_budgets as budgets
+from tests.simulation import mutants_counter as counter
 from tests.simulation import mutants_enclave as enclave
 from tests.simulation import mutants_ledger as ledger
 from tests.simulation import mutants_memory as memory
@@ -31,14 +32,19 @@ def _safety(name: str, kinds: str, rules: Rules) -> Mutant:
 
 SAFETY: tuple[Mutant, ...] = (
     # -- The enclave's counter
-    _safety("charges after output", "overspend", Rules(meter=enclave.ChargesAfterOutput)),
-    _safety("posts less than it releases", "overspend", Rules(meter=enclave.PostsLess)),
-    _safety("a voided reservation comes back twice", "overspend wall", Rules(meter=enclave.FreesTwice)),
-    _safety("two leases are combined and one is debited", "overspend", Rules(meter=enclave.CombinesLeases)),
-    _safety("closes with work in flight", "overspend", Rules(meter=enclave.ClosesEarly)),
-    _safety("closing is not one-way", "overspend fork", Rules(meter=enclave.UsesClosedLeases)),
-    _safety("works on after the wipe", "overspend stop", Rules(enclave=enclave.WorksAfterWipe)),
+    _safety("charges after output", "overspend wall", Rules(meter=counter.ChargesAfterOutput)),
+    _safety("posts less than it releases", "overspend", Rules(meter=counter.PostsLess)),
+    _safety("a voided reservation comes back twice", "overspend wall", Rules(meter=counter.FreesTwice)),
+    _safety("two leases are combined and one is debited", "overspend wall", Rules(meter=counter.CombinesLeases)),
+    _safety("closes with work in flight", "overspend", Rules(meter=counter.ClosesEarly)),
+    _safety("closing is not one-way", "overspend fork", Rules(meter=counter.UsesClosedLeases)),
+    _safety("works on after the wipe", "overspend stop", Rules(enclave=counter.WorksAfterWipe)),
     _safety("state restored after a crash", "overspend fork ledger", Rules(restores_state=True)),
+    _safety("only inferences are charged", "overspend", Rules(meter=counter.ChargesInferencesOnly)),
+    _safety("a lease of one request serves another", "overspend", Rules(meter=counter.ServesAnyRequest)),
+    # -- Streams
+    _safety("only the first chunk is gated", "stop", Rules(meter=counter.GatesFirstChunksOnly)),
+    _safety("a segment is charged at its end", "overspend", Rules(meter=counter.ChargesStreamsAtTheEnd)),
     # -- Answers and authority
     _safety("a replayed answer is accepted", "overspend stop silence fork rooms", Rules(meter=enclave.AcceptsReplays)),
     _safety(
@@ -69,6 +75,8 @@ SAFETY: tuple[Mutant, ...] = (
         "only the narrowest row is debited", "overspend ledger window", Rules(apply=ledger.debits_the_narrowest_row)
     ),
     _safety("only the narrowest row is looked at", "overspend window", Rules(apply=ledger.looks_at_the_narrowest_row)),
+    _safety("only inferences are looked at", "overspend window cap", Rules(apply=ledger.looks_at_one_dimension)),
+    _safety("only inferences are debited", "overspend ledger window", Rules(apply=ledger.debits_one_dimension)),
     _safety("refund on timeout", "overspend ledger window", Rules(apply=ledger.refunds_on_timeout)),
     _safety("a late close refunds twice", "overspend ledger window", Rules(apply=ledger.refunds_every_late_close)),
     _safety("a late close settles once more", "overspend ledger window", Rules(apply=ledger.settles_late_closes)),

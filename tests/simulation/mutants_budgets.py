@@ -13,7 +13,7 @@ from tests.simulation.scene import MODEL
 from aigovtool.ids import BorrowerId, ConsumerId
 from aigovtool.ledger import book as ledger
 from aigovtool.ledger.book import Book, Draw, Effects, Event, Outcome, ReportUsage, WriteOff
-from aigovtool.ledger.budget import BudgetLimit, BudgetRow, RowKey, oldest_bucket_of, row_now
+from aigovtool.ledger.budget import BudgetLimit, BudgetRow, RowKey, oldest_bucket_of, rooms, row_now
 from aigovtool.ledger.lease import LeaseState
 from aigovtool.protocol.messages import PathRoom
 
@@ -90,7 +90,8 @@ def refunds_write_offs(book: Book, event: Event) -> Effects:
     if not isinstance(event, WriteOff):
         return effects
     (lease,) = effects.leases
-    rows = (book.rows[key].refund(lease.units.inferences - lease.seen.inferences) for key in lease.rows)
+    unused = lease.units.minus(lease.seen)
+    rows = (book.rows[key].refund(unused.get(key.dimension)) for key in lease.rows)
     return replace(effects, rows=tuple(rows))
 
 
@@ -127,13 +128,15 @@ class TellsRoomsTooEarly(Custodian):
     """Tells what was left on a path before the rest of the same renewal took from it."""
 
     def rooms(self, writes: Transaction, borrower: BorrowerId, consumers: set[ConsumerId]) -> list[PathRoom]:
-        rooms = super().rooms(writes, borrower, consumers)
+        found = super().rooms(writes, borrower, consumers)
         granted = [lease for lease in writes.leases.values() if lease.lease_id not in self.ledger.leases]
         return [
             msgspec.structs.replace(
-                room, units=room.units + sum(one.units.inferences for one in granted if one.consumer != room.consumer)
+                room,
+                units=room.units
+                + sum(one.units.get(room.dimension) for one in granted if one.consumer != room.consumer),
             )
-            for room in rooms
+            for room in found
         ]
 
 
@@ -143,7 +146,8 @@ class TellsRoomsOfEndedBudgets(Custodian):
     def rooms(self, writes: Transaction, borrower: BorrowerId, consumers: set[ConsumerId]) -> list[PathRoom]:
         found = []
         for consumer in sorted(consumers):
-            rooms = [row.room() for row in self.rows_now(writes, borrower, consumer).values()]
-            units = min((room for room in rooms if room is not None), default=0)
-            found.append(PathRoom(model=MODEL, consumer=consumer, units=units))
+            rows = self.rows_now(writes, borrower, consumer).values()
+            endless = [msgspec.structs.replace(row, not_after_ms=None) for row in rows]
+            left = rooms(endless, writes.now_ms)
+            found += [PathRoom(model=MODEL, consumer=consumer, dimension=d, units=units) for d, units in left.items()]
         return found

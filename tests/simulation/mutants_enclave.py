@@ -7,142 +7,16 @@ from typing import Any
 import msgspec
 from tests.simulation.enclave import Enclave
 
-from aigovtool.ids import ConsumerId, LeaseId, MessageId, ModelId
-from aigovtool.ledger.receipt import Receipt
+from aigovtool.ids import LeaseId, MessageId
+from aigovtool.ledger.units import ZERO, UnitVector
 from aigovtool.protocol import wishes
 from aigovtool.protocol.demand import Demand
 from aigovtool.protocol.holding import Holding, PathKey
 from aigovtool.protocol.messages import Answer, Renew, Report, Want, Wiped
 from aigovtool.protocol.metering import Meter
-from aigovtool.protocol.reservation import Posted, Reservation
+from aigovtool.protocol.reservation import Reservation
 from aigovtool.protocol.stop import StopState
 from aigovtool.protocol.wishes import Wishes
-
-# --- The counter -------------------------------------------------------------------------------------
-
-
-class ChargesAfterOutput(Meter):
-    """Looks whether units are there, and debits them only when the answer leaves."""
-
-    def reserve(self, now_ms: int, model: ModelId, consumer: ConsumerId, units: int) -> Reservation | None:
-        reservation = super().reserve(now_ms, model, consumer, units)
-        if reservation is not None:
-            self._holdings[reservation.lease_id].reserved -= units
-        return reservation
-
-    def preview(self, reservation: Reservation, actual: int) -> Posted:
-        holding = self._holdings[reservation.lease_id]
-        holding.reserved += reservation.units
-        try:
-            return super().preview(reservation, actual)
-        finally:
-            holding.reserved -= reservation.units
-
-    def post(self, reservation: Reservation, actual: int, receipt: Receipt | None = None) -> Posted:
-        self._holdings[reservation.lease_id].reserved += reservation.units
-        return super().post(reservation, actual, receipt)
-
-    def void(self, reservation: Reservation, *, failed: bool) -> None:
-        self._holdings[reservation.lease_id].reserved += reservation.units
-        super().void(reservation, failed=failed)
-
-
-class PostsLess(Meter):
-    """Charges a request as one unit, whatever it was."""
-
-    def preview(self, reservation: Reservation, actual: int) -> Posted:
-        return super().preview(reservation, min(actual, 1))
-
-    def post(self, reservation: Reservation, actual: int, receipt: Receipt | None = None) -> Posted:
-        return super().post(reservation, min(actual, 1), receipt)
-
-
-class FreesTwice(Meter):
-    """Gives the units of failed work back twice."""
-
-    def void(self, reservation: Reservation, *, failed: bool) -> None:
-        super().void(reservation, failed=failed)
-        if (holding := self._holdings.get(reservation.lease_id)) is not None and not holding.closed:
-            holding.reserved -= reservation.units
-
-
-class CombinesLeases(Meter):
-    """Serves from one lease what only two together have units for."""
-
-    def reserve(self, now_ms: int, model: ModelId, consumer: ConsumerId, units: int) -> Reservation | None:
-        self.check(now_ms, consumer)
-        usable = [holding for holding in self._holdings.open((model, consumer)) if holding.usable(now_ms)]
-        if len(usable) > 1 and max(holding.free for holding in usable) < units <= sum(h.free for h in usable):
-            usable[0].reserved += units
-            usable[0].in_flight += 1
-            self._holdings.note(usable[0])
-            return self._started(usable[0], units)
-        return super().reserve(now_ms, model, consumer, units)
-
-
-class _OutlivesLeases(Meter):
-    """Goes on with work whose lease is gone: nothing is posted for it."""
-
-    def _gone(self, reservation: Reservation) -> bool:
-        holding = self._holdings.get(reservation.lease_id)
-        return holding is None or holding.closed
-
-    def preview(self, reservation: Reservation, actual: int) -> Posted:
-        if self._gone(reservation):
-            return Posted(lease_id=reservation.lease_id, sequence=0, remaining=0)
-        return super().preview(reservation, actual)
-
-    def post(self, reservation: Reservation, actual: int, receipt: Receipt | None = None) -> Posted:
-        if self._gone(reservation):
-            del self._running[reservation.number]
-            return Posted(lease_id=reservation.lease_id, sequence=0, remaining=0)
-        return super().post(reservation, actual, receipt)
-
-    def void(self, reservation: Reservation, *, failed: bool) -> None:
-        if self._gone(reservation):
-            self._running.pop(reservation.number, None)
-        else:
-            super().void(reservation, failed=failed)
-
-
-class ClosesEarly(_OutlivesLeases):
-    """Builds the final report of an expired lease although work is in flight on it."""
-
-    def renew(self, now_ms: int, request_id: MessageId) -> Renew:
-        for holding in self._holdings.values():
-            if now_ms >= holding.expires_ms:
-                holding.closed = True
-                self._holdings.note(holding)
-        return super().renew(now_ms, request_id)
-
-
-class UsesClosedLeases(_OutlivesLeases):
-    """Goes on using a lease after its final report was built."""
-
-    def renew(self, now_ms: int, request_id: MessageId) -> Renew:
-        renew = super().renew(now_ms, request_id)
-        for holding in self._holdings.values():
-            if holding.units > holding.used and now_ms < holding.expires_ms:
-                holding.closed = False
-                self._holdings.note(holding)
-        return renew
-
-
-class WorksAfterWipe(Enclave):
-    """Signs that all is gone before the engine is: work in flight is still answered."""
-
-    def wipe(self) -> None:
-        jobs = list(self.jobs)
-        super().wipe()
-        self.jobs = jobs
-
-    def after_wipe(self, now_ms: int, statements: list[Wiped], start_again: Callable[[Enclave], None]) -> None:
-        stops = self.custodian.touching(self.instance, self.borrower)
-        for reservation, _ in self.jobs:
-            self.witness.released(self.name, reservation, self.borrower, stops)
-        self.jobs = []
-        super().after_wipe(now_ms, statements, start_again)
-
 
 # --- Answers and authority ---------------------------------------------------------------------------
 
@@ -233,8 +107,8 @@ class ReportsDifferences(Meter):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._told: dict[LeaseId, tuple[int, int]] = {}
-        self._sent: dict[LeaseId, int] = {}
+        self._told: dict[LeaseId, tuple[int, UnitVector]] = {}
+        self._sent: dict[LeaseId, UnitVector] = {}
 
     def renew(self, now_ms: int, request_id: MessageId) -> Renew:
         repeated = self._outstanding
@@ -251,12 +125,11 @@ class ReportsDifferences(Meter):
         ]
 
     def _difference(self, report: Report) -> Report:
-        seq, before = self._told.get(report.lease_id, (0, 0))
+        seq, before = self._told.get(report.lease_id, (0, ZERO))
         if report.seq > seq:
-            self._told[report.lease_id] = (report.seq, report.used.inferences)
-            self._sent[report.lease_id] = report.used.inferences - before
-        used = msgspec.structs.replace(report.used, inferences=self._sent[report.lease_id])
-        return msgspec.structs.replace(report, used=used)
+            self._told[report.lease_id] = (report.seq, report.used)
+            self._sent[report.lease_id] = report.used.minus(before)
+        return msgspec.structs.replace(report, used=self._sent[report.lease_id])
 
 
 # --- Liveness ----------------------------------------------------------------------------------------
@@ -284,7 +157,7 @@ class _DeniedForEver(Wishes):
     def _wants_more(self, now_ms: int, path: PathKey, demand: Demand) -> bool:
         return demand.denied is None and super()._wants_more(now_ms, path, demand)
 
-    def refuse(self, now_ms: int, path: PathKey, units: int, next_renew_ms: int) -> None:
+    def refuse(self, now_ms: int, path: PathKey, units: UnitVector, next_renew_ms: int) -> None:
         self._demand[path].retry_at_ms = now_ms + 1_000
         super().refuse(now_ms, path, units, next_renew_ms)
 
@@ -330,12 +203,12 @@ class KeepsExpiredLeases(Meter):
     """Closes only what is used up."""
 
     def _closable(self, now_ms: int, *, recalled: bool) -> list[Holding]:
-        return [holding for holding in super()._closable(now_ms, recalled=recalled) if holding.free == 0]
+        return [holding for holding in super()._closable(now_ms, recalled=recalled) if holding.free.is_zero()]
 
 
 class _TwiceTheTarget(Wishes):
     def wants(self, now_ms: int) -> list[Want]:
-        return [msgspec.structs.replace(want, target=2 * want.target) for want in super().wants(now_ms)]
+        return [msgspec.structs.replace(want, target=want.target.plus(want.target)) for want in super().wants(now_ms)]
 
 
 class DrawsTwice(_WishesOtherwise):

@@ -6,13 +6,14 @@ from types import MappingProxyType
 
 import msgspec
 from tests.simulation.books import Admitted, Transaction
-from tests.simulation.custodian import Custodian
+from tests.simulation.custodian import Custodian, total
 
 from aigovtool.ids import ConsumerId, InstanceId
 from aigovtool.ledger import book as ledger
 from aigovtool.ledger.book import Book, Draw, Effects, Event, Outcome, ReportUsage
 from aigovtool.ledger.budget import BudgetRow, Window, bucket_of
 from aigovtool.ledger.lease import LeaseState
+from aigovtool.ledger.units import ZERO
 from aigovtool.protocol.messages import Answer, Renew, Want
 from aigovtool.protocol.stop import StopState
 
@@ -39,8 +40,8 @@ def refunds_on_timeout(book: Book, event: Event) -> Effects:
     if effects.outcome is not Outcome.EXPIRED:
         return effects
     (lease,) = effects.leases
-    rows = tuple(row.refund(lease.units.inferences - lease.seen.inferences) for row in effects.rows)
-    return replace(effects, rows=rows)
+    unused = lease.units.minus(lease.seen)
+    return replace(effects, rows=tuple(row.refund(unused.get(row.key.dimension)) for row in effects.rows))
 
 
 def refunds_every_late_close(book: Book, event: Event) -> Effects:
@@ -48,8 +49,9 @@ def refunds_every_late_close(book: Book, event: Event) -> Effects:
     lease = book.leases.get(event.lease_id) if isinstance(event, ReportUsage) else None
     if lease is None or lease.state is not LeaseState.CLOSED_LATE:
         return ledger.apply(book, event)
-    unused = lease.units.inferences - lease.seen.inferences
-    return Effects(Outcome.CLOSED, rows=tuple(book.rows[key].refund(unused) for key in lease.rows), leases=(lease,))
+    unused = lease.units.minus(lease.seen)
+    rows = tuple(book.rows[key].refund(unused.get(key.dimension)) for key in lease.rows)
+    return Effects(Outcome.CLOSED, rows=rows, leases=(lease,))
 
 
 def settles_late_closes(book: Book, event: Event) -> Effects:
@@ -58,7 +60,8 @@ def settles_late_closes(book: Book, event: Event) -> Effects:
     if effects.outcome is not Outcome.CLOSED or effects.leases[0].state is not LeaseState.CLOSED_LATE:
         return effects
     (lease,) = effects.leases
-    rows = tuple(book.rows[key].settle(lease.units.inferences, lease.seen.inferences) for key in lease.rows)
+    held, used = lease.units, lease.seen
+    rows = tuple(book.rows[key].settle(held.get(key.dimension), used.get(key.dimension)) for key in lease.rows)
     return replace(effects, rows=rows)
 
 
@@ -90,9 +93,12 @@ def _with_rows(book: Book, event: Event, seen: Callable[[BudgetRow], BudgetRow])
     effects = ledger.apply(Book(rows=MappingProxyType({k: seen(r) for k, r in book.rows.items()})), event)
     if effects.outcome is not Outcome.GRANTED:
         return effects
-    units = effects.leases[0].units.inferences
-    held = (book.rows[row.key] for row in effects.rows)
-    return replace(effects, rows=tuple(msgspec.structs.replace(row, pending=row.pending + units) for row in held))
+    return replace(effects, rows=tuple(_debited(book.rows[row.key], effects) for row in effects.rows))
+
+
+def _debited(row: BudgetRow, effects: Effects) -> BudgetRow:
+    units = effects.leases[0].units.get(row.key.dimension)
+    return msgspec.structs.replace(row, pending=row.pending + units)
 
 
 def ignores_what_is_held(book: Book, event: Event) -> Effects:
@@ -129,6 +135,27 @@ def debits_the_narrowest_row(book: Book, event: Event) -> Effects:
     return replace(effects, rows=(*(book.rows[row.key] for row in effects.rows[:-1]), effects.rows[-1]))
 
 
+def looks_at_one_dimension(book: Book, event: Event) -> Effects:
+    """Look for room in what is metered first, and debit everything."""
+    if not isinstance(event, Draw):
+        return ledger.apply(book, event)
+    first = event.policy.dimension
+    return _with_rows(
+        book, event, lambda row: row if row.key.dimension is first else msgspec.structs.replace(row, limit=None)
+    )
+
+
+def debits_one_dimension(book: Book, event: Event) -> Effects:
+    """Look at everything that is metered, and debit what is metered first."""
+    effects = ledger.apply(book, event)
+    if not isinstance(event, Draw) or effects.outcome is not Outcome.GRANTED:
+        return effects
+    first = event.policy.dimension
+    return replace(
+        effects, rows=tuple(row if row.key.dimension is first else book.rows[row.key] for row in effects.rows)
+    )
+
+
 # --- The transaction ---------------------------------------------------------------------------------
 
 
@@ -152,7 +179,7 @@ class HasNoCap(Custodian):
 
     def drawn(self, writes: Transaction, instance: InstanceId, admitted: Admitted, want: Want) -> Draw:
         event = super().drawn(writes, instance, admitted, want)
-        return replace(event, held_by_instance=0, held_by_borrower=0)
+        return replace(event, held_by_instance=ZERO, held_by_borrower=ZERO)
 
 
 class ForgetsExpired(Custodian):
@@ -163,8 +190,8 @@ class ForgetsExpired(Custodian):
         held = [
             one for one in self.held(writes) if one.state is LeaseState.PENDING and one.borrower == admitted.borrower
         ]
-        mine = sum(one.units.inferences for one in held if one.instance == instance)
-        return replace(event, held_by_instance=mine, held_by_borrower=sum(one.units.inferences for one in held))
+        mine = total(one.units for one in held if one.instance == instance)
+        return replace(event, held_by_instance=mine, held_by_borrower=total(one.units for one in held))
 
 
 class RefundsPresentWindow(Custodian):

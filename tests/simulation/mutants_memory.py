@@ -11,6 +11,7 @@ from tests.simulation.operators import Operators
 
 from aigovtool.ledger.budget import RowKey
 from aigovtool.ledger.checkpoint import Checkpoint, parse_checkpoint
+from aigovtool.ledger.units import UnitVector
 from aigovtool.protocol.messages import Answer
 from aigovtool.protocol.metering import Meter
 from aigovtool.protocol.reservation import Posted, Reservation
@@ -104,9 +105,9 @@ class ForgetsHints(Meter):
 class WritesWrongReceipts(Meter):
     """Does not count the reservation itself when it says what a posting will leave."""
 
-    def preview(self, reservation: Reservation, actual: int) -> Posted:
+    def preview(self, reservation: Reservation, actual: UnitVector) -> Posted:
         posted = super().preview(reservation, actual)
-        return Posted(lease_id=posted.lease_id, sequence=posted.sequence, remaining=posted.remaining + actual)
+        return Posted(lease_id=posted.lease_id, sequence=posted.sequence, remaining=posted.remaining.plus(actual))
 
 
 class WaitsForWhoForgotIt(Enclave):

@@ -8,7 +8,7 @@ import msgspec
 from tests.simulation.books import Admitted, Ledger, Stop, Transaction
 from tests.simulation.budgets import limits_of, on_path
 from tests.simulation.memory import Memory
-from tests.simulation.scene import CUSTODIAN, MODEL, REPLICAS, TTL_MS, WIPE_AFTER_MS, Scene
+from tests.simulation.scene import ALSO, CUSTODIAN, MANIFEST, MODEL, REPLICAS, TTL_MS, WIPE_AFTER_MS, Scene
 from tests.simulation.witness import Witness
 
 from aigovtool.custodian.store.transaction import Head
@@ -18,6 +18,7 @@ from aigovtool.ledger import entry
 from aigovtool.ledger.book import Book, Effects, Event
 from aigovtool.ledger.budget import BudgetLimit, BudgetRow, RowKey, key_now, row_for, row_now
 from aigovtool.ledger.policy import default_policy
+from aigovtool.ledger.units import vector
 from aigovtool.protocol.messages import Answer
 from aigovtool.protocol.stop import ActiveStop, StopState, concerns
 
@@ -46,19 +47,34 @@ class Office:
         self.memory = self.memory_kind(self.custodian)
         self.replicas = [Replica(scene.rng.choice((0, -1_500, 2_000))) for _ in range(REPLICAS)]
         self.recalled_ms = -1_000
-        self.ledger = Ledger(head=Head(epoch=1), limits=limits_of(scene))
         #: How often units have moved, at all and when each answer was made.
         self.changes = 0
         self.changes_at: dict[MessageId, tuple[Answer, int]] = {}
         chosen = default_policy(scene.rng.choice(scene.weather.dials), ttl_ms=TTL_MS)
+        also = scene.rng.choice(scene.weather.also)
         self.policy = msgspec.structs.replace(
             chosen,
+            also=also,
+            request_max=vector({dimension: ALSO[dimension] for dimension in also}),
             wipe_after_ms=WIPE_AFTER_MS,
             max_unclosed_percent_per_instance=scene.rng.choice((10, 60)),
             max_unclosed_percent_per_borrower=80,
         )
+        self.ledger = Ledger(head=Head(epoch=1), limits=limits_of(scene, self.policy.also))
         writes = self.begin(self.replicas[0])
         writes.record(entry.Genesis(custodian=self.custodian))
+        writes.record(
+            entry.ModelAdded(
+                model=MODEL,
+                manifest=MANIFEST,
+                package=DIGEST,
+                package_bytes=4_096,
+                sealer=self.custodian,
+                policy=self.policy.digest(),
+                command=self.command(),
+                also=self.policy.also,
+            )
+        )
         for limit in self.ledger.limits:
             writes.rows[key_now(limit, writes.now_ms)] = msgspec.structs.replace(
                 row_for(limit, writes.now_ms), not_after_ms=None

@@ -6,7 +6,7 @@ from dataclasses import replace
 import msgspec
 from tests.simulation.books import Ledger, Stop, Transaction
 from tests.simulation.custodian import Custodian
-from tests.simulation.scene import TTL_MS, Scene
+from tests.simulation.scene import ALSO, TTL_MS, Scene
 from tests.simulation.witness import Witness
 
 from aigovtool.errors import LedgerRollbackError
@@ -56,7 +56,8 @@ class Operators:
         end_ms = limit.not_after_ms
         if end_ms is not None and end_ms <= writes.now_ms:
             end_ms = writes.now_ms + _LONGER_MS
-        raised = msgspec.structs.replace(limit, limit=limit.limit + 20, not_after_ms=end_ms)
+        more = 20 * ALSO.get(limit.dimension, 1)
+        raised = msgspec.structs.replace(limit, limit=limit.limit + more, not_after_ms=end_ms)
         limits[place] = raised
         row = custodian.row_now(writes, raised)
         writes.rows[row.key] = msgspec.structs.replace(row, earlier=0, not_after_ms=None)
@@ -197,5 +198,5 @@ class Operators:
                 writes.charged_for.add(lease.lease_id)
                 for key in lease.rows:
                     if writes.row(key) is not None:
-                        found[key] += lease.units.inferences
+                        found[key] += lease.units.get(key.dimension)
         return found

@@ -76,7 +76,7 @@ class Remembrance:
             raise Violation("quiet", f"units are granted {quiet_ms} ms before forgotten leases are over")
         if self.unnoticed:
             for key in lease.rows:
-                self.twice[key] += lease.units.inferences
+                self.twice[key] += lease.units.get(key.dimension)
 
     @staticmethod
     def answered(answer: Answer, instance: Admitted, ledger: Ledger) -> None:

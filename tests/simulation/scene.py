@@ -7,8 +7,9 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from aigovtool.ids import BorrowerId, ConsumerId, Digest, KeyId, ModelId
+from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, KeyId, ModelId
 from aigovtool.ledger.policy import CLOCK_RATE_ERROR_PPM, Dial
+from aigovtool.ledger.units import Dimension
 
 # Two minutes before an hour begins, so that windows change during a history.
 START_MS = 1_700_000_000_000 // 3_600_000 * 3_600_000 - 120_000
@@ -26,6 +27,8 @@ CUSTODIAN = KeyId("c" * 64)
 #: Processes that serve one ledger.
 REPLICAS = 3
 MANIFEST = Digest("sha256:" + "d" * 64)
+#: What one request may take of dimensions that are known only afterwards: of tokens, one segment of a stream.
+ALSO = {Dimension.COMPUTE_MS: 40, Dimension.OUTPUT_TOKENS: 4}
 
 
 class Violation(Exception):  # noqa: N818 -- it is what was looked for, not an error of the simulation
@@ -73,6 +76,8 @@ class Weather:
     #: Operators settle a gap that was found.
     settled: float = 0.1
     clonable: float = 0.2
+    #: A host copies the memory of a running enclave, where it can; models are lent in bound mode then.
+    clone: float = 0.02
     failed_work: float = 0.05
     #: How likely work ends in one step; one is chosen per request. The first is a very long computation.
     speeds: tuple[float, ...] = (0.02, 0.3, 0.9)
@@ -80,6 +85,8 @@ class Weather:
     #: Budgets of this many times the usual size; one is chosen per history.
     scales: tuple[float, ...] = (0.5, 1, 1, 2)
     dials: tuple[Dial, ...] = tuple(Dial)
+    #: What is metered beside inferences; one is chosen per history.
+    also: tuple[tuple[Dimension, ...], ...] = ((), (), (Dimension.COMPUTE_MS,), (Dimension.OUTPUT_TOKENS,), tuple(ALSO))
     #: Rolling windows and budgets that end, in some histories.
     windows: bool = True
     #: Traffic of a consumer moves from enclave to enclave instead of coming to all at once.
@@ -109,10 +116,12 @@ CALM = Weather(
     restores=(0,),
     watched=0,
     settled=0,
+    clone=0,
     failed_work=0,
     speeds=(0.3, 0.9),
     impatience=0,
 )
+_LEASES = (Dial.STRICT, Dial.BALANCED, Dial.ISLAND)
 #: An ordinary network and demand that moves about: what is wasted here is wasted by the protocol.
 WORKDAY = Weather(
     loss=0.05,
@@ -135,8 +144,11 @@ WORKDAY = Weather(
     restores=(0,),
     watched=0,
     clonable=0,
+    clone=0,
     windows=False,
     scales=(1, 20),
+    dials=_LEASES,
+    also=((),),
     wandering=True,
 )
 #: So little budget that what one enclave holds idle is what another one lacks; nothing else goes wrong.
@@ -154,6 +166,8 @@ class Scene:
     rng: random.Random = field(init=False)
     seen: Counter[str] = field(default_factory=Counter)
     lines: list[str] = field(default_factory=list)
+    #: Instances of which there is more than one.
+    cloned: set[InstanceId] = field(default_factory=set)
     _numbers: int = 0
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ def told(event: Event) -> str:
             return f"lease {int(event.lease_id, 16)}"
         case ReportUsage():
             last = ", final" if event.final else ""
-            return f"report {event.seq} on lease {int(event.lease_id, 16)}: {event.used.inferences} used{last}"
+            return f"report {event.seq} on lease {int(event.lease_id, 16)}: {event.used} used{last}"
         case Draw():
             wish = f"at least {event.minimum}, better {event.target}"
             return f"lease {int(event.lease_id, 16)} for {event.consumer}: {wish}"

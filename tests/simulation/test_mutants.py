@@ -3,10 +3,11 @@
 from functools import cache
 
 import pytest
+from tests.simulation.history import history, trace
 from tests.simulation.mutants import LIVENESS, SAFETY, WASTE, Mutant
 from tests.simulation.scene import Violation
 from tests.simulation.waste import SCARCE, USUAL, Day, waste
-from tests.simulation.world import PRODUCTION, World, history, trace
+from tests.simulation.world import PRODUCTION, World
 
 SEEDS = 60
 # A day of scarcity is short, and what shows on it is small.

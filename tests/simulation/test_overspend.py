@@ -10,9 +10,10 @@ from the moment of a stop. After each step the witness compares the ledger with 
 from collections import Counter
 
 import pytest
+from tests.simulation.history import history, trace
 from tests.simulation.logbook import LoggingCustodian
 from tests.simulation.scene import Violation
-from tests.simulation.world import Rules, World, history, trace
+from tests.simulation.world import Rules, World
 
 from aigovtool.ledger.replay import Replay
 

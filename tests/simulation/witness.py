@@ -4,7 +4,7 @@ It sees every committed lease and row, and every released unit. It looks at what
 everything once more at the end, so that a fault in its own running sums would show.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from tests.simulation.books import Ledger, Stop, Transaction
@@ -12,11 +12,12 @@ from tests.simulation.budgets import on_path
 from tests.simulation.remembrance import Remembrance
 from tests.simulation.scene import STOP_BOUND_MS, WIPE_BOUND_MS, Scene, Violation
 
-from aigovtool.ids import BorrowerId, ConsumerId, LeaseId
+from aigovtool.ids import BorrowerId, ConsumerId, Digest, LeaseId
 from aigovtool.ledger.budget import ROLLING, BudgetLimit, BudgetRow, RowKey, Window, key_now
 from aigovtool.ledger.entry import StopTarget
 from aigovtool.ledger.lease import Lease, LeaseState
 from aigovtool.ledger.policy import ServingPolicy
+from aigovtool.ledger.units import ZERO, Dimension, UnitVector
 from aigovtool.protocol.messages import Answer
 from aigovtool.protocol.reservation import Reservation
 from aigovtool.protocol.stop import StopState
@@ -24,10 +25,10 @@ from aigovtool.protocol.stop import StopState
 _FINAL = frozenset({LeaseState.CLOSED, LeaseState.CLOSED_LATE, LeaseState.WRITTEN_OFF})
 
 
-def charge_of(lease: Lease) -> int:
+def charge_of(lease: Lease) -> UnitVector:
     """Say what a lease must weigh on its rows, independently of how the ledger counts."""
     whole = lease.unclosed() or lease.state is LeaseState.WRITTEN_OFF or not lease.refundable
-    return lease.units.inferences if whole else lease.seen.inferences
+    return lease.units if whole else lease.seen
 
 
 @dataclass
@@ -37,14 +38,16 @@ class Witness:
     scene: Scene
     leases: dict[LeaseId, Lease] = field(default_factory=dict)
     rows: dict[RowKey, BudgetRow] = field(default_factory=dict)
-    by_lease: Counter[LeaseId] = field(default_factory=Counter)
+    by_lease: defaultdict[LeaseId, UnitVector] = field(default_factory=lambda: defaultdict(lambda: ZERO))
     by_row: Counter[RowKey] = field(default_factory=Counter)
+    _by_copy: defaultdict[tuple[LeaseId, str], UnitVector] = field(default_factory=lambda: defaultdict(lambda: ZERO))
     posted: Counter[RowKey] = field(default_factory=Counter)
     pending: Counter[RowKey] = field(default_factory=Counter)
     charges: Counter[RowKey] = field(default_factory=Counter)
     #: The highest limit that each row ever had.
     most: Counter[RowKey] = field(default_factory=Counter)
     memory: Remembrance = field(default_factory=Remembrance)
+    #: Inferences, for what is wasted.
     charged: int = 0
     released_units: int = 0
     #: Unit-milliseconds during which something was charged that had not been released.
@@ -80,11 +83,11 @@ class Witness:
         self._rows_to_check.add(row.key)
 
     def _weigh(self, lease: Lease, sign: int) -> None:
-        charge = sign * charge_of(lease)
-        self.charged += charge
+        charge = charge_of(lease)
+        self.charged += sign * charge.inferences
         side = self.pending if lease.state is LeaseState.PENDING else self.posted
         for key in lease.rows:
-            side[key] += charge
+            side[key] += sign * charge.get(key.dimension)
             self._rows_to_check.add(key)
 
     def restored(self, ledger: Ledger, *, watched: bool) -> None:
@@ -106,7 +109,7 @@ class Witness:
         self,
         lease: Lease,
         *,
-        minimum: int,
+        minimum: UnitVector,
         policy: ServingPolicy,
         stops: list[Stop],
         held: list[Lease],
@@ -137,8 +140,9 @@ class Witness:
         for limit in limits:
             if limit.window is Window.LIFETIME and limit.limit is not None:
                 key = key_now(limit, writes.now_ms)
-                units = sum(charge_of(one) for one in known.values() if key in one.rows)
-                units += sum(one.units.inferences for one in self.memory.forgotten.values() if key in one.rows)
+                counted = key.dimension
+                units = sum(charge_of(one).get(counted) for one in known.values() if key in one.rows)
+                units += sum(one.units.get(counted) for one in self.memory.forgotten.values() if key in one.rows)
                 if units > limit.limit:
                     raise Violation(
                         "overspend", f"with lease {name_of(lease)}, {units} units are granted under {limit}"
@@ -155,26 +159,37 @@ class Witness:
         since_ms = lease.granted_at_ms - ROLLING[limit.window][0]
         known = {**writes.ledger.leases, **writes.leases}
         units = sum(
-            charge_of(one)
+            charge_of(one).get(limit.dimension)
             for one in known.values()
-            if one.granted_at_ms > since_ms
-            and any(key.window is limit.window and key.scope == limit.scope for key in one.rows)
+            if one.granted_at_ms > since_ms and any(_is_under(key, limit) for key in one.rows)
         )
         if limit.limit is not None and units > limit.limit:
             raise Violation("window", f"{units} units are granted in one span under {limit}")
 
-    def released(self, who: str, reservation: Reservation, borrower: BorrowerId, stops: list[Stop]) -> None:
-        """Take an answer that left an enclave, and check the bound of every stop that concerns it."""
+    def released(
+        self,
+        who: str,
+        reservation: Reservation,
+        units: UnitVector,
+        *,
+        request: Digest,
+        borrower: BorrowerId,
+        stops: list[Stop],
+    ) -> None:
+        """Take an answer, or a chunk of one, that left an enclave; check the bound of every stop that concerns it."""
         lease = self.leases.get(reservation.lease_id)
-        self.scene.tell(who, "releases {} to {} on lease {}", reservation.units, reservation.consumer, name_of(lease))
-        self.scene.seen["released"] += reservation.units
+        self.scene.tell(who, "releases {} to {} on lease {}", units, reservation.consumer, name_of(lease))
+        self.scene.seen["released"] += units.inferences
         if lease is None or lease.borrower != borrower or lease.consumer != reservation.consumer:
             raise Violation("overspend", "units of a lease that the ledger does not know were used")
-        self.by_lease[lease.lease_id] += reservation.units
-        self.released_units += reservation.units
+        if lease.request not in {None, request}:
+            raise Violation("overspend", f"lease {name_of(lease)} of another request serves one of {lease.consumer}")
+        fresh = units if lease.request is None else self._not_released_before(who, lease, units)
+        self.by_lease[lease.lease_id] = self.by_lease[lease.lease_id].plus(fresh)
+        self.released_units += fresh.inferences
         self._leases_to_check.add(lease.lease_id)
         for key in lease.rows:
-            self.by_row[key] += reservation.units
+            self.by_row[key] += fresh.get(key.dimension)
             self._rows_to_check.add(key)
         self.served_ms.setdefault(reservation.consumer, self.scene.ms)
         for stop in stops:
@@ -182,6 +197,12 @@ class Witness:
             applies = stop.target is not StopTarget.CONSUMER or stop.value == reservation.consumer
             if stop.active and applies and over_ms > 0:
                 raise Violation("stop", f"an answer left {over_ms} ms after the bound of a stop of {stop.target}")
+
+    def _not_released_before(self, who: str, lease: Lease, units: UnitVector) -> UnitVector:
+        """Return what nobody has had yet: copies of an enclave can only repeat what the one request was answered."""
+        mine = self._by_copy[lease.lease_id, who] = self._by_copy[lease.lease_id, who].plus(units)
+        before = self.by_lease[lease.lease_id]
+        return before.highest(mine).minus(before)
 
     @staticmethod
     def knew(who: str, state: StopState, consumer: ConsumerId) -> None:
@@ -217,16 +238,16 @@ class Witness:
             self._check_lease(lease)
             if lease_id not in self.memory.forgotten:
                 for key in lease.rows:
-                    (pending if lease.state is LeaseState.PENDING else posted)[key] += charge_of(lease)
+                    side = pending if lease.state is LeaseState.PENDING else posted
+                    side[key] += charge_of(lease).get(key.dimension)
         for key in self.rows:
             self._check_row(key, posted[key], pending[key])
 
     def _check_lease(self, lease: Lease) -> None:
-        charge = lease.units.inferences if lease.lease_id in self.memory.forgotten else charge_of(lease)
-        if self.by_lease[lease.lease_id] > charge:
-            raise Violation(
-                "overspend", f"{self.by_lease[lease.lease_id]} released, {charge} charged on lease {name_of(lease)}"
-            )
+        charge = lease.units if lease.lease_id in self.memory.forgotten else charge_of(lease)
+        released = self.by_lease.get(lease.lease_id, ZERO)
+        if not charge.covers(released):
+            raise Violation("overspend", f"{released} released, {charge} charged on lease {name_of(lease)}")
 
     def _check_row(self, key: RowKey, posted: int, pending: int) -> None:
         row = self.rows.get(key)
@@ -246,10 +267,13 @@ class Witness:
         limited = (key for key in self.by_row if self.most[key] and key.window is Window.LIFETIME)
         return max([0, *(self.by_row[key] - self.most[key] for key in limited)])
 
-    def room_of(self, ledger: Ledger, borrower: BorrowerId, consumer: ConsumerId, now_ms: int) -> int | None:
+    def room_of(
+        self, ledger: Ledger, borrower: BorrowerId, consumer: ConsumerId, dimension: Dimension, now_ms: int
+    ) -> int | None:
         """Say what could be granted on a path at a time of the ledger; `None` where nothing limits it."""
         rooms = []
-        for limit in on_path(ledger.limits, borrower, consumer):
+        limits = on_path(ledger.limits, borrower, consumer)
+        for limit in (one for one in limits if one.dimension is dimension):
             if limit.not_after_ms is not None and now_ms >= limit.not_after_ms:
                 return 0
             if limit.limit is not None:
@@ -263,45 +287,50 @@ class Witness:
             return [key_now(limit, now_ms)]
         span_ms, bucket_ms = ROLLING[limit.window]
         oldest_ms = (now_ms - span_ms) // bucket_ms * bucket_ms
-        return [
-            key
-            for key in self.rows
-            if (key.scope, key.window) == (limit.scope, limit.window) and key.bucket_ms >= oldest_ms
-        ]
+        return [key for key in self.rows if _is_under(key, limit) and key.bucket_ms >= oldest_ms]
 
     def told_rooms(
-        self, who: str, answer: Answer, borrower: BorrowerId, told: dict[ConsumerId, int], at: Ledger
+        self, who: str, answer: Answer, borrower: BorrowerId, told: dict[tuple[ConsumerId, Dimension], int], at: Ledger
     ) -> None:
         """Check what an enclave tells consumers to be left, right after an answer of a ledger that has not changed."""
         self.scene.seen["rooms"] += len(answer.rooms)
-        for consumer, units in told.items():
-            room = self.room_of(at, borrower, consumer, answer.server_time_ms)
+        for (consumer, dimension), units in told.items():
+            room = self.room_of(at, borrower, consumer, dimension, answer.server_time_ms)
             if room is not None and units > room:
-                raise Violation("rooms", f"{who} tells {consumer} that {units} units are left to grant, and {room} are")
+                raise Violation("rooms", f"{who} tells {consumer} that {units} {dimension} are left, and {room} are")
+
+
+def _is_under(key: RowKey, limit: BudgetLimit) -> bool:
+    return (key.scope, key.dimension, key.window) == (limit.scope, limit.dimension, limit.window)
 
 
 def _within_share(
-    lease: Lease, minimum: int, policy: ServingPolicy, held: list[Lease], limits: list[BudgetLimit]
+    lease: Lease, minimum: UnitVector, policy: ServingPolicy, held: list[Lease], limits: list[BudgetLimit]
 ) -> None:
-    mine = sum(one.units.inferences for one in held if one.instance == lease.instance)
-    together = sum(one.units.inferences for one in held if one.borrower == lease.borrower)
-    shared = min(
-        (
-            limit.limit
-            for limit in limits
-            if limit.limit is not None and limit.window is Window.LIFETIME and limit.scope.consumer is None
-        ),
-        default=policy.max_lease_units,
-    )
-    for name, units, percent in (
-        ("an instance", mine, policy.max_unclosed_percent_per_instance),
-        ("a borrower", together, policy.max_unclosed_percent_per_borrower),
-    ):
-        share = max(shared * percent // 100, 2 * minimum)
-        if units > share:
-            raise Violation("cap", f"{units} units are outstanding with {name} whose share is {share}")
+    mine = [one for one in held if one.instance == lease.instance]
+    ours = [one for one in held if one.borrower == lease.borrower]
+    for dimension in policy.counts:
+        shared = min(
+            (
+                limit.limit
+                for limit in limits
+                if limit.limit is not None
+                and limit.dimension is dimension
+                and limit.window is Window.LIFETIME
+                and limit.scope.consumer is None
+            ),
+            default=policy.max_lease_units,
+        )
+        for name, percent, holders in (
+            ("an instance", policy.max_unclosed_percent_per_instance, mine),
+            ("a borrower", policy.max_unclosed_percent_per_borrower, ours),
+        ):
+            units = sum(one.units.get(dimension) for one in holders)
+            share = max(shared * percent // 100, 2 * max(1, minimum.get(dimension)))
+            if units > share:
+                raise Violation("cap", f"{units} {dimension} are outstanding with {name} whose share is {share}")
 
 
 def name_of(lease: Lease | None) -> str:
     """Return a short name for a trace."""
-    return "?" if lease is None else f"{int(lease.lease_id, 16)} ({lease.state.value}, {lease.units.inferences})"
+    return "?" if lease is None else f"{int(lease.lease_id, 16)} ({lease.state.value}, {lease.units})"

@@ -25,16 +25,17 @@ from tests.simulation.scene import (
 from tests.simulation.witness import Witness
 
 from aigovtool.errors import AIGovToolError, ForbiddenError, LedgerRollbackError
-from aigovtool.ids import ConsumerId
+from aigovtool.ids import BorrowerId, ConsumerId
 from aigovtool.ledger import book as ledger
 from aigovtool.ledger.entry import StopTarget
+from aigovtool.ledger.policy import Dial
 from aigovtool.protocol.messages import Deny, DenyCode, Renew, Wiped
 from aigovtool.protocol.metering import Meter
 
 STEPS = 300
 #: Service is back this long after the last fault.
 RECOVERY_MS = 2 * TTL_MS
-_MAX_TRACE_LINES = 400
+_MAX_ENCLAVES = len(HOSTS) + 2
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,12 @@ class World:
         self.custodian = self.rules.custodian(self.scene, self.witness, self.rules.apply)
         self.operators = self.rules.operators(self.scene, self.witness, self.custodian)
         self.leap, self.restore = self.rng.choice(self.weather.leaps), self.rng.choice(self.weather.restores)
-        self.enclaves = [self._boot(place) for place in range(len(HOSTS))]
+        self.enclaves = [self._boot(place, borrower) for place, borrower in enumerate(HOSTS)]
         self.snapshots: dict[int, Meter] = {}
 
-    def _boot(self, place: int) -> Enclave:
+    def _boot(self, place: int, borrower: BorrowerId) -> Enclave:
         return self.rules.enclave(
-            self.scene, self.witness, self.custodian, self, place=place, borrower=HOSTS[place], meter=self.rules.meter
+            self.scene, self.witness, self.custodian, self, place=place, borrower=borrower, meter=self.rules.meter
         )
 
     # -- Time -------------------------------------------------------------------------------------
@@ -156,6 +157,9 @@ class World:
         if any(isinstance(result, Deny) and result.code is DenyCode.RESERVED for result in answer.results):
             self.recall()
         self.to_enclave(enclave, partial(enclave.take_answer, answer, state))
+        for twin in self.enclaves:
+            if twin is not enclave and twin.instance == enclave.instance:
+                self.to_enclave(twin, partial(twin.take_answer, answer, state))
         if self.scene.chance(self.scene.weather.misdelivery):
             other = self.rng.choice(self.enclaves)
             self.to_enclave(other, partial(other.take_answer, answer, state))
@@ -206,6 +210,8 @@ class World:
             self.rng.choice(self.enclaves).held_back = chance(0.4)
         if chance(weather.suspend):
             self.suspend(self.rng.choice(self.enclaves))
+        if chance(weather.clone) and self.custodian.policy.dial is Dial.BOUND:
+            self.clone(self.rng.choice(self.enclaves))
         if chance(weather.clock_jump):
             self.jump(self.rng.choice((-200_000, 200_000, 40_000)))
         if chance(self.leap * bool(weather.clock_jump)):
@@ -243,6 +249,15 @@ class World:
             operators.restore()
         if chance(weather.settled):
             operators.settle()
+
+    def clone(self, enclave: Enclave) -> None:
+        """Copy a running enclave, if its memory can be copied: both go on, with the same keys and leases."""
+        if enclave.refundable or not enclave.hears() or len(self.enclaves) >= _MAX_ENCLAVES:
+            return
+        self.scene.seen["clone"] += 1
+        self.scene.cloned.add(enclave.instance)
+        self.scene.tell(enclave.name, "is copied")
+        self.enclaves.append(enclave.twin(len(self.enclaves)))
 
     def jump(self, by_ms: int) -> None:
         """Let the clock of one of the custodian's hosts jump."""
@@ -316,7 +331,7 @@ class World:
             return
         enclave.alive = False
         self.snapshots.pop(enclave.place, None)
-        self.enclaves[enclave.place] = self._boot(enclave.place)
+        self.enclaves[enclave.place] = self._boot(enclave.place, enclave.borrower)
 
     # -- Recovery ---------------------------------------------------------------------------------
 
@@ -372,28 +387,3 @@ class World:
             for consumer in CONSUMERS[enclave.borrower]
             if self.custodian.would_grant(enclave.instance, enclave.borrower, consumer)
         }
-
-
-def history(seed: int, rules: Rules = PRODUCTION, *, tracing: bool = False) -> tuple[World, dict[ConsumerId, int]]:
-    """Play one whole history, a storm and the recovery from it.
-
-    Raises:
-        Violation: something happened that must not.
-    """
-    world = World(seed, rules, tracing=tracing)
-    world.run()
-    return world, world.recover()
-
-
-def trace(seed: int, rules: Rules = PRODUCTION) -> str:
-    """Return what happened in a history, line by line, up to the violation if there is one."""
-    world = World(seed, rules, tracing=True)
-    try:
-        world.run()
-        world.recover()
-    except Violation as violation:
-        world.scene.tell("WITNESS", "{}", violation)
-    lines = world.scene.lines
-    left_out = max(0, len(lines) - _MAX_TRACE_LINES)
-    head = [f"... {left_out} lines before"] if left_out else []
-    return "\n".join([f"seed {seed}", *head, *lines[left_out:]])
