@@ -70,7 +70,7 @@ class Holding:
         Raises:
             ConflictError: when they are not free (callers check first; this is the wall).
         """
-        if units.is_zero() or not self.free.covers(units):
+        if units.is_zero() or not (units.covers(ZERO) and self.free.covers(units)):
             raise ConflictError("a reservation exceeds its lease", reason="overspend")
         self.reserved = self.reserved.plus(units)
         self.in_flight += 1
@@ -87,7 +87,7 @@ class Holding:
         self.dirty = True
 
     def _require_reserved(self, reserved: UnitVector, actual: UnitVector) -> None:
-        if self.closed or not reserved.covers(actual) or not self.reserved.covers(reserved):
+        if self.closed or not (actual.covers(ZERO) and reserved.covers(actual) and self.reserved.covers(reserved)):
             raise ConflictError("a posting exceeds its reservation", reason="overspend")
 
     def post(self, reserved: UnitVector, actual: UnitVector, receipt: Receipt | None = None) -> int:
