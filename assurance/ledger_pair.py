@@ -18,10 +18,10 @@ from aigovtool.custodian.app import open_custodian
 from aigovtool.custodian.service import commands, renewal
 from aigovtool.custodian.store import stops
 from aigovtool.custodian.store.bodies import decoded
-from aigovtool.custodian.store.schema import budget_rows, leases, usage
+from aigovtool.custodian.store.schema import budget_rows, leases, usage, usage_units
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import AIGovToolError
-from aigovtool.ids import BorrowerId, ConsumerId, LeaseId
+from aigovtool.ids import BorrowerId, ConsumerId, Digest, LeaseId, digest_of
 from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.lease import Lease
@@ -173,18 +173,21 @@ class Pair:
             raise Divergence("not every report was acknowledged")
         self._compare(answer, enclave, wants)
         told = ", ".join(f"{report.lease_id[:8]} #{report.seq} used {report.used.inferences}" for report in reports)
-        self._done(f"enclave {slot} reports [{told}] and wants {[one.target for one in wants]}")
+        self._done(f"enclave {slot} reports [{told}] and wants {[one.target.inferences for one in wants]}")
 
     def _compare(self, answer: Answer, enclave: Enclave, wants: list[Want]) -> None:
         model = self.model
         for wish, got in zip(wants, answer.results, strict=True):
-            due = model.want(enclave.instance, wish.consumer, wish.minimum, wish.target)
+            least, most = wish.minimum.inferences, wish.target.inferences
+            due = model.want(enclave.instance, wish.consumer, least, most, named=wish.request is not None)
             if isinstance(got, Grant):
                 said = ("granted", got.units.inferences, got.ttl_ms)
             else:
-                said = (got.code.value, got.available, 0)
+                said = (got.code.value, got.available.inferences, 0)
             if said != due:
-                raise Divergence(f"a wish of {wish.minimum} to {wish.target}: custodian {said}, model {due}")
+                raise Divergence(f"a wish of {least} to {most}: custodian {said}, model {due}")
+            if got.request != wish.request:
+                raise Divergence(f"a wish for {wish.request} is answered for {got.request}")
             self.outcomes[said[0]] += 1
             if isinstance(got, Grant):
                 model.add(got.lease_id, enclave.instance, wish.consumer, due[1], due[2])
@@ -225,13 +228,13 @@ class Pair:
         if {key: row for key, row in rows.items() if any(row)} != due:
             raise Divergence(f"rows {rows}, model {due}")
         kept = {}
-        for one in transaction.execute(select(leases.c.lease_id, leases.c.state, leases.c.units, leases.c.body)):
+        for one in transaction.execute(select(leases.c.lease_id, leases.c.state, leases.c.inferences, leases.c.body)):
             body = decoded(one.body, Lease)
-            kept[one.lease_id] = (one.state, body.state.value, one.units, body.seq, body.seen.inferences)
+            kept[one.lease_id] = (one.state, body.state.value, one.inferences, body.seq, body.seen.inferences)
         held = {name: (one.state, one.state, one.units, one.seq, one.used) for name, one in model.leases.items()}
         if kept != held:
             raise Divergence(f"leases {kept}, model {held}")
-        totals = {(one[1], one[2]): tuple(one[3:]) for one in transaction.execute(select(usage))}
+        totals = _totals(transaction)
         if totals != model.usage():
             raise Divergence(f"usage {totals}, model {model.usage()}")
         if {(stop.target.value, stop.value) for stop in stops.active(transaction)} != model.stops:
@@ -245,6 +248,33 @@ class Pair:
         ledger = self._run(custodian.database.run(lambda transaction: read(custodian, transaction)))
         if wrong := contradictions(ledger, custodian):
             raise Divergence("; ".join(wrong[:3]))
+
+
+def _totals(transaction: Transaction) -> dict[tuple[str, str], tuple[int, ...]]:
+    units = {(one.borrower, one.consumer): one for one in transaction.execute(select(usage_units))}
+    found: dict[tuple[str, str], tuple[int, ...]] = {}
+    for one in transaction.execute(select(usage)):
+        counted = units[one.borrower, one.consumer]
+        found[one.borrower, one.consumer] = (
+            counted.granted,
+            counted.charged,
+            counted.used,
+            one.ok,
+            one.err,
+            one.open_leases,
+        )
+    return found
+
+
+def wish(consumer: ConsumerId, minimum: int, target: int, request: Digest | None = None) -> Want:
+    """Return a wish, in bound mode for one request."""
+    return Want(
+        model=MODEL,
+        consumer=consumer,
+        minimum=UnitVector(inferences=minimum),
+        target=UnitVector(inferences=target),
+        request=request,
+    )
 
 
 def _row(key: str) -> tuple[Budget, int]:
@@ -297,7 +327,11 @@ def _renew(pair: Pair, chance: random.Random) -> None:
     for _ in range(chance.choice((0, 1, 1, 1, 2, 3))):
         minimum = chance.choice((1, 1, 1, 2, 7, 40))
         consumer = usual if chance.random() < 0.95 else chance.choice(WISHERS)
-        wants.append(Want(model=MODEL, consumer=consumer, minimum=minimum, target=minimum + chance.choice((0, 5, 300))))
+        target = minimum + chance.choice((0, 5, 300))
+        # In bound mode a wish names its request, unless its enclave was admitted on other terms.
+        named = pair.model.dial == Dial.BOUND.value and chance.random() < 0.9
+        request = digest_of(chance.randbytes(8)) if named else None
+        wants.append(wish(consumer, minimum, target, request))
     pair.renew(slot, wants, _reports(pair, slot, chance))
 
 

@@ -146,7 +146,7 @@ class Model:
         wide = {("all", ""), ("model", "sorter"), ("borrower", holder.borrower), ("enclave", name)}
         return bool(wide & self.stops)
 
-    def refusal(self, name: str, consumer: str) -> str:
+    def refusal(self, name: str, consumer: str, *, named: bool) -> str:
         """Return why an instance gets nothing for a consumer, before any row is looked at."""
         holder = self.holders[name]
         mine = self.owner.get(consumer) == holder.borrower
@@ -154,7 +154,9 @@ class Model:
             return "stopped"
         if self.now >= holder.valid_until:
             return "reattest"
-        return "" if mine else "no_budget_row"
+        if not mine:
+            return "no_budget_row"
+        return "reattest" if self.dial == "bound" and not named else ""
 
     def held(self, **whose: str) -> int:
         """Return the units of leases that nobody has closed."""
@@ -182,9 +184,12 @@ class Model:
         oldest, current = (self.now - span) // length * length, bucket(budget[1], self.now)
         return sum(sum(row) for (of, at), row in self.rows.items() if of == budget and oldest <= at < current)
 
-    def want(self, name: str, consumer: str, minimum: int, target: int) -> tuple[str, int, int]:
-        """Return what a wish comes to: "granted" or why not, with units or what is available, and a lease's ttl."""
-        if refusal := self.refusal(name, consumer):
+    def want(self, name: str, consumer: str, minimum: int, target: int, *, named: bool) -> tuple[str, int, int]:
+        """Return what a wish comes to: "granted" or why not, with units or what is available, and a lease's ttl.
+
+        `named`: it is for one request.
+        """
+        if refusal := self.refusal(name, consumer, named=named):
             return refusal, 0, 0
         borrower = self.holders[name].borrower
         path = self._path((borrower, consumer))
@@ -212,7 +217,7 @@ class Model:
         if allowed < minimum:
             return "capped", max(0, allowed), 0
         least = min((limit for _, limit, _, _ in path if limit is not None), default=_MOST)
-        dial = {"strict": min(20, least // 1000), "balanced": room // 100, "island": room // 10}[self.dial]
+        dial = {"bound": 1, "strict": min(20, least // 1000), "balanced": room // 100, "island": room // 10}[self.dial]
         largest = max(minimum, 1, min(dial, _MOST))
         ends = [end for budget, *_ in path if (end := self.limits[budget][1]) is not None]
         ttl = min([self.ttl, self.holders[name].valid_until - self.now, *(end - self.now for end in ends)])

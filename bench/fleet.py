@@ -94,7 +94,14 @@ class FleetEnclave:
         """Renew once. `trading`: give back the lease that it holds and draw another, the most that a renewal does."""
         reports, wants = [], []
         if trading:
-            wants = [Want(model=self._model, consumer=self._consumer, minimum=1, target=8)]
+            wants = [
+                Want(
+                    model=self._model,
+                    consumer=self._consumer,
+                    minimum=UnitVector(inferences=1),
+                    target=UnitVector(inferences=8),
+                )
+            ]
         if trading and self._lease is not None:
             used = UnitVector(inferences=1)
             reports = [Report(lease_id=self._lease, seq=1, used=used, ok=1, err=0, final=True, receipts="")]

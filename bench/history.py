@@ -63,7 +63,7 @@ def add_closed_leases(
                 seen=_UNITS,
                 ok=1,
             )
-            leases.add(transaction, lease, Dimension.INFERENCES, entry=index)
+            leases.add(transaction, lease, entry=index)
 
     for done in range(0, count, _AT_ONCE):
         wanted = min(_AT_ONCE, count - done)

@@ -112,7 +112,8 @@ def _state(world: World) -> str:
 
 
 def _outstanding(world: World, instance: str) -> int:
-    return sum(int(str(one["outstanding_units"])) for one in _enclaves(world) if one["instance"] == instance)
+    held = [one["outstanding"] for one in _enclaves(world) if one["instance"] == instance]
+    return sum(int(units.get("inferences", 0)) for units in held if isinstance(units, dict))
 
 
 def _pending(world: World) -> int:

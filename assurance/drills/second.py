@@ -54,13 +54,13 @@ class SecondOperator:
         seen = self.world.view("/v1/enclaves")
         for enclave in seen["enclaves"]:
             silent_ms = seen["server_time_ms"] - enclave["last_contact_ms"]
-            if not enclave["outstanding_units"] or silent_ms < _SILENT_MS:
+            if not enclave["outstanding"] or silent_ms < _SILENT_MS:
                 continue
-            before = int(enclave["outstanding_units"])
+            before = int(enclave["outstanding"].get("inferences", 0))
             act = commands.WriteOff(instance=InstanceId(enclave["instance"]), reason="killed in a drill")
             if self.order(act) == 200:
                 self.written_off += before - self._outstanding(enclave["instance"])
 
     def _outstanding(self, instance: str) -> int:
         enclaves = self.world.view("/v1/enclaves")["enclaves"]
-        return sum(int(one["outstanding_units"]) for one in enclaves if one["instance"] == instance)
+        return sum(int(one["outstanding"].get("inferences", 0)) for one in enclaves if one["instance"] == instance)

@@ -103,7 +103,7 @@ class Site:
             manifest=bench.manifest,
             consumer=CONSUMER,
             units=UnitVector(inferences=1),
-            remaining=BUDGET,
+            remaining=UnitVector(inferences=BUDGET),
             lease_id=lease,
             sequence=number,
             instance=enclave.instance,

@@ -310,7 +310,7 @@ def test_two_operators_write_a_lost_enclave_off(site: Site) -> None:
         assert done.exit_code == 0, done.output
         assert lease[:12] in done.stdout
         (after,) = place.document("enclaves", "list")["enclaves"]
-        assert (before["outstanding_units"], after["outstanding_units"]) == (5, 0)
+        assert (before["outstanding"], after["outstanding"]) == ({"inferences": 5}, {})
         assert rows(place)[0]["posted"] == 5
         again = write_off(enclave, "--save", place.file("second.json"))
         assert (again.exit_code, "nothing_expired" in again.stderr) == (3, True)
@@ -330,8 +330,8 @@ def test_each_expired_lease_of_an_enclave_is_listed_and_no_other(on_file: Site) 
         words = ["--reason", "x", "--save", place.file("order.json")]
         document = place.document("enclaves", "write-off", on_file.enclave.instance, *words)
     leases = document["enclave"]["leases"]
-    assert [(lease["lease"], lease["units"]) for lease in leases] == [(first, 3)]
-    assert document["enclave"]["still_open"] == 4
+    assert [(lease["lease"], lease["units"]) for lease in leases] == [(first, {"inferences": 3})]
+    assert document["enclave"]["still_open"] == {"inferences": 4}
     assert second
     assert document["order"]["operator"] == "alice"
 

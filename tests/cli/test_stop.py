@@ -11,6 +11,7 @@ from aigovtool.cli.screen import Screen
 from aigovtool.cli.stopped import StopReport, render, report_of
 from aigovtool.ids import BorrowerId, Digest, InstanceId, ModelId
 from aigovtool.ledger.entry import StopTarget
+from aigovtool.ledger.units import ZERO, UnitVector
 from aigovtool.protocol.views import Enclaves, EnclaveView
 
 NOW = 1_700_000_000_000
@@ -53,7 +54,7 @@ def view(number: int, *, model: str = "xray", **changes: object) -> EnclaveView:
         "attested_at_ms": NOW,
         "valid_until_ms": NOW,
         "last_contact_ms": NOW,
-        "outstanding_units": 10,
+        "outstanding": UnitVector(inferences=10),
         "authority_until_ms": NOW + 30_000,
         "wiped_epoch": None,
         "connected": True,
@@ -76,16 +77,16 @@ def test_who_acknowledged_and_who_is_only_bounded_is_told_apart() -> None:
         view(2, connected=False),
         view(3, wiped_epoch=EPOCH - 1, state="wiped", connected=False),
         view(4, model="ct"),
-        view(5, connected=False, authority_until_ms=0, outstanding_units=0, last_contact_ms=NOW - 600_000),
+        view(5, connected=False, authority_until_ms=0, outstanding=ZERO, last_contact_ms=NOW - 600_000),
     )
     standing = {int(one.instance, 16): (one.wipe_acknowledged, one.bounded_until_ms) for one in found.enclaves}
     assert standing == {1: (True, None), 2: (False, NOW + 30_000)}
-    assert found.outstanding_units == 10
+    assert found.outstanding == UnitVector(inferences=10)
 
 
 def test_an_enclave_that_is_wiping_itself_at_this_moment_is_waited_for() -> None:
     """It has hung up and closed its leases, but has not acknowledged yet; one that is long silent is not waited for."""
-    gone: dict[str, Any] = {"connected": False, "authority_until_ms": 0, "outstanding_units": 0}
+    gone: dict[str, Any] = {"connected": False, "authority_until_ms": 0, "outstanding": ZERO}
     found = report(
         StopTarget.ALL,
         "",

@@ -50,7 +50,7 @@ from aigovtool.ids import (
 from aigovtool.ledger.entry import PartyRole
 from aigovtool.ledger.proof import EntryProof
 from aigovtool.ledger.receipt import Receipt, SignedReceipt, salted_digest, sign_batch
-from aigovtool.ledger.units import UnitVector
+from aigovtool.ledger.units import Dimension, UnitVector
 from aigovtool.protocol.commands import AskRequest, AskState
 from aigovtool.protocol.infer_body import HEADER_LENGTH_NAME
 from aigovtool.protocol.oip import encode_infer_response, parse_infer_request
@@ -68,7 +68,7 @@ from aigovtool.protocol.session import (
 )
 from aigovtool.protocol.tensor import Datatype, Tensor
 from aigovtool.protocol.trust import KEY_SET, KeySet
-from aigovtool.protocol.views import OwnBudget, OwnView
+from aigovtool.protocol.views import DimensionRoom, OwnBudget, OwnView
 from aigovtool.testing.simulated_tee.attester import SimulatedPlatform
 from aigovtool.testing.simulated_tee.verify import simulated_policy
 from aigovtool.transport.body import read_body
@@ -332,7 +332,7 @@ class FakeEnclave:
                 manifest=self.manifests[model],
                 consumer=ConsumerId(call.caller().name),
                 units=UnitVector(inferences=1),
-                remaining=self.remaining,
+                remaining=UnitVector(inferences=self.remaining),
                 lease_id=LeaseId("ab" * 16),
                 sequence=len(self.charged),
                 instance=self.instance,
@@ -436,7 +436,8 @@ class FakeCustodian:
         if self.lose_answers:
             self.lose_answers -= 1
             self.served.drop_connections()
-        budget = OwnBudget(model=MODEL, manifest=MANIFEST, room=10, withdrawn=False, stopped=False)
+        left = [DimensionRoom(dimension=Dimension.INFERENCES, units=10)]
+        budget = OwnBudget(model=MODEL, manifest=MANIFEST, rooms=left, withdrawn=False, stopped=False)
         return OwnView(
             name=call.caller().name, role=PartyRole.CONSUMER, budgets=[budget], asks=list(self.asks.values())
         )

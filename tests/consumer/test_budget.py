@@ -8,6 +8,8 @@ from aigovtool.crypto.tlskey import TlsKey
 from aigovtool.crypto.x509 import new_authority
 from aigovtool.errors import InvalidValueError, SignatureInvalidError, UnreachableError
 from aigovtool.ids import ModelId, digest_of
+from aigovtool.ledger.units import Dimension
+from aigovtool.protocol.views import DimensionRoom
 
 
 def test_more_budget_is_asked_for_by_scope(client: Client) -> None:
@@ -32,7 +34,8 @@ def test_a_lost_ask_is_repeated_and_recorded_once(client: Client, world: World) 
 def test_the_own_view_is_shown(client: Client) -> None:
     """What is left, and what was asked."""
     view = client.budget()
-    assert (view.name, view.budgets[0].room, view.asks) == ("radiology", 10, [])
+    left = [DimensionRoom(dimension=Dimension.INFERENCES, units=10)]
+    assert (view.name, view.budgets[0].rooms, view.asks) == ("radiology", left, [])
 
 
 @pytest.mark.parametrize(("units", "reason"), [(0, "x"), (-5, "x"), (10**12 + 1, "x"), (5, ""), (5, "x" * 501)])

@@ -174,7 +174,13 @@ class Enclave:
 
 
 def want(units: int = 1, *, consumer: ConsumerId = CONSUMER, ask: bool = False, model: ModelId = MODEL) -> Want:
-    return Want(model=model, consumer=consumer, minimum=1, target=units, ask=ask)
+    return Want(
+        model=model,
+        consumer=consumer,
+        minimum=UnitVector(inferences=1),
+        target=UnitVector(inferences=units),
+        ask=Dimension.INFERENCES if ask else None,
+    )
 
 
 def report(lease_id: str, *, seq: int, used: int, final: bool = False) -> Report:

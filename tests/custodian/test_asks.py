@@ -29,6 +29,7 @@ from aigovtool.ledger.units import Dimension
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol.commands import AskRequest
 from aigovtool.protocol.messages import Deny, DenyCode, Grant
+from aigovtool.protocol.views import OwnBudget
 
 OWN = Scope(model=MODEL, borrower=BORROWER, consumer=CONSUMER)
 
@@ -48,6 +49,10 @@ def ask(scope: Scope = OWN, **changes: Any) -> AskRequest:
 
 def decide(ask_id: Any, *, approve: bool = True, units: int | None = None) -> acts.DecideAsk:
     return acts.DecideAsk(ask_id=ask_id, approve=approve, units=units, reason="decided")
+
+
+def rooms_of(budget: OwnBudget) -> dict[str, int | None]:
+    return {room.dimension.value: room.units for room in budget.rooms}
 
 
 async def exhaust(enclave: Enclave) -> None:
@@ -191,10 +196,12 @@ async def test_the_own_view_shows_the_least_room_and_stops(lent: Bench) -> None:
     await asks.file_by_party(lent.custodian, consumer(lent), request)
     await lent.command(acts.Stop(target=StopTarget.CONSUMER, value=CONSUMER, reason="drill"))
     own = await asks.own_view(lent.custodian, consumer(lent))
-    assert [(budget.model, budget.room, budget.stopped) for budget in own.budgets] == [(MODEL, 20, True)]
+    assert [(budget.model, rooms_of(budget), budget.stopped) for budget in own.budgets] == [
+        (MODEL, {"inferences": 20}, True)
+    ]
     assert [found.ask_id for found in own.asks] == [request.ask_id]
     whole = await asks.own_view(lent.custodian, borrower(lent))
-    assert [(budget.room, budget.stopped) for budget in whole.budgets] == [(50, False)]
+    assert [(rooms_of(budget), budget.stopped) for budget in whole.budgets] == [({"inferences": 50}, False)]
     other = await asks.own_view(lent.custodian, consumer(lent, STRANGER))
     assert (other.budgets, other.asks) == ([], [])  # this model is not lent to its borrower
 

@@ -29,7 +29,7 @@ from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint, sign_checkp
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.merkle import leaf_hash
 from aigovtool.ledger.policy import GRACE_MS
-from aigovtool.ledger.units import Dimension
+from aigovtool.ledger.units import Dimension, UnitVector
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol.commands import COMMAND, Act, CommandResult
 from aigovtool.protocol.messages import Deny, DenyCode, Grant
@@ -430,12 +430,12 @@ async def test_leases_lost_in_crashes_are_written_off_by_two(two: Two) -> None:
     bench.now_ms += grant.ttl_ms + GRACE_MS + 1
     assert await posted(bench) == 10
     act = acts.WriteOff(instance=lost.instance, reason="host burnt")
-    assert (await views.show_enclaves(bench.custodian)).enclaves[0].outstanding_units == 10
+    assert (await views.show_enclaves(bench.custodian)).enclaves[0].outstanding == UnitVector(inferences=10)
     await two.command(act)
-    assert (await views.show_enclaves(bench.custodian)).enclaves[0].outstanding_units == 0
+    assert (await views.show_enclaves(bench.custodian)).enclaves[0].outstanding == UnitVector()
     assert await posted(bench) == 10
     (usage,) = (await views.show_usage(bench.custodian)).usage
-    assert (usage.consumer, usage.charged, usage.open_leases) == (CONSUMER, 10, 0)
+    assert (usage.consumer, usage.charged, usage.open_leases) == (CONSUMER, UnitVector(inferences=10), 0)
     # Should it come back after all, it accuses nobody and is refunded nothing.
     await lost.renew(reports=(report(grant.lease_id, seq=1, used=3, final=True),))
     assert await posted(bench) == 10

@@ -128,7 +128,9 @@ async def test_a_grant_is_held_then_charged_by_its_final_report(admitted: Enclav
     await admitted.renew(reports=(report(grant.lease_id, seq=2, used=3, final=True),))
     assert await row(lent) == (3, 0)
     (usage,) = (await views.show_usage(lent.custodian)).usage
-    assert (usage.granted, usage.charged, usage.used, usage.open_leases) == (5, 3, 3, 0)
+    three = UnitVector(inferences=3)
+    assert (usage.granted, usage.charged, usage.used) == (UnitVector(inferences=5), three, three)
+    assert usage.open_leases == 0
 
 
 async def test_an_unreported_lease_is_charged_in_full_and_refunded_once(admitted: Enclave, lent: Bench) -> None:
@@ -299,7 +301,7 @@ async def test_a_wipe_closes_what_it_reports_and_ends_the_instance(admitted: Enc
     assert (await lent.kinds()).count("Wiped") == 1
     assert await denied(admitted) is DenyCode.STOPPED
     (view,) = (await views.show_enclaves(lent.custodian)).enclaves
-    assert (view.state, view.outstanding_units) == ("wiped", 0)
+    assert (view.state, view.outstanding) == ("wiped", UnitVector())
 
 
 async def test_a_wipe_is_signed_by_its_instance(admitted: Enclave, lent: Bench) -> None:

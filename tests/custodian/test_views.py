@@ -18,6 +18,7 @@ from aigovtool.ledger.checkpoint import open_checkpoint
 from aigovtool.ledger.entry import Entry, PartyRole, StopTarget
 from aigovtool.ledger.merkle import leaf_hash, root_of
 from aigovtool.ledger.policy import consequences
+from aigovtool.ledger.units import ZERO, Dimension, UnitVector
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol.messages import WIPED, Grant, Wiped
 from aigovtool.protocol.trust import open_key_set
@@ -60,7 +61,7 @@ async def test_budgets_come_with_what_the_dial_means(lent: Bench) -> None:
     await lent.grant(1000)
     (row,) = (await views.show_budgets(lent.custodian)).budgets
     assert (row.limit, row.posted, row.pending, row.room) == (1000, 0, 0, 1000)
-    assert row.consequences == consequences(lent.policy, 1000, 1000)
+    assert row.consequences == consequences(lent.policy, Dimension.INFERENCES, 1000, 1000)
 
 
 async def test_usage_and_enclaves_add_up_to_the_ledger(admitted: Enclave, lent: Bench) -> None:
@@ -73,15 +74,17 @@ async def test_usage_and_enclaves_add_up_to_the_ledger(admitted: Enclave, lent: 
     assert (enclave.instance, enclave.borrower, enclave.state) == (admitted.instance, BORROWER, "live")
     assert enclave.simulated
     assert not enclave.connected
-    assert (enclave.outstanding_units, shown.server_time_ms) == (5, lent.now_ms)
+    assert (enclave.outstanding, shown.server_time_ms) == (UnitVector(inferences=5), lent.now_ms)
     # 500 ppm for its clock, and not the grace that the ledger waits for a final report.
     assert enclave.authority_until_ms == lent.now_ms + grant.ttl_ms + 15
     await admitted.renew(reports=(report(grant.lease_id, seq=1, used=4, final=True),))
     (enclave,) = (await views.show_enclaves(lent.custodian)).enclaves
-    assert (enclave.outstanding_units, enclave.authority_until_ms) == (0, lent.now_ms + grant.ttl_ms + 15)
+    assert (enclave.outstanding, enclave.authority_until_ms) == (ZERO, lent.now_ms + grant.ttl_ms + 15)
     (usage,) = (await views.show_usage(lent.custodian)).usage
     assert (usage.model, usage.borrower, usage.consumer) == (MODEL, BORROWER, CONSUMER)
-    assert (usage.granted, usage.charged, usage.used, usage.ok, usage.err) == (5, 4, 4, 4, 0)
+    four = UnitVector(inferences=4)
+    assert (usage.granted, usage.charged, usage.used) == (UnitVector(inferences=5), four, four)
+    assert (usage.ok, usage.err) == (4, 0)
 
 
 async def test_a_stop_is_shown_until_it_is_lifted(lent: Bench) -> None:

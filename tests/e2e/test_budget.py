@@ -18,7 +18,7 @@ def test_budget_of_five_gives_five_answers_to_a_hundred_requests(make_world: Mak
     refusals = [answer for answer in answers if answer.status != 200]
     assert {(answer.status, answer.json()["code"]) for answer in refusals} == {(402, "budget_exhausted")}
     assert all(answer.json()["error"] and answer.headers["retry-after"] for answer in refusals)
-    assert answers[4].headers["aigovtool-units-remaining"] == "0"
+    assert answers[4].headers["aigovtool-units-remaining"] == "inferences=0"
     assert world.posted() <= 5
 
 

@@ -306,7 +306,8 @@ class World:
 
     def outstanding(self) -> int:
         """Return the units of all leases that nobody has closed: as far as the ledger knows, they may be in use."""
-        return sum(int(enclave["outstanding_units"]) for enclave in self.view("/v1/enclaves")["enclaves"])
+        enclaves = self.view("/v1/enclaves")["enclaves"]
+        return sum(int(enclave["outstanding"].get("inferences", 0)) for enclave in enclaves)
 
     def stop(self, target: StopTarget = StopTarget.ALL, value: str = "") -> None:
         """Stop something."""

@@ -16,6 +16,7 @@ from aigovtool.enclave.instance_run import Ending
 from aigovtool.errors import RefusalError, UnreachableError
 from aigovtool.ids import InstanceId
 from aigovtool.ledger.entry import StopTarget
+from aigovtool.ledger.units import UnitVector
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol import metering
 from aigovtool.protocol.messages import Push
@@ -152,7 +153,9 @@ async def used_up(site: Site, service: Service) -> Hold:
     """Use a whole lease, so that another one is granted, and hold back the answer that says so."""
     run = service.run
     held = site.link.held["/v1/renew"] = Hold()
-    reserved = asyncio.create_task(run.reserve(MODEL, CONSUMER, 8, run.instance.clock.now_ms() + 10_000))
+    reserved = asyncio.create_task(
+        run.reserve(MODEL, CONSUMER, UnitVector(inferences=8), None, run.instance.clock.now_ms() + 10_000)
+    )
     await held.arrived.wait()
     held.let_pass.set()
     run.void(await reserved, failed=False)
@@ -187,7 +190,9 @@ async def test_no_renewal_begins_at_an_orderly_end(site: Site, service: Service)
     """However much somebody who waits would like one: what is granted then would be charged for nothing."""
     run, link = service.run, site.link
     held = link.held["/v1/renew"] = Hold()
-    waiting = asyncio.create_task(run.reserve(MODEL, CONSUMER, 2_000, run.instance.clock.now_ms() + 60_000))
+    waiting = asyncio.create_task(
+        run.reserve(MODEL, CONSUMER, UnitVector(inferences=2_000), None, run.instance.clock.now_ms() + 60_000)
+    )
     await held.arrived.wait()
     before = link.paths.count("/v1/renew")
     run.shut_down()
@@ -204,7 +209,8 @@ async def test_every_lease_is_accounted_for_in_as_many_statements_as_it_takes(
     """The custodian takes the reports of each, and records one wipe."""
     run = service.run
     for rows in (8, 16, 32):  # each in a lease of its own
-        run.void(await run.reserve(MODEL, CONSUMER, rows, run.instance.clock.now_ms() + 10_000), failed=False)
+        units = UnitVector(inferences=rows)
+        run.void(await run.reserve(MODEL, CONSUMER, units, None, run.instance.clock.now_ms() + 10_000), failed=False)
     assert len(run._meter._holdings) == 3
     monkeypatch.setattr(metering, "MAX_REPORTS_PER_RENEWAL", 1)
     await service.shut_down()

@@ -14,7 +14,7 @@ from aigovtool.ledger.book import Book, Charge, Draw, Effects, Event, Expire, Ou
 from aigovtool.ledger.budget import BudgetRow, RowKey, Scope, Window, path
 from aigovtool.ledger.lease import Lease, LeaseState
 from aigovtool.ledger.policy import Dial, Level, default_policy
-from aigovtool.ledger.units import Dimension, of
+from aigovtool.ledger.units import ZERO, Dimension, UnitVector, of
 
 MODEL, BORROWER, CONSUMER = ModelId("digits"), BorrowerId("north"), ConsumerId("anna")
 INSTANCE, OTHER_INSTANCE = InstanceId("a" * 64), InstanceId("b" * 64)
@@ -32,17 +32,21 @@ DRAW = Draw(
     model=MODEL,
     manifest=Digest("sha256:" + "d" * 64),
     consumer=CONSUMER,
-    minimum=1,
-    target=10,
+    minimum=of(Dimension.INFERENCES, 1),
+    target=of(Dimension.INFERENCES, 10),
     policy=POLICY,
     refundable=True,
-    held_by_instance=0,
-    held_by_borrower=0,
+    held_by_instance=ZERO,
+    held_by_borrower=ZERO,
     ttl_ms=30_000,
     grace_ms=5_000,
     now_ms=1_000,
 )
 DUE_MS = 1_000 + 30_000 + 5_000 + 1
+
+
+def inferences(units: int) -> UnitVector:
+    return of(Dimension.INFERENCES, units)
 
 
 def row(
@@ -133,7 +137,7 @@ def test_a_required_level_without_a_row_denies(missing: Level) -> None:
     event = replace(DRAW, policy=policy)
     assert apply(book_of(*rows), event).outcome is Outcome.GRANTED
     effects = apply(book_of(*(each for each in rows if each.key.scope.level() is not missing)), event)
-    assert effects == Effects(Outcome.NO_BUDGET_ROW)
+    assert effects == Effects(Outcome.NO_BUDGET_ROW, rooms={Dimension.INFERENCES: 0})
 
 
 @pytest.mark.parametrize("required", [[], [Level.MODEL], list(Level)])
@@ -151,17 +155,17 @@ def test_a_row_of_another_dimension_does_not_count() -> None:
 
 def test_an_unlimited_row_grants_and_counts() -> None:
     """An explicit row without a limit grants what is asked for, up to the policy's largest lease."""
-    book, outcomes = run(book_of(row(SCOPES[0], None)), replace(DRAW, target=10**9))
+    book, outcomes = run(book_of(row(SCOPES[0], None)), replace(DRAW, target=inferences(10**9)))
     assert outcomes == [Outcome.GRANTED]
     assert totals(book) == {(0, POLICY.max_lease_units // 10)}
 
 
 def test_the_narrowest_row_decides() -> None:
     """A lease fits the fullest row of its path, and the answer says what is left there."""
-    effects = apply(book_of(row(SCOPES[0], 1_000), row(SCOPES[2], 30, posted=27)), replace(DRAW, minimum=2))
+    effects = apply(book_of(row(SCOPES[0], 1_000), row(SCOPES[2], 30, posted=27)), replace(DRAW, minimum=inferences(2)))
     assert effects.outcome is Outcome.GRANTED
     assert effects.leases[0].units == of(Dimension.INFERENCES, 2)
-    assert effects.room == 1
+    assert effects.rooms == {Dimension.INFERENCES: 1}
 
 
 @pytest.mark.parametrize(
@@ -182,8 +186,13 @@ def test_a_shortage_says_whether_waiting_helps(
     rows: list[BudgetRow], minimum: int, outcome: Outcome, available: int
 ) -> None:
     """exhausted: nobody can give units back; reserved: leases hold them; insufficient: fewer than one request needs."""
-    effects = apply(book_of(*rows), replace(DRAW, minimum=minimum))
-    assert effects == Effects(outcome, available=available, room=available)
+    effects = apply(book_of(*rows), replace(DRAW, minimum=inferences(minimum)))
+    assert effects == Effects(
+        outcome,
+        available=inferences(available),
+        short=Dimension.INFERENCES,
+        rooms={Dimension.INFERENCES: available},
+    )
 
 
 @pytest.mark.parametrize(
@@ -201,7 +210,9 @@ def test_a_shortage_says_whether_waiting_helps(
 def test_what_is_outstanding_is_capped(by_instance: int, by_borrower: int, outcome: Outcome, units: int) -> None:
     """25 % of the limit per instance and 50 % per borrower bound what a crash loop can burn."""
     policy = msgspec.structs.replace(POLICY, max_unclosed_percent_per_instance=25, max_unclosed_percent_per_borrower=50)
-    event = replace(DRAW, policy=policy, held_by_instance=by_instance, held_by_borrower=by_borrower)
+    event = replace(
+        DRAW, policy=policy, held_by_instance=inferences(by_instance), held_by_borrower=inferences(by_borrower)
+    )
     effects = apply(book_of(row(SCOPES[0], 100)), event)
     assert effects.outcome is outcome
     assert sum(lease.units.inferences for lease in effects.leases) == units
@@ -211,14 +222,16 @@ def test_a_small_budget_still_allows_one_lease_and_the_next() -> None:
     """A share of three units is less than one: the cap leaves room for two leases of what is needed."""
     policy = msgspec.structs.replace(POLICY, max_unclosed_percent_per_instance=1)
     book = book_of(row(SCOPES[0], 3, pending=1))
-    assert apply(book, replace(DRAW, policy=policy, held_by_instance=1)).outcome is Outcome.GRANTED
-    assert apply(book, replace(DRAW, policy=policy, held_by_instance=2)).outcome is Outcome.CAPPED
+    assert apply(book, replace(DRAW, policy=policy, held_by_instance=inferences(1))).outcome is Outcome.GRANTED
+    assert apply(book, replace(DRAW, policy=policy, held_by_instance=inferences(2))).outcome is Outcome.CAPPED
 
 
 def test_one_waiting_request_may_be_larger_than_the_dial() -> None:
     """A batch that needs more than the dial's lease gets exactly what it needs."""
     policy = msgspec.structs.replace(default_policy(Dial.STRICT), max_unclosed_percent_per_instance=100)
-    effects = apply(book_of(row(SCOPES[0], 100)), replace(DRAW, policy=policy, minimum=32, target=64))
+    effects = apply(
+        book_of(row(SCOPES[0], 100)), replace(DRAW, policy=policy, minimum=inferences(32), target=inferences(64))
+    )
     assert effects.leases[0].units == of(Dimension.INFERENCES, 32)
 
 
@@ -236,11 +249,11 @@ def test_no_draw_exceeds_a_row(
     rows = [row(scope, limit, posted=p, pending=q) for scope, (limit, p, q) in zip(SCOPES, figures, strict=False)]
     event = replace(
         DRAW,
-        minimum=minimum,
-        target=target,
+        minimum=inferences(minimum),
+        target=inferences(target),
         policy=default_policy(dial, ttl_ms=30_000),
-        held_by_instance=held[0],
-        held_by_borrower=held[1],
+        held_by_instance=inferences(held[0]),
+        held_by_borrower=inferences(held[1]),
     )
     before = book_of(*rows)
     effects = apply(before, event)
@@ -366,7 +379,9 @@ def test_a_refund_goes_to_the_window_that_was_debited() -> None:
 EVENTS = st.lists(
     st.one_of(
         st.builds(
-            lambda n, minimum, target: replace(DRAW, lease_id=LeaseId(f"{n:032x}"), minimum=minimum, target=target),
+            lambda n, minimum, target: replace(
+                DRAW, lease_id=LeaseId(f"{n:032x}"), minimum=inferences(minimum), target=inferences(target)
+            ),
             st.integers(0, 10**6),
             st.integers(1, 4),
             st.integers(1, 9),
@@ -418,17 +433,17 @@ def test_a_busy_neighbour_does_not_cap_a_small_consumer() -> None:
     """What an instance holds is a share of the model's budget, not of one consumer's or one hour's."""
     policy = msgspec.structs.replace(POLICY, max_unclosed_percent_per_instance=25)
     book = book_of(row(SCOPES[0], 100_000), row(SCOPES[2], 100), row(SCOPES[2], 10, window=Window.HOUR))
-    busy = replace(DRAW, policy=policy, held_by_instance=500, held_by_borrower=500)
+    busy = replace(DRAW, policy=policy, held_by_instance=inferences(500), held_by_borrower=inferences(500))
     assert apply(book, busy).outcome is Outcome.GRANTED
-    assert apply(book, replace(busy, held_by_instance=25_000)).outcome is Outcome.CAPPED
+    assert apply(book, replace(busy, held_by_instance=inferences(25_000))).outcome is Outcome.CAPPED
 
 
 def test_one_request_beyond_the_policys_largest_lease_is_refused() -> None:
     """A batch cannot make a lease larger than the custodian said a crash may cost."""
     policy = msgspec.structs.replace(POLICY, max_lease_units=1_000)
-    draw = replace(DRAW, policy=policy, minimum=1_001, target=1_001)
+    draw = replace(DRAW, policy=policy, minimum=inferences(1_001), target=inferences(1_001))
     assert apply(book_of(row(SCOPES[0], 100_000)), draw).outcome is Outcome.CAPPED
-    assert apply(book_of(row(SCOPES[0], 100_000)), replace(draw, minimum=1_000)).outcome is Outcome.GRANTED
+    assert apply(book_of(row(SCOPES[0], 100_000)), replace(draw, minimum=inferences(1_000))).outcome is Outcome.GRANTED
 
 
 # --- Acts of two operators -----------------------------------------------------------------------
@@ -472,8 +487,8 @@ def test_a_budget_that_has_ended_grants_nothing() -> None:
 def test_what_a_rolling_window_holds_already_leaves_no_room() -> None:
     """The earlier buckets count, and are not changed by a grant in this one."""
     rolling = msgspec.structs.replace(row(SCOPES[0], 100, window=Window.ROLLING_DAY), earlier=95)
-    assert run(book_of(rolling), replace(DRAW, minimum=6))[1] == [Outcome.INSUFFICIENT]
-    book, outcomes = run(book_of(rolling), replace(DRAW, minimum=5))
+    assert run(book_of(rolling), replace(DRAW, minimum=inferences(6)))[1] == [Outcome.INSUFFICIENT]
+    book, outcomes = run(book_of(rolling), replace(DRAW, minimum=inferences(5)))
     assert outcomes == [Outcome.GRANTED]
     assert book.leases[LEASE].units == of(Dimension.INFERENCES, 5)
     assert run(book, replace(DRAW, lease_id=LeaseId("2" * 32)))[1] == [Outcome.RESERVED]

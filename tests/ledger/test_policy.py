@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from aigovtool.codec import decode, encode
 from aigovtool.errors import InvalidValueError
 from aigovtool.ledger.policy import Dial, Level, ServingPolicy, consequences, default_policy, lease_cap
+from aigovtool.ledger.units import Dimension
 
 DIALS = st.sampled_from(list(Dial))
 
@@ -29,13 +30,13 @@ DIALS = st.sampled_from(list(Dial))
 )
 def test_the_dial_bounds_a_lease(dial: Dial, remaining: int, limit: int, cap: int) -> None:
     """strict: 20 and 0.1 % of the limit; balanced: 1 % of the rest; island: a tenth of it; never less than 1."""
-    assert lease_cap(default_policy(dial), remaining, limit) == cap
+    assert lease_cap(default_policy(dial), Dimension.INFERENCES, remaining, limit) == cap
 
 
 def test_a_policy_has_the_last_word_on_size() -> None:
     """No dial goes beyond the policy's own largest lease."""
     policy = msgspec.structs.replace(default_policy(Dial.ISLAND), max_lease_units=7)
-    assert lease_cap(policy, 10**6, 10**6) == 7
+    assert lease_cap(policy, Dimension.INFERENCES, 10**6, 10**6) == 7
 
 
 @given(DIALS, st.integers(0, 10**9), st.integers(0, 10**9))
@@ -43,16 +44,20 @@ def test_less_budget_never_means_a_larger_lease(dial: Dial, fewer: int, more: in
     """The cap grows with what remains, and is at least one unit, so that the last unit is usable."""
     fewer, more = sorted((fewer, more))
     policy = default_policy(dial)
-    assert 1 <= lease_cap(policy, fewer, 10**9) <= lease_cap(policy, more, 10**9)
+    assert (
+        1
+        <= lease_cap(policy, Dimension.INFERENCES, fewer, 10**9)
+        <= lease_cap(policy, Dimension.INFERENCES, more, 10**9)
+    )
 
 
 def test_consequences_are_computed_from_the_setting() -> None:
     """A crash loses two leases at most, an outage of one ttl is survived, a stop takes ttl and 500 ppm."""
-    shown = consequences(default_policy(Dial.BALANCED), 10_000, 10_000)
+    shown = consequences(default_policy(Dial.BALANCED), Dimension.INFERENCES, 10_000, 10_000)
     assert shown.units_lost_on_crash_max == 200
     assert shown.outage_survived_ms == 30_000
     assert shown.stop_bound_ms == 30_015
-    assert consequences(default_policy(Dial.BALANCED), 1, 10_000).units_lost_on_crash_max == 1
+    assert consequences(default_policy(Dial.BALANCED), Dimension.INFERENCES, 1, 10_000).units_lost_on_crash_max == 1
 
 
 @pytest.mark.parametrize("dial", [Dial.STRICT, Dial.BALANCED])

@@ -31,7 +31,7 @@ def receipt(sequence: int, count: int = 1, lease: LeaseId = FIRST, **changes: An
         manifest=DIGEST,
         consumer=CONSUMER,
         units=units(count),
-        remaining=0,
+        remaining=units(0),
         lease_id=lease,
         sequence=sequence,
         instance=INSTANCE,

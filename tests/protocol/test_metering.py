@@ -27,7 +27,7 @@ from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
 from aigovtool.ledger.entry import StopTarget
 from aigovtool.ledger.policy import Dial, default_policy
 from aigovtool.ledger.receipt import Receipt, chain
-from aigovtool.ledger.units import Dimension, of
+from aigovtool.ledger.units import ZERO, Dimension, UnitVector, of
 from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, Grant, PathRoom, Renew
 from aigovtool.protocol.metering import Meter
 from aigovtool.protocol.reservation import Posted, Reservation
@@ -38,6 +38,10 @@ INSTANCE, CUSTODIAN = InstanceId("a" * 64), KeyId("c" * 64)
 POLICY = msgspec.structs.replace(default_policy(Dial.BALANCED), wipe_after_ms=90_000)
 TTL_MS = POLICY.ttl_ms
 LOG_KEY = SigningKey.generate()
+
+
+def inferences(units: int) -> UnitVector:
+    return of(Dimension.INFERENCES, units)
 
 
 def stop_state(epoch: int, *stops: tuple[StopTarget, str], scope_epoch: int | None = None) -> StopState:
@@ -54,19 +58,34 @@ def grant(number: int, units: int, consumer: ConsumerId = ANNA, *, ttl_ms: int =
         lease_id=LeaseId(f"{number:032x}"),
         model=MODEL,
         consumer=consumer,
-        units=of(Dimension.INFERENCES, units),
+        units=inferences(units),
         ttl_ms=ttl_ms,
         policy=Digest("sha256:" + "e" * 64),
     )
 
 
+#: Denials that say of what there is too little.
+SHORT = {DenyCode.EXHAUSTED, DenyCode.INSUFFICIENT, DenyCode.RESERVED, DenyCode.CAPPED}
+
+
 def deny(code: DenyCode, *, consumer: ConsumerId = ANNA, available: int = 0, retry_after_ms: int = 2_000) -> Deny:
-    return Deny(model=MODEL, consumer=consumer, code=code, available=available, retry_after_ms=retry_after_ms)
+    return Deny(
+        model=MODEL,
+        consumer=consumer,
+        code=code,
+        available=inferences(available),
+        short=Dimension.INFERENCES if code in SHORT else None,
+        retry_after_ms=retry_after_ms,
+    )
 
 
 def note(size: int, generation: int = 0) -> str:
     checkpoint = Checkpoint(custodian=CUSTODIAN, size=size, root=bytes(32), generation=generation)
     return sign_checkpoint(checkpoint, LOG_KEY)
+
+
+def room(units: int, model: ModelId = MODEL, consumer: ConsumerId = ANNA) -> PathRoom:
+    return PathRoom(model=model, consumer=consumer, dimension=Dimension.INFERENCES, units=units)
 
 
 def answer(
@@ -89,7 +108,7 @@ def answer(
         ttl_ms=ttl_ms,
         results=list(results),
         acks=[Ack(lease_id=report.lease_id, seq=report.seq) for report in renew.reports],
-        rooms=[PathRoom(model=model, consumer=consumer, units=left) for model, consumer in sorted(paths)],
+        rooms=[room(left, model, consumer) for model, consumer in sorted(paths)],
     )
 
 
@@ -102,7 +121,7 @@ def receipt(posted: Posted) -> Receipt:
         model=MODEL,
         manifest=digest,
         consumer=ANNA,
-        units=of(Dimension.INFERENCES, 10),
+        units=inferences(10),
         remaining=posted.remaining,
         lease_id=posted.lease_id,
         sequence=posted.sequence,
@@ -139,7 +158,7 @@ class Exchange:
         return renew
 
     def reserve(self, now_ms: int, units: int = 1, consumer: ConsumerId = ANNA) -> Reservation | None:
-        return self.meter.reserve(now_ms, MODEL, consumer, units)
+        return self.meter.reserve(now_ms, MODEL, consumer, inferences(units))
 
     def reserved(self, now_ms: int, units: int = 1, consumer: ConsumerId = ANNA) -> Reservation:
         reservation = self.reserve(now_ms, units, consumer)
@@ -149,7 +168,10 @@ class Exchange:
     def serve(self, now_ms: int, units: int = 1) -> None:
         reservation = self.reserved(now_ms, units)
         self.meter.gate(now_ms, reservation)
-        self.meter.post(reservation, units)
+        self.post(reservation, units)
+
+    def post(self, reservation: Reservation, units: int, receipt: Receipt | None = None) -> Posted:
+        return self.meter.post(reservation, inferences(units), receipt)
 
 
 def in_parts(*units: int) -> Exchange:
@@ -263,16 +285,16 @@ def test_units_are_debited_before_compute(live: Exchange) -> None:
 def test_a_posting_charges_what_was_used(live: Exchange) -> None:
     """The rest of a reservation is free again, and receipts of a lease are numbered."""
     reservation = live.reserved(1_000, 8)
-    posted = live.meter.post(reservation, 3)
-    assert (posted.lease_id, posted.sequence, posted.remaining) == (reservation.lease_id, 1, 100 + 7)
-    assert live.meter.post(live.reserved(1_000, 7), 7).sequence == 2
+    posted = live.post(reservation, 3)
+    assert (posted.lease_id, posted.sequence, posted.remaining) == (reservation.lease_id, 1, inferences(100 + 7))
+    assert live.post(live.reserved(1_000, 7), 7).sequence == 2
     assert live.reserve(1_000) is None
 
 
 def test_more_than_was_reserved_cannot_be_posted(live: Exchange) -> None:
     """The counter is a wall, not a hint."""
     with pytest.raises(ConflictError) as caught:
-        live.meter.post(live.reserved(1_000, 2), 3)
+        live.post(live.reserved(1_000, 2), 3)
     assert caught.value.reason == "overspend"
 
 
@@ -286,7 +308,7 @@ def test_a_reservation_ends_once_whatever_the_caller_does(acts: list[tuple[str, 
     exchange.round_trip(0, grant(1, 12))
     made: list[Reservation] = []
     running: set[int] = set()
-    used = 0
+    used = ZERO
     for act, choice in acts:
         if act == "reserve":
             if (reservation := exchange.reserve(1, 1 + choice % 3)) is not None:
@@ -303,21 +325,22 @@ def test_a_reservation_ends_once_whatever_the_caller_does(acts: list[tuple[str, 
                 assert caught.value.reason == "reservation_ended"
             else:
                 exchange.meter.post(chosen, chosen.units)
-                used += chosen.units
+                used = used.plus(chosen.units)
             running.discard(chosen.number)
         holding = exchange.meter._holdings[grant(1, 12).lease_id]
         assert holding.used == used
-        assert holding.reserved == sum(each.units for each in made if each.number in running)
+        reserved = sum(each.units.inferences for each in made if each.number in running)
+        assert holding.reserved == inferences(reserved)
         assert holding.in_flight == len(running)
 
 
 def test_what_was_posted_stays_posted(live: Exchange) -> None:
     """An error handler that voids after the posting takes nothing back, and frees nothing of its neighbour's."""
     done, neighbour = live.reserved(1_000, 4), live.reserved(1_000, 6)
-    live.meter.post(done, 4)
+    live.post(done, 4)
     live.meter.void(done, failed=True)
     assert live.reserve(1_000) is None
-    live.meter.post(neighbour, 6)
+    live.post(neighbour, 6)
     (report,) = live.renew(1_001).reports
     assert (report.used.inferences, report.ok, report.err, report.final) == (10, 2, 0, True)
 
@@ -326,11 +349,11 @@ def test_a_preview_is_what_the_posting_comes_to(live: Exchange) -> None:
     """The receipt is signed before the charge: number and balance must be right all the same."""
     live.serve(1_000)
     reservation = live.reserved(1_000, 3)
-    preview = live.meter.preview(reservation, 1)
-    assert live.meter.post(reservation, 1) == preview
-    assert (preview.sequence, preview.remaining) == (2, 100 + 8)
+    preview = live.meter.preview(reservation, inferences(1))
+    assert live.post(reservation, 1) == preview
+    assert (preview.sequence, preview.remaining) == (2, inferences(100 + 8))
     with pytest.raises(ConflictError) as caught:
-        live.meter.preview(reservation, 0)
+        live.meter.preview(reservation, ZERO)
     assert caught.value.reason == "reservation_ended"
 
 
@@ -338,13 +361,13 @@ def test_a_preview_is_what_the_posting_comes_to(live: Exchange) -> None:
 def test_a_receipt_that_is_not_the_next_posts_nothing(live: Exchange, change: dict[str, Any]) -> None:
     """The chain in the final report is of exactly the receipts that left; a refused posting can be voided."""
     reservation = live.reserved(1_000, 10)
-    right = receipt(live.meter.preview(reservation, 10))
+    right = receipt(live.meter.preview(reservation, inferences(10)))
     with pytest.raises(ConflictError) as caught:
-        live.meter.post(reservation, 10, msgspec.structs.replace(right, **change))
+        live.post(reservation, 10, msgspec.structs.replace(right, **change))
     assert caught.value.reason == "wrong_receipt"
     live.meter.void(reservation, failed=True)
     again = live.reserved(1_000, 10)
-    live.meter.post(again, 10, right)
+    live.post(again, 10, right)
     (report,) = live.renew(1_001).reports
     assert (report.used.inferences, report.err, report.receipts) == (10, 1, chain("", right))
 
@@ -369,8 +392,8 @@ def test_a_batch_waits_for_a_lease_that_holds_all_of_it(live: Exchange) -> None:
     live.meter.waiting(MODEL, ANNA, 1)
     assert live.meter.renew_due(1_000)
     (want,) = live.round_trip(1_000, grant(2, 16)).wants
-    assert want.minimum == 16
-    assert want.target >= 16
+    assert want.minimum == inferences(16)
+    assert want.target.inferences >= 16
     assert live.reserved(1_001, 16).lease_id == grant(2, 16).lease_id
 
 
@@ -472,7 +495,7 @@ def test_a_wipe_closes_everything_and_reports_once(live: Exchange) -> None:
     with pytest.raises(LeaseExpiredError):
         live.meter.gate(1_000, reservation)
     with pytest.raises(ConflictError):
-        live.meter.post(reservation, 2)
+        live.post(reservation, 2)
     live.meter.void(reservation, failed=False)
     refused(LeaseExpiredError, live, 1_000)
     assert live.meter.has_unreported()
@@ -484,7 +507,7 @@ def test_a_wipe_says_all_however_many_leases_there_are() -> None:
     """More final reports than one statement takes are in several, of one epoch, each acknowledged by itself."""
     exchange = Exchange()
     exchange.round_trip(0, *(grant(number, 2, ConsumerId(f"c{number}")) for number in range(2_500)))
-    exchange.meter.post(exchange.reserved(1, 1, ConsumerId("c2400")), 1)
+    exchange.post(exchange.reserved(1, 1, ConsumerId("c2400")), 1)
     statements = exchange.meter.wipe()
     assert [len(statement.reports) for statement in statements] == [1_000, 1_000, 500]
     assert {statement.epoch for statement in statements} == {1}
@@ -543,7 +566,7 @@ def test_exhaustion_is_asked_about_once() -> None:
         renew = exchange.round_trip(now_ms, deny(DenyCode.EXHAUSTED))
         asks.append([want.ask for want in renew.wants])
         assert refused(BudgetExhaustedError, exchange, now_ms + 1).retry_after_s
-    assert asks == [[False], [True], [False], [False]]
+    assert asks == [[None], [Dimension.INFERENCES], [None], [None]]
 
 
 def test_a_raised_budget_is_used_at_once() -> None:
@@ -602,7 +625,7 @@ def test_units_that_our_own_work_holds_are_waited_for(live: Exchange, code: Deny
     assert live.reserve(1_002) is None
     live.meter.waiting(MODEL, ANNA, 1)
     assert not live.meter.renew_due(1_003)
-    live.meter.post(reservation, 10)
+    live.post(reservation, 10)
     assert live.meter.renew_due(1_004)
     (report,) = live.round_trip(1_004, grant(2, 1)).reports
     assert (report.used.inferences, report.final) == (10, True)
@@ -620,7 +643,7 @@ def test_leases_that_are_too_small_are_given_back_and_drawn_as_one(code: DenyCod
     assert exchange.meter.renew_due(2)
     renew = exchange.round_trip(2, grant(9, 6))
     assert [(report.used.inferences, report.final) for report in renew.reports] == [(0, True), (0, True)]
-    assert [want.minimum for want in renew.wants] == [5]
+    assert [want.minimum for want in renew.wants] == [inferences(5)]
     exchange.reserved(3, 5)
 
 
@@ -684,7 +707,7 @@ def test_a_lease_with_work_in_flight_is_not_given_back_for_a_batch() -> None:
     exchange.round_trip(1, deny(DenyCode.RESERVED))
     assert exchange.reserve(2, 5) is None
     assert not exchange.meter.renew_due(2)
-    exchange.meter.post(busy, 1)
+    exchange.post(busy, 1)
     assert exchange.meter.renew_due(3)
     assert exchange.reserve(3, 5) is None
     (report,) = exchange.renew(3).reports
@@ -769,7 +792,7 @@ def test_a_lease_with_work_in_flight_is_not_closed(live: Exchange) -> None:
     reservation = live.reserved(1_000, 2)
     live.meter.nudge(40_000, granted=False, recall=True)
     assert live.round_trip(40_000).reports == []
-    live.meter.post(reservation, 2)
+    live.post(reservation, 2)
     (report,) = live.round_trip(41_000).reports
     assert (report.used.inferences, report.final) == (2, True)
 
@@ -792,28 +815,27 @@ def test_a_lease_for_a_model_that_is_not_served_is_not_used(live: Exchange) -> N
     """A grant or a wish for another model is ignored."""
     strange = msgspec.structs.replace(grant(2, 10), model=ModelId("letters"))
     live.round_trip(1_000, strange)
-    assert live.meter.reserve(1_001, ModelId("letters"), ANNA, 1) is None
+    assert live.meter.reserve(1_001, ModelId("letters"), ANNA, inferences(1)) is None
     assert all(want.model == MODEL for want in live.renew(11_000).wants)
 
 
 def test_remaining_is_what_is_held_and_what_is_left(live: Exchange) -> None:
     """The balance that a consumer sees counts its open leases and the path, and nothing once exhausted."""
-    assert live.meter.remaining(MODEL, ANNA) == 110
-    assert live.meter.remaining(MODEL, BERT) == 0
+    assert live.meter.remaining(MODEL, ANNA) == inferences(110)
+    assert live.meter.remaining(MODEL, BERT) == inferences(0)
     live.serve(0, 10)
     live.round_trip(1, deny(DenyCode.EXHAUSTED), left=0)
-    assert live.meter.remaining(MODEL, ANNA) == 0
+    assert live.meter.remaining(MODEL, ANNA) == inferences(0)
 
 
 def test_what_came_back_counts_as_left_with_the_next_answer(live: Exchange) -> None:
     """After a lease was given back the custodian says what the path has now, whether or not more was granted."""
     live.round_trip(10, grant(1, 10), left=90)
-    assert live.meter.remaining(MODEL, ANNA) == 100
+    assert live.meter.remaining(MODEL, ANNA) == inferences(100)
     live.meter.nudge(20, granted=False, recall=False)
     renew = live.renew(20)
-    room = PathRoom(model=MODEL, consumer=ANNA, units=70)
-    live.meter.accept(20, msgspec.structs.replace(answer(renew), rooms=[room]))
-    assert live.meter.remaining(MODEL, ANNA) == 80
+    live.meter.accept(20, msgspec.structs.replace(answer(renew), rooms=[room(70)]))
+    assert live.meter.remaining(MODEL, ANNA) == inferences(80)
 
 
 def test_a_hint_that_comes_during_a_renewal_is_followed_after_it(live: Exchange) -> None:

@@ -6,12 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aigovtool.ids import ConsumerId, LeaseId, ModelId
-from aigovtool.ledger.units import Dimension
+from aigovtool.ledger.units import Dimension, of
 from aigovtool.protocol.holding import Holding
 from aigovtool.protocol.shelf import Shelf
 
 MODELS = [ModelId("digits"), ModelId("letters")]
 CONSUMERS = [ConsumerId("anna"), ConsumerId("bert")]
+ONE = of(Dimension.INFERENCES, 1)
 
 
 def holding(number: int, units: int = 4, expires_ms: int = 100, *, model: int = 0, consumer: int = 0) -> Holding:
@@ -19,9 +20,9 @@ def holding(number: int, units: int = 4, expires_ms: int = 100, *, model: int = 
         lease_id=LeaseId(f"{number:032x}"),
         model=MODELS[model],
         consumer=CONSUMERS[consumer],
-        dimension=Dimension.INFERENCES,
-        units=units,
+        units=of(Dimension.INFERENCES, units),
         expires_ms=expires_ms,
+        least=ONE,
     )
 
 
@@ -42,7 +43,7 @@ class Both:
         assert found == {
             lease.lease_id
             for lease in self.leases
-            if not lease.closed and not lease.in_flight and (lease.free == 0 or self.now_ms >= lease.expires_ms)
+            if not lease.closed and not lease.in_flight and (lease.free.is_zero() or self.now_ms >= lease.expires_ms)
         }
         for model in MODELS:
             assert self.shelf.busy(model) == any(lease.in_flight for lease in self.leases if lease.model == model)
@@ -71,11 +72,11 @@ def test_the_indices_are_what_a_scan_finds(acts: list[tuple[str, int]]) -> None:
             both.now_ms += choice
         elif lease is None:
             continue
-        elif act == "reserve" and lease.free:
-            lease.reserve(1)
+        elif act == "reserve" and not lease.free.is_zero():
+            lease.reserve(ONE)
             both.shelf.note(lease)
         elif act in {"post", "void"} and lease.in_flight and not lease.closed:
-            lease.post(1, 1) if act == "post" else lease.void(1, failed=False)
+            lease.post(ONE, ONE) if act == "post" else lease.void(ONE, failed=False)
             both.shelf.note(lease)
         elif act == "close" and not lease.in_flight:
             lease.close()

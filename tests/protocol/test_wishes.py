@@ -9,6 +9,7 @@ from tests.protocol.test_metering import ANNA, BERT, MODEL, TTL_MS, Exchange, an
 from aigovtool.errors import RefusalError
 from aigovtool.ids import ConsumerId
 from aigovtool.ledger.entry import StopTarget
+from aigovtool.ledger.units import Dimension
 from aigovtool.protocol.messages import Deny, DenyCode, Grant
 from aigovtool.protocol.metering import Meter
 from aigovtool.protocol.reservation import Reservation
@@ -83,7 +84,7 @@ class History:
         for want in renew.wants:
             self.leases += 1
             if chance.random() < 0.5:
-                results.append(grant(self.leases, max(want.minimum, chance.randrange(6)), want.consumer))
+                results.append(grant(self.leases, max(want.minimum.inferences, chance.randrange(6)), want.consumer))
             elif chance.random() < 0.9:
                 code, left = chance.choice(CODES), chance.randrange(2)
                 wait_ms = chance.choice((0, 2_000, 20_000))
@@ -130,7 +131,7 @@ def test_an_exhaustion_that_was_asked_about_is_remembered_longer() -> None:
     exchange.round_trip(0)
     assert exchange.reserve(1) is None
     exchange.round_trip(1, deny(DenyCode.EXHAUSTED))
-    assert [want.ask for want in exchange.round_trip(2, deny(DenyCode.EXHAUSTED)).wants] == [True]
+    assert [want.ask for want in exchange.round_trip(2, deny(DenyCode.EXHAUSTED)).wants] == [Dimension.INFERENCES]
     exchange.round_trip(600_001)
     assert len(exchange.meter._wishes) == 1
     exchange.round_trip(600_002)
@@ -159,7 +160,7 @@ def test_whoever_waits_is_asked_for_first() -> None:
     exchange = Exchange()
     exchange.round_trip(0, *(grant(number, 2, consumer) for number, consumer in enumerate(consumers(1_500))))
     for consumer in consumers(1_500):
-        exchange.meter.post(exchange.reserved(0, 1, consumer), 1)
+        exchange.post(exchange.reserved(0, 1, consumer), 1)
     assert exchange.reserve(1, 1, ANNA) is None
     exchange.meter.waiting(MODEL, ANNA, 1)
     wants = exchange.renew(1).wants

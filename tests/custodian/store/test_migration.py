@@ -18,6 +18,7 @@ from aigovtool.ids import BorrowerId, ConsumerId, ModelId, key_id_of
 from aigovtool.ledger.budget import path
 from aigovtool.ledger.entry import Entry, PartyRole, StopTarget
 from aigovtool.ledger.merkle import inclusion_path, leaf_hash, root_of, verify_inclusion
+from aigovtool.ledger.units import UnitVector
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "ledger"
 
@@ -61,7 +62,7 @@ def test_an_old_ledger_says_the_same_after_the_upgrade(old: Path) -> None:
         scopes = path(ModelId("sorter"), BorrowerId("hospital"), ConsumerId("ward7"))
         rows = budgets.rows_on(transaction, scopes, head.clock_ms)
         assert sorted((row.limit, row.posted, row.pending) for row in rows) == [(500, 40, 0), (1000, 40, 0)]
-        assert leases.totals(transaction)[0].used == 36
+        assert leases.totals(transaction)[0].used == UnitVector(inferences=36)
         assert stops.is_active(transaction, StopTarget.CONSUMER, "ward7")
         assert [stop.value for stop in stops.state_for(transaction, instance).stops] == ["ward7"]
 

@@ -4,16 +4,16 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from assurance.ledger_pair import LIMITS, PLACES, SLOTS, SPANS_MS, TARGETS, Divergence, Pair, report_on
+from assurance.ledger_pair import LIMITS, PLACES, SLOTS, SPANS_MS, TARGETS, Divergence, Pair, report_on, wish
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from tests.custodian.conftest import CONSUMER, MODEL, STRANGER
+from tests.custodian.conftest import CONSUMER, STRANGER
 from tests.postgres_server import PostgresServer
 
+from aigovtool.ids import digest_of
 from aigovtool.ledger.budget import Window
 from aigovtool.ledger.policy import Dial
-from aigovtool.protocol.messages import Want
 
 _SLOT = st.integers(0, SLOTS - 1)
 _LIVE = {"pending", "expired"}
@@ -73,10 +73,12 @@ class Machine(RuleBasedStateMachine):
         minimums=st.lists(st.integers(1, 50), max_size=3),
         more=st.integers(0, 100),
         foreign=st.booleans(),
+        named=st.sampled_from((True, True, True, False)),
     )
-    def renew(self, slot: int, minimums: list[int], more: int, foreign: bool) -> None:  # noqa: FBT001
+    def renew(self, slot: int, minimums: list[int], more: int, foreign: bool, named: bool) -> None:  # noqa: FBT001
         consumer = STRANGER if (slot == SLOTS - 1) != foreign else CONSUMER
-        wants = [Want(model=MODEL, consumer=consumer, minimum=least, target=least + more) for least in minimums]
+        request = digest_of(b"request") if named else None
+        wants = [wish(consumer, least, least + more, request) for least in minimums]
         self.pair.renew(slot, wants, [])
 
     @precondition(lambda self: self.pair.known)
@@ -128,7 +130,7 @@ def test_on_postgresql_the_custodian_does_what_the_model_says(postgres_server: P
 def test_a_model_that_counts_differently_is_noticed(tmp_path: Path) -> None:
     """The comparison itself bites: a unit too much on one row of the model diverges at the next step."""
     pair = Pair(tmp_path / "custodian", None, Dial.BALANCED)
-    pair.renew(0, [Want(model=MODEL, consumer=CONSUMER, minimum=1, target=5)], [])
+    pair.renew(0, [wish(CONSUMER, 1, 5)], [])
     (row,) = pair.model.rows.values()
     row[1] += 1
     with pytest.raises(Divergence, match="rows"):

@@ -159,7 +159,7 @@ def steps(count: int) -> list[Tensor]:
 
 async def doubles(process: EngineProcess, model: LoadedModel) -> bool:
     """Whether the child still computes."""
-    (answer,) = await process.run(model, [fp32("x", [1, 2])], [], MINUTE_MS)
+    (answer,) = (await process.run(model, [fp32("x", [1, 2])], [], MINUTE_MS)).outputs
     return numbers(answer) == [[2, 4]]
 
 

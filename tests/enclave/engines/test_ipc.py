@@ -51,10 +51,11 @@ def test_frames_survive_any_cut(sizes: list[int], piece: int) -> None:
     stream = b""
     for index, tensor in enumerate(sent):
         headers, data = pack_tensors([tensor])
-        stream += b"".join(encode_frame(Answered(index, headers), data))
+        stream += b"".join(encode_frame(Answered(index, headers, index * 1_000), data))
     frames = feed(Assembler(), stream, max(piece, 1 + len(stream) // 2000))
     assert [frame.message for frame in frames] == [
-        Answered(index, (TensorHeader("x", Datatype.UINT8, t.shape, len(t.data)),)) for index, t in enumerate(sent)
+        Answered(index, (TensorHeader("x", Datatype.UINT8, t.shape, len(t.data)),), index * 1_000)
+        for index, t in enumerate(sent)
     ]
     assert [bytes(frame.payload) for frame in frames] == [bytes(tensor.data) for tensor in sent]
 
@@ -114,7 +115,7 @@ def test_large_tensors_are_not_copied() -> None:
     """A tensor is sent from where it lies."""
     data = bytearray(1 << 20)
     headers, parts = pack_tensors([Tensor("x", Datatype.UINT8, (1 << 20,), data)])
-    buffers = encode_frame(Answered(1, headers), parts)
+    buffers = encode_frame(Answered(1, headers, 0), parts)
     data[0] = 7
     assert memoryview(buffers[1])[0] == 7
 

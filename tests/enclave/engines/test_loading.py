@@ -59,7 +59,7 @@ async def test_what_the_sealing_tool_makes_loads(kit: Any, process: EngineProces
             sources, out, model=ModelId("m"), model_key=model_key, salt=new_salt(), sealer=sealer, now_ms=0
         )
     model = await kit.Sealed(path, model_key, made.manifest_digest, sealer.public.raw).load(process)
-    (answer,) = await process.run(model, [kit.fp32("x", [1, 1])], [], MINUTE_MS)
+    (answer,) = (await process.run(model, [kit.fp32("x", [1, 1])], [], MINUTE_MS)).outputs
     assert kit.numbers(answer) == [weights.sum(axis=0).tolist()]
 
 

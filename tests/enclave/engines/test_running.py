@@ -28,7 +28,7 @@ async def test_large_tensors_go_both_ways(process: EngineProcess, double: Any) -
     array = np.arange(3 << 20, dtype=np.float32).reshape(-1, 2)
     tensor = Tensor("x", Datatype.FP32, array.shape, array.tobytes())
     answers = await asyncio.gather(*(process.run(model, [tensor], ["y"], MINUTE_MS) for _ in range(3)))
-    for (answer,) in answers:
+    for (answer,) in (ran.outputs for ran in answers):
         assert bytes(answer.data) == (array + array).tobytes()
 
 
@@ -36,7 +36,7 @@ async def test_many_requests_of_one_turn_get_their_own_answers(kit: Any, process
     """Requests that leave in one write come back each to its caller."""
     model = await double.load(process)
     answers = await asyncio.gather(*(process.run(model, [kit.fp32("x", [i, i])], [], MINUTE_MS) for i in range(300)))
-    assert [kit.numbers(answer[0]) for answer in answers] == [[[2 * i, 2 * i]] for i in range(300)]
+    assert [kit.numbers(answer.outputs[0]) for answer in answers] == [[[2 * i, 2 * i]] for i in range(300)]
 
 
 async def test_a_short_run_overtakes_a_long_one(kit: Any, process: EngineProcess, double: Any, slow: Any) -> None:
@@ -121,7 +121,7 @@ async def test_strings_go_through(kit: Any, process: EngineProcess, tmp_path: Pa
     model = await sealed.load(process)
     words = ["", "wörter", "x" * 1000]
     data = frame_bytes([word.encode() for word in words])
-    (answer,) = await process.run(model, [Tensor("x", Datatype.BYTES, (3,), data)], [], SECOND_MS)
+    (answer,) = (await process.run(model, [Tensor("x", Datatype.BYTES, (3,), data)], [], SECOND_MS)).outputs
     assert [item.decode() for item in split_bytes(answer)] == words
     with pytest.raises(InvalidValueError) as caught:
         await process.run(model, [Tensor("x", Datatype.BYTES, (1,), frame_bytes([b"\xff"]))], [], SECOND_MS)
@@ -133,13 +133,13 @@ async def test_denormals_are_flushed_in_every_worker(kit: Any, process: EnginePr
     model = await double.load(process)
     tiny = kit.fp32("x", [1e-40, 1.0])
     answers = await asyncio.gather(*(process.run(model, [tiny], [], MINUTE_MS) for _ in range(50)))
-    assert all(kit.numbers(answer[0]) == [[0.0, 2.0]] for answer in answers)
+    assert all(kit.numbers(answer.outputs[0]) == [[0.0, 2.0]] for answer in answers)
 
 
 async def test_an_empty_batch_is_answered(process: EngineProcess, double: Any) -> None:
     """No rows in, no rows out."""
     model = await double.load(process)
-    (answer,) = await process.run(model, [Tensor("x", Datatype.FP32, (0, 2), b"")], [], SECOND_MS)
+    (answer,) = (await process.run(model, [Tensor("x", Datatype.FP32, (0, 2), b"")], [], SECOND_MS)).outputs
     assert (answer.shape, len(answer.data)) == ((0, 2), 0)
 
 
