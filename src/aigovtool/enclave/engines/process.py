@@ -234,11 +234,8 @@ class EngineProcess:
         headers, data = pack_tensors(inputs)
         sent_ns = time.monotonic_ns()
         deadline_ns = sent_ns + deadline_ms * 1_000_000
-
-        def message(request: int) -> Run:
-            return Run(request, model.handle, deadline_ns, headers, tuple(outputs), compute_ms)
-
-        future = self._send(message, data)
+        names = tuple(outputs)
+        future = self._send(lambda request: Run(request, model.handle, deadline_ns, headers, names, compute_ms), data)
         timer = self._loop.call_later((deadline_ms + OVERDUE_MS) / 1000, self._overdue, future)
         try:
             frame = await future
@@ -263,11 +260,7 @@ class EngineProcess:
             EngineError: `engine_died`.
             OverloadedError: too much is pending.
         """
-
-        def message(request: int) -> Unload:
-            return Unload(request, model.handle)
-
-        self._expect(await self._send(message), Unloaded)
+        self._expect(await self._send(lambda request: Unload(request, model.handle)), Unloaded)
 
     def kill(self) -> None:
         """Send SIGKILL without waiting; every pending call fails at once. Idempotent."""
