@@ -36,7 +36,7 @@ CHANGES: dict[str, object] = {
     "manifest": OTHER,
     "consumer": "another",
     "units": UnitVector(inferences=2),
-    "remaining": 999,
+    "remaining": UnitVector(inferences=999),
     "lease_id": "cd" * 16,
     "sequence": 77,
     "instance": "ef" * 32,
