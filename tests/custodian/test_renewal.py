@@ -359,8 +359,8 @@ async def test_units_that_another_enclave_holds_are_recalled(admitted: Enclave, 
 async def test_open_leases_are_found_without_reading_closed_ones(bench: Bench) -> None:
     """What a renewal asks of the ledger is answered from the partial indices, however long its history is."""
     asked = {
-        "SELECT sum(units) FROM leases WHERE borrower = 'b' AND model = 'm' AND state IN ('pending', 'expired')",
-        "SELECT sum(units) FROM leases WHERE instance = 'i' AND state IN ('pending', 'expired')",
+        "SELECT sum(inferences) FROM leases WHERE borrower = 'b' AND model = 'm' AND state IN ('pending', 'expired')",
+        "SELECT sum(inferences) FROM leases WHERE instance = 'i' AND state IN ('pending', 'expired')",
         "SELECT body FROM leases WHERE state = 'pending' AND deadline_ms < 5 ORDER BY deadline_ms LIMIT 100",
     }
 
