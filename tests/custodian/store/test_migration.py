@@ -3,13 +3,16 @@
 import sqlite3
 from pathlib import Path
 
+import psycopg
 import pytest
 from sqlalchemy import Connection, create_engine, inspect
 from tests.custodian.store.conftest import LONG_S
+from tests.postgres_server import PostgresServer
 
 from aigovtool.codec import decode
 from aigovtool.custodian.store import budgets, instances, leases, log, parties, stops
 from aigovtool.custodian.store.database import Database
+from aigovtool.custodian.store.postgres import Postgres
 from aigovtool.custodian.store.schema import SCHEMA_VERSION
 from aigovtool.custodian.store.sqlite import Sqlite
 from aigovtool.custodian.store.transaction import Transaction
@@ -21,6 +24,13 @@ from aigovtool.ledger.merkle import inclusion_path, leaf_hash, root_of, verify_i
 from aigovtool.ledger.units import UnitVector
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "ledger"
+
+
+#: A row that a step of the upgrade cannot read, by the version that it stands in.
+BROKEN = {
+    "schema-1": "INSERT INTO instances VALUES ('broken', 'b', 'live', 0, 0, 'no JSON')",
+    "schema-2": "INSERT INTO models VALUES ('broken', 'p', 'no JSON')",
+}
 
 
 @pytest.fixture(params=sorted(VECTORS.glob("schema-*.sql")), ids=lambda path: path.stem)
@@ -42,32 +52,38 @@ def test_every_earlier_schema_has_a_ledger_to_test_with() -> None:
 def test_an_old_ledger_says_the_same_after_the_upgrade(old: Path) -> None:
     """Counters, log, balances, leases, stops and keys are where this version looks for them."""
     database = Database(Sqlite(old))
-
-    def look(transaction: Transaction) -> None:
-        entries = log.page(transaction, 0, 1000)
-        head = transaction.head
-        assert head.frontier.size == len(entries) > 32
-        assert (head.epoch, head.generation) == (3, 0)
-        assert head.clock_ms >= decode(entries[-1], Entry).at_ms
-        leaves = [leaf_hash(entry) for entry in entries]
-        for size in (1, 2, 31, 32, 33, len(leaves)):
-            assert log.root_at(transaction, size) == root_of(leaves[:size])
-        proof = inclusion_path(log.nodes(transaction), 5, len(leaves))
-        verify_inclusion(leaves[5], 5, len(leaves), proof, head.frontier.root())
-        (instance,) = [one for one, _ in instances.newest(transaction, 10)]
-        assert instances.by_key(transaction, key_id_of(instance.identity_key)) == instance
-        for role in PartyRole:
-            for party in [one for one in parties.everyone(transaction) if one.role is role]:
-                assert parties.by_key(transaction, role, key_id_of(party.key)) == party
-        scopes = path(ModelId("sorter"), BorrowerId("hospital"), ConsumerId("ward7"))
-        rows = budgets.rows_on(transaction, scopes, head.clock_ms)
-        assert sorted((row.limit, row.posted, row.pending) for row in rows) == [(500, 40, 0), (1000, 40, 0)]
-        assert leases.totals(transaction)[0].used == UnitVector(inferences=36)
-        assert stops.is_active(transaction, StopTarget.CONSUMER, "ward7")
-        assert [stop.value for stop in stops.state_for(transaction, instance).stops] == ["ward7"]
-
     database.submit(look).result(LONG_S)
     database.close()
+
+
+def look(transaction: Transaction) -> None:
+    entries = log.page(transaction, 0, 1000)
+    head = transaction.head
+    assert head.frontier.size == len(entries) > 32
+    assert (head.epoch, head.generation) == (3, 0)
+    assert head.clock_ms >= decode(entries[-1], Entry).at_ms
+    leaves = [leaf_hash(entry) for entry in entries]
+    for size in (1, 2, 31, 32, 33, len(leaves)):
+        assert log.root_at(transaction, size) == root_of(leaves[:size])
+    proof = inclusion_path(log.nodes(transaction), 5, len(leaves))
+    verify_inclusion(leaves[5], 5, len(leaves), proof, head.frontier.root())
+    (instance,) = [one for one, _ in instances.newest(transaction, 10)]
+    assert instances.by_key(transaction, key_id_of(instance.identity_key)) == instance
+    for role in PartyRole:
+        for party in [one for one in parties.everyone(transaction) if one.role is role]:
+            assert parties.by_key(transaction, role, key_id_of(party.key)) == party
+    scopes = path(ModelId("sorter"), BorrowerId("hospital"), ConsumerId("ward7"))
+    rows = budgets.rows_on(transaction, scopes, head.clock_ms)
+    assert sorted((row.limit, row.posted, row.pending) for row in rows) == [(500, 40, 0), (1000, 40, 0)]
+    (usage,) = leases.totals(transaction)
+    assert (usage.used, usage.charged) == (UnitVector(inferences=36), UnitVector(inferences=40))
+    # What was lost in a crash is held for ever, in the dimension that its model is metered in.
+    held = UnitVector(inferences=4)
+    assert leases.outstanding(transaction, instance.instance) == held
+    assert leases.held_by_instance(transaction, instance.instance, ModelId("sorter")) == held
+    assert leases.held_by_borrower(transaction, BorrowerId("hospital"), ModelId("sorter")) == held
+    assert stops.is_active(transaction, StopTarget.CONSUMER, "ward7")
+    assert [stop.value for stop in stops.state_for(transaction, instance).stops] == ["ward7"]
 
 
 def columns(connection: Connection) -> dict[str, list[tuple[str, str, bool]]]:
@@ -98,10 +114,27 @@ def test_an_upgraded_ledger_has_the_tables_of_a_new_one(old: Path, tmp_path: Pat
     fresh.dispose()
 
 
-def test_an_upgrade_that_fails_leaves_the_old_ledger(old: Path) -> None:
+def test_an_old_ledger_on_postgresql_is_brought_up_to_date(postgres_server: PostgresServer) -> None:
+    """It says the same, and has the tables of a new one."""
+    url, new = postgres_server.database(), postgres_server.database()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute((VECTORS / "postgresql-2.sql").read_bytes())
+    database = Database(Postgres(url))
+    database.submit(look).result(LONG_S)
+    database.close()
+    Database(Postgres(new, create=True)).close()
+    upgraded, fresh = (create_engine(each.replace("postgresql:", "postgresql+psycopg:", 1)) for each in (url, new))
+    with upgraded.connect() as one, fresh.connect() as other:
+        assert columns(one) == columns(other)
+        assert indices(one) == indices(other)
+    upgraded.dispose()
+    fresh.dispose()
+
+
+def test_an_upgrade_that_fails_leaves_the_old_ledger(old: Path, request: pytest.FixtureRequest) -> None:
     """All of it or nothing: the older program can still open what it wrote."""
     with sqlite3.connect(old) as connection:
-        connection.execute("INSERT INTO instances VALUES ('broken', 'b', 'live', 0, 0, 'no JSON')")
+        connection.execute(BROKEN[request.node.callspec.id])
         before = list(connection.iterdump())
     connection.close()
     with pytest.raises(ConfigurationError) as caught:

@@ -148,7 +148,7 @@ async def test_another_answer_than_asked_for_kills(double: Any) -> None:
 async def test_an_answer_that_is_not_the_models_kills(kit: Any, double: Any) -> None:
     """Tensors that do not fit the model's interface never reach the consumer."""
     loaded = "encode_frame(Loaded(1, (T,), (T,)))"
-    process = await _begin(_speaker("HELLO", "READ", loaded, "READ", "encode_frame(Answered(2, ()))"))
+    process = await _begin(_speaker("HELLO", "READ", loaded, "READ", "encode_frame(Answered(2, (), 0))"))
     model = await double.load(process)
     with pytest.raises(EngineError) as caught:
         await process.run(model, [kit.fp32("t", [1.0])], [], SECOND_MS)
