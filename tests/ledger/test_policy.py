@@ -7,8 +7,18 @@ from hypothesis import strategies as st
 
 from aigovtool.codec import decode, encode
 from aigovtool.errors import InvalidValueError
-from aigovtool.ledger.policy import Dial, Level, ServingPolicy, consequences, default_policy, lease_cap
-from aigovtool.ledger.units import Dimension
+from aigovtool.ids import digest_of
+from aigovtool.ledger.policy import (
+    MAX_REQUEST_MS,
+    Consequences,
+    Dial,
+    Level,
+    ServingPolicy,
+    consequences,
+    default_policy,
+    lease_cap,
+)
+from aigovtool.ledger.units import Dimension, UnitVector
 
 DIALS = st.sampled_from(list(Dial))
 
@@ -16,6 +26,7 @@ DIALS = st.sampled_from(list(Dial))
 @pytest.mark.parametrize(
     ("dial", "remaining", "limit", "cap"),
     [
+        (Dial.BOUND, 100_000, 100_000, 1),
         (Dial.STRICT, 100_000, 100_000, 20),
         (Dial.STRICT, 5, 100_000, 20),
         (Dial.STRICT, 10_000, 10_000, 10),
@@ -60,7 +71,7 @@ def test_consequences_are_computed_from_the_setting() -> None:
     assert consequences(default_policy(Dial.BALANCED), Dimension.INFERENCES, 1, 10_000).units_lost_on_crash_max == 1
 
 
-@pytest.mark.parametrize("dial", [Dial.STRICT, Dial.BALANCED])
+@pytest.mark.parametrize("dial", [Dial.BOUND, Dial.STRICT, Dial.BALANCED])
 @pytest.mark.parametrize("ttl_ms", [0, 999, 300_001])
 def test_a_connected_dial_refuses_a_ttl_that_it_does_not_mean(dial: Dial, ttl_ms: int) -> None:
     """Only island may go on for hours without its custodian."""
@@ -71,7 +82,8 @@ def test_a_connected_dial_refuses_a_ttl_that_it_does_not_mean(dial: Dial, ttl_ms
 
 
 @pytest.mark.parametrize(
-    ("dial", "ttl_ms"), [(Dial.STRICT, 30_000), (Dial.BALANCED, 30_000), (Dial.ISLAND, 14_400_000)]
+    ("dial", "ttl_ms"),
+    [(Dial.BOUND, 30_000), (Dial.STRICT, 30_000), (Dial.BALANCED, 30_000), (Dial.ISLAND, 14_400_000)],
 )
 def test_defaults_are_as_documented(dial: Dial, ttl_ms: int) -> None:
     """The ttl of each dial, a required row for the model, and a wipe that comes no sooner than two ttls."""
@@ -117,3 +129,137 @@ def test_a_policy_from_outside_stays_within_its_domain(edit: dict[str, object]) 
     assert decode(encode(policy), ServingPolicy) == default_policy(Dial.STRICT)
     with pytest.raises(InvalidValueError):
         decode(encode({**policy, **edit}), ServingPolicy)
+
+
+# --- Several dimensions --------------------------------------------------------------------------
+
+#: The policies of version 1 in their only encoding, and their digests, as they stand in logs.
+OLD_POLICIES = [
+    (
+        (
+            b'{"version":1,"dial":"strict","ttl_ms":30000,"wipe_after_ms":600000,"dimension":"inferences",'
+            b'"required":["model"],"max_unclosed_percent_per_instance":25,"max_unclosed_percent_per_borrower":50,'
+            b'"max_lease_units":1000000,"max_attestation_age_ms":86400000}'
+        ),
+        default_policy(Dial.STRICT),
+    ),
+    (
+        (
+            b'{"version":7,"dial":"island","ttl_ms":3600000,"wipe_after_ms":7200000,"dimension":"inferences",'
+            b'"required":["model"],"max_unclosed_percent_per_instance":25,"max_unclosed_percent_per_borrower":50,'
+            b'"max_lease_units":1000000,"max_attestation_age_ms":86400000}'
+        ),
+        default_policy(Dial.ISLAND, ttl_ms=3_600_000, version=7),
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "policy"), OLD_POLICIES, ids=["strict", "island"])
+def test_a_policy_of_one_dimension_keeps_its_bytes_and_its_digest(text: bytes, policy: ServingPolicy) -> None:
+    """What logs have named stays what it was: members that came later are not written where they say nothing."""
+    assert decode(text, ServingPolicy) == policy
+    assert encode(decode(text, ServingPolicy)) == text
+    assert policy.digest() == digest_of(text)
+
+
+def test_what_else_is_metered_changes_the_digest() -> None:
+    """A grant under other measures names other terms."""
+    policies = [default_policy(Dial.STRICT, compute_ms=compute_ms) for compute_ms in (None, 1, 2)]
+    assert len({policy.digest() for policy in policies}) == 3
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"dimension": "compute_ms", "request_max": {"compute_ms": 5}},
+        {"dimension": "compute_ms", "also": ["inferences"], "request_max": {"compute_ms": 5}},
+        {"also": ["inferences"]},
+        {"also": ["input_tokens", "input_tokens"]},
+        {"also": ["compute_ms"]},
+        {"also": ["output_tokens"]},
+        {"also": ["compute_ms", "output_tokens"], "request_max": {"compute_ms": 5}},
+        {"dimension": "output_tokens"},
+        {"request_max": {"compute_ms": 5}},
+        {"request_max": {"inferences": 5}},
+        {"also": ["input_tokens"], "request_max": {"input_tokens": 5}},
+        {"also": ["compute_ms"], "request_max": {"compute_ms": 5, "output_tokens": 5}},
+        {"also": ["everything"]},
+    ],
+    ids=str,
+)
+def test_measures_that_make_no_sense_together_are_refused(edit: dict[str, object]) -> None:
+    """Compute alone or first, a dimension twice, no bound for what is known afterwards, a bound for anything else."""
+    policy = msgspec.to_builtins(default_policy(Dial.STRICT))
+    with pytest.raises(InvalidValueError):
+        decode(encode({**policy, **edit}), ServingPolicy)
+
+
+@pytest.mark.parametrize(
+    ("edit", "counts", "least"),
+    [
+        ({}, ["inferences"], UnitVector(inferences=1)),
+        (
+            {"also": ["compute_ms"], "request_max": {"compute_ms": 5}},
+            ["inferences", "compute_ms"],
+            UnitVector(inferences=1, compute_ms=5),
+        ),
+        (
+            {"dimension": "input_tokens", "also": ["output_tokens"], "request_max": {"output_tokens": 9}},
+            ["input_tokens", "output_tokens"],
+            UnitVector(input_tokens=1, output_tokens=9),
+        ),
+        (
+            {"dimension": "output_tokens", "request_max": {"output_tokens": 9}},
+            ["output_tokens"],
+            UnitVector(output_tokens=9),
+        ),
+    ],
+    ids=["one", "compute", "tokens", "output"],
+)
+def test_measures_that_make_sense_are_taken(edit: dict[str, object], counts: list[str], least: UnitVector) -> None:
+    """The first is what the dial thinks in; the least of a request is one of it, and the most of what is known late."""
+    policy = decode(encode({**msgspec.to_builtins(default_policy(Dial.STRICT)), **edit}), ServingPolicy)
+    assert list(policy.counts) == counts
+    assert policy.least == least
+    assert decode(encode(policy), ServingPolicy) == policy
+
+
+@pytest.mark.parametrize("compute_ms", [0, -1, MAX_REQUEST_MS + 1])
+def test_a_request_that_no_enclave_would_run_bounds_nothing(compute_ms: int) -> None:
+    """The longest of a request is from one millisecond to the longest that any request may take."""
+    with pytest.raises(InvalidValueError) as caught:
+        default_policy(Dial.BALANCED, compute_ms=compute_ms)
+    assert caught.value.reason == "bad_compute"
+
+
+@pytest.mark.parametrize("compute_ms", [1, MAX_REQUEST_MS])
+def test_compute_is_metered_beside_inferences(compute_ms: int) -> None:
+    """Never alone, and reserved at the most that a request may take."""
+    policy = default_policy(Dial.BALANCED, compute_ms=compute_ms)
+    assert policy.counts == (Dimension.INFERENCES, Dimension.COMPUTE_MS)
+    assert policy.request_max == UnitVector(compute_ms=compute_ms)
+    assert decode(encode(policy), ServingPolicy) == policy
+
+
+def test_a_bound_lease_is_what_one_request_needs() -> None:
+    """One unit of what is known before, the most of what is not; no budget makes it larger."""
+    policy = default_policy(Dial.BOUND, compute_ms=500)
+    assert lease_cap(policy, Dimension.INFERENCES, 10**9, 10**9) == 1
+    assert lease_cap(policy, Dimension.COMPUTE_MS, 10**9, 10**9) == 500
+
+
+@pytest.mark.parametrize(("dimension", "lost"), [(Dimension.INFERENCES, 1), (Dimension.COMPUTE_MS, 500)])
+def test_the_consequences_of_bound_are_told_by_the_request(dimension: Dimension, lost: int) -> None:
+    """A crash loses what runs, no outage is survived, and a stop that is withheld still ends after the ttl."""
+    shown = consequences(default_policy(Dial.BOUND, compute_ms=500), dimension, 10_000, 10_000)
+    assert shown == Consequences(
+        units_lost_on_crash_max=lost, outage_survived_ms=0, stop_bound_ms=30_015, per_request=True
+    )
+    assert not consequences(default_policy(Dial.STRICT), Dimension.INFERENCES, 10_000, 10_000).per_request
+
+
+def test_consequences_in_compute_count_the_most_of_two_requests() -> None:
+    """A strict lease of compute serves two requests, and a crash loses two such leases."""
+    policy = default_policy(Dial.STRICT, compute_ms=500)
+    assert consequences(policy, Dimension.COMPUTE_MS, 10_000, 10_000).units_lost_on_crash_max == 2_000
+    assert consequences(policy, Dimension.INFERENCES, 10_000, 10_000).units_lost_on_crash_max == 20

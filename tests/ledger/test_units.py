@@ -80,3 +80,48 @@ def test_the_largest_number_of_units_is_the_largest_that_travels() -> None:
     assert decode(b'{"inferences":%d}' % MAX_INTEGER, UnitVector).inferences == MAX_INTEGER
     with pytest.raises(MalformedError):
         decode(b'{"inferences":%d}' % (MAX_INTEGER + 1), UnitVector)
+
+
+# --- Beside a plain dictionary ---------------------------------------------------------------------
+
+PLAIN = st.dictionaries(st.sampled_from(list(Dimension)), st.integers(0, 20))
+
+
+def plain(units: UnitVector) -> dict[Dimension, int]:
+    return {dimension: units.get(dimension) for dimension in Dimension}
+
+
+@given(PLAIN, PLAIN)
+def test_arithmetic_is_that_of_a_dictionary(a: dict[Dimension, int], b: dict[Dimension, int]) -> None:
+    """Sum, difference, larger, smaller and comparison: each dimension by itself, none forgotten and none mixed up."""
+    one, two = vector(a), vector(b)
+    pairs = {dimension: (a.get(dimension, 0), b.get(dimension, 0)) for dimension in Dimension}
+    assert plain(one.plus(two)) == {dimension: x + y for dimension, (x, y) in pairs.items()}
+    assert plain(one.highest(two)) == {dimension: max(pair) for dimension, pair in pairs.items()}
+    assert plain(one.lowest(two)) == {dimension: min(pair) for dimension, pair in pairs.items()}
+    assert one.covers(two) == all(x >= y for x, y in pairs.values())
+    if one.covers(two):
+        assert plain(one.minus(two)) == {dimension: x - y for dimension, (x, y) in pairs.items()}
+    assert dict(one.items()) == {dimension: units for dimension, units in a.items() if units}
+    assert one.is_zero() == (not any(a.values()))
+
+
+@given(PLAIN, st.sets(st.sampled_from(list(Dimension))), st.integers(0, 9))
+def test_over_keeps_the_dimensions_that_are_named(a: dict[Dimension, int], of_them: set[Dimension], least: int) -> None:
+    """Each at least `least`; nothing is left of the others, however much it was."""
+    found = plain(vector(a).over(of_them, least=least))
+    assert found == {each: max(a.get(each, 0), least) if each in of_them else 0 for each in Dimension}
+
+
+@pytest.mark.parametrize(
+    ("units", "words"),
+    [
+        (ZERO, "nothing"),
+        (of(Dimension.INFERENCES, 12), "12 inferences"),
+        (UnitVector(compute_ms=300, inferences=12), "12 inferences, 300 compute_ms"),
+        (UnitVector(output_tokens=1), "1 output_tokens"),
+    ],
+)
+def test_units_are_said_in_words(units: UnitVector, words: str) -> None:
+    """What is counted in a fixed order, and a word for nothing at all."""
+    assert str(units) == words
