@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigovtool.ids import ConsumerId, LeaseId, ModelId
+from aigovtool.ids import ConsumerId, LeaseId, ModelId, digest_of
 from aigovtool.ledger.units import Dimension, of
 from aigovtool.protocol.holding import Holding
 from aigovtool.protocol.shelf import Shelf
@@ -23,6 +23,7 @@ def holding(number: int, units: int = 4, expires_ms: int = 100, *, model: int = 
         units=of(Dimension.INFERENCES, units),
         expires_ms=expires_ms,
         least=ONE,
+        request=digest_of(b"a request") if number % 3 == 0 else None,
     )
 
 
@@ -51,6 +52,7 @@ class Both:
                 mine = [lease for lease in self.leases if lease.path == (model, consumer)]
                 assert self.shelf.open((model, consumer)) == [lease for lease in mine if not lease.closed]
                 assert self.shelf.held((model, consumer)) == bool(mine)
+        assert self.shelf.bound() == [lease for lease in self.leases if lease.request is not None and not lease.closed]
         assert self.shelf.values() == self.leases
 
 
