@@ -2,8 +2,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import pytest
+from msgspec.structs import replace
 
 from aigovtool.codec import encode
 from aigovtool.crypto.sign import SigningKey
@@ -24,6 +24,7 @@ from aigovtool.ledger.entry import (
     LeaseExpired,
     LeaseGranted,
     LeaseWrittenOff,
+    ModelAdded,
     Restored,
     Resumed,
     Stopped,
@@ -37,9 +38,11 @@ ROOT, LOG_KEY = SigningKey.generate(), SigningKey.generate()
 NOON = 1_700_049_600_000
 MODEL, BORROWER, CONSUMER = ModelId("xray"), BorrowerId("st-mary"), ConsumerId("radiology")
 INSTANCE = InstanceId("ab" * 32)
-COMMAND = Command(operator=OperatorId("alice"), command_id=MessageId("0" * 32), digest=Digest("sha256:" + "0" * 64))
+DIGEST = Digest("sha256:" + "0" * 64)
+COMMAND = Command(operator=OperatorId("alice"), command_id=MessageId("0" * 32), digest=DIGEST)
 WIDE, NARROW = Scope(model=MODEL), Scope(model=MODEL, borrower=BORROWER, consumer=CONSUMER)
 UNITS = Dimension.INFERENCES
+LIMIT = BudgetLimit(scope=WIDE, dimension=UNITS, window=Window.LIFETIME, limit=100)
 
 
 @dataclass
@@ -54,7 +57,22 @@ class Writer:
         """Append one entry."""
         at_ms = self.entries[-1].at_ms + later_ms if self.entries else NOON
         entry = Entry(index=len(self.entries), at_ms=at_ms, generation=0, body=body)
-        self.entries.append(msgspec.structs.replace(entry, **changes))
+        self.entries.append(replace(entry, **changes))
+
+    def begin(self, *also: Dimension) -> None:
+        """Found the log, and lend the model, which meters inferences and what is named."""
+        self.add(Genesis(custodian=ROOT.public.key_id))
+        added = ModelAdded(
+            model=MODEL,
+            manifest=DIGEST,
+            package=DIGEST,
+            package_bytes=1,
+            sealer=ROOT.public.key_id,
+            policy=DIGEST,
+            command=COMMAND,
+            also=also,
+        )
+        self.add(added)
 
     def limit(self, scope: Scope, units: int | None, window: Window = Window.LIFETIME) -> None:
         """Set a limit."""
@@ -122,7 +140,7 @@ class Writer:
 
 def begun() -> Writer:
     log = Writer()
-    log.add(Genesis(custodian=ROOT.public.key_id))
+    log.begin()
     log.limit(WIDE, 100)
     log.limit(NARROW, 50, Window.DAY)
     return log
@@ -223,7 +241,7 @@ def test_a_truncated_log_is_named(number: int) -> None:
 def test_an_entry_changed_with_its_hash_fails_at_the_root(number: int) -> None:
     """Recorded hashes prove nothing: whoever fits them to a forged entry still has no signature."""
     log = honest()
-    entry = msgspec.structs.replace(log.entries[number], at_ms=log.entries[number].at_ms + 1)
+    entry = replace(log.entries[number], at_ms=log.entries[number].at_ms + 1)
     lines = log.lines()
     lines[number] = LoggedEntry(data=encode(entry), leaf=entry.leaf())
     with pytest.raises(LogError) as refused:
@@ -344,6 +362,32 @@ def a_second_genesis(log: Writer) -> None:
     log.add(Genesis(custodian=ROOT.public.key_id))
 
 
+def an_unknown_model(log: Writer) -> None:
+    log.entries = [entry for entry in log.entries if not isinstance(entry.body, ModelAdded)]
+    log.entries = [replace(entry, index=index) for index, entry in enumerate(log.entries)]
+    log.grant(1)
+
+
+def a_dimension_is_left_out(log: Writer) -> None:
+    log.entries.clear()
+    log.begin(Dimension.COMPUTE_MS)
+    log.limit(WIDE, 100)
+    log.add(BudgetSet(limit=replace(LIMIT, dimension=Dimension.COMPUTE_MS), command=COMMAND))
+    log.grant(1, rows=[RowKey(scope=WIDE, dimension=UNITS, window=Window.LIFETIME, bucket_ms=0)])
+
+
+def a_dimension_too_many(log: Writer) -> None:
+    compute = replace(LIMIT, dimension=Dimension.COMPUTE_MS)
+    log.add(BudgetSet(limit=compute, command=COMMAND))
+    key = RowKey(scope=WIDE, dimension=Dimension.COMPUTE_MS, window=Window.LIFETIME, bucket_ms=0)
+    log.grant(1, rows=[*log.rows(), key], vector=UnitVector(inferences=1, compute_ms=1))
+
+
+def what_a_model_meters_changes(log: Writer) -> None:
+    added = next(entry.body for entry in log.entries if isinstance(entry.body, ModelAdded))
+    log.add(replace(added, also=(Dimension.COMPUTE_MS,)))
+
+
 def an_epoch_goes_back(log: Writer) -> None:
     log.epoch = 5
     log.stop(StopTarget.ALL, "")
@@ -352,7 +396,7 @@ def an_epoch_goes_back(log: Writer) -> None:
 
 
 def replaced(key: RowKey, **changes: Any) -> RowKey:
-    return msgspec.structs.replace(key, **changes)
+    return replace(key, **changes)
 
 
 @pytest.mark.parametrize(
@@ -376,6 +420,10 @@ def replaced(key: RowKey, **changes: Any) -> RowKey:
         (an_unknown_lease, "unknown_lease"),
         (time_goes_back, "order"),
         (a_second_genesis, "genesis"),
+        (an_unknown_model, "unknown_model"),
+        (a_dimension_is_left_out, "wrong_rows"),
+        (a_dimension_too_many, "wrong_rows"),
+        (what_a_model_meters_changes, "model_twice"),
         (an_epoch_goes_back, "epoch"),
     ],
 )
@@ -427,7 +475,7 @@ def test_a_new_day_has_a_new_row() -> None:
 def hourly(limit: int) -> Writer:
     """A log with one budget for a rolling hour, beginning at the full hour."""
     log = Writer()
-    log.add(Genesis(custodian=ROOT.public.key_id), at_ms=NOON)
+    log.begin()
     log.limit(WIDE, limit, Window.ROLLING_HOUR)
     return log
 
