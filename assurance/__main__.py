@@ -4,6 +4,7 @@ Without options each campaign is run until its target is met. Exit code 1 says t
 """
 
 import argparse
+import os
 import sys
 import time
 
@@ -26,6 +27,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", metavar="NAME", help="run this campaign (may be repeated)")
     parser.add_argument("--seeds", type=int, metavar="N", help="play N new seeds of each")
     parser.add_argument("--seconds", type=float, metavar="S", help="stop each after S seconds")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes that play at once (default: one per core); campaigns that start real processes have one",
+    )
     parser.add_argument("--replay", nargs=2, metavar=("CAMPAIGN", "SEED"), help="play one seed and print what happens")
     parser.add_argument("--no-docs", action="store_true", help="do not write docs/assurance.md and docs/assurance.json")
     return parser.parse_args()
@@ -44,7 +52,8 @@ def _run(campaign: Campaign, options: argparse.Namespace) -> bool:
     since = time.monotonic()
     print(f"{campaign.name}: {campaign.claim}", flush=True)
     old = replay_failed(campaign)
-    figures = run_campaign(campaign, _seeds(campaign, options), since + (options.seconds or float("inf")))
+    deadline = since + (options.seconds or float("inf"))
+    figures = run_campaign(campaign, _seeds(campaign, options), deadline, workers=options.workers)
     elapsed = time.monotonic() - since
     print(f"  {campaign.status(figures)} after {elapsed:.0f} s: {campaign.figure(figures)}", flush=True)
     for what in (*campaign.broken(old), *campaign.broken(figures)):

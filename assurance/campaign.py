@@ -50,8 +50,8 @@ class Campaign:
 
     `covers` are the files and folders under test, with the campaign's own code: their digest owns the figures.
     `quick` is how many seeds the short form plays. A `steady` campaign gives the same result for the same seed
-    everywhere, so that a seed that failed is kept as a regression test. One that is not alone may share the machine
-    with a second worker process.
+    everywhere, so that a seed that failed is kept as a regression test. One that is `alone` starts real processes under
+    load: a second worker beside it would disturb what it measures. Of all others each worker plays whole batches.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Campaign:
     quick: int
     batch: int = 1
     steady: bool = True
-    workers: int = 2
+    alone: bool = False
 
     def broken(self, figures: Figures) -> list[str]:
         """Return every promise that is broken, in words."""

@@ -6,8 +6,10 @@ what was counted is kept although the run is interrupted.
 
 import multiprocessing
 import time
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import partial
 
 from assurance.campaign import Campaign
 from assurance.catalogue import campaign_named
@@ -33,9 +35,11 @@ def _work(name: str, seeds: list[int], deadline: float) -> Figures:
     return play(campaign_named(name), seeds, deadline)
 
 
-def _batches(campaign: Campaign, seeds: list[int]) -> Iterator[list[int]]:
-    for start in range(0, len(seeds), campaign.batch):
-        yield seeds[start : start + campaign.batch]
+def batches_of(seeds: list[int], most: int, workers: int) -> Iterator[list[int]]:
+    """Cut seeds into batches of at most so many, and so that each worker has some."""
+    size = max(1, min(most, -(-len(seeds) // workers)))
+    for start in range(0, len(seeds), size):
+        yield seeds[start : start + size]
 
 
 class _Keeper:
@@ -75,37 +79,58 @@ class _Keeper:
             keep_failed(campaign.name, [found.seed for found in fresh.violations])
 
 
-def run_campaign(campaign: Campaign, seeds: int, deadline: float) -> Figures:
-    """Play up to `seeds` new seeds until `deadline`, keep the figures, and return all that are known of this code."""
+def run_campaign(campaign: Campaign, seeds: int, deadline: float, *, workers: int) -> Figures:
+    """Play up to `seeds` new seeds until `deadline`, keep the figures, and return all that are known of this code.
+
+    Raises:
+        SystemExit: a worker has died, or a seed could not be played to its end. What others counted is kept.
+    """
     keeper = _Keeper(campaign)
-    batches = _batches(campaign, next_seeds(keeper.known().spans, seeds))
+    workers = 1 if campaign.alone else max(1, workers)
+    batches = batches_of(next_seeds(keeper.known().spans, seeds), campaign.batch, workers)
     try:
-        if campaign.workers == 1:
+        if campaign.alone:
             for batch in batches:
                 if time.monotonic() >= deadline:
                     break
                 keeper.add(play(campaign, batch, deadline))
         else:
-            _run_in_workers(campaign, keeper, batches, deadline)
+            for figures in in_workers(workers, batches, partial(_work, campaign.name), deadline):
+                keeper.add(figures)
     finally:
         keeper.write()
     return keeper.known()
 
 
-def _run_in_workers(campaign: Campaign, keeper: _Keeper, batches: Iterator[list[int]], deadline: float) -> None:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(campaign.workers, mp_context=context) as pool:
-        running: set[Future[Figures]] = set()
+def in_workers(
+    workers: int, batches: Iterator[list[int]], work: Callable[[list[int], float], Figures], deadline: float
+) -> Iterator[Figures]:
+    """Play batches in processes of their own and yield the figures of each as it ends.
+
+    Raises:
+        SystemExit: a process has died, or a seed could not be played to its end. It says which seeds are concerned.
+    """
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        running: dict[Future[Figures], list[int]] = {}
         for batch in batches:
             if time.monotonic() >= deadline:
                 break
-            running.add(pool.submit(_work, campaign.name, batch, deadline))
-            if len(running) > campaign.workers:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    keeper.add(future.result())
-        for future in running:
-            keeper.add(future.result())
+            running[pool.submit(work, batch, deadline)] = batch
+            if len(running) > workers:
+                yield from _ended(running, FIRST_COMPLETED)
+        yield from _ended(running, ALL_COMPLETED)
+
+
+def _ended(running: dict[Future[Figures], list[int]], when: str) -> Iterator[Figures]:
+    """Take out what has ended: first what was counted is given on, then the first failure is told."""
+    done = {future: running.pop(future) for future in wait(running, return_when=when).done}
+    failed = [future for future in done if future.exception() is not None]
+    yield from (future.result() for future in done if future not in failed)
+    if failed:
+        error = failed[0].exception()
+        concerned = ", ".join(f"{done[future][0]} to {done[future][-1]}" for future in failed)
+        told = "".join(traceback.format_exception(error))
+        raise SystemExit(f"{told}NOT PLAYED TO THEIR END, and not counted: seeds {concerned}: {error!r}")
 
 
 def replay_failed(campaign: Campaign) -> Figures:

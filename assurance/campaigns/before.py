@@ -58,5 +58,5 @@ CAMPAIGN = Campaign(
     figure=_figure,
     quick=1,
     steady=False,
-    workers=1,
+    alone=True,
 )

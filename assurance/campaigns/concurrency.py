@@ -126,7 +126,7 @@ def _campaign(
         figure=_figure_rounds,
         quick=1,
         steady=False,
-        workers=1,
+        alone=True,
     )
 
 
@@ -199,5 +199,5 @@ ONE_UNIT = Campaign(
     quick=50,
     batch=50,
     steady=False,
-    workers=1,
+    alone=True,
 )

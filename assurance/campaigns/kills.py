@@ -121,5 +121,5 @@ CAMPAIGN = Campaign(
     figure=_figure,
     quick=1,
     steady=False,
-    workers=1,
+    alone=True,
 )

@@ -83,5 +83,5 @@ CAMPAIGN = Campaign(
     figure=figure,
     quick=1,
     steady=False,
-    workers=1,
+    alone=True,
 )

@@ -107,7 +107,7 @@ ONLINE = Campaign(
     quick=60,
     batch=50,
     steady=False,
-    workers=1,
+    alone=True,
 )
 
 
@@ -194,5 +194,5 @@ OFFLINE = Campaign(
     quick=6,
     batch=20,
     steady=False,
-    workers=1,
+    alone=True,
 )

@@ -1,7 +1,9 @@
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from assurance.campaign import Bound, Campaign, Target
@@ -10,8 +12,9 @@ from assurance.code_digest import code_digest, files_under
 from assurance.failed_seeds import failed_seeds, keep_failed
 from assurance.figures import NOTHING, Figures, Span, next_seeds, of_seed, percentile, union
 from assurance.machine import this_machine
-from assurance.runner import play
+from assurance.runner import batches_of, in_workers, play
 from assurance.state import Record, State, keep, load_state
+from tests.assurance.working import die, fail, where
 
 from assurance import report
 
@@ -78,6 +81,39 @@ def test_a_percentile_is_one_of_the_values() -> None:
 def test_a_deadline_ends_a_run_between_two_seeds() -> None:
     """What was not played is not counted."""
     assert play(CAMPAIGN, [0, 1], time.monotonic() - 1).seeds() == 0
+
+
+# --- Workers -----------------------------------------------------------------------------------------
+
+
+def test_seeds_are_shared_out_to_all_workers() -> None:
+    """Batches are as large as a campaign wants them, and smaller where a worker would have none."""
+    assert list(batches_of([5, 6, 7, 8, 9], 2, 2)) == [[5, 6], [7, 8], [9]]
+    assert list(batches_of([5, 6, 7], 100, 2)) == [[5, 6], [7]]
+    assert list(batches_of([], 100, 2)) == []
+
+
+def test_workers_are_processes_and_each_seed_counts_once() -> None:
+    """Several batches, none of them played in this process, and the sum has every seed."""
+    found = list(in_workers(2, iter([[0, 1], [2, 3], [4]]), where, float("inf")))
+    assert os.getpid() not in {one.count("process") for one in found}
+    assert union(span for one in found for span in one.spans) == [Span(start=0, stop=5)]
+
+
+def test_no_batch_begins_after_the_deadline() -> None:
+    """What is not begun is not counted."""
+    assert list(in_workers(2, iter([[0], [1]]), where, time.monotonic() - 1)) == []
+
+
+@pytest.mark.parametrize(("work", "why"), [(die, "BrokenProcessPool"), (fail, "no such seed")])
+def test_a_worker_that_dies_or_fails_ends_the_campaign(work: Any, why: str) -> None:
+    """Its seeds are named and not counted; what another one counted before is."""
+    found = []
+    with pytest.raises(SystemExit, match=f"not counted: seeds 4 to 5.*{why}"):
+        for one in in_workers(1, iter([[0, 1], [2, 3], [4, 5], [6, 7]]), work, float("inf")):
+            found.append(one)  # noqa: PERF402 - what came before the failure is looked at
+    assert Span(start=0, stop=2) in [span for one in found for span in one.spans]
+    assert Span(start=4, stop=6) not in [span for one in found for span in one.spans]
 
 
 # --- Figures belong to code --------------------------------------------------------------------------
