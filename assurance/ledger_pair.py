@@ -4,21 +4,22 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Coroutine
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import select
 from tests.custodian.conftest import BORROWER, CONSUMER, MODEL, OTHER, STRANGER, Bench, Enclave, make_bench
 
+from aigovtool.attestation.model import MeasurementHex
 from aigovtool.codec import decode
 from aigovtool.crypto.identity import IdentityKind
 from aigovtool.crypto.sign import Envelope, SigningKey, seal
 from aigovtool.custodian.app import open_custodian
 from aigovtool.custodian.service import commands, renewal
-from aigovtool.custodian.store import stops
 from aigovtool.custodian.store.bodies import decoded
-from aigovtool.custodian.store.schema import budget_rows, leases, usage, usage_units
+from aigovtool.custodian.store.schema import budget_rows, leases, stops, usage, usage_units
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import AIGovToolError
 from aigovtool.ids import BorrowerId, ConsumerId, Digest, LeaseId, digest_of
@@ -30,6 +31,7 @@ from aigovtool.ledger.units import Dimension, UnitVector
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol.commands import COMMAND, Act
 from aigovtool.protocol.messages import Answer, Grant, RenewReply, Report, Want
+from aigovtool.testing.simulated_tee.attester import SimulatedPlatform, measure
 from assurance.faults.examine import contradictions, read
 from assurance.model_ledger import Budget, Holder, Model
 
@@ -39,6 +41,32 @@ PLACES = ((), (BORROWER,), (OTHER,), (BORROWER, CONSUMER), (OTHER, STRANGER))
 TARGETS = (("all", ""), ("model", MODEL), ("borrower", BORROWER), ("consumer", CONSUMER), ("consumer", STRANGER))
 _BORROWERS = (BORROWER, BORROWER, OTHER)
 _MONTHS_MS = 300 * 86_400_000
+#: What is read after each step, built once.
+_ROWS: Final = select(budget_rows.c.key, budget_rows.c.posted, budget_rows.c.pending)
+_LEASES: Final = select(leases.c.lease_id, leases.c.state, leases.c.inferences, leases.c.body)
+_USAGE: Final = select(
+    usage.c.borrower,
+    usage.c.consumer,
+    usage_units.c.granted,
+    usage_units.c.charged,
+    usage_units.c.used,
+    usage.c.ok,
+    usage.c.err,
+    usage.c.open_leases,
+).join_from(
+    usage,
+    usage_units,
+    (usage.c.model == usage_units.c.model)
+    & (usage.c.borrower == usage_units.c.borrower)
+    & (usage.c.consumer == usage_units.c.consumer),
+)
+_STOPS: Final = select(stops.c.target, stops.c.value).where(stops.c.active)
+
+
+@lru_cache
+def _measured() -> MeasurementHex:
+    """Return the measurement of the installed program, which does not change during a run."""
+    return measure()
 
 
 class Divergence(Exception):  # noqa: N818 -- a finding
@@ -50,7 +78,7 @@ class Pair:
 
     def __init__(self, directory: Path, ledger: str | None, dial: Dial) -> None:
         """Set both up: one model, two borrowers with a consumer each, no budget."""
-        self.runner = asyncio.Runner()
+        self.loop = asyncio.new_event_loop()
         self.bench: Bench = make_bench(directory, ledger=ledger)
         self.second = SigningKey.generate()
         self.begun_ms = self.bench.now_ms
@@ -64,12 +92,15 @@ class Pair:
         self.outcomes: Counter[str] = Counter()
         self._run(self._found(policy))
         for slot in range(SLOTS):
-            self.enclaves.append(Enclave(self.bench, _BORROWERS[slot]))
+            self.enclaves.append(self._enclave(slot))
             self.boot(slot)
         self.grant((), Window.LIFETIME, 20_000)
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - whatever the work returns
-        return self.runner.run(work)
+        return self.loop.run_until_complete(work)
+
+    def _enclave(self, slot: int) -> Enclave:
+        return Enclave(self.bench, _BORROWERS[slot], platform=SimulatedPlatform(_measured()))
 
     async def _found(self, policy: ServingPolicy) -> None:
         bench = self.bench
@@ -82,7 +113,7 @@ class Pair:
     def close(self) -> None:
         """End it."""
         self.bench.custodian.database.close()
-        self.runner.close()
+        self.loop.close()
 
     # -- Acts ---------------------------------------------------------------------------------------------
 
@@ -95,7 +126,7 @@ class Pair:
 
     def boot(self, slot: int) -> None:
         """Boot the enclave of a slot anew; what it held before nobody will close."""
-        enclave = Enclave(self.bench, _BORROWERS[slot])
+        enclave = self._enclave(slot)
         self._see_time()
         refused = self.model.wide(Holder(enclave.borrower, 0), "")
         try:
@@ -218,27 +249,28 @@ class Pair:
     def _done(self, what: str) -> None:
         self.steps += 1
         self.told.append(what)
-        custodian = self.bench.custodian
-        self._run(custodian.database.run(self._same))
+        self.bench.custodian.database.submit(self._same).result()
 
     def _same(self, transaction: Transaction) -> None:
+        """Compare everything, each time. A row's key and a lease's body are parsed once for the same bytes."""
         model = self.model
-        rows = {_row(one.key): [one.posted, one.pending] for one in transaction.execute(select(budget_rows))}
+        rows = {_row(key): [posted, held] for key, posted, held in transaction.execute(_ROWS) if posted or held}
         due = {key: row for key, row in model.rows.items() if any(row)}
-        if {key: row for key, row in rows.items() if any(row)} != due:
+        if rows != due:
             raise Divergence(f"rows {rows}, model {due}")
         kept = {}
-        for one in transaction.execute(select(leases.c.lease_id, leases.c.state, leases.c.inferences, leases.c.body)):
-            body = decoded(one.body, Lease)
-            kept[one.lease_id] = (one.state, body.state.value, one.inferences, body.seq, body.seen.inferences)
+        for lease_id, state, units, data in transaction.execute(_LEASES):
+            body = decoded(data, Lease)
+            kept[lease_id] = (state, body.state.value, units, body.seq, body.seen.inferences)
         held = {name: (one.state, one.state, one.units, one.seq, one.used) for name, one in model.leases.items()}
         if kept != held:
             raise Divergence(f"leases {kept}, model {held}")
-        totals = _totals(transaction)
-        if totals != model.usage():
-            raise Divergence(f"usage {totals}, model {model.usage()}")
-        if {(stop.target.value, stop.value) for stop in stops.active(transaction)} != model.stops:
-            raise Divergence(f"stops {stops.active(transaction)}, model {model.stops}")
+        totals, used = {(one[0], one[1]): tuple(one[2:]) for one in transaction.execute(_USAGE)}, model.usage()
+        if totals != used:
+            raise Divergence(f"usage {totals}, model {used}")
+        in_force = {(target, value) for target, value in transaction.execute(_STOPS)}
+        if in_force != model.stops:
+            raise Divergence(f"stops {in_force}, model {model.stops}")
         if transaction.head.epoch != model.epoch:
             raise Divergence(f"epoch {transaction.head.epoch}, model {model.epoch}")
 
@@ -248,22 +280,6 @@ class Pair:
         ledger = self._run(custodian.database.run(lambda transaction: read(custodian, transaction)))
         if wrong := contradictions(ledger, custodian):
             raise Divergence("; ".join(wrong[:3]))
-
-
-def _totals(transaction: Transaction) -> dict[tuple[str, str], tuple[int, ...]]:
-    units = {(one.borrower, one.consumer): one for one in transaction.execute(select(usage_units))}
-    found: dict[tuple[str, str], tuple[int, ...]] = {}
-    for one in transaction.execute(select(usage)):
-        counted = units[one.borrower, one.consumer]
-        found[one.borrower, one.consumer] = (
-            counted.granted,
-            counted.charged,
-            counted.used,
-            one.ok,
-            one.err,
-            one.open_leases,
-        )
-    return found
 
 
 def wish(consumer: ConsumerId, minimum: int, target: int, request: Digest | None = None) -> Want:
@@ -277,6 +293,7 @@ def wish(consumer: ConsumerId, minimum: int, target: int, request: Digest | None
     )
 
 
+@lru_cache(maxsize=1 << 14)
 def _row(key: str) -> tuple[Budget, int]:
     row = decode(key.encode(), RowKey)
     place = tuple(str(part) for part in (row.scope.borrower, row.scope.consumer) if part is not None)
@@ -303,8 +320,8 @@ def report_on(lease_id: str, seq: int, used: int, *, final: bool) -> Report:
 
 def _reports(pair: Pair, slot: int, chance: random.Random) -> list[Report]:
     """Report on a few leases: honestly mostly, sometimes twice, of others, or what contradicts itself."""
-    mine = [name for name, one in pair.model.leases.items() if one.holder == pair.enclaves[slot].instance]
-    live = [name for name in mine if pair.model.leases[name].state in {"pending", "expired"}]
+    holder, states = pair.enclaves[slot].instance, {"pending", "expired"}
+    live = [name for name, one in pair.model.leases.items() if one.holder == holder and one.state in states]
     found = []
     for lease_id in chance.sample(live, k=min(len(live), chance.randint(0, 3))):
         lease = pair.model.leases[lease_id]

@@ -34,13 +34,14 @@ def find_binaries() -> Path | None:
 class PostgresServer:
     """One server. `database()` makes a fresh, empty database on it."""
 
-    def __init__(self) -> None:
+    def __init__(self, within: Path | None = None) -> None:
+        """Make a server whose files lie in a directory of its own within this one, or where temporary ones do."""
         binaries = find_binaries()
         if binaries is None:
             raise AssertionError("no PostgreSQL server is installed; on Debian and Ubuntu: apt install postgresql")
         self._binaries = binaries
         self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
-        self.directory = Path(tempfile.mkdtemp(prefix="aigovtool-postgres-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="aigovtool-postgres-", dir=within))
         if self._user is not None:
             os.chown(self.directory, self._user.pw_uid, self._user.pw_gid)
         self._run("initdb", "-D", "data", "-U", _ROLE, "-A", "trust", "-E", "UTF8", "--locale=C")

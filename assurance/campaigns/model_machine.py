@@ -12,7 +12,7 @@ from aigovtool.errors import AIGovToolError
 from aigovtool.ledger.policy import Dial
 from assurance.campaign import Campaign, Target
 from assurance.campaigns.crash_points import COVERS
-from assurance.faults.segments import folder
+from assurance.faults.segments import folder, in_memory
 from assurance.figures import Figures, of_seed
 from assurance.ledger_pair import Divergence, Pair, step
 
@@ -33,7 +33,7 @@ class _Stores:
         if seed % _ON_POSTGRESQL != _ON_POSTGRESQL - 1:
             return None
         if self._server is None:
-            self._server = self._stack.enter_context(PostgresServer())
+            self._server = self._stack.enter_context(PostgresServer(in_memory()))
         return self._server.database()
 
 
@@ -113,6 +113,6 @@ CAMPAIGN = Campaign(
     replay=_replay,
     figure=_figure,
     quick=4,
-    batch=2,
+    batch=16,  # one PostgreSQL server for them all
     steady=False,
 )

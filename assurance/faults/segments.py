@@ -18,11 +18,15 @@ PARTS = LIFE // STEPS
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
 
 
+def in_memory() -> Path | None:
+    """Return where files lie in memory, if there is such a place: nothing here needs a disk."""
+    return _MEMORY if _MEMORY.is_dir() else None
+
+
 @contextmanager
 def folder() -> Iterator[Path]:
-    """Yield a folder that is gone afterwards; in memory where there is one, because nothing here needs a disk."""
-    where = _MEMORY if _MEMORY.is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="aigovtool-fault-", dir=where) as path:
+    """Yield a folder that is gone afterwards; in memory where there is one."""
+    with tempfile.TemporaryDirectory(prefix="aigovtool-fault-", dir=in_memory()) as path:
         yield Path(path)
 
 
