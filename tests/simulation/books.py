@@ -176,9 +176,9 @@ class Transaction:
         self.head = msgspec.structs.replace(self.head, epoch=self.head.epoch + 1)
         return self.head.epoch
 
-    def root_at(self, size: int) -> bytes:
-        """Return the root that the tree had when it had so many entries."""
+    def tree_at(self, size: int) -> Frontier:
+        """Return the tree as it was when it had so many entries."""
         if size == 0:
-            return Frontier().root()
+            return Frontier()
         before = len(self.ledger.trees)
-        return (self.ledger.trees[size - 1] if size <= before else self.trees[size - 1 - before]).root()
+        return self.ledger.trees[size - 1] if size <= before else self.trees[size - 1 - before]

@@ -54,7 +54,10 @@ def _end(scene: Scene, probability: float) -> int | None:
     return START_MS + scene.rng.choice((60_000, 120_000, 200_000))
 
 
+_PATHS = {(b, c): path(MODEL, b, c) for b, consumers in CONSUMERS.items() for c in consumers}
+
+
 def on_path(limits: list[BudgetLimit], borrower: BorrowerId, consumer: ConsumerId) -> list[BudgetLimit]:
     """Return the limits that a lease of this consumer debits."""
-    scopes = path(MODEL, borrower, consumer)
+    scopes = _PATHS[borrower, consumer]
     return [limit for limit in limits if limit.scope in scopes]

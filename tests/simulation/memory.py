@@ -3,6 +3,7 @@
 It does what `custodian.service.continuity` and `custodian.service.recovery` do, with the parts of them that are pure.
 """
 
+from functools import lru_cache
 from hashlib import sha256
 
 import msgspec
@@ -17,6 +18,7 @@ from aigovtool.errors import ConflictError
 from aigovtool.ids import KeyId
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint, sign_checkpoint
 from aigovtool.ledger.entry import Command, Restored
+from aigovtool.ledger.merkle import Frontier
 
 LOG_KEY = SigningKey.from_secret(Secret(sha256(b"TEST-ONLY log of the simulation").digest()))
 
@@ -30,9 +32,8 @@ class Memory:
 
     def note(self, head: Head) -> str:
         """Return the log as it stands, signed. The same state is signed once, as in production."""
-        seen = Checkpoint(
-            custodian=self.custodian, size=head.frontier.size, root=head.frontier.root(), generation=head.generation
-        )
+        tree = head.frontier
+        seen = Checkpoint(custodian=self.custodian, size=tree.size, root=_root(tree), generation=head.generation)
         if seen not in self._notes:
             self._notes[seen] = sign_checkpoint(seen, LOG_KEY)
         return self._notes[seen]
@@ -42,7 +43,7 @@ class Memory:
         head = writes.head
         if not note:
             return head.gap is not None
-        seen = parse_checkpoint(note)
+        seen = _parsed(note)
         if self.remembered(writes, seen):
             return head.gap is not None
         seen = open_checkpoint(note, [LOG_KEY.public])
@@ -57,7 +58,7 @@ class Memory:
         head = writes.head
         if seen.generation > head.generation or seen.size > head.frontier.size:
             return False
-        return writes.root_at(seen.size) == seen.root
+        return _root(writes.tree_at(seen.size)) == seen.root
 
     def settle(self, writes: Transaction, checkpoint: str, quiet_ms: int, command: Command) -> None:
         """Begin a new generation.
@@ -77,3 +78,12 @@ class Memory:
             quiet_until_ms=writes.now_ms + quiet_ms,
         )
         writes.record(Restored(generation=generation, checkpoint=gap.checkpoint, lost_size=gap.size, command=command))
+
+
+#: The same notes are shown again and again, and the same trees are asked for their roots.
+_parsed = lru_cache(maxsize=1 << 10)(parse_checkpoint)
+
+
+@lru_cache(maxsize=1 << 10)
+def _root(tree: Frontier) -> bytes:
+    return tree.root()

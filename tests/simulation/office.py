@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 
 import msgspec
@@ -17,6 +18,7 @@ from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, KeyId, Mes
 from aigovtool.ledger import entry
 from aigovtool.ledger.book import Book, Effects, Event
 from aigovtool.ledger.budget import BudgetLimit, BudgetRow, RowKey, key_now, row_for, row_now
+from aigovtool.ledger.entry import StopTarget
 from aigovtool.ledger.policy import default_policy
 from aigovtool.ledger.units import vector
 from aigovtool.protocol.messages import Answer
@@ -138,8 +140,7 @@ class Office:
 
     def touching(self, instance: InstanceId, borrower: BorrowerId) -> list[Stop]:
         """Return every stop, in force or lifted, that concerns an instance."""
-        where = {"instance": instance, "borrower": borrower, "models": [MODEL]}
-        return [s for (t, v), s in self.ledger.stops.items() if concerns(t, v, **where)]  # type: ignore[arg-type]
+        return [stop for (t, v), stop in self.ledger.stops.items() if _concerns(t, v, instance, borrower)]
 
     def stop_state(self, instance: InstanceId, borrower: BorrowerId) -> StopState:
         """Return the signed stop state of an instance."""
@@ -183,3 +184,8 @@ class Office:
         if admitted is None:
             raise ForbiddenError("this instance was never admitted here", reason="unknown_instance")
         return admitted
+
+
+@lru_cache(maxsize=1 << 12)
+def _concerns(target: StopTarget, value: str, instance: InstanceId, borrower: BorrowerId) -> bool:
+    return concerns(target, value, instance=instance, borrower=borrower, models=[MODEL])

@@ -7,6 +7,8 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
+from tests.simulation.chance import Chance
+
 from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, KeyId, ModelId
 from aigovtool.ledger.policy import CLOCK_RATE_ERROR_PPM, Dial
 from aigovtool.ledger.units import Dimension
@@ -171,7 +173,7 @@ class Scene:
     _numbers: int = 0
 
     def __post_init__(self) -> None:
-        self.rng = random.Random(self.seed)
+        self.rng = Chance(self.seed)
 
     def number(self) -> int:
         """Return the next of 1, 2, 3, ..."""

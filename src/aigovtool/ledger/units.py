@@ -131,4 +131,6 @@ def _negative() -> InvalidValueError:
 
 def of(dimension: Dimension, units: int) -> UnitVector:
     """Return a vector with one dimension set."""
-    return vector({dimension: units})
+    if units < 0:
+        raise _negative()
+    return UnitVector(**{dimension: units})
