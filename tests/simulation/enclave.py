@@ -140,7 +140,7 @@ class Enclave:
         """Kill the engine, and only then shut every counter and build the final reports."""
         self.jobs.clear()
         self.waiting.clear()
-        self.wiped_ms = self.now()
+        self.wiped_ms, self.sent_ms = self.now(), -10_000  # said at once: it may overtake a renewal that is under way
         self.statements = self.meter.wipe()
         self.scene.seen["wipe"] += 1
         self.scene.tell(self.name, "wipes: {} final reports", sum(len(one.reports) for one in self.statements))
