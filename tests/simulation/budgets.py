@@ -1,5 +1,7 @@
 """The budgets of a simulated history: rows of all levels, several on a path, of all kinds of windows."""
 
+from functools import lru_cache
+
 from tests.simulation.scene import ALSO, CONSUMERS, MODEL, NORTH, SOUTH, START_MS, Scene
 
 from aigovtool.ids import BorrowerId, ConsumerId
@@ -30,8 +32,8 @@ def limits_of(scene: Scene, also: tuple[Dimension, ...]) -> list[BudgetLimit]:
     ]
     if scene.weather.windows and scene.chance(0.5):
         limits += [
-            limit(ANNA, 25, Window.ROLLING_HOUR),
-            limit(Scope(model=MODEL, borrower=SOUTH), 30, Window.ROLLING_HOUR, _end(scene, 0.4)),
+            limit(ANNA, 15, Window.ROLLING_HOUR),
+            limit(Scope(model=MODEL, borrower=SOUTH), 18, Window.ROLLING_HOUR, _end(scene, 0.4)),
             limit(Scope(model=MODEL), 120, Window.ROLLING_DAY),
         ]
     return limits + [limit for dimension in also for limit in _also(scene, dimension)]
@@ -54,10 +56,12 @@ def _end(scene: Scene, probability: float) -> int | None:
     return START_MS + scene.rng.choice((60_000, 120_000, 200_000))
 
 
-_PATHS = {(b, c): path(MODEL, b, c) for b, consumers in CONSUMERS.items() for c in consumers}
-
-
 def on_path(limits: list[BudgetLimit], borrower: BorrowerId, consumer: ConsumerId) -> list[BudgetLimit]:
     """Return the limits that a lease of this consumer debits."""
-    scopes = _PATHS[borrower, consumer]
+    scopes = _scopes(borrower, consumer)
     return [limit for limit in limits if limit.scope in scopes]
+
+
+@lru_cache
+def _scopes(borrower: BorrowerId, consumer: ConsumerId) -> tuple[Scope, ...]:
+    return path(MODEL, borrower, consumer)

@@ -55,19 +55,20 @@ class Weather:
 
     loss: float = 0.25
     repeats: tuple[int, ...] = (1, 1, 1, 2, 3)
-    delays_ms: tuple[int, ...] = (0, 20, 200, 500, 3_000)
+    delays_ms: tuple[int, ...] = (0, 20, 200, 3_000, 8_000)
     straggler: float = 0.05
     misdelivery: float = 0.05
     crash: float = 0.01
-    engine_death: float = 0.006
+    engine_death: float = 0.008
     held_back: float = 0.03
     suspend: float = 0.008
     clock_jump: float = 0.01
     #: The host's clock leaps by much of an hour; one is chosen per history.
-    leaps: tuple[float, ...] = (0, 0.015)
+    leaps: tuple[float, ...] = (0, 0.015, 0.03)
     restart: float = 0.03
     raised_limit: float = 0.01
-    stray_recall: float = 0.02
+    #: A hint that nobody gave: hosts may make them up, or repeat old ones.
+    stray_hint: float = 0.02
     stop: float = 0.012
     write_off: float = 0.03
     backup: float = 0.03
@@ -111,7 +112,7 @@ CALM = Weather(
     leaps=(0,),
     restart=0,
     raised_limit=0,
-    stray_recall=0,
+    stray_hint=0,
     stop=0,
     write_off=0,
     backup=0,
@@ -139,7 +140,7 @@ WORKDAY = Weather(
     leaps=(0,),
     restart=0.02,
     raised_limit=0,
-    stray_recall=0,
+    stray_hint=0,
     stop=0,
     write_off=0,
     backup=0,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
+from tests.simulation.clocks import Clocks
 from tests.simulation.custodian import Custodian
 from tests.simulation.enclave import Enclave
 from tests.simulation.office import Apply, Replica
@@ -71,6 +72,7 @@ class World:
         self.rng, self.seen = self.scene.rng, self.scene.seen
         self.witness = Witness(self.scene)
         self.custodian = self.rules.custodian(self.scene, self.witness, self.rules.apply)
+        self.clocks = Clocks(self.scene, self.custodian)
         self.operators = self.rules.operators(self.scene, self.witness, self.custodian)
         self.leap, self.restore = self.rng.choice(self.weather.leaps), self.rng.choice(self.weather.restores)
         self.enclaves = [self._boot(place, borrower) for place, borrower in enumerate(HOSTS)]
@@ -213,15 +215,15 @@ class World:
         if chance(weather.clone) and self.custodian.policy.dial is Dial.BOUND:
             self.clone(self.rng.choice(self.enclaves))
         if chance(weather.clock_jump):
-            self.jump(self.rng.choice((-200_000, 200_000, 40_000)))
+            self.clocks.jump()
         if chance(self.leap * bool(weather.clock_jump)):
-            nearly_an_hour_ms = 3_600_000 - self.rng.randrange(240_000)
-            self.jump(self.rng.choice((600_000, 1_800_000, nearly_an_hour_ms, nearly_an_hour_ms)))
+            self.clocks.leap()
+            self.hint(granted=True, recall=False)  # whoever knows that another hour has begun asks again
         if chance(weather.raised_limit):
             self.operators.raise_limit(self.rng.randrange(len(self.custodian.ledger.limits)))
             self.hint(granted=True, recall=False)
-        if chance(weather.stray_recall):
-            self.hint(granted=False, recall=True)
+        if chance(weather.stray_hint):
+            self.hint(granted=chance(0.5), recall=chance(0.5))
         self.orders()
         self.loss()
         if self.rules.restores_state:
@@ -258,13 +260,6 @@ class World:
         self.scene.cloned.add(enclave.instance)
         self.scene.tell(enclave.name, "is copied")
         self.enclaves.append(enclave.twin(len(self.enclaves)))
-
-    def jump(self, by_ms: int) -> None:
-        """Let the clock of one of the custodian's hosts jump."""
-        replica = self.custodian.any_replica()
-        replica.offset_ms += by_ms
-        self.seen["leap"] += by_ms > 200_000
-        self.scene.tell("custodian", "a clock is off by {} ms", replica.offset_ms)
 
     def suspend(self, enclave: Enclave) -> None:
         """Freeze an enclave's machine for up to a minute."""
