@@ -1,13 +1,28 @@
 """What a campaign is: a claim, what is counted, how much is enough, what it does not show, and how to run it."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import wraps
 
 from assurance.figures import Figures, percentile
 
 #: Plays some seeds and yields the figures of each as soon as it has them; stops between two once `deadline` (of
 #: `time.monotonic`, which all processes share) has passed.
 Run = Callable[[list[int], float], Iterator[Figures]]
+
+
+def each_seed(figures_of: Callable[[int], Figures]) -> Run:
+    """Return the run that plays one seed after another."""
+
+    @wraps(figures_of)  # it belongs to the module of its campaign
+    def run(seeds: list[int], deadline: float) -> Iterator[Figures]:
+        for seed in seeds:
+            if time.monotonic() >= deadline:
+                return
+            yield figures_of(seed)
+
+    return run
 
 
 @dataclass(frozen=True)

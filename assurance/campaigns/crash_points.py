@@ -1,10 +1,9 @@
 """One process, killed at every single call that changes its ledger's files: what it had answered is there."""
 
-import time
 from collections import Counter
 from collections.abc import Iterator
 
-from assurance.campaign import Campaign, Target
+from assurance.campaign import Campaign, Target, each_seed
 from assurance.faults.points import Outcome, play_points, points_of
 from assurance.faults.process import require_strace
 from assurance.faults.segments import LIFE, PARTS, STEPS, folder, start_of
@@ -59,13 +58,6 @@ def _figures(seed: int) -> Figures:
     return of_seed(seed, counts=dict(counts), violation="; ".join(wrong[:3]) or None)
 
 
-def _run(seeds: list[int], deadline: float) -> Iterator[Figures]:
-    for seed in seeds:
-        if time.monotonic() >= deadline:
-            return
-        yield _figures(seed)
-
-
 def _figure(figures: Figures) -> str:
     count = figures.count
     kinds = sorted((name for name in figures.counts if name.startswith("points at ")), key=count, reverse=True)
@@ -97,7 +89,7 @@ CAMPAIGN = Campaign(
     "drops "
     "that); a kernel that dies; PostgreSQL; the HTTP server around the use cases.",
     covers=(*COVERS, "assurance/campaigns/crash_points.py"),
-    run=_run,
+    run=each_seed(_figures),
     replay=lambda seed: "\n".join(map(_line, _outcomes(seed))),
     figure=_figure,
     quick=1,

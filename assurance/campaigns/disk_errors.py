@@ -3,11 +3,10 @@
 import errno
 import os
 import random
-import time
 from collections import Counter
 from collections.abc import Iterator
 
-from assurance.campaign import Campaign, Target
+from assurance.campaign import Campaign, Target, each_seed
 from assurance.campaigns.crash_points import CLOSED_EACH, COVERS
 from assurance.faults.examine import answered, unanswered
 from assurance.faults.points import Outcome, play_points, points_of
@@ -81,13 +80,6 @@ def _figures(seed: int) -> Figures:
     return of_seed(seed, counts=dict(counts), violation="; ".join(wrong[:3]) or None)
 
 
-def _run(seeds: list[int], deadline: float) -> Iterator[Figures]:
-    for seed in seeds:
-        if time.monotonic() >= deadline:
-            return
-        yield _figures(seed)
-
-
 def _figure(figures: Figures) -> str:
     count = figures.count
     return (
@@ -118,7 +110,7 @@ CAMPAIGN = Campaign(
     "which "
     "a simulated error does not do: power-fail drops it.",
     covers=(*COVERS, "assurance/campaigns/crash_points.py", "assurance/campaigns/disk_errors.py"),
-    run=_run,
+    run=each_seed(_figures),
     replay=lambda seed: "\n".join(map(_line, _outcomes(seed))),
     figure=_figure,
     quick=1,

@@ -1,11 +1,10 @@
 """The power fails: whatever of the unsynced writes is lost or torn, what had been answered is there."""
 
 import shutil
-import time
 from collections import Counter
 from collections.abc import Iterator
 
-from assurance.campaign import Campaign, Target
+from assurance.campaign import Campaign, Target, each_seed
 from assurance.campaigns.crash_points import COVERS
 from assurance.faults.examine import Finding, answered, examine
 from assurance.faults.power import Cut, cuts, events_of, put
@@ -56,13 +55,6 @@ def _figures(seed: int) -> Figures:
     return of_seed(seed, counts=dict(counts), violation="; ".join(wrong[:3]) or None)
 
 
-def _run(seeds: list[int], deadline: float) -> Iterator[Figures]:
-    for seed in seeds:
-        if time.monotonic() >= deadline:
-            return
-        yield _figures(seed)
-
-
 def _figure(figures: Figures) -> str:
     count = figures.count
     return (
@@ -90,7 +82,7 @@ CAMPAIGN = Campaign(
     shows_not="a disk or a controller that says it has synced and has not; sectors that are neither old nor new; file "
     "systems that lose a name after its file was synced; PostgreSQL, which has its own answer to all this.",
     covers=(*COVERS, "assurance/campaigns/crash_points.py", "assurance/campaigns/power_fail.py"),
-    run=_run,
+    run=each_seed(_figures),
     replay=lambda seed: "\n".join(_line(cut, finding) for cut, finding in _outcomes(seed)),
     figure=_figure,
     quick=1,

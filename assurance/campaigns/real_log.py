@@ -1,9 +1,7 @@
 """The audit log of a real deployment in which everything happened: exported, and then tampered with."""
 
 import random
-import time
 from collections import Counter
-from collections.abc import Iterator
 
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.sign import VerifyKey
@@ -12,8 +10,8 @@ from aigovtool.errors import AIGovToolError
 from aigovtool.ledger.entry import Entry
 from aigovtool.operator.audit_file import write_audit_file
 from aigovtool.protocol.views import LogHead
-from assurance.campaign import Campaign, Target
-from assurance.campaigns.tampering import KINDS, Genuine, do_everything, figure
+from assurance.campaign import Campaign, Target, each_seed
+from assurance.campaigns.tampering import KINDS, Genuine, do_everything, done, figure
 from assurance.drills.deployment import COVERS, deployment
 from assurance.drills.every_act import end, live
 from assurance.figures import Figures, of_seed
@@ -47,16 +45,11 @@ def _exported(seed: int) -> tuple[Counter[str], list[str]]:
         return counts, wrong
 
 
-def _run(seeds: list[int], deadline: float) -> Iterator[Figures]:
-    for seed in seeds:
-        if time.monotonic() >= deadline:
-            return
-        try:
-            counts, wrong = _exported(seed)
-        except (AssertionError, AIGovToolError) as broken:  # it did not do what it should, or its log does not verify
-            yield of_seed(seed, violation=str(broken))
-        else:
-            yield of_seed(seed, counts=dict(counts), violation="; ".join(wrong[:5]) or None)
+def _figures(seed: int) -> Figures:
+    try:
+        return done(seed, *_exported(seed))
+    except (AssertionError, AIGovToolError) as broken:  # it did not do what it should, or its log does not verify
+        return of_seed(seed, violation=str(broken))
 
 
 CAMPAIGN = Campaign(
@@ -78,7 +71,7 @@ CAMPAIGN = Campaign(
         "assurance/campaigns/tampering.py",
         "assurance/campaigns/real_log.py",
     ),
-    run=_run,
+    run=each_seed(_figures),
     replay=lambda seed: "\n".join(f"{part}" for part in _exported(seed)),
     figure=figure,
     quick=1,

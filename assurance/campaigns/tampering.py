@@ -3,9 +3,7 @@
 import random
 import re
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -27,7 +25,7 @@ from aigovtool.ledger.merkle import consistency_proof, root_of, verify_consisten
 from aigovtool.operator.audit_file import verify_audit_file, write_audit_file
 from aigovtool.protocol.trust import KEY_SET, KeySet
 from aigovtool.protocol.views import LogHead
-from assurance.campaign import Campaign, Target
+from assurance.campaign import Campaign, Target, each_seed
 from assurance.figures import Figures, of_seed
 from assurance.tampering import TAMPERINGS, Tampering
 
@@ -231,16 +229,16 @@ def tamper_with(seed: int) -> tuple[Counter[str], list[str]]:
     return counts, wrong
 
 
-def _run(seeds: list[int], deadline: float) -> Iterator[Figures]:
-    for seed in seeds:
-        if time.monotonic() >= deadline:
-            return
-        try:
-            counts, wrong = tamper_with(seed)
-        except Violation as violation:
-            yield of_seed(seed, violation=str(violation))
-        else:
-            yield of_seed(seed, counts=dict(counts), violation="; ".join(wrong[:5]) or None)
+def done(seed: int, counts: Counter[str], wrong: list[str]) -> Figures:
+    """Return what was counted with one log, and what was missed."""
+    return of_seed(seed, counts=dict(counts), violation="; ".join(wrong[:5]) or None)
+
+
+def _figures(seed: int) -> Figures:
+    try:
+        return done(seed, *tamper_with(seed))
+    except Violation as violation:
+        return of_seed(seed, violation=str(violation))
 
 
 def figure(figures: Figures) -> str:
@@ -278,7 +276,7 @@ CAMPAIGN = Campaign(
         "assurance/tampering.py",
         "assurance/campaigns/tampering.py",
     ),
-    run=_run,
+    run=each_seed(_figures),
     replay=lambda seed: "\n".join(f"{part}" for part in tamper_with(seed)),
     figure=figure,
     quick=4,
