@@ -17,6 +17,7 @@ from aigovtool.crypto.sign import SigningKey
 from aigovtool.crypto.tlskey import TlsKey
 from aigovtool.crypto.x509 import (
     NEVER_MS,
+    describe,
     from_pem,
     is_issued_by,
     issue_client_certificate,
@@ -214,3 +215,18 @@ def test_pem_holds_certificates_and_nothing_else() -> None:
     for bad in (b"", b"text\n" + pem, pem + b"-----BEGIN PRIVATE KEY-----\n", pem[:-40], bytes(10)):
         with pytest.raises(MalformedError):
             from_pem(bad)
+
+
+def test_what_a_certificate_says_is_read_as_it_was_written() -> None:
+    """Names, hosts and times, for people; one without hosts has none, and garbage is a typed error."""
+    key, authority_key = TlsKey.generate(), TlsKey.generate()
+    authority = new_authority(authority_key, "an authority", not_before_ms=START_MS, not_after_ms=END_MS)
+    hosts = ["custodian.example", "10.0.0.7", "::1"]
+    span = {"not_before_ms": START_MS, "not_after_ms": END_MS}
+    facts = describe(issue_server_certificate(authority_key, authority, key, hosts, **span))
+    assert (facts.issuer, set(facts.hosts)) == ("CN=an authority", set(hosts))
+    assert (facts.not_before_ms, facts.not_after_ms) == (START_MS, END_MS)
+    assert describe(authority).subject == facts.issuer
+    assert describe(authority).hosts == ()
+    with pytest.raises(MalformedError):
+        describe(b"no certificate")

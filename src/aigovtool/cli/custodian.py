@@ -1,5 +1,9 @@
-"""`aigovtool custodian`: make a custodian, serve it, and show how to recognise it; `gap` is a module of its own."""
+"""`aigovtool custodian`: make a custodian, serve it, and show how to recognise it.
 
+`gap` and `certificate` are modules of their own.
+"""
+
+import time
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -8,23 +12,28 @@ import click
 from msgspec import Struct
 
 from aigovtool.cli.address import LISTEN, Address
+from aigovtool.cli.certificate import certificate, standing, warning
 from aigovtool.cli.credentials import read_party
+from aigovtool.cli.directory import require_custodian
 from aigovtool.cli.gap import gap, settle
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import DIRECTORY, FILE, Verb, VerbGroup
 from aigovtool.cli.words import short
-from aigovtool.errors import ConfigurationError
 
 #: Of a URL that names no port.
 _HTTPS_PORT: Final = 443
 
 
 class Shown(Struct, frozen=True, kw_only=True):
-    """A custodian: its identifier, its address, and its root key in hexadecimal."""
+    """A custodian: its identifier, its address, its root key in hexadecimal, and the end of its TLS certificate.
+
+    The last is null in a party's file: `custodian certificate` asks the custodian itself.
+    """
 
     custodian: str
     url: str
     root: str
+    certificate_until_ms: int | None = None
 
 
 class OperatorAdded(Struct, frozen=True, kw_only=True):
@@ -41,6 +50,7 @@ def custodian() -> None:
 
 custodian.add_command(gap)
 custodian.add_command(settle)
+custodian.add_command(certificate)
 
 
 @custodian.command(cls=Verb, example="aigovtool custodian init ./custodian --url https://custodian.example:8440")
@@ -118,9 +128,13 @@ def serve(screen: Screen, directory: Path, listen: Address | None) -> None:
     from aigovtool.cli.logs import log_to_stderr  # noqa: PLC0415
     from aigovtool.custodian.app import read_settings  # noqa: PLC0415
     from aigovtool.custodian.app import serve as run  # noqa: PLC0415
+    from aigovtool.custodian.certificate import show as show_certificate  # noqa: PLC0415
 
-    _require_custodian(directory)
+    require_custodian(directory)
     listen = listen or Address("127.0.0.1", urlsplit(read_settings(directory).url).port or _HTTPS_PORT)
+    ending = warning(show_certificate(directory), _now_ms(), directory)
+    if ending is not None:
+        screen.banner(ending)
     log_to_stderr()
     run(directory, host=listen.host, port=listen.port, ready=lambda url: screen.note(f"serving on {url}"))
 
@@ -131,12 +145,15 @@ def serve(screen: Screen, directory: Path, listen: Address | None) -> None:
 def show(screen: Screen, source: Path) -> None:
     """Show a custodian's address and public root key, from its DIRECTORY or from any party's file.
 
-    Whoever verifies its audit log needs the root key: publish it, or hand it over on a safe path.
+    From its directory also until when its TLS certificate is good. Whoever verifies its audit log needs the root key:
+    publish it, or hand it over on a safe path.
     """
     shown = _shown_of_directory(source) if source.is_dir() else _shown_of_party(source)
 
     def render() -> None:
         screen.facts([("custodian", shown.custodian), ("address", shown.url), ("root key", shown.root)])
+        if shown.certificate_until_ms is not None:
+            screen.facts([("TLS certificate until", standing(shown.certificate_until_ms, _now_ms()))])
 
     screen.show(shown, render)
 
@@ -145,10 +162,16 @@ def _shown_of_directory(directory: Path) -> Shown:
     from aigovtool.crypto.keyfile import read_secret_file  # noqa: PLC0415
     from aigovtool.crypto.sign import VerifyKey  # noqa: PLC0415
     from aigovtool.custodian.app import read_settings  # noqa: PLC0415
+    from aigovtool.custodian.certificate import show as show_certificate  # noqa: PLC0415
 
-    _require_custodian(directory)
+    require_custodian(directory)
     root = VerifyKey(read_secret_file(directory / "keys" / "root.pub").reveal())
-    return Shown(custodian=root.key_id, url=read_settings(directory).url, root=root.raw.hex())
+    return Shown(
+        custodian=root.key_id,
+        url=read_settings(directory).url,
+        root=root.raw.hex(),
+        certificate_until_ms=show_certificate(directory).not_after_ms,
+    )
 
 
 def _shown_of_party(file: Path) -> Shown:
@@ -159,10 +182,5 @@ def _shown_of_party(file: Path) -> Shown:
     return Shown(custodian=root.key_id, url=address.url, root=root.raw.hex())
 
 
-def _require_custodian(directory: Path) -> None:
-    if not (directory / "custodian.json").exists():
-        raise ConfigurationError(
-            f"there is no custodian in {directory}",
-            reason="no_custodian",
-            fix=f"name the directory of one, or make one: aigovtool custodian init {directory}",
-        )
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -16,6 +16,7 @@ not in the certificate either: the custodian looks up the key id at each request
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from ipaddress import ip_address
@@ -114,6 +115,42 @@ def spki_sha256(certificate: bytes) -> bytes:
     """
     public = _parse(certificate).public_key()
     return sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFacts:
+    """What a certificate says, for people: whose it is, by whom, for which hosts, and when it is valid."""
+
+    subject: str
+    issuer: str
+    hosts: tuple[str, ...]
+    sha256: str
+    not_before_ms: int
+    not_after_ms: int
+
+
+def describe(certificate: bytes) -> CertificateFacts:
+    """Return what a certificate says; nothing of it is verified. `hosts` are its DNS names and IP addresses.
+
+    Raises:
+        TooLargeError, MalformedError: it is not one certificate in DER.
+    """
+    parsed = _parse(certificate)
+    try:
+        names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        hosts = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
+    except x509.ExtensionNotFound:
+        hosts = []
+    except ValueError:
+        raise MalformedError("the names in a certificate cannot be parsed", reason="bad_certificate") from None
+    return CertificateFacts(
+        subject=parsed.subject.rfc4514_string(),
+        issuer=parsed.issuer.rfc4514_string(),
+        hosts=tuple(hosts),
+        sha256=sha256(certificate).hexdigest(),
+        not_before_ms=int(parsed.not_valid_before_utc.timestamp()) * 1000,
+        not_after_ms=int(parsed.not_valid_after_utc.timestamp()) * 1000,
+    )
 
 
 def is_issued_by(certificate: bytes, authority: bytes) -> bool:

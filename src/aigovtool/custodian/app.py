@@ -17,6 +17,7 @@ from aigovtool.crypto.sign import SigningKey
 from aigovtool.crypto.x509 import to_pem
 from aigovtool.custodian import keys as custodian_keys
 from aigovtool.custodian.api import routes
+from aigovtool.custodian.certificate import Served
 from aigovtool.custodian.custodian import Custodian, system_time_ms
 from aigovtool.custodian.keys import CustodianKeys
 from aigovtool.custodian.service.commands import certificate_for
@@ -33,7 +34,6 @@ from aigovtool.ledger.entry import AppraisalPolicySet, Genesis, KeySetPublished,
 from aigovtool.protocol.party import CustodianAddress, OperatorFile, parse_url
 from aigovtool.transport.routes import application
 from aigovtool.transport.server import HttpServer, bind
-from aigovtool.transport.tls import server_context
 
 _LOG = logging.getLogger(__name__)
 _SWEEP_S = 5.0
@@ -238,26 +238,31 @@ def serve(directory: Path, *, host: str, port: int, ready: Callable[[str], None]
     custodian = open_custodian(directory)
     address = read_settings(directory).ledger
     try:
-        asyncio.run(_serve(custodian, host, port, ready, address))
+        keys = custodian.keys
+        certificate = Served(directory, keys.tls, [keys.credentials_ca])
+        asyncio.run(_serve(custodian, certificate, (host, port), ready=ready, ledger=address))
     finally:
         custodian.database.close()
 
 
 async def _serve(
-    custodian: Custodian, host: str, port: int, ready: Callable[[str], None] | None, address: str | None
+    custodian: Custodian,
+    certificate: Served,
+    listen: tuple[str, int],
+    *,
+    ready: Callable[[str], None] | None,
+    ledger: str | None,
 ) -> None:
-    keys = custodian.keys
-    tls = server_context([keys.tls_certificate], keys.tls, [keys.credentials_ca])
-    server = HttpServer(application(routes(custodian), clock_ms=system_time_ms), bind(host, port), tls)
+    server = HttpServer(application(routes(custodian), clock_ms=system_time_ms), bind(*listen), certificate.tls)
     ending = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ending.set)
     await server.start()
     if ready is not None:
         ready("https://{}:{}".format(*server.address))
-    relaying = None if address is None else asyncio.create_task(_relay(custodian, address))
+    relaying = None if ledger is None else asyncio.create_task(_relay(custodian, ledger))
     try:
-        await _until(custodian, ending)
+        await _until(custodian, server, certificate, ending)
     finally:
         if relaying is not None:
             relaying.cancel()
@@ -273,9 +278,12 @@ async def _relay(custodian: Custodian, address: str) -> None:
     await relay(custodian, address)
 
 
-async def _until(custodian: Custodian, ending: asyncio.Event) -> None:
-    """Charge overdue leases now and then, until told to end or the ledger fails."""
+async def _until(custodian: Custodian, server: HttpServer, certificate: Served, ending: asyncio.Event) -> None:
+    """Charge overdue leases and take up a renewed certificate now and then, until told to end or the ledger fails."""
     while not ending.is_set():
+        if certificate.changed():
+            server.replace_tls(certificate.tls)
+        certificate.warn(system_time_ms())
         try:
             async with asyncio.timeout(_SWEEP_S):
                 await ending.wait()

@@ -12,6 +12,7 @@ DIR/keys/tls-ca.key, tls.key    P-256; the custodian's own TLS
 Serving never reads the root key.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -32,7 +33,14 @@ from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import Envelope, SigningKey, VerifyKey, seal
 from aigovtool.crypto.tlskey import TlsKey
 from aigovtool.crypto.wrap import WrapKey
-from aigovtool.crypto.x509 import from_pem, issue_server_certificate, new_authority, spki_sha256, to_pem
+from aigovtool.crypto.x509 import (
+    describe,
+    from_pem,
+    issue_server_certificate,
+    new_authority,
+    spki_sha256,
+    to_pem,
+)
 from aigovtool.errors import ConfigurationError
 from aigovtool.ids import KeyId
 from aigovtool.protocol.trust import KEY_SET, KeySet, open_key_set
@@ -77,14 +85,7 @@ def create(directory: Path, hosts: list[str], now_ms: int) -> CustodianKeys:
     span = {"not_before_ms": now_ms - _BACKDATE_MS, "not_after_ms": now_ms + _TEN_YEARS_MS}
     credentials_ca = new_authority(credentials, "aigovtool credentials", **span)
     tls_ca = new_authority(tls_ca_key, "aigovtool custodian tls", **span)
-    certificate = issue_server_certificate(
-        tls_ca_key,
-        tls_ca,
-        tls,
-        hosts,
-        not_before_ms=now_ms - _BACKDATE_MS,
-        not_after_ms=now_ms + _ONE_YEAR_MS,
-    )
+    certificate = new_server_certificate(tls_ca_key, tls_ca, tls, hosts, now_ms)
     key_set = KeySet(
         custodian=root.public.key_id,
         version=1,
@@ -111,6 +112,24 @@ def create(directory: Path, hosts: list[str], now_ms: int) -> CustodianKeys:
     for name, content in public.items():
         write_secret_file(directory / "keys" / name, Secret(content))
     return load(directory)
+
+
+def new_server_certificate(
+    authority_key: TlsKey, authority: bytes, key: TlsKey, hosts: Sequence[str], now_ms: int
+) -> bytes:
+    """Return a certificate of the custodian's server for `hosts`, good for a year, or as long as its authority is.
+
+    Raises:
+        InvalidValueError: one of `hosts` is no name or address; the authority's own time is over (`bad_validity`).
+    """
+    return issue_server_certificate(
+        authority_key,
+        authority,
+        key,
+        hosts,
+        not_before_ms=now_ms - _BACKDATE_MS,
+        not_after_ms=min(now_ms + _ONE_YEAR_MS, describe(authority).not_after_ms),
+    )
 
 
 def load(directory: Path) -> CustodianKeys:

@@ -102,6 +102,20 @@ class CustodianConnection:
         headers = {"content-type": "application/octet-stream", "content-length": str(size_bytes)}
         return self._decoded(self._exchange("PUT", path, body, headers), answer)
 
+    def server_certificate(self) -> bytes:
+        """Return the certificate (DER) that the custodian proves on this connection; raises as `get`."""
+        for pause_s in (*_PAUSES_S, None):
+            try:
+                with self._http.stream("GET", "/v1/health") as response:
+                    found = response.extensions["network_stream"].get_extra_info("ssl_object")
+                    certificate: bytes = found.getpeercert(True)
+                    return certificate
+            except httpx.TransportError as error:
+                if pause_s is None:
+                    raise self._unreachable(error) from None
+                self._pause(pause_s)
+        raise UnreachableError("no attempt was made", reason="no_answer")
+
     def close(self) -> None:
         """Close the connection."""
         self._http.close()
@@ -146,6 +160,13 @@ class CustodianConnection:
             ) from None
 
     def _unreachable(self, error: httpx.HTTPError) -> AIGovToolError:
+        if "certificate has expired" in str(error):
+            return UnreachableError(
+                f"the TLS certificate of the custodian at {self._url} has ended",
+                reason="tls_expired",
+                fix="renew it where the custodian runs: aigovtool custodian certificate DIRECTORY --renew; if it was "
+                "renewed, check the clock here",
+            )
         refused = "CERTIFICATE_VERIFY_FAILED" in str(error)
         return UnreachableError(
             f"the custodian at {self._url} "

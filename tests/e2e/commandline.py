@@ -1,0 +1,31 @@
+"""The command line as a user runs it: a process of its own, and a custodian that it serves."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.e2e.world import wait_for
+
+
+def aigovtool(*arguments: object, operator: Path | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a verb, which must end with `code`."""
+    words = [str(argument) for argument in arguments] + ([] if operator is None else ["--operator", str(operator)])
+    done = subprocess.run([sys.executable, "-m", "aigovtool", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+@contextmanager
+def serving(directory: Path, log: Path) -> Iterator[None]:
+    """Serve the custodian in `directory`, and end it in an orderly way."""
+    command = [sys.executable, "-m", "aigovtool", "custodian", "serve", str(directory)]
+    with log.open("ab") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out)
+    try:
+        wait_for(lambda: "serving on" in log.read_text() or process.poll() is not None, "the custodian serves")
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
