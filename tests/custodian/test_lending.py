@@ -6,13 +6,16 @@ import msgspec
 import pytest
 from tests.custodian.conftest import BORROWER, CONSUMER, MODEL, OTHER, STRANGER, Bench, Enclave, want
 
-from aigovtool.custodian.service import views
+from aigovtool.crypto.sign import SigningKey, seal
+from aigovtool.custodian.service import commands, views
 from aigovtool.errors import ConflictError, ForbiddenError, InvalidValueError, NotFoundError
 from aigovtool.ids import BorrowerId, ModelId
 from aigovtool.ledger import entry
+from aigovtool.ledger.entry import PartyRole
 from aigovtool.ledger.policy import Dial, ServingPolicy, default_policy
 from aigovtool.ledger.units import Dimension
 from aigovtool.protocol import commands as acts
+from aigovtool.protocol.commands import COMMAND
 from aigovtool.protocol.messages import Deny, DenyCode, Grant
 
 
@@ -95,3 +98,26 @@ async def test_terms_that_make_no_sense_are_refused(
     assert getattr(caught.value, "reason", None) == reason
     (shown,) = (await views.show_models(lent.custodian)).models
     assert shown.policy == lent.policy
+
+
+async def test_island_terms_need_two_operators(lent: Bench) -> None:
+    """One alone could put hours between a stop and its effect, also by a long ttl under another dial's name."""
+    key = SigningKey.generate()
+    await lent.add_party(PartyRole.OPERATOR, "bob", key)
+    long = msgspec.structs.replace(default_policy(Dial.STRICT, version=2), ttl_ms=3_600_000)
+    for policy in (default_policy(Dial.ISLAND, version=2), long):
+        with pytest.raises(ConflictError) as caught:
+            await lent.command(terms(policy, BORROWER))
+        assert caught.value.reason == "needs_second"
+        with pytest.raises(ConflictError) as caught:
+            await lent.command(msgspec.structs.replace(lent.upload(), policy=policy))
+        assert caught.value.reason == "needs_second"
+    (shown,) = (await views.show_models(lent.custodian)).models
+    assert shown.policy == lent.policy
+    island = default_policy(Dial.ISLAND, version=2)
+    both = seal(COMMAND, lent.order(terms(island, BORROWER)), lent.key, key)
+    await commands.execute(lent.custodian, lent.alice, both)
+    (shown,) = (await views.show_models(lent.custodian)).models
+    assert shown.policy == island
+    # Back to a shorter leash, one is enough.
+    await lent.command(terms(default_policy(Dial.STRICT, version=3), BORROWER))

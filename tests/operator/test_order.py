@@ -7,10 +7,11 @@ import pytest
 
 from aigovtool.crypto.sign import SigningKey, open_envelope, seal
 from aigovtool.errors import AIGovToolError
-from aigovtool.ids import InstanceId, KeyId, MessageId, OperatorId
+from aigovtool.ids import InstanceId, KeyId, MessageId, ModelId, OperatorId
 from aigovtool.ledger.entry import PartyRole, StopTarget
+from aigovtool.ledger.policy import Dial, default_policy
 from aigovtool.operator.order import Order, cosigned, require_cosignable
-from aigovtool.protocol.commands import COMMAND, Command, Stop, WriteOff
+from aigovtool.protocol.commands import COMMAND, Command, SetModelTerms, Stop, WriteOff
 from aigovtool.protocol.party import CustodianAddress, OperatorFile
 from aigovtool.protocol.views import Parties, PartyView
 
@@ -69,6 +70,8 @@ def test_both_operators_sign_the_same_bytes() -> None:
     [
         (order(custodian=KeyId("0" * 64)), "other_custodian"),
         (order(act=Stop(target=StopTarget.ALL, value="", reason="x")), "needs_one"),
+        (order(act=SetModelTerms(model=ModelId("x"), policy=default_policy(Dial.STRICT), borrowers=[])), "needs_one"),
+        (order(act=SetModelTerms(model=ModelId("x"), policy=default_policy(Dial.ISLAND), borrowers=[])), None),
         (order(operator=OperatorId("bob")), "own_order"),
         (order(BOB), "own_order"),
         (order(ALICE, BOB), "own_order"),
@@ -79,8 +82,8 @@ def test_both_operators_sign_the_same_bytes() -> None:
         (order(issued_at_ms=NOW_MS + 300_001), "stale_command"),
     ],
 )
-def test_an_order_that_must_not_be_cosigned_is_refused(signed: Order, reason: str) -> None:
-    """Each with a reason of its own."""
+def test_an_order_that_must_not_be_cosigned_is_refused(signed: Order, reason: str | None) -> None:
+    """Each with a reason of its own; the island dial is for two."""
     assert refusal(signed) == reason
 
 

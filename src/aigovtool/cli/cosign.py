@@ -22,6 +22,7 @@ from aigovtool.errors import ConflictError
 if TYPE_CHECKING:
     from aigovtool.operator.client import OperatorClient
     from aigovtool.operator.order import Order
+    from aigovtool.protocol.commands import AddModel, SettleGap
 
 
 class Cosigned(Struct, frozen=True, kw_only=True):
@@ -44,9 +45,9 @@ class Cosigned(Struct, frozen=True, kw_only=True):
 def cosign(screen: Screen, *, file: Path, operator_file: Path | None, yes: bool) -> None:
     """Show what another operator orders with FILE, ask, add your signature, and send it.
 
-    Settling a gap and writing an enclave off need two operators, because each could undo what the ledger exists for.
-    The first one saves the order (`custodian settle`, `enclaves write-off`) and hands the file over on any path; it is
-    good for 24 hours.
+    Settling a gap, writing an enclave off, and lending a model under the island dial need two operators, because each
+    could undo what the ledger or a stop exists for. The first one saves the order (`custodian settle`, `enclaves
+    write-off`, `model terms`, `model add`) and hands the file over on any path; it is good for 24 hours.
     """
     from aigovtool.operator.order import read_order  # noqa: PLC0415
 
@@ -80,18 +81,42 @@ def _understood(
     """Return the charges of an order, and how what it does is printed.
 
     Raises:
-        ConflictError: `no_gap`, `gap_changed`, and what the act itself cannot be done for.
+        ConflictError: `no_gap`, `gap_changed`, `terms_changed`, and what the act itself cannot be done for.
     """
-    from aigovtool.cli.gap import gap_of, show_gap  # noqa: PLC0415
+    from aigovtool.cli.model_terms import compare, show_terms  # noqa: PLC0415
     from aigovtool.cli.write_off import expired_of, show_expired  # noqa: PLC0415
-    from aigovtool.protocol.commands import SettleGap, WriteOff  # noqa: PLC0415
+    from aigovtool.protocol.commands import AddModel, SetModelTerms, SettleGap, WriteOff  # noqa: PLC0415
 
     act = order.command.act
-    if isinstance(act, WriteOff):
-        written = expired_of(client, act.instance)
-        return [], lambda: show_expired(screen, written)
-    if not isinstance(act, SettleGap):
-        raise ConflictError("this order needs one operator only", reason="needs_one")
+    match act:
+        case WriteOff():
+            written = expired_of(client, act.instance)
+            return [], lambda: show_expired(screen, written)
+        case SetModelTerms():
+            compared = compare(client, act)
+            return [], lambda: show_terms(screen, compared)
+        case AddModel():
+            return [], lambda: _show_lending(screen, act)
+        case SettleGap():
+            return _settlement(screen, client, act)
+        case _:
+            raise ConflictError("this order needs one operator only", reason="needs_one")
+
+
+def _show_lending(screen: Screen, act: "AddModel") -> None:
+    from aigovtool.cli.dial import EXAMPLE, meaning, terms_facts  # noqa: PLC0415
+
+    screen.line("The order lends a model that was uploaded:", style="bold")
+    screen.facts([("model", act.model), ("manifest digest", act.manifest), ("package", act.package)])
+    screen.line(EXAMPLE.words() + ":")
+    screen.facts(terms_facts(meaning(act.policy, act.borrowers, EXAMPLE)))
+
+
+def _settlement(
+    screen: Screen, client: "OperatorClient", act: "SettleGap"
+) -> tuple[list[orders.ChargeLine], orders.Show]:
+    from aigovtool.cli.gap import gap_of, show_gap  # noqa: PLC0415
+
     view = client.gap()
     if view.checkpoint != act.checkpoint:
         raise ConflictError(
@@ -124,7 +149,7 @@ def _say(screen: Screen, order: "Order") -> None:
             ("signed", when(command.issued_at_ms)),
             ("good until", f"{when(order.valid_until_ms)} ({span(left_ms)} left)"),
             ("custodian", short(command.custodian)),
-            ("reason", said.reason),
+            *([("reason", said.reason)] if said.reason else []),
         ]
     )
     screen.line()

@@ -8,25 +8,24 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import Struct
 
-from aigovtool.cli import stopped
+from aigovtool.cli import orders, stopped
 from aigovtool.cli.confirm import confirm, yes_option
 from aigovtool.cli.credentials import connected, read_operator, require_free
+from aigovtool.cli.dial import EXAMPLE, consequence_facts, dial_option, meaning, ttl_option
+from aigovtool.cli.model_terms import terms
 from aigovtool.cli.scope import find_model
 from aigovtool.cli.screen import Progress, Screen
 from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
-from aigovtool.cli.words import count, short, size, span
+from aigovtool.cli.words import short, size, span
 from aigovtool.errors import ConfigurationError, ConflictError, SignatureInvalidError
 
 if TYPE_CHECKING:
     from aigovtool.crypto.secret import ModelKey
     from aigovtool.ids import BorrowerId, ModelId
-    from aigovtool.ledger.policy import Consequences, ServingPolicy
+    from aigovtool.ledger.policy import ServingPolicy
     from aigovtool.operator.client import OperatorClient
     from aigovtool.package.sealing import PackageReader, SealedPackage
     from aigovtool.protocol.party import OperatorFile
-
-#: What the dial means depends on the budget; a new model has none, so this one stands as an example.
-_EXAMPLE_BUDGET = 1_000
 
 
 class Sealed(Struct, frozen=True, kw_only=True):
@@ -40,12 +39,16 @@ class Sealed(Struct, frozen=True, kw_only=True):
 
 
 class Lent(Struct, frozen=True, kw_only=True):
-    """A model that was added, and what its dial means for a budget of `example_budget_units`."""
+    """A model that was added, and what its dial means for a budget of `example_budget_units`.
+
+    If it needs two operators it is only uploaded: `entry` is null, and `order` says what a second one has to cosign.
+    """
 
     model: str
     manifest: str
     package: str
-    entry: int
+    entry: int | None
+    order: orders.SavedOrder | None
     dial: str
     example_budget_units: int
     units_lost_on_crash_max: int
@@ -65,6 +68,9 @@ class Withdrawn(Struct, frozen=True, kw_only=True):
 @click.group(cls=VerbGroup, example="aigovtool model list")
 def model() -> None:
     """Seal models and lend them."""
+
+
+model.add_command(terms)
 
 
 @model.command(cls=Verb, example="aigovtool model seal xray.onnx --name xray -o xray.aigov")
@@ -178,17 +184,10 @@ def _write_package(
 @model.command(cls=Verb, example="aigovtool model add xray.aigov --borrower st-mary --dial balanced")
 @click.argument("package", metavar="FILE.aigov", type=FILE)
 @click.option("--key", "key_path", type=FILE, help="The wrapped model key.  [default: FILE.aigov.key]")
-@click.option(
-    "--dial",
-    type=click.Choice(["strict", "balanced", "island"]),
-    default="balanced",
-    show_default=True,
-    help="How much an enclave may do without asking.",
-)
-@click.option(
-    "--ttl", "ttl_s", type=click.IntRange(1, 86_400), help="Seconds that a lease lives.  [default: the dial's]"
-)
+@dial_option("balanced")
+@ttl_option
 @click.option("--borrower", "borrowers", multiple=True, required=True, help="Who may serve it; repeat for more.")
+@orders.save_if_two_option
 @operator_option
 @click.pass_obj
 def add(
@@ -199,71 +198,77 @@ def add(
     dial: str,
     ttl_s: int | None,
     borrowers: tuple[str, ...],
+    save: Path | None,
     operator_file: Path | None,
 ) -> None:
-    """Upload a sealed package and lend its model."""
+    """Upload a sealed package and lend its model.
+
+    The island dial lets enclaves go on for hours without the custodian, so it needs two operators: --save the order,
+    and have another one `aigovtool cosign` it.
+    """
     from aigovtool.ids import BorrowerId, parse_name  # noqa: PLC0415
-    from aigovtool.ledger.policy import Dial, consequences, default_policy  # noqa: PLC0415
+    from aigovtool.ledger.policy import Dial, default_policy  # noqa: PLC0415
 
     policy = default_policy(Dial(dial), ttl_ms=None if ttl_s is None else ttl_s * 1_000)
     names = [BorrowerId(parse_name(name, "borrower")) for name in borrowers]
     key_file = key_path or package.with_name(package.name + ".key")
-    meaning = consequences(policy, policy.dimension, _EXAMPLE_BUDGET, _EXAMPLE_BUDGET)
-    done = _lend(
-        screen,
-        package=package,
-        key_file=key_file,
-        policy=policy,
-        names=names,
-        meaning=meaning,
-        operator_file=operator_file,
-    )
+    with connected(operator_file) as client:
+        done = _lend(screen, client, package, key_file, policy=policy, names=names, save=save)
 
     def render() -> None:
-        screen.line(f"{done.model} is lent to {', '.join(names)} (audit log entry {done.entry})")
-        screen.facts(_consequence_facts(policy, meaning))
-        screen.line(f"next: aigovtool budget grant --model {done.model} {_EXAMPLE_BUDGET}")
+        if done.order is None:
+            screen.line(f"{done.model} is lent to {', '.join(names)} (audit log entry {done.entry})")
+        else:
+            screen.line(f"{done.model} is uploaded, and not lent yet to {', '.join(names)}")
+        screen.line(EXAMPLE.words() + ":")
+        screen.facts(consequence_facts(meaning(policy, names, EXAMPLE)))
+        if done.order is None:
+            screen.line(f"next: aigovtool budget grant --model {done.model} {EXAMPLE.limit}")
+        else:
+            orders.say_saved(screen, done.order)
 
     screen.show(done, render)
 
 
 def _lend(
     screen: Screen,
-    *,
+    client: "OperatorClient",
     package: Path,
     key_file: Path,
+    *,
     policy: "ServingPolicy",
     names: "list[BorrowerId]",
-    meaning: "Consequences",
-    operator_file: Path | None,
+    save: Path | None,
 ) -> Lent:
     from aigovtool.operator.deposit import read_deposit  # noqa: PLC0415
     from aigovtool.protocol.commands import AddModel  # noqa: PLC0415
 
-    with connected(operator_file) as client:
-        reader = _opened(package, client)
-        deposit = read_deposit(key_file, custodian=client.root.key_id, manifest=reader.manifest_digest)
-        with screen.progress("uploading") as progress:
-            stored = client.upload_package(package, progress)
-        act = AddModel(
-            model=reader.manifest.model,
-            manifest=reader.manifest_digest,
-            package=stored.package,
-            wrapped_key=deposit.wrapped_key,
-            policy=policy,
-            borrowers=names,
-        )
-        result = client.command(act)
+    reader = _opened(package, client)
+    deposit = read_deposit(key_file, custodian=client.root.key_id, manifest=reader.manifest_digest)
+    orders.require_way(policy, save)
+    with screen.progress("uploading") as progress:
+        stored = client.upload_package(package, progress)
+    act = AddModel(
+        model=reader.manifest.model,
+        manifest=reader.manifest_digest,
+        package=stored.package,
+        wrapped_key=deposit.wrapped_key,
+        policy=policy,
+        borrowers=names,
+    )
+    order = None if save is None else orders.saved(client, act, save)
+    meant = meaning(policy, names, EXAMPLE)
     return Lent(
         model=act.model,
         manifest=act.manifest,
         package=act.package,
-        entry=result.entry,
+        entry=client.command(act).entry if save is None else None,
+        order=order,
         dial=policy.dial.value,
-        example_budget_units=_EXAMPLE_BUDGET,
-        units_lost_on_crash_max=meaning.units_lost_on_crash_max,
-        outage_survived_ms=meaning.outage_survived_ms,
-        stop_bound_ms=meaning.stop_bound_ms,
+        example_budget_units=EXAMPLE.limit,
+        units_lost_on_crash_max=meant.units_lost_on_crash_max,
+        outage_survived_ms=meant.outage_survived_ms,
+        stop_bound_ms=meant.stop_bound_ms,
     )
 
 
@@ -286,16 +291,6 @@ def _opened(package: Path, client: "OperatorClient") -> "PackageReader":
             reason=error.reason,
             fix="use the file of the operator who sealed it, or seal the model again",
         ) from None
-
-
-def _consequence_facts(policy: "ServingPolicy", meaning: "Consequences") -> list[tuple[str, object]]:
-    crash = f"at most {count(meaning.units_lost_on_crash_max)} of a budget of {count(_EXAMPLE_BUDGET)} units"
-    return [
-        ("dial", policy.dial.value),
-        ("custodian may be away for", span(meaning.outage_survived_ms)),
-        ("a crash of an enclave loses", crash),
-        ("a hostile host can withhold a stop for", span(meaning.stop_bound_ms)),
-    ]
 
 
 @model.command("list", cls=Verb, example="aigovtool model list")

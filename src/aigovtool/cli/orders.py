@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Final
 import click
 from msgspec import Struct
 
+from aigovtool.cli.credentials import require_free
 from aigovtool.cli.scope import path
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import FILE
 from aigovtool.cli.words import count, short, when
+from aigovtool.errors import ConflictError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from aigovtool.ledger.policy import ServingPolicy
     from aigovtool.operator.client import OperatorClient
     from aigovtool.operator.order import Order
-    from aigovtool.protocol.commands import Act, RowCharge, SettleGap, WriteOff
+    from aigovtool.protocol.commands import Act, RowCharge
     from aigovtool.protocol.views import BudgetView
 
 NOTHING_CHARGED: Final = (
@@ -47,6 +50,9 @@ Show = Callable[[], None]
 save_option = click.option(
     "--save", "save", type=FILE, required=True, help="File for the order; another operator cosigns it. Must not exist."
 )
+save_if_two_option = click.option(
+    "--save", "save", type=FILE, help="Where two operators are needed: file for the order; another one cosigns it."
+)
 reason_option = click.option("--reason", required=True, help="Why, for the other operator.")
 
 
@@ -62,7 +68,7 @@ class ChargeLine(Struct, frozen=True, kw_only=True):
 
 
 class SavedOrder(Struct, frozen=True, kw_only=True):
-    """An order that one operator signed and nobody has sent."""
+    """An order that one operator signed and nobody has sent; `reason` is empty where the act has none."""
 
     file: str
     command_id: str
@@ -125,20 +131,45 @@ def saved(client: "OperatorClient", act: "Act", save: Path, *, lines: "Sequence[
     """Sign an act, and save it for another operator; nothing is sent."""
     from aigovtool.operator.order import write_order  # noqa: PLC0415
 
+    require_free(save, "--save")
     order = client.order(act)
     write_order(save, order)
     return described(order, file=save, lines=lines)
 
 
+def require_way(policy: "ServingPolicy", save: Path | None) -> None:
+    """Refuse to send terms that need two operators, and to save those that one of them can order.
+
+    Raises:
+        ConflictError: `needs_second`, `needs_one`.
+        ConfigurationError: `file_exists`, `no_directory`.
+    """
+    from aigovtool.protocol.cosigning import leaves_alone  # noqa: PLC0415
+
+    two = leaves_alone(policy)
+    if two and save is None:
+        raise ConflictError(
+            "this needs a second operator: it leaves enclaves alone for long, and a stop can be withheld as long",
+            reason="needs_second",
+            fix="add --save order.json, and have another operator run `aigovtool cosign order.json`",
+        )
+    if save is not None and not two:
+        raise ConflictError("this needs one operator only", reason="needs_one", fix="leave --save out")
+    if save is not None:
+        require_free(save, "--save")
+
+
 def described(order: "Order", *, file: Path, lines: "Sequence[ChargeLine]") -> SavedOrder:
     """Return what an order says."""
-    act: SettleGap | WriteOff = order.command.act  # type: ignore[assignment]
+    from aigovtool.protocol.commands import SettleGap, WriteOff  # noqa: PLC0415
+
+    act = order.command.act
     return SavedOrder(
         file=str(file),
         command_id=order.command.command_id,
         act=str(type(act).__struct_config__.tag),
         operator=order.command.operator,
-        reason=act.reason,
+        reason=act.reason if isinstance(act, SettleGap | WriteOff) else "",
         valid_until_ms=order.valid_until_ms,
         charges=[line for line in lines if line.charged],
     )
@@ -150,7 +181,7 @@ def say_saved(screen: Screen, done: SavedOrder) -> None:
     screen.facts(
         [
             ("order", short(done.command_id)),
-            ("reason", done.reason),
+            *([("reason", done.reason)] if done.reason else []),
             ("to be sent by", when(done.valid_until_ms)),
             ("next", f"another operator runs: aigovtool cosign {done.file}"),
         ]

@@ -21,9 +21,9 @@ from aigovtool.protocol.commands import (
     COMMAND,
     COMMAND_MAX_AGE_MS,
     COSIGNED_MAX_AGE_MS,
-    TWO_OPERATORS,
     Command,
 )
+from aigovtool.protocol.cosigning import needs_two
 from aigovtool.protocol.party import OperatorFile
 from aigovtool.protocol.views import Parties
 
@@ -95,7 +95,7 @@ def require_cosignable(order: Order, file: OperatorFile, key: SigningKey, partie
         raise ConflictError(
             "this order is for another custodian", reason="other_custodian", fix="use the operator file of that one"
         )
-    if not isinstance(command.act, TWO_OPERATORS):
+    if not needs_two(command.act):
         raise ConflictError("this order needs one operator only", reason="needs_one", fix=_ANEW)
     if command.operator == file.operator or key.public.key_id in {one.keyid for one in signatures}:
         raise ConflictError(

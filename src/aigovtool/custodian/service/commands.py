@@ -35,6 +35,7 @@ from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.limits import MAX_INTEGER
 from aigovtool.protocol import commands
 from aigovtool.protocol.commands import COMMAND, COMMAND_MAX_AGE_MS, COSIGNED_MAX_AGE_MS, Command, CommandResult
+from aigovtool.protocol.cosigning import needs_two
 
 _BACKDATE_MS: Final = 3_600_000
 _MAX_VALIDITY_MS: Final = 10 * 365 * 86_400_000
@@ -59,7 +60,7 @@ async def execute(custodian: Custodian, identity: Identity, envelope: Envelope) 
         if before is not None:
             return before
         acting = Acting(custodian, transaction, command, mark, custodian.now(transaction), announced)
-        if isinstance(command.act, commands.TWO_OPERATORS) and mark.second is None:
+        if mark.second is None and needs_two(command.act):
             raise ConflictError(
                 "this needs a second operator",
                 reason="needs_second",

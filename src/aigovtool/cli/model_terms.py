@@ -1,0 +1,201 @@
+"""`aigovtool model terms`: to whom a model is lent, and how its leases are cut; shown, and changed.
+
+Old and new terms stand side by side, each with what it means for the budget that the model has now. What is not named
+stays: a new dial brings its own ttl along, a new ttl the silence after which an enclave wipes itself, and everything
+else of the policy is kept. Terms that leave enclaves alone for long need two operators: then the order is saved, and
+`cosign` shows the second operator the same table.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from msgspec import Struct
+
+from aigovtool.cli import orders
+from aigovtool.cli.confirm import confirm, yes_option
+from aigovtool.cli.credentials import connected
+from aigovtool.cli.dial import BudgetMeant, Meaning, budget_meant, dial_option, meaning, terms_facts, ttl_option
+from aigovtool.cli.scope import find_model
+from aigovtool.cli.screen import Screen
+from aigovtool.cli.verb import Verb, operator_option
+from aigovtool.errors import ConflictError
+
+if TYPE_CHECKING:
+    from aigovtool.ledger.policy import ServingPolicy
+    from aigovtool.operator.client import OperatorClient
+    from aigovtool.protocol.commands import SetModelTerms
+    from aigovtool.protocol.views import ModelView
+
+KEPT = "Leases that are out keep their terms; how long an enclave may be silent changes when it attests again."
+
+
+class Terms(Struct, frozen=True, kw_only=True):
+    """A model's terms now, and those that were or would be ordered; `then` and what follows are null if only shown."""
+
+    model: str
+    budget: BudgetMeant
+    now: Meaning
+    then: Meaning | None = None
+    entry: int | None = None
+    epoch: int | None = None
+    order: orders.SavedOrder | None = None
+
+
+@click.command(cls=Verb, example="aigovtool model terms xray --dial strict --ttl 10")
+@click.argument("name")
+@dial_option(None)
+@ttl_option
+@click.option("--borrower", "borrowers", multiple=True, help="Who may serve it from now on: all of them; repeat.")
+@orders.save_if_two_option
+@yes_option
+@operator_option
+@click.pass_obj
+def terms(
+    screen: Screen,
+    *,
+    name: str,
+    dial: str | None,
+    ttl_s: int | None,
+    borrowers: tuple[str, ...],
+    save: Path | None,
+    yes: bool,
+    operator_file: Path | None,
+) -> None:
+    """Show a model's terms and what they mean for its budget; with options, change them after asking.
+
+    Old and new terms are shown side by side. What no option names stays. The island dial lets enclaves go on for hours
+    without the custodian, so it needs two operators: --save the order, and have another one `aigovtool cosign` it.
+    """
+    changes = bool(dial or ttl_s or borrowers)
+    with connected(operator_file) as client:
+        found = find_model(client.models().models, name)
+        if not changes:
+            _show_present(screen, client, found)
+            return
+        act = _act(found, dial, ttl_s, borrowers)
+        orders.require_way(act.policy, save)
+        compared = compare(client, act)
+        if not screen.json:
+            show_terms(screen, compared)
+        if save is not None:
+            done = _with(compared, order=orders.saved(client, act, save))
+        else:
+            if not yes:
+                confirm(screen, "model terms", [KEPT])
+            result = client.command(act)
+            done = _with(compared, entry=result.entry, epoch=result.epoch)
+    screen.show(done, lambda: _say_done(screen, done))
+
+
+def compare(client: "OperatorClient", act: "SetModelTerms") -> Terms:
+    """Return a model's present terms beside those of an order, for the budget that it has now.
+
+    Raises:
+        NotFoundError: `no_model`.
+        ConflictError: `already_withdrawn`; `terms_changed` when its terms were changed since the order was made.
+    """
+    found = _lent(find_model(client.models().models, act.model))
+    if act.policy.version <= found.policy.version:
+        raise ConflictError(
+            f"the terms of {act.model} were changed since: version {found.policy.version} is in force",
+            reason="terms_changed",
+            fix=f"look at them with `aigovtool model terms {act.model}`, and order anew",
+        )
+    budget = budget_meant(client.budgets().budgets, act.model, found.policy)
+    return Terms(
+        model=act.model,
+        budget=budget,
+        now=meaning(found.policy, found.borrowers, budget),
+        then=meaning(act.policy, act.borrowers, budget),
+    )
+
+
+def show_terms(screen: Screen, compared: Terms) -> None:
+    """Print terms; old and new side by side if there are new ones."""
+    now = terms_facts(compared.now)
+    screen.line(f"{compared.model}, {compared.budget.words()}:", style="bold")
+    if compared.then is None:
+        screen.facts(now)
+        return
+    then = terms_facts(compared.then)
+    rows = [(what, old, new if new != old else "the same") for (what, old), (_, new) in zip(now, then, strict=True)]
+    screen.table(("terms", "now", "then"), rows, "")
+    gone = [name for name in compared.now.borrowers if name not in compared.then.borrowers]
+    if gone:
+        screen.line(
+            f"Enclaves of {', '.join(gone)} get no lease and no key of {compared.model} any more.", style="bold"
+        )
+
+
+def _show_present(screen: Screen, client: "OperatorClient", found: "ModelView") -> None:
+    budget = budget_meant(client.budgets().budgets, found.model, found.policy)
+    present = Terms(model=found.model, budget=budget, now=meaning(found.policy, found.borrowers, budget))
+    screen.show(present, lambda: show_terms(screen, present))
+
+
+def _lent(found: "ModelView") -> "ModelView":
+    if found.withdrawn:
+        raise ConflictError(
+            f"{found.model} was withdrawn: it is lent to nobody, on no terms",
+            reason="already_withdrawn",
+            fix="see `aigovtool model list`",
+        )
+    return found
+
+
+def _act(found: "ModelView", dial: str | None, ttl_s: int | None, borrowers: Sequence[str]) -> "SetModelTerms":
+    from aigovtool.ids import BorrowerId, parse_name  # noqa: PLC0415
+    from aigovtool.protocol.commands import SetModelTerms  # noqa: PLC0415
+
+    policy = _changed(_lent(found).policy, dial, ttl_s)
+    named = [BorrowerId(parse_name(name, "borrower")) for name in dict.fromkeys(borrowers)] or found.borrowers
+    if (policy.dial, policy.ttl_ms, set(named)) == (found.policy.dial, found.policy.ttl_ms, set(found.borrowers)):
+        raise ConflictError(
+            f"{found.model} is lent on these terms already",
+            reason="same_terms",
+            fix=f"see `aigovtool model terms {found.model}`",
+        )
+    return SetModelTerms(model=found.model, policy=policy, borrowers=named)
+
+
+def _changed(policy: "ServingPolicy", dial: str | None, ttl_s: int | None) -> "ServingPolicy":
+    """Return the next version of a policy; raises `InvalidValueError` (`bad_ttl`)."""
+    from msgspec.structs import replace  # noqa: PLC0415
+
+    from aigovtool.ledger.policy import Dial, default_policy  # noqa: PLC0415
+
+    version = policy.version + 1
+    if dial is None and ttl_s is None:
+        return replace(policy, version=version)
+    wanted = policy.dial if dial is None else Dial(dial)
+    # A dial that is set anew brings its own ttl along; one that stays keeps what was chosen for it.
+    ttl_ms = ttl_s * 1_000 if ttl_s is not None else None if wanted is not policy.dial else policy.ttl_ms
+    fresh = default_policy(wanted, ttl_ms=ttl_ms)
+    return replace(policy, version=version, dial=wanted, ttl_ms=fresh.ttl_ms, wipe_after_ms=fresh.wipe_after_ms)
+
+
+def _with(
+    compared: Terms, *, entry: int | None = None, epoch: int | None = None, order: orders.SavedOrder | None = None
+) -> Terms:
+    return Terms(
+        model=compared.model,
+        budget=compared.budget,
+        now=compared.now,
+        then=compared.then,
+        entry=entry,
+        epoch=epoch,
+        order=order,
+    )
+
+
+def _say_done(screen: Screen, done: Terms) -> None:
+    if done.order is not None:
+        screen.line()
+        orders.say_saved(screen, done.order)
+        return
+    screen.line(
+        f"{done.model} is lent on these terms now (epoch {done.epoch}, audit log entry {done.entry})", style="green"
+    )
+    screen.line(KEPT)

@@ -1,0 +1,26 @@
+"""Which acts two operators must sign: one alone could undo with them what the ledger, or a stop, exists for.
+
+Settling a gap and writing off always need two. Lending a model needs two where enclaves may go on for long without the
+custodian: under the island dial, or with a ttl above what the other dials allow. A stop that a hostile host withholds
+takes effect after one ttl, so such terms put hours between a stop and its effect.
+"""
+
+from typing import Final
+
+from aigovtool.ledger.policy import Dial, ServingPolicy
+from aigovtool.protocol.commands import TWO_OPERATORS, Act, AddModel, SetModelTerms
+
+#: The longest ttl that one operator may order: what `strict` and `balanced` allow.
+LONE_TTL_MAX_MS: Final = 300_000
+
+
+def needs_two(act: Act) -> bool:
+    """Return whether an act is only valid with the signatures of two operators."""
+    if isinstance(act, AddModel | SetModelTerms):
+        return leaves_alone(act.policy)
+    return isinstance(act, TWO_OPERATORS)
+
+
+def leaves_alone(policy: ServingPolicy) -> bool:
+    """Return whether a policy lets enclaves go on for long without the custodian, so that lending on it needs two."""
+    return policy.dial is Dial.ISLAND or policy.ttl_ms > LONE_TTL_MAX_MS
