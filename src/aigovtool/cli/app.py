@@ -26,6 +26,7 @@ VERBS: Final[Mapping[str, str]] = MappingProxyType(
         "budget": "aigovtool.cli.budget:budget",
         "usage": "aigovtool.cli.usage:usage",
         "enclaves": "aigovtool.cli.enclaves:enclaves",
+        "appraisal": "aigovtool.cli.appraisal:appraisal",
         "stop": "aigovtool.cli.stop:stop",
         "resume": "aigovtool.cli.stop:resume",
         "cosign": "aigovtool.cli.cosign:cosign",

@@ -46,6 +46,7 @@ _FIXES: Final[Mapping[str, str]] = MappingProxyType(
         "consumer_stopped": "ask the custodian: a stop can be lifted, a revocation cannot",
         "model_exists": "choose another name when you seal it: a name is never given out twice",
         "no_such_model": "check the name; operators see all models with `aigovtool model list`",
+        "no_policy": "set one with `aigovtool appraisal set POLICY.json`",
         "not_enrolled": "check the name; operators see who is enrolled and who is revoked with "
         "`aigovtool borrower list`, `consumer list` and `operator list`; a revoked party needs a new file, under "
         "another name",

@@ -1,0 +1,124 @@
+"""An appraisal policy in words, and what changes from one to the next: for people who decide which enclaves to accept.
+
+A policy is a list of rules, each with a name that two policies have in common. Of each rule that changes it is said
+whether it accepts more than before, so that a loosened rule stands out in a long list. What cannot be shown to accept
+no more counts as accepting more.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from aigovtool.cli.words import count, span
+
+if TYPE_CHECKING:
+    from aigovtool.attestation.appraisal import AcceptedTee, AppraisalPolicy, ReferenceSet
+    from aigovtool.attestation.model import Unchecked
+
+ABSENT: Final = "-"
+MORE: Final = "more"
+LESS: Final = "less"
+AS_MUCH: Final = "as much"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule: what it is about, what it says, and how much of what it admits; None for everything."""
+
+    what: str
+    text: str
+    admits: Mapping[str, int] | None
+
+
+class Change(Struct, frozen=True, kw_only=True):
+    """A rule that is another one now; `accepts` is more, less, or as much."""
+
+    what: str
+    now: str
+    then: str
+    accepts: str
+
+
+def rules(policy: "AppraisalPolicy") -> list[Rule]:
+    """Return what a policy says, rule by rule."""
+    encrypted, simulated = policy.memory_encryption_required, policy.allow_simulated
+    return [
+        Rule("memory encryption", "required" if encrypted else "not required", {} if encrypted else {"without": 1}),
+        Rule(
+            "simulated TEEs", "accepted: they protect nothing" if simulated else "refused", {"": 1} if simulated else {}
+        ),
+        *(rule for entry in policy.accepted for rule in _of_tee(entry)),
+    ]
+
+
+def changes(old: "AppraisalPolicy | None", new: "AppraisalPolicy") -> list[Change]:
+    """Return every rule that differs, those of the new policy in its order, then those that it has no more."""
+    before = {} if old is None else {rule.what: rule for rule in rules(old)}
+    after = {rule.what: rule for rule in rules(new)}
+    found = []
+    for what in [*after, *(name for name in before if name not in after)]:
+        one, other = before.get(what), after.get(what)
+        if one != other:
+            found.append(
+                Change(
+                    what=what,
+                    now=ABSENT if one is None else one.text,
+                    then=ABSENT if other is None else other.text,
+                    accepts=MORE if _wider(one, other) else LESS if _wider(other, one) else AS_MUCH,
+                )
+            )
+    return found
+
+
+def _wider(old: Rule | None, new: Rule | None) -> bool:
+    """Return whether `new` admits anything that `old` does not; a rule that is not there admits nothing."""
+    if new is None or (old is not None and old.admits is None):
+        return False
+    if new.admits is None:
+        return True
+    before = {} if old is None or old.admits is None else old.admits
+    return any(name not in before or breadth > before[name] for name, breadth in new.admits.items())
+
+
+def _of_tee(entry: "AcceptedTee") -> Iterator[Rule]:
+    from aigovtool.attestation.model import Unchecked  # noqa: PLC0415
+
+    tee = entry.tee.value
+    for number, reference in enumerate(entry.reference_values):
+        again = sum(other.label == reference.label for other in entry.reference_values[:number])
+        text = _build(reference)
+        yield Rule(f"{tee}: build {reference.label}" + (f" ({again + 1})" if again else ""), text, {text: 1})
+    if isinstance(entry.min_tcb, Unchecked):
+        yield _unchecked(f"{tee}: least TCB", entry.min_tcb)
+    else:
+        text = ", ".join(f"{part.name} {part.version}" for part in entry.min_tcb)
+        yield Rule(f"{tee}: least TCB", text, {part.name: -part.version for part in entry.min_tcb})
+    yield _listed(f"{tee}: chips", entry.chips)
+    for fact in entry.facts:
+        yield _listed(f"{tee}: fact {fact.name}", fact.allowed)
+    age = entry.max_attestation_age_ms
+    yield Rule(f"{tee}: an attestation is good for", f"{span(age)} ({count(age)} ms)", {"": age})
+
+
+def _listed(what: str, allowed: "Sequence[str] | Unchecked") -> Rule:
+    from aigovtool.attestation.model import Unchecked  # noqa: PLC0415
+
+    if isinstance(allowed, Unchecked):
+        return _unchecked(what, allowed)
+    return Rule(what, ", ".join(allowed), dict.fromkeys(allowed, 1))
+
+
+def _unchecked(what: str, unchecked: "Unchecked") -> Rule:
+    return Rule(what, f"NOT CHECKED: {unchecked.reason}", None)
+
+
+def _build(reference: "ReferenceSet") -> str:
+    from aigovtool.attestation.model import Unchecked  # noqa: PLC0415
+
+    return ", ".join(
+        f"{value.name} "
+        + (f"NOT CHECKED: {value.digest.reason}" if isinstance(value.digest, Unchecked) else value.digest)
+        for value in reference.values
+    )
