@@ -1,6 +1,6 @@
 """`aigovtool custodian`: make a custodian, serve it, and show how to recognise it.
 
-`gap` and `certificate` are modules of their own.
+`gap`, `certificate` and `backup` are modules of their own.
 """
 
 import time
@@ -12,6 +12,7 @@ import click
 from msgspec import Struct
 
 from aigovtool.cli.address import LISTEN, Address
+from aigovtool.cli.backup import backup
 from aigovtool.cli.certificate import certificate, standing, warning
 from aigovtool.cli.credentials import read_party
 from aigovtool.cli.directory import require_custodian
@@ -51,6 +52,7 @@ def custodian() -> None:
 custodian.add_command(gap)
 custodian.add_command(settle)
 custodian.add_command(certificate)
+custodian.add_command(backup)
 
 
 @custodian.command(cls=Verb, example="aigovtool custodian init ./custodian --url https://custodian.example:8440")

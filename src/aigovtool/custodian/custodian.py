@@ -69,6 +69,8 @@ class Custodian:
     #: Tells this process from the others that serve the same ledger.
     replica: MessageId = field(default_factory=lambda: MessageId(secrets.token_hex(16)))
     time_ms: Callable[[], int] = system_time_ms
+    #: Whether the ledger is being copied: one copy at a time.
+    copying: bool = False
 
     def now(self, transaction: Transaction) -> int:
         """Return the ledger's time, which never goes back even if the host's does."""

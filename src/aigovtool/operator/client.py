@@ -25,7 +25,7 @@ from aigovtool.crypto.sign import Envelope, SigningKey, VerifyKey, seal
 from aigovtool.errors import ConfigurationError, FaultError
 from aigovtool.ids import Digest, MessageId
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint
-from aigovtool.operator.connection import CustodianConnection
+from aigovtool.operator.connection import CustodianConnection, Receive
 from aigovtool.operator.order import Order, cosigned, require_cosignable
 from aigovtool.protocol import views
 from aigovtool.protocol.commands import COMMAND, Act, Command, CommandResult
@@ -190,6 +190,10 @@ class OperatorClient:
         if (stored.package, stored.package_bytes) != (digest, size):
             raise FaultError("the custodian stored something else", reason="bad_answer")
         return stored
+
+    def fetch_ledger(self, receive: Receive[T]) -> T:
+        """Have the custodian copy its ledger, and return what `receive` makes of it; raises what that raises too."""
+        return self._connection.fetch("/v1/ledger", receive)
 
     def close(self) -> None:
         """Close the connection."""

@@ -12,7 +12,7 @@ It is synchronous and not shared between threads.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -35,6 +35,10 @@ _TIMEOUT: Final = httpx.Timeout(30.0, connect=10.0)
 _PAUSES_S: Final = (0.2, 0.5, 1.0)
 _JSON: Final = "application/json"
 
+#: A copy of a whole ledger is made before its first byte is sent.
+_FETCH_TIMEOUT: Final = httpx.Timeout(600.0, connect=10.0)
+#: Takes the headers and the pieces of an answer; called anew for each attempt.
+Receive = Callable[[Mapping[str, str], Iterator[bytes]], T]
 #: Makes the body anew for each attempt, because a stream can be read once only.
 Body = Callable[[], bytes | Iterator[bytes]]
 
@@ -104,17 +108,24 @@ class CustodianConnection:
 
     def server_certificate(self) -> bytes:
         """Return the certificate (DER) that the custodian proves on this connection; raises as `get`."""
-        for pause_s in (*_PAUSES_S, None):
-            try:
-                with self._http.stream("GET", "/v1/health") as response:
-                    found = response.extensions["network_stream"].get_extra_info("ssl_object")
-                    certificate: bytes = found.getpeercert(True)
-                    return certificate
-            except httpx.TransportError as error:
-                if pause_s is None:
-                    raise self._unreachable(error) from None
-                self._pause(pause_s)
-        raise UnreachableError("no attempt was made", reason="no_answer")
+
+        def attempt() -> bytes:
+            with self._http.stream("GET", "/v1/health") as response:
+                proved = response.extensions["network_stream"].get_extra_info("ssl_object")
+                certificate: bytes = proved.getpeercert(True)
+                return certificate
+
+        return self._repeated(attempt)
+
+    def fetch(self, path: str, receive: Receive[T]) -> T:
+        """Return what `receive` makes of a large answer; raises as `get`, and whatever `receive` raises."""
+
+        def attempt() -> T:
+            with self._http.stream("GET", path, timeout=_FETCH_TIMEOUT) as response:
+                _require_success(response)
+                return receive(response.headers, response.iter_bytes())
+
+        return self._repeated(attempt)
 
     def close(self) -> None:
         """Close the connection."""
@@ -129,9 +140,12 @@ class CustodianConnection:
         self.close()
 
     def _exchange(self, method: str, path: str, body: Body | None, headers: dict[str, str]) -> bytes:
+        return self._repeated(lambda: self._attempt(method, path, body, headers))
+
+    def _repeated(self, attempt: Callable[[], T]) -> T:
         for pause_s in (*_PAUSES_S, None):
             try:
-                return self._attempt(method, path, body, headers)
+                return attempt()
             except httpx.TransportError as error:
                 if pause_s is None:
                     raise self._unreachable(error) from None
@@ -143,11 +157,8 @@ class CustodianConnection:
     def _attempt(self, method: str, path: str, body: Body | None, headers: dict[str, str]) -> bytes:
         content = None if body is None else body()
         with self._http.stream(method, path, content=content, headers=headers) as response:
-            if response.is_success:
-                return _bounded(response, MAX_ANSWER_BYTES)
-            document = _bounded(response, MAX_PROBLEM_BYTES)
-            retry_after = response.headers.get("retry-after")
-            raise error_from_problem(response.status_code, document, retry_after=retry_after)
+            _require_success(response)
+            return _bounded(response, MAX_ANSWER_BYTES)
 
     def _decoded(self, data: bytes, answer: type[T]) -> T:
         try:
@@ -185,6 +196,12 @@ class CustodianConnection:
 def _kind(error: httpx.HTTPError) -> str:
     # The type only: the text of a transport error may quote what the peer sent.
     return type(error).__name__
+
+
+def _require_success(response: httpx.Response) -> None:
+    if not response.is_success:
+        document = _bounded(response, MAX_PROBLEM_BYTES)
+        raise error_from_problem(response.status_code, document, retry_after=response.headers.get("retry-after"))
 
 
 def _bounded(response: httpx.Response, max_bytes: int) -> bytes:

@@ -3,6 +3,8 @@
 All work on the ledger is a function of a `Transaction` and runs on one thread. Jobs that wait at the same time share
 one transaction; each runs in a savepoint of its own, so that one refusal does not undo another's work, and nobody is
 answered before COMMIT has returned (leases spec section 4).
+
+A copy of the ledger is made on that thread too, between groups of jobs: whoever waits is served while it goes on.
 """
 
 import asyncio
@@ -12,7 +14,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Final, TypeVar
+from typing import BinaryIO, Final, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
@@ -24,6 +26,7 @@ from aigovtool.errors import AIGovToolError, OverloadedError, StorageError
 T = TypeVar("T")
 Job = Callable[[Transaction], T]
 _Waiting = tuple[Job[object], "Future[object]"]
+_Copying = tuple[Job[object], "Future[tuple[BinaryIO, object]]"]
 
 _LOG: Final = logging.getLogger(__name__)
 #: Jobs in one transaction. More would delay the first of them; 64 already amortise the fsync.
@@ -42,6 +45,7 @@ class Database:
         """
         self.backend: Final = backend
         self._jobs: Final[queue.Queue[_Waiting | None]] = queue.Queue(_QUEUE)
+        self._copies: Final[queue.SimpleQueue[_Copying]] = queue.SimpleQueue()
         self._connection: Connection | None = backend.connect()
         #: Set when nothing can be written any more until the custodian is started again.
         self.failed = threading.Event()
@@ -70,6 +74,19 @@ class Database:
             future.set_exception(OverloadedError("the ledger's queue is full", retry_after_s=1))
         return future
 
+    def copy(self, job: Job[T]) -> "Future[tuple[BinaryIO, T]]":
+        """Copy the ledger while other jobs go on; `job` is then run on exactly what the copy holds.
+
+        The future gives the copy, in a file that has no name, and what `job` returned. It raises what `Backend.copy`
+        and `job` raise, and `StorageError` when the ledger fails or is closed meanwhile.
+        """
+        future: Future[tuple[BinaryIO, T]] = Future()
+        self._copies.put((job, future))  # type: ignore[arg-type]
+        self.submit(_nothing)  # wakes the writer
+        if self.failed.is_set():
+            self._give_up_copies()
+        return future
+
     def close(self) -> None:
         """Finish queued jobs and release the ledger."""
         self._jobs.put(None)
@@ -78,18 +95,66 @@ class Database:
         self.backend.engine.dispose()
 
     def _work(self) -> None:
-        while (first := self._jobs.get()) is not None:
-            group = [first]
-            stop = False
-            while len(group) < _GROUP and not self._jobs.empty():
-                following = self._jobs.get()
-                if following is None:
-                    stop = True
-                    break
-                group.append(following)
-            self._serve(group)
-            if stop:
+        ending = False
+        while not ending and (first := self._jobs.get()) is not None:
+            ending = self._serve_group(first)
+            while not ending and not self._copies.empty():
+                self._copy(*self._copies.get())
+        self._give_up_copies()
+
+    def _serve_group(self, first: _Waiting) -> bool:
+        """Serve a job and those that wait with it; return whether the end was among them."""
+        group, ending = [first], False
+        while len(group) < _GROUP and not self._jobs.empty():
+            following = self._jobs.get()
+            if following is None:
+                ending = True
+                break
+            group.append(following)
+        self._serve(group)
+        return ending
+
+    def _copy(self, job: Job[object], future: "Future[tuple[BinaryIO, object]]") -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        if self.failed.is_set():
+            future.set_exception(_storage_failed())
+            return
+        try:
+            if self._connection is None:  # lost, and not needed since
+                self._connection = self.backend.connect()
+            file = self.backend.copy(self._connection, self._between)
+        except Exception as error:  # noqa: BLE001 - a copy that fails must not end the one writer
+            future.set_exception(error)
+            return
+        # Nobody else was served since the copy ended: the job finds what is in it.
+        asked: Future[object] = Future()
+        self._serve([(job, asked)])
+        failure = asked.exception()
+        if failure is None:
+            future.set_result((file, asked.result()))
+        else:
+            file.close()
+            future.set_exception(failure)
+
+    def _between(self) -> None:
+        """Serve who waits, while a copy is made; give the copy up when the ledger fails or is closed."""
+        if not self._jobs.empty():
+            first = self._jobs.get()
+            if first is None or self._serve_group(first):
+                self._jobs.put(None)  # for `_work`
+                raise _storage_failed()
+        if self.failed.is_set():
+            raise _storage_failed()
+
+    def _give_up_copies(self) -> None:
+        while not self._copies.empty():
+            try:
+                _, future = self._copies.get_nowait()
+            except queue.Empty:
                 return
+            if future.set_running_or_notify_cancel():
+                future.set_exception(_storage_failed())
 
     def _serve(self, group: list[_Waiting]) -> None:
         # From here on a caller that goes away can no longer cancel its job, so that every future takes its result.
@@ -167,6 +232,10 @@ def _attempt(transaction: Transaction, job: Job[object]) -> tuple[object, Except
         failure = error
     transaction.back_to(mark)
     return None, failure
+
+
+def _nothing(_transaction: Transaction) -> None:
+    """Do nothing."""
 
 
 def _storage_failed() -> StorageError:

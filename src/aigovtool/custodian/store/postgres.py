@@ -10,7 +10,8 @@ transaction whose client is silent (`idle_in_transaction_session_timeout`) and a
 keepalives). What such a custodian had not committed never happened; nobody was answered.
 """
 
-from typing import Final
+from collections.abc import Callable
+from typing import BinaryIO, Final
 
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import URL, make_url
@@ -19,7 +20,7 @@ from sqlalchemy.pool import NullPool
 
 from aigovtool.custodian.store.migration import create_schema, has_schema, require_schema
 from aigovtool.custodian.store.transaction import Transaction
-from aigovtool.errors import ConfigurationError
+from aigovtool.errors import ConfigurationError, ConflictError
 
 #: The oldest server that the tests run against.
 _MIN_VERSION: Final = 150_000
@@ -117,6 +118,20 @@ class Postgres:
         transaction = Transaction(connection)
         transaction.load_head(lock=True)
         return transaction
+
+    def copy(self, connection: Connection, between: Callable[[], None]) -> BinaryIO:
+        """Refuse: the server's own programs copy it consistently, and can lose less than any copy of ours.
+
+        Raises:
+            ConflictError: `backup_postgres`.
+        """
+        del connection, between
+        raise ConflictError(
+            "this ledger is on PostgreSQL, which has programs of its own for backups",
+            reason="backup_postgres",
+            fix="use `pg_dump --format=custom`; better, base backups (`pg_basebackup`) with continuous archiving: "
+            "they lose less",
+        )
 
 
 def require_empty(address: str) -> None:

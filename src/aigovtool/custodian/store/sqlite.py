@@ -3,11 +3,19 @@
 WAL mode with `locking_mode=EXCLUSIVE` and `synchronous=FULL` on exactly one connection: the WAL-reset bug of SQLite
 3.7.0 to 3.51.2 needs two, and a second custodian on the same file cannot start. After a failed write or fsync nothing
 in this process's view of the file can be trusted, so it is never tried again on the same connection.
+
+Nobody else can read the file, so a backup is made here, by SQLite's online backup through that same connection. It
+copies some pages, lets the jobs that wait be served, and goes on: what they commit through the connection that is
+copied goes into the copy too, so it never begins anew and is of the moment at which it ends.
 """
 
+import os
 import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Final
+from secrets import token_hex
+from typing import BinaryIO, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -15,8 +23,11 @@ from sqlalchemy.pool import StaticPool
 
 from aigovtool.custodian.store.migration import create_schema, require_schema
 from aigovtool.custodian.store.transaction import Transaction
-from aigovtool.errors import ConfigurationError
+from aigovtool.errors import ConfigurationError, StorageError
 
+#: Pages copied at once: 1 MiB, some milliseconds in which nobody else is served.
+_PAGES_AT_ONCE: Final = 256
+_COPY_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CONNECT: Final = {"check_same_thread": False, "timeout": 2.0, "isolation_level": None}
 _PRAGMAS: Final = (
     "locking_mode=EXCLUSIVE",
@@ -55,6 +66,7 @@ class Sqlite:
         try:
             connection = self.engine.connect()
             connection.execute(text("BEGIN EXCLUSIVE"))
+            self._remove_copies()
             if self._create:
                 create_schema(connection)
             require_schema(connection)
@@ -77,6 +89,48 @@ class Sqlite:
         transaction = Transaction(connection)
         transaction.load_head(lock=False)
         return transaction
+
+    def copy(self, connection: Connection, between: Callable[[], None]) -> BinaryIO:
+        """Copy the ledger to a file beside it that has no name any more when this returns.
+
+        Raises:
+            StorageError: `copy_failed`.
+        """
+        source: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+        path = self._path.with_name(f"{self._path.name}.copy-{token_hex(8)}")
+        try:
+            file = os.fdopen(os.open(path, _COPY_FLAGS, 0o600), "rb")
+            try:
+                _copy_pages(source, path, between)
+            except BaseException:
+                file.close()
+                raise
+            finally:
+                path.unlink()
+        except (sqlite3.Error, OSError) as error:
+            raise StorageError(
+                f"the ledger could not be copied: {error}",
+                reason="copy_failed",
+                fix=f"see that there is space in {path.parent}, where a copy is made before it is sent; check the disk",
+            ) from None
+        return file
+
+    def _remove_copies(self) -> None:
+        """Remove what a custodian that was killed while it copied left behind; the ledger is ours alone now."""
+        for left in self._path.parent.glob(f"{self._path.name}.copy-*"):
+            left.unlink(missing_ok=True)
+
+
+def _copy_pages(source: sqlite3.Connection, path: Path, between: Callable[[], None]) -> None:
+    def progress(status: int, _remaining: int, _total: int) -> None:
+        if status != sqlite3.SQLITE_DONE:  # what is committed after the last page would not be copied
+            between()
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as target:
+        # A copy that a crash cuts off is worth nothing, so it needs neither a journal nor a sync.
+        target.execute("PRAGMA journal_mode=OFF")
+        target.execute("PRAGMA synchronous=OFF")
+        source.backup(target, pages=_PAGES_AT_ONCE, progress=progress, sleep=0.01)
 
 
 def _configure(connection: sqlite3.Connection, _record: object) -> None:

@@ -1,0 +1,53 @@
+"""A copy of the ledger for an operator: of one moment, with a checkpoint of the log signed for that very moment.
+
+An operator sees all that is in the ledger anyway; the private keys are not in it. So a copy is no use without them, and
+the keys of models that it holds are wrapped to the custodian's keystore.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from aigovtool.crypto.identity import Identity
+from aigovtool.custodian.custodian import Custodian
+from aigovtool.errors import OverloadedError
+
+_CHUNK: Final = 1 << 20
+_LOG: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerCopy:
+    """A copy in a file that has no name; it is gone when it is closed."""
+
+    file: BinaryIO
+    size_bytes: int
+    checkpoint: str
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the copy; whoever asked for it closes it."""
+        while chunk := self.file.read(_CHUNK):
+            yield chunk
+
+
+async def copy_ledger(custodian: Custodian, identity: Identity) -> LedgerCopy:
+    """Copy the ledger while it is served; one copy at a time.
+
+    Raises:
+        OverloadedError: one is being made.
+        ConflictError: the ledger is on PostgreSQL (`backup_postgres`).
+        StorageError: it could not be written (`copy_failed`).
+    """
+    if custodian.copying:
+        raise OverloadedError("a copy of the ledger is being made already", reason="copying", retry_after_s=10)
+    custodian.copying = True
+    try:
+        file, checkpoint = await asyncio.wrap_future(custodian.database.copy(custodian.checkpoint))
+    finally:
+        custodian.copying = False
+    size = os.fstat(file.fileno()).st_size
+    _LOG.info("ledger_copied", extra={"operator": identity.name, "bytes": size})
+    return LedgerCopy(file=file, size_bytes=size, checkpoint=checkpoint)
