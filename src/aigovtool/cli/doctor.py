@@ -1,9 +1,8 @@
-"""`aigovtool doctor`: what this machine offers, and what is missing."""
+"""`aigovtool doctor`: what this machine offers, what is missing, and whether a custodian's ledger is safe on it."""
 
 import ctypes
 import os
 import platform
-import sqlite3
 import ssl
 from pathlib import Path
 from typing import Final
@@ -12,8 +11,10 @@ import click
 from msgspec import Struct
 
 from aigovtool import __version__
+from aigovtool.cli import doctor_sqlite
+from aigovtool.cli.doctor_check import WRONG, Check
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.verb import Verb
+from aigovtool.cli.verb import DIRECTORY, Verb
 
 _TEE_DEVICES: Final = (
     ("sev-snp", "/dev/sev-guest"),
@@ -24,16 +25,6 @@ _TEE_DEVICES: Final = (
 )
 _LANDLOCK_CREATE_RULESET: Final = 444
 _LANDLOCK_VERSION_FLAG: Final = 1
-#: SQLite has a defect in WAL mode with several connections from 3.7.0 to 3.51.2; the ledger uses one writer.
-_SQLITE_WAL_FIXED: Final = (3, 51, 3)
-
-
-class Check(Struct, frozen=True, kw_only=True):
-    """One thing that was looked at. `standing` is ok, missing or note."""
-
-    name: str
-    standing: str
-    found: str
 
 
 class Findings(Struct, frozen=True, kw_only=True):
@@ -43,31 +34,40 @@ class Findings(Struct, frozen=True, kw_only=True):
     tees: list[str]
 
 
-@click.command(cls=Verb, example="aigovtool doctor")
+@click.command(cls=Verb, example="aigovtool doctor ./custodian")
+@click.argument("directory", type=DIRECTORY, required=False)
 @click.pass_obj
-def doctor(screen: Screen) -> None:
-    """Show versions, TEE devices and what the kernel offers for the sandbox of engines."""
+def doctor(screen: Screen, directory: Path | None) -> None:
+    """Show versions, TEE devices and what the kernel offers for the sandbox of engines.
+
+    With the DIRECTORY of a custodian, which may be serving, also its ledger: how it is kept, whether that is safe with
+    the SQLite that is loaded here, or what its PostgreSQL server is; and until when its TLS certificate is good.
+    """
+    from aigovtool.cli.doctor_custodian import custodian  # noqa: PLC0415
+
     tees = [name for name, device in _TEE_DEVICES if Path(device).exists()]
     checks = [*_versions(), *_kernel(), *(_device(name, device) for name, device in _TEE_DEVICES)]
+    if directory is not None:
+        checks += custodian(directory)
     findings = Findings(checks=checks, tees=tees)
 
     def render() -> None:
         screen.table(("what", "standing", "found"), [(c.name, c.standing, c.found) for c in checks], "")
         if not tees:
             screen.line("No TEE device: enclaves on this host can only be simulated, which protects nothing.")
+        wrong = [check.name for check in checks if check.standing == WRONG]
+        if wrong:
+            screen.line(f"To be mended: {', '.join(wrong)}.", style="bold red")
 
     screen.show(findings, render)
 
 
 def _versions() -> list[Check]:
-    python = platform.python_version()
-    wal = sqlite3.sqlite_version_info >= _SQLITE_WAL_FIXED
-    sqlite = sqlite3.sqlite_version + ("" if wal else " (before 3.51.3: one process per ledger, which is enforced)")
     return [
         Check(name="aigovtool", standing="ok", found=__version__),
-        Check(name="python", standing="ok", found=python),
+        Check(name="python", standing="ok", found=platform.python_version()),
         Check(name="openssl", standing="ok" if ssl.HAS_TLSv1_3 else "missing", found=ssl.OPENSSL_VERSION),
-        Check(name="sqlite", standing="ok" if wal else "note", found=sqlite),
+        doctor_sqlite.loaded(),
     ]
 
 

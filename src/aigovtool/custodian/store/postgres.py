@@ -11,6 +11,7 @@ keepalives). What such a custodian had not committed never happened; nobody was 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from sqlalchemy import Connection, Engine, create_engine, text
@@ -132,6 +133,46 @@ class Postgres:
             fix="use `pg_dump --format=custom`; better, base backups (`pg_basebackup`) with continuous archiving: "
             "they lose less",
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What a ledger's server is: for people who look whether it is fit for one."""
+
+    version: str
+    encrypted: bool
+    replica: bool
+    has_ledger: bool
+    #: Settings that are off and must be on: the server may lose what it has acknowledged.
+    off: tuple[str, ...]
+    too_old: bool
+
+
+def look(address: str) -> ServerFacts:
+    """Return what the server at `address` is; nothing is changed there.
+
+    Raises:
+        ConfigurationError: not an address, or no server.
+    """
+    server = Postgres(address)
+    try:
+        with server.engine.connect() as connection:
+            return ServerFacts(
+                version=str(connection.execute(text("SHOW server_version")).scalar_one()),
+                encrypted=bool(
+                    connection.execute(text("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")).scalar()
+                ),
+                replica=bool(connection.execute(text("SELECT pg_is_in_recovery()")).scalar_one()),
+                has_ledger=has_schema(connection),
+                off=tuple(
+                    name for name in _MUST_BE_ON if connection.execute(text(f"SHOW {name}")).scalar_one() != "on"
+                ),
+                too_old=int(connection.execute(text("SHOW server_version_num")).scalar_one()) < _MIN_VERSION,
+            )
+    except SQLAlchemyError as error:
+        raise _unusable(error) from None
+    finally:
+        server.engine.dispose()
 
 
 def require_empty(address: str) -> None:

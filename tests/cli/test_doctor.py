@@ -1,0 +1,175 @@
+"""What `aigovtool doctor` finds: the machine, the SQLite that is loaded, and a custodian's ledger and certificate."""
+
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from click.testing import Result
+from tests.cli.test_certificate import put
+from tests.postgres_server import PostgresServer
+
+from aigovtool.cli import doctor_sqlite
+from aigovtool.cli.doctor_check import Check
+from aigovtool.cli.doctor_sqlite import has_defect
+from aigovtool.custodian.app import initialise
+
+Run = Callable[..., Result]
+OLD, NEW = (3, 51, 2), (3, 51, 3)
+
+
+def checks(run: Run, *arguments: str) -> dict[str, Any]:
+    result = run("doctor", *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+
+
+def test_doctor_looks_at_versions_kernel_and_tees(run: Run) -> None:
+    """One line each, with a standing."""
+    found = checks(run)
+    expected = {"python", "openssl", "sqlite", "landlock", "memfd", "tee sev-snp", "tee tdx", "tee sgx", "tee nitro"}
+    assert expected <= set(found)
+    assert {check["standing"] for check in found.values()} <= {"ok", "missing", "note"}
+    assert run("doctor").exit_code == 0
+
+
+# --- SQLite -------------------------------------------------------------------------------------------
+
+
+def test_the_sqlite_that_is_loaded_is_named() -> None:
+    """The library that runs, not the one that Python was built with, and where it is."""
+    found = doctor_sqlite.loaded()
+    with closing(sqlite3.connect(":memory:")) as connection:
+        (version,) = connection.execute("SELECT sqlite_version()").fetchone()
+    assert found.found.startswith(f"{version} of 20")
+    assert "/" in found.found
+    assert (found.standing == "note") is has_defect(sqlite3.sqlite_version_info)
+    assert ("WAL-reset" in found.found) is has_defect(sqlite3.sqlite_version_info)
+
+
+@pytest.mark.parametrize(
+    ("version", "defect"),
+    [((3, 6, 23), False), ((3, 7, 0), True), ((3, 40, 1), True), (OLD, True), (NEW, False), ((3, 52, 0), False)],
+)
+def test_the_versions_with_the_defect(version: tuple[int, ...], *, defect: bool) -> None:
+    """From 3.7.0, which brought WAL, to 3.51.2."""
+    assert has_defect(version) is defect
+
+
+def found(path: Path, version: tuple[int, ...] = OLD) -> dict[str, Check]:
+    return {check.name: check for check in doctor_sqlite.ledger(path, version)}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """The directory of a custodian that does not serve."""
+    made = tmp_path / "custodian"
+    initialise(made, url="https://localhost:1", hosts=["localhost"], operator="alice", allow_simulated=False)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("version", "why"), [(OLD, "needs a second connection, which is refused"), (NEW, "is not in it")]
+)
+def test_a_ledger_in_wal_mode_is_safe_and_why_is_said(version: tuple[int, ...], why: str, home: Path) -> None:
+    """With the defect because of the one connection, without it because of the version."""
+    before = sorted(path.name for path in home.iterdir())
+    told = found(home / "ledger.db", version)
+    assert (told["journal"].standing, why in told["journal"].found) == ("ok", True)
+    assert "no custodian holds it" in told["ledger"].found
+    assert told["file system"].standing == "ok"
+    assert sorted(path.name for path in home.iterdir()) == before
+
+
+def test_a_ledger_in_another_mode_is_noted(home: Path) -> None:
+    """Somebody's tool changed it; the custodian changes it back."""
+    with closing(sqlite3.connect(home / "ledger.db")) as ledger:
+        ledger.execute("PRAGMA journal_mode=DELETE")
+    told = found(home / "ledger.db")["journal"]
+    assert (told.standing, "rollback journal" in told.found) == ("note", True)
+
+
+def test_what_is_no_ledger_is_wrong_and_what_is_not_there_is_missing(tmp_path: Path) -> None:
+    """Neither is a crash."""
+    assert found(tmp_path / "ledger.db")["ledger"].standing == "missing"
+    (tmp_path / "ledger.db").write_bytes(b"something else")
+    assert found(tmp_path / "ledger.db")["ledger"].standing == "wrong"
+
+
+# --- A custodian --------------------------------------------------------------------------------------
+
+
+def test_a_custodian_is_looked_at_in_its_directory(home: Path, run: Run) -> None:
+    """Ledger, journal, file system, certificate, and that the root key is still here; another directory is refused."""
+    told = checks(run, str(home))
+    assert {name: told[name]["standing"] for name in ("ledger", "journal", "file system", "tls certificate")} == {
+        "ledger": "ok",
+        "journal": "ok",
+        "file system": "ok",
+        "tls certificate": "ok",
+    }
+    assert (told["root key"]["standing"], "offline" in told["root key"]["found"]) == ("note", True)
+    (home / "offline" / "root.key").unlink()
+    assert checks(run, str(home))["root key"]["standing"] == "ok"
+    refused = run("doctor", str(home.parent))
+    assert (refused.exit_code, "no_custodian" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(("days", "standing"), [(31, "ok"), (29, "note"), (-1, "wrong")])
+def test_the_end_of_the_certificate_is_said(days: int, standing: str, home: Path, run: Run) -> None:
+    """From 30 days before; one that has ended is to be mended."""
+    put(home, days=days)
+    told = checks(run, str(home))["tls certificate"]
+    assert told["standing"] == standing
+    assert (f"aigovtool custodian certificate {home} --renew" in told["found"]) is (standing != "ok")
+    assert ("To be mended: tls certificate." in run("doctor", str(home)).stdout) is (standing == "wrong")
+    (home / "keys" / "tls.pem").unlink()
+    assert checks(run, str(home))["tls certificate"]["standing"] == "wrong"
+
+
+def on_server(tmp_path: Path, address: str) -> Path:
+    made = tmp_path / "custodian"
+    initialise(
+        made,
+        url="https://localhost:1",
+        hosts=["localhost"],
+        operator="alice",
+        allow_simulated=False,
+        ledger=address,
+    )
+    return made
+
+
+def test_a_ledger_on_postgresql_is_described_by_its_server(
+    tmp_path: Path, postgres_server: PostgresServer, run: Run
+) -> None:
+    """Version, whether the connection is encrypted, and what makes it unfit; there is no journal mode to speak of."""
+    address = postgres_server.database()
+    told = checks(run, str(on_server(tmp_path, address)))
+    assert "journal" not in told
+    with psycopg.connect(address) as connection:
+        (version,) = connection.execute("SHOW server_version").fetchone() or ("",)
+    assert told["ledger"]["found"].startswith(f"PostgreSQL {version}")
+    assert (told["ledger"]["standing"], "not encrypted" in told["ledger"]["found"]) == ("note", True)
+
+
+def test_a_server_that_is_not_fit_for_a_ledger_is_wrong(
+    tmp_path: Path, postgres_server: PostgresServer, run: Run
+) -> None:
+    """An empty database is no ledger, and one that does not answer is none either; the rest is looked at all the same."""
+    address = postgres_server.database()
+    home = on_server(tmp_path, address)
+    settings = home / "custodian.json"
+    content = settings.read_bytes()
+    for other, why in (
+        (postgres_server.database(), "no ledger in this database"),
+        ("postgresql://nobody@127.0.0.1:1/none", "cannot be opened"),
+    ):
+        settings.write_bytes(content.replace(address.encode(), other.encode()))
+        told = checks(run, str(home))
+        assert (told["ledger"]["standing"], why in told["ledger"]["found"]) == ("wrong", True)
+        assert told["tls certificate"]["standing"] == "ok"
