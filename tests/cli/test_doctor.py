@@ -160,7 +160,7 @@ def test_a_ledger_on_postgresql_is_described_by_its_server(
 def test_a_server_that_is_not_fit_for_a_ledger_is_wrong(
     tmp_path: Path, postgres_server: PostgresServer, run: Run
 ) -> None:
-    """An empty database is no ledger, and one that does not answer is none either; the rest is looked at all the same."""
+    """An empty database is no ledger, nor is one that does not answer; the rest is looked at all the same."""
     address = postgres_server.database()
     home = on_server(tmp_path, address)
     settings = home / "custodian.json"

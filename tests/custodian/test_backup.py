@@ -3,18 +3,29 @@
 import asyncio
 import logging
 import sqlite3
+from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
+from typing import BinaryIO, TypeVar, cast
 
 import pytest
 from tests.custodian.conftest import BORROWER, Bench, make_bench
 from tests.custodian.test_continuity import backup
 
+from aigovtool.crypto.identity import IdentityKind
+from aigovtool.crypto.sign import SigningKey
 from aigovtool.custodian.service import views
 from aigovtool.custodian.service.backup import LedgerCopy, copy_ledger
-from aigovtool.errors import LedgerRollbackError, OverloadedError
+from aigovtool.custodian.store.database import Database
+from aigovtool.custodian.store.transaction import Transaction
+from aigovtool.errors import ForbiddenError, LedgerRollbackError, OverloadedError, StorageError
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint
+from aigovtool.ledger.entry import PartyRole
+from aigovtool.protocol import commands as acts
 from aigovtool.protocol.views import CheckpointSeen
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -52,15 +63,53 @@ async def test_the_checkpoint_is_of_the_very_log_in_the_copy(
     bench.custodian.database.close()
 
 
+class Watched:
+    """The ledger, and whether the custodian knew of a copy when it was asked for."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.database = bench.custodian.database
+        self.copying: list[bool] = []
+
+    async def run(self, job: Callable[[Transaction], T]) -> T:
+        return await self.database.run(job)
+
+    def copy(self, job: Callable[[Transaction], T]) -> "Future[tuple[BinaryIO, T]]":
+        self.copying.append(self.bench.custodian.copying)
+        return self.database.copy(job)
+
+
 async def test_one_copy_is_made_at_a_time(bench: Bench) -> None:
-    """Each takes the space of a ledger; afterwards, also after a failure, the next one may."""
-    first = asyncio.ensure_future(copy_ledger(bench.custodian, bench.alice))
-    await asyncio.sleep(0)
+    """Each takes the space of a ledger; who asks meanwhile is told when to ask again, and afterwards one may."""
+    watched = Watched(bench)
+    bench.custodian.database = cast("Database", watched)
+    (await copy_ledger(bench.custodian, bench.alice)).file.close()
+    assert watched.copying == [True]
+    bench.custodian.copying = True
     with pytest.raises(OverloadedError) as caught:
         await copy_ledger(bench.custodian, bench.alice)
-    assert caught.value.retry_after_s
-    (await first).file.close()
+    assert (caught.value.reason, caught.value.retry_after_s) == ("copying", 10)
+    assert watched.copying == [True]
+    bench.custodian.copying = False
+    watched.database.failed.set()
+    watched.database.submit(lambda _: None)
+    with pytest.raises(StorageError):
+        await copy_ledger(bench.custodian, bench.alice)
+    watched.database.failed.clear()
+    assert not bench.custodian.copying
     (await copy_ledger(bench.custodian, bench.alice)).file.close()
+    watched.database.close()
+
+
+async def test_a_revoked_operator_gets_no_copy(bench: Bench) -> None:
+    """Its certificate is good for long; nothing is copied for it."""
+    key = SigningKey.generate()
+    await bench.add_party(PartyRole.OPERATOR, "bob", key)
+    bob = bench.identity(IdentityKind.OPERATOR, "bob", key)
+    (await copy_ledger(bench.custodian, bob)).file.close()
+    await bench.command(acts.RevokeParty(role=PartyRole.OPERATOR, name="bob"))
+    with pytest.raises(ForbiddenError):
+        await copy_ledger(bench.custodian, bob)
     bench.custodian.database.close()
 
 

@@ -1,27 +1,25 @@
 """The custodian's HTTP API: a table of routes over the use cases, and nothing else."""
 
 import asyncio
-import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated
 
 from msgspec import Meta
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
 
 from aigovtool import __version__
 from aigovtool.attestation.appraisal import AppraisalPolicy
 from aigovtool.codec import Message, encode
 from aigovtool.crypto.sign import Envelope
 from aigovtool.custodian.custodian import Custodian
+from aigovtool.custodian.ledger_api import ledger_routes
 from aigovtool.custodian.log_api import log_routes
-from aigovtool.custodian.service import asks, backup, boot, commands, packages, renewal, views
+from aigovtool.custodian.service import asks, boot, commands, packages, renewal, views
 from aigovtool.custodian.store import facts
 from aigovtool.custodian.store.records import Instance
 from aigovtool.ids import Digest, MessageId, Units
 from aigovtool.limits import MAX_EVIDENCE_BYTES, MAX_PACKAGE_BYTES
 from aigovtool.protocol import views as shown
-from aigovtool.protocol.backup import CHECKPOINT_HEADER
 from aigovtool.protocol.commands import AskRequest, AskState, CommandResult
 from aigovtool.protocol.messages import Push, RenewReply
 from aigovtool.protocol.release import ChallengeReply
@@ -60,6 +58,7 @@ def routes(custodian: Custodian) -> list[Route]:
     table = [
         *_public(custodian),
         *log_routes(custodian),
+        *ledger_routes(custodian),
         *_enclave(custodian),
         *_party(custodian),
         *_operator(custodian),
@@ -228,15 +227,6 @@ def _operator(custodian: Custodian) -> list[Route]:
         chunks = stream_body(call.request, MAX_PACKAGE_BYTES)
         return await packages.store(custodian, call.path(PackagePath).package, chunks)
 
-    async def copy(call: Call) -> Response:
-        await _enrolled(custodian, call)
-        made = await backup.copy_ledger(custodian, call.caller())
-        headers = {
-            "content-length": str(made.size_bytes),
-            CHECKPOINT_HEADER: base64.b64encode(made.checkpoint.encode()).decode(),
-        }
-        return _CopyResponse(made, headers)
-
     async def log_page(call: Call) -> shown.LogPage:
         query = call.query(LogQuery)
         return await views.show_log(custodian, query.start, query.limit)
@@ -265,14 +255,6 @@ def _operator(custodian: Custodian) -> list[Route]:
             stream_body=True,
             answer=shown.PackageStored,
             max_body_bytes=MAX_PACKAGE_BYTES,
-        ),
-        Route(
-            method="GET",
-            path="/v1/ledger",
-            handler=copy,
-            who=_OPERATOR,
-            summary="A copy of the ledger (SQLite), with the checkpoint of its log in a header",
-            answer_media="application/octet-stream",
         ),
         Route(
             method="GET",
@@ -306,18 +288,6 @@ def _views(custodian: Custodian) -> list[Route]:
         view("/v1/gap", views.show_gap, shown.GapView, "What a restored ledger has forgotten"),
         view("/v1/log/head", views.show_head, shown.LogHead, "Signed checkpoint"),
     ]
-
-
-class _CopyResponse(StreamingResponse):
-    """Sends a copy of the ledger, and frees its space however the sending ends."""
-
-    def __init__(self, copy: backup.LedgerCopy, headers: dict[str, str]) -> None:
-        super().__init__(copy.chunks(), headers=headers, media_type="application/octet-stream")
-        self._copy = copy
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._copy.file:
-            await super().__call__(scope, receive, send)
 
 
 async def _enrolled(custodian: Custodian, call: Call) -> None:

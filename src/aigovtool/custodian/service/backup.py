@@ -13,6 +13,7 @@ from typing import BinaryIO, Final
 
 from aigovtool.crypto.identity import Identity
 from aigovtool.custodian.custodian import Custodian
+from aigovtool.custodian.service.asks import party_of
 from aigovtool.errors import OverloadedError
 
 _CHUNK: Final = 1 << 20
@@ -37,10 +38,12 @@ async def copy_ledger(custodian: Custodian, identity: Identity) -> LedgerCopy:
     """Copy the ledger while it is served; one copy at a time.
 
     Raises:
+        ForbiddenError: the operator was revoked.
         OverloadedError: one is being made.
         ConflictError: the ledger is on PostgreSQL (`backup_postgres`).
         StorageError: it could not be written (`copy_failed`).
     """
+    await custodian.database.run(lambda transaction: party_of(transaction, identity))
     if custodian.copying:
         raise OverloadedError("a copy of the ledger is being made already", reason="copying", retry_after_s=10)
     custodian.copying = True
