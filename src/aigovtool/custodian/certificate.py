@@ -128,7 +128,6 @@ class Served:
         except AIGovToolError as error:
             _LOG.error("tls_certificate_unusable", extra={"code": error.code, "reason": error.reason})
             return False
-        self._warned_ms = 0
         _LOG.info("tls_certificate_replaced", extra={"until_ms": self._until_ms})
         return True
 
