@@ -84,7 +84,7 @@ def meaning(policy: "ServingPolicy", borrowers: "Sequence[str]", budget: BudgetM
     """Return what terms mean for a budget."""
     from aigovtool.ledger.policy import consequences  # noqa: PLC0415 - beside the types
 
-    found = consequences(policy, budget.room, budget.limit)
+    found = consequences(policy, policy.dimension, budget.room, budget.limit)
     return Meaning(
         version=policy.version,
         dial=policy.dial.value,
