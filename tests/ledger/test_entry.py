@@ -60,6 +60,8 @@ BODIES: list[EntryBody] = [
     entry.Forked(instance=INSTANCE, lease_id=LEASE, epoch=4),
     entry.Asked(ask_id=MESSAGE, role=PartyRole.CONSUMER, name="anna", scope=SCOPE, units=5, reason="more"),
     entry.AskDecided(ask_id=MESSAGE, approved=True, command=COMMAND),
+    entry.WitnessEnrolled(witness="w.example+00000000+BA==", command=COMMAND),
+    entry.WitnessRetired(name="w.example", command=COMMAND),
     entry.Stopped(target=StopTarget.ALL, value="", epoch=5, command=COMMAND),
     entry.Resumed(target=StopTarget.ALL, value="", epoch=6, command=COMMAND),
     entry.Wiped(instance=INSTANCE, epoch=5),

@@ -11,16 +11,20 @@ from tests.simulation.custodian import Custodian
 from tests.simulation.office import DIGEST
 from tests.simulation.scene import MANIFEST, MODEL, NORTH
 
+from aigovtool.crypto.secret import Secret
+from aigovtool.crypto.sign import SigningKey
 from aigovtool.ids import InstanceId, KeyId, LeaseId, MessageId, ModelId
 from aigovtool.ledger import entry
 from aigovtool.ledger.book import Charge, WriteOff
 from aigovtool.ledger.budget import Scope
+from aigovtool.ledger.cosignature import WitnessKey
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.lease import LeaseState
 from aigovtool.protocol.messages import Answer, Renew
 from aigovtool.protocol.stop import StopState
 
 _FACES = ModelId("faces")
+_WITNESS = SigningKey.from_secret(Secret(b"TEST-ONLY signing key of witness"))
 
 
 class LoggingCustodian(Custodian):
@@ -101,6 +105,9 @@ class LoggingCustodian(Custodian):
             body = make()
             if type(body) not in present:
                 writes.record(body)
+        witness = WitnessKey(name="witness.example/w1", key=_WITNESS.public)
+        writes.record(entry.WitnessEnrolled(witness=witness.text(), command=self.command()))
+        writes.record(entry.WitnessRetired(name=witness.name, command=self.command()))
         self.commit(writes)
 
     def _recover(self, writes: Transaction) -> None:

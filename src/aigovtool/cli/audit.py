@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import Struct
 
+from aigovtool.cli import witnessed
 from aigovtool.cli.audit_list import list_entries
 from aigovtool.cli.audit_reconcile import reconcile
 from aigovtool.cli.audit_root import opened, root_of, root_option
@@ -13,6 +14,7 @@ from aigovtool.cli.audit_watch import checkpoint, compare
 from aigovtool.cli.credentials import connected, require_free
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
+from aigovtool.cli.witness import witness
 from aigovtool.cli.words import count, when
 
 if TYPE_CHECKING:
@@ -63,6 +65,8 @@ class Verified(Struct, frozen=True, kw_only=True):
     stops: list[str]
     checkpoints_held: int
     lost: list[Lost]
+    cosigned: list[witnessed.CosignedBy]
+    witnesses_required: int
 
 
 @click.group(cls=VerbGroup, example="aigovtool audit verify log.jsonl --operator operator.json")
@@ -70,7 +74,7 @@ def audit() -> None:
     """The audit log: everything that was granted, used, stopped and decided."""
 
 
-for _verb in (list_entries, checkpoint, compare, reconcile):
+for _verb in (list_entries, checkpoint, compare, reconcile, witness):
     audit.add_command(_verb)
 
 
@@ -96,19 +100,48 @@ def export(screen: Screen, out: Path, operator_file: Path | None) -> None:
 @click.argument("file", type=FILE)
 @root_option
 @click.option("--seen", type=FILE, multiple=True, help="An older checkpoint that you hold; repeat for more.")
+@click.option(
+    "--witness",
+    "keys",
+    metavar="KEY",
+    multiple=True,
+    help="The verifier key of a witness that you believe; repeat for more.",
+)
+@click.option(
+    "--witnesses-required",
+    type=click.IntRange(0),
+    metavar="NUMBER",
+    help="How many of them must have co-signed the log; all of them if not given.",
+)
 @operator_option
 @click.pass_obj
-def verify(screen: Screen, *, file: Path, root: str | None, seen: tuple[Path, ...], operator_file: Path | None) -> None:
+def verify(
+    screen: Screen,
+    *,
+    file: Path,
+    root: str | None,
+    seen: tuple[Path, ...],
+    keys: tuple[str, ...],
+    witnesses_required: int | None,
+    operator_file: Path | None,
+) -> None:
     """Verify a copy of the log offline: signatures, hashes, order, and every balance.
 
     The root key is trusted because you say so: give it with --root, or take the one in a party file that you got
     from the custodian on a safe path (--operator, which takes any party file here). With --seen the log must also
     begin with what your older checkpoints stand for; what a restore from a backup lost is reported.
+
+    With --witness it must also be the log that these witnesses co-signed, as far as they did, which not even a thief of
+    the custodian's log key can make another log to be. Their keys are trusted because you say so.
     """
+    from aigovtool.ledger.witnessing import require_witnesses  # noqa: PLC0415
     from aigovtool.operator.witness import read_note  # noqa: PLC0415
 
-    report = opened(file, root_of(root, operator_file), seen=[read_note(one) for one in seen])
-    done = _verified(file, report, held=len(seen))
+    believed, required = witnessed.counted(keys, witnesses_required)
+    trusted = root_of(root, operator_file)
+    report = opened(file, trusted, seen=[read_note(one) for one in seen], witnesses=believed)
+    require_witnesses(report.vouching, required)
+    done = _verified(file, report, held=len(seen), required=required)
 
     def render() -> None:
         screen.line(
@@ -124,6 +157,7 @@ def verify(screen: Screen, *, file: Path, root: str | None, seen: tuple[Path, ..
             ]
         )
         _say_held(screen, done)
+        witnessed.say(screen, done.cosigned, entries=done.entries, required=required)
         rows = [_balance_row(balance) for balance in done.balances]
         columns = ("budget", "window", "from", "counts", ">limit", ">spent", ">held")
         screen.line("Balances, recomputed from the entries alone; no limit was exceeded at any grant:")
@@ -149,7 +183,7 @@ def _say_held(screen: Screen, done: Verified) -> None:
         )
 
 
-def _verified(file: Path, report: "AuditReport", *, held: int) -> Verified:
+def _verified(file: Path, report: "AuditReport", *, held: int, required: int) -> Verified:
     return Verified(
         file=str(file),
         custodian=report.checkpoint.custodian,
@@ -163,6 +197,8 @@ def _verified(file: Path, report: "AuditReport", *, held: int) -> Verified:
         stops=[f"{target.value} {value}".strip() for target, value in report.stops],
         checkpoints_held=held,
         lost=[Lost(entries=one.size, generation=one.generation, root=one.root.hex()) for one in report.lost],
+        cosigned=witnessed.rows(report.vouching),
+        witnesses_required=required,
     )
 
 

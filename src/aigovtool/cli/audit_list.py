@@ -45,6 +45,8 @@ KINDS: Final = (
     "stopped",
     "resumed",
     "wiped",
+    "witness_enrolled",
+    "witness_retired",
 )
 _PAGE: Final = 1_000
 _MOST: Final = 100_000

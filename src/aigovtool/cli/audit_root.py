@@ -14,6 +14,7 @@ from aigovtool.errors import ConfigurationError, SignatureInvalidError
 if TYPE_CHECKING:
     from aigovtool.crypto.sign import VerifyKey
     from aigovtool.ledger.audit import AuditReport
+    from aigovtool.ledger.cosignature import WitnessKey
 
 _ROOT_BYTES: Final = 32
 _COMPARE: Final = "compare the root key with the custodian's, as `aigovtool custodian show` prints it"
@@ -22,13 +23,18 @@ root_option = click.option("--root", metavar="KEY", help="The custodian's root k
 
 
 def opened(
-    file: Path, root: "VerifyKey", *, seen: Sequence[str] = (), keep: Callable[[bytes], None] = lambda _: None
+    file: Path,
+    root: "VerifyKey",
+    *,
+    seen: Sequence[str] = (),
+    witnesses: "Sequence[WitnessKey]" = (),
+    keep: Callable[[bytes], None] = lambda _: None,
 ) -> "AuditReport":
     """Verify a copy of the log; raises as `verify_audit_file`."""
     from aigovtool.operator.audit_file import verify_audit_file  # noqa: PLC0415
 
     try:
-        return verify_audit_file(file, root, seen=seen, keep=keep)
+        return verify_audit_file(file, root, seen=seen, witnesses=witnesses, keep=keep)
     except SignatureInvalidError as error:
         raise SignatureInvalidError(
             f"{file} is not by this custodian: {error.message}", reason=error.reason, fix=_COMPARE

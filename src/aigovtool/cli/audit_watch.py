@@ -69,7 +69,7 @@ def checkpoint(screen: Screen, *, out: Path | None, party_file: Path | None) -> 
 
     if out is not None:
         require_free(out)
-    with _witness(party_file) as witness:
+    with linked(party_file) as witness:
         seen = witness.head()
     if out is not None:
         write_note(out, seen.note)
@@ -107,7 +107,7 @@ def compare(screen: Screen, *, file: Path, out: Path | None, party_file: Path | 
     if out is not None:
         require_free(out)
     note = read_note(file)
-    with _witness(party_file) as witness:
+    with linked(party_file) as witness:
         try:
             held, now = witness.compare(note)
         except LogError as error:
@@ -137,7 +137,12 @@ def _named(found: "Checkpoint") -> str:
     return f"{count(found.size)} entries, generation {found.generation}, root {found.root.hex()[:_ROOT_CHARS]}..."
 
 
-def _witness(party_file: Path | None) -> "LogWitness":
+def linked(party_file: Path | None) -> "LogWitness":
+    """Return a connection to the custodian of a party file, as nobody.
+
+    Raises:
+        ConfigurationError: `no_party_file`, and whatever is wrong with the file.
+    """
     from aigovtool.operator.witness import LogWitness  # noqa: PLC0415
 
     if party_file is None:

@@ -134,6 +134,8 @@ _SENTENCES: Final[Mapping[type, _Sentence]] = MappingProxyType(
         ),
         log.Stopped: (_by_custodian, lambda e: f"stopped {_target(e)}"),
         log.Resumed: (_by_custodian, lambda e: f"resumed {_target(e)}"),
+        log.WitnessEnrolled: (_by_custodian, lambda e: f"enrolled witness {e.witness}"),
+        log.WitnessRetired: (_by_custodian, lambda e: f"retired witness {e.name}"),
         log.Wiped: (_by_enclave, lambda e: f"proved that it wiped itself (epoch {e.epoch})"),
     }
 )

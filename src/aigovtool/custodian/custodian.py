@@ -17,6 +17,7 @@ from aigovtool.custodian.store import facts, log, stops
 from aigovtool.custodian.store.database import Database
 from aigovtool.custodian.store.records import Instance
 from aigovtool.custodian.store.transaction import Transaction
+from aigovtool.custodian.witness_keys import WitnessKeys
 from aigovtool.errors import AIGovToolError, LedgerRollbackError
 from aigovtool.ids import MessageId
 from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
@@ -64,6 +65,7 @@ class Custodian:
     packages: Path
     hub: Hub = field(default_factory=Hub)
     senders: Senders = field(default_factory=Senders)
+    witness_keys: WitnessKeys = field(default_factory=WitnessKeys)
     #: The checkpoint that was signed last: renewals that change nothing share it.
     newest_note: tuple[Checkpoint, str] | None = None
     #: Tells this process from the others that serve the same ledger.

@@ -1,12 +1,17 @@
 """The custodian's routes about its audit log as a tree: checkpoints and proofs, open to whoever wants to check."""
 
+from typing import Final
+
 from aigovtool.codec import Message
 from aigovtool.custodian.custodian import Custodian
-from aigovtool.custodian.service import proofs, views
+from aigovtool.custodian.service import proofs, views, witnesses
 from aigovtool.ids import LeaseId, Units
 from aigovtool.ledger.proof import EntryProof
 from aigovtool.protocol import views as shown
 from aigovtool.transport.routes import Call, Caller, Route
+
+#: A note of 4,096 characters, escaped.
+_MAX_COSIGNED_BYTES: Final = 16 << 10
 
 
 class LeasePath(Message):
@@ -41,6 +46,12 @@ def _checkpoints(custodian: Custodian) -> list[Route]:
     async def head(_call: Call) -> shown.LogHead:
         return await views.show_head(custodian)
 
+    async def cosigned(call: Call) -> shown.WitnessView:
+        return await witnesses.receive(custodian, call.body(shown.CosignedCheckpoint))
+
+    async def everyone(_call: Call) -> shown.Witnesses:
+        return await witnesses.show_witnesses(custodian)
+
     return [
         Route(
             method="POST",
@@ -56,8 +67,26 @@ def _checkpoints(custodian: Custodian) -> list[Route]:
             path="/v1/checkpoint",
             handler=head,
             who=(Caller.ANYONE,),
-            summary="Checkpoint",
+            summary="Checkpoint, with the co-signatures of witnesses",
             answer=shown.LogHead,
+        ),
+        Route(
+            method="POST",
+            path="/v1/cosignatures",
+            handler=cosigned,
+            who=(Caller.ANYONE,),
+            summary="Hand in an enrolled witness's co-signature of a checkpoint",
+            body=shown.CosignedCheckpoint,
+            answer=shown.WitnessView,
+            max_body_bytes=_MAX_COSIGNED_BYTES,
+        ),
+        Route(
+            method="GET",
+            path="/v1/witnesses",
+            handler=everyone,
+            who=(Caller.ANYONE,),
+            summary="Witnesses, and what each co-signed last",
+            answer=shown.Witnesses,
         ),
     ]
 

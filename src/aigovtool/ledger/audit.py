@@ -12,7 +12,10 @@
    charge is what it used or all of it.
 5. There are exactly as many entries as the checkpoint says, and their Merkle root is the signed one.
 6. Each older checkpoint that the reader holds names a prefix of this log: it is neither a rolled-back nor a rewritten
-   copy. One that was lost with a backup is named by the entry that begins the next generation, and reported.
+   copy. One that was lost with a backup is named by the entry that begins the next generation, and reported. So does
+   each co-signed checkpoint that came with the copy.
+7. Every co-signature that came with the copy is by a witness that the log names, and verifies; so does every one in the
+   name and with the key hash of a witness that the reader believes (`witnessing`).
 
 The recorded hashes are a help to name the entry that was changed; they prove nothing by themselves. Whoever changes
 an entry *and* its hash fails at 5, where only the log as a whole can be named.
@@ -21,8 +24,8 @@ It does not show that the log is the only one (compare checkpoints with other re
 truly (their receipts show that).
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from aigovtool.codec import decode_signed
@@ -31,10 +34,12 @@ from aigovtool.errors import AIGovToolError, InputError, LogError
 from aigovtool.ids import KeyId
 from aigovtool.ledger.budget import BudgetRow
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint
+from aigovtool.ledger.cosignature import WitnessKey
 from aigovtool.ledger.entry import Entry, Genesis, Restored
 from aigovtool.ledger.lease import LeaseState
 from aigovtool.ledger.merkle import Frontier, leaf_hash
 from aigovtool.ledger.replay import Replay, Stop, bad
+from aigovtool.ledger.witnessing import Vouching, require_distinct, weigh
 
 #: The largest entries carry a reason of 500 characters or a lease with a dozen rows: under 16 KiB.
 MAX_ENTRY_BYTES: Final = 64 << 10
@@ -62,6 +67,7 @@ class AuditReport:
     stops: tuple[Stop, ...]
     #: Checkpoints that the reader held and that were lost by a restore from a backup, as the log itself says.
     lost: tuple[Checkpoint, ...] = ()
+    vouching: Vouching = field(default_factory=Vouching)
 
 
 def verify_log(
@@ -71,6 +77,8 @@ def verify_log(
     custodian: KeyId,
     *,
     seen: Iterable[str] = (),
+    cosigned: Iterable[str] = (),
+    witnesses: Sequence[WitnessKey] = (),
 ) -> AuditReport:
     """Return what a log says, if it is whole, unchanged and consistent.
 
@@ -80,12 +88,17 @@ def verify_log(
         keys: the log keys of the custodian's key set, verified against the pinned root before.
         custodian: the identifier of the pinned root key.
         seen: older signed checkpoints that the reader holds, from wherever.
+        cosigned: co-signed checkpoints that came with the copy.
+        witnesses: those whose co-signatures the reader believes.
 
     Raises:
         LogError: naming the first bad entry, with a reason for each of the checks above.
     """
     checkpoint = _opened_note(note, keys, custodian)
-    held = _Held([_opened_note(one, keys, custodian) for one in seen])
+    require_distinct(witnesses)
+    theirs = [(one, _opened_note(one, keys, custodian)) for one in seen]
+    with_log = [(one, _opened_note(one, keys, custodian)) for one in cosigned]
+    held = _Held([one for _, one in (*theirs, *with_log)])
     replay, frontier = Replay(), Frontier()
     held.compare(frontier)
     first_ms, before = 0, None
@@ -104,8 +117,15 @@ def verify_log(
         first_ms, before = entry.at_ms if before is None else first_ms, entry
     _require_signed(frontier, checkpoint, before)
     held.require_whole(checkpoint)
+    vouching = weigh(
+        [(note, checkpoint), *held.kept(with_log)],
+        held.kept(theirs),
+        keys,
+        enrolled=replay.witnesses.values(),
+        trusted=witnesses,
+    )
     last_ms = 0 if before is None else before.at_ms
-    return replace(_report(checkpoint, replay, first_ms, last_ms), lost=tuple(held.lost))
+    return replace(_report(checkpoint, replay, first_ms, last_ms), lost=tuple(held.lost), vouching=vouching)
 
 
 def _require_signed(frontier: Frontier, checkpoint: Checkpoint, last: Entry | None) -> None:
@@ -141,6 +161,10 @@ class _Held:
             size, generation = entry.body.lost_size, entry.body.generation
             self.lost += [one for one in self._open if one.size <= size and one.generation < generation]
             self._open = [one for one in self._open if one not in self.lost]
+
+    def kept(self, notes: list[tuple[str, Checkpoint]]) -> list[tuple[str, Checkpoint]]:
+        """Return those of these notes that were not lost."""
+        return [(note, one) for note, one in notes if one not in self.lost]
 
     def require_whole(self, checkpoint: Checkpoint) -> None:
         """Refuse a log that does not extend one of them.

@@ -279,6 +279,20 @@ class Resumed(Message, tag_field="kind", tag="resumed"):
     command: Command
 
 
+class WitnessEnrolled(Message, tag_field="kind", tag="witness_enrolled"):
+    """Co-signatures of checkpoints by a witness are taken and shown; `witness` is its verifier key."""
+
+    witness: str
+    command: Command
+
+
+class WitnessRetired(Message, tag_field="kind", tag="witness_retired"):
+    """A witness's co-signatures are no longer taken and shown; what it signed before stays true."""
+
+    name: str
+    command: Command
+
+
 class Wiped(Message, tag_field="kind", tag="wiped"):
     """An instance proved by its signature that key, weights and results are gone."""
 
@@ -312,6 +326,8 @@ EntryBody = (
     | AskDecided
     | Stopped
     | Resumed
+    | WitnessEnrolled
+    | WitnessRetired
     | Wiped
 )
 

@@ -12,6 +12,7 @@ import msgspec
 from aigovtool.errors import LogError
 from aigovtool.ids import LeaseId, ModelId
 from aigovtool.ledger.budget import ROLLING, BudgetLimit, BudgetRow, RowKey, Scope, Window, bucket_of, path
+from aigovtool.ledger.cosignature import MAX_WITNESSES, WitnessKey, parse_witness_key
 from aigovtool.ledger.entry import (
     BudgetSet,
     Charged,
@@ -30,6 +31,8 @@ from aigovtool.ledger.entry import (
     Resumed,
     Stopped,
     StopTarget,
+    WitnessEnrolled,
+    WitnessRetired,
 )
 from aigovtool.ledger.lease import LeaseEvent, LeaseState, next_state
 from aigovtool.ledger.units import Dimension
@@ -61,6 +64,9 @@ class Replay:
     stops: set[Stop] = field(default_factory=set)
     #: What the leases of each model debit.
     counts: dict[ModelId, frozenset[Dimension]] = field(default_factory=dict)
+    #: All that were ever enrolled, by name, and which of them are retired.
+    witnesses: dict[str, WitnessKey] = field(default_factory=dict)
+    retired: set[str] = field(default_factory=set)
     epoch: int = 0
     generation: int = 0
 
@@ -87,6 +93,10 @@ class Replay:
             case BudgetSet(limit=limit):
                 self.limits.setdefault(limit.scope, {})[limit.dimension, limit.window] = limit
                 self._limit_row(limit, bucket_of(limit.window, entry.at_ms))
+            case WitnessEnrolled(witness=text):
+                self._enrol(parse_witness_key(text))
+            case WitnessRetired(name=name):
+                self._retire(name)
             case Charged(row=key, units=units):
                 self._keep(self._charged_row(key, entry.at_ms).charge(units))
             case _:
@@ -213,6 +223,17 @@ class Replay:
         earlier = range(key.bucket_ms - span_ms, key.bucket_ms, bucket_ms)
         counted = [self.rows[buckets[at]] for at in earlier if at in buckets]
         return sum(row.posted + row.pending for row in counted)
+
+    def _enrol(self, witness: WitnessKey) -> None:
+        taken = any(witness.name == known.name or witness.key == known.key for known in self.witnesses.values())
+        if taken or len(self.witnesses) - len(self.retired) >= MAX_WITNESSES:
+            raise bad("witness", "it enrols a witness whose name or key was taken, or one too many")
+        self.witnesses[witness.name] = witness
+
+    def _retire(self, name: str) -> None:
+        if name not in self.witnesses or name in self.retired:
+            raise bad("witness", "it retires a witness that is not enrolled")
+        self.retired.add(name)
 
     def _close(self, closed: LeaseClosed) -> None:
         held = _known(self.leases, closed.lease_id)

@@ -3,16 +3,19 @@ r"""The audit log on disk: what `aigovtool audit export` writes and an outsider 
 JSON lines. The first is a header; each further line is one entry beside its leaf hash:
 
 ```
-{"format":"aigovtool-audit.v1","checkpoint":"aigovtool/…\n…","key_set":{…DSSE envelope signed by the root key…}}
+{"format":"aigovtool-audit.v1","checkpoint":"aigovtool/…\n…","key_set":{…DSSE envelope signed by the root key…},
+ "cosigned":["aigovtool/…\n…"]}
 {"leaf":"<64 hex digits>","entry":{"index":0,"at_ms":…,"generation":0,"body":{"kind":"genesis",…}}}
 ```
+
+(The header is one line; `cosigned` is there only where witnesses co-signed an earlier checkpoint.)
 
 Every line is in its only encoding and the file ends with a line feed, so that no byte in it is without meaning. What
 the lines say is judged by `ledger.audit`; here is only the framing.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final, Literal
 
@@ -22,9 +25,10 @@ from aigovtool.codec import Message, decode_signed, encode
 from aigovtool.crypto.sign import Envelope, VerifyKey
 from aigovtool.errors import ConfigurationError, ConflictError, InputError, LogError
 from aigovtool.ledger.audit import MAX_ENTRY_BYTES, AuditReport, LoggedEntry, verify_log
+from aigovtool.ledger.cosignature import WitnessKey
 from aigovtool.ledger.merkle import leaf_hash
 from aigovtool.protocol.trust import open_key_set
-from aigovtool.protocol.views import LogHead
+from aigovtool.protocol.views import CosignedNotes, LogHead
 
 FORMAT: Final = "aigovtool-audit.v1"
 _MAX_HEADER_BYTES: Final = 64 << 10
@@ -35,12 +39,13 @@ _LEAF_RE: Final = re.compile(rb"[0-9a-f]{64}")
 _MAX_LINE_BYTES: Final = MAX_ENTRY_BYTES + 128
 
 
-class AuditHeader(Message):
-    """The first line."""
+class AuditHeader(Message, omit_defaults=True):
+    """The first line. `cosigned` holds earlier checkpoints with co-signatures of witnesses, where there are any."""
 
     format: Literal["aigovtool-audit.v1"]
     checkpoint: Annotated[str, Meta(max_length=4096)]
     key_set: Envelope
+    cosigned: CosignedNotes = ()
 
 
 def write_audit_file(path: Path, head: LogHead, entries: Iterable[bytes], *, replace: bool = False) -> int:
@@ -56,7 +61,10 @@ def write_audit_file(path: Path, head: LogHead, entries: Iterable[bytes], *, rep
     count = 0
     try:
         with partial.open("wb") as file:
-            file.write(encode(AuditHeader(format=FORMAT, checkpoint=head.checkpoint, key_set=head.key_set)) + b"\n")
+            header = AuditHeader(
+                format=FORMAT, checkpoint=head.checkpoint, key_set=head.key_set, cosigned=head.cosigned
+            )
+            file.write(encode(header) + b"\n")
             for entry in entries:
                 file.write(_PREFIX + leaf_hash(entry).hex().encode() + _MIDDLE + entry + b"}\n")
                 count += 1
@@ -69,7 +77,12 @@ def write_audit_file(path: Path, head: LogHead, entries: Iterable[bytes], *, rep
 
 
 def verify_audit_file(
-    path: Path, root: VerifyKey, *, seen: Iterable[str] = (), keep: Callable[[bytes], None] = lambda _: None
+    path: Path,
+    root: VerifyKey,
+    *,
+    seen: Iterable[str] = (),
+    witnesses: Sequence[WitnessKey] = (),
+    keep: Callable[[bytes], None] = lambda _: None,
 ) -> AuditReport:
     """Verify a copy of the log under the pinned root key of its custodian.
 
@@ -77,6 +90,7 @@ def verify_audit_file(
         path: the copy.
         root: the custodian's root key.
         seen: older signed checkpoints that the reader holds.
+        witnesses: those whose co-signatures the reader believes.
         keep: is given each entry as it is read. What it was given is worth something only when this returns.
 
     Raises:
@@ -88,7 +102,15 @@ def verify_audit_file(
         with path.open("rb") as file:
             header = _header(file.readline(_MAX_HEADER_BYTES + 1))
             keys = open_key_set(header.key_set, root).log_keys()
-            return verify_log(_kept(_entries(file), keep), header.checkpoint, keys, root.key_id, seen=seen)
+            return verify_log(
+                _kept(_entries(file), keep),
+                header.checkpoint,
+                keys,
+                root.key_id,
+                seen=seen,
+                cosigned=header.cosigned,
+                witnesses=witnesses,
+            )
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}", reason="unreadable_audit_file") from None
 

@@ -151,6 +151,10 @@ class OperatorClient:
         """Return whether the ledger has forgotten something."""
         return self._connection.get("/v1/gap", views.GapView)
 
+    def witnesses(self) -> views.Witnesses:
+        """Return all witnesses, retired ones too."""
+        return self._connection.get("/v1/witnesses", views.Witnesses)
+
     def log_head(self) -> views.LogHead:
         """Return the newest checkpoint and key set as they came; `verified_head` checks them."""
         return self._connection.get("/v1/log/head", views.LogHead)

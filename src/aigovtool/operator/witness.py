@@ -27,7 +27,14 @@ from aigovtool.ledger.merkle import verify_consistency
 from aigovtool.operator.connection import CustodianConnection
 from aigovtool.protocol.party import CustodianAddress
 from aigovtool.protocol.trust import open_key_set
-from aigovtool.protocol.views import CheckpointSeen, ConsistencyProof, LogHead
+from aigovtool.protocol.views import (
+    CheckpointSeen,
+    ConsistencyProof,
+    CosignedCheckpoint,
+    LogHead,
+    Witnesses,
+    WitnessView,
+)
 
 _SHOW_OTHERS: Final = "keep the checkpoint, and show it to others; an export shows more: aigovtool audit verify --seen"
 
@@ -39,6 +46,8 @@ class Seen:
     note: str
     checkpoint: Checkpoint
     keys: tuple[VerifyKey, ...]
+    #: Earlier checkpoints with co-signatures of witnesses; nothing of them is verified here.
+    cosigned: tuple[str, ...] = ()
 
 
 class LogWitness:
@@ -50,8 +59,9 @@ class LogWitness:
     """
 
     def __init__(self, address: CustodianAddress, *, pause: Callable[[float], None] = time.sleep) -> None:
-        self._root: Final = VerifyKey(address.root)
+        self.root: Final = VerifyKey(address.root)
         self._connection: Final = CustodianConnection.anonymous(address, pause=pause)
+        self.custodian: Final = self.root.key_id
 
     def head(self) -> Seen:
         """Return the present checkpoint.
@@ -72,7 +82,7 @@ class LogWitness:
         """
         before = self.head()
         held = open_checkpoint(note, list(before.keys))
-        if held.custodian != self._root.key_id:
+        if held.custodian != self.root.key_id:
             raise LogError("the checkpoint is of another custodian's log", reason="wrong_custodian")
         try:
             answer = self._connection.post("/v1/checkpoints", encode(CheckpointSeen(checkpoint=note)), LogHead)
@@ -81,7 +91,7 @@ class LogWitness:
         now = self._opened(answer)
         if (held.generation, held.size) > (now.checkpoint.generation, now.checkpoint.size):
             raise _forgotten(held, now.checkpoint)
-        if self._extends(held, now.checkpoint):
+        if self.extends(held, now.checkpoint):
             return held, now
         if held.generation < now.checkpoint.generation:
             raise LogError(
@@ -96,6 +106,31 @@ class LogWitness:
             fix=_SHOW_OTHERS,
         )
 
+    def extends(self, held: Checkpoint, now: Checkpoint) -> bool:
+        """Return whether the custodian proves that the log of `now` begins with that of `held`."""
+        if held.size > now.size:
+            return False
+        try:
+            # The custodian refuses where there is no proof; a proof that is none is refused here.
+            proof = self._connection.get(f"/v1/log/consistency?old={held.size}&size={now.size}", ConsistencyProof)
+            verify_consistency(held.size, held.root, now.size, now.root, proof.path)
+        except LogError:
+            return False
+        return True
+
+    def hand_in(self, note: str) -> WitnessView:
+        """Hand in a co-signed checkpoint, and return what the custodian keeps of its witness now.
+
+        Raises:
+            ForbiddenError: `unknown_witness`: it is not enrolled, or retired.
+            AIGovToolError: whatever else the custodian answers.
+        """
+        return self._connection.post("/v1/cosignatures", encode(CosignedCheckpoint(checkpoint=note)), WitnessView)
+
+    def witnesses(self) -> Witnesses:
+        """Return all witnesses, as the custodian says."""
+        return self._connection.get("/v1/witnesses", Witnesses)
+
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
@@ -109,27 +144,16 @@ class LogWitness:
         self.close()
 
     def _opened(self, head: LogHead) -> Seen:
-        keys = open_key_set(head.key_set, self._root).log_keys()
+        keys = open_key_set(head.key_set, self.root).log_keys()
         checkpoint = open_checkpoint(head.checkpoint, keys)
-        if checkpoint.custodian != self._root.key_id:
+        if checkpoint.custodian != self.root.key_id:
             raise LogError("the checkpoint is of another custodian's log", reason="wrong_custodian")
-        return Seen(note=head.checkpoint, checkpoint=checkpoint, keys=tuple(keys))
-
-    def _extends(self, held: Checkpoint, now: Checkpoint) -> bool:
-        if held.size > now.size:
-            return False
-        try:
-            # The custodian refuses where there is no proof; a proof that is none is refused here.
-            proof = self._connection.get(f"/v1/log/consistency?old={held.size}&size={now.size}", ConsistencyProof)
-            verify_consistency(held.size, held.root, now.size, now.root, proof.path)
-        except LogError:
-            return False
-        return True
+        return Seen(note=head.checkpoint, checkpoint=checkpoint, keys=tuple(keys), cosigned=head.cosigned)
 
     def _rolled_back(
         self, held: Checkpoint, before: Seen, error: LedgerRollbackError
     ) -> LogError | LedgerRollbackError:
-        if held.generation <= before.checkpoint.generation and self._extends(held, before.checkpoint):
+        if held.generation <= before.checkpoint.generation and self.extends(held, before.checkpoint):
             error.message = "the log extends your checkpoint, but it has forgotten another one that it signed"
             error.fix = "operators settle that: aigovtool custodian gap"
             return error

@@ -13,6 +13,7 @@ from aigovtool.codec import Message
 from aigovtool.ids import BorrowerId, Digest, InstanceId, KeyId, MessageId, Millis, ModelId, OperatorId, Units
 from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window
 from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES
+from aigovtool.ledger.cosignature import MAX_WITNESS_KEY_CHARS
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.ledger.units import Dimension
@@ -119,6 +120,18 @@ class Resume(Message, tag_field="act", tag="resume"):
     reason: str
 
 
+class EnrolWitness(Message, tag_field="act", tag="enrol_witness"):
+    """Take and show the co-signatures of a witness; `witness` is its verifier key (C2SP signed note)."""
+
+    witness: Annotated[str, Meta(min_length=1, max_length=MAX_WITNESS_KEY_CHARS)]
+
+
+class RetireWitness(Message, tag_field="act", tag="retire_witness"):
+    """Neither take nor show the co-signatures of a witness any more."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=MAX_WITNESS_KEY_CHARS)]
+
+
 class RowCharge(Message):
     """Units to charge to a budget row."""
 
@@ -161,6 +174,8 @@ Act = (
     | DecideAsk
     | Stop
     | Resume
+    | EnrolWitness
+    | RetireWitness
     | SettleGap
     | WriteOff
 )

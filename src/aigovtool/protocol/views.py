@@ -10,6 +10,7 @@ from aigovtool.crypto.sign import Envelope
 from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, KeyId, Millis, ModelId, Units
 from aigovtool.ledger.budget import RowKey
 from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES
+from aigovtool.ledger.cosignature import MAX_WITNESSES
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.policy import Consequences, ServingPolicy
 from aigovtool.ledger.units import Dimension, UnitVector
@@ -164,11 +165,21 @@ class LogPage(Message):
     entries: list[bytes]
 
 
-class LogHead(Message):
-    """The newest signed checkpoint, and the keys that its signer's key set names."""
+_Note = Annotated[str, Meta(min_length=1, max_length=MAX_CHECKPOINT_BYTES)]
+#: Checkpoints with co-signatures of witnesses, from the largest to the smallest.
+CosignedNotes = Annotated[tuple[_Note, ...], Meta(max_length=MAX_WITNESSES)]
+
+
+class LogHead(Message, omit_defaults=True):
+    """The newest signed checkpoint, and the keys that its signer's key set names.
+
+    Witnesses co-sign some time after the log: `checkpoint` carries the co-signatures over this very state, `cosigned`
+    holds earlier checkpoints with those over them, the newest of each witness.
+    """
 
     checkpoint: str
     key_set: Envelope
+    cosigned: CosignedNotes = ()
 
 
 class InclusionProof(Message):
@@ -189,7 +200,30 @@ class ConsistencyProof(Message):
 class CheckpointSeen(Message):
     """A checkpoint that somebody holds, to be compared with the custodian's log."""
 
-    checkpoint: Annotated[str, Meta(min_length=1, max_length=MAX_CHECKPOINT_BYTES)]
+    checkpoint: _Note
+
+
+class CosignedCheckpoint(Message):
+    """A checkpoint with the log's signature and the co-signature of one witness."""
+
+    checkpoint: _Note
+
+
+class WitnessView(Message):
+    """A witness: its verifier key, and what it co-signed last; `size` is null when it has not."""
+
+    name: str
+    key: str
+    retired: bool
+    size: Units | None
+    generation: Units | None
+    time_s: Units | None
+
+
+class Witnesses(Message):
+    """All witnesses, by name."""
+
+    witnesses: list[WitnessView]
 
 
 class GapView(Message):

@@ -110,6 +110,29 @@ def test_an_upgrade_by_another_program_stops_this_one(pair: tuple[Database, Data
         assert isinstance(put(one, "old").exception(LONG_S), StorageError)
 
 
+def test_an_older_ledger_is_brought_up_to_date(url: str, postgres_server: PostgresServer) -> None:
+    """Schema 2, the first on PostgreSQL, gets what a new ledger has: the same columns, types and constraints."""
+    Database(Postgres(url, create=True)).close()
+    fresh = postgres_server.database()
+    Database(Postgres(fresh, create=True)).close()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP TABLE witnesses")
+        connection.execute("UPDATE head SET schema = 2")
+    Database(Postgres(url)).close()
+    described = """
+        SELECT table_name, column_name, data_type, character_maximum_length, is_nullable FROM information_schema.columns
+        WHERE table_schema = 'public' ORDER BY 1, 2
+    """
+    indexed = "SELECT tablename, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1, 2"
+    for question in (described, indexed):
+        answers = []
+        for address in (url, fresh):
+            with psycopg.connect(address) as connection:
+                answers.append(connection.execute(question).fetchall())
+        assert answers[0] == answers[1]
+        assert "witnesses" in {row[0] for row in answers[0]}
+
+
 def test_a_ledger_is_made_once(url: str) -> None:
     """A database that holds a ledger is not given a second one, and an empty one is not taken for a ledger."""
     with pytest.raises(ConfigurationError) as absent:

@@ -13,7 +13,7 @@ from aigovtool.custodian.custodian import Custodian, refusal_of
 from aigovtool.custodian.hub import Announcement
 from aigovtool.custodian.keys import CustodianKeys
 from aigovtool.custodian.service import asks as ask_service
-from aigovtool.custodian.service import lending, recovery
+from aigovtool.custodian.service import lending, recovery, witnesses
 from aigovtool.custodian.service.acting import Acting
 from aigovtool.custodian.service.announcements import announce
 from aigovtool.custodian.service.asks import party_of
@@ -334,6 +334,8 @@ _ACTS: Final[dict[type, _Act]] = {
     commands.DecideAsk: _decide_ask,
     commands.Stop: _stop,
     commands.Resume: _resume,
+    commands.EnrolWitness: witnesses.enrol,
+    commands.RetireWitness: witnesses.retire,
     commands.SettleGap: recovery.settle_gap,
     commands.WriteOff: recovery.write_off,
 }

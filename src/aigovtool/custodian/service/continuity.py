@@ -25,7 +25,7 @@ def note_gap(custodian: Custodian, transaction: Transaction, note: str) -> bool:
     if not note:
         return head.gap is not None
     seen = parse_checkpoint(note)
-    if _remembered(transaction, seen):
+    if remembers(transaction, seen):
         return head.gap is not None
     # Only now is a signature worth its price: nobody may stop a custodian with a note that it never signed.
     seen = open_checkpoint(note, custodian.keys.key_set.log_keys())
@@ -38,7 +38,8 @@ def note_gap(custodian: Custodian, transaction: Transaction, note: str) -> bool:
     return True
 
 
-def _remembered(transaction: Transaction, seen: Checkpoint) -> bool:
+def remembers(transaction: Transaction, seen: Checkpoint) -> bool:
+    """Return whether a checkpoint, whoever signed it, names a prefix of this log."""
     frontier, generation = transaction.head.frontier, transaction.head.generation
     if seen.generation > generation or seen.size > frontier.size:
         return False

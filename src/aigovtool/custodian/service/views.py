@@ -3,6 +3,7 @@
 from aigovtool.attestation.appraisal import AppraisalPolicy
 from aigovtool.attestation.model import TeeType
 from aigovtool.custodian.custodian import Custodian, rolled_back
+from aigovtool.custodian.service import witnesses
 from aigovtool.custodian.service.boot import policy_in_force
 from aigovtool.custodian.service.continuity import note_gap
 from aigovtool.custodian.service.reports import sweep
@@ -182,9 +183,8 @@ async def show_log(custodian: Custodian, start: int, limit: int) -> views.LogPag
 
 
 async def show_head(custodian: Custodian) -> views.LogHead:
-    """Return a checkpoint signed now."""
-    checkpoint = await custodian.database.run(custodian.checkpoint)
-    return views.LogHead(checkpoint=checkpoint, key_set=custodian.keys.key_set_envelope)
+    """Return a checkpoint signed now, and the newest co-signatures of witnesses."""
+    return await custodian.database.run(lambda transaction: witnesses.show_head(custodian, transaction))
 
 
 async def compare(custodian: Custodian, seen: views.CheckpointSeen) -> views.LogHead:

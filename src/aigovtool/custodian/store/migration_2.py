@@ -1,4 +1,4 @@
-"""Schema 2 to 3: what leases hold and what was used is kept in each dimension.
+"""Schema 2 to 3: what leases hold and what was used is kept in each dimension; and there are witnesses, none yet.
 
 A migration is history: it speaks the SQL and the JSON of its two versions, and imports nothing that later versions may
 change. Version 2 metered one dimension of a model, which its policy names.
@@ -17,6 +17,7 @@ def from_2_to_3(connection: Connection) -> None:
     dimensions = _dimensions(connection)
     _leases(connection, dimensions)
     _usage(connection, dimensions)
+    _witnesses(connection)
 
 
 def _dimensions(connection: Connection) -> dict[str, str]:
@@ -53,3 +54,13 @@ def _usage(connection: Connection, dimensions: dict[str, str]) -> None:
 
 def _drop(connection: Connection, table: str, column: str) -> None:
     connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
+
+
+def _witnesses(connection: Connection) -> None:
+    binary = "BYTEA" if connection.dialect.name == "postgresql" else "BLOB"
+    connection.execute(
+        text(
+            "CREATE TABLE witnesses (name VARCHAR(100) NOT NULL, key_id VARCHAR(64) NOT NULL, "
+            f"body {binary} NOT NULL, PRIMARY KEY (name), UNIQUE (key_id))"
+        )
+    )

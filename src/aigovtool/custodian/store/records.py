@@ -34,6 +34,28 @@ class Model(Message):
     withdrawn: bool = False
 
 
+class Cosigned(Message):
+    """What a witness co-signed last, and the line of the note that says so."""
+
+    generation: Units
+    size: Units
+    time_s: Units
+    line: str
+
+    def order(self) -> tuple[int, int, int, str]:
+        """Return what is greater for a newer one; the line only makes the order total."""
+        return self.generation, self.size, self.time_s, self.line
+
+
+class Witness(Message):
+    """A witness; `key` is its raw Ed25519 key."""
+
+    name: str
+    key: bytes
+    retired: bool = False
+    newest: Cosigned | None = None
+
+
 class Instance(Message):
     """An admitted instance. `state` is live, stopped, wiped or forked."""
 

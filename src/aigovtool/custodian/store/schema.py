@@ -208,6 +208,16 @@ asks: Final = Table(
     Index("asks_by_state", "state"),
 )
 
+#: Who may co-sign checkpoints, with the newest co-signature of each.
+witnesses: Final = Table(
+    "witnesses",
+    metadata,
+    Column("name", String(100), primary_key=True),
+    Column("key_id", String(64), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    UniqueConstraint("key_id"),
+)
+
 commands: Final = Table(
     "commands",
     metadata,
