@@ -82,9 +82,10 @@ def say(screen: Screen, cosigned: Sequence[CosignedBy], *, entries: int, require
         # The largest part of the log for which as many vouch as were asked for.
         vouched = sorted((one.entries for one in cosigned if one.believed), reverse=True)[required - 1]
         if vouched < entries:
+            those = "entry" if entries - vouched == 1 else f"{count(entries - vouched)} entries"
+            seen = "none" if required == 1 else f"fewer than {required}"
             screen.line(
-                f"For the last {count(entries - vouched)} entries nobody vouches but the custodian's log key: fewer "
-                f"than {required} of your witnesses had seen them."
+                f"For the last {those} only the custodian's log key vouches: {seen} of your witnesses co-signed it."
             )
 
 
