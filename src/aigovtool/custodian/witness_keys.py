@@ -59,6 +59,10 @@ class WitnessKeys:
         """Look again before this name is believed."""
         self._keys.pop(name, None)
 
+    def look_again(self) -> None:
+        """Look at once when the next unknown name comes: an operator has just enrolled one."""
+        self._looked_ms = None
+
     def count_write(self, name: str, now_ms: int) -> None:
         """Count one write of a witness.
 

@@ -59,6 +59,7 @@ def enrol(acting: Acting, act: commands.EnrolWitness) -> CommandResult:
             fix="retire one: aigovtool audit witness retire NAME",
         )
     witnesses.add(acting.transaction, Witness(name=witness.name, key=witness.key.raw))
+    acting.custodian.witness_keys.look_again()
     return acting.result(acting.record(entry.WitnessEnrolled(witness=witness.text(), command=acting.mark)))
 
 
