@@ -5,7 +5,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -46,11 +46,15 @@ def refused(error: AIGovToolError) -> bytes:
     return f"HTTP/1.1 {error.status} No\r\ncontent-length: {len(body)}\r\n{lines}\r\n".encode() + body
 
 
+#: Bytes, None to hang up, or what makes one of them of the request.
+Scripted = bytes | None | Callable[[Request], bytes | None]
+
+
 @dataclass
 class Script:
-    """What to answer, in order: bytes, or None to hang up; and what was asked."""
+    """What to answer, in order; and what was asked."""
 
-    answers: list[bytes | None] = field(default_factory=list)
+    answers: list[Scripted] = field(default_factory=list)
     asked: list[Request] = field(default_factory=list)
 
 
@@ -135,8 +139,10 @@ class FakeCustodian:
         while len(body) < length:
             body += peer.recv(length - len(body))
         method, path, _ = first.split(" ")
-        self.script.asked.append(Request(method, path, headers, body, peer.getpeercert(binary_form=True)))
-        answer = self.script.answers.pop(0)
+        request = Request(method, path, headers, body, peer.getpeercert(binary_form=True))
+        self.script.asked.append(request)
+        scripted = self.script.answers.pop(0)
+        answer = scripted(request) if callable(scripted) else scripted
         if answer is not None:
             peer.sendall(answer)
         return answer is not None

@@ -246,7 +246,8 @@ def _log(home: "WitnessHome", memory: "Memory") -> Log:
 
 def _state(log: Log) -> str:
     state = when(log.last_time_s * 1000) if log.cosigned else "not yet: the new generation was accepted"
-    return f"{state}; {count(log.losses)} losses before" if log.losses else state
+    losses = "loss" if log.losses == 1 else "losses"
+    return f"{state}; {count(log.losses)} {losses} before" if log.losses else state
 
 
 @contextmanager

@@ -56,8 +56,9 @@ class WitnessKeys:
         return self._keys[name]
 
     def forget(self, name: str) -> None:
-        """Look again before this name is believed."""
+        """Look again, and at once, before this name is believed: its witness was retired."""
         self._keys.pop(name, None)
+        self._looked_ms = None
 
     def look_again(self) -> None:
         """Look at once when the next unknown name comes: an operator has just enrolled one."""

@@ -176,6 +176,7 @@ class Cosigner:
             _, now = self._link.compare(memory.note)
         except LogError as error:
             if error.reason != "lost":
+                error.message += "; nothing was co-signed"
                 raise
             now = self._link.head()
         if now.checkpoint.generation != signed.generation:
@@ -204,10 +205,10 @@ def said(signed: Checkpoint, kept: Checkpoint | None) -> str:
         return f"all {signed.size:,} entries that this witness co-signed are still in it"
     if kept is None:
         return f"of the {signed.size:,} entries that this witness co-signed, none is known to be left"
-    return (
-        f"of the {signed.size:,} entries that this witness co-signed, the first {kept.size:,} are still in it, and of "
-        f"the {signed.size - kept.size:,} after them some or all are lost"
-    )
+    after = signed.size - kept.size
+    lost = "the one after them is lost" if after == 1 else f"of the {after:,} after them some or all are lost"
+    first = f"the first {kept.size:,} are still in it"
+    return f"of the {signed.size:,} entries that this witness co-signed, {first}, and {lost}"
 
 
 def _with_earlier(memory: Memory | None, checkpoint: Checkpoint, time_s: int) -> tuple[Remembered, ...]:
