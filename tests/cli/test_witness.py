@@ -276,3 +276,24 @@ def test_a_witness_finds_a_restored_ledger_and_goes_on_only_when_its_keeper_says
         assert sign(place).exit_code == 0
         log = exported(place)
     assert verify(site, log, "--witness", key).exit_code == 0
+
+
+def test_a_restore_that_took_nothing_from_the_witness_is_accepted_in_words_too(site: Site) -> None:
+    """Somebody else noticed it: all that was co-signed is there. An export of before does not show who settled it."""
+    with site.served() as place:
+        made(place)
+        assert sign(place, "--first").exit_code == 0
+        before = exported(place, "before.jsonl")
+    site.forget(5)
+    accept = ["audit", "witness", "accept", site.file("w1"), "--party", site.file("ward7.json"), "--generation", "1"]
+    with site.served() as place:
+        told = sign(place)
+        assert (told.exit_code, "it has forgotten another one that it signed" in told.stderr) == (7, True), told.output
+        settled(place)
+        refused = sign(place)
+        assert failed(refused, 5, "new_generation")
+        assert "entries that this witness co-signed are still in it" in refused.stderr
+        assert failed(place.run(*accept, "--yes", "--log", before), 5, "other_log")
+        accepted = json.loads(place.run(*accept, "--yes", "--json").stdout)
+        assert (accepted["lost"], accepted["kept_entries"]) == (False, accepted["signed_entries"])
+        assert sign(place).exit_code == 0

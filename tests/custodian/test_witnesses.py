@@ -186,6 +186,19 @@ async def test_a_witness_that_lags_or_is_gone_holds_up_nothing(two: Two) -> None
     assert BUDGET > 20
 
 
+async def test_states_that_were_co_signed_long_ago_are_shown_as_they_are_now(signer: Signer) -> None:
+    """However many there were: what is kept in memory of them is bounded, and is never another state's."""
+    bench = signer.bench
+    keys = bench.custodian.keys.key_set.log_keys()
+    for number in range(5 * MAX_WITNESSES):
+        signed = await signer.sign()
+        grown = await grow(bench, f"b{number}")
+        assert parse_checkpoint(grown).size == (signed.size or 0) + 1
+        (note,) = (await head(bench)).cosigned
+        assert open_cosigned(note, keys, [signer.vkey])[0].size == signed.size
+        bench.now_ms += 1000
+
+
 async def test_a_co_signature_is_no_entry_of_the_log(signer: Signer) -> None:
     """Or no checkpoint could ever carry one."""
     before = (await head(signer.bench)).checkpoint
@@ -307,9 +320,10 @@ async def test_a_retired_witness_is_neither_taken_nor_shown(signer: Signer) -> N
 async def test_what_cannot_be_a_witness_is_not_enrolled(bench: Bench) -> None:
     """No verifier key; a key of the custodian's own, with which a thief could witness himself; a sixteenth."""
     keys = bench.custodian.keys
-    for own in (keys.log, keys.commands):
+    own_name = Signer(bench, f"aigovtool/{keys.custodian}")
+    for own in (Signer(bench, "own.example", keys.log), Signer(bench, "own.example", keys.commands), own_name):
         with pytest.raises(ConflictError) as refused:
-            await Signer(bench, "own.example", own).enrol()
+            await own.enrol()
         assert refused.value.reason == "own_key"
     with pytest.raises(InvalidValueError) as malformed:
         await bench.command(acts.EnrolWitness(witness="own.example"))

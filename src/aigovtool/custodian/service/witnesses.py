@@ -50,8 +50,9 @@ def enrol(acting: Acting, act: commands.EnrolWitness) -> CommandResult:
     witness = parse_witness_key(act.witness)
     key_set = acting.custodian.keys.key_set
     own = {*key_set.log, *key_set.commands, acting.custodian.keys.root.raw}
-    if witness.key.raw in own:
-        raise ConflictError("this is a key of the custodian's own, which witnesses nothing", reason="own_key")
+    log_name = Checkpoint(custodian=acting.custodian.keys.custodian, size=0, root=b"").origin()
+    if witness.key.raw in own or witness.name == log_name:
+        raise ConflictError("this is a key or the name of the custodian's own log: no witness", reason="own_key")
     if len(witnesses.active(acting.transaction)) >= MAX_WITNESSES:
         raise ConflictError(
             f"{MAX_WITNESSES} witnesses are enrolled, which is all that a note has room for",
@@ -163,14 +164,14 @@ def show_head(custodian: Custodian, transaction: Transaction) -> views.LogHead:
 
 
 def _note_of(custodian: Custodian, transaction: Transaction, generation: int, size: int) -> str:
-    # Signed anew, by the log's present key: readers need not know the key of then.
+    # By the log's present key: readers need not know that of then. Signed once, because anybody may ask at any time.
     checkpoint = Checkpoint(
         custodian=custodian.keys.custodian,
         size=size,
         root=log.root_at(transaction, size),
         generation=generation,
     )
-    return sign_checkpoint(checkpoint, custodian.keys.log)
+    return custodian.witness_keys.note(checkpoint, lambda: sign_checkpoint(checkpoint, custodian.keys.log))
 
 
 async def show_witnesses(custodian: Custodian) -> views.Witnesses:
