@@ -99,6 +99,30 @@ def verify_log(
     theirs = [(one, _opened_note(one, keys, custodian)) for one in seen]
     with_log = [(one, _opened_note(one, keys, custodian)) for one in cosigned]
     held = _Held([one for _, one in (*theirs, *with_log)])
+    read = _read(entries, checkpoint, custodian, held)
+    _require_signed(read.frontier, checkpoint, read.last)
+    held.require_whole(checkpoint)
+    vouching = weigh(
+        [(note, checkpoint), *held.kept(with_log)],
+        held.kept(theirs),
+        keys,
+        enrolled=read.replay.witnesses.values(),
+        trusted=witnesses,
+    )
+    return replace(_report(checkpoint, read), lost=tuple(held.lost), vouching=vouching)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """The entries of a copy, as far as they can be judged one by one."""
+
+    replay: Replay
+    frontier: Frontier
+    first_ms: int
+    last: Entry | None
+
+
+def _read(entries: Iterable[LoggedEntry], checkpoint: Checkpoint, custodian: KeyId, held: "_Held") -> _Read:
     replay, frontier = Replay(), Frontier()
     held.compare(frontier)
     first_ms, before = 0, None
@@ -115,17 +139,7 @@ def verify_log(
         held.compare(frontier)
         held.excuse(entry)
         first_ms, before = entry.at_ms if before is None else first_ms, entry
-    _require_signed(frontier, checkpoint, before)
-    held.require_whole(checkpoint)
-    vouching = weigh(
-        [(note, checkpoint), *held.kept(with_log)],
-        held.kept(theirs),
-        keys,
-        enrolled=replay.witnesses.values(),
-        trusted=witnesses,
-    )
-    last_ms = 0 if before is None else before.at_ms
-    return replace(_report(checkpoint, replay, first_ms, last_ms), lost=tuple(held.lost), vouching=vouching)
+    return _Read(replay=replay, frontier=frontier, first_ms=first_ms, last=before)
 
 
 def _require_signed(frontier: Frontier, checkpoint: Checkpoint, last: Entry | None) -> None:
@@ -187,13 +201,14 @@ def _opened_note(note: str, keys: list[VerifyKey], custodian: KeyId) -> Checkpoi
     return checkpoint
 
 
-def _report(checkpoint: Checkpoint, replay: Replay, first_ms: int, last_ms: int) -> AuditReport:
+def _report(checkpoint: Checkpoint, read: _Read) -> AuditReport:
+    replay = read.replay
     unclosed = sum(held.state in {LeaseState.PENDING, LeaseState.EXPIRED} for held in replay.leases.values())
     return AuditReport(
         checkpoint=checkpoint,
         entries=checkpoint.size,
-        first_ms=first_ms,
-        last_ms=last_ms,
+        first_ms=read.first_ms,
+        last_ms=0 if read.last is None else read.last.at_ms,
         rows=tuple(replay.rows.values()),
         leases=len(replay.leases),
         unclosed_leases=unclosed,
