@@ -8,20 +8,31 @@ from hypothesis import strategies as st
 from aigovtool.codec import encode
 from aigovtool.crypto.sign import SigningKey, seal
 from aigovtool.errors import AIGovToolError, ConfigurationError, ConflictError, LogError, SignatureInvalidError
-from aigovtool.ids import Digest
+from aigovtool.ids import Digest, MessageId, OperatorId
 from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
-from aigovtool.ledger.entry import Entry, EntryBody, Genesis, KeySetPublished
+from aigovtool.ledger.cosignature import WitnessKey, cosign
+from aigovtool.ledger.entry import Command, Entry, EntryBody, Genesis, KeySetPublished, WitnessEnrolled
 from aigovtool.ledger.merkle import root_of
 from aigovtool.operator.audit_file import verify_audit_file, write_audit_file
 from aigovtool.protocol.trust import KEY_SET, KeySet
 from aigovtool.protocol.views import LogHead
 
 ROOT, LOG_KEY = SigningKey.generate(), SigningKey.generate()
+WITNESS_KEY = SigningKey.generate()
+WITNESS = WitnessKey(name="witness.example/w1", key=WITNESS_KEY.public)
+BY_ALICE = Command(operator=OperatorId("alice"), command_id=MessageId("0" * 32), digest=Digest("sha256:" + "0" * 64))
 BODIES: list[EntryBody] = [
     Genesis(custodian=ROOT.public.key_id),
+    WitnessEnrolled(witness=WITNESS.text(), command=BY_ALICE),
     *(KeySetPublished(version=n, digest=Digest("sha256:" + "0" * 64)) for n in range(1, 6)),
 ]
 ENTRIES = [Entry(index=n, at_ms=1000 + n, generation=0, body=body) for n, body in enumerate(BODIES)]
+
+
+def cosigned(size: int) -> str:
+    root = root_of([entry.leaf() for entry in ENTRIES[:size]])
+    checkpoint = Checkpoint(custodian=ROOT.public.key_id, size=size, root=root)
+    return sign_checkpoint(checkpoint, LOG_KEY) + cosign(checkpoint.text(), WITNESS.name, WITNESS_KEY, 1_700_000_000)
 
 
 def written(path: Path) -> Path:
@@ -34,9 +45,8 @@ def written(path: Path) -> Path:
         credentials=[],
         keystore=bytes(32),
     )
-    root = root_of([entry.leaf() for entry in ENTRIES])
-    note = sign_checkpoint(Checkpoint(custodian=ROOT.public.key_id, size=len(ENTRIES), root=root), LOG_KEY)
-    head = LogHead(checkpoint=note, key_set=seal(KEY_SET, key_set, ROOT))
+    notes = [cosigned(size) for size in (len(ENTRIES), 4, 3)]
+    head = LogHead(checkpoint=notes[0], key_set=seal(KEY_SET, key_set, ROOT), cosigned=tuple(notes[1:]))
     assert write_audit_file(path, head, map(encode, ENTRIES)) == len(ENTRIES)
     return path
 
@@ -59,6 +69,16 @@ def test_a_copy_verifies_under_the_pinned_root_alone(tmp_path: Path) -> None:
     assert verify_audit_file(path, ROOT.public).entries == len(ENTRIES)
     with pytest.raises(SignatureInvalidError):
         verify_audit_file(path, SigningKey.generate().public)
+
+
+def test_no_byte_of_the_header_is_without_meaning(tmp_path: Path, content: bytes) -> None:
+    """Every single one, with co-signatures of a witness that the reader need not know."""
+    path = tmp_path / "log.jsonl"
+    header = content.partition(b"\n")[0]
+    for position in range(len(header)):
+        changed = bytearray(content)
+        changed[position] ^= 1
+        refusal(path, bytes(changed))
 
 
 @settings(max_examples=150)

@@ -50,18 +50,21 @@ class Stand:
         self.custodian.script.answers = list(answers)
         self.custodian.script.asked.clear()
         try:
-            with WitnessHome(self.directory) as home, self.link() as link:
+            with self.link() as link, WitnessHome(self.directory, holding=link.custodian) as home:
                 Cosigner(home, link, clock_s=lambda: self.now_s).sign(first=first)
         except AIGovToolError as error:
             return error.reason or error.code
         return None
+
+    def held(self) -> WitnessHome:
+        return WitnessHome(self.directory, holding=self.custodian.root.public.key_id)
 
     def link(self) -> LogWitness:
         return LogWitness(self.custodian.address, pause=self.pauses.append)
 
     def settlement(self, *answers: Scripted, accept: bool = False) -> Settlement:
         self.custodian.script.answers = list(answers)
-        with WitnessHome(self.directory) as home, self.link() as link:
+        with self.link() as link, WitnessHome(self.directory, holding=link.custodian) as home:
             cosigner = Cosigner(home, link, clock_s=lambda: self.now_s)
             found = cosigner.settlement()
             if accept:
@@ -139,7 +142,8 @@ def test_a_co_signature_is_durable_before_anybody_has_it(stand: Stand) -> None:
         return kept(3)
 
     assert stand.run(head(stand.custodian, 3), look, first=True) is None
-    assert sorted(found) == sorted([stand.memory_file.name, "lock", "witness.key", "witness.vkey"])
+    lock = stand.memory_file.with_suffix(".lock")
+    assert sorted(found) == sorted([stand.memory_file.name, lock.name, "witness.key", "witness.vkey"])
     assert stand.memory_file.stat().st_mode & 0o777 == 0o600
 
 
@@ -264,32 +268,40 @@ def test_a_memory_that_others_can_touch_is_refused(stand: Stand) -> None:
     assert stand.run(head(stand.custodian, 3)) == "unsafe_key_file"
 
 
-def test_two_processes_never_sign_as_one_witness(stand: Stand) -> None:
+def test_two_processes_never_sign_one_log_as_one_witness(stand: Stand) -> None:
     """The second is told so at once, in this process and in another; when the first is killed, its lock is gone."""
-    memory = Memory(format=FORMAT, custodian=KeyId("0" * 64), note="n", time_s=0, earlier=())
+    log, other = stand.custodian.root.public.key_id, KeyId("0" * 64)
     program = (
         "import sys, pathlib\n"
         "from aigovtool.operator.witness_home import WitnessHome\n"
-        "home = WitnessHome(pathlib.Path(sys.argv[1]))\n"
+        "home = WitnessHome(pathlib.Path(sys.argv[1]), holding=sys.argv[2])\n"
         "print('held', flush=True)\n"
         "sys.stdin.read()\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", program, str(stand.directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", program, str(stand.directory), log], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(ConflictError) as busy:
-            WitnessHome(stand.directory)
+            stand.held()
         assert busy.value.reason == "witness_busy"
-        with WitnessHome(stand.directory, alone=False) as reader:
-            assert reader.memories() == []
-            with pytest.raises(ConfigurationError):
-                reader.remember(memory)
+        WitnessHome(stand.directory, holding=other).close()  # another log is another memory
         holder.kill()
-    with WitnessHome(stand.directory) as first, pytest.raises(ConflictError):
-        WitnessHome(stand.directory)
-    assert first.witness.name == NAME
+    with stand.held(), pytest.raises(ConflictError):
+        stand.held()
+
+
+def test_a_memory_is_written_by_who_holds_it_only(stand: Stand) -> None:
+    """Who looks on writes nothing, nor who holds the memory of another log."""
+    memory = Memory(format=FORMAT, custodian=KeyId("0" * 64), note="n", time_s=0, earlier=())
+    with WitnessHome(stand.directory) as reader, stand.held() as other:
+        for home in (reader, other):
+            assert home.memories() == []
+            with pytest.raises(ConfigurationError) as caught:
+                home.remember(memory)
+            assert caught.value.reason == "not_held"
+    assert not list(stand.directory.glob("*.json"))
 
 
 def test_a_directory_holds_one_witness(tmp_path: Path) -> None:
@@ -314,7 +326,7 @@ def test_a_memory_stays_small_and_keeps_what_is_recent(stand: Stand) -> None:
     """However long the witness watches: the older half is thinned out, the newest are all there."""
     stand.begin()
     memory = stand.memory()
-    with WitnessHome(stand.directory) as home:
+    with stand.held() as home:
         for size in range(4, 4 + 2 * MAX_EARLIER):
             earlier = (*memory.earlier, Remembered(generation=0, size=size, root=bytes(32), time_s=NOW))
             home.remember(
@@ -367,7 +379,7 @@ def test_the_witness_says_how_much_of_what_it_signed_is_lost(stand: Stand) -> No
     leaves = [*LEAVES[:4], leaf_hash(bytes([50])), leaf_hash(bytes([51]))]
     true_proof = proof_of(leaves, 4)
     stand.custodian.script.answers = [now, now, now, true_proof]
-    with WitnessHome(stand.directory) as home, stand.link() as link, pytest.raises(AIGovToolError) as caught:
+    with stand.link() as link, stand.held() as home, pytest.raises(AIGovToolError) as caught:
         Cosigner(home, link, clock_s=lambda: NOW).sign()
     assert caught.value.reason == "new_generation"
     assert "of the 7 entries that this witness co-signed, the first 4 are still in it" in caught.value.message

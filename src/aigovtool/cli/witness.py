@@ -139,7 +139,11 @@ def sign(screen: Screen, *, directory: Path, party_file: Path | None, first: boo
     from aigovtool.operator.cosigner import Cosigner  # noqa: PLC0415
     from aigovtool.operator.witness_home import WitnessHome  # noqa: PLC0415
 
-    with _ends_at_sigterm(), WitnessHome(directory) as home, linked(party_file) as link:
+    with (
+        _ends_at_sigterm(),
+        linked(party_file) as link,
+        WitnessHome(directory, holding=link.custodian) as home,
+    ):
         cosigner = Cosigner(home, link)
         if every is None:
             _say(screen, home, cosigner.sign(first=first))
@@ -200,7 +204,7 @@ def show(screen: Screen, *, directory: Path, out: Path | None, party_file: Path 
     if out is not None:
         require_free(out)
     only = None if party_file is None else key_id_of(read_party(party_file).custodian.root)
-    with WitnessHome(directory, alone=False) as home:
+    with WitnessHome(directory) as home:
         logs = [_log(home, memory) for memory in home.memories() if only in {None, memory.custodian}]
         key = home.witness
     if out is not None:

@@ -60,7 +60,7 @@ def accept(
     from aigovtool.operator.cosigner import Cosigner, said  # noqa: PLC0415
     from aigovtool.operator.witness_home import WitnessHome  # noqa: PLC0415
 
-    with WitnessHome(directory) as home, linked(party_file) as link:
+    with linked(party_file) as link, WitnessHome(directory, holding=link.custodian) as home:
         cosigner = Cosigner(home, link)
         found = cosigner.settlement()
         if found.now.checkpoint.generation != generation:

@@ -37,7 +37,7 @@ _MAX_SIGNATURES: Final = MAX_WITNESSES + 1
 _NAME: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._:/@-]{0,98}[A-Za-z0-9])?"
 _NAME_RE: Final = re.compile(_NAME)
 _KEY_RE: Final = re.compile(rf"({_NAME})\+([0-9a-f]{{8}})\+([A-Za-z0-9+/]{{44}})")
-_LINE_RE: Final = re.compile(r"— ([^\s+]{1,128}) ([A-Za-z0-9+/]{8,512}={0,2})")
+_LINE_RE: Final = re.compile(r"— ([^\s+\x00-\x1f\x7f]{1,128}) ([A-Za-z0-9+/]{8,512}={0,2})")
 #: A name of 100, two signs, 8 digits, 33 bytes in base64.
 MAX_WITNESS_KEY_CHARS: Final = 160
 _TIMESTAMPED_ED25519: Final = b"\x04"

@@ -3,7 +3,7 @@
 DIR/witness.key            Ed25519, mode 0600; the witness's only secret
 DIR/witness.vkey           its verifier key (C2SP signed note), to be published
 DIR/<custodian>.json       the newest checkpoint that it stands by, and some before it
-DIR/lock                   held by the one process that uses the directory
+DIR/<custodian>.lock       held by the one process that co-signs this log
 
 A memory is replaced as a whole: written beside the old one, synced, and renamed. Whoever can write to the directory can
 make the witness sign two histories, and so can a second copy of it on another machine, which no lock here can hinder.
@@ -35,7 +35,6 @@ from aigovtool.ledger.cosignature import MAX_WITNESS_KEY_CHARS, WitnessKey, pars
 
 _KEY: Final = "witness.key"
 _VKEY: Final = "witness.vkey"
-_LOCK: Final = "lock"
 #: Earlier checkpoints are for saying how much is left after a restore; those long ago are thinned out.
 MAX_EARLIER: Final = 64
 #: 64 earlier checkpoints of under 200 bytes, and notes of up to 4 KiB of which few are ever lost.
@@ -100,14 +99,18 @@ def create_witness(directory: Path, name: str) -> WitnessKey:
 
 
 class WitnessHome:
-    """A witness's directory, held by this process alone until it is closed; with `alone=False` it is only read.
+    """A witness's directory, held by this process alone for one log until it is closed, or only read.
+
+    Args:
+        directory: where it is.
+        holding: the custodian whose log is to be co-signed; without one, nothing can be written.
 
     Raises:
         ConfigurationError: `no_witness`, `unsafe_key_file`, or `bad_witness` when key and verifier key do not fit.
         ConflictError: `witness_busy` while another process holds it.
     """
 
-    def __init__(self, directory: Path, *, alone: bool = True) -> None:
+    def __init__(self, directory: Path, *, holding: KeyId | None = None) -> None:
         self._directory: Final = directory.absolute()
         if not (self._directory / _KEY).exists():
             raise ConfigurationError(
@@ -115,7 +118,8 @@ class WitnessHome:
                 reason="no_witness",
                 fix="make one: aigovtool audit witness init DIRECTORY --name NAME",
             )
-        self._lock: int | None = _locked(self._directory / _LOCK) if alone else None
+        self._holding: Final = holding
+        self._lock: int | None = None if holding is None else _locked(self._directory / f"{holding}.lock")
         try:
             self.key: Final = read_signing_key(self._directory / _KEY)
             self.witness: Final = self._read_witness()
@@ -153,8 +157,8 @@ class WitnessHome:
 
     def remember(self, memory: Memory) -> None:
         """Replace the memory of a log, durably before this returns; raises as `write_secret_file`."""
-        if self._lock is None:
-            raise ConfigurationError("the witness's directory is only read here", reason="not_held")
+        if self._lock is None or memory.custodian != self._holding:
+            raise ConfigurationError("the witness's memory of this log is only read here", reason="not_held")
         with Secret(encode(_thinned(memory))) as content:
             write_secret_file(self._path(memory.custodian), content, replace=True)
 
@@ -209,7 +213,7 @@ def _locked(path: Path) -> int:
     except OSError:
         os.close(descriptor)
         raise ConflictError(
-            f"another process uses the witness in {path.parent}",
+            f"another process co-signs this log as the witness in {path.parent}",
             reason="witness_busy",
             fix="end it first: two at once could sign two histories",
         ) from None
