@@ -221,9 +221,7 @@ class Past:
             receipts=receipts,
         )
         self._record(closed)
-        report = Report(
-            lease_id=lease_id, seq=1, used=pattern.used, ok=_USED, err=0, final=True, receipts=receipts
-        )
+        report = Report(lease_id=lease_id, seq=1, used=pattern.used, ok=_USED, err=0, final=True, receipts=receipts)
         ended = msgspec.structs.replace(
             pattern.closed_late if late else pattern.closed,
             lease_id=lease_id,

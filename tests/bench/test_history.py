@@ -1,6 +1,7 @@
 """A history that is laid down in bulk is one that the custodian could have written, entry by entry."""
 
 import asyncio
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,15 @@ from bench.history import LEASES_HELD, Past
 from bench.laying import lay_down
 from tests.custodian.conftest import BORROWER, CONSUMER, MODEL, Bench, Enclave, make_bench, report, want
 
+from aigovtool.codec import decode
 from aigovtool.custodian.app import open_custodian
 from aigovtool.custodian.service import proofs, views
 from aigovtool.custodian.store import leases
 from aigovtool.ledger.audit import AuditReport
 from aigovtool.ledger.checkpoint import parse_checkpoint
 from aigovtool.ledger.entry import Entry
-from aigovtool.codec import decode
 from aigovtool.ledger.merkle import leaf_hash, verify_consistency, verify_inclusion
+from aigovtool.ledger.replay import Replay
 from aigovtool.operator.audit_file import verify_audit_file, write_audit_file
 from aigovtool.operator.client import LOG_PAGE
 from aigovtool.protocol.messages import Grant
@@ -82,6 +84,19 @@ async def test_an_auditor_finds_nothing_wrong_with_it(aged: Aged, tmp_path: Path
     (row,) = found.rows
     (shown,) = (await views.show_budgets(aged.bench.custodian)).budgets
     assert (row.posted, row.pending) == (shown.posted, shown.pending) == (5 * (1 + aged.past.closed), 8 * IN_USE)
+
+
+async def test_an_auditor_keeps_nothing_of_a_lease_but_its_identifier(aged: Aged) -> None:
+    """Memory grows by 48 bytes at most for a lease that is over, so a log of ten million entries can be verified."""
+    entries = [decode(raw, Entry) for raw in await aged.entries()]
+    replay = Replay()
+    tracemalloc.start()
+    for entry in entries:
+        replay.take(entry)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(replay.leases) == IN_USE
+    assert kept < 48 * aged.past.closed + 1_000 * IN_USE
 
 
 async def test_the_log_goes_on_where_the_past_ends(aged: Aged, tmp_path: Path) -> None:

@@ -325,6 +325,12 @@ def a_lease_twice(log: Writer) -> None:
     log.grant(1)
 
 
+def a_lease_again_when_it_is_over(log: Writer) -> None:
+    log.close(log.grant(1), 1)
+    log.leases -= 1
+    log.grant(1)
+
+
 def a_close_twice(log: Writer) -> None:
     lease = log.grant(1)
     log.close(lease, 1)
@@ -412,6 +418,7 @@ def replaced(key: RowKey, **changes: Any) -> RowKey:
         (units_that_nobody_counts, "wrong_rows"),
         (yesterdays_window, "wrong_window"),
         (a_lease_twice, "lease_twice"),
+        (a_lease_again_when_it_is_over, "lease_twice"),
         (a_close_twice, "inconsistent"),
         (an_expiry_after_a_close, "inconsistent"),
         (a_refund_of_a_lease_that_never_expired, "wrong_close"),

@@ -36,7 +36,6 @@ from aigovtool.ledger.budget import BudgetRow
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint
 from aigovtool.ledger.cosignature import WitnessKey
 from aigovtool.ledger.entry import Entry, Genesis, Restored
-from aigovtool.ledger.lease import LeaseState
 from aigovtool.ledger.merkle import Frontier, leaf_hash
 from aigovtool.ledger.replay import Replay, Stop, bad
 from aigovtool.ledger.witnessing import Vouching, require_distinct, weigh
@@ -203,15 +202,14 @@ def _opened_note(note: str, keys: list[VerifyKey], custodian: KeyId) -> Checkpoi
 
 def _report(checkpoint: Checkpoint, read: _Read) -> AuditReport:
     replay = read.replay
-    unclosed = sum(held.state in {LeaseState.PENDING, LeaseState.EXPIRED} for held in replay.leases.values())
     return AuditReport(
         checkpoint=checkpoint,
         entries=checkpoint.size,
         first_ms=read.first_ms,
         last_ms=0 if read.last is None else read.last.at_ms,
         rows=tuple(replay.rows.values()),
-        leases=len(replay.leases),
-        unclosed_leases=unclosed,
+        leases=len(replay.leases) + len(replay.over),
+        unclosed_leases=len(replay.leases),
         stops=tuple(sorted(replay.stops)),
     )
 

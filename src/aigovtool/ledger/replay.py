@@ -35,6 +35,7 @@ from aigovtool.ledger.entry import (
     WitnessRetired,
 )
 from aigovtool.ledger.lease import LeaseEvent, LeaseState, next_state
+from aigovtool.ledger.lease_ids import LeaseIds
 from aigovtool.ledger.units import Dimension
 
 #: A transaction may read the clock shortly before it writes its entry, and a window may begin in between.
@@ -58,7 +59,10 @@ class Replay:
 
     limits: dict[Scope, dict[Counted, BudgetLimit]] = field(default_factory=dict)
     rows: dict[RowKey, BudgetRow] = field(default_factory=dict)
+    #: Leases that are not over: pending, or expired and not yet closed or written off.
     leases: dict[LeaseId, Held] = field(default_factory=dict)
+    #: Of a lease that is over only its identifier is kept: memory must not grow by a whole lease per lease.
+    over: LeaseIds = field(default_factory=LeaseIds)
     #: The rows of each limit by their bucket's beginning, because a rolling window counts several.
     buckets: dict[tuple[Scope, Dimension, Window], dict[int, RowKey]] = field(default_factory=dict)
     stops: set[Stop] = field(default_factory=set)
@@ -113,9 +117,10 @@ class Replay:
             raise bad("model_twice", "it adds a model once more, and now it meters something else")
 
     def _end(self, ended: LeaseExpired | LeaseWrittenOff) -> None:
-        held = _known(self.leases, ended.lease_id)
+        held = self._known(ended.lease_id)
         if isinstance(ended, LeaseWrittenOff):
-            held.state = next_state(held.state, LeaseEvent.WRITE_OFF)
+            next_state(held.state, LeaseEvent.WRITE_OFF)
+            self._settle(ended.lease_id)
             return
         held.state = next_state(held.state, LeaseEvent.TIME_OVER)
         for key in held.granted.rows:
@@ -153,7 +158,7 @@ class Replay:
                 self.stops.add((StopTarget.MODEL, model))
 
     def _grant(self, granted: LeaseGranted, at_ms: int) -> None:
-        if granted.lease_id in self.leases:
+        if granted.lease_id in self.leases or granted.lease_id in self.over:
             raise bad("lease_twice", "it grants a lease that was granted before")
         self._require_not_stopped(granted)
         scopes = path(granted.model, granted.borrower, granted.consumer)
@@ -236,9 +241,9 @@ class Replay:
         self.retired.add(name)
 
     def _close(self, closed: LeaseClosed) -> None:
-        held = _known(self.leases, closed.lease_id)
+        held = self._known(closed.lease_id)
         was, units = held.state, held.granted.units
-        held.state = next_state(was, LeaseEvent.FINAL_REPORT)
+        next_state(was, LeaseEvent.FINAL_REPORT)
         if closed.late != (was is LeaseState.EXPIRED):
             raise bad("wrong_close", "it says wrongly whether the lease had expired")
         if not units.covers(closed.used):
@@ -250,13 +255,19 @@ class Replay:
             row = self.rows[key]
             late = was is LeaseState.EXPIRED
             self.rows[key] = row.refund(granted - charged) if late else row.settle(granted, charged)
+        self._settle(closed.lease_id)
 
+    def _known(self, lease_id: LeaseId) -> Held:
+        held = self.leases.get(lease_id)
+        if held is None and lease_id in self.over:
+            raise bad("inconsistent", "it is about a lease that was over before")
+        if held is None:
+            raise bad("unknown_lease", "it is about a lease that was never granted")
+        return held
 
-def _known(leases: dict[LeaseId, Held], lease_id: LeaseId) -> Held:
-    held = leases.get(lease_id)
-    if held is None:
-        raise bad("unknown_lease", "it is about a lease that was never granted")
-    return held
+    def _settle(self, lease_id: LeaseId) -> None:
+        del self.leases[lease_id]
+        self.over.add(lease_id)
 
 
 def bad(reason: str, what: str) -> LogError:
