@@ -100,6 +100,7 @@ def _finish(transaction: Transaction, past: Past) -> None:
         "ok": past.closed * pattern.closed.ok,
         "err": 0,
         "open_leases": past.held,
+        "held": held,
     }
     transaction.count_up(schema.usage, key, totals)
     transaction.head = msgspec.structs.replace(transaction.head, frontier=past.tree)

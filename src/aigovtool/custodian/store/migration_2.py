@@ -1,4 +1,4 @@
-"""Schema 2 to 3: what leases hold and what was used is kept in each dimension; and there are witnesses, none yet.
+"""Schema 2 to 3: units in each dimension, witnesses, and nothing that a renewal asks is answered from history.
 
 A migration is history: it speaks the SQL and the JSON of its two versions, and imports nothing that later versions may
 change. Version 2 metered one dimension of a model, which its policy names.
@@ -9,14 +9,24 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
+_INDICES: Final = (
+    "DROP INDEX open_by_borrower",
+    "CREATE INDEX stops_by_borrower ON stops (borrower, epoch)",
+    "CREATE INDEX stops_listed ON stops (borrower, until_ms) WHERE active",
+    "DROP INDEX asks_by_state",
+    "CREATE INDEX asks_by_scope ON asks (scope, state)",
+    "CREATE INDEX asks_by_time ON asks (at_ms)",
+)
 _DIMENSIONS: Final = ("inferences", "input_tokens", "output_tokens", "cached_tokens", "compute_ms")
 
 
 def from_2_to_3(connection: Connection) -> None:
     """Run the step."""
     dimensions = _dimensions(connection)
-    _leases(connection, dimensions)
     _usage(connection, dimensions)
+    _leases(connection, dimensions)
+    for statement in _INDICES:
+        connection.execute(text(statement))
     _witnesses(connection)
 
 
@@ -39,13 +49,16 @@ def _usage(connection: Connection, dimensions: dict[str, str]) -> None:
         text(
             "CREATE TABLE usage_units (model VARCHAR(63) NOT NULL, borrower VARCHAR(63) NOT NULL, "
             "consumer VARCHAR(63) NOT NULL, dimension VARCHAR(16) NOT NULL, granted BIGINT NOT NULL, "
-            "charged BIGINT NOT NULL, used BIGINT NOT NULL, PRIMARY KEY (model, borrower, consumer, dimension))"
+            "charged BIGINT NOT NULL, used BIGINT NOT NULL, held BIGINT NOT NULL, "
+            "PRIMARY KEY (model, borrower, consumer, dimension))"
         )
     )
     for model, dimension in dimensions.items():
         statement = text(
-            "INSERT INTO usage_units SELECT model, borrower, consumer, :dimension, granted, charged, used "
-            "FROM usage WHERE model = :model"
+            "INSERT INTO usage_units SELECT model, borrower, consumer, :dimension, granted, charged, used, "
+            "(SELECT coalesce(sum(leases.units), 0) FROM leases WHERE leases.model = usage.model "
+            "AND leases.borrower = usage.borrower AND leases.consumer = usage.consumer "
+            "AND leases.state IN ('pending', 'expired')) FROM usage WHERE model = :model"
         )
         connection.execute(statement.bindparams(model=model, dimension=dimension))
     for column in ("granted", "charged", "used"):

@@ -26,6 +26,7 @@ metadata: Final = MetaData()
 #: Conditions of the partial indices. Queries use these very words, not parameters: otherwise SQLite reads all history.
 UNCLOSED: Final = text("state IN ('pending', 'expired')")
 PENDING: Final = text("state = 'pending'")
+ACTIVE: Final = text("active")
 
 #: One row: the schema's version, and the counters of `transaction.Head`. Whoever has locked it is the one writer.
 head: Final = Table(
@@ -157,11 +158,10 @@ leases: Final = Table(
     Column("body", LargeBinary, nullable=False),
     # Partial indices: what a renewal asks must not cost more as closed leases pile up.
     Index("open_by_instance", "instance", sqlite_where=UNCLOSED, postgresql_where=UNCLOSED),
-    Index("open_by_borrower", "borrower", "model", sqlite_where=UNCLOSED, postgresql_where=UNCLOSED),
     Index("due", "deadline_ms", sqlite_where=PENDING, postgresql_where=PENDING),
 )
 
-#: Running totals per consumer and model, so that showing usage does not read every lease; of units, by dimension.
+#: Running totals per consumer and model, so that neither showing usage nor a grant reads every lease.
 usage: Final = Table(
     "usage",
     metadata,
@@ -183,6 +183,8 @@ usage_units: Final = Table(
     Column("granted", BigInteger, nullable=False),
     Column("charged", BigInteger, nullable=False),
     Column("used", BigInteger, nullable=False),
+    # Units of the leases that are not over: pending, or expired and neither closed nor written off.
+    Column("held", BigInteger, nullable=False),
 )
 
 stops: Final = Table(
@@ -195,6 +197,9 @@ stops: Final = Table(
     Column("until_ms", BigInteger, nullable=True),
     Column("epoch", BigInteger, nullable=False),
     Column("active", Boolean, nullable=False),
+    # Each renewal asks for the newest stop of a borrower's consumers, and for those that are listed.
+    Index("stops_by_borrower", "borrower", "epoch"),
+    Index("stops_listed", "borrower", "until_ms", sqlite_where=ACTIVE, postgresql_where=ACTIVE),
 )
 
 asks: Final = Table(
@@ -205,7 +210,8 @@ asks: Final = Table(
     Column("scope", String(300), nullable=False),
     Column("at_ms", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
-    Index("asks_by_state", "state"),
+    Index("asks_by_scope", "scope", "state"),
+    Index("asks_by_time", "at_ms"),
 )
 
 #: Who may co-sign checkpoints, with the newest co-signature of each.

@@ -2,11 +2,11 @@
 
 from typing import Final
 
-from sqlalchemy import ColumnElement, and_, bindparam, or_, select
+from sqlalchemy import ColumnElement, and_, bindparam, or_, select, union_all
 
 from aigovtool.custodian.store import facts, parties
 from aigovtool.custodian.store.records import Instance
-from aigovtool.custodian.store.schema import stops
+from aigovtool.custodian.store.schema import ACTIVE, stops
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.protocol.stop import ActiveStop, StopState
@@ -16,19 +16,20 @@ def _aimed(target: StopTarget, condition: ColumnElement[bool]) -> ColumnElement[
     return and_(stops.c.target == target.value, condition)
 
 
-_CONCERNING: Final = (
-    select(stops)
-    .where(
-        or_(
-            stops.c.target == StopTarget.ALL.value,
-            _aimed(StopTarget.MODEL, stops.c.value.in_(bindparam("models", expanding=True))),
-            _aimed(StopTarget.BORROWER, stops.c.value == bindparam("of_borrower")),
-            _aimed(StopTarget.ENCLAVE, stops.c.value == bindparam("of_instance")),
-            _aimed(StopTarget.CONSUMER, stops.c.borrower == bindparam("of_borrower")),
-        )
+_WIDE: Final = select(stops).where(
+    or_(
+        stops.c.target == StopTarget.ALL.value,
+        _aimed(StopTarget.MODEL, stops.c.value.in_(bindparam("models", expanding=True))),
+        _aimed(StopTarget.BORROWER, stops.c.value == bindparam("of_borrower")),
+        _aimed(StopTarget.ENCLAVE, stops.c.value == bindparam("of_instance")),
     )
-    .order_by(stops.c.target, stops.c.value)
 )
+# A consumer's stop alone names a borrower. Of a borrower's revoked consumers, thousands in time, are read those whose
+# credentials have not ended, and the newest of all.
+_OF_CONSUMERS: Final = select(stops).where(stops.c.borrower == bindparam("of_borrower"))
+_LISTED: Final = _OF_CONSUMERS.where(ACTIVE, stops.c.until_ms >= bindparam("now_ms"))
+_NEWEST: Final = _OF_CONSUMERS.order_by(stops.c.epoch.desc()).limit(1).subquery()
+_CONCERNING: Final = union_all(_WIDE, _LISTED, select(_NEWEST))
 
 
 def put(transaction: Transaction, target: StopTarget, value: str, epoch: int, *, active: bool) -> None:
@@ -64,8 +65,9 @@ def state_for(transaction: Transaction, instance: Instance) -> StopState:
     A consumer's stop concerns the enclaves of its borrower only (nobody else may serve it), and is listed until its
     credential ends: after that nobody can present it. It counts towards the scope epoch for ever, which never falls.
     """
-    found = list(transaction.execute(_CONCERNING, _places(instance)))
     now_ms = transaction.head.clock_ms
+    read = transaction.execute(_CONCERNING, {**_places(instance), "now_ms": now_ms})
+    found = sorted({(stop.target, stop.value): stop for stop in read}.values(), key=lambda stop: stop[:2])
     return StopState(
         instance=instance.instance,
         epoch=facts.epoch(transaction),
