@@ -63,9 +63,9 @@ docs: $(DOCS_READY) ## Build the documentation into site/ (a warning is an error
 assurance: $(READY) ## Search for a broken promise until every target is met; many hours (QUICK=1: ten minutes)
 	@$(BIN)/python -m assurance $(if $(QUICK),--quick) $(ARGS)
 
-bench: $(READY) ## Measure what it costs, and write docs/benchmarks.md (ARGS="--dry" only prints)
+bench: $(READY) ## Measure what it costs, and write docs/benchmarks.md (LONG=1: logs of ten million entries; ARGS="--dry" only prints)
 	@scripts/debian-packages.sh
-	@$(BIN)/python -m bench $(ARGS)
+	@$(BIN)/python -m bench $(if $(LONG),--entries 0,1000000,10000000 --leases 10,100000) $(ARGS)
 
 lock: $(LOCK_READY) ## Bring the locks up to pyproject.toml (UPGRADE=1 also takes newer versions)
 	@scripts/lock.sh "$(BIN)/uv" $(if $(UPGRADE),--upgrade)

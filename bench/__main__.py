@@ -1,38 +1,93 @@
 """`python -m bench`: measure, and publish the figures.
 
-Options: `--closed N,N,...` lengths of history in closed leases (two log entries each), `--renewals N` per measurement,
-`--dry` prints the page and publishes nothing.
+`--entries N,N,...` are lengths of the audit log and `--leases N,N,...` numbers of leases not closed; every combination
+is measured. A ledger of ten million entries takes 10 GB of disk and five minutes to lay down.
 """
 
 import argparse
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 
 from assurance.machine import this_machine
+from tests.postgres_server import PostgresServer
 
-from bench.custodian import measure
+from bench.custodian import Renewals, renewals_of
+from bench.deployment import Deployment, deployed
+from bench.ledgers import Ledger, look_at
 from bench.report import ROOT, Benchmarks, page, write
 
 
 def main() -> None:
     """Run."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--closed", default="0,1000,100000", help="closed leases in the ledger")
+    parser.add_argument("--entries", default="0,20000", help="entries in the audit log (0: what setting up writes)")
+    parser.add_argument("--leases", default="10,1000", help="leases in use: granted and not closed")
     parser.add_argument("--renewals", type=int, default=2_000, help="renewals per measurement")
+    parser.add_argument("--copy-up-to", type=int, default=1_000_000, help="longest log that is exported and verified")
+    parser.add_argument("--stores", default="sqlite,postgresql", help="which stores")
     parser.add_argument("--dry", action="store_true", help="print the page, publish nothing")
     chosen = parser.parse_args()
-    renewals = measure([int(count) for count in chosen.closed.split(",")], chosen.renewals)
+    renewals: list[Renewals] = []
+    ledgers: list[Ledger] = []
+    for store in chosen.stores.split(","):
+        with _deployments(store, _numbers(chosen.entries)) as made:
+            for in_use in _numbers(chosen.leases):
+                _run(made, in_use, chosen, renewals, ledgers)
     found = Benchmarks(
         commit=_git("rev-parse", "--short=12", "HEAD"),
         changed=bool(_git("status", "--porcelain", "--", "src", "bench", "requirements")),
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
         machine=this_machine(),
         renewals=renewals,
+        ledgers=ledgers,
     )
     if not chosen.dry:
         write(found)
     sys.stdout.write(page(found))
+
+
+def _run(
+    made: dict[int, Deployment],
+    in_use: int,
+    chosen: argparse.Namespace,
+    renewals: list[Renewals],
+    ledgers: list[Ledger],
+) -> None:
+    """Measure all deployments with `in_use` leases; the ledgers themselves once, after the first of these."""
+    first = all(one.in_use == 0 for one in made.values())
+    for entries, one in made.items():
+        _say(f"{one.store}: a log of {entries:,} entries, {in_use:,} leases in use")
+        one.grow(entries=entries, in_use=in_use)
+        one.start()
+    _say(f"{in_use:,} leases in use: renewals")
+    renewals += renewals_of(list(made.values()), chosen.renewals)
+    if first:
+        for entries, one in made.items():
+            _say(f"{one.store}: the ledger of {one.entries:,} entries")
+            ledgers.append(look_at(one, copied=one.store == "sqlite" and entries <= chosen.copy_up_to))
+    for one in made.values():
+        one.stop()
+
+
+@contextmanager
+def _deployments(store: str, lengths: list[int]) -> Iterator[dict[int, Deployment]]:
+    with ExitStack() as stack:
+        server = None if store == "sqlite" else stack.enter_context(PostgresServer())
+        yield {
+            entries: stack.enter_context(deployed(store, None if server is None else server.database()))
+            for entries in lengths
+        }
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+def _say(what: str) -> None:
+    sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} {what}\n")
 
 
 def _git(*words: str) -> str:

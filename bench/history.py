@@ -132,6 +132,7 @@ class Past:
         self._origin: Final = origin
         #: The tree as it stands, and what was made so far.
         self.tree = origin.log
+        self.begun_at: Final = origin.log.size
         self.closed = 0
         self.held = 0
         self._batch = Batch()

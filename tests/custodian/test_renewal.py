@@ -364,12 +364,10 @@ async def test_no_statement_of_a_renewal_reads_a_table_from_end_to_end(admitted:
     asked: dict[str, Any] = {}
 
     def listen(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, executemany: Any) -> None:
-        if not executemany and statement.split()[0] in {"SELECT", "UPDATE", "DELETE"}:
+        if not executemany and statement.split(maxsplit=1)[0] in {"SELECT", "UPDATE", "DELETE"}:
             asked[statement] = parameters
 
-    rolling = BudgetLimit(
-        scope=Scope(model=MODEL), dimension=Dimension.INFERENCES, window=Window.ROLLING_DAY, limit=10
-    )
+    rolling = BudgetLimit(scope=Scope(model=MODEL), dimension=Dimension.INFERENCES, window=Window.ROLLING_DAY, limit=10)
     await lent.command(acts.SetBudget(limit=rolling))
     await lent.grant(2)
     event.listen(database.backend.engine, "before_cursor_execute", listen)
