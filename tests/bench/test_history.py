@@ -17,7 +17,7 @@ from aigovtool.custodian.service import proofs, views
 from aigovtool.custodian.store import leases
 from aigovtool.ledger.audit import AuditReport
 from aigovtool.ledger.checkpoint import parse_checkpoint
-from aigovtool.ledger.entry import Entry
+from aigovtool.ledger.entry import Entry, LeaseGranted
 from aigovtool.ledger.merkle import leaf_hash, verify_consistency, verify_inclusion
 from aigovtool.ledger.replay import Replay
 from aigovtool.operator.audit_file import verify_audit_file, write_audit_file
@@ -128,6 +128,7 @@ async def test_running_totals_and_leases_are_those_of_its_entries(aged: Aged) ->
     assert (total.ok, total.open_leases) == (5 * closed, IN_USE)
     entry = decode((await aged.entries())[-1], Entry)
     granted = entry.body
+    assert isinstance(granted, LeaseGranted)
     kept = await aged.bench.custodian.database.run(
         lambda running: (leases.find(running, granted.lease_id), leases.entry_of(running, granted.lease_id))
     )
