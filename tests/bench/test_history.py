@@ -43,7 +43,7 @@ class Aged:
         return found
 
 
-async def _young(directory: Path, ledger: str | None) -> tuple[Bench, Enclave]:
+async def young(directory: Path, ledger: str | None) -> tuple[Bench, Enclave]:
     bench = make_bench(directory, ledger=ledger)
     await bench.add_borrower(BORROWER)
     await bench.add_consumer(CONSUMER, BORROWER)
@@ -61,7 +61,7 @@ async def _young(directory: Path, ledger: str | None) -> tuple[Bench, Enclave]:
 def aged(tmp_path: Path, ledger: str | None) -> Iterator[Aged]:
     """A custodian that really lent and settled one lease, then was given a past, and serves again."""
     directory = tmp_path / "custodian"
-    bench, enclave = asyncio.run(_young(directory, ledger))
+    bench, enclave = asyncio.run(young(directory, ledger))
     bench.custodian.database.close()
     past = lay_down(directory, model=MODEL, consumer=CONSUMER, entries=ENTRIES, in_use=IN_USE)
     bench.custodian = open_custodian(directory)
