@@ -42,7 +42,7 @@ async def trade(_: Bench, enclave: Enclave) -> None:
     await enclave.renew(reports=(report(drawn.lease_id, seq=1, used=5, final=True),))
 
 
-async def ask(_: Bench, enclave: Enclave) -> None:
+async def refused(_: Bench, enclave: Enclave) -> None:
     (denied,) = (await enclave.renew(want(1, consumer=ConsumerId("nobody"), ask=True))).results
     assert isinstance(denied, Deny)
 
@@ -76,7 +76,7 @@ async def inclusion(bench: Bench, _: Enclave) -> None:
 DONE_OFTEN: list[Callable[[Bench, Enclave], Awaitable[None]]] = [
     heartbeat,
     trade,
-    ask,
+    refused,
     usage,
     budgets,
     newest_entries,
