@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from aigovtool.codec import encode
-from aigovtool.custodian.store.log import NODE_LEVEL
+from aigovtool.custodian.store.log import EVERYDAY, NODE_LEVEL, kind_of
 from aigovtool.custodian.store.records import Instance, Model
 from aigovtool.ids import ConsumerId, InstanceId, LeaseId, digest_of, key_id_of
 from aigovtool.ledger import book
@@ -57,10 +57,11 @@ class Origin:
 
 @dataclass(slots=True)
 class Batch:
-    """Rows of four tables, each in the order of its columns."""
+    """Rows of five tables, each in the order of its columns."""
 
     log: list[Row] = field(default_factory=list)
     log_nodes: list[Row] = field(default_factory=list)
+    log_kinds: list[Row] = field(default_factory=list)
     leases: list[Row] = field(default_factory=list)
     instances: list[Row] = field(default_factory=list)
 
@@ -168,6 +169,8 @@ class Past:
         leaf = leaf_hash(data)
         self.tree, completed = self.tree.grow(leaf)
         self._batch.log.append((index, leaf, self.tree.root(), data))
+        if not isinstance(body, EVERYDAY):
+            self._batch.log_kinds.append((kind_of(type(body)), index))
         for tree in completed:
             if tree.level >= NODE_LEVEL:
                 self._batch.log_nodes.append((tree.level, tree.index, tree.hash))

@@ -24,7 +24,7 @@ from aigovtool.ids import ConsumerId, ModelId
 from aigovtool.ledger.budget import path
 from bench.history import Batch, Origin, Past, Row
 
-_TABLES: Final = (schema.log, schema.log_nodes, schema.leases, schema.instances)
+_TABLES: Final = (schema.log, schema.log_nodes, schema.log_kinds, schema.leases, schema.instances)
 #: Rewriting the index of leases, whose identifiers are random, needs it in memory: about 60 bytes a lease.
 _CACHE_KIB: Final = 1 << 20
 _BULK: Final = ("locking_mode=EXCLUSIVE", "journal_mode=OFF", "synchronous=OFF", f"cache_size=-{_CACHE_KIB}")

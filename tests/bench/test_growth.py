@@ -24,6 +24,7 @@ from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.ids import BorrowerId, ConsumerId, MessageId
 from aigovtool.ledger.budget import Scope
 from aigovtool.ledger.entry import PartyRole, StopTarget
+from aigovtool.limits import MAX_INTEGER
 from aigovtool.protocol.commands import AskState
 from aigovtool.protocol.messages import Deny, Grant
 
@@ -60,6 +61,10 @@ async def newest_entries(bench: Bench, _: Enclave) -> None:
     await views.show_log(bench.custodian, size - 10, 10)
 
 
+async def rare_entries(bench: Bench, _: Enclave) -> None:
+    await views.show_kind(bench.custodian, "budget_set", MAX_INTEGER, 10)
+
+
 async def open_ask(bench: Bench, _: Enclave) -> None:
     scope = Scope(model=MODEL, borrower=BORROWER, consumer=CONSUMER)
     await bench.custodian.database.run(lambda running: asks.open_at(running, scope))
@@ -80,6 +85,7 @@ DONE_OFTEN: list[Callable[[Bench, Enclave], Awaitable[None]]] = [
     usage,
     budgets,
     newest_entries,
+    rare_entries,
     open_ask,
     some_asks,
     inclusion,

@@ -16,15 +16,15 @@ from aigovtool.errors import (
     SignatureInvalidError,
     UnreachableError,
 )
-from aigovtool.ids import Digest, MessageId, ModelId
+from aigovtool.ids import Digest, LeaseId, MessageId, ModelId
 from aigovtool.ledger.budget import Scope
 from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
-from aigovtool.ledger.entry import PartyRole, StopTarget
+from aigovtool.ledger.entry import Entry, LeaseExpired, PartyRole, StopTarget
 from aigovtool.operator.client import OperatorClient
 from aigovtool.operator.party_client import PartyClient
 from aigovtool.protocol.commands import COMMAND, AskRequest, AskState, Command, CommandResult, Stop
 from aigovtool.protocol.trust import KEY_SET, KeySet
-from aigovtool.protocol.views import Health, LogHead, LogPage, PackageStored, Parties, Usage
+from aigovtool.protocol.views import Health, LogFound, LogHead, LogPage, PackageStored, Parties, Usage
 
 STOP = Stop(target=StopTarget.ALL, value="", reason="drill")
 NO_USAGE = Usage(usage=[])
@@ -212,6 +212,26 @@ def test_another_page_than_asked_for_is_a_fault(
     custodian.script.answers = [ok(page)]
     with pytest.raises(FaultError):
         list(client.log_entries(end=2))
+
+
+def entry_bytes(index: int) -> bytes:
+    return encode(Entry(index=index, at_ms=0, generation=0, body=LeaseExpired(lease_id=LeaseId("0" * 32))))
+
+
+def test_entries_of_a_kind_are_read_from_the_newest_back(custodian: FakeCustodian, client: OperatorClient) -> None:
+    """Page by page, each from before the last entry of the one before; a short page is the last."""
+    newest = [entry_bytes(index) for index in range(3_000, 2_000, -1)]
+    custodian.script.answers = [ok(LogFound(entries=newest)), ok(LogFound(entries=[entry_bytes(7)]))]
+    assert list(client.log_found("lease_expired", before=5_000)) == [*newest, entry_bytes(7)]
+    asked = [request.path.partition("?")[2] for request in custodian.script.asked]
+    assert asked == [f"kind=lease_expired&before={before}&limit=1000" for before in (5_000, 2_001)]
+
+
+def test_entries_in_another_order_are_a_fault(custodian: FakeCustodian, client: OperatorClient) -> None:
+    """A custodian that repeats itself cannot keep an operator's command line running for ever."""
+    custodian.script.answers = [ok(LogFound(entries=[entry_bytes(4), entry_bytes(4)]))]
+    with pytest.raises(FaultError):
+        list(client.log_found("lease_expired", before=5))
 
 
 def head(custodian: FakeCustodian, root: SigningKey, log: SigningKey, signer: SigningKey) -> LogHead:

@@ -3,6 +3,7 @@
 It shows the custodian's word; proof is what `audit export` and `audit verify` give.
 """
 
+import heapq
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -48,6 +49,8 @@ KINDS: Final = (
     "witness_enrolled",
     "witness_retired",
 )
+#: So common that some are in any page.
+_EVERYDAY: Final = {"lease_granted", "lease_closed"}
 _PAGE: Final = 1_000
 _MOST: Final = 100_000
 
@@ -92,14 +95,26 @@ def list_entries(screen: Screen, kinds: tuple[str, ...], last: int, operator_fil
 
 
 def _newest(client: "OperatorClient", size: int, kinds: tuple[str, ...]) -> Iterator[Listed]:
-    """Yield entries from the newest to the oldest, page by page."""
+    """Yield entries from the newest to the oldest; rare kinds are looked up, for common ones all pages are read."""
+    if not kinds or set(kinds) & _EVERYDAY:
+        found = (line for line in _pages(client, size) if not kinds or line.kind in kinds)
+    else:
+        each = [map(_listed, client.log_found(kind, before=size)) for kind in sorted(set(kinds))]
+        found = heapq.merge(*each, key=lambda line: line.index, reverse=True)
+    yield from found
+
+
+def _pages(client: "OperatorClient", size: int) -> Iterator[Listed]:
+    for end in range(size, 0, -_PAGE):
+        page = list(client.log_entries(max(0, end - _PAGE), end=end))
+        yield from map(_listed, reversed(page))
+
+
+def _listed(raw: bytes) -> Listed:
     from aigovtool.cli.entries import describe  # noqa: PLC0415
     from aigovtool.codec import decode  # noqa: PLC0415
     from aigovtool.ledger.entry import Entry  # noqa: PLC0415
 
-    for end in range(size, 0, -_PAGE):
-        page = [decode(raw, Entry) for raw in client.log_entries(max(0, end - _PAGE), end=end)]
-        for entry in reversed(page):
-            line = describe(entry.body)
-            if not kinds or line.kind in kinds:
-                yield Listed(index=entry.index, at_ms=entry.at_ms, kind=line.kind, who=line.who, what=line.what)
+    entry = decode(raw, Entry)
+    line = describe(entry.body)
+    return Listed(index=entry.index, at_ms=entry.at_ms, kind=line.kind, who=line.who, what=line.what)

@@ -18,7 +18,7 @@ from aigovtool.custodian.service import asks, boot, commands, packages, renewal,
 from aigovtool.custodian.store import facts
 from aigovtool.custodian.store.records import Instance
 from aigovtool.ids import Digest, MessageId, Units
-from aigovtool.limits import MAX_EVIDENCE_BYTES, MAX_PACKAGE_BYTES
+from aigovtool.limits import MAX_EVIDENCE_BYTES, MAX_INTEGER, MAX_PACKAGE_BYTES
 from aigovtool.protocol import views as shown
 from aigovtool.protocol.commands import AskRequest, AskState, CommandResult
 from aigovtool.protocol.messages import Push, RenewReply
@@ -50,6 +50,14 @@ class LogQuery(Message):
     """Which entries of the log."""
 
     start: Units = 0
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 1000
+
+
+class LogKindQuery(Message):
+    """Which entries of the log: the newest of one kind, from before an index."""
+
+    kind: Annotated[str, Meta(max_length=40)]
+    before: Units = MAX_INTEGER
     limit: Annotated[int, Meta(ge=1, le=1000)] = 1000
 
 
@@ -235,6 +243,11 @@ def _operator(custodian: Custodian) -> list[Route]:
         await _enrolled(custodian, call)
         return await log_page(call)
 
+    async def log_found(call: Call) -> shown.LogFound:
+        await _enrolled(custodian, call)
+        query = call.query(LogKindQuery)
+        return await views.show_kind(custodian, query.kind, query.before, query.limit)
+
     return [
         Route(
             method="POST",
@@ -264,6 +277,15 @@ def _operator(custodian: Custodian) -> list[Route]:
             summary="Entries of the audit log",
             query_type=LogQuery,
             answer=shown.LogPage,
+        ),
+        Route(
+            method="GET",
+            path="/v1/log/found",
+            handler=log_found,
+            who=_OPERATOR,
+            summary="Newest entries of one kind",
+            query_type=LogKindQuery,
+            answer=shown.LogFound,
         ),
     ]
 

@@ -1,5 +1,7 @@
 """What operators see: parties, models, budgets, usage, enclaves, stops, requests, the log."""
 
+from typing import get_args
+
 from aigovtool.attestation.appraisal import AppraisalPolicy
 from aigovtool.attestation.model import TeeType
 from aigovtool.custodian.custodian import Custodian, rolled_back
@@ -9,14 +11,17 @@ from aigovtool.custodian.service.continuity import note_gap
 from aigovtool.custodian.service.reports import sweep
 from aigovtool.custodian.store import asks, budgets, facts, instances, leases, log, models, parties, stops
 from aigovtool.custodian.store.transaction import Transaction
+from aigovtool.errors import InvalidValueError
 from aigovtool.ids import key_id_of
 from aigovtool.ledger.budget import BudgetRow
+from aigovtool.ledger.entry import EntryBody
 from aigovtool.ledger.policy import CLOCK_RATE_ERROR_PPM, ServingPolicy, consequences
 from aigovtool.package.manifest import TensorSpec
 from aigovtool.protocol import views
 
 #: Instances shown: older ones are in the audit log.
 _SHOWN = 200
+_LOOKED_UP = {log.kind_of(body) for body in get_args(EntryBody) if body not in log.EVERYDAY}
 
 
 async def show_parties(custodian: Custodian) -> views.Parties:
@@ -180,6 +185,18 @@ async def show_log(custodian: Custodian, start: int, limit: int) -> views.LogPag
     """Return entries of the audit log."""
     entries = await custodian.database.run(lambda transaction: log.page(transaction, start, limit))
     return views.LogPage(start=start, entries=entries)
+
+
+async def show_kind(custodian: Custodian, kind: str, before: int, limit: int) -> views.LogFound:
+    """Return the newest entries of one kind.
+
+    Raises:
+        InvalidValueError: there is no such kind, or it is so common that it is not looked up (`log_kind`).
+    """
+    if kind not in _LOOKED_UP:
+        raise InvalidValueError("entries of this kind are not looked up; read the log's pages", reason="log_kind")
+    entries = await custodian.database.run(lambda transaction: log.newest_of(transaction, kind, before, limit))
+    return views.LogFound(entries=entries)
 
 
 async def show_head(custodian: Custodian) -> views.LogHead:

@@ -8,17 +8,19 @@ somebody's checkpoint cost the same whether the log has a thousand entries or te
 from typing import Final
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import insert, select
 
 from aigovtool.codec import encode
-from aigovtool.custodian.store.schema import log, log_nodes
+from aigovtool.custodian.store.schema import log, log_kinds, log_nodes
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import LogError
-from aigovtool.ledger.entry import Entry, EntryBody
+from aigovtool.ledger.entry import Entry, EntryBody, LeaseClosed, LeaseGranted
 from aigovtool.ledger.merkle import Frontier, NodeAt, nodes_of
 
 #: Smaller subtrees are hashed again from at most 2**4 leaves when somebody asks; kept are n/16 + n/32 + ... rows.
 NODE_LEVEL: Final = 5
+#: Nearly all entries are of these two kinds. They are not looked up by their kind, and cost no row for it.
+EVERYDAY: Final = (LeaseGranted, LeaseClosed)
 
 
 def append(transaction: Transaction, at_ms: int, body: EntryBody) -> int:
@@ -32,7 +34,14 @@ def append(transaction: Transaction, at_ms: int, body: EntryBody) -> int:
         {"level": tree.level, "idx": tree.index, "hash": tree.hash} for tree in completed if tree.level >= NODE_LEVEL
     )
     transaction.head = msgspec.structs.replace(transaction.head, frontier=frontier)
+    if not isinstance(body, EVERYDAY):
+        transaction.execute(insert(log_kinds).values(kind=kind_of(type(body)), idx=entry.index))
     return entry.index
+
+
+def kind_of(body: type[EntryBody]) -> str:
+    """Return the name of a kind of entries."""
+    return str(body.__struct_config__.tag)
 
 
 def head(transaction: Transaction) -> Frontier:
@@ -44,6 +53,19 @@ def page(transaction: Transaction, start: int, limit: int) -> list[bytes]:
     """Return up to `limit` entries from index `start`, in order."""
     transaction.flush()
     statement = select(log.c.body).where(log.c.idx >= start).order_by(log.c.idx).limit(limit)
+    return list(transaction.execute(statement).scalars())
+
+
+def newest_of(transaction: Transaction, kind: str, before: int, limit: int) -> list[bytes]:
+    """Return up to `limit` entries of a kind that is not of every day, from before index `before`, newest first."""
+    transaction.flush()
+    statement = (
+        select(log.c.body)
+        .join(log_kinds, log_kinds.c.idx == log.c.idx)
+        .where(log_kinds.c.kind == kind, log_kinds.c.idx < before)
+        .order_by(log_kinds.c.idx.desc())
+        .limit(limit)
+    )
     return list(transaction.execute(statement).scalars())
 
 

@@ -64,6 +64,14 @@ log_nodes: Final = Table(
     Column("hash", LargeBinary, nullable=False),
 )
 
+#: Where entries of each kind stand, except of leases that come and go (`log.EVERYDAY`): rare ones are found at once.
+log_kinds: Final = Table(
+    "log_kinds",
+    metadata,
+    Column("kind", String(40), primary_key=True),
+    Column("idx", BigInteger, primary_key=True, autoincrement=False),
+)
+
 parties: Final = Table(
     "parties",
     metadata,
