@@ -28,7 +28,7 @@ from aigovtool.ledger.entry import Attested, Entry, EntryBody, KeyReleased, Leas
 from aigovtool.ledger.lease import Lease
 from aigovtool.ledger.merkle import Frontier, leaf_hash
 from aigovtool.ledger.policy import GRACE_MS
-from aigovtool.ledger.units import Dimension, UnitVector, of
+from aigovtool.ledger.units import ZERO, Dimension, UnitVector, of
 from aigovtool.protocol.messages import Report
 
 #: An enclave that renews every ten seconds, for three hours. Then another one takes its place.
@@ -80,12 +80,12 @@ class Pattern:
             model=origin.model.model,
             manifest=origin.model.manifest_digest,
             consumer=origin.consumer,
-            minimum=1,
-            target=_DRAWN,
+            minimum=of(self.dimension, 1),
+            target=of(self.dimension, _DRAWN),
             policy=policy,
             refundable=origin.instance.refundable,
-            held_by_instance=0,
-            held_by_borrower=0,
+            held_by_instance=ZERO,
+            held_by_borrower=ZERO,
             ttl_ms=policy.ttl_ms,
             grace_ms=GRACE_MS,
             now_ms=now_ms,
@@ -251,7 +251,7 @@ class Past:
                 lease.consumer,
                 lease.state.value,
                 deadline_ms,
-                self.pattern.units,
+                *(lease.units.get(dimension) for dimension in Dimension),
                 entry,
                 encode(lease),
             )

@@ -93,15 +93,14 @@ def _finish(transaction: Transaction, past: Past) -> None:
     rows = budgets.rows_of(transaction, drawn.rows)
     budgets.write(transaction, tuple(row.hold(spent + held).settle(spent, charged) for row in rows))
     key = {"model": drawn.model, "borrower": drawn.borrower, "consumer": drawn.consumer}
-    totals = {
+    units = {
         "granted": spent + held,
         "charged": charged + held,
         "used": past.closed * pattern.used.get(dimension),
-        "ok": past.closed * pattern.closed.ok,
-        "err": 0,
-        "open_leases": past.held,
         "held": held,
     }
+    transaction.count_up(schema.usage_units, {**key, "dimension": dimension.value}, units)
+    totals = {"ok": past.closed * pattern.closed.ok, "err": 0, "open_leases": past.held}
     transaction.count_up(schema.usage, key, totals)
     transaction.head = msgspec.structs.replace(transaction.head, frontier=past.tree)
 

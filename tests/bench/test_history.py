@@ -20,6 +20,7 @@ from aigovtool.ledger.checkpoint import parse_checkpoint
 from aigovtool.ledger.entry import Entry, LeaseGranted
 from aigovtool.ledger.merkle import leaf_hash, verify_consistency, verify_inclusion
 from aigovtool.ledger.replay import Replay
+from aigovtool.ledger.units import UnitVector
 from aigovtool.operator.audit_file import verify_audit_file, write_audit_file
 from aigovtool.operator.client import LOG_PAGE
 from aigovtool.protocol.messages import Grant
@@ -124,7 +125,10 @@ async def test_running_totals_and_leases_are_those_of_its_entries(aged: Aged) ->
     """Usage counts every lease once, and a lease is found with the entry that granted it."""
     (total,) = (await views.show_usage(aged.bench.custodian)).usage
     closed = 1 + aged.past.closed
-    assert (total.granted, total.charged, total.used) == (8 * (closed + IN_USE), 5 * closed + 8 * IN_USE, 5 * closed)
+    units = (total.granted, total.charged, total.used)
+    assert units == tuple(
+        UnitVector(inferences=number) for number in (8 * (closed + IN_USE), 5 * closed + 8 * IN_USE, 5 * closed)
+    )
     assert (total.ok, total.open_leases) == (5 * closed, IN_USE)
     entry = decode((await aged.entries())[-1], Entry)
     granted = entry.body
@@ -139,6 +143,6 @@ async def test_running_totals_and_leases_are_those_of_its_entries(aged: Aged) ->
 async def test_what_is_in_use_counts_against_its_holder(aged: Aged) -> None:
     """The enclaves of the past are shown, each with what it holds."""
     shown = (await views.show_enclaves(aged.bench.custodian)).enclaves
-    held = [one.outstanding_units for one in shown if one.outstanding_units]
+    held = [one.outstanding.inferences for one in shown if not one.outstanding.is_zero()]
     assert sum(held) == 8 * IN_USE
     assert max(held) == 8 * LEASES_HELD

@@ -27,12 +27,12 @@ from aigovtool.crypto.x509 import from_pem, issue_client_certificate, new_author
 from aigovtool.custodian.api import routes
 from aigovtool.ids import Digest, digest_of
 from aigovtool.ledger.budget import Scope
-from aigovtool.ledger.entry import PartyRole, StopTarget
+from aigovtool.ledger.entry import Entry, PartyRole, StopTarget
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol import messages
 from aigovtool.protocol.commands import COMMAND, AskRequest
 from aigovtool.protocol.messages import Listen, Push
-from aigovtool.protocol.views import LogPage
+from aigovtool.protocol.views import LogFound, LogPage
 from aigovtool.transport.routes import application
 from aigovtool.transport.server import HttpServer, bind_loopback
 from aigovtool.transport.tls import client_context, server_context
@@ -145,6 +145,8 @@ EXPECTED: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/v1/log/entries"): OPERATORS_ONLY,
     # PostgreSQL has programs of its own for that, so there it is a conflict.
     ("GET", "/v1/ledger"): OPERATORS_ONLY,
+    # Without naming a kind: the operator gets as far as that.
+    ("GET", "/v1/log/found"): (401, 403, 403, 422, 422),
 }
 
 
@@ -372,6 +374,25 @@ async def test_a_page_of_the_log_is_what_was_asked(api: Api) -> None:
     """From the index on, as many as wanted."""
     page = decode((await api.operator.get("/v1/log/entries?start=2&limit=3")).content, LogPage)
     assert (page.start, len(page.entries)) == (2, 3)
+
+
+async def test_entries_of_a_rare_kind_are_found_newest_first(api: Api) -> None:
+    """Before the given index, as many as wanted, and the same that the log's pages hold."""
+    page = decode((await api.operator.get("/v1/log/entries")).content, LogPage).entries
+    added = [raw for raw in page if decode(raw, Entry).body.__struct_config__.tag == "party_added"][::-1]
+    assert len(added) >= 3
+    found = decode((await api.operator.get("/v1/log/found?kind=party_added")).content, LogFound).entries
+    assert found == added
+    before = decode(added[0], Entry).index
+    answer = await api.operator.get(f"/v1/log/found?kind=party_added&before={before}&limit=1")
+    assert decode(answer.content, LogFound).entries == added[1:2]
+
+
+@pytest.mark.parametrize("kind", ["lease_granted", "lease_closed", "nothing"])
+async def test_a_kind_that_is_not_looked_up_is_refused(api: Api, kind: str) -> None:
+    """An empty answer would say that there is no such entry."""
+    answer = await api.operator.get(f"/v1/log/found?kind={kind}")
+    assert (answer.status_code, answer.json()["reason"]) == (422, "log_kind")
 
 
 async def test_a_boot_over_http_is_the_same_boot(api: Api) -> None:

@@ -82,8 +82,8 @@ class Replay:
         """
         self._begin_generation(entry)
         match entry.body:
-            case ModelAdded(model=model, also=also):
-                self._add(model, frozenset({Dimension.INFERENCES, *also}))
+            case ModelAdded() as added:
+                self._add(added)
             case ModelTermsSet(epoch=epoch):
                 self._advance(epoch)
             case Stopped() | Resumed() | Forked() | PartyRevoked() | ModelWithdrawn() as order:
@@ -97,10 +97,8 @@ class Replay:
             case BudgetSet(limit=limit):
                 self.limits.setdefault(limit.scope, {})[limit.dimension, limit.window] = limit
                 self._limit_row(limit, bucket_of(limit.window, entry.at_ms))
-            case WitnessEnrolled(witness=text):
-                self._enrol(parse_witness_key(text))
-            case WitnessRetired(name=name):
-                self._retire(name)
+            case WitnessEnrolled() | WitnessRetired() as change:
+                self._witness(change)
             case Charged(row=key, units=units):
                 self._keep(self._charged_row(key, entry.at_ms).charge(units))
             case _:
@@ -112,8 +110,15 @@ class Replay:
             raise bad("generation", "a generation begins with the entry that says why, and only there")
         self.generation = entry.generation
 
-    def _add(self, model: ModelId, counts: frozenset[Dimension]) -> None:
-        if self.counts.setdefault(model, counts) != counts:
+    def _witness(self, change: WitnessEnrolled | WitnessRetired) -> None:
+        if isinstance(change, WitnessEnrolled):
+            self._enrol(parse_witness_key(change.witness))
+        else:
+            self._retire(change.name)
+
+    def _add(self, added: ModelAdded) -> None:
+        counts = frozenset({Dimension.INFERENCES, *added.also})
+        if self.counts.setdefault(added.model, counts) != counts:
             raise bad("model_twice", "it adds a model once more, and now it meters something else")
 
     def _end(self, ended: LeaseExpired | LeaseWrittenOff) -> None:

@@ -19,12 +19,13 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from aigovtool.attestation.appraisal import AppraisalPolicy
-from aigovtool.codec import encode
+from aigovtool.codec import decode, encode
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import Envelope, SigningKey, VerifyKey, seal
 from aigovtool.errors import ConfigurationError, FaultError
 from aigovtool.ids import Digest, MessageId
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint
+from aigovtool.ledger.entry import Entry
 from aigovtool.operator.connection import CustodianConnection, Receive
 from aigovtool.operator.order import Order, cosigned, require_cosignable
 from aigovtool.protocol import views
@@ -179,6 +180,24 @@ class OperatorClient:
                 return
             yield from page.entries
             start += len(page.entries)
+
+    def log_found(self, kind: str, *, before: int) -> Iterator[bytes]:
+        """Yield entries of one kind from before index `before`, newest first, as the custodian tells them.
+
+        Raises:
+            InvalidValueError: the custodian does not look this kind up (`log_kind`).
+        """
+        while True:
+            path = f"/v1/log/found?kind={kind}&before={before}&limit={LOG_PAGE}"
+            page = self._connection.get(path, views.LogFound).entries
+            for raw in page:
+                index = decode(raw, Entry).index
+                if index >= before:
+                    raise FaultError("the custodian answered with other entries of the log", reason="bad_answer")
+                before = index
+                yield raw
+            if len(page) < LOG_PAGE:
+                return
 
     def upload_package(self, path: Path, progress: Progress | None = None) -> views.PackageStored:
         """Upload a sealed package; `progress(bytes_done, bytes_total)` begins anew with each attempt.

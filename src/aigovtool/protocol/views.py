@@ -165,6 +165,12 @@ class LogPage(Message):
     entries: list[bytes]
 
 
+class LogFound(Message):
+    """Entries of the audit log of one kind, newest first, each in its only encoding (base64)."""
+
+    entries: list[bytes]
+
+
 _Note = Annotated[str, Meta(min_length=1, max_length=MAX_CHECKPOINT_BYTES)]
 #: Checkpoints with co-signatures of witnesses, from the largest to the smallest.
 CosignedNotes = Annotated[tuple[_Note, ...], Meta(max_length=MAX_WITNESSES)]

@@ -77,6 +77,10 @@ def look(transaction: Transaction) -> None:
     assert sorted((row.limit, row.posted, row.pending) for row in rows) == [(500, 40, 0), (1000, 40, 0)]
     (usage,) = leases.totals(transaction)
     assert (usage.used, usage.charged) == (UnitVector(inferences=36), UnitVector(inferences=40))
+    bodies = [decode(raw, Entry).body for raw in entries]
+    for kind in {log.kind_of(type(body)) for body in bodies if not isinstance(body, log.EVERYDAY)}:
+        mine = [raw for raw, body in zip(entries, bodies, strict=True) if log.kind_of(type(body)) == kind]
+        assert log.newest_of(transaction, kind, len(entries), 1000) == mine[::-1]
     # What was lost in a crash is held for ever, in the dimension that its model is metered in.
     held = UnitVector(inferences=4)
     assert leases.outstanding(transaction, instance.instance) == held

@@ -5,6 +5,7 @@ change. Version 2 metered one dimension of a model, which its policy names.
 """
 
 import json
+import re
 from typing import Final
 
 from sqlalchemy import Connection, text
@@ -17,6 +18,11 @@ _INDICES: Final = (
     "CREATE INDEX asks_by_scope ON asks (scope, state)",
     "CREATE INDEX asks_by_time ON asks (at_ms)",
 )
+#: Version 3 finds all other kinds by name.
+_EVERYDAY: Final = {b"lease_granted", b"lease_closed"}
+#: An entry begins with three numbers and its kind. Few are read at a time, or PostgreSQL would lose its patience.
+_KIND_RE: Final = re.compile(rb'\{"index":\d+,"at_ms":\d+,"generation":\d+,"body":\{"kind":"([a-z_]{1,40})"')
+_AT_ONCE: Final = 20_000
 _DIMENSIONS: Final = ("inferences", "input_tokens", "output_tokens", "cached_tokens", "compute_ms")
 
 
@@ -28,6 +34,7 @@ def from_2_to_3(connection: Connection) -> None:
     for statement in _INDICES:
         connection.execute(text(statement))
     _witnesses(connection)
+    _kinds(connection)
 
 
 def _dimensions(connection: Connection) -> dict[str, str]:
@@ -77,3 +84,25 @@ def _witnesses(connection: Connection) -> None:
             f"body {binary} NOT NULL, PRIMARY KEY (name), UNIQUE (key_id))"
         )
     )
+
+
+def _kinds(connection: Connection) -> None:
+    connection.execute(
+        text("CREATE TABLE log_kinds (kind VARCHAR(40) NOT NULL, idx BIGINT NOT NULL, PRIMARY KEY (kind, idx))")
+    )
+    size = int(connection.execute(text("SELECT coalesce(max(idx), -1) + 1 FROM log")).scalar_one())
+    read = text("SELECT idx, substr(body, 1, 160) FROM log WHERE idx >= :first AND idx < :last")
+    write = text("INSERT INTO log_kinds VALUES (:kind, :idx)")
+    for first in range(0, size, _AT_ONCE):
+        found = connection.execute(read.bindparams(first=first, last=first + _AT_ONCE)).all()
+        kinds = [(index, _kind_of(bytes(beginning))) for index, beginning in found]
+        rare = [{"kind": kind.decode(), "idx": index} for index, kind in kinds if kind not in _EVERYDAY]
+        if rare:
+            connection.execute(write, rare)
+
+
+def _kind_of(beginning: bytes) -> bytes:
+    match = _KIND_RE.match(beginning)
+    if match is None:
+        raise ValueError("this is no entry of an audit log")
+    return match[1]
