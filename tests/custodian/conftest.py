@@ -201,6 +201,8 @@ class Bench:
     model_key: bytes = field(default_factory=lambda: os.urandom(32))
     manifest: Digest = field(default_factory=lambda: digest_of(b"nothing uploaded"))
     package: Digest = field(default_factory=lambda: digest_of(b"nothing uploaded"))
+    graph: bytes = field(default_factory=nothing_but_identity)
+    policy: ServingPolicy = field(default_factory=lambda: default_policy(Dial.BALANCED))
 
     @property
     def key(self) -> SigningKey:
@@ -251,7 +253,7 @@ class Bench:
         """Seal a model, put it where uploads go, and return the command that lends it."""
         out = BytesIO()
         made = seal_package(
-            [SourceFile("model.onnx", BytesIO(nothing_but_identity()))],
+            [SourceFile("model.onnx", BytesIO(self.graph))],
             out,
             model=MODEL,
             model_key=ModelKey(Secret(self.model_key)),
@@ -270,10 +272,6 @@ class Bench:
             policy=self.policy,
             borrowers=[BORROWER],
         )
-
-    @property
-    def policy(self) -> ServingPolicy:
-        return default_policy(Dial.BALANCED)
 
     async def grant(self, units: int) -> CommandResult:
         return await self.command(

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from tests.custodian.conftest import BORROWER, CONSUMER, MODEL, Bench, make_bench
@@ -116,9 +116,14 @@ class Site:
 
 
 @asynccontextmanager
-async def open_site(directory: Path) -> AsyncIterator[Site]:
-    """Start a custodian that lends one model to one borrower, and yield the borrower's host."""
+async def open_site(directory: Path, **changes: Any) -> AsyncIterator[Site]:
+    """Start a custodian that lends one model to one borrower, and yield the borrower's host.
+
+    `changes` are of the bench: another graph, or other terms.
+    """
     bench = make_bench(directory / "custodian")
+    for name, value in changes.items():
+        setattr(bench, name, value)
     added = await bench.add_borrower(BORROWER)
     await bench.command(bench.upload())
     keys, cache = bench.custodian.keys, directory / "cache"

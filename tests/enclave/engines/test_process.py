@@ -156,6 +156,29 @@ async def test_an_answer_that_is_not_the_models_kills(kit: Any, double: Any) -> 
     await process.died.wait()
 
 
+@pytest.mark.parametrize(("compute_us", "believed"), [(0, True), (3_600 * 10**6, False)])
+async def test_a_child_that_worked_longer_than_it_was_asked_for_is_killed(
+    kit: Any,
+    double: Any,
+    compute_us: int,
+    believed: bool,  # noqa: FBT001 -- case
+) -> None:
+    """Compute is what consumers pay: a claim of an hour, a moment after the question, ends the child."""
+    loaded = "encode_frame(Loaded(1, (T,), (T,)))"
+    tensor = "TensorHeader('t', Datatype.FP32, (1, 1), 4)"
+    answered = f"encode_frame(Answered(2, ({tensor},), {compute_us}), [bytes(4)])"
+    process = await _begin(_speaker("HELLO", "READ", loaded, "READ", answered))
+    model = await double.load(process)
+    if believed:
+        assert (await process.run(model, [kit.fp32("t", [1.0])], [], MINUTE_MS)).compute_us == compute_us
+        await process.kill_and_wait()
+        return
+    with pytest.raises(EngineError) as caught:
+        await process.run(model, [kit.fp32("t", [1.0])], [], MINUTE_MS)
+    assert caught.value.reason == "bad_answer"
+    await process.died.wait()
+
+
 async def test_a_late_answer_is_an_error_in_time(kit: Any, double: Any) -> None:
     """A child that ignores a deadline does not make its caller wait for ever."""
     loaded = "encode_frame(Loaded(1, (T,), (T,)))"

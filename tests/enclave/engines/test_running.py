@@ -1,5 +1,6 @@
 import asyncio
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +186,45 @@ async def test_a_caller_that_gives_up_harms_nobody(kit: Any, process: EngineProc
     await asyncio.sleep(0)
     abandoned.cancel()
     assert await kit.doubles(process, model)
+
+
+# --- Compute -----------------------------------------------------------------------------------
+
+
+async def test_a_run_is_told_with_how_long_it_took(kit: Any, process: EngineProcess, slow: Any) -> None:
+    """More work takes longer, and no more than has passed since it was asked for."""
+    model = await slow.load(process)
+    before_ns = time.monotonic_ns()
+    long = await process.run(model, kit.steps(100_000), [], MINUTE_MS)
+    passed_ns = time.monotonic_ns() - before_ns
+    short = await process.run(model, kit.steps(1), [], MINUTE_MS)
+    assert 0 < short.compute_us < long.compute_us <= passed_ns // 1_000
+
+
+async def test_a_run_over_its_compute_limit_is_ended(kit: Any, single: EngineProcess, double: Any, slow: Any) -> None:
+    """Long before its deadline; the only worker is free again."""
+    short, long = await double.load(single), await slow.load(single)
+    with pytest.raises(DeadlineError) as caught:
+        await single.run(long, kit.steps(kit.FOR_EVER), [], MINUTE_MS, 50)
+    assert caught.value.reason == "compute_limit"
+    assert await kit.doubles(single, short)
+
+
+async def test_a_deadline_before_the_compute_limit_is_the_deadline(kit: Any, single: EngineProcess, slow: Any) -> None:
+    """The consumer is not told that it asked for too much when it only had to wait too long."""
+    model = await slow.load(single)
+    with pytest.raises(DeadlineError) as caught:
+        await single.run(model, kit.steps(kit.FOR_EVER), [], 100, 10_000)
+    assert caught.value.reason != "compute_limit"
+
+
+async def test_waiting_in_the_queue_is_no_compute(kit: Any, single: EngineProcess, double: Any, slow: Any) -> None:
+    """What others compute meanwhile is theirs to pay: neither the limit nor the measure counts it."""
+    short, long = await double.load(single), await slow.load(single)
+    first = asyncio.ensure_future(single.run(long, kit.steps(kit.FOR_EVER), [], 2_000))
+    await asyncio.sleep(0)
+    ran = await single.run(short, [kit.fp32("x", [1, 2])], [], MINUTE_MS, 1_900)
+    assert first.done()
+    assert ran.compute_us < 1_900_000
+    with pytest.raises(DeadlineError):
+        await first
