@@ -147,8 +147,9 @@ def test_what_is_outstanding_is_capped_in_each_dimension(
 ) -> None:
     """A quarter of each budget: who holds too much of one of them gets nothing, and is told of which."""
     changes = {**ALL_OF_IT, f"max_unclosed_percent_per_{whose}": 25}
-    event = replace(BOTH, policy=msgspec.structs.replace(policy_of(), **changes), **{f"held_by_{whose}": held})
-    effects = apply(book_of(row(SCOPES[0], 100), compute(0, 10_000)), event)
+    event = replace(BOTH, policy=msgspec.structs.replace(policy_of(), **changes))
+    by_one = replace(event, held_by_instance=held) if whose == "instance" else replace(event, held_by_borrower=held)
+    effects = apply(book_of(row(SCOPES[0], 100), compute(0, 10_000)), by_one)
     assert (effects.outcome, effects.short) == (outcome, short)
 
 

@@ -1,5 +1,6 @@
 """A real engine under metered compute and in bound mode: what a run took is charged, one that takes too long is not."""
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
@@ -144,6 +145,16 @@ async def test_no_more_is_charged_than_was_reserved(tmp_path: Path) -> None:
         assert await rows(site) == {INFERENCES: (len(charges), 0), COMPUTE: (len(charges), 0)}
 
 
+async def served_in_the_end(service: Service) -> Answered:
+    """Ask until the push that tells of more budget has arrived."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await infer(service.run, steps(service, 1, "again"))
+            except BudgetExhaustedError:
+                await asyncio.wait([service.run._changed], timeout=0.2)
+
+
 async def test_exhaustion_of_compute_alone_is_refused_by_name(tmp_path: Path) -> None:
     """Inferences are left in plenty: the refusal says what is not, and as soon as there is more of it, it serves."""
     async with lent(tmp_path, {INFERENCES: 10, COMPUTE: 0}, **metered(20_000)) as (site, service):
@@ -153,7 +164,7 @@ async def test_exhaustion_of_compute_alone_is_refused_by_name(tmp_path: Path) ->
             assert caught.value.status == 402
             assert "compute_ms" in caught.value.message
         await budget(site, COMPUTE, 100_000)
-        _, receipt = told(await infer(service.run, steps(service, 1, "again")))
+        _, receipt = told(await served_in_the_end(service))
         assert receipt.units.inferences == 1
 
 
