@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -15,6 +16,8 @@ from aigovtool.custodian.store.postgres import Postgres, parse_url, require_empt
 from aigovtool.custodian.store.schema import SCHEMA_VERSION
 from aigovtool.custodian.store.transaction import CHANNEL, Transaction
 from aigovtool.errors import ConfigurationError, StorageError
+
+OLD = Path(__file__).resolve().parents[2] / "vectors" / "ledger" / "postgresql-2.sql"
 
 
 @pytest.fixture
@@ -112,12 +115,10 @@ def test_an_upgrade_by_another_program_stops_this_one(pair: tuple[Database, Data
 
 def test_an_older_ledger_is_brought_up_to_date(url: str, postgres_server: PostgresServer) -> None:
     """Schema 2, the first on PostgreSQL, gets what a new ledger has: the same columns, types and constraints."""
-    Database(Postgres(url, create=True)).close()
     fresh = postgres_server.database()
     Database(Postgres(fresh, create=True)).close()
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("DROP TABLE witnesses")
-        connection.execute("UPDATE head SET schema = 2")
+        connection.execute(OLD.read_bytes())
     Database(Postgres(url)).close()
     described = """
         SELECT table_name, column_name, data_type, character_maximum_length, is_nullable FROM information_schema.columns
