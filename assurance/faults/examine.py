@@ -19,7 +19,7 @@ from aigovtool.codec import decode, encode
 from aigovtool.custodian.app import open_custodian
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.store import log
-from aigovtool.custodian.store.schema import budget_rows, leases, usage
+from aigovtool.custodian.store.schema import budget_rows, leases, usage, usage_units
 from aigovtool.custodian.store.transaction import Head, Transaction
 from aigovtool.errors import AIGovToolError
 from aigovtool.ids import digest_of
@@ -61,11 +61,27 @@ def read(custodian: Custodian, transaction: Transaction) -> Ledger:
         leases={one.lease_id: decode(one.body, Lease) for one in found},
         states={one.lease_id: one.state for one in found},
         rows={row.key: (row.unit_limit, row.posted, row.pending) for row in rows},
-        usage={(one[0], one[1], one[2]): tuple(one[3:]) for one in transaction.execute(select(usage))},
+        usage=_usage(transaction),
         entries=log.page(transaction, 0, 1 << 30),
         note=custodian.checkpoint(transaction),
         integrity=integrity,
     )
+
+
+def _usage(transaction: Transaction) -> dict[tuple[str, str, str], tuple[int, ...]]:
+    """Return the running totals by path: units granted, charged and used, ok, err, and open leases."""
+    units: dict[tuple[str, str, str], tuple[int, ...]] = {}
+    for one in transaction.execute(select(usage_units)):
+        units[one.model, one.borrower, one.consumer] = (one.granted, one.charged, one.used)
+    return {
+        (one.model, one.borrower, one.consumer): (
+            *units.get((one.model, one.borrower, one.consumer), (0, 0, 0)),
+            one.ok,
+            one.err,
+            one.open_leases,
+        )
+        for one in transaction.execute(select(usage))
+    }
 
 
 # --- The ledger by itself ------------------------------------------------------------------------------
