@@ -53,6 +53,7 @@ class Both:
                 assert self.shelf.open((model, consumer)) == [lease for lease in mine if not lease.closed]
                 assert self.shelf.held((model, consumer)) == bool(mine)
         assert self.shelf.bound() == [lease for lease in self.leases if lease.request is not None and not lease.closed]
+        assert set(self.shelf._bound) == {lease.lease_id for lease in self.leases if lease.request is not None}
         assert self.shelf.values() == self.leases
 
 
