@@ -179,7 +179,7 @@ def want(units: int = 1, *, consumer: ConsumerId = CONSUMER, ask: bool = False, 
         consumer=consumer,
         minimum=UnitVector(inferences=1),
         target=UnitVector(inferences=units),
-        ask=Dimension.INFERENCES if ask else None,
+        ask=ask,
     )
 
 
@@ -233,6 +233,12 @@ class Bench:
 
     async def command(self, act: Act) -> CommandResult:
         return await commands.execute(self.custodian, self.alice, seal(COMMAND, self.order(act), self.key))
+
+    async def command_of_two(self, act: Act) -> CommandResult:
+        """Carry out what needs a second operator, who is enrolled for it."""
+        key = SigningKey.generate()
+        await self.add_party(PartyRole.OPERATOR, f"second-{secrets.token_hex(4)}", key)
+        return await commands.execute(self.custodian, self.alice, seal(COMMAND, self.order(act), self.key, key))
 
     async def add_party(
         self, role: PartyRole, name: str, key: SigningKey, borrower: BorrowerId | None = None

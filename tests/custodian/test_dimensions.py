@@ -41,7 +41,7 @@ async def lend(bench: Bench, policy: ServingPolicy) -> Enclave:
     """Lend a model on these terms to a borrower with a consumer, and admit an enclave; no budget."""
     await bench.add_borrower(BORROWER)
     await bench.add_consumer(CONSUMER, BORROWER)
-    await bench.command(msgspec.structs.replace(bench.upload(), policy=policy))
+    await bench.command_of_two(msgspec.structs.replace(bench.upload(), policy=policy))
     enclave = Enclave(bench)
     await enclave.boot()
     return enclave
@@ -175,7 +175,7 @@ async def test_an_exhausted_dimension_is_what_is_asked_for(two: Enclave, bench: 
     await budget(bench, COMPUTE, 0)
     await budget(bench, COMPUTE, 0, OWN)
     for _ in range(2):
-        denied = await refused(two, wish(8, 400, ask=COMPUTE))
+        denied = await refused(two, wish(8, 400, ask=True))
         assert (denied.code, denied.short) == (DenyCode.EXHAUSTED, COMPUTE)
     (filed,) = (await views.show_asks(bench.custodian)).asks
     assert (filed.dimension, filed.units, filed.scope) == (COMPUTE, 400, OWN)
@@ -188,6 +188,27 @@ async def test_an_exhausted_dimension_is_what_is_asked_for(two: Enclave, bench: 
         (Scope(model=MODEL), COMPUTE): 400,
         (OWN, COMPUTE): 400,
     }
+
+
+async def test_what_is_gone_is_asked_for_and_not_what_is_held(two: Enclave, bench: Bench) -> None:
+    """What a lease holds may come back, what is gone will not; each dimension is asked for by itself."""
+    await budget(bench, INFERENCES, 8)
+    await budget(bench, COMPUTE, 400)
+    await granted(two, wish(8, 400))
+    await bench.command(acts.SetBudget(limit=lifetime(INFERENCES, 0, OWN)))
+    for _ in range(2):
+        denied = await refused(two, wish(1, 1, ask=True))
+        assert (denied.code, denied.short) == (DenyCode.EXHAUSTED, INFERENCES)
+    await bench.command(acts.SetBudget(limit=lifetime(INFERENCES, None, OWN)))
+    await bench.command(acts.SetBudget(limit=lifetime(COMPUTE, 0, OWN)))
+    denied = await refused(two, wish(1, 1, ask=True))
+    assert (denied.code, denied.short) == (DenyCode.EXHAUSTED, COMPUTE)
+    filed = (await views.show_asks(bench.custodian)).asks
+    assert sorted(ask.dimension for ask in filed) == [COMPUTE, INFERENCES]
+
+
+def lifetime(dimension: Dimension, units: int | None, scope: Scope) -> BudgetLimit:
+    return BudgetLimit(scope=scope, dimension=dimension, window=Window.LIFETIME, limit=units)
 
 
 async def test_a_party_asks_for_a_dimension(two: Enclave, bench: Bench) -> None:
@@ -229,7 +250,7 @@ async def test_what_no_engine_measures_is_not_lent(bench: Bench) -> None:
 async def test_what_a_model_meters_cannot_change(change: dict[str, Any], two: Enclave, bench: Bench) -> None:
     """Leases and budgets are in the dimensions with which it was lent; the most of a request may change."""
     assert two.instance
-    policy = default_policy(Dial.ISLAND, ttl_ms=30_000, compute_ms=50, version=2)
+    policy = default_policy(Dial.STRICT, compute_ms=50, version=2)
     changed = msgspec.structs.replace(policy, **({"request_max": ZERO} if change is TOKENS else {}), **change)
     with pytest.raises(InvalidValueError) as caught:
         await bench.command(acts.SetModelTerms(model=MODEL, policy=changed, borrowers=[BORROWER]))

@@ -37,6 +37,7 @@ from aigovtool.package.sealing import seal as seal_package
 from aigovtool.package.source import SourceFile
 from aigovtool.protocol import commands
 from aigovtool.protocol.commands import COMMAND, Act, Command, CommandResult
+from aigovtool.protocol.cosigning import needs_two
 from aigovtool.protocol.party import BorrowerFile, OperatorFile
 from aigovtool.protocol.release import deposit_context
 from aigovtool.transport.tls import client_context, unverified_context_for_attestation_only
@@ -255,8 +256,10 @@ class World:
         return httpx.Client(base_url=url, verify=context, timeout=20, trust_env=False)
 
     def command(self, act: Act) -> CommandResult:
-        """Carry out an operator's command."""
-        key = SigningKey.from_secret(Secret(self.operator.key))
+        """Carry out an operator's command, with a second operator where it takes two."""
+        keys = [SigningKey.from_secret(Secret(self.operator.key))]
+        if needs_two(act):
+            keys.append(self._second_operator())
         order = Command(
             custodian=self.custodian_id,
             operator=self.operator.operator,
@@ -267,11 +270,20 @@ class World:
         with self.custodian_client() as client:
             response = client.post(
                 "/v1/commands",
-                content=encode(seal(COMMAND, order, key)),
+                content=encode(seal(COMMAND, order, *keys)),
                 headers={"content-type": "application/json"},
             )
         assert response.status_code == 200, response.text
         return decode(response.content, CommandResult)
+
+    def _second_operator(self) -> SigningKey:
+        key = SigningKey.generate()
+        name = f"second-{secrets.token_hex(4)}"
+        year = 365 * 86_400_000
+        self.command(
+            commands.AddParty(role=PartyRole.OPERATOR, name=name, key=key.public.raw, borrower=None, valid_for_ms=year)
+        )
+        return key
 
     @property
     def custodian_id(self) -> KeyId:

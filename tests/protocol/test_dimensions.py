@@ -182,7 +182,7 @@ def test_exhaustion_names_its_dimension_and_asks_for_it() -> None:
         with pytest.raises(BudgetExhaustedError) as caught:
             reserve(exchange, now_ms + 1)
         assert "compute_ms" in caught.value.message
-    assert asks == [[None], [COMPUTE], [None]]
+    assert asks == [[False], [True], [False]]
 
 
 @pytest.mark.parametrize(("running", "reason"), [(1, "insufficient"), (2, None)])

@@ -566,7 +566,7 @@ def test_exhaustion_is_asked_about_once() -> None:
         renew = exchange.round_trip(now_ms, deny(DenyCode.EXHAUSTED))
         asks.append([want.ask for want in renew.wants])
         assert refused(BudgetExhaustedError, exchange, now_ms + 1).retry_after_s
-    assert asks == [[None], [Dimension.INFERENCES], [None], [None]]
+    assert asks == [[False], [True], [False], [False]]
 
 
 def test_a_raised_budget_is_used_at_once() -> None:

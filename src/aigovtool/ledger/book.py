@@ -220,8 +220,8 @@ def _draw(book: Book, event: Draw) -> Effects:
     minimum = event.minimum.over(counts, least=1)  # a lease without a unit of what is metered serves nobody
     room = vector({dimension: before.get(dimension, unlimited) for dimension in counts})
     if not room.covers(minimum):
-        short = _first_short(counts, minimum, room)
-        return Effects(_shortage(debits, minimum, room), available=room, short=short, rooms=before)
+        outcome, short = _shortage(debits, minimum, room)
+        return Effects(outcome, available=room, short=short, rooms=before)
     allowed = vector({d: _allowed(d, minimum.get(d), debits, event) for d in counts})
     if not allowed.covers(minimum):
         return Effects(Outcome.CAPPED, available=allowed, short=_first_short(counts, minimum, allowed), rooms=before)
@@ -265,13 +265,16 @@ def _allowance(percent: int, limit: int, minimum: int) -> int:
     return max(limit * percent // 100, 2 * minimum)
 
 
-def _shortage(debits: list[BudgetRow], minimum: UnitVector, room: UnitVector) -> Outcome:
-    needed = {row.key: minimum.get(row.key.dimension) for row in debits}
-    short = [row for row in debits if (left := row.room()) is not None and left < needed[row.key]]
-    if all(row.pending > 0 for row in short):
-        return Outcome.RESERVED
-    none_left = any(room.get(row.key.dimension) == 0 for row in short)
-    return Outcome.EXHAUSTED if none_left else Outcome.INSUFFICIENT
+def _shortage(debits: list[BudgetRow], minimum: UnitVector, room: UnitVector) -> tuple[Outcome, Dimension]:
+    """Return what is lacking, and of which dimension: of one that is gone rather than of one that leases hold."""
+    short = [row for row in debits if (left := row.room()) is not None and left < minimum.get(row.key.dimension)]
+    gone = [row.key.dimension for row in short if row.pending == 0]
+    if not gone:
+        return Outcome.RESERVED, short[0].key.dimension
+    for dimension in gone:
+        if room.get(dimension) == 0:
+            return Outcome.EXHAUSTED, dimension
+    return Outcome.INSUFFICIENT, gone[0]
 
 
 def _path_rows(book: Book, event: Draw) -> list[BudgetRow] | None:

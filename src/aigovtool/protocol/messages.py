@@ -37,14 +37,14 @@ class Report(Message):
 class Want(Message, omit_defaults=True):
     """A wish for units of what the model meters; in bound mode for one request, by its salted digest.
 
-    `ask` names the dimension that is exhausted, when more budget should be asked for.
+    `ask`: people should be asked for more budget, if it is exhausted.
     """
 
     model: ModelId
     consumer: ConsumerId
     minimum: UnitVector
     target: UnitVector
-    ask: Dimension | None = None
+    ask: bool = False
     request: Digest | None = None
 
 

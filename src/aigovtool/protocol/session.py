@@ -19,7 +19,6 @@ ATTESTATION_PATH: Final = "/.well-known/aigovtool/attestation"
 REQUEST_ID_HEADER: Final = "aigovtool-request-id"
 #: The consumer's salt for the digests of the receipt (hexadecimal, at most 64 bytes).
 SALT_HEADER: Final = "aigovtool-salt"
-#: Units left on the budget path, on every answer to an inference.
 #: What is left of what is metered, as a dictionary of integers (RFC 8941 section 3.2): `inferences=12, compute_ms=300`.
 UNITS_HEADER: Final = "aigovtool-units-remaining"
 #: Base64 of the `SignedReceipt` in its only encoding.

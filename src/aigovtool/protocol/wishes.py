@@ -206,9 +206,8 @@ class Wishes:
 
     def _asked(self, now_ms: int, path: PathKey, demand: Demand) -> list[Want]:
         model, consumer = path
-        exhausted = demand.denied is DenyCode.EXHAUSTED and not demand.asked
-        ask = (demand.short or self._policies[model].dimension) if exhausted else None
-        demand.asked = demand.asked or exhausted
+        ask = demand.denied is DenyCode.EXHAUSTED and not demand.asked
+        demand.asked = demand.asked or ask
         demand.asking = demand.pressing
         if self._is_bound(model):
             return [

@@ -25,7 +25,7 @@ def file_by_enclave(
 ) -> None:
     """File one request for a path that is exhausted in a dimension; a second one while it is open changes nothing."""
     scope = Scope(model=want.model, borrower=instance.borrower, consumer=want.consumer)
-    if asks.open_at(transaction, scope) is None:
+    if asks.open_at(transaction, scope, exhausted) is None:
         ask = AskRequest(
             ask_id=MessageId(secrets.token_hex(16)),
             scope=scope,

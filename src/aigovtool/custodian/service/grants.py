@@ -131,8 +131,8 @@ class Granting:
 
     def _denied(self, want: Want, effects: Effects) -> Deny:
         code = _DENIALS[effects.outcome]
-        if code is DenyCode.EXHAUSTED and want.ask is not None:
-            asks.file_by_enclave(self._custodian, self._transaction, self._instance, want, want.ask)
+        if code is DenyCode.EXHAUSTED and want.ask and effects.short is not None:
+            asks.file_by_enclave(self._custodian, self._transaction, self._instance, want, effects.short)
         retry_after_ms = 0 if code is DenyCode.EXHAUSTED else _RETRY_AFTER_MS
         return _deny(want, code, retry_after_ms=retry_after_ms, effects=effects)
 

@@ -9,6 +9,7 @@ from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import ConflictError, NotFoundError
 from aigovtool.ids import Digest, MessageId
 from aigovtool.ledger.budget import Scope
+from aigovtool.ledger.units import Dimension
 from aigovtool.protocol.commands import AskState, CommandResult
 
 
@@ -36,11 +37,11 @@ def require(transaction: Transaction, ask_id: MessageId) -> AskState:
     return found
 
 
-def open_at(transaction: Transaction, scope: Scope) -> AskState | None:
-    """Return an open request at a scope."""
+def open_at(transaction: Transaction, scope: Scope, dimension: Dimension) -> AskState | None:
+    """Return an open request for a dimension at a scope."""
     statement = select(asks.c.body).where(asks.c.scope == _scope(scope), asks.c.state == "open")
-    body = transaction.execute(statement).scalars().first()
-    return None if body is None else decoded(body, AskState)
+    found = (decoded(body, AskState) for body in transaction.execute(statement).scalars())
+    return next((ask for ask in found if ask.dimension is dimension), None)
 
 
 def replace(transaction: Transaction, ask: AskState) -> None:
