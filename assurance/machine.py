@@ -6,6 +6,8 @@ from pathlib import Path
 
 from aigovtool.codec import Message
 
+_MEMORY = Path("/dev/shm")  # noqa: S108 - folders of their own are made in it
+
 
 class Machine(Message):
     """Cores, memory, kernel and Python, and how busy the machine was (one-minute load) at the end of a run."""
@@ -39,3 +41,8 @@ def this_machine() -> Machine:
 def load() -> float:
     """Return the one-minute load average."""
     return float(Path("/proc/loadavg").read_text(encoding="ascii").split()[0])
+
+
+def in_memory() -> Path | None:
+    """Return where files lie in memory, if there is such a place: for what needs no disk."""
+    return _MEMORY if _MEMORY.is_dir() else None

@@ -12,9 +12,10 @@ from aigovtool.errors import AIGovToolError
 from aigovtool.ledger.policy import Dial
 from assurance.campaign import Campaign, Target
 from assurance.campaigns.crash_points import COVERS
-from assurance.faults.segments import folder, in_memory
+from assurance.faults.segments import folder
 from assurance.figures import Figures, of_seed
 from assurance.ledger_pair import Divergence, Pair, step
+from assurance.machine import in_memory
 
 _STEPS = 250
 #: Each fourth history is played on PostgreSQL, which is the slower one.

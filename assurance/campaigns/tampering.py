@@ -27,6 +27,7 @@ from aigovtool.protocol.trust import KEY_SET, KeySet
 from aigovtool.protocol.views import LogHead
 from assurance.campaign import Campaign, Target, each_seed
 from assurance.figures import Figures, of_seed
+from assurance.machine import in_memory
 from assurance.tampering import TAMPERINGS, Tampering
 
 _STEPS = 100
@@ -222,7 +223,7 @@ def do_everything(copy: Genuine, chance: random.Random) -> tuple[Counter[str], l
 
 def tamper_with(seed: int) -> tuple[Counter[str], list[str]]:
     """Make one log, and do everything to it."""
-    with tempfile.TemporaryDirectory(prefix="aigovtool-log-") as folder:
+    with tempfile.TemporaryDirectory(prefix="aigovtool-log-", dir=in_memory()) as folder:
         copy = Copy(seed, Path(folder) / "log.jsonl")
         counts, wrong = do_everything(copy, random.Random(seed))
         wrong += _replayed(copy)

@@ -11,16 +11,11 @@ from pathlib import Path
 from assurance.faults.examine import read
 from assurance.faults.life import Told, begin
 from assurance.faults.process import Segment
+from assurance.machine import in_memory
 
 #: Steps of one life, and of one segment. A step is one transaction or several.
 LIFE, STEPS = 120, 2
 PARTS = LIFE // STEPS
-_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
-
-
-def in_memory() -> Path | None:
-    """Return where files lie in memory, if there is such a place: nothing here needs a disk."""
-    return _MEMORY if _MEMORY.is_dir() else None
 
 
 @contextmanager
