@@ -24,13 +24,12 @@ class Clocks:
         self._move(self.custodian.any_replica(), self.scene.rng.choice((-200_000, 200_000, 40_000)))
 
     def leap(self) -> None:
-        """Let one leap by up to an hour: mostly so that an hour's window begins in the minute of earlier units."""
+        """Let one leap by up to an hour: mostly so that an hour's window begins with the minute of earlier units."""
         rng, replica = self.scene.rng, self.custodian.any_replica()
         earlier = [one.granted_at_ms for one in self.custodian.ledger.leases.values() if _rolls(one)]
         by_ms = rng.choice((600_000, 1_800_000, 0, 0, 0, 0))
         if not by_ms and earlier:
-            granted_ms = rng.choice(earlier)
-            begins_ms = granted_ms - rng.randrange(granted_ms % _MINUTE_MS + 1)
+            begins_ms = rng.choice(earlier) // _MINUTE_MS * _MINUTE_MS
             by_ms = max(0, begins_ms + _HOUR_MS - self.custodian.now(replica))
         self._move(replica, by_ms)
 

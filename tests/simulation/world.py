@@ -276,13 +276,14 @@ class World:
     def stop(self) -> None:
         """Stop something; some hosts withhold everything from then on, and play out earlier messages late."""
         enclave = self.rng.choice(self.enclaves)
+        consumer = (StopTarget.CONSUMER, str(self.rng.choice(CONSUMERS[enclave.borrower])))
         target, value = self.rng.choice(
             [
                 (StopTarget.ALL, ""),
                 (StopTarget.MODEL, str(MODEL)),
                 (StopTarget.BORROWER, str(enclave.borrower)),
                 (StopTarget.ENCLAVE, str(enclave.instance)),
-                (StopTarget.CONSUMER, str(self.rng.choice(CONSUMERS[enclave.borrower]))),
+                *[consumer] * 4,  # the only stop that leaves the model in service
             ]
         )
         stops = self.custodian.ledger.stops
