@@ -30,7 +30,7 @@ def limits_of(scene: Scene, also: tuple[Dimension, ...]) -> list[BudgetLimit]:
         limit(BERT, None),
         limit(CARL, 100, not_after_ms=_end(scene, 0.4)),
     ]
-    if scene.weather.windows and scene.chance(0.5):
+    if scene.weather.windows and scene.chance(0.6):
         limits += [
             limit(ANNA, 15, Window.ROLLING_HOUR),
             limit(Scope(model=MODEL, borrower=SOUTH), 18, Window.ROLLING_HOUR, _end(scene, 0.4)),

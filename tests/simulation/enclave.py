@@ -78,6 +78,8 @@ class Enclave:
         self.hinted = False
         self.newest = (0, 0)
         self.known = custodian.stop_state(self.instance, borrower)
+        #: Signed for this instance: a host can play them out once more.
+        self.states = [self.known]
         self.meter = meter(
             instance=self.instance,
             custodian=CUSTODIAN,
@@ -240,6 +242,7 @@ class Enclave:
         newer = (state.scope_epoch, state.epoch) >= (self.known.scope_epoch, self.known.epoch)
         if state.instance == self.instance and newer:
             self.known = state
+            self.states.append(state)
 
     def hears(self) -> bool:
         """Return whether there is still somebody who takes messages."""

@@ -134,7 +134,7 @@ class Operators:
 
     def _backup(self) -> Ledger:
         first, *later = self.backups
-        return self.scene.rng.choice((first, first, *later))
+        return self.scene.rng.choice((first, *later, *later))
 
     def show(self, note: str) -> None:
         """Show a checkpoint to the ledger, as anybody may."""

@@ -55,25 +55,27 @@ class Weather:
 
     loss: float = 0.25
     repeats: tuple[int, ...] = (1, 1, 1, 2, 3)
-    delays_ms: tuple[int, ...] = (0, 20, 200, 3_000, 8_000)
+    delays_ms: tuple[int, ...] = (0, 20, 200, 500, 3_000, 8_000)
     straggler: float = 0.05
     misdelivery: float = 0.05
     crash: float = 0.01
-    engine_death: float = 0.008
+    engine_death: float = 0.011
     held_back: float = 0.03
     suspend: float = 0.008
     clock_jump: float = 0.01
     #: The host's clock leaps by much of an hour; one is chosen per history.
-    leaps: tuple[float, ...] = (0, 0.015, 0.03)
+    leaps: tuple[float, ...] = (0, 0.02, 0.03)
     restart: float = 0.03
     raised_limit: float = 0.01
     #: A hint that nobody gave: hosts may make them up, or repeat old ones.
     stray_hint: float = 0.02
+    #: A stop state that an enclave has had already.
+    replayed_state: float = 0.1
     stop: float = 0.012
     write_off: float = 0.03
     backup: float = 0.03
     #: The ledger is restored from a backup; one is chosen per history.
-    restores: tuple[float, ...] = (0, 0.012)
+    restores: tuple[float, ...] = (0, 0.012, 0.012)
     #: Somebody outside (an auditor, a witness) asks for the newest checkpoint.
     watched: float = 0.15
     #: Operators settle a gap that was found.
@@ -89,7 +91,7 @@ class Weather:
     scales: tuple[float, ...] = (0.5, 1, 1, 2)
     dials: tuple[Dial, ...] = tuple(Dial)
     #: What is metered beside inferences; one is chosen per history.
-    also: tuple[tuple[Dimension, ...], ...] = ((), (), (Dimension.COMPUTE_MS,), (Dimension.OUTPUT_TOKENS,), tuple(ALSO))
+    also: tuple[tuple[Dimension, ...], ...] = ((), (Dimension.COMPUTE_MS,), (Dimension.OUTPUT_TOKENS,), tuple(ALSO))
     #: Rolling windows and budgets that end, in some histories.
     windows: bool = True
     #: Traffic of a consumer moves from enclave to enclave instead of coming to all at once.
@@ -113,6 +115,7 @@ CALM = Weather(
     restart=0,
     raised_limit=0,
     stray_hint=0,
+    replayed_state=0,
     stop=0,
     write_off=0,
     backup=0,
@@ -141,6 +144,7 @@ WORKDAY = Weather(
     restart=0.02,
     raised_limit=0,
     stray_hint=0,
+    replayed_state=0,
     stop=0,
     write_off=0,
     backup=0,

@@ -33,7 +33,7 @@ class Job:
     def chunk(self, reservation: Reservation, rng: random.Random) -> UnitVector:
         """Return what leaves next, and was used for it."""
         held = reservation.units
-        tokens = min(self.tokens, rng.randint(1, held.output_tokens)) if self.tokens else 0
+        tokens = min(self.tokens, rng.randint(1, max(1, held.output_tokens // 2))) if self.tokens else 0
         return UnitVector(
             inferences=0 if self.begun else self.rows,
             output_tokens=tokens,
@@ -51,7 +51,7 @@ def comes_in(scene: Scene, borrower: BorrowerId, policy: ServingPolicy) -> Job:
     return Job(
         consumer=rng.choice(CONSUMERS[borrower]),
         rows=rng.choice((1, 1, 1, 2, 5)),
-        tokens=rng.choice((1, 3, 9)) if Dimension.OUTPUT_TOKENS in policy.counts else 0,
+        tokens=rng.choice((1, 9, 30, 30)) if Dimension.OUTPUT_TOKENS in policy.counts else 0,
         request=Digest(f"sha256:{scene.number():064x}"),
         speed=rng.choice(scene.weather.speeds),
     )

@@ -219,15 +219,26 @@ class World:
         if chance(self.leap * bool(weather.clock_jump)):
             self.clocks.leap()
             self.hint(granted=True, recall=False)  # whoever knows that another hour has begun asks again
-        if chance(weather.raised_limit):
-            self.operators.raise_limit(self.rng.randrange(len(self.custodian.ledger.limits)))
-            self.hint(granted=True, recall=False)
-        if chance(weather.stray_hint):
-            self.hint(granted=chance(0.5), recall=chance(0.5))
+        self.hosts()
         self.orders()
         self.loss()
         if self.rules.restores_state:
             self.snapshots.update({e.place: copy.deepcopy(e.meter) for e in self.enclaves if chance(0.1)})
+
+    def hosts(self) -> None:
+        """Let limits be raised, and hosts say what nobody said, or what was said before."""
+        chance, weather = self.scene.chance, self.scene.weather
+        if chance(weather.raised_limit):
+            if chance(0.5):
+                self.operators.raise_limits()
+            else:
+                self.operators.raise_limit(self.rng.randrange(len(self.custodian.ledger.limits)))
+            self.hint(granted=True, recall=False)
+        if chance(weather.replayed_state):
+            enclave = self.rng.choice(self.enclaves)
+            self.network.append((self.scene.ms, enclave, partial(enclave.take_push, self.rng.choice(enclave.states))))
+        if chance(weather.stray_hint):
+            self.hint(granted=chance(0.5), recall=chance(0.5))
 
     def orders(self) -> None:
         """Let an operator stop something, and resume what has been stopped for longer than its bound."""
@@ -274,9 +285,13 @@ class World:
         self.scene.tell("custodian", "is killed before it replies")
 
     def stop(self) -> None:
-        """Stop something; some hosts withhold everything from then on, and play out earlier messages late."""
-        enclave = self.rng.choice(self.enclaves)
-        consumer = (StopTarget.CONSUMER, str(self.rng.choice(CONSUMERS[enclave.borrower])))
+        """Stop something, preferably where work is under way.
+
+        Some hosts withhold everything from then on, and play out earlier messages late.
+        """
+        enclave = self.rng.choice([one for one in self.enclaves if one.jobs] or self.enclaves)
+        served = [job.consumer for job in enclave.jobs] or CONSUMERS[enclave.borrower]
+        consumer = (StopTarget.CONSUMER, str(self.rng.choice(served)))
         target, value = self.rng.choice(
             [
                 (StopTarget.ALL, ""),
