@@ -19,7 +19,7 @@ from aigovtool.crypto.sign import Envelope, SigningKey, seal
 from aigovtool.custodian.app import open_custodian
 from aigovtool.custodian.service import commands, renewal
 from aigovtool.custodian.store.bodies import decoded
-from aigovtool.custodian.store.schema import budget_rows, leases, stops, usage, usage_units
+from aigovtool.custodian.store.schema import budget_rows, leases, stops
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import AIGovToolError
 from aigovtool.ids import BorrowerId, ConsumerId, Digest, LeaseId, digest_of
@@ -32,7 +32,7 @@ from aigovtool.protocol import commands as acts
 from aigovtool.protocol.commands import COMMAND, Act
 from aigovtool.protocol.messages import Answer, Grant, RenewReply, Report, Want
 from aigovtool.testing.simulated_tee.attester import SimulatedPlatform, measure
-from assurance.faults.examine import contradictions, read
+from assurance.faults.examine import TOTALS, contradictions, read
 from assurance.model_ledger import Budget, Holder, Model
 
 SLOTS = 3
@@ -44,22 +44,6 @@ _MONTHS_MS = 300 * 86_400_000
 #: What is read after each step, built once.
 _ROWS: Final = select(budget_rows.c.key, budget_rows.c.posted, budget_rows.c.pending)
 _LEASES: Final = select(leases.c.lease_id, leases.c.state, leases.c.inferences, leases.c.body)
-_USAGE: Final = select(
-    usage.c.borrower,
-    usage.c.consumer,
-    usage_units.c.granted,
-    usage_units.c.charged,
-    usage_units.c.used,
-    usage.c.ok,
-    usage.c.err,
-    usage.c.open_leases,
-).join_from(
-    usage,
-    usage_units,
-    (usage.c.model == usage_units.c.model)
-    & (usage.c.borrower == usage_units.c.borrower)
-    & (usage.c.consumer == usage_units.c.consumer),
-)
 _STOPS: Final = select(stops.c.target, stops.c.value).where(stops.c.active)
 
 
@@ -268,7 +252,7 @@ class Pair:
         held = {name: (one.state, one.state, one.units, one.seq, one.used) for name, one in model.leases.items()}
         if kept != held:
             raise Divergence(f"leases {kept}, model {held}")
-        totals, used = {(one[0], one[1]): tuple(one[2:]) for one in transaction.execute(_USAGE)}, model.usage()
+        totals, used = {(one[1], one[2]): tuple(one[3:]) for one in transaction.execute(TOTALS)}, model.usage()
         if totals != used:
             raise Divergence(f"usage {totals}, model {used}")
         in_force = {(target, value) for target, value in transaction.execute(_STOPS)}

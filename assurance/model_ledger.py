@@ -232,10 +232,11 @@ class Model:
         self.leases[lease_id] = Lease(name, borrower, consumer, units, rows, self.now + ttl + _GRACE)
 
     def usage(self) -> dict[tuple[str, str], tuple[int, ...]]:
-        """Return granted, charged and used units, ok, err, and open leases, by borrower and consumer."""
+        """Return granted, charged, used and held units, ok, err, and open leases, by borrower and consumer."""
         found: dict[tuple[str, str], tuple[int, ...]] = {}
         for lease in self.leases.values():
             key, still = (lease.borrower, lease.consumer), int(lease.state in {"pending", "expired"})
-            more: tuple[Any, ...] = (lease.units, lease.charge(), lease.used, lease.used, 0, still)
-            found[key] = tuple(a + b for a, b in zip(found.get(key, (0,) * 6), more, strict=True))
+            held = still * lease.units
+            more: tuple[Any, ...] = (lease.units, lease.charge(), lease.used, held, lease.used, 0, still)
+            found[key] = tuple(a + b for a, b in zip(found.get(key, (0,) * 7), more, strict=True))
         return found

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import select, text
 from tests.custodian.conftest import CONSUMER, want
@@ -34,6 +34,18 @@ from assurance.faults.life import Life, Told, repeat
 _UNKNOWN = "StorageError"
 #: Of a lease on its rows: is it held, and is all of it spent or what was reported.
 _HELD, _IN_FULL = {"pending"}, {"expired", "written_off"}
+#: The running totals, whose units are of one dimension here: granted, charged, used and held; then what was counted.
+TOTALS: Final = select(
+    *(usage.c.model, usage.c.borrower, usage.c.consumer),
+    *(usage_units.c.granted, usage_units.c.charged, usage_units.c.used, usage_units.c.held),
+    *(usage.c.ok, usage.c.err, usage.c.open_leases),
+).join_from(
+    usage,
+    usage_units,
+    (usage.c.model == usage_units.c.model)
+    & (usage.c.borrower == usage_units.c.borrower)
+    & (usage.c.consumer == usage_units.c.consumer),
+)
 
 
 @dataclass(frozen=True)
@@ -61,27 +73,11 @@ def read(custodian: Custodian, transaction: Transaction) -> Ledger:
         leases={one.lease_id: decode(one.body, Lease) for one in found},
         states={one.lease_id: one.state for one in found},
         rows={row.key: (row.unit_limit, row.posted, row.pending) for row in rows},
-        usage=_usage(transaction),
+        usage={(one[0], one[1], one[2]): tuple(one[3:]) for one in transaction.execute(TOTALS)},
         entries=log.page(transaction, 0, 1 << 30),
         note=custodian.checkpoint(transaction),
         integrity=integrity,
     )
-
-
-def _usage(transaction: Transaction) -> dict[tuple[str, str, str], tuple[int, ...]]:
-    """Return the running totals by path: units granted, charged and used, ok, err, and open leases."""
-    units: dict[tuple[str, str, str], tuple[int, ...]] = {}
-    for one in transaction.execute(select(usage_units)):
-        units[one.model, one.borrower, one.consumer] = (one.granted, one.charged, one.used)
-    return {
-        (one.model, one.borrower, one.consumer): (
-            *units.get((one.model, one.borrower, one.consumer), (0, 0, 0)),
-            one.ok,
-            one.err,
-            one.open_leases,
-        )
-        for one in transaction.execute(select(usage))
-    }
 
 
 # --- The ledger by itself ------------------------------------------------------------------------------
@@ -98,9 +94,10 @@ def _summed(ledger: Ledger) -> tuple[Counter[tuple[str, str]], dict[tuple[str, s
             name = encode(key).decode()
             rows[name, "pending" if state in _HELD else "posted"] += units if state in _HELD else spent
         charged = units if state in _HELD else spent
-        new = (units, charged, seen, lease.ok, lease.err, int(state in {"pending", "expired"}))
+        still = int(state in {"pending", "expired"})
+        new = (units, charged, seen, still * units, lease.ok, lease.err, still)
         place = (str(lease.model), str(lease.borrower), str(lease.consumer))
-        totals[place] = tuple(a + b for a, b in zip(totals.get(place, (0,) * 6), new, strict=True))
+        totals[place] = tuple(a + b for a, b in zip(totals.get(place, (0,) * 7), new, strict=True))
     return rows, totals
 
 
