@@ -163,6 +163,7 @@ def test_a_model_is_lent_under_island_by_two_operators(lent: Place) -> None:
     add = ["model", "add", sealed, "--borrower", "st-mary", "--dial", "island"]
     refused = lent.run(*add)
     assert (refused.exit_code, "needs_second" in refused.stderr) == (3, True)
+    assert "add --save order.json" in refused.stderr  # said here, before the upload, and not by the custodian
     saved = lent.run(*add, "--save", order)
     assert saved.exit_code == 0, saved.output
     for words in ("not lent yet", "at most 200 units", "budget of 1,000 units", "4 h"):

@@ -83,11 +83,23 @@ def written(make: Callable[[bytes], bytes]) -> Callable[[bytes, Path], None]:
     return damage
 
 
+def renamed_in_place(content: bytes, path: Path) -> None:
+    """Change a name in the table of parties and not in its index: what nothing but SQLite's own check compares."""
+    path.write_bytes(content)
+    with closing(sqlite3.connect(path)) as ledger:
+        (page,) = ledger.execute("SELECT rootpage FROM sqlite_master WHERE name = 'parties'").fetchone()
+        (size,) = ledger.execute("PRAGMA page_size").fetchone()
+    start, end = (page - 1) * size, page * size
+    assert BORROWER.encode() in content[start:end]
+    path.write_bytes(content[:start] + content[start:end].replace(BORROWER.encode(), b"hospitaX", 1) + content[end:])
+
+
 DAMAGES: dict[str, Callable[[bytes, Path], None]] = {
     "empty": written(lambda _: b""),
     "cut": written(lambda content: content[: len(content) // 2]),
     "garbage": written(lambda content: b"x" * len(content)),
     "a page of zeros": written(lambda content: content[:8192] + bytes(4096) + content[12288:]),
+    "a row that is not as its index says": renamed_in_place,
     "an entry changed": changed("UPDATE log SET body = ? WHERE idx = 2", b"{}"),
     "an entry of another type": changed("UPDATE log SET body = 'text' WHERE idx = 2"),
     "a leaf changed": changed("UPDATE log SET leaf = ? WHERE idx = 2", bytes(32)),

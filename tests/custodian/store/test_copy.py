@@ -145,6 +145,18 @@ def test_a_ledger_can_be_closed_while_it_is_copied(path: Path) -> None:
     assert copies(path) == []
 
 
+def test_a_copy_that_has_not_begun_when_the_ledger_closes_is_given_up(path: Path) -> None:
+    """Asked for while the last group of jobs is served: whoever waits for it is told, and does not wait for ever."""
+    database = Database(Sqlite(path, create=True))
+    asked: list[Future[tuple[BinaryIO, int]]] = []
+    gate = Gate(database)
+    database.submit(lambda _: asked.append(database.copy(count)))
+    database._jobs.put(None)  # in the same group
+    gate.open()
+    database._thread.join(LONG_S)
+    assert isinstance(asked[0].exception(LONG_S), StorageError)
+
+
 def test_a_job_that_fails_on_a_copy_is_told_and_the_ledger_goes_on(database: Database, path: Path) -> None:
     """The copy is closed with it."""
 
