@@ -113,6 +113,8 @@ EXPECTED: dict[tuple[str, str], tuple[int, ...]] = {
     # Whoever holds a checkpoint may show it; `{}` is none.
     ("GET", "/v1/checkpoint"): for_all(200),
     ("POST", "/v1/checkpoints"): for_all(422),
+    ("POST", "/v1/cosignatures"): for_all(422),
+    ("GET", "/v1/witnesses"): for_all(200),
     # Proofs are hashes; without a query there is nothing to prove.
     ("GET", "/v1/log/inclusion"): for_all(422),
     ("GET", "/v1/log/consistency"): for_all(422),
@@ -206,6 +208,16 @@ async def test_why_a_caller_is_refused_is_said_in_a_code(api: Api) -> None:
     assert codes[NOBODY][0] == "unauthenticated"
     assert codes[CONSUMERS] == codes[BORROWERS] == ("forbidden", "wrong_role")
     assert codes[REVOKED] == ("forbidden", "not_enrolled")
+
+
+async def test_a_large_co_signature_is_not_read(api: Api) -> None:
+    """Anybody may send one, so the bound is that of a note."""
+    stranger = api.clients[NOBODY]
+    statuses = [
+        (await stranger.post("/v1/cosignatures", json={"checkpoint": "x" * size})).status_code
+        for size in (4_096, 4_097, 20_000)
+    ]
+    assert statuses == [422, 422, 413]
 
 
 async def test_an_expired_credential_is_refused_by_the_custodians_time(api: Api) -> None:

@@ -81,14 +81,25 @@ class Watch:
 
 @pytest.fixture
 def watch(tmp_path: Path) -> Iterator[Watch]:
-    """A custodian that serves, and a witness that is enrolled."""
-    world = World(tmp_path)
+    """A custodian that serves from a file, and a witness that is enrolled."""
+    yield from watching(tmp_path, None)
+
+
+@pytest.fixture
+def watch_each(tmp_path: Path, ledger: str | None) -> Iterator[Watch]:
+    """The same, on each store."""
+    yield from watching(tmp_path, ledger)
+
+
+def watching(tmp_path: Path, ledger: str | None) -> Iterator[Watch]:
+    world = World(tmp_path, ledger=ledger)
     initialise(
         tmp_path / "custodian",
         url=f"https://127.0.0.1:{world.custodian_port}",
         hosts=["127.0.0.1"],
         operator="alice",
         allow_simulated=True,
+        ledger=ledger,
     )
     world.operator = decode((tmp_path / "custodian" / "operator.json").read_bytes(), OperatorFile)
     (tmp_path / "alice.json").touch(mode=0o600)
@@ -106,8 +117,9 @@ def watch(tmp_path: Path) -> Iterator[Watch]:
         world.close()
 
 
-def test_a_witness_follows_the_log_and_ends_when_it_is_told_to(watch: Watch) -> None:
+def test_a_witness_follows_the_log_and_ends_when_it_is_told_to(watch_each: Watch) -> None:
     """Round after round; a custodian that is away for a while is waited for; SIGTERM is no failure."""
+    watch = watch_each
     process = watch.watch("--first")
     watch.co_signed(watch.grow("one"))
     watch.world.kill("custodian")
@@ -123,8 +135,9 @@ def test_a_witness_follows_the_log_and_ends_when_it_is_told_to(watch: Watch) -> 
     assert f"{NAME} co-signed all" in said
 
 
-def test_a_witness_that_is_killed_at_any_moment_never_signs_behind_its_memory(watch: Watch) -> None:
+def test_a_witness_that_is_killed_at_any_moment_never_signs_behind_its_memory(watch_each: Watch) -> None:
     """Killed again and again: what the custodian has is never ahead of what the witness remembers, and it goes on."""
+    watch = watch_each
     key = parse_witness_key(watch.key)
     first: list[str] = ["--first"]
     for number in range(6):
