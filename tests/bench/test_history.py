@@ -3,6 +3,7 @@
 import asyncio
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,10 +59,9 @@ async def young(directory: Path, ledger: str | None) -> tuple[Bench, Enclave]:
     return bench, enclave
 
 
-@pytest.fixture
-def aged(tmp_path: Path, ledger: str | None) -> Iterator[Aged]:
+@contextmanager
+def grown_old(directory: Path, ledger: str | None) -> Iterator[Aged]:
     """A custodian that really lent and settled one lease, then was given a past, and serves again."""
-    directory = tmp_path / "custodian"
     bench, enclave = asyncio.run(young(directory, ledger))
     bench.custodian.database.close()
     past = lay_down(directory, model=MODEL, consumer=CONSUMER, entries=ENTRIES, in_use=IN_USE)
@@ -69,6 +69,15 @@ def aged(tmp_path: Path, ledger: str | None) -> Iterator[Aged]:
     bench.custodian.time_ms = lambda: bench.now_ms
     yield Aged(bench, enclave, past)
     bench.custodian.database.close()
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def aged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aged]:
+    """One for all tests that only look."""
+    server = None if request.param == "sqlite" else request.getfixturevalue("postgres_server")
+    directory = tmp_path_factory.mktemp("aged") / "custodian"
+    with grown_old(directory, None if server is None else server.database()) as made:
+        yield made
 
 
 async def _verified(aged: Aged, path: Path) -> AuditReport:
@@ -100,14 +109,18 @@ async def test_an_auditor_keeps_nothing_of_a_lease_but_its_identifier(aged: Aged
     assert kept < 48 * aged.past.closed + 1_000 * IN_USE
 
 
-async def test_the_log_goes_on_where_the_past_ends(aged: Aged, tmp_path: Path) -> None:
+def test_the_log_goes_on_where_the_past_ends(tmp_path: Path, ledger: str | None) -> None:
     """An enclave that was there before it shows its old checkpoint, draws and closes a lease; all still verifies."""
-    before = parse_checkpoint(aged.enclave.checkpoint_seen).size
-    (drawn,) = (await aged.enclave.renew(want(8))).results
-    assert isinstance(drawn, Grant)
-    await aged.enclave.renew(reports=(report(drawn.lease_id, seq=1, used=2, final=True),))
-    found = await _verified(aged, tmp_path / "log.jsonl")
-    assert found.entries == aged.past.tree.size + 2 > before + ENTRIES // 2
+
+    async def go_on(aged: Aged) -> AuditReport:
+        (drawn,) = (await aged.enclave.renew(want(8))).results
+        assert isinstance(drawn, Grant)
+        await aged.enclave.renew(reports=(report(drawn.lease_id, seq=1, used=2, final=True),))
+        return await _verified(aged, tmp_path / "log.jsonl")
+
+    with grown_old(tmp_path / "custodian", ledger) as aged:
+        assert 0 < parse_checkpoint(aged.enclave.checkpoint_seen).size < aged.past.begun_at + 1
+        assert asyncio.run(go_on(aged)).entries == aged.past.tree.size + 2
 
 
 async def test_it_is_proved_from_stored_subtrees(aged: Aged) -> None:
