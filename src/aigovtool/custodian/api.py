@@ -70,6 +70,7 @@ def routes(custodian: Custodian) -> list[Route]:
         *_enclave(custodian),
         *_party(custodian),
         *_operator(custodian),
+        *_entries(custodian),
         *_views(custodian),
     ]
     description = encode(openapi(table, title="AIGovTool custodian", version=__version__))
@@ -235,19 +236,6 @@ def _operator(custodian: Custodian) -> list[Route]:
         chunks = stream_body(call.request, MAX_PACKAGE_BYTES)
         return await packages.store(custodian, call.path(PackagePath).package, chunks)
 
-    async def log_page(call: Call) -> shown.LogPage:
-        query = call.query(LogQuery)
-        return await views.show_log(custodian, query.start, query.limit)
-
-    async def log_entries(call: Call) -> shown.LogPage:
-        await _enrolled(custodian, call)
-        return await log_page(call)
-
-    async def log_found(call: Call) -> shown.LogFound:
-        await _enrolled(custodian, call)
-        query = call.query(LogKindQuery)
-        return await views.show_kind(custodian, query.kind, query.before, query.limit)
-
     return [
         Route(
             method="POST",
@@ -269,6 +257,24 @@ def _operator(custodian: Custodian) -> list[Route]:
             answer=shown.PackageStored,
             max_body_bytes=MAX_PACKAGE_BYTES,
         ),
+    ]
+
+
+def _entries(custodian: Custodian) -> list[Route]:
+    async def log_page(call: Call) -> shown.LogPage:
+        query = call.query(LogQuery)
+        return await views.show_log(custodian, query.start, query.limit)
+
+    async def log_entries(call: Call) -> shown.LogPage:
+        await _enrolled(custodian, call)
+        return await log_page(call)
+
+    async def log_found(call: Call) -> shown.LogFound:
+        await _enrolled(custodian, call)
+        query = call.query(LogKindQuery)
+        return await views.show_kind(custodian, query.kind, query.before, query.limit)
+
+    return [
         Route(
             method="GET",
             path="/v1/log/entries",
