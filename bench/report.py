@@ -48,8 +48,8 @@ _RENEWALS_COLUMNS: Final = (
     "p99 ms",
 )
 _GROWTH: Final = (
-    "Growth, processor time of a renewal with the longest log and the most leases in use against the shortest and the "
-    "fewest: "
+    "Growth with the log, processor time of a renewal on the longest against the shortest, which took turns, with the "
+    "fewest and with the most leases in use: "
 )
 _LEDGERS: Final = """\
 ## Ledgers
@@ -199,6 +199,13 @@ def _growth(found: list[Renewals]) -> list[str]:
     for store in dict.fromkeys(one.store for one in found):
         for trading in (False, True):
             mine = [one for one in found if (one.store, one.trading) == (store, trading)]
-            mine.sort(key=lambda one: (one.leases_in_use, one.log_entries))
-            said.append(f"{store} {'trade' if trading else 'heartbeat'} {mine[-1].total_ms() / mine[0].total_ms():.2f}")
+            ratios = " and ".join(
+                f"{_ratio(mine, in_use):.2f}" for in_use in sorted({one.leases_in_use for one in mine})
+            )
+            said.append(f"{store} {'trade' if trading else 'heartbeat'} {ratios}")
     return said
+
+
+def _ratio(found: list[Renewals], in_use: int) -> float:
+    ordered = sorted((one for one in found if one.leases_in_use == in_use), key=lambda one: one.log_entries)
+    return ordered[-1].total_ms() / ordered[0].total_ms()
