@@ -12,10 +12,11 @@ import click
 from msgspec import Struct
 
 from aigovtool.cli.words import count, span
-from aigovtool.ledger.policy import Dial
+from aigovtool.ledger.policy import MAX_REQUEST_MS, Dial
 
 if TYPE_CHECKING:
     from aigovtool.ledger.policy import ServingPolicy
+    from aigovtool.ledger.units import Dimension
     from aigovtool.protocol.views import BudgetView
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -32,6 +33,15 @@ def dial_option(default: str | None) -> Callable[[F], F]:
     return click.option(
         "--dial", type=click.Choice(DIALS), default=default, show_default=default is not None, help=words
     )
+
+
+def compute_option(function: F) -> F:
+    """Add the option that limits, and meters, how long a request may compute."""
+    return click.option(
+        "--compute-ms",
+        type=click.IntRange(1, MAX_REQUEST_MS),
+        help="Meter compute as well, in milliseconds; the most that one request may take.",
+    )(function)
 
 
 class BudgetMeant(Struct, frozen=True, kw_only=True):
@@ -62,27 +72,46 @@ class Meaning(Struct, frozen=True, kw_only=True):
     units_lost_on_crash_max: int
     outage_survived_ms: int
     stop_bound_ms: int
+    per_request: bool
+    compute_ms_max: int | None = None
+    compute_ms_lost_on_crash_max: int | None = None
 
 
 #: What the dial means depends on the budget; where there is none, this one stands as an example.
 EXAMPLE: Final = BudgetMeant(example=True, window="lifetime", room=1_000, limit=1_000)
+#: Where compute has no limit, its leases are as large as the terms allow.
+ENDLESS: Final = BudgetMeant(example=True, window="lifetime", room=10**12, limit=10**12)
 
 
-def budget_meant(rows: "Sequence[BudgetView]", model: str, policy: "ServingPolicy") -> BudgetMeant:
-    """Return the budget of a whole model that has least left in what it counts, or the example."""
+def budget_meant(
+    rows: "Sequence[BudgetView]", model: str, policy: "ServingPolicy", dimension: "Dimension | None" = None
+) -> BudgetMeant:
+    """Return the budget of a whole model that has least left of a dimension (the first it meters), or the example."""
+    counted = dimension or policy.dimension
     found = [
         BudgetMeant(example=False, window=row.key.window.value, room=row.room, limit=row.limit)
         for row in rows
-        if (row.key.scope.model, row.key.scope.borrower, row.key.dimension) == (model, None, policy.dimension)
+        if (row.key.scope.model, row.key.scope.borrower, row.key.dimension) == (model, None, counted)
         and row.limit is not None
         and row.room is not None
     ]
     return min(found, key=lambda budget: budget.room, default=EXAMPLE)
 
 
-def meaning(policy: "ServingPolicy", borrowers: "Sequence[str]", budget: BudgetMeant) -> Meaning:
-    """Return what terms mean for a budget."""
+def compute_meant(rows: "Sequence[BudgetView]", model: str, policy: "ServingPolicy") -> BudgetMeant:
+    """Return the budget of compute that has least left, or one that is never the tightest."""
+    from aigovtool.ledger.units import Dimension  # noqa: PLC0415
+
+    found = budget_meant(rows, model, policy, Dimension.COMPUTE_MS)
+    return ENDLESS if found.example else found
+
+
+def meaning(
+    policy: "ServingPolicy", borrowers: "Sequence[str]", budget: BudgetMeant, compute: BudgetMeant | None = None
+) -> Meaning:
+    """Return what terms mean for a budget, and where compute is metered for a budget of that."""
     from aigovtool.ledger.policy import consequences  # noqa: PLC0415 - beside the types
+    from aigovtool.ledger.units import Dimension  # noqa: PLC0415
 
     found = consequences(policy, policy.dimension, budget.room, budget.limit)
     return Meaning(
@@ -94,17 +123,34 @@ def meaning(policy: "ServingPolicy", borrowers: "Sequence[str]", budget: BudgetM
         units_lost_on_crash_max=found.units_lost_on_crash_max,
         outage_survived_ms=found.outage_survived_ms,
         stop_bound_ms=found.stop_bound_ms,
+        per_request=found.per_request,
+        compute_ms_max=policy.request_max.compute_ms or None,
+        compute_ms_lost_on_crash_max=None
+        if Dimension.COMPUTE_MS not in policy.counts
+        else consequences(
+            policy, Dimension.COMPUTE_MS, (compute or ENDLESS).room, (compute or ENDLESS).limit
+        ).units_lost_on_crash_max,
     )
 
 
 def consequence_facts(terms: Meaning) -> list[tuple[str, str]]:
     """Return the dial and its consequences, in words and numbers; the budget that they are for is said beside them."""
-    return [
+    lost = f"at most {count(terms.units_lost_on_crash_max)} units"
+    if terms.compute_ms_lost_on_crash_max is not None:
+        lost += f" and {span(terms.compute_ms_lost_on_crash_max)} of compute"
+    away, bound = span(terms.outage_survived_ms), span(terms.stop_bound_ms)
+    if terms.per_request:
+        lost += " for each request under way (more for a batch)"
+        away, bound = "no time: each request is asked for", f"{bound}, for requests under way alone"
+    facts = [
         ("dial", terms.dial),
-        ("custodian may be away for", span(terms.outage_survived_ms)),
-        ("a crash of an enclave loses", f"at most {count(terms.units_lost_on_crash_max)} units"),
-        ("a hostile host can withhold a stop for", span(terms.stop_bound_ms)),
+        ("custodian may be away for", away),
+        ("a crash of an enclave loses", lost),
+        ("a hostile host can withhold a stop for", bound),
     ]
+    if terms.compute_ms_max is not None:
+        facts.append(("a request is ended after computing for", span(terms.compute_ms_max)))
+    return facts
 
 
 def terms_facts(terms: Meaning) -> list[tuple[str, str]]:

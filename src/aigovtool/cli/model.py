@@ -11,7 +11,7 @@ from msgspec import Struct
 from aigovtool.cli import orders, stopped
 from aigovtool.cli.confirm import confirm, yes_option
 from aigovtool.cli.credentials import connected, read_operator, require_free
-from aigovtool.cli.dial import EXAMPLE, consequence_facts, dial_option, meaning, ttl_option
+from aigovtool.cli.dial import EXAMPLE, compute_option, consequence_facts, dial_option, meaning, ttl_option
 from aigovtool.cli.model_terms import terms
 from aigovtool.cli.scope import find_model
 from aigovtool.cli.screen import Progress, Screen
@@ -186,6 +186,7 @@ def _write_package(
 @click.option("--key", "key_path", type=FILE, help="The wrapped model key.  [default: FILE.aigov.key]")
 @dial_option("balanced")
 @ttl_option
+@compute_option
 @click.option("--borrower", "borrowers", multiple=True, required=True, help="Who may serve it; repeat for more.")
 @orders.save_if_two_option
 @operator_option
@@ -197,6 +198,7 @@ def add(
     key_path: Path | None,
     dial: str,
     ttl_s: int | None,
+    compute_ms: int | None,
     borrowers: tuple[str, ...],
     save: Path | None,
     operator_file: Path | None,
@@ -209,7 +211,8 @@ def add(
     from aigovtool.ids import BorrowerId, parse_name  # noqa: PLC0415
     from aigovtool.ledger.policy import Dial, default_policy  # noqa: PLC0415
 
-    policy = default_policy(Dial(dial), ttl_ms=None if ttl_s is None else ttl_s * 1_000)
+    ttl_ms = None if ttl_s is None else ttl_s * 1_000
+    policy = default_policy(Dial(dial), ttl_ms=ttl_ms, compute_ms=compute_ms)
     names = [BorrowerId(parse_name(name, "borrower")) for name in borrowers]
     key_file = key_path or package.with_name(package.name + ".key")
     with connected(operator_file) as client:
@@ -224,6 +227,9 @@ def add(
         screen.facts(consequence_facts(meaning(policy, names, EXAMPLE)))
         if done.order is None:
             screen.line(f"next: aigovtool budget grant --model {done.model} {EXAMPLE.limit}")
+            if compute_ms is not None:  # absent means deny, in each dimension
+                limit = EXAMPLE.limit * compute_ms
+                screen.line(f"and:  aigovtool budget grant --model {done.model} --dimension compute_ms {limit}")
         else:
             orders.say_saved(screen, done.order)
 

@@ -16,7 +16,17 @@ from msgspec import Struct
 from aigovtool.cli import orders
 from aigovtool.cli.confirm import confirm, yes_option
 from aigovtool.cli.credentials import connected
-from aigovtool.cli.dial import BudgetMeant, Meaning, budget_meant, dial_option, meaning, terms_facts, ttl_option
+from aigovtool.cli.dial import (
+    BudgetMeant,
+    Meaning,
+    budget_meant,
+    compute_meant,
+    compute_option,
+    dial_option,
+    meaning,
+    terms_facts,
+    ttl_option,
+)
 from aigovtool.cli.scope import find_model
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import Verb, operator_option
@@ -47,6 +57,7 @@ class Terms(Struct, frozen=True, kw_only=True):
 @click.argument("name")
 @dial_option(None)
 @ttl_option
+@compute_option
 @click.option("--borrower", "borrowers", multiple=True, help="Who may serve it from now on: all of them; repeat.")
 @orders.save_if_two_option
 @yes_option
@@ -58,6 +69,7 @@ def terms(
     name: str,
     dial: str | None,
     ttl_s: int | None,
+    compute_ms: int | None,
     borrowers: tuple[str, ...],
     save: Path | None,
     yes: bool,
@@ -68,13 +80,13 @@ def terms(
     Old and new terms are shown side by side. What no option names stays. The island dial lets enclaves go on for hours
     without the custodian, so it needs two operators: --save the order, and have another one `aigovtool cosign` it.
     """
-    changes = bool(dial or ttl_s or borrowers)
+    changes = bool(dial or ttl_s or borrowers or compute_ms)
     with connected(operator_file) as client:
         found = find_model(client.models().models, name)
         if not changes:
             _show_present(screen, client, found)
             return
-        act = _act(found, dial, ttl_s, borrowers)
+        act = _act(found, dial, ttl_s, compute_ms, borrowers)
         orders.require_way(act.policy, save)
         compared = compare(client, act)
         if not screen.json:
@@ -103,12 +115,13 @@ def compare(client: "OperatorClient", act: "SetModelTerms") -> Terms:
             reason="terms_changed",
             fix=f"look at them with `aigovtool model terms {act.model}`, and order anew",
         )
-    budget = budget_meant(client.budgets().budgets, act.model, found.policy)
+    rows = client.budgets().budgets
+    budget, compute = (meant(rows, act.model, found.policy) for meant in (budget_meant, compute_meant))
     return Terms(
         model=act.model,
         budget=budget,
-        now=meaning(found.policy, found.borrowers, budget),
-        then=meaning(act.policy, act.borrowers, budget),
+        now=meaning(found.policy, found.borrowers, budget, compute),
+        then=meaning(act.policy, act.borrowers, budget, compute),
     )
 
 
@@ -130,8 +143,9 @@ def show_terms(screen: Screen, compared: Terms) -> None:
 
 
 def _show_present(screen: Screen, client: "OperatorClient", found: "ModelView") -> None:
-    budget = budget_meant(client.budgets().budgets, found.model, found.policy)
-    present = Terms(model=found.model, budget=budget, now=meaning(found.policy, found.borrowers, budget))
+    rows = client.budgets().budgets
+    budget, compute = (meant(rows, found.model, found.policy) for meant in (budget_meant, compute_meant))
+    present = Terms(model=found.model, budget=budget, now=meaning(found.policy, found.borrowers, budget, compute))
     screen.show(present, lambda: show_terms(screen, present))
 
 
@@ -145,19 +159,44 @@ def _lent(found: "ModelView") -> "ModelView":
     return found
 
 
-def _act(found: "ModelView", dial: str | None, ttl_s: int | None, borrowers: Sequence[str]) -> "SetModelTerms":
+def _act(
+    found: "ModelView", dial: str | None, ttl_s: int | None, compute_ms: int | None, borrowers: Sequence[str]
+) -> "SetModelTerms":
     from aigovtool.ids import BorrowerId, parse_name  # noqa: PLC0415
     from aigovtool.protocol.commands import SetModelTerms  # noqa: PLC0415
 
-    policy = _changed(_lent(found).policy, dial, ttl_s)
+    policy = _limited(_changed(_lent(found).policy, dial, ttl_s), compute_ms)
     named = [BorrowerId(parse_name(name, "borrower")) for name in dict.fromkeys(borrowers)] or found.borrowers
-    if (policy.dial, policy.ttl_ms, set(named)) == (found.policy.dial, found.policy.ttl_ms, set(found.borrowers)):
+    if (_setting(policy), set(named)) == (_setting(found.policy), set(found.borrowers)):
         raise ConflictError(
             f"{found.model} is lent on these terms already",
             reason="same_terms",
             fix=f"see `aigovtool model terms {found.model}`",
         )
     return SetModelTerms(model=found.model, policy=policy, borrowers=named)
+
+
+def _setting(policy: "ServingPolicy") -> tuple[object, ...]:
+    return policy.dial, policy.ttl_ms, policy.request_max
+
+
+def _limited(policy: "ServingPolicy", compute_ms: int | None) -> "ServingPolicy":
+    """Return a policy with another limit for the compute of one request.
+
+    Raises:
+        ConflictError: the model does not meter compute (`not_counted`).
+    """
+    from msgspec.structs import replace  # noqa: PLC0415
+
+    if compute_ms is None:
+        return policy
+    if not policy.request_max.compute_ms:
+        raise ConflictError(
+            "this model does not meter compute, and what a model meters never changes",
+            reason="not_counted",
+            fix="lend it under another name, with `aigovtool model add --compute-ms`",
+        )
+    return replace(policy, request_max=replace(policy.request_max, compute_ms=compute_ms))
 
 
 def _changed(policy: "ServingPolicy", dial: str | None, ttl_s: int | None) -> "ServingPolicy":
