@@ -9,7 +9,7 @@ from tests.cli.conftest import Place
 from tests.cli.site import BUDGET, Site, do, make_site
 from tests.custodian.conftest import BORROWER, MODEL, want
 
-from aigovtool.cli.dial import DIALS, EXAMPLE, budget_meant, meaning, terms_facts
+from aigovtool.cli.dial import DIALS, EXAMPLE, budget_meant, compute_meant, meaning, terms_facts
 from aigovtool.ids import BorrowerId, ModelId
 from aigovtool.ledger.budget import RowKey, Scope, Window
 from aigovtool.ledger.policy import Dial, default_policy
@@ -94,6 +94,7 @@ def test_what_no_option_names_stays(site: Site) -> None:
         (["--borrower", "Not A Name"], "bad_name"),
         (["--dial", "strict", "--save", "order.json"], "needs_one"),
         (["--dial", "island"], "needs_second"),
+        (["--compute-ms", "500"], "not_counted"),
     ],
 )
 def test_terms_that_make_no_sense_are_refused_before_anything_is_asked(
@@ -198,6 +199,26 @@ def test_consequences_are_for_the_tightest_budget_of_the_whole_model() -> None:
     assert found.words() == "with 50 units left of the day budget of 60"
     assert budget_meant(rows, ModelId("another"), policy) is EXAMPLE
     assert budget_meant(rows[2:], MODEL, policy) is EXAMPLE
+
+
+def test_compute_is_told_for_its_own_budget() -> None:
+    """Where it has none with a limit, for one with enough for as many requests; in bound mode, for each request."""
+    policy = default_policy(Dial.BALANCED, compute_ms=10_000)
+    key = RowKey(scope=Scope(model=MODEL), dimension=Dimension.COMPUTE_MS, window=Window.LIFETIME, bucket_ms=0)
+    tight = BudgetView(key=key, limit=30_000, posted=0, pending=0, room=25_000, consequences=None)
+    budget, lost = budget_meant([tight], MODEL, policy), "a crash of an enclave loses"
+    assert budget is EXAMPLE
+    facts = [
+        dict(terms_facts(meaning(policy, [], budget, compute_meant(rows, MODEL, policy)))) for rows in ([], [tight])
+    ]
+    assert [each[lost] for each in facts] == [
+        "at most 20 units and 3 min 20 s of compute",
+        "at most 20 units and 25 s of compute",
+    ]
+    bound = dict(terms_facts(meaning(default_policy(Dial.BOUND, compute_ms=10_000), [], EXAMPLE)))
+    assert bound[lost].startswith("at most 1 unit and 10 s of compute for each request")
+    assert bound["custodian may be away for"] == "no time: each request is asked for"
+    assert bound["a request is ended after computing for"] == "10 s"
 
 
 def test_every_dial_is_an_option_with_consequences() -> None:

@@ -79,8 +79,6 @@ class Meaning(Struct, frozen=True, kw_only=True):
 
 #: What the dial means depends on the budget; where there is none, this one stands as an example.
 EXAMPLE: Final = BudgetMeant(example=True, window="lifetime", room=1_000, limit=1_000)
-#: Where compute has no limit, its leases are as large as the terms allow.
-ENDLESS: Final = BudgetMeant(example=True, window="lifetime", room=10**12, limit=10**12)
 
 
 def budget_meant(
@@ -98,22 +96,26 @@ def budget_meant(
     return min(found, key=lambda budget: budget.room, default=EXAMPLE)
 
 
-def compute_meant(rows: "Sequence[BudgetView]", model: str, policy: "ServingPolicy") -> BudgetMeant:
-    """Return the budget of compute that has least left, or one that is never the tightest."""
+def compute_meant(rows: "Sequence[BudgetView]", model: str, policy: "ServingPolicy") -> BudgetMeant | None:
+    """Return the budget of compute of a whole model that has least left, if it has one with a limit."""
     from aigovtool.ledger.units import Dimension  # noqa: PLC0415
 
     found = budget_meant(rows, model, policy, Dimension.COMPUTE_MS)
-    return ENDLESS if found.example else found
+    return None if found.example else found
 
 
 def meaning(
     policy: "ServingPolicy", borrowers: "Sequence[str]", budget: BudgetMeant, compute: BudgetMeant | None = None
 ) -> Meaning:
-    """Return what terms mean for a budget, and where compute is metered for a budget of that."""
+    """Return what terms mean for a budget; of compute, for one with enough for as many requests where none is given."""
     from aigovtool.ledger.policy import consequences  # noqa: PLC0415 - beside the types
     from aigovtool.ledger.units import Dimension  # noqa: PLC0415
 
     found = consequences(policy, policy.dimension, budget.room, budget.limit)
+    compute_ms_max = policy.request_max.compute_ms
+    room, limit = (budget.room * compute_ms_max, budget.limit * compute_ms_max)
+    if compute is not None:
+        room, limit = compute.room, compute.limit
     return Meaning(
         version=policy.version,
         dial=policy.dial.value,
@@ -124,18 +126,17 @@ def meaning(
         outage_survived_ms=found.outage_survived_ms,
         stop_bound_ms=found.stop_bound_ms,
         per_request=found.per_request,
-        compute_ms_max=policy.request_max.compute_ms or None,
+        compute_ms_max=compute_ms_max or None,
         compute_ms_lost_on_crash_max=None
-        if Dimension.COMPUTE_MS not in policy.counts
-        else consequences(
-            policy, Dimension.COMPUTE_MS, (compute or ENDLESS).room, (compute or ENDLESS).limit
-        ).units_lost_on_crash_max,
+        if not compute_ms_max
+        else consequences(policy, Dimension.COMPUTE_MS, room, limit).units_lost_on_crash_max,
     )
 
 
 def consequence_facts(terms: Meaning) -> list[tuple[str, str]]:
     """Return the dial and its consequences, in words and numbers; the budget that they are for is said beside them."""
-    lost = f"at most {count(terms.units_lost_on_crash_max)} units"
+    units = terms.units_lost_on_crash_max
+    lost = f"at most {count(units)} unit" + ("s" if units != 1 else "")
     if terms.compute_ms_lost_on_crash_max is not None:
         lost += f" and {span(terms.compute_ms_lost_on_crash_max)} of compute"
     away, bound = span(terms.outage_survived_ms), span(terms.stop_bound_ms)

@@ -54,6 +54,7 @@ class Lent(Struct, frozen=True, kw_only=True):
     units_lost_on_crash_max: int
     outage_survived_ms: int
     stop_bound_ms: int
+    per_request: bool
 
 
 class Withdrawn(Struct, frozen=True, kw_only=True):
@@ -275,6 +276,7 @@ def _lend(
         units_lost_on_crash_max=meant.units_lost_on_crash_max,
         outage_survived_ms=meant.outage_survived_ms,
         stop_bound_ms=meant.stop_bound_ms,
+        per_request=meant.per_request,
     )
 
 

@@ -116,7 +116,7 @@ def compare(client: "OperatorClient", act: "SetModelTerms") -> Terms:
             fix=f"look at them with `aigovtool model terms {act.model}`, and order anew",
         )
     rows = client.budgets().budgets
-    budget, compute = (meant(rows, act.model, found.policy) for meant in (budget_meant, compute_meant))
+    budget, compute = budget_meant(rows, act.model, found.policy), compute_meant(rows, act.model, found.policy)
     return Terms(
         model=act.model,
         budget=budget,
@@ -144,7 +144,7 @@ def show_terms(screen: Screen, compared: Terms) -> None:
 
 def _show_present(screen: Screen, client: "OperatorClient", found: "ModelView") -> None:
     rows = client.budgets().budgets
-    budget, compute = (meant(rows, found.model, found.policy) for meant in (budget_meant, compute_meant))
+    budget, compute = budget_meant(rows, found.model, found.policy), compute_meant(rows, found.model, found.policy)
     present = Terms(model=found.model, budget=budget, now=meaning(found.policy, found.borrowers, budget, compute))
     screen.show(present, lambda: show_terms(screen, present))
 
