@@ -31,6 +31,7 @@ class Raised(Struct, frozen=True, kw_only=True):
 
     budget: str
     window: str
+    dimension: str
     limit: int | None
 
 
@@ -188,7 +189,8 @@ def _render_decided(screen: Screen, decided: Decided) -> None:
     word = "approved" if decided.approved else "denied"
     screen.line(f"request {short(decided.ask_id)} is {word} (audit log entry {decided.entry})")
     for one in decided.raised:
-        screen.line(f"{count(decided.units)} added to the {one.window} budget of {one.budget}: {count(one.limit)} now")
+        added = counted(decided.units, one.dimension)
+        screen.line(f"{added} added to the {one.window} budget of {one.budget}: {count(one.limit)} now")
 
 
 def _resolve(asks: "list[AskState]", text: str) -> "AskState":
@@ -210,7 +212,10 @@ def _resolve(asks: "list[AskState]", text: str) -> "AskState":
 def _raised(client: "OperatorClient", result: "CommandResult") -> list[Raised]:
     """Return which limits the command raised, as the audit log has it."""
     limits = _limits_set(client, result)
-    return [Raised(budget=path(one.scope), window=one.window.value, limit=one.limit) for one in limits]
+    return [
+        Raised(budget=path(one.scope), window=one.window.value, dimension=one.dimension.value, limit=one.limit)
+        for one in limits
+    ]
 
 
 def _limits_set(client: "OperatorClient", result: "CommandResult") -> "list[BudgetLimit]":

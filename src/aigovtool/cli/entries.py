@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from aigovtool.cli.scope import path
 from aigovtool.cli.stopped import named
-from aigovtool.cli.words import count, short, when
+from aigovtool.cli.words import count, counted, short, when
 from aigovtool.ledger import entry as log
 from aigovtool.ledger.budget import BudgetLimit
 from aigovtool.ledger.units import UnitVector
@@ -34,6 +34,11 @@ def describe(body: log.EntryBody) -> Line:
     command = getattr(body, "command", None)
     actor = who(body) if command is None else _operators(command)
     return Line(kind=str(_KINDS[type(body)]), who=actor, what=sentence(body))
+
+
+def _asked(asked: log.Asked) -> str:
+    units = counted(asked.units, asked.dimension)
+    return f"asked for {units} more of {path(asked.scope)}: {asked.reason} (request {short(asked.ask_id)})"
 
 
 def _operators(command: log.Command) -> str:
@@ -126,7 +131,7 @@ _SENTENCES: Final[Mapping[type, _Sentence]] = MappingProxyType(
         log.Forked: (_by_enclave, lambda e: f"was stopped: two copies of it use lease {short(e.lease_id)}"),
         log.Asked: (
             lambda e: f"{e.role.value} {e.name}",
-            lambda e: f"asked for {count(e.units)} more of {path(e.scope)}: {e.reason} (request {short(e.ask_id)})",
+            _asked,
         ),
         log.AskDecided: (
             _by_custodian,

@@ -210,8 +210,8 @@ def _close(book: Book, lease: Lease) -> Effects:
 
 def _draw(book: Book, event: Draw) -> Effects:
     debits = _path_rows(book, event)
-    if debits is None:
-        return Effects(Outcome.NO_BUDGET_ROW, rooms=dict.fromkeys(event.policy.counts, 0))
+    if isinstance(debits, Dimension):
+        return Effects(Outcome.NO_BUDGET_ROW, short=debits, rooms=dict.fromkeys(event.policy.counts, 0))
     before = rooms(debits, event.now_ms)
     if any(row.ended(event.now_ms) for row in debits):
         return Effects(Outcome.BUDGET_ENDED, rooms=before)
@@ -277,8 +277,8 @@ def _shortage(debits: list[BudgetRow], minimum: UnitVector, room: UnitVector) ->
     return Outcome.INSUFFICIENT, gone[0]
 
 
-def _path_rows(book: Book, event: Draw) -> list[BudgetRow] | None:
-    """Return every row on the path; `None` when one that the policy requires is missing."""
+def _path_rows(book: Book, event: Draw) -> list[BudgetRow] | Dimension:
+    """Return every row on the path, or the dimension in which one that the policy requires is missing."""
     rows: list[BudgetRow] = []
     for dimension in event.policy.counts:
         found = [
@@ -290,7 +290,7 @@ def _path_rows(book: Book, event: Draw) -> list[BudgetRow] | None:
         levels = {row.key.scope.level() for row in found}
         # A policy that requires no level at all would make an absent budget mean "unlimited".
         if not found or not levels.issuperset(event.policy.required):
-            return None
+            return dimension
         rows.extend(found)
     return rows
 

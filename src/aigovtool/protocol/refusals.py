@@ -47,5 +47,6 @@ def refusal(  # noqa: PLR0911 - one refusal per code
     if code is DenyCode.REATTEST:
         return ReattestRequiredError("the enclave must attest again", retry_after_s=wait_s)
     return NoBudgetError(
-        "no budget row allows this consumer", fix="the custodian grants one with `aigovtool budget grant`"
+        "no budget row allows this consumer" + ("" if what == "units" else f" any {what}"),
+        fix="the custodian grants one with `aigovtool budget grant`",
     )
