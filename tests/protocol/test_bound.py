@@ -19,7 +19,6 @@ from tests.protocol.test_metering import (
 from aigovtool.errors import BudgetExhaustedError, BudgetReservedError, ConflictError
 from aigovtool.ids import Digest, digest_of
 from aigovtool.ledger.policy import Dial, default_policy
-from aigovtool.ledger.units import Dimension
 from aigovtool.protocol.messages import Deny, DenyCode, Grant
 from aigovtool.protocol.metering import Meter
 from aigovtool.protocol.reservation import Reservation
@@ -175,13 +174,13 @@ def test_exhaustion_is_remembered_for_every_request(exchange: Exchange) -> None:
 
 
 def test_exhaustion_is_asked_about_in_the_name_of_who_waits(exchange: Exchange) -> None:
-    """The dimension that is gone is in one renewal's wish, and in no later one's."""
+    """One wish of one renewal says so, and no later one."""
     wait(exchange, 1, FIRST)
     asks = []
     for now_ms in (1, 2, 12_000):
         renew = exchange.round_trip(now_ms, denied(DenyCode.EXHAUSTED, FIRST))
         asks.append([want.ask for want in renew.wants])
-    assert asks == [[None], [Dimension.INFERENCES], [None]]
+    assert asks == [[False], [True], [False]]
 
 
 def test_units_that_others_hold_are_refused_with_a_hint(exchange: Exchange) -> None:
