@@ -118,3 +118,10 @@ MAX_WANTS_PER_RENEWAL: Final = 1_000
 MAX_RECEIPT_BYTES: Final = 8 << 10
 # A saved receipt: evidence of 64 KiB as base64 (86 KiB), a key set, a receipt.
 MAX_SAVED_RECEIPT_BYTES: Final = 256 << 10
+
+# --- Witnesses -------------------------------------------------------------------------------
+# With the log's own signature that makes 16, which every reader of signed notes must accept. With the longest names
+# they take 15 * 210 of the 4,096 bytes of a note.
+MAX_WITNESSES: Final = 15
+# A verifier key: a name of 100, two signs, 8 digits, 33 bytes in base64.
+MAX_WITNESS_KEY_CHARS: Final = 160

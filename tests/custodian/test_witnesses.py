@@ -27,15 +27,9 @@ from aigovtool.errors import (
 from aigovtool.ids import KeyId
 from aigovtool.ledger import entry
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint, sign_checkpoint
-from aigovtool.ledger.cosignature import (
-    MAX_WITNESSES,
-    WitnessKey,
-    cosign,
-    open_cosigned,
-    without_cosignatures,
-    witnessed,
-)
+from aigovtool.ledger.cosignature import WitnessKey, cosign, open_cosigned, without_cosignatures, witnessed
 from aigovtool.ledger.entry import PartyRole
+from aigovtool.limits import MAX_WITNESSES
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol.views import CosignedCheckpoint, LogHead, WitnessView
 

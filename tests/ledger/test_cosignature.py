@@ -15,7 +15,6 @@ from aigovtool.errors import AIGovToolError, InvalidValueError, LogError
 from aigovtool.ids import KeyId
 from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES, Checkpoint, open_checkpoint, sign_checkpoint
 from aigovtool.ledger.cosignature import (
-    MAX_WITNESSES,
     WitnessKey,
     cosign,
     cosigner_name,
@@ -26,6 +25,7 @@ from aigovtool.ledger.cosignature import (
     without_cosignatures,
     witnessed,
 )
+from aigovtool.limits import MAX_WITNESSES
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "cosignature"
 LOG = SigningKey.from_secret(Secret(b"TEST-ONLY signing key of the log"))

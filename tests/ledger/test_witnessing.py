@@ -8,9 +8,10 @@ from aigovtool.crypto.sign import SigningKey
 from aigovtool.errors import ConfigurationError, LogError
 from aigovtool.ledger.audit import AuditReport, verify_log
 from aigovtool.ledger.checkpoint import parse_checkpoint
-from aigovtool.ledger.cosignature import MAX_WITNESSES, WitnessKey, cosign
+from aigovtool.ledger.cosignature import WitnessKey, cosign
 from aigovtool.ledger.entry import Restored, WitnessEnrolled, WitnessRetired
 from aigovtool.ledger.witnessing import require_witnesses
+from aigovtool.limits import MAX_WITNESSES
 
 KEYS = [SigningKey.from_secret(Secret(bytes([number]) * 32)) for number in range(1, MAX_WITNESSES + 2)]
 WITNESSES = [WitnessKey(name=f"w{number}.example", key=key.public) for number, key in enumerate(KEYS, 1)]

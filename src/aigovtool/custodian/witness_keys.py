@@ -13,7 +13,8 @@ from aigovtool.custodian.store import witnesses
 from aigovtool.custodian.store.database import Database
 from aigovtool.errors import ForbiddenError, OverloadedError
 from aigovtool.ledger.checkpoint import Checkpoint
-from aigovtool.ledger.cosignature import MAX_WITNESSES, WitnessKey
+from aigovtool.ledger.cosignature import WitnessKey
+from aigovtool.limits import MAX_WITNESSES
 
 _LOOK_EVERY_MS: Final = 1_000
 #: A witness writes once for each of its rounds, which are seconds apart; more at once after an outage.

@@ -27,19 +27,14 @@ from typing import Final
 from aigovtool.crypto.sign import SigningKey, VerifyKey
 from aigovtool.errors import InvalidValueError, LogError, SignatureInvalidError
 from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES, Checkpoint, open_checkpoint
-from aigovtool.limits import MAX_INTEGER
+from aigovtool.limits import MAX_INTEGER, MAX_WITNESS_KEY_CHARS, MAX_WITNESSES
 
-#: With the log's own signature that makes 16, which every reader of signed notes must accept. With the longest names
-#: they take 15 * 210 of the 4,096 bytes of a note.
-MAX_WITNESSES: Final = 15
 _MAX_SIGNATURES: Final = MAX_WITNESSES + 1
 #: Printable ASCII without `+` and spaces: the standard's names, less those that two people may read differently.
 _NAME: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._:/@-]{0,98}[A-Za-z0-9])?"
 _NAME_RE: Final = re.compile(_NAME)
 _KEY_RE: Final = re.compile(rf"({_NAME})\+([0-9a-f]{{8}})\+([A-Za-z0-9+/]{{44}})")
 _LINE_RE: Final = re.compile(r"— ([^\s+\x00-\x1f\x7f]{1,128}) ([A-Za-z0-9+/]{8,512}={0,2})")
-#: A name of 100, two signs, 8 digits, 33 bytes in base64.
-MAX_WITNESS_KEY_CHARS: Final = 160
 _TIMESTAMPED_ED25519: Final = b"\x04"
 _TIME_BYTES: Final = 8
 _SIGNATURE_BYTES: Final = 64

@@ -12,7 +12,7 @@ import msgspec
 from aigovtool.errors import LogError
 from aigovtool.ids import LeaseId, ModelId
 from aigovtool.ledger.budget import ROLLING, BudgetLimit, BudgetRow, RowKey, Scope, Window, bucket_of, path
-from aigovtool.ledger.cosignature import MAX_WITNESSES, WitnessKey, parse_witness_key
+from aigovtool.ledger.cosignature import WitnessKey, parse_witness_key
 from aigovtool.ledger.entry import (
     BudgetSet,
     Charged,
@@ -37,6 +37,7 @@ from aigovtool.ledger.entry import (
 from aigovtool.ledger.lease import LeaseEvent, LeaseState, next_state
 from aigovtool.ledger.lease_ids import LeaseIds
 from aigovtool.ledger.units import Dimension
+from aigovtool.limits import MAX_WITNESSES
 
 #: A transaction may read the clock shortly before it writes its entry, and a window may begin in between.
 _WINDOW_SLACK_MS: Final = 60_000

@@ -31,7 +31,8 @@ from aigovtool.crypto.sign import SigningKey
 from aigovtool.errors import ConfigurationError, ConflictError, InputError, LogError
 from aigovtool.ids import KeyId, Units
 from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES, Checkpoint, parse_checkpoint
-from aigovtool.ledger.cosignature import MAX_WITNESS_KEY_CHARS, WitnessKey, parse_witness_key, parse_witness_name
+from aigovtool.ledger.cosignature import WitnessKey, parse_witness_key, parse_witness_name
+from aigovtool.limits import MAX_WITNESS_KEY_CHARS
 
 _KEY: Final = "witness.key"
 _VKEY: Final = "witness.vkey"

@@ -13,10 +13,10 @@ from aigovtool.codec import Message
 from aigovtool.ids import BorrowerId, Digest, InstanceId, KeyId, MessageId, Millis, ModelId, OperatorId, Units
 from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window
 from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES
-from aigovtool.ledger.cosignature import MAX_WITNESS_KEY_CHARS
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.ledger.units import Dimension
+from aigovtool.limits import MAX_WITNESS_KEY_CHARS
 
 COMMAND = "command.v1"
 #: A command older than this is refused; clocks of operators may differ by as much.

@@ -10,10 +10,10 @@ from aigovtool.crypto.sign import Envelope
 from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, KeyId, Millis, ModelId, Units
 from aigovtool.ledger.budget import RowKey
 from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES
-from aigovtool.ledger.cosignature import MAX_WITNESSES
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.policy import Consequences, ServingPolicy
 from aigovtool.ledger.units import Dimension, UnitVector
+from aigovtool.limits import MAX_WITNESSES
 from aigovtool.protocol.commands import AskState
 
 

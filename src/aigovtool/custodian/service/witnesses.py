@@ -25,7 +25,6 @@ from aigovtool.errors import ConflictError, LogError, NotFoundError
 from aigovtool.ledger import entry
 from aigovtool.ledger.checkpoint import Checkpoint, parse_checkpoint, sign_checkpoint
 from aigovtool.ledger.cosignature import (
-    MAX_WITNESSES,
     Witnessed,
     WitnessKey,
     cosigner_name,
@@ -33,6 +32,7 @@ from aigovtool.ledger.cosignature import (
     parse_witness_key,
     with_cosignatures,
 )
+from aigovtool.limits import MAX_WITNESSES
 from aigovtool.protocol import commands, views
 from aigovtool.protocol.commands import CommandResult
 
