@@ -123,7 +123,8 @@ def in_workers(
 
 def _ended(running: dict[Future[Figures], list[int]], when: str) -> Iterator[Figures]:
     """Take out what has ended: first what was counted is given on, then the first failure is told."""
-    done = {future: running.pop(future) for future in wait(running, return_when=when).done}
+    ended = sorted(wait(running, return_when=when).done, key=lambda future: running[future])
+    done = {future: running.pop(future) for future in ended}
     failed = [future for future in done if future.exception() is not None]
     yield from (future.result() for future in done if future not in failed)
     if failed:
