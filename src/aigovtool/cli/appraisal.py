@@ -106,8 +106,9 @@ def set_policy(screen: Screen, *, file: Path, operator_file: Path | None, yes: b
 
     def render() -> None:
         screen.line(f"version {done.version} is in force (audit log entry {done.entry})", style="green")
-        screen.line(_NOW_ON)
-        screen.line(_CONSUMERS)
+        if yes:  # else it was said before the question
+            screen.line(_NOW_ON)
+            screen.line(_CONSUMERS)
 
     screen.show(done, render)
 

@@ -98,7 +98,7 @@ def terms(
                 confirm(screen, "model terms", [KEPT])
             result = client.command(act)
             done = _with(compared, entry=result.entry, epoch=result.epoch)
-    screen.show(done, lambda: _say_done(screen, done))
+    screen.show(done, lambda: _say_done(screen, done, asked=not yes))
 
 
 def compare(client: "OperatorClient", act: "SetModelTerms") -> Terms:
@@ -229,7 +229,7 @@ def _with(
     )
 
 
-def _say_done(screen: Screen, done: Terms) -> None:
+def _say_done(screen: Screen, done: Terms, *, asked: bool) -> None:
     if done.order is not None:
         screen.line()
         orders.say_saved(screen, done.order)
@@ -237,4 +237,5 @@ def _say_done(screen: Screen, done: Terms) -> None:
     screen.line(
         f"{done.model} is lent on these terms now (epoch {done.epoch}, audit log entry {done.entry})", style="green"
     )
-    screen.line(KEPT)
+    if not asked:
+        screen.line(KEPT)
