@@ -85,7 +85,7 @@ SAFETY: tuple[Mutant, ...] = (
         "a refund goes to the present window", "overspend ledger window", Rules(custodian=ledger.RefundsPresentWindow)
     ),
     # -- The custodian's transaction
-    _safety("reply before commit", "overspend ledger fork window", Rules(custodian=ledger.RepliesBeforeCommit)),
+    _safety("reply before commit", "overspend ledger fork window rooms", Rules(custodian=ledger.RepliesBeforeCommit)),
     _safety("grants while stopped", "stop", Rules(custodian=ledger.GrantsWhileStopped)),
     _safety("no cap on what is outstanding", "cap", Rules(custodian=ledger.HasNoCap)),
     _safety("expired leases are not outstanding", "cap", Rules(custodian=ledger.ForgetsExpired)),

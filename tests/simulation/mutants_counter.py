@@ -165,6 +165,7 @@ class _OutlivesLeases(Meter):
 
     def advance(self, now_ms: int, reservation: Reservation, actual: UnitVector) -> Reservation:
         if self._gone(reservation):
+            self.gate(now_ms, reservation)
             return replace(reservation, units=reservation.units.minus(actual))
         return super().advance(now_ms, reservation, actual)
 

@@ -29,24 +29,22 @@ class Remembrance:
     forgotten: dict[LeaseId, Lease] = field(default_factory=dict)
     #: What was granted by a restored ledger before anybody who remembers has looked: it may be granted twice.
     twice: Counter[RowKey] = field(default_factory=Counter)
-    _notes: dict[str, tuple[int, int, Entry | None]] = field(default_factory=dict)
+    #: Each with its generation and size, and the log that it is of: entries are only ever added to one.
+    _notes: dict[str, tuple[int, int, list[Entry]]] = field(default_factory=dict)
     _quiet_until_ms: dict[tuple[Settled, ...], int] = field(default_factory=dict)
 
     def noted(self, note: str, ledger: Ledger) -> None:
         """Somebody was given a checkpoint of the ledger as it is."""
-        head, entries = ledger.head, ledger.entries
-        size = head.frontier.size
         if note not in self._notes:
-            last = entries[size - 1] if 0 < size <= len(entries) else None
-            self._notes[note] = (head.generation, size, last)
+            self._notes[note] = (ledger.head.generation, ledger.head.frontier.size, ledger.entries)
 
     def is_forgotten(self, note: str, ledger: Ledger) -> bool:
         """Return whether a ledger has forgotten a checkpoint that was given away, and nobody has settled that."""
         if note not in self._notes:
             return False
-        generation, size, last = self._notes[note]
+        generation, size, known = self._notes[note]
         head, entries = ledger.head, ledger.entries
-        if generation <= head.generation and size <= len(entries) and (not size or entries[size - 1] is last):
+        if generation <= head.generation and size <= len(entries) and _begin_alike(entries, known, size):
             return False
         return generation >= head.generation or not any(
             generation <= settled.generation and size <= settled.size for settled in head.settled
@@ -59,7 +57,7 @@ class Remembrance:
 
     def place(self, note: str) -> tuple[int, int]:
         """Return generation and size of a checkpoint that was given away."""
-        generation, size, _ = self._notes.get(note, (0, 0, None))
+        generation, size, _ = self._notes.get(note, (0, 0, []))
         return generation, size
 
     def heard(self, note: str, ledger: Ledger) -> None:
@@ -89,3 +87,8 @@ class Remembrance:
         """Two operators have settled a gap."""
         self.noticed = False
         self._quiet_until_ms[writes.head.settled] = writes.now_ms + quiet_ms
+
+
+def _begin_alike(entries: list[Entry], known: list[Entry], size: int) -> bool:
+    """Return whether two logs have the same first entries; a restored one may have written the same ones once more."""
+    return not size or entries[size - 1] is known[size - 1] or entries[:size] == known[:size]

@@ -331,6 +331,7 @@ class World:
         if self.rules.restores_state and enclave.place in self.snapshots:
             enclave.jobs.clear()
             enclave.waiting.clear()
+            enclave.hinted = False
             enclave.meter = copy.deepcopy(self.snapshots[enclave.place])
             enclave.newest = self.witness.memory.place(enclave.meter._checkpoint)
             return
