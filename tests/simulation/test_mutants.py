@@ -11,7 +11,7 @@ from tests.simulation.world import PRODUCTION, World
 
 SEEDS = 60
 # A day of scarcity is short, and what shows on it is small.
-SEEDS_OF_A_DAY = {USUAL: 12, SCARCE: 80}
+SEEDS_OF_A_DAY = {USUAL: 30, SCARCE: 80}
 
 
 @cache
