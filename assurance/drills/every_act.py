@@ -205,7 +205,7 @@ async def _grant(bench: Bench, units: int) -> None:
 
 async def _drawn(enclave: Enclave, units: int) -> Grant:
     wish = want(units, consumer=ConsumerId(CONSUMER), model=MODEL)
-    (result,) = (await enclave.renew(msgspec.structs.replace(wish, minimum=units))).results
+    (result,) = (await enclave.renew(msgspec.structs.replace(wish, minimum=wish.target))).results
     if not isinstance(result, Grant):
         raise AssertionError(f"no grant: {result}")  # noqa: TRY004 - the deployment did not do what it should
     return result
