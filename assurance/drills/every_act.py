@@ -25,6 +25,7 @@ from aigovtool.custodian.service import boot, commands, views
 from aigovtool.errors import AIGovToolError
 from aigovtool.ids import BorrowerId, ConsumerId, InstanceId, MessageId, ModelId
 from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window
+from aigovtool.ledger.cosignature import WitnessKey
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.policy import Dial, default_policy
 from aigovtool.ledger.units import Dimension
@@ -154,6 +155,9 @@ async def _end(bench: Bench, second: SecondOperator, backup: Path) -> tuple[Cust
     order = seal(COMMAND, bench.order(settle), bench.key, second.key)
     await commands.execute(bench.custodian, bench.alice, order)
     await _fork(bench)
+    witness = WitnessKey("auditor.example", SigningKey.generate().public)
+    await bench.command(acts.EnrolWitness(witness=witness.text()))
+    await bench.command(acts.RetireWitness(name=witness.name))
     terms = default_policy(Dial.STRICT, version=9)
     await bench.command(acts.SetModelTerms(model=MODEL, policy=terms, borrowers=[BORROWER]))
     await bench.command(acts.WithdrawModel(model=MODEL))
