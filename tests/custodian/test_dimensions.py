@@ -7,8 +7,10 @@ import pytest
 from tests.custodian.conftest import BORROWER, CONSUMER, MODEL, OTHER, STRANGER, Bench, Enclave, message_id, want
 
 from aigovtool.crypto.identity import IdentityKind
-from aigovtool.custodian.service import asks, views
-from aigovtool.errors import ConflictError, InvalidValueError, NotFoundError
+from aigovtool.custodian.service import asks, boot, views
+from aigovtool.custodian.store import instances, models
+from aigovtool.custodian.store.transaction import Transaction
+from aigovtool.errors import ConflictError, ForbiddenError, InvalidValueError, NotFoundError
 from aigovtool.ids import LeaseId, digest_of
 from aigovtool.ledger import entry
 from aigovtool.ledger.budget import BudgetLimit, Scope, Window
@@ -298,3 +300,40 @@ async def test_terms_that_become_bound_hold_from_the_next_lease(admitted: Enclav
     assert (await refused(admitted, want(5, consumer=STRANGER))).code is DenyCode.NO_BUDGET_ROW
     named = await granted(admitted, msgspec.structs.replace(want(5), request=REQUEST))
     assert named.units == UnitVector(inferences=1)
+
+
+# --- TEEs whose memory a host can copy ---------------------------------------------------------
+
+
+async def copied(bench: Bench, enclave: Enclave) -> None:
+    """Have the ledger know the enclave as one whose memory is not encrypted, as a measured VM is admitted."""
+
+    def change(transaction: Transaction) -> None:
+        instance = instances.require(transaction, enclave.instance)
+        instances.replace(transaction, msgspec.structs.replace(instance, refundable=False))
+
+    await bench.custodian.database.run(change)
+
+
+async def test_a_copied_enclave_draws_in_bound_mode_only(two: Enclave, bench: Bench) -> None:
+    """Other leases could be used twice: it is told to attest again, and then why it is lent nothing."""
+    await budget(bench, INFERENCES, 100)
+    await budget(bench, COMPUTE, 5_000)
+    await granted(two, wish(1, 50))
+    await copied(bench, two)
+    denied = await refused(two, wish(1, 50))
+    assert denied.code is DenyCode.REATTEST
+    (model,) = await bench.custodian.database.run(models.everything)
+    with pytest.raises(ForbiddenError) as caught:
+        boot._require_bound_mode([model], refundable=False)
+    assert caught.value.reason == "bound_only"
+    boot._require_bound_mode([model], refundable=True)
+
+
+async def test_a_copied_enclave_is_lent_one_request_at_a_time(bound: Enclave, bench: Bench) -> None:
+    """And what it did not use of that is charged all the same."""
+    await copied(bench, bound)
+    lease = await granted(bound, msgspec.structs.replace(want(), request=REQUEST))
+    await bound.renew(reports=(final(lease.lease_id, ZERO),))
+    (row,) = (await views.show_budgets(bench.custodian)).budgets
+    assert (row.posted, row.pending) == (1, 0)
