@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy import Connection, create_engine, inspect
 from tests.custodian.store.conftest import LONG_S
 from tests.postgres_server import PostgresServer
 
@@ -17,9 +17,9 @@ from aigovtool.custodian.store.schema import SCHEMA_VERSION
 from aigovtool.custodian.store.sqlite import Sqlite
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import ConfigurationError
-from aigovtool.ids import BorrowerId, ConsumerId, LeaseId, ModelId, key_id_of
+from aigovtool.ids import BorrowerId, ConsumerId, ModelId, key_id_of
 from aigovtool.ledger.budget import path
-from aigovtool.ledger.entry import Entry, LeaseExpired, PartyRole, StopTarget
+from aigovtool.ledger.entry import Entry, PartyRole, StopTarget
 from aigovtool.ledger.merkle import inclusion_path, leaf_hash, root_of, verify_inclusion
 from aigovtool.ledger.units import UnitVector
 
@@ -147,38 +147,3 @@ def test_an_upgrade_that_fails_leaves_the_old_ledger(old: Path, request: pytest.
     with sqlite3.connect(old) as connection:
         assert list(connection.iterdump()) == before
     connection.close()
-
-
-#: What turns an empty ledger of this version into one of version 2, which was the first on PostgreSQL.
-BACK_TO_2 = (
-    "ALTER TABLE usage DROP COLUMN held",
-    "CREATE INDEX open_by_borrower ON leases (borrower, model) WHERE state IN ('pending', 'expired')",
-    "DROP INDEX stops_by_borrower",
-    "DROP INDEX stops_listed",
-    "DROP INDEX asks_by_scope",
-    "DROP INDEX asks_by_time",
-    "CREATE INDEX asks_by_state ON asks (state)",
-    "DROP TABLE log_kinds",
-    "UPDATE head SET schema = 2",
-)
-
-
-def test_a_ledger_on_postgresql_is_upgraded_too(postgres_server: PostgresServer) -> None:
-    """The same step there: the same columns and indices as of a new ledger, with what was recorded before."""
-    address = postgres_server.database()
-    database = Database(Postgres(address, create=True))
-    database.submit(lambda running: log.append(running, 5, LeaseExpired(lease_id=LeaseId("0" * 32)))).result(LONG_S)
-    database.close()
-    engine = create_engine(address.replace("postgresql:", "postgresql+psycopg:"))
-    with engine.begin() as connection:
-        fresh = columns(connection), indices(connection)
-        for statement in BACK_TO_2:
-            connection.execute(text(statement))
-        assert (columns(connection), indices(connection)) != fresh
-    database = Database(Postgres(address))
-    found = database.submit(lambda running: log.newest_of(running, "lease_expired", 1, 10)).result(LONG_S)
-    database.close()
-    assert [decode(raw, Entry).at_ms for raw in found] == [5]
-    with engine.begin() as connection:
-        assert (columns(connection), indices(connection)) == fresh
-    engine.dispose()
