@@ -131,6 +131,19 @@ def test_one_ended_row_of_one_dimension_ends_the_path() -> None:
 # --- Sizes and caps ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("inferences", "milliseconds"), [(None, None), (None, 10**7), (10**7, None)])
+@pytest.mark.parametrize("huge", [units(10**6 + 1, 50), units(1, 10**6 + 1)])
+def test_a_wish_larger_than_any_lease_is_capped(
+    inferences: int | None, milliseconds: int | None, huge: UnitVector
+) -> None:
+    """Also where nothing is limited: there is room for everything, and no lease of that size."""
+    event = replace(BOTH, minimum=huge, target=huge)
+    effects = apply(book_of(row(SCOPES[0], inferences), compute(0, milliseconds)), event)
+    short = INFERENCES if huge.inferences > 1 else COMPUTE
+    assert (effects.outcome, effects.short) == (Outcome.CAPPED, short)
+    assert effects.available.get(short) == BOTH.policy.max_lease_units
+
+
 @pytest.mark.parametrize(
     ("held", "outcome", "short"),
     [

@@ -218,7 +218,8 @@ def _draw(book: Book, event: Draw) -> Effects:
     unlimited = event.policy.max_lease_units
     counts = event.policy.counts
     minimum = event.minimum.over(counts, least=1)  # a lease without a unit of what is metered serves nobody
-    room = vector({dimension: before.get(dimension, unlimited) for dimension in counts})
+    # Without a limit there is room for everything: what is larger than any lease may be is capped below.
+    room = vector({d: before.get(d, max(unlimited, minimum.get(d))) for d in counts})
     if not room.covers(minimum):
         outcome, short = _shortage(debits, minimum, room)
         return Effects(outcome, available=room, short=short, rooms=before)
