@@ -11,7 +11,7 @@ from aigovtool.custodian.service import asks, boot, views
 from aigovtool.custodian.store import instances, models
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import ConflictError, ForbiddenError, InvalidValueError, NotFoundError
-from aigovtool.ids import LeaseId, digest_of
+from aigovtool.ids import ConsumerId, LeaseId, digest_of
 from aigovtool.ledger import entry
 from aigovtool.ledger.budget import BudgetLimit, Scope, Window
 from aigovtool.ledger.policy import Dial, ServingPolicy, default_policy
@@ -23,6 +23,7 @@ from aigovtool.protocol.views import OwnView
 
 INFERENCES, COMPUTE = Dimension.INFERENCES, Dimension.COMPUTE_MS
 OWN = Scope(model=MODEL, borrower=BORROWER, consumer=CONSUMER)
+NIGHT = ConsumerId("night")
 REQUEST = digest_of(b"a request")
 
 
@@ -125,6 +126,30 @@ async def test_both_dimensions_need_a_budget(two: Enclave, bench: Bench) -> None
     assert (await refused(two, wish())).code is DenyCode.NO_BUDGET_ROW
     await budget(bench, COMPUTE, 10_000)
     await granted(two, wish())
+
+
+async def test_where_a_budget_is_missing_nothing_can_be_granted(two: Enclave, bench: Bench) -> None:
+    """However many consumers ask at once: each is told of no room at all, though there are inferences."""
+    await bench.add_consumer(NIGHT, BORROWER)
+    await budget(bench, INFERENCES, 100)
+    both = (wish(), msgspec.structs.replace(wish(), consumer=NIGHT))
+    for wants in (both[:1], both):
+        answer = await two.renew(*wants)
+        told = {(room.consumer, room.dimension): room.units for room in answer.rooms}
+        assert told == {(one.consumer, dimension): 0 for one in wants for dimension in (INFERENCES, COMPUTE)}
+
+
+async def test_a_budget_of_what_is_not_metered_is_not_told_of(bench: Bench) -> None:
+    """Neither beside a grant nor beside a report: it limits nothing."""
+    enclave = await lend(bench, default_policy(Dial.BALANCED))
+    await budget(bench, INFERENCES, 100)
+    await budget(bench, COMPUTE, 700)
+    answer = await enclave.renew(want(1))
+    (grant,) = answer.results
+    assert isinstance(grant, Grant)
+    reported = await enclave.renew(reports=(final(grant.lease_id, units(1, 0)),))
+    for told in (answer, reported):
+        assert [(room.dimension, room.units) for room in told.rooms] == [(INFERENCES, 99)]
 
 
 async def test_a_denial_says_of_what_there_is_too_little(two: Enclave, bench: Bench) -> None:

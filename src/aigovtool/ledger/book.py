@@ -282,18 +282,34 @@ def _path_rows(book: Book, event: Draw) -> list[BudgetRow] | Dimension:
     """Return every row on the path, or the dimension in which one that the policy requires is missing."""
     rows: list[BudgetRow] = []
     for dimension in event.policy.counts:
-        found = [
+        rows += [
             row
             for scope in path(event.model, event.borrower, event.consumer)
             for row in book.rows.values()
             if row.key.scope == scope and row.key.dimension is dimension
         ]
-        levels = {row.key.scope.level() for row in found}
+    missing = _missing(rows, event.policy)
+    return rows if missing is None else missing
+
+
+def _missing(rows: list[BudgetRow], policy: ServingPolicy) -> Dimension | None:
+    """Return the first dimension in which a row that the policy requires is missing on a path."""
+    for dimension in policy.counts:
+        levels = {row.key.scope.level() for row in rows if row.key.dimension is dimension}
         # A policy that requires no level at all would make an absent budget mean "unlimited".
-        if not found or not levels.issuperset(event.policy.required):
+        if not levels or not levels.issuperset(policy.required):
             return dimension
-        rows.extend(found)
-    return rows
+    return None
+
+
+def rooms_on(rows: list[BudgetRow], policy: ServingPolicy, now_ms: int) -> dict[Dimension, int]:
+    """Return what can still be granted on a path, given its rows, in each dimension that is metered and limited.
+
+    It is nothing of any where a row is missing that a grant requires.
+    """
+    if _missing(rows, policy) is not None:
+        return dict.fromkeys(policy.counts, 0)
+    return rooms([row for row in rows if row.key.dimension in policy.counts], now_ms)
 
 
 def _lease(event: Draw, units: UnitVector, held: tuple[BudgetRow, ...]) -> Lease:

@@ -19,8 +19,10 @@ from aigovtool.custodian.store import budgets, facts, instances, models, stops
 from aigovtool.custodian.store.records import Instance
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.ids import ConsumerId, InstanceId, ModelId, digest_of
-from aigovtool.ledger.budget import path, rooms
+from aigovtool.ledger.book import rooms_on
+from aigovtool.ledger.budget import path
 from aigovtool.ledger.entry import Wiped
+from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.ledger.units import Dimension
 from aigovtool.protocol import messages
 from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, PathRoom, Push, Renew, RenewReply
@@ -86,7 +88,8 @@ def _renew(
     state = stops.state_for(transaction, instance)
     granting = Granting(custodian, transaction, instance, state=state, now_ms=now_ms, wants=request.wants)
     results = [granting.grant(want) for want in request.wants]
-    ttls = [model.policy.ttl_ms for model in models.among(transaction, instance.models)]
+    policies = {model.model: model.policy for model in models.among(transaction, instance.models)}
+    ttls = [policy.ttl_ms for policy in policies.values()]
     outdated = instance.generation < facts.generation(transaction)
     stopped = outdated or instance.state != "live" or state.is_wide()
     answer = Answer(
@@ -100,7 +103,7 @@ def _renew(
         ttl_ms=0 if stopped else min([max(0, instance.valid_until_ms - now_ms), *ttls]),
         results=results,
         acks=[Ack(lease_id=report.lease_id, seq=report.seq) for report in request.reports],
-        rooms=_rooms(transaction, instance, granting.rooms, taken.paths, now_ms),
+        rooms=_rooms(transaction, instance, policies, granting.rooms, taken.paths),
     )
     reply = RenewReply(
         answer=seal(messages.ANSWER, answer, custodian.keys.commands),
@@ -115,18 +118,20 @@ def _renew(
 def _rooms(
     transaction: Transaction,
     instance: Instance,
+    policies: dict[ModelId, ServingPolicy],
     known: dict[_Path, dict[Dimension, int]],
     reported: set[_Path],
-    now_ms: int,
 ) -> list[PathRoom]:
     """Return what is left on each path after the whole renewal, nothing where a budget's time is over.
 
     What a single want left is known. Several share rows, and to a path that was only reported on units may come back.
     """
+    now_ms = transaction.head.clock_ms
     found = dict(known) if len(known) == 1 else {}
     for model, consumer in sorted((reported | known.keys()) - found.keys()):
-        rows = budgets.rows_on(transaction, path(model, instance.borrower, consumer), now_ms)
-        found[model, consumer] = rooms(rows, now_ms)
+        if (policy := policies.get(model)) is not None:
+            rows = budgets.rows_on(transaction, path(model, instance.borrower, consumer), now_ms)
+            found[model, consumer] = rooms_on(rows, policy, now_ms)
     return [
         PathRoom(model=model, consumer=consumer, dimension=dimension, units=units)
         for (model, consumer), limited in found.items()
