@@ -81,19 +81,19 @@ def test_too_little_of_one_dimension_denies_all_and_names_it(
 
 
 @pytest.mark.parametrize(
-    "rows",
+    ("rows", "missing"),
     [
-        [row(SCOPES[0], 100)],
-        [compute(0, 1_000)],
-        [row(SCOPES[0], 100), compute(2, 1_000)],
-        [row(SCOPES[2], 100), compute(0, 1_000)],
+        ([row(SCOPES[0], 100)], COMPUTE),
+        ([compute(0, 1_000)], INFERENCES),
+        ([row(SCOPES[0], 100), compute(2, 1_000)], COMPUTE),
+        ([row(SCOPES[2], 100), compute(0, 1_000)], INFERENCES),
     ],
     ids=["no-compute", "no-inferences", "compute-elsewhere", "inferences-elsewhere"],
 )
-def test_a_counted_dimension_without_its_row_denies(rows: list[BudgetRow]) -> None:
+def test_a_counted_dimension_without_its_row_denies(rows: list[BudgetRow], missing: Dimension) -> None:
     """Absent means deny in each dimension by itself: the required level's row of another is no budget of this one."""
     effects = apply(book_of(*rows), BOTH)
-    assert effects == Effects(Outcome.NO_BUDGET_ROW, rooms={INFERENCES: 0, COMPUTE: 0})
+    assert effects == Effects(Outcome.NO_BUDGET_ROW, short=missing, rooms={INFERENCES: 0, COMPUTE: 0})
 
 
 def test_a_policy_that_requires_no_level_needs_a_row_of_each_dimension_all_the_same() -> None:

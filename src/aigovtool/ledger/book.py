@@ -218,10 +218,11 @@ def _draw(book: Book, event: Draw) -> Effects:
     unlimited = event.policy.max_lease_units
     counts = event.policy.counts
     minimum = event.minimum.over(counts, least=1)  # a lease without a unit of what is metered serves nobody
-    # Without a limit there is room for everything: what is larger than any lease may be is capped below.
-    room = vector({d: before.get(d, max(unlimited, minimum.get(d))) for d in counts})
-    if not room.covers(minimum):
-        outcome, short = _shortage(debits, minimum, room)
+    room = vector({dimension: before.get(dimension, unlimited) for dimension in counts})
+    # A row without a limit has room for everything: what is larger than any lease may be is capped below.
+    lacking = [row for row in debits if (left := row.room()) is not None and left < minimum.get(row.key.dimension)]
+    if lacking:
+        outcome, short = _shortage(lacking, room)
         return Effects(outcome, available=room, short=short, rooms=before)
     allowed = vector({d: _allowed(d, minimum.get(d), debits, event) for d in counts})
     if not allowed.covers(minimum):
@@ -266,12 +267,11 @@ def _allowance(percent: int, limit: int, minimum: int) -> int:
     return max(limit * percent // 100, 2 * minimum)
 
 
-def _shortage(debits: list[BudgetRow], minimum: UnitVector, room: UnitVector) -> tuple[Outcome, Dimension]:
+def _shortage(lacking: list[BudgetRow], room: UnitVector) -> tuple[Outcome, Dimension]:
     """Return what is lacking, and of which dimension: of one that is gone rather than of one that leases hold."""
-    short = [row for row in debits if (left := row.room()) is not None and left < minimum.get(row.key.dimension)]
-    gone = [row.key.dimension for row in short if row.pending == 0]
+    gone = [row.key.dimension for row in lacking if row.pending == 0]
     if not gone:
-        return Outcome.RESERVED, short[0].key.dimension
+        return Outcome.RESERVED, lacking[0].key.dimension
     for dimension in gone:
         if room.get(dimension) == 0:
             return Outcome.EXHAUSTED, dimension
