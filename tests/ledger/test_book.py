@@ -137,7 +137,7 @@ def test_a_required_level_without_a_row_denies(missing: Level) -> None:
     event = replace(DRAW, policy=policy)
     assert apply(book_of(*rows), event).outcome is Outcome.GRANTED
     effects = apply(book_of(*(each for each in rows if each.key.scope.level() is not missing)), event)
-    assert effects == Effects(Outcome.NO_BUDGET_ROW, rooms={Dimension.INFERENCES: 0})
+    assert effects == Effects(Outcome.NO_BUDGET_ROW, short=Dimension.INFERENCES, rooms={Dimension.INFERENCES: 0})
 
 
 @pytest.mark.parametrize("required", [[], [Level.MODEL], list(Level)])
