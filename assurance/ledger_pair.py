@@ -1,10 +1,10 @@
 """The real custodian and the model side by side: each act goes to both, and after it both say and hold the same."""
 
 import asyncio
-import random
 from collections import Counter
 from collections.abc import Coroutine
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,32 +19,43 @@ from aigovtool.crypto.sign import Envelope, SigningKey, seal
 from aigovtool.custodian.app import open_custodian
 from aigovtool.custodian.service import commands, renewal
 from aigovtool.custodian.store.bodies import decoded
-from aigovtool.custodian.store.schema import budget_rows, leases, stops
+from aigovtool.custodian.store.schema import asks, budget_rows, leases, stops
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import AIGovToolError
-from aigovtool.ids import BorrowerId, ConsumerId, Digest, LeaseId, digest_of
+from aigovtool.ids import BorrowerId, ConsumerId, MessageId
 from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.lease import Lease
 from aigovtool.ledger.policy import Dial, ServingPolicy, default_policy
-from aigovtool.ledger.units import Dimension, UnitVector
+from aigovtool.ledger.units import Dimension
 from aigovtool.protocol import commands as acts
-from aigovtool.protocol.commands import COMMAND, Act
-from aigovtool.protocol.messages import Answer, Grant, RenewReply, Report, Want
+from aigovtool.protocol.commands import COMMAND, Act, AskState
+from aigovtool.protocol.messages import Answer, Deny, Grant, RenewReply, Report, Want
 from aigovtool.testing.simulated_tee.attester import SimulatedPlatform, measure
 from assurance.faults.examine import TOTALS, contradictions, read
-from assurance.model_ledger import Budget, Holder, Model
+from assurance.model_ledger import Budget, Holder, Model, Said
 
 SLOTS = 3
-WISHERS = (CONSUMER, STRANGER, ConsumerId("nobody"))
-PLACES = ((), (BORROWER,), (OTHER,), (BORROWER, CONSUMER), (OTHER, STRANGER))
+#: A second consumer of the first borrower.
+NIGHT = ConsumerId("night")
+OWNERS = {CONSUMER: BORROWER, NIGHT: BORROWER, STRANGER: OTHER}
+PLACES = ((), (BORROWER,), (OTHER,), (BORROWER, CONSUMER), (BORROWER, NIGHT), (OTHER, STRANGER))
+#: The dimensions, as the model numbers them.
+INFERENCES, COMPUTE = 0, 1
+DIMENSIONS = (Dimension.INFERENCES, Dimension.COMPUTE_MS)
+#: The most that a request may compute, in milliseconds, where that is metered.
+REQUEST_MS = 40
 TARGETS = (("all", ""), ("model", MODEL), ("borrower", BORROWER), ("consumer", CONSUMER), ("consumer", STRANGER))
-_BORROWERS = (BORROWER, BORROWER, OTHER)
+BORROWERS = (BORROWER, BORROWER, OTHER)
 _MONTHS_MS = 300 * 86_400_000
 #: What is read after each step, built once.
 _ROWS: Final = select(budget_rows.c.key, budget_rows.c.posted, budget_rows.c.pending)
-_LEASES: Final = select(leases.c.lease_id, leases.c.state, leases.c.inferences, leases.c.body)
+_LEASES: Final = select(leases.c.lease_id, leases.c.state, leases.c.inferences, leases.c.compute_ms, leases.c.body)
 _STOPS: Final = select(stops.c.target, stops.c.value).where(stops.c.active)
+_ASKS: Final = select(asks.c.body).where(asks.c.state == "open")
+#: Units as the model has them.
+units_of: Final = attrgetter(*DIMENSIONS)
+_NUMBER: Final = {dimension.value: number for number, dimension in enumerate(DIMENSIONS)}
 
 
 @lru_cache
@@ -60,36 +71,40 @@ class Divergence(Exception):  # noqa: N818 -- a finding
 class Pair:
     """Both ledgers, and three enclaves that are booted again at will."""
 
-    def __init__(self, directory: Path, ledger: str | None, dial: Dial) -> None:
-        """Set both up: one model, two borrowers with a consumer each, no budget."""
+    def __init__(self, directory: Path, ledger: str | None, dial: Dial, *, compute: bool) -> None:
+        """Set both up: one model, two borrowers with their consumers, a budget of inferences. `compute`: is metered."""
         self.loop = asyncio.new_event_loop()
         self.bench: Bench = make_bench(directory, ledger=ledger)
         self.second = SigningKey.generate()
         self.begun_ms = self.bench.now_ms
-        policy = default_policy(dial)
-        self.model = Model(dial.value, policy.ttl_ms, {CONSUMER: BORROWER, STRANGER: OTHER}, self.bench.now_ms)
+        policy = default_policy(dial, compute_ms=REQUEST_MS if compute else None)
+        request_max = (0, REQUEST_MS) if compute else (0,)
+        owners = {str(consumer): str(borrower) for consumer, borrower in OWNERS.items()}
+        self.model = Model(dial.value, policy.ttl_ms, owners, request_max, self.bench.now_ms)
         self.enclaves: list[Enclave] = []
         self.known: list[str] = []
         self.last: list[tuple[Envelope, RenewReply] | None] = [None] * SLOTS
         self.steps = 0
         self.told: list[str] = []
         self.outcomes: Counter[str] = Counter()
+        self.asks: dict[tuple[str, str, int], MessageId] = {}
         self._run(self._found(policy))
         for slot in range(SLOTS):
             self.enclaves.append(self._enclave(slot))
             self.boot(slot)
-        self.grant((), Window.LIFETIME, 20_000)
+        self.grant(((), "lifetime", INFERENCES), 20_000)
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - whatever the work returns
         return self.loop.run_until_complete(work)
 
     def _enclave(self, slot: int) -> Enclave:
-        return Enclave(self.bench, _BORROWERS[slot], platform=SimulatedPlatform(_measured()))
+        return Enclave(self.bench, BORROWERS[slot], platform=SimulatedPlatform(_measured()))
 
     async def _found(self, policy: ServingPolicy) -> None:
         bench = self.bench
-        for borrower, consumer in ((BORROWER, CONSUMER), (OTHER, STRANGER)):
+        for borrower in (BORROWER, OTHER):
             await bench.add_borrower(borrower)
+        for consumer, borrower in OWNERS.items():
             await bench.add_consumer(consumer, borrower)
         await bench.add_party(PartyRole.OPERATOR, "bob", self.second)
         act = msgspec.structs.replace(bench.upload(), borrowers=[BORROWER, OTHER], policy=policy)
@@ -131,21 +146,24 @@ class Pair:
         self.model.holders[enclave.instance] = holder
         self._done(f"enclave {slot} is booted as {enclave.instance[:8]}")
 
-    def limit(self, place: tuple[str, ...], window: Window, limit: int | None, ends_in: int | None) -> None:
+    def limit(self, budget: Budget, limit: int | None, ends_in: int | None) -> None:
         """Set a limit outright."""
-        budget, ends = (place, window.value), None if ends_in is None else self.bench.now_ms + ends_in
-        act = acts.SetBudget(
-            limit=BudgetLimit(
-                scope=_scope(place), dimension=Dimension.INFERENCES, window=window, limit=limit, not_after_ms=ends
-            )
-        )
-        self._order(act, lambda: self.model.set_limit(budget, limit, ends))
+        ends = None if ends_in is None else self.bench.now_ms + ends_in
+        place, window, of = budget
+        scope, dimension = _scope(place), DIMENSIONS[of]
+        set_to = BudgetLimit(scope=scope, dimension=dimension, window=Window(window), limit=limit, not_after_ms=ends)
+        self._order(acts.SetBudget(limit=set_to), lambda: self.model.set_limit(budget, limit, ends))
 
-    def grant(self, place: tuple[str, ...], window: Window, units: int) -> None:
+    def grant(self, budget: Budget, units: int) -> None:
         """Add to a limit."""
-        budget = (place, window.value)
-        act = acts.GrantBudget(scope=_scope(place), dimension=Dimension.INFERENCES, window=window, units=units)
+        place, window, of = budget
+        act = acts.GrantBudget(scope=_scope(place), dimension=DIMENSIONS[of], window=Window(window), units=units)
         self._order(act, lambda: self.model.grant(budget, units))
+
+    def decide(self, ask: tuple[str, str, int], *, approve: bool) -> None:
+        """Approve or deny an open request for more."""
+        act = acts.DecideAsk(ask_id=self.asks[ask], approve=approve, units=0, reason="drill")
+        self._order(act, lambda: self.model.decide(ask, approve=approve))
 
     def stop(self, target: str, value: str, *, active: bool) -> None:
         """Stop something, or lift it."""
@@ -186,32 +204,44 @@ class Pair:
         self._see_time()
         model.sweep()
         for report in reports:
-            model.report(enclave.instance, report.lease_id, (report.seq, report.used.inferences, report.final))
+            model.report(enclave.instance, report.lease_id, (report.seq, units_of(report.used), report.final))
         if [(ack.lease_id, ack.seq) for ack in answer.acks] != [(report.lease_id, report.seq) for report in reports]:
             raise Divergence("not every report was acknowledged")
-        self._compare(answer, enclave, wants)
-        told = ", ".join(f"{report.lease_id[:8]} #{report.seq} used {report.used.inferences}" for report in reports)
-        self._done(f"enclave {slot} reports [{told}] and wants {[one.target.inferences for one in wants]}")
-
-    def _compare(self, answer: Answer, enclave: Enclave, wants: list[Want]) -> None:
-        model = self.model
+        on = {model.leases[report.lease_id].consumer for report in reports}
+        on |= {one.consumer for one in wants if not self._refusal(enclave, one)}
         for wish, got in zip(wants, answer.results, strict=True):
-            least, most = wish.minimum.inferences, wish.target.inferences
-            due = model.want(enclave.instance, wish.consumer, least, most, named=wish.request is not None)
-            if isinstance(got, Grant):
-                said = ("granted", got.units.inferences, got.ttl_ms)
-            else:
-                said = (got.code.value, got.available.inferences, 0)
-            if said != due:
-                raise Divergence(f"a wish of {least} to {most}: custodian {said}, model {due}")
-            if got.request != wish.request:
-                raise Divergence(f"a wish for {wish.request} is answered for {got.request}")
-            self.outcomes[said[0]] += 1
-            if isinstance(got, Grant):
-                model.add(got.lease_id, enclave.instance, wish.consumer, due[1], due[2])
-                self.known.append(got.lease_id)
+            self._compare(wish, got, enclave)
+        self._compare_rooms(answer, enclave, on)
         if answer.epoch != model.epoch:
             raise Divergence(f"epoch {answer.epoch}, model {model.epoch}")
+        told = ", ".join(f"{report.lease_id[:8]} #{report.seq} used {report.used}" for report in reports)
+        self._done(f"enclave {slot} reports [{told}] and wants {[str(one.target) for one in wants]}")
+
+    def _refusal(self, enclave: Enclave, wish: Want) -> str:
+        return self.model.refusal(enclave.instance, wish.consumer, named=wish.request is not None)
+
+    def _compare(self, wish: Want, got: Grant | Deny, enclave: Enclave) -> None:
+        span, named = (units_of(wish.minimum), units_of(wish.target)), wish.request is not None
+        due = self.model.want(enclave.instance, wish.consumer, span, named=named, ask=wish.ask)
+        if isinstance(got, Grant):
+            said: Said = ("granted", units_of(got.units), got.ttl_ms, None)
+        else:
+            short = None if got.short is None else DIMENSIONS.index(got.short)
+            said = (got.code.value, units_of(got.available), 0, short)
+        if said != due:
+            raise Divergence(f"a wish of {span[0]} to {span[1]}: custodian {said}, model {due}")
+        if got.request != wish.request:
+            raise Divergence(f"a wish for {wish.request} is answered for {got.request}")
+        self.outcomes[said[0] if said[3] is None else f"{said[0]} {DIMENSIONS[said[3]]}"] += 1
+        if isinstance(got, Grant):
+            self.model.add(got.lease_id, enclave.instance, wish.consumer, due[1], due[2])
+            self.known.append(got.lease_id)
+
+    def _compare_rooms(self, answer: Answer, enclave: Enclave, consumers: set[str]) -> None:
+        said = [((str(one.consumer), DIMENSIONS.index(one.dimension)), one.units) for one in answer.rooms]
+        due = {key: room for name in consumers for key, room in self.model.rooms(enclave.instance, name).items()}
+        if dict(said) != due or len(said) != len(due):
+            raise Divergence(f"rooms {said}, model {due}")
 
     def _order(self, act: Act, due: Any, *, two: bool = False) -> None:  # noqa: ANN401 - a callable that says a reason
         bench = self.bench
@@ -242,19 +272,23 @@ class Pair:
         """Compare everything, each time. A row's key and a lease's body are parsed once for the same bytes."""
         model = self.model
         rows = {_row(key): [posted, held] for key, posted, held in transaction.execute(_ROWS) if posted or held}
-        due = {key: row for key, row in model.rows.items() if any(row)}
+        due = {(budget, at): row for budget, rows in model.rows.items() for at, row in rows.items() if any(row)}
         if rows != due:
             raise Divergence(f"rows {rows}, model {due}")
         kept = {}
-        for lease_id, state, units, data in transaction.execute(_LEASES):
+        for lease_id, state, inferences, compute, data in transaction.execute(_LEASES):
             body = decoded(data, Lease)
-            kept[lease_id] = (state, body.state.value, units, body.seq, body.seen.inferences)
+            kept[lease_id] = (state, body.state.value, (inferences, compute), body.seq, units_of(body.seen))
         held = {name: (one.state, one.state, one.units, one.seq, one.used) for name, one in model.leases.items()}
         if kept != held:
             raise Divergence(f"leases {kept}, model {held}")
-        totals, used = {(one[1], one[2]): tuple(one[3:]) for one in transaction.execute(TOTALS)}, model.usage()
-        if totals != used:
+        totals = {(one[1], one[2], _NUMBER[one[3]]): tuple(one[4:]) for one in transaction.execute(TOTALS)}
+        if totals != (used := model.usage()):
             raise Divergence(f"usage {totals}, model {used}")
+        filed = [decoded(data, AskState) for data in transaction.execute(_ASKS).scalars()]
+        self.asks = {_asked(one): one.ask_id for one in filed}
+        if len(filed) != len(self.asks) or {_asked(one): one.units for one in filed} != model.asks:
+            raise Divergence(f"requests {filed}, model {model.asks}")
         in_force = {(target, value) for target, value in transaction.execute(_STOPS)}
         if in_force != model.stops:
             raise Divergence(f"stops {in_force}, model {model.stops}")
@@ -269,22 +303,15 @@ class Pair:
             raise Divergence("; ".join(wrong[:3]))
 
 
-def wish(consumer: ConsumerId, minimum: int, target: int, request: Digest | None = None) -> Want:
-    """Return a wish, in bound mode for one request."""
-    return Want(
-        model=MODEL,
-        consumer=consumer,
-        minimum=UnitVector(inferences=minimum),
-        target=UnitVector(inferences=target),
-        request=request,
-    )
-
-
 @lru_cache(maxsize=1 << 14)
 def _row(key: str) -> tuple[Budget, int]:
     row = decode(key.encode(), RowKey)
     place = tuple(str(part) for part in (row.scope.borrower, row.scope.consumer) if part is not None)
-    return (place, row.window.value), row.bucket_ms
+    return (place, row.window.value, _NUMBER[row.dimension]), row.bucket_ms
+
+
+def _asked(ask: AskState) -> tuple[str, str, int]:
+    return str(ask.scope.borrower), str(ask.scope.consumer), _NUMBER[ask.dimension]
 
 
 def _scope(place: tuple[str, ...]) -> Scope:
@@ -294,99 +321,3 @@ def _scope(place: tuple[str, ...]) -> Scope:
         borrower=None if borrower is None else BorrowerId(borrower),
         consumer=None if consumer is None else ConsumerId(consumer),
     )
-
-
-# --- A life by chance ---------------------------------------------------------------------------------------
-
-
-def report_on(lease_id: str, seq: int, used: int, *, final: bool) -> Report:
-    """Return a report."""
-    vector = UnitVector(inferences=used)
-    return Report(lease_id=LeaseId(lease_id), seq=seq, used=vector, ok=used, err=0, final=final, receipts="")
-
-
-def _reports(pair: Pair, slot: int, chance: random.Random) -> list[Report]:
-    """Report on a few leases: honestly mostly, sometimes twice, of others, or what contradicts itself."""
-    holder, states = pair.enclaves[slot].instance, {"pending", "expired"}
-    live = [name for name, one in pair.model.leases.items() if one.holder == holder and one.state in states]
-    found = []
-    for lease_id in chance.sample(live, k=min(len(live), chance.randint(0, 3))):
-        lease = pair.model.leases[lease_id]
-        found.append(
-            report_on(lease_id, lease.seq + 1, chance.randint(lease.used, lease.units), final=chance.random() < 0.5)
-        )
-    if pair.known and chance.random() < 0.15:
-        lease_id = chance.choice(pair.known)
-        lease = pair.model.leases[lease_id]
-        same = report_on(lease_id, lease.seq, lease.used, final=lease.state in {"closed", "closed_late"})
-        odd = report_on(lease_id, chance.randint(0, lease.seq + 1), chance.randint(0, lease.units), final=True)
-        found.append(odd if chance.random() < 0.1 else same)
-    return [one for place, one in enumerate(found) if one.lease_id not in {two.lease_id for two in found[:place]}]
-
-
-def _renew(pair: Pair, chance: random.Random) -> None:
-    slot = chance.randrange(SLOTS)
-    usual = CONSUMER if _BORROWERS[slot] == BORROWER else STRANGER
-    wants = []
-    for _ in range(chance.choice((0, 1, 1, 1, 2, 3))):
-        minimum = chance.choice((1, 1, 1, 2, 7, 40))
-        consumer = usual if chance.random() < 0.95 else chance.choice(WISHERS)
-        target = minimum + chance.choice((0, 5, 300))
-        # In bound mode a wish names its request, unless its enclave was admitted on other terms.
-        named = pair.model.dial == Dial.BOUND.value and chance.random() < 0.9
-        request = digest_of(chance.randbytes(8)) if named else None
-        wants.append(wish(consumer, minimum, target, request))
-    pair.renew(slot, wants, _reports(pair, slot, chance))
-
-
-SPANS_MS = (1, 700, 20_000, 36_000, 61_000, 16 * 60_000, 3_600_000, 6 * 3_600_000, 86_400_000, 31 * 86_400_000)
-LIMITS = (None, None, 0, 40, 100, 400, 5_000, 100_000, 100_000)
-
-
-def step(pair: Pair, chance: random.Random) -> None:
-    """Do something by chance."""
-    kind = chance.random()
-    if pair.model.stops and kind < 0.2:
-        pair.stop(*chance.choice(sorted(pair.model.stops)), active=False)
-    elif _idle(pair) and kind < 0.5:
-        pair.boot(chance.choice(_idle(pair)))
-    elif kind < 0.74:
-        _renew(pair, chance)
-    elif kind < 0.86:
-        pair.wait(chance.choice(SPANS_MS[: chance.choice((3, 4, 4, 5, 6, 7, len(SPANS_MS)))]))
-    elif kind < 0.92:
-        _budget(pair, chance)
-    elif kind < 0.94:
-        pair.stop(*chance.choice(TARGETS), active=chance.random() < 0.8)
-    elif kind < 0.955:
-        pair.boot(chance.randrange(SLOTS))
-    elif kind < 0.97:
-        pair.write_off(chance.randrange(SLOTS))
-    elif kind < 0.985:
-        pair.repeat(chance.randrange(SLOTS))
-    else:
-        pair.restart()
-
-
-def _idle(pair: Pair) -> list[int]:
-    """Return the slots whose instance gets nothing any more."""
-    held = [pair.model.holders[enclave.instance] for enclave in pair.enclaves]
-    return [slot for slot, one in enumerate(held) if one.state != "live" or one.valid_until <= pair.bench.now_ms]
-
-
-def _budget(pair: Pair, chance: random.Random) -> None:
-    """Set or raise a limit: those first whose time is over, and rolling ones as often as all others together."""
-    ended = sorted(budget for budget, (_, ends) in pair.model.limits.items() if ends and ends <= pair.bench.now_ms)
-    rolling = [window for window in Window if window.value.startswith("rolling")]
-    window = chance.choice(chance.choice((rolling, list(Window))))
-    place: tuple[str, ...] = chance.choice(PLACES)
-    if ended and chance.random() < 0.8:
-        place, name = chance.choice(ended)
-        pair.limit(place, Window(name), chance.choice((None, 1_000, 100_000)), None)
-    elif chance.random() < 0.5:
-        pair.grant(place, window, chance.choice((50, 1_000, 20_000)))
-    elif not place and window is Window.LIFETIME:
-        pair.limit(place, window, chance.choice((None, 100_000)), None)
-    else:
-        ends_in = chance.choice((None, None, None, None, None, -5, 40_000, 7_200_000))
-        pair.limit(place, window, chance.choice(LIMITS), ends_in)

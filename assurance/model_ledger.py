@@ -1,23 +1,31 @@
-"""A small model of the custodian's ledger, in plain dicts and integers, for comparison with the real one.
+"""A small model of the custodian's ledger, in plain dicts, tuples and integers, for comparison with the real one.
 
-It is written from the specification (`docs/spec/leases.md`, sections 3, 4 and 6) and imports nothing of the product.
-One model, one dimension, refundable instances.
+It is written from the specification (`docs/spec/leases.md`, sections 2 to 6) and imports nothing of the product.
+One model, refundable instances, one or two metered dimensions: 0 is `inferences`, 1 is `compute_ms`. Units are always
+a pair of both; where the second is not metered, it is 0.
 """
 
 import calendar
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 _HOUR, _DAY, _GRACE, _MOST = 3_600_000, 86_400_000, 5_000, 1_000_000
+_LIVE = {"pending", "expired"}
 _ROLLING = {
     "rolling_hour": (_HOUR, 60_000),
     "rolling_day": (_DAY, 15 * 60_000),
     "rolling_month": (30 * _DAY, 6 * _HOUR),
 }
+Units = tuple[int, ...]
 #: Where a budget stands: nothing, a borrower, or a borrower and a consumer.
 Place = tuple[str, ...]
-Budget = tuple[Place, str]
+#: A place, a window and a dimension.
+Budget = tuple[Place, str, int]
+#: A budget on a path: its limit, what is left in it (nothing, once its time is over), and its present bucket.
+OnPath = tuple[Budget, int | None, int | None, int]
+#: What a wish comes to: "granted" or why not, units or what is available, a lease's ttl, and the dimension that lacks.
+Said = tuple[str, Units, int, int | None]
+_NOTHING: Units = (0, 0)
 
 
 def bucket(window: str, now: int) -> int:
@@ -38,15 +46,15 @@ class Lease:
     holder: str
     borrower: str
     consumer: str
-    units: int
+    units: Units
     rows: list[tuple[Budget, int]]
     deadline: int
-    state: str = "pending"
+    state: str = "new"
     seq: int = 0
-    used: int = 0
-    report: tuple[int, ...] = ()
+    used: Units = _NOTHING
+    report: tuple[int, Units, bool] | None = None
 
-    def charge(self) -> int:
+    def charge(self) -> Units:
         """Return what is held against it."""
         return self.units if self.state in {"pending", "expired", "written_off"} else self.used
 
@@ -62,20 +70,23 @@ class Holder:
 
 @dataclass
 class Model:
-    """The ledger. Each act returns what the custodian should say."""
+    """The ledger. Each act returns what the custodian should say.
+
+    `request_max`: the most that one request may take, of each dimension that is metered; 0 where it is known before.
+    """
 
     dial: str
     ttl: int
     owner: dict[str, str]
+    request_max: Units
     now: int = 0
     epoch: int = 0
     limits: dict[Budget, tuple[int | None, int | None]] = field(default_factory=dict)
-    rows: dict[tuple[Budget, int], list[int]] = field(default_factory=dict)
+    rows: dict[Budget, dict[int, list[int]]] = field(default_factory=dict)
     leases: dict[str, Lease] = field(default_factory=dict)
     holders: dict[str, Holder] = field(default_factory=dict)
     stops: set[tuple[str, str]] = field(default_factory=set)
-
-    # -- Orders ---------------------------------------------------------------------------------------
+    asks: dict[tuple[str, str, int], int] = field(default_factory=dict)
 
     def set_limit(self, budget: Budget, limit: int | None, ends: int | None) -> str:
         """Set a limit outright."""
@@ -87,9 +98,21 @@ class Model:
     def grant(self, budget: Budget, units: int) -> str:
         """Add to a limit."""
         limit, ends = self.limits.get(budget, (0, None))
-        if limit is None:
-            return "unlimited"
-        return self.set_limit(budget, limit + units, ends)
+        return "unlimited" if limit is None else self.set_limit(budget, limit + units, ends)
+
+    def decide(self, ask: tuple[str, str, int], *, approve: bool) -> str:
+        """Decide a request for more: the lifetime limits on its path are raised, all or none."""
+        raised = [
+            budget
+            for budget, (limit, _) in self.limits.items()
+            if budget[1:] == ("lifetime", ask[2]) and ask[: len(budget[0])] == budget[0] and limit is not None
+        ]
+        if approve and (not raised or any(map(self.ended, raised))):
+            return "bad_end" if raised else "no_budget_row"
+        for budget in raised if approve else ():
+            self.grant(budget, self.asks[ask])
+        del self.asks[ask]
+        return ""
 
     def stop(self, target: str, value: str) -> str:
         """Stop something."""
@@ -109,37 +132,38 @@ class Model:
         """Give up the expired leases of an instance."""
         lost = [lease for lease in self.leases.values() if (lease.holder, lease.state) == (holder, "expired")]
         for lease in lost:
-            lease.state = "written_off"
+            self._turn(lease, "written_off")
         return "" if lost else "nothing_expired"
-
-    # -- Leases -----------------------------------------------------------------------------------------
 
     def sweep(self) -> None:
         """Charge what is overdue, the oldest first, not more than a hundred."""
         due = [lease for lease in self.leases.values() if lease.state == "pending" and lease.deadline < self.now]
         for lease in sorted(due, key=lambda one: one.deadline)[:100]:
-            lease.state = "expired"
-            for row in lease.rows:
-                self.rows[row][0] += lease.units
-                self.rows[row][1] -= lease.units
+            self._turn(lease, "expired")
 
-    def report(self, holder: str, lease_id: str, report: tuple[int, int, bool]) -> None:
+    def _turn(self, lease: Lease, state: str) -> None:
+        """Move a lease to another state, and its charge on each of its rows with it: held while pending, else spent."""
+        for sign, at_state in ((-1, lease.state), (1, state)):
+            lease.state = at_state
+            charge, held = lease.charge(), int(at_state == "pending")
+            for budget, at in lease.rows:
+                self.rows[budget][at][held] += sign * charge[budget[2]]
+
+    def report(self, holder: str, lease_id: str, report: tuple[int, Units, bool]) -> None:
         """Take a cumulative report: its number, what was used, and whether it is the last."""
         lease, (seq, used, final) = self.leases.get(lease_id), report
         if lease is None or lease.holder != holder or lease.state == "written_off":
             return
         if seq < lease.seq or (seq == lease.seq and report == lease.report):
             return
-        if seq == lease.seq or not lease.used <= used <= lease.units or lease.state not in {"pending", "expired"}:
+        possible = all(low <= of <= most for low, of, most in zip(lease.used, used, lease.units, strict=True))
+        if seq == lease.seq or not possible or lease.state not in _LIVE:
             self.stop("enclave", holder)
             self.holders[holder].state = "forked"
             return
         lease.seq, lease.used, lease.report = seq, used, report
         if final:
-            for row in lease.rows:
-                self.rows[row][0] += used if lease.state == "pending" else used - lease.units
-                self.rows[row][1] -= lease.units if lease.state == "pending" else 0
-            lease.state = "closed" if lease.state == "pending" else "closed_late"
+            self._turn(lease, "closed" if lease.state == "pending" else "closed_late")
 
     def wide(self, holder: Holder, name: str) -> bool:
         """Return whether more than a consumer is stopped for an instance."""
@@ -158,85 +182,116 @@ class Model:
             return "no_budget_row"
         return "reattest" if self.dial == "bound" and not named else ""
 
-    def held(self, **whose: str) -> int:
+    def held(self, of: int, **whose: str) -> int:
         """Return the units of leases that nobody has closed."""
-        return sum(
-            lease.units
-            for lease in self.leases.values()
-            if lease.state in {"pending", "expired"}
-            and all(getattr(lease, key) == value for key, value in whose.items())
-        )
+        ((key, value),) = whose.items()
+        return sum(one.units[of] for one in self.leases.values() if one.state in _LIVE and getattr(one, key) == value)
 
-    def _path(self, place: Place) -> list[tuple[Budget, int | None, int | None, tuple[Budget, int]]]:
-        found = []
-        for budget, (limit, ends) in self.limits.items():
-            if place[: len(budget[0])] == budget[0]:
-                row = (budget, bucket(budget[1], self.now))
-                self.rows.setdefault(row, [0, 0])
-                room = None if limit is None else max(0, limit - self._earlier(budget) - sum(self.rows[row]))
-                found.append((budget, limit if ends is None or self.now < ends else -1, room, row))
+    def ended(self, budget: Budget) -> bool:
+        """Return whether a budget's time is over."""
+        ends = self.limits[budget][1]
+        return ends is not None and self.now >= ends
+
+    def _path(self, place: Place) -> list[OnPath]:
+        found: list[OnPath] = []
+        for budget, (limit, _) in self.limits.items():
+            if place[: len(budget[0])] == budget[0] and budget[2] < len(self.request_max):
+                at = bucket(budget[1], self.now)
+                buckets = self.rows.setdefault(budget, {})
+                spent = sum(buckets.setdefault(at, [0, 0])) + self._earlier(budget, at)
+                room = None if limit is None else max(0, limit - spent)
+                found.append((budget, limit, 0 if self.ended(budget) else room, at))
         return found
 
-    def _earlier(self, budget: Budget) -> int:
-        if budget[1] not in _ROLLING:
-            return 0
-        span, length = _ROLLING[budget[1]]
-        oldest, current = (self.now - span) // length * length, bucket(budget[1], self.now)
-        return sum(sum(row) for (of, at), row in self.rows.items() if of == budget and oldest <= at < current)
+    def _earlier(self, budget: Budget, current: int) -> int:
+        span, length = _ROLLING.get(budget[1], (0, 1))
+        oldest = (self.now - span) // length * length if span else current
+        return sum(sum(row) for at, row in self.rows[budget].items() if oldest <= at < current)
 
-    def want(self, name: str, consumer: str, minimum: int, target: int, *, named: bool) -> tuple[str, int, int]:
-        """Return what a wish comes to: "granted" or why not, with units or what is available, and a lease's ttl.
+    def missing(self) -> list[int]:
+        """Return the dimensions in which the level that is required, the model's own, has no row."""
+        there = {of for place, _, of in self.limits if not place}
+        return [of for of in range(len(self.request_max)) if of not in there]
 
-        `named`: it is for one request.
-        """
+    def rooms(self, name: str, consumer: str) -> dict[tuple[str, int], int]:
+        """Return what can still be granted to an instance for a consumer, in each dimension that is limited."""
+        if self.missing():
+            return {(consumer, of): 0 for of in range(len(self.request_max))}
+        found: dict[tuple[str, int], int] = {}
+        for (_, _, of), _, room, _ in self._path((self.holders[name].borrower, consumer)):
+            if room is not None:
+                found[consumer, of] = min(room, found.get((consumer, of), room))
+        return found
+
+    def want(self, name: str, consumer: str, wish: tuple[Units, Units], *, named: bool, ask: bool) -> Said:
+        """Return what a wish of at least and at most so many units comes to; perhaps for one request (`named`)."""
         if refusal := self.refusal(name, consumer, named=named):
-            return refusal, 0, 0
+            return refusal, _NOTHING, 0, None
+        if missing := self.missing():
+            return "no_budget_row", _NOTHING, 0, missing[0]
         borrower = self.holders[name].borrower
         path = self._path((borrower, consumer))
-        if not any(budget[0] == () for budget, *_ in path):
-            return "no_budget_row", 0, 0
-        if any(limit == -1 for _, limit, _, _ in path):
-            return "budget_ended", 0, 0
-        rooms = [room for _, _, room, _ in path if room is not None]
-        room = min(rooms, default=_MOST)
-        if room < minimum:
-            short = [self.rows[row] for _, _, left, row in path if left is not None and left < minimum]
-            code = "reserved" if all(row[1] for row in short) else "exhausted" if room == 0 else "insufficient"
-            return code, room, 0
-        shared = [
-            limit
-            for (place, window), limit, _, _ in path
-            if limit is not None and window == "lifetime" and len(place) < 2
-        ]
-        share = min(shared, default=_MOST)
-        allowed = min(
-            max(share * 25 // 100, 2 * minimum) - self.held(holder=name),
-            max(share * 50 // 100, 2 * minimum) - self.held(borrower=borrower),
-            _MOST,
-        )
-        if allowed < minimum:
-            return "capped", max(0, allowed), 0
-        least = min((limit for _, limit, _, _ in path if limit is not None), default=_MOST)
-        dial = {"bound": 1, "strict": min(20, least // 1000), "balanced": room // 100, "island": room // 10}[self.dial]
-        largest = max(minimum, 1, min(dial, _MOST))
+        if any(self.ended(budget) for budget, *_ in path):
+            return "budget_ended", _NOTHING, 0, None
+        metered = range(len(self.request_max))
+        least = tuple(max(1, wish[0][of]) for of in metered)
+        lefts = [[left for budget, _, left, _ in path if budget[2] == of and left is not None] for of in metered]
+        room = tuple(min(left, default=_MOST) for left in lefts)
+        short = [(of, at) for of, _, left, at in path if left is not None and left < least[of[2]]]
+        if lacking := sorted((budget[2], self.rows[budget][at][1]) for budget, at in short):
+            code, of = self._shortage(lacking, room)
+            if code == "exhausted" and ask:
+                self.asks.setdefault((borrower, consumer, of), max(1, wish[1][of]))
+            return code, (*room, 0)[:2], 0, of
+        allowed = tuple(self._allowed(of, least[of], name, path) for of in metered)
+        if capped := [of for of in metered if allowed[of] < least[of]]:
+            return "capped", (*allowed, 0)[:2], 0, capped[0]
+        sizes = [max(least[of], min(wish[1][of], self._largest(of, path, room[of]))) for of in metered]
         ends = [end for budget, *_ in path if (end := self.limits[budget][1]) is not None]
         ttl = min([self.ttl, self.holders[name].valid_until - self.now, *(end - self.now for end in ends)])
-        return "granted", min(max(minimum, min(target, largest)), room, allowed), ttl
+        return "granted", (*map(min, sizes, room, allowed), 0)[:2], ttl, None
 
-    def add(self, lease_id: str, name: str, consumer: str, units: int, ttl: int) -> None:
+    def _shortage(self, lacking: list[tuple[int, int]], room: Units) -> tuple[str, int]:
+        """Return what is lacking: of each row that is short there are its dimension, and what leases hold of it."""
+        gone = [of for of, held in lacking if not held]
+        if not gone:
+            return "reserved", lacking[0][0]
+        return next((("exhausted", of) for of in gone if room[of] == 0), ("insufficient", gone[0]))
+
+    def _allowed(self, of: int, least: int, name: str, path: list[OnPath]) -> int:
+        """Return what the shares of a lifetime's budget that is not one consumer's leave of a dimension."""
+        lifetime = [limit for (place, window, _), limit in _limits(of, path) if window == "lifetime" and len(place) < 2]
+        share, borrower = min(lifetime, default=_MOST), self.holders[name].borrower
+        mine = max(share * 25 // 100, 2 * least) - self.held(of, holder=name)
+        ours = max(share * 50 // 100, 2 * least) - self.held(of, borrower=borrower)
+        return max(0, min(mine, ours, _MOST))
+
+    def _largest(self, of: int, path: list[OnPath], room: int) -> int:
+        """Return the dial's largest lease."""
+        if self.dial == "bound":
+            return max(1, self.request_max[of])
+        strict = min((limit for _, limit in _limits(of, path)), default=_MOST) // 1000
+        dial = {"strict": strict if of else min(20, strict), "balanced": room // 100, "island": room // 10}[self.dial]
+        return max(1, 2 * self.request_max[of], min(dial, _MOST))
+
+    def add(self, lease_id: str, name: str, consumer: str, units: Units, ttl: int) -> None:
         """Enter a lease that was granted."""
         borrower = self.holders[name].borrower
-        rows = [row for *_, row in self._path((borrower, consumer))]
-        for row in rows:
-            self.rows[row][1] += units
-        self.leases[lease_id] = Lease(name, borrower, consumer, units, rows, self.now + ttl + _GRACE)
+        rows = [(budget, at) for budget, _, _, at in self._path((borrower, consumer))]
+        lease = self.leases[lease_id] = Lease(name, borrower, consumer, units, rows, self.now + ttl + _GRACE)
+        self._turn(lease, "pending")
 
-    def usage(self) -> dict[tuple[str, str], tuple[int, ...]]:
-        """Return granted, charged, used and held units, ok, err, and open leases, by borrower and consumer."""
-        found: dict[tuple[str, str], tuple[int, ...]] = {}
+    def usage(self) -> dict[tuple[str, str, int], Units]:
+        """Return granted, charged, used and held units, ok, err, and open leases, by borrower, consumer, dimension."""
+        found: dict[tuple[str, str, int], Units] = {}
         for lease in self.leases.values():
-            key, still = (lease.borrower, lease.consumer), int(lease.state in {"pending", "expired"})
-            held = still * lease.units
-            more: tuple[Any, ...] = (lease.units, lease.charge(), lease.used, held, lease.used, 0, still)
-            found[key] = tuple(a + b for a, b in zip(found.get(key, (0,) * 7), more, strict=True))
+            still, charge = int(lease.state in _LIVE), lease.charge()
+            for of in range(len(self.request_max)):
+                key, units = (lease.borrower, lease.consumer, of), lease.units[of]
+                more = (units, charge[of], lease.used[of], still * units, lease.used[0], 0, still)
+                found[key] = tuple(map(int.__add__, found[key], more)) if key in found else more
         return found
+
+
+def _limits(of: int, path: list[OnPath]) -> list[tuple[Budget, int]]:
+    return [(budget, limit) for budget, limit, _, _ in path if budget[2] == of and limit is not None]

@@ -14,7 +14,8 @@ from assurance.campaign import Campaign, Target
 from assurance.campaigns.crash_points import COVERS
 from assurance.faults.segments import folder
 from assurance.figures import Figures, of_seed
-from assurance.ledger_pair import Divergence, Pair, step
+from assurance.ledger_life import step
+from assurance.ledger_pair import Divergence, Pair
 from assurance.machine import in_memory
 
 _STEPS = 250
@@ -43,7 +44,8 @@ def _play(seed: int, ledger: str | None) -> tuple[Counter[str], list[str], str |
     chance = random.Random(seed)
     store = "PostgreSQL" if ledger else "SQLite"
     with folder() as where:
-        pair = Pair(where / "custodian", ledger, chance.choice(list(Dial)))
+        compute = chance.random() < 0.5
+        pair = Pair(where / "custodian", ledger, chance.choice(list(Dial)), compute=compute)
         wrong = None
         try:
             while pair.steps < _STEPS:
@@ -55,6 +57,7 @@ def _play(seed: int, ledger: str | None) -> tuple[Counter[str], list[str], str |
             pair.close()
         states = Counter(lease.state for lease in pair.model.leases.values())
         counts = Counter({"steps": pair.steps, store: pair.steps, "leases": len(pair.model.leases)})
+        counts["in two dimensions"] = compute * pair.steps
         counts.update({f"lease {state}": number for state, number in states.items()})
         counts.update({f"wish {outcome}": number for outcome, number in pair.outcomes.items()})
         return counts, [f"{number}: {line}" for number, line in enumerate(pair.told)], wrong
@@ -87,26 +90,29 @@ def _figure(figures: Figures) -> str:
         for state in ("closed", "closed_late", "expired", "written_off", "pending")
     )
     return (
-        f"{count('steps'):,} steps ({count('SQLite'):,} on SQLite, {count('PostgreSQL'):,} on PostgreSQL), "
+        f"{count('steps'):,} steps ({count('SQLite'):,} on SQLite, {count('PostgreSQL'):,} on PostgreSQL; "
+        f"{count('in two dimensions'):,} where compute is metered, too), "
         f"{len(figures.violations)} divergences; wishes: {wishes}; {count('leases'):,} leases at the end: {states}"
     )
 
 
 CAMPAIGN = Campaign(
     name="model-machine",
-    claim="The custodian does what a model of 200 lines of plain arithmetic says, at each step, on both stores.",
-    counts=f"steps of histories of {_STEPS}: grants and limits in all seven windows at all levels, with ends; wishes, "
-    "honest, repeated and contradictory reports, late ones, expiry, stops and resumes, write-offs, boots, restarts, "
-    "and "
-    "up to 300 days that pass, under each dial. After each: every answer (units, ttl, code, epoch), every row, lease, "
-    "stop and running total of the custodian is the model's; at the end the log verifies and gives the same balances.",
+    claim="The custodian does what a model of 300 lines of plain arithmetic says, at each step, on both stores.",
+    counts=f"steps of histories of {_STEPS}: grants and limits in all seven windows at all levels, with ends, of "
+    "inferences and, in half of the histories, of compute as well; wishes, honest, repeated and contradictory reports, "
+    "late ones, expiry, requests for more and their decisions, stops and resumes, write-offs, boots, restarts, and up "
+    "to 300 days that pass, under each dial. After each: every answer (units, ttl, code, what is short, rooms, epoch), "
+    "every row, lease, stop, open request and running total of the custodian is the model's; at the end the log "
+    "verifies and gives the same balances.",
     target=Target(1_000_000, "steps"),
-    shows_not="several custodians or several jobs at once on one ledger, non-refundable instances, requests for more "
-    "budget, a change of generation; and nothing that specification and model have wrong alike.",
+    shows_not="several custodians or several jobs at once on one ledger, non-refundable instances, tokens, "
+    "a change of generation; and nothing that specification and model have wrong alike.",
     covers=(
         *COVERS,
         "tests/postgres_server.py",
         "assurance/model_ledger.py",
+        "assurance/ledger_life.py",
         "assurance/ledger_pair.py",
         "assurance/campaigns/model_machine.py",
     ),

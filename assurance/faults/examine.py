@@ -34,9 +34,9 @@ from assurance.faults.life import Life, Told, repeat
 _UNKNOWN = "StorageError"
 #: Of a lease on its rows: is it held, and is all of it spent or what was reported.
 _HELD, _IN_FULL = {"pending"}, {"expired", "written_off"}
-#: The running totals, whose units are of one dimension here: granted, charged, used and held; then what was counted.
+#: The running totals, in each dimension: granted, charged, used and held; then what was counted.
 TOTALS: Final = select(
-    *(usage.c.model, usage.c.borrower, usage.c.consumer),
+    *(usage.c.model, usage.c.borrower, usage.c.consumer, usage_units.c.dimension),
     *(usage_units.c.granted, usage_units.c.charged, usage_units.c.used, usage_units.c.held),
     *(usage.c.ok, usage.c.err, usage.c.open_leases),
 ).join_from(
@@ -56,7 +56,7 @@ class Ledger:
     leases: dict[str, Lease]
     states: dict[str, str]
     rows: dict[str, tuple[int | None, int, int]]
-    usage: dict[tuple[str, str, str], tuple[int, ...]]
+    usage: dict[tuple[str, ...], tuple[int, ...]]
     entries: list[bytes]
     note: str
     integrity: str
@@ -73,7 +73,7 @@ def read(custodian: Custodian, transaction: Transaction) -> Ledger:
         leases={one.lease_id: decode(one.body, Lease) for one in found},
         states={one.lease_id: one.state for one in found},
         rows={row.key: (row.unit_limit, row.posted, row.pending) for row in rows},
-        usage={(one[0], one[1], one[2]): tuple(one[3:]) for one in transaction.execute(TOTALS)},
+        usage={tuple(one[:4]): tuple(one[4:]) for one in transaction.execute(TOTALS)},
         entries=log.page(transaction, 0, 1 << 30),
         note=custodian.checkpoint(transaction),
         integrity=integrity,
@@ -83,21 +83,22 @@ def read(custodian: Custodian, transaction: Transaction) -> Ledger:
 # --- The ledger by itself ------------------------------------------------------------------------------
 
 
-def _summed(ledger: Ledger) -> tuple[Counter[tuple[str, str]], dict[tuple[str, str, str], tuple[int, ...]]]:
+def _summed(ledger: Ledger) -> tuple[Counter[tuple[str, str]], dict[tuple[str, ...], tuple[int, ...]]]:
     """Add up leases: what is posted and pending on each row, and what was granted, charged and used."""
     rows: Counter[tuple[str, str]] = Counter()
-    totals: dict[tuple[str, str, str], tuple[int, ...]] = {}
+    totals: dict[tuple[str, ...], tuple[int, ...]] = {}
     for lease in ledger.leases.values():
-        units, seen, state = lease.units.inferences, lease.seen.inferences, lease.state.value
-        spent = units if state in _IN_FULL or not lease.refundable else seen
+        state = lease.state.value
+        spent = lease.units if state in _IN_FULL or not lease.refundable else lease.seen
+        charged = lease.units if state in _HELD else spent
         for key in lease.rows:
-            name = encode(key).decode()
-            rows[name, "pending" if state in _HELD else "posted"] += units if state in _HELD else spent
-        charged = units if state in _HELD else spent
+            rows[encode(key).decode(), "pending" if state in _HELD else "posted"] += charged.get(key.dimension)
         still = int(state in {"pending", "expired"})
-        new = (units, charged, seen, still * units, lease.ok, lease.err, still)
-        place = (str(lease.model), str(lease.borrower), str(lease.consumer))
-        totals[place] = tuple(a + b for a, b in zip(totals.get(place, (0,) * 7), new, strict=True))
+        for dimension, units in lease.units.items():
+            more = (units, charged.get(dimension), lease.seen.get(dimension), still * units)
+            place = (str(lease.model), str(lease.borrower), str(lease.consumer), dimension.value)
+            new = (*more, lease.ok, lease.err, still)
+            totals[place] = tuple(a + b for a, b in zip(totals.get(place, (0,) * 7), new, strict=True))
     return rows, totals
 
 
