@@ -19,7 +19,9 @@ LIMITS = (None, None, 0, 40, 100, 400, 5_000, 100_000, 100_000)
 #: What a limit or a grant is multiplied by, in each dimension.
 SCALE = (1, REQUEST_MS)
 #: How often a wish is larger than any lease may be.
-_HUGE = 0.01
+_HUGE = 0.02
+#: How often a report is of what cannot be.
+_IMPOSSIBLE = 0.02
 
 
 def wish(
@@ -48,6 +50,10 @@ def _reports(pair: Pair, slot: int, chance: random.Random) -> list[Report]:
     for lease_id in chance.sample(live, k=min(len(live), chance.randint(0, 3))):
         lease = pair.model.leases[lease_id]
         used = _between(lease.used, lease.units, chance)
+        if chance.random() < _IMPOSSIBLE:  # of one dimension, less than before or more than there is
+            of = chance.randrange(2)
+            wrong = chance.choice((max(0, lease.used[of] - 1), lease.units[of] + 1))
+            used = (wrong, used[1]) if of == 0 else (used[0], wrong)
         found.append(report_on(lease_id, lease.seq + 1, used, final=chance.random() < 0.5))
     if pair.known and chance.random() < 0.15:
         lease_id = chance.choice(pair.known)
@@ -67,10 +73,12 @@ def _renew(pair: Pair, chance: random.Random) -> None:
     usual = (CONSUMER, NIGHT) if BORROWERS[slot] == BORROWER else (STRANGER,)
     wants = []
     for _ in range(chance.choice((0, 1, 1, 1, 2, 3))):
-        minimum = (chance.choice((1, 1, 1, 2, 7, 40)), chance.choice((0, 40, 40, 40, 80, 300, 1_600)))
+        count = chance.choice((1, 1, 1, 2, 7, 40))
+        minimum = (count, chance.choice((0, REQUEST_MS, REQUEST_MS, 300, REQUEST_MS * count)))
         if chance.random() < _HUGE:
-            minimum = chance.choice(((2_000_000, 0), (1, 2_000_000)))
-        target = (minimum[0] + chance.choice((0, 5, 300)), minimum[1] + chance.choice((0, 200, 12_000)))
+            minimum = chance.choice(((2_000_000, 0), (1, 2_000_000), (2_000_000, 2_000_000)))
+        more = (chance.choice((0, 5, 300, 5_000)), chance.choice((0, 200, 12_000, 200_000)))
+        target = (minimum[0] + more[0], minimum[1] + more[1])
         consumer = chance.choice(usual if chance.random() < 0.95 else WISHERS)
         # In bound mode a wish names its request, unless its enclave was admitted on other terms.
         named = pair.model.dial == Dial.BOUND.value and chance.random() < 0.9
