@@ -117,7 +117,7 @@ def _mend(pair: Pair, chance: random.Random, kind: float) -> bool:
     elif _idle(pair) and kind < 0.5:
         pair.boot(chance.choice(_idle(pair)))
     elif pair.model.missing() and kind < 0.3:
-        pair.grant(((), Window.LIFETIME.value, COMPUTE), chance.choice((8_000, 80_000, 800_000)))
+        pair.grant(((), Window.LIFETIME.value, COMPUTE), chance.choice((8_000, 80_000, 800_000, 8_000_000)))
     elif pair.asks and kind < 0.03:
         pair.decide(chance.choice(sorted(pair.asks)), approve=chance.random() < 0.5)
     else:

@@ -33,7 +33,7 @@ from aigovtool.protocol.commands import COMMAND, Act, AskState
 from aigovtool.protocol.messages import Answer, Deny, Grant, RenewReply, Report, Want
 from aigovtool.testing.simulated_tee.attester import SimulatedPlatform, measure
 from assurance.faults.examine import TOTALS, contradictions, read
-from assurance.model_ledger import Budget, Holder, Model, Said
+from assurance.model_ledger import Budget, Holder, Model, Said, Units
 
 SLOTS = 3
 #: A second consumer of the first borrower.
@@ -277,9 +277,10 @@ class Pair:
             raise Divergence(f"rows {rows}, model {due}")
         kept = {}
         for lease_id, state, inferences, compute, data in transaction.execute(_LEASES):
-            body = decoded(data, Lease)
-            kept[lease_id] = (state, body.state.value, (inferences, compute), body.seq, units_of(body.seen))
-        held = {name: (one.state, one.state, one.units, one.seq, one.used) for name, one in model.leases.items()}
+            kept[lease_id] = (state, (inferences, compute), *_lease(data))
+        held = {
+            name: (one.state, one.units, one.state, one.units, one.seq, one.used) for name, one in model.leases.items()
+        }
         if kept != held:
             raise Divergence(f"leases {kept}, model {held}")
         totals = {(one[1], one[2], _NUMBER[one[3]]): tuple(one[4:]) for one in transaction.execute(TOTALS)}
@@ -312,6 +313,12 @@ def _row(key: str) -> tuple[Budget, int]:
 
 def _asked(ask: AskState) -> tuple[str, str, int]:
     return str(ask.scope.borrower), str(ask.scope.consumer), _NUMBER[ask.dimension]
+
+
+@lru_cache(maxsize=1 << 14)
+def _lease(data: bytes) -> tuple[str, Units, int, Units]:
+    body = decode(data, Lease)
+    return body.state.value, units_of(body.units), body.seq, units_of(body.seen)
 
 
 def _scope(place: tuple[str, ...]) -> Scope:

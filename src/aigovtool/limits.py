@@ -112,6 +112,10 @@ MAX_OPEN_BODY_BYTES: Final = 16 * MAX_INFER_BODY_BYTES
 # --- Leases ----------------------------------------------------------------------------------
 MAX_REPORTS_PER_RENEWAL: Final = 1_000
 MAX_WANTS_PER_RENEWAL: Final = 1_000
+# Paths of which an answer tells what is left: with a thousand grants beside them it stays under 1 MiB.
+MAX_ROOMS_PER_ANSWER: Final = 250
+# Units that people can be asked for at once.
+MAX_ASKED: Final = 10**12
 
 # --- Receipts --------------------------------------------------------------------------------
 # A signed receipt travels in one response header: about 1.6 KiB, with an audit path of 20 hashes under 3 KiB.

@@ -313,6 +313,10 @@ async def test_an_appraisal_policy_is_not_rolled_back(bench: Bench) -> None:
     """Only a higher version replaces it; the same version with another content is a fork."""
     policy = wiring.development_policy()
     await bench.command(acts.SetAppraisalPolicy(policy=msgspec.structs.replace(policy, version=5)))
+    last_word = acts.SetAppraisalPolicy(policy=msgspec.structs.replace(policy, version=2**53 - 1))
+    with pytest.raises(InvalidValueError) as caught:
+        await bench.command(last_word)
+    assert caught.value.reason == "version_too_large"
     older = acts.SetAppraisalPolicy(policy=msgspec.structs.replace(policy, version=4))
     await refused(bench, older, AppraisalError, "policy_rollback")
     other = acts.SetAppraisalPolicy(policy=msgspec.structs.replace(policy, version=5, memory_encryption_required=False))

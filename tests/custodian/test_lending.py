@@ -75,6 +75,7 @@ async def test_a_stricter_dial_holds_from_the_next_lease(admitted: Enclave, lent
     ("changes", "error", "reason"),
     [
         ({"policy": default_policy(Dial.STRICT)}, ConflictError, "terms_rollback"),
+        ({"policy": default_policy(Dial.STRICT, version=1_002)}, InvalidValueError, "version_too_large"),
         (
             {
                 "policy": msgspec.structs.replace(

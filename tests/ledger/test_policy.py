@@ -183,6 +183,8 @@ def test_what_else_is_metered_changes_the_digest() -> None:
         {"request_max": {"inferences": 5}},
         {"also": ["input_tokens"], "request_max": {"input_tokens": 5}},
         {"also": ["compute_ms"], "request_max": {"compute_ms": 5, "output_tokens": 5}},
+        {"also": ["compute_ms"], "request_max": {"compute_ms": 60_001}},
+        {"also": ["output_tokens"], "request_max": {"output_tokens": 10**9 + 1}},
         {"also": ["everything"]},
     ],
     ids=str,

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from tests.protocol.test_metering import (
     ANNA,
+    BERT,
     CUSTODIAN,
     INSTANCE,
     MODEL,
@@ -19,6 +20,7 @@ from tests.protocol.test_metering import (
 from aigovtool.errors import BudgetExhaustedError, BudgetReservedError, ConflictError
 from aigovtool.ids import Digest, digest_of
 from aigovtool.ledger.policy import Dial, default_policy
+from aigovtool.limits import MAX_WANTS_PER_RENEWAL
 from aigovtool.protocol.messages import Deny, DenyCode, Grant
 from aigovtool.protocol.metering import Meter
 from aigovtool.protocol.reservation import Reservation
@@ -42,7 +44,7 @@ def reserve(exchange: Exchange, now_ms: int, request: Digest | None, units: int 
 def wait(exchange: Exchange, now_ms: int, request: Digest, units: int = 1) -> None:
     """Begin to wait for a lease of this request."""
     assert reserve(exchange, now_ms, request, units) is None
-    exchange.meter.waiting(MODEL, ANNA, 1, request)
+    exchange.meter.waiting(MODEL, ANNA, 1, request, inferences(units))
 
 
 def leave(exchange: Exchange, request: Digest) -> None:
@@ -190,3 +192,42 @@ def test_units_that_others_hold_are_refused_with_a_hint(exchange: Exchange) -> N
     with pytest.raises(BudgetReservedError) as caught:
         reserve(exchange, 2, FIRST)
     assert caught.value.retry_after_s
+
+
+def test_who_is_refused_a_place_in_the_queue_leaves_no_trace(exchange: Exchange) -> None:
+    """Only who waits is asked for: a flood of requests that nobody lets wait draws no leases and takes no memory."""
+    wait(exchange, 1, FIRST)
+    for number in range(1_000):
+        assert reserve(exchange, 2, digest_of(b"%d" % number)) is None
+    renew = exchange.renew(3)
+    assert [want.request for want in renew.wants] == [FIRST]
+    demand = exchange.meter._wishes.get((MODEL, ANNA))
+    assert demand is not None
+    assert list(demand.requests) == [FIRST]
+    leave(exchange, FIRST)
+    assert not demand.requests
+
+
+def test_two_who_wait_for_the_same_request_are_both_served(exchange: Exchange) -> None:
+    """The same question twice is two answers: when the first has its lease, one is asked for the other."""
+    wait(exchange, 1, FIRST)
+    wait(exchange, 1, FIRST)
+    exchange.round_trip(2, bound(1, FIRST))
+    first = reserve(exchange, 3, FIRST)
+    assert first is not None
+    leave(exchange, FIRST)
+    assert reserve(exchange, 3, FIRST) is None
+    renew = exchange.round_trip(4, bound(2, FIRST))
+    assert [want.request for want in renew.wants] == [FIRST]
+    assert reserve(exchange, 5, FIRST) is not None
+
+
+def test_one_consumers_many_requests_do_not_crowd_out_anothers(exchange: Exchange) -> None:
+    """Where a renewal cannot take all wishes, each path has its turn."""
+    for number in range(MAX_WANTS_PER_RENEWAL + 5):
+        wait(exchange, 1, digest_of(b"%d" % number))
+    assert exchange.meter.reserve(1, MODEL, BERT, inferences(1), SECOND) is None
+    exchange.meter.waiting(MODEL, BERT, 1, SECOND, inferences(1))
+    wants = exchange.renew(2).wants
+    assert len(wants) == MAX_WANTS_PER_RENEWAL
+    assert SECOND in [want.request for want in wants[:2]]

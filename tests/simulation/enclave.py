@@ -191,7 +191,7 @@ class Enclave:
         job.reservation = reservation
         (self.waiting if reservation is None else self.jobs).append(job)
         if waited != (reservation is None):
-            self.meter.waiting(MODEL, job.consumer, 1 if reservation is None else -1, job.request)
+            self.meter.waiting(MODEL, job.consumer, 1 if reservation is None else -1, job.request, units)
 
     def finish_jobs(self) -> None:
         """Let some of the work in flight go on, or end."""

@@ -43,5 +43,7 @@ class _CopyResponse(StreamingResponse):
         self._copy = copy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._copy.file:
+        try:
             await super().__call__(scope, receive, send)
+        finally:
+            self._copy.close()

@@ -93,7 +93,7 @@ class InstanceRun:
     async def _waited(
         self, model: ModelId, consumer: ConsumerId, units: UnitVector, request: Digest | None, deadline_ms: int
     ) -> Reservation:
-        self._meter.waiting(model, consumer, 1)
+        self._meter.waiting(model, consumer, 1, request, units)
         try:
             while True:
                 now_ms = self._clock.now_ms()

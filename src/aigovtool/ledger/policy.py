@@ -19,8 +19,9 @@ from aigovtool.ledger.units import ZERO, Dimension, UnitVector, of
 CLOCK_RATE_ERROR_PPM: Final = 500
 #: How long after the ttl the custodian waits for a final report before it charges a lease in full.
 GRACE_MS: Final = 5_000
-#: The longest that one request may compute.
+#: The longest that one request may compute, and the most that it may write.
 MAX_REQUEST_MS: Final = 60_000
+_MOST_TOKENS: Final = 10**9
 
 
 class Dial(StrEnum):
@@ -76,6 +77,8 @@ class ServingPolicy(Message, omit_defaults=True):
             limited = self.request_max.get(dimension) > 0
             if limited is not (dimension in _KNOWN_AFTERWARDS):
                 raise ValueError(f"`request_max` must {'not ' if limited else ''}limit {dimension.value}")
+        if self.request_max.compute_ms > MAX_REQUEST_MS or self.request_max.output_tokens > _MOST_TOKENS:
+            raise ValueError("`request_max` allows more than a request may take")
         if any(dimension not in self.counts for dimension, _ in self.request_max.items()):
             raise ValueError("`request_max` limits what is not metered")
 

@@ -16,7 +16,7 @@ from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.ledger.units import Dimension
-from aigovtool.limits import MAX_WITNESS_KEY_CHARS
+from aigovtool.limits import MAX_ASKED, MAX_WITNESS_KEY_CHARS
 
 COMMAND = "command.v1"
 #: A command older than this is refused; clocks of operators may differ by as much.
@@ -205,7 +205,7 @@ class AskRequest(Message, omit_defaults=True):
 
     ask_id: MessageId
     scope: Scope
-    units: Annotated[int, Meta(ge=1, le=10**12)]
+    units: Annotated[int, Meta(ge=1, le=MAX_ASKED)]
     reason: Reason
     dimension: Dimension = Dimension.INFERENCES
 

@@ -12,6 +12,8 @@ _HEADROOM_PERCENT = 120
 _RETRY_FLOOR_MS = 1_000
 #: Requests to ask for before any rate is known.
 _FIRST_REQUESTS = 8
+#: More than any lease may be; a wish is a number that its reader can read.
+_MOST = 10**12
 
 
 @dataclass(slots=True)
@@ -21,7 +23,8 @@ class Demand:
     `least` is what any request takes at least. `minimum` is the most that anybody who waits needs, said since the last
     answer; whoever still waits after an answer says it again. `path_remaining` is what the custodian could still grant,
     as of its last answer, where it is limited. `asked`: it was asked for more budget. `asking`: a renewal under way
-    asks for who waits. `requests` are those that wait for leases of their own (bound mode), by their digests.
+    asks for who waits. `requests` are those that wait for leases of their own (bound mode), by their digests: what each
+    needs, and how many wait for it.
     """
 
     since_ms: int
@@ -38,7 +41,7 @@ class Demand:
     asking: bool = False
     path_remaining: dict[Dimension, int] = field(default_factory=dict)
     rate_per_s: dict[Dimension, float] = field(default_factory=dict)
-    requests: dict[Digest, UnitVector] = field(default_factory=dict)
+    requests: dict[Digest, tuple[UnitVector, int]] = field(default_factory=dict)
 
     @property
     def pressing(self) -> bool:
@@ -48,6 +51,17 @@ class Demand:
     def need(self, units: UnitVector) -> None:
         """Somebody cannot have these units yet."""
         self.minimum = self.minimum.highest(units)
+
+    def expect(self, request: Digest, units: UnitVector) -> None:
+        """Somebody waits for a lease of this request."""
+        _, waiting = self.requests.get(request, (ZERO, 0))
+        self.requests[request] = units, waiting + 1
+
+    def give_up(self, request: Digest) -> None:
+        """One of those who wait for a lease of this request does so no more."""
+        units, waiting = self.requests.pop(request, (ZERO, 0))
+        if waiting > 1:
+            self.requests[request] = units, waiting - 1
 
     def take(self, now_ms: int, units: UnitVector) -> None:
         """Count units that were reserved."""
@@ -84,4 +98,5 @@ class Demand:
             targets[dimension] = max(
                 self.minimum.get(dimension), self.waiting * least, by_rate, _FIRST_REQUESTS * max(1, least)
             )
+            targets[dimension] = max(self.minimum.get(dimension), min(targets[dimension], _MOST))
         return vector(targets)

@@ -22,14 +22,18 @@ WIPED = "wiped.v1"
 LISTEN = "listen.v1"
 
 
+#: Answers and failures on one lease. They are summed up over leases, and the sums must stay readable.
+Answers = Annotated[int, Meta(ge=0, le=10**9)]
+
+
 class Report(Message):
     """Cumulative usage of one lease. `receipts` is the head of its chain of receipts (hex, or empty)."""
 
     lease_id: LeaseId
     seq: Units
     used: UnitVector
-    ok: Units
-    err: Units
+    ok: Answers
+    err: Answers
     final: bool
     receipts: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$(?!\n)")]
 

@@ -98,8 +98,6 @@ class Meter:
                 return self._running.start(holding, units)
         self._wishes.refuse(now_ms, path, units, self._next_renew_ms)
         demand.need(units)
-        if bound_to is not None:
-            demand.requests[bound_to] = units
         return None
 
     def check(self, now_ms: int, consumer: ConsumerId) -> None:
@@ -178,9 +176,11 @@ class Meter:
             left = left.plus(holding.free)
         return left
 
-    def waiting(self, model: ModelId, consumer: ConsumerId, change: int, request: Digest | None = None) -> None:
-        """Count requests that wait for units (`change` is +1 or -1); `request` as for `reserve`."""
-        self._wishes.wait((model, consumer), change, request)
+    def waiting(
+        self, model: ModelId, consumer: ConsumerId, change: int, request: Digest | None = None, units: UnitVector = ZERO
+    ) -> None:
+        """Count requests that wait for `units` (`change` is +1 or -1); `request` as for `reserve`."""
+        self._wishes.wait((model, consumer), change, request, units)
 
     # -- Renewal ------------------------------------------------------------------------------
 

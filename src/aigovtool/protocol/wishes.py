@@ -18,6 +18,7 @@ At each event only paths are looked at that may have changed since they were las
 """
 
 from collections.abc import Mapping
+from itertools import zip_longest
 
 from aigovtool.errors import ConflictError
 from aigovtool.ids import ConsumerId, Digest, ModelId
@@ -74,12 +75,18 @@ class Wishes:
         if path in self._demand:
             self._agenda.look(path)
 
-    def wait(self, path: PathKey, change: int, request: Digest | None = None) -> None:
-        """Count requests that wait for units (`change` is +1 or -1; then nobody waits for this request any more)."""
+    def wait(self, path: PathKey, change: int, request: Digest | None = None, units: UnitVector = ZERO) -> None:
+        """Count requests that wait for units (`change` is +1 or -1); in bound mode, for a lease of their own.
+
+        Nothing is asked for who does not wait: what is refused a place in the queue must leave no trace.
+        """
         demand = self._demand[path]
         demand.waiting += change
-        if change < 0 and request is not None:
-            demand.requests.pop(request, None)
+        if request is not None and self._is_bound(path[0]):
+            if change > 0:
+                demand.expect(request, units)
+            else:
+                demand.give_up(request)
         self._agenda.look(path)
         if demand.waiting:
             self._waiting[path] = None
@@ -201,8 +208,10 @@ class Wishes:
         """Return what to ask for in a new renewal, those first who wait for it."""
         short = [(path, demand) for path, demand in self._demand.items() if self._wants_more(now_ms, path, demand)]
         short.sort(key=lambda each: not each[1].waiting)
-        wants = [want for path, demand in short for want in self._asked(now_ms, path, demand)]
-        return wants[:MAX_WANTS_PER_RENEWAL]
+        # One wish of each path at a time, so that one consumer's many requests do not crowd out another's only one.
+        asked = [self._asked(now_ms, path, demand) for path, demand in short]
+        turns = zip_longest(*asked)
+        return [want for turn in turns for want in turn if want is not None][:MAX_WANTS_PER_RENEWAL]
 
     def _asked(self, now_ms: int, path: PathKey, demand: Demand) -> list[Want]:
         model, consumer = path
@@ -227,7 +236,7 @@ class Wishes:
         held = self._shelf.open(path)
         return [
             (request, units)
-            for request, units in demand.requests.items()
+            for request, (units, _) in demand.requests.items()
             if not any(holding.request == request and holding.serves(now_ms, units) for holding in held)
         ]
 

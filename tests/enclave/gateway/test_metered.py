@@ -5,6 +5,7 @@ import base64
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,31 @@ async def test_a_run_over_its_compute_limit_is_charged_nothing(tmp_path: Path) -
         _, receipt = told(await infer(service.run, steps(service, 1, "short")))
         await service.shut_down()
         assert await rows(site) == {INFERENCES: (1, 0), COMPUTE: (receipt.units.compute_ms, 0)}
+
+
+async def test_an_operator_that_outlasts_the_limit_is_not_answered(tmp_path: Path) -> None:
+    """The engine looks between operators only: the last one ends late, in order, and was too long all the same."""
+    changes = {"graph": product(), "policy": default_policy(Dial.BALANCED, compute_ms=10)}
+    async with lent(tmp_path, {INFERENCES: 10, COMPUTE: 100_000}, **changes) as (site, service):
+        body = {"inputs": [{"name": "s", "shape": [2], "datatype": "INT64", "data": [2_500, 2_500]}]}
+        large = replace(asked(service.run, "large"), body=json.dumps(body).encode())
+        with pytest.raises(DeadlineError) as caught:
+            await infer(service.run, large)
+        assert caught.value.reason == "compute_limit"
+        await service.shut_down()
+        assert await rows(site) == {INFERENCES: (0, 0), COMPUTE: (0, 0)}
+
+
+def product() -> bytes:
+    """Return a model whose last operator is a product of two matrices of the size that is asked for."""
+    graph = helper.make_graph(
+        [helper.make_node("ConstantOfShape", ["s"], ["a"]), helper.make_node("MatMul", ["a", "a"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("s", TensorProto.INT64, [2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["a", "b"])],
+    )
+    made: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(made.SerializeToString())
 
 
 async def test_no_more_is_charged_than_was_reserved(tmp_path: Path) -> None:

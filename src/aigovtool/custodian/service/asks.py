@@ -15,6 +15,7 @@ from aigovtool.ledger.budget import BudgetRow, Scope, path, rooms
 from aigovtool.ledger.entry import Asked, PartyRole, StopTarget
 from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.ledger.units import Dimension
+from aigovtool.limits import MAX_ASKED
 from aigovtool.protocol.commands import AskRequest, AskState
 from aigovtool.protocol.messages import Want
 from aigovtool.protocol.views import DimensionRoom, OwnBudget, OwnView
@@ -29,7 +30,7 @@ def file_by_enclave(
         ask = AskRequest(
             ask_id=MessageId(secrets.token_hex(16)),
             scope=scope,
-            units=max(1, want.target.get(exhausted)),
+            units=min(max(1, want.target.get(exhausted)), MAX_ASKED),
             reason="budget exhausted",
             dimension=exhausted,
         )

@@ -24,9 +24,15 @@ _LOG: Final = logging.getLogger(__name__)
 class LedgerCopy:
     """A copy in a file that has no name; it is gone when it is closed."""
 
+    custodian: Custodian
     file: BinaryIO
     size_bytes: int
     checkpoint: str
+
+    def close(self) -> None:
+        """Free its space, and let another one be made."""
+        self.file.close()
+        self.custodian.copying = False
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the copy; whoever asked for it closes it."""
@@ -35,22 +41,23 @@ class LedgerCopy:
 
 
 async def copy_ledger(custodian: Custodian, identity: Identity) -> LedgerCopy:
-    """Copy the ledger while it is served; one copy at a time.
+    """Copy the ledger while it is served; one copy at a time, until it is closed: each takes the disk's space.
 
     Raises:
         ForbiddenError: the operator was revoked.
-        OverloadedError: one is being made.
+        OverloadedError: one is being made or sent.
         ConflictError: the ledger is on PostgreSQL (`backup_postgres`).
         StorageError: it could not be written (`copy_failed`).
     """
     await custodian.database.run(lambda transaction: party_of(transaction, identity))
     if custodian.copying:
-        raise OverloadedError("a copy of the ledger is being made already", reason="copying", retry_after_s=10)
+        raise OverloadedError("a copy of the ledger is being made or sent already", reason="copying", retry_after_s=10)
     custodian.copying = True
     try:
         file, checkpoint = await asyncio.wrap_future(custodian.database.copy(custodian.checkpoint))
-    finally:
+    except BaseException:
         custodian.copying = False
+        raise
     size = os.fstat(file.fileno()).st_size
     _LOG.info("ledger_copied", extra={"operator": identity.name, "bytes": size})
-    return LedgerCopy(file=file, size_bytes=size, checkpoint=checkpoint)
+    return LedgerCopy(custodian=custodian, file=file, size_bytes=size, checkpoint=checkpoint)

@@ -17,6 +17,7 @@ from aigovtool.custodian.service import lending, recovery, witnesses
 from aigovtool.custodian.service.acting import Acting
 from aigovtool.custodian.service.announcements import announce
 from aigovtool.custodian.service.asks import party_of
+from aigovtool.custodian.service.lending import require_next
 from aigovtool.custodian.store import asks, budgets, facts, instances, models, parties, stops
 from aigovtool.custodian.store.records import Party
 from aigovtool.custodian.store.transaction import Transaction
@@ -201,6 +202,7 @@ def _set_appraisal_policy(acting: Acting, act: commands.SetAppraisalPolicy) -> C
     before = facts.get(acting.transaction, facts.APPRAISAL_POLICY, type(act.policy))
     if before is not None:
         require_successor(act.policy, mark_of(before))
+        require_next(act.policy.version, before.version)
     facts.put(acting.transaction, facts.APPRAISAL_POLICY, act.policy)
     facts.next_epoch(acting.transaction)
     index = acting.record(

@@ -18,6 +18,8 @@ from aigovtool.package.manifest import Manifest
 from aigovtool.protocol import commands
 from aigovtool.protocol.commands import CommandResult
 
+#: How far a version may be ahead of that in force: whoever could use the last one up would have the last word.
+_FURTHEST: Final = 1_000
 #: What an enclave can measure of an ONNX model's work: the only kind of model that is lent yet.
 _MEASURED: Final = frozenset({Dimension.INFERENCES, Dimension.COMPUTE_MS})
 
@@ -48,6 +50,20 @@ def add_model(acting: Acting, act: commands.AddModel) -> CommandResult:
     return acting.result(index)
 
 
+def require_next(version: int, present: int) -> None:
+    """Refuse a version so far ahead that there may be none left for the next change.
+
+    Raises:
+        InvalidValueError: `version_too_large`.
+    """
+    if version > present + _FURTHEST:
+        raise InvalidValueError(
+            f"version {version} is too far from {present}, which is in force",
+            reason="version_too_large",
+            fix=f"take the next version, {present + 1}",
+        )
+
+
 def _require_terms(policy: ServingPolicy, manifest: Manifest) -> None:
     """Refuse terms that no enclave could keep, or that would not mean what they say.
 
@@ -74,7 +90,8 @@ def set_model_terms(acting: Acting, act: commands.SetModelTerms) -> CommandResul
     """Change to whom a model is lent and how its leases are cut.
 
     Raises:
-        InvalidValueError: it is metered in other dimensions (`dimension_fixed`), or as `_require_terms`.
+        InvalidValueError: it is metered in other dimensions (`dimension_fixed`), too far a version
+            (`version_too_large`), or as `_require_terms`.
         ConflictError: not a higher version than that in force (`terms_rollback`).
     """
     model = models.require(acting.transaction, act.model)
@@ -92,6 +109,7 @@ def set_model_terms(acting: Acting, act: commands.SetModelTerms) -> CommandResul
             reason="terms_rollback",
             fix="look at the present terms and take the next version",
         )
+    require_next(act.policy.version, model.policy.version)
     changed = msgspec.structs.replace(model, policy=act.policy, borrowers=act.borrowers)
     models.replace(acting.transaction, changed)
     epoch = facts.next_epoch(acting.transaction)

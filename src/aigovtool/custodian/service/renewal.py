@@ -24,6 +24,7 @@ from aigovtool.ledger.budget import path
 from aigovtool.ledger.entry import Wiped
 from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.ledger.units import Dimension
+from aigovtool.limits import MAX_ROOMS_PER_ANSWER
 from aigovtool.protocol import messages
 from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, PathRoom, Push, Renew, RenewReply
 from aigovtool.protocol.stop import STOP_STATE
@@ -128,7 +129,9 @@ def _rooms(
     """
     now_ms = transaction.head.clock_ms
     found = dict(known) if len(known) == 1 else {}
-    for model, consumer in sorted((reported | known.keys()) - found.keys()):
+    # Those that were wanted first; so many that the whole answer stays within what a message may have.
+    others = [*sorted(known.keys() - found.keys()), *sorted(reported - known.keys())]
+    for model, consumer in others[:MAX_ROOMS_PER_ANSWER]:
         if (policy := policies.get(model)) is not None:
             rows = budgets.rows_on(transaction, path(model, instance.borrower, consumer), now_ms)
             found[model, consumer] = rooms_on(rows, policy, now_ms)

@@ -39,7 +39,11 @@ def from_2_to_3(connection: Connection) -> None:
 
 def _dimensions(connection: Connection) -> dict[str, str]:
     found = connection.execute(text("SELECT model, body FROM models")).all()
-    return {model: json.loads(bytes(body))["policy"]["dimension"] for model, body in found}
+    dimensions = {model: json.loads(bytes(body))["policy"]["dimension"] for model, body in found}
+    for model, dimension in dimensions.items():
+        if dimension in {"output_tokens", "compute_ms"}:
+            raise ValueError(f"{model} meters {dimension} alone, which no enclave could: withdraw it first")
+    return dimensions
 
 
 def _leases(connection: Connection, dimensions: dict[str, str]) -> None:

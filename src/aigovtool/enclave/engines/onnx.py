@@ -146,6 +146,8 @@ class OnnxModel:
             raise EngineError(f"ONNX Runtime failed on this request ({_kind(error)})", reason="run_failed") from None
         finally:
             guard.release()
+        if guard.expired:  # it is told between operators only: the last one may end late, and in order
+            raise DeadlineError("the run was ended at its deadline")
         return _to_tensors(names, results)
 
 
