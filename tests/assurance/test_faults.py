@@ -3,6 +3,7 @@
 import random
 import shutil
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -16,9 +17,14 @@ from assurance.faults.segments import Start, folder, start_of
 
 @pytest.fixture(scope="module")
 def start() -> Iterator[Start]:
-    """A short part of a life, from a ledger that was copied while it was served."""
-    with folder() as where:
-        yield start_of(20, where)
+    """A short part of a life in which leases are granted, from a ledger that was copied while it was served."""
+    for number in count(20):
+        with folder() as where:
+            begun = start_of(number, where / "begun")
+            lived = begun.segment.run(where / "lived", Part.SERVING)
+            if sum(len(one.granted) for one in answered(lived.told)) > 1:
+                yield begun
+                return
 
 
 @pytest.fixture(scope="module")
