@@ -5,12 +5,14 @@ what was counted is kept although the run is interrupted.
 """
 
 import multiprocessing
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import partial
 
+from aigovtool.cli.demo.child import live_no_longer_than
 from assurance.campaign import Campaign
 from assurance.catalogue import campaign_named
 from assurance.code_digest import code_digest, commit_of
@@ -110,7 +112,9 @@ def in_workers(
     Raises:
         SystemExit: a process has died, or a seed could not be played to its end. It says which seeds are concerned.
     """
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    # A process of the pool waits for work for ever when this one is killed, unless the kernel ends it.
+    with ProcessPoolExecutor(workers, spawn, initializer=live_no_longer_than, initargs=(os.getpid(),)) as pool:
         running: dict[Future[Figures], list[int]] = {}
         for batch in batches:
             if time.monotonic() >= deadline:

@@ -1,6 +1,8 @@
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import pytest
 from assurance.campaign import Bound, Campaign, Target
 from assurance.catalogue import CAMPAIGNS, campaign_named
-from assurance.code_digest import code_digest, files_under
+from assurance.code_digest import ROOT, code_digest, files_under
 from assurance.failed_seeds import failed_seeds, keep_failed
 from assurance.figures import NOTHING, Figures, Span, next_seeds, of_seed, percentile, union
 from assurance.machine import this_machine
@@ -117,6 +119,38 @@ def test_a_worker_that_dies_or_fails_ends_the_campaign(work: Any, why: str) -> N
 
 
 # --- Figures belong to code --------------------------------------------------------------------------
+
+
+def test_workers_do_not_outlive_a_run_that_is_killed(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    lines = (
+        "import functools, pathlib, sys, time",
+        "from assurance.runner import in_workers",
+        "from tests.assurance.working import tell_and_wait",
+        "work = functools.partial(tell_and_wait, pathlib.Path(sys.argv[1]))",
+        "print(list(in_workers(1, iter([[0]]), work, time.monotonic() + 120)))",
+    )
+    with subprocess.Popen([sys.executable, "-c", "\n".join(lines), str(told)], cwd=ROOT) as run:
+        try:
+            _until(told.exists)
+        finally:
+            run.kill()
+    _until(lambda: not _lives(int(told.read_text())))
+
+
+def _lives(worker: int) -> bool:
+    """Whether the process runs; one that has ended and was not yet collected has no command line."""
+    try:
+        return b"spawn_main" in Path(f"/proc/{worker}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline, "it does not come to hold"
+        time.sleep(0.05)
 
 
 def test_a_change_of_the_code_voids_its_figures() -> None:
