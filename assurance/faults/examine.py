@@ -6,6 +6,7 @@ limit; the log verifies against its own head, continues what was shown before, a
 """
 
 import asyncio
+import gc
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -227,10 +228,12 @@ def examine(life: Life, directory: Path, told: list[Told], before: set[str]) -> 
     try:
         bench.custodian.time_ms = lambda: bench.now_ms
         return asyncio.run(_examine(life, told, before))
-    except (AIGovToolError, ValueError) as error:
-        return Finding([f"the ledger cannot be read: {error}"])
+    except Exception as error:  # noqa: BLE001 - a damaged file gives nothing where something must be, and all that follows
+        return Finding([f"the ledger cannot be read: {error!r}"])
     finally:
         bench.custodian.database.close()
+        if bench.custodian.database.failed.is_set():
+            gc.collect()  # a failed statement holds the file, locked, as long as its traceback is there
         bench.custodian, bench.now_ms, life.tell = kept
 
 

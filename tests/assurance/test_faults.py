@@ -14,6 +14,9 @@ from assurance.faults.power import Cut, Event, File, cuts, events_of, put
 from assurance.faults.process import Ended, Part, words
 from assurance.faults.segments import Start, folder, start_of
 
+#: The size of a page of a SQLite file.
+_PAGE = 4096
+
 
 @pytest.fixture(scope="module")
 def start() -> Iterator[Start]:
@@ -86,6 +89,28 @@ def test_a_ledger_that_cannot_be_opened_is_a_finding(start: Start, tmp_path: Pat
     shutil.copytree(start.segment.start, tmp_path / "run")
     (tmp_path / "run" / "ledger.db").write_bytes(b"rubbish" * 1000)
     assert "cannot be" in examine(start.segment.life, tmp_path / "run", [], start.leases).wrong[0]
+
+
+def test_a_damaged_page_is_a_finding(start: Start, tmp_path: Path) -> None:
+    """Whatever a page is damaged with, and whatever is read out of it."""
+    life, directory = start.segment.life, tmp_path / "run"
+    shutil.copytree(start.segment.start, directory)
+    assert examine(life, directory, [], start.leases).wrong == []
+    file = directory / "ledger.db"
+    whole = file.read_bytes()
+    assert not list(directory.glob("ledger.db-*"))
+    pages = [whole[at : at + _PAGE] for at in range(0, len(whole), _PAGE)]
+    unnoticed = []
+    for number, page in enumerate(pages):
+        damage = (bytes(_PAGE), pages[number - 1], pages[number - 2])[number % 3]
+        file.write_bytes(b"".join((*pages[:number], damage, *pages[number + 1 :])))
+        wrong = examine(life, directory, [], start.leases).wrong
+        assert "locked" not in " ".join(wrong)
+        unnoticed += [number] if not wrong and damage != page else []
+        for left in directory.glob("ledger.db-*"):
+            left.unlink()
+    # What a page that is not in use holds is nothing to anybody.
+    assert len(unnoticed) < len(pages) / 20
 
 
 # --- Power -------------------------------------------------------------------------------------------------

@@ -135,6 +135,19 @@ def test_an_old_ledger_on_postgresql_is_brought_up_to_date(postgres_server: Post
     fresh.dispose()
 
 
+@pytest.mark.parametrize("number", [b"\x00", "three", 2.5, 10**18])
+def test_a_damaged_version_is_refused(number: object, tmp_path: Path) -> None:
+    """A SQLite file can hold anything in any column; the refusal is typed, and lets go of the file."""
+    Database(Sqlite(tmp_path / "ledger.db", create=True)).close()
+    with sqlite3.connect(tmp_path / "ledger.db") as connection:
+        connection.execute("UPDATE head SET schema = ?", (number,))
+    connection.close()
+    for _ in range(2):
+        with pytest.raises(ConfigurationError) as caught:
+            Database(Sqlite(tmp_path / "ledger.db"))
+        assert caught.value.reason == "schema_version"
+
+
 def test_an_upgrade_that_fails_leaves_the_old_ledger(old: Path, request: pytest.FixtureRequest) -> None:
     """All of it or nothing: the older program can still open what it wrote."""
     with sqlite3.connect(old) as connection:

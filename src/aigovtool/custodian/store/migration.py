@@ -62,9 +62,11 @@ def require_schema(connection: Connection) -> None:
 def _version(connection: Connection) -> int | None:
     tables = set(inspect(connection).get_table_names())
     if "head" in tables:
-        return connection.execute(select(head.c.schema)).scalar_one_or_none()
+        # SQLite gives what is there, whatever the column's type: a damaged file has anything.
+        version: object = connection.execute(select(head.c.schema)).scalar_one_or_none()
+        return version if isinstance(version, int) else None
     if "facts" in tables:
         # Version 1 kept its number among the facts.
         found = connection.execute(text("SELECT value FROM facts WHERE name = 'schema'")).scalar_one_or_none()
-        return int(found) if found is not None and bytes(found).isdigit() else None
+        return int(found) if isinstance(found, bytes) and found.isdigit() else None
     return None
