@@ -122,6 +122,7 @@ def test_a_worker_that_dies_or_fails_ends_the_campaign(work: Any, why: str) -> N
 
 
 def test_workers_do_not_outlive_a_run_that_is_killed(tmp_path: Path) -> None:
+    """However a run ends, nothing of it keeps a core busy afterwards."""
     told = tmp_path / "pid"
     lines = (
         "import functools, pathlib, sys, time",
