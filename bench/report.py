@@ -95,8 +95,7 @@ _COPY_COLUMNS: Final = (
 _END: Final = """\
 What this does not show: several custodians share the ledger's one writer, so they add availability, not renewals per
 second; a network between the parties; a disk that is slower to sync than this one; a history over years of calendar
-windows (all leases of a laid-down history are granted at one time, under one limit, for one consumer); `audit
-reconcile`, which keeps every entry about a lease in memory.
+windows (all leases of a laid-down history are granted at one time, under one limit, for one consumer).
 """
 
 

@@ -73,7 +73,8 @@ class PostgresServer:
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [self._binaries / "postgres", "-D", "data", *options],
+                # However the test run ends, the server ends with it; it is started by the main thread.
+                ["setpriv", "--pdeathsig", "INT", self._binaries / "postgres", "-D", "data", *options],
                 cwd=self.directory,
                 stdout=log,
                 stderr=log,

@@ -82,17 +82,18 @@ CAMPAIGN = Campaign(
         "with the production code of ledger and meter, through loss, repetition, reordering, misdelivery, delay to "
         "40 s, crashes, suspensions to 60 s, custodian restarts and clock jumps, stops and hosts that withhold them, "
         "write-offs, and a ledger that is restored from an old copy and settled. After each step: released <= charged "
-        "on each lease, released <= limit on each row, rows equal the sum of their leases and charges, no rolling span "
-        "and no ended budget over-granted, the cap on what is outstanding, the bound of each stop, the dead-man "
-        "switch, no alarm, what consumers are told to be left, and that a ledger which was shown what it forgot grants "
-        "nothing until it is settled and quiet. After the last fault: each consumer with budget is "
-        f"served within {RECOVERY_MS // 1000} s (two ttl)."
+        "on each lease, released <= limit on each row, rows equal the sum of their leases and charges, no hour, no "
+        "rolling span and no ended budget over-granted, not by what a settled ledger has forgotten either, the cap on "
+        "what is outstanding, the bound of each stop, the dead-man switch, no alarm, what consumers are told to be "
+        "left, and that a ledger which was shown what it forgot grants nothing until it is settled and quiet. After "
+        f"the last fault: each consumer with budget is served within {RECOVERY_MS // 1000} s (two ttl)."
     ),
     target=Target(100_000, "histories", (Bound("recovery_s", 100, RECOVERY_MS / 1000 + 1),)),
     shows_not=(
         "what the store, the sockets and the processes do (the drills below do); clonable memory that is really "
-        "cloned, a frozen clock of an enclave, windows across a restore, and that a restored ledger grants nothing "
-        "twice before anybody who remembers is heard: that is counted."
+        "cloned, a frozen clock of an enclave, windows of a ledger that was restored with a clock behind what it had "
+        "forgotten, and that a restored ledger grants nothing twice before anybody who remembers is heard: that is "
+        "counted."
     ),
     covers=(*COVERS, "assurance/campaigns/overspend.py"),
     run=_run,

@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from tests.simulation.logbook import LoggingCustodian
+from tests.simulation.memory import LOG_KEY
 from tests.simulation.scene import Violation
 from tests.simulation.world import Rules, World
 
@@ -76,7 +77,8 @@ class Copy(Genuine):
     path: Path
 
     def __post_init__(self) -> None:
-        self.root, self.log_key = _key(self.seed, "root"), _key(self.seed, "log")
+        # The simulation's own log key: a restore in the history names a checkpoint that it signed.
+        self.root, self.log_key = _key(self.seed, "root"), LOG_KEY
         self.root_key = self.root.public
 
         class Founded(LoggingCustodian):
@@ -264,8 +266,8 @@ CAMPAIGN = Campaign(
     "rule.",
     target=Target(100_000, "tamperings"),
     shows_not="that a copy is the newest: an older copy with its own checkpoint is genuine, and `aigovtool audit "
-    "verify` accepts it. Only who remembers a newer checkpoint notices, and that comparison is made here with the "
-    "consistency proofs of the library; the command line has no option for it yet.",
+    "verify` accepts it. Only who remembers a newer checkpoint notices: `audit verify --seen`. Here that comparison is "
+    "made with the consistency proofs of the library.",
     covers=(
         "src/aigovtool/codec.py",
         "src/aigovtool/crypto",

@@ -21,7 +21,7 @@ from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey, seal
 from aigovtool.custodian.app import open_custodian
 from aigovtool.custodian.custodian import Custodian
-from aigovtool.custodian.service import boot, commands, views
+from aigovtool.custodian.service import boot, views
 from aigovtool.errors import AIGovToolError
 from aigovtool.ids import BorrowerId, ConsumerId, InstanceId, MessageId, ModelId
 from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window
@@ -31,7 +31,6 @@ from aigovtool.ledger.policy import Dial, default_policy
 from aigovtool.ledger.units import Dimension
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol import release
-from aigovtool.protocol.commands import COMMAND
 from aigovtool.protocol.messages import Grant
 from aigovtool.protocol.party import BorrowerFile, OperatorFile
 from aigovtool.testing.simulated_tee import wiring
@@ -131,14 +130,15 @@ def end(world: World, second: SecondOperator) -> tuple[Custodian, str, list[byte
     party = decode((world.directory / "borrower.json").read_bytes(), BorrowerFile)
     custodian = open_custodian(directory)
     bench = Bench(directory, custodian, operator, custodian.time_ms())
+    bench.second = second.key
     bench.enrolment[BORROWER] = SigningKey.from_secret(Secret(party.enrolment_key))
     try:
-        return asyncio.run(_end(bench, second, world.directory / "backup"))
+        return asyncio.run(_end(bench, world.directory / "backup"))
     finally:
         bench.custodian.database.close()
 
 
-async def _end(bench: Bench, second: SecondOperator, backup: Path) -> tuple[Custodian, str, list[bytes]]:
+async def _end(bench: Bench, backup: Path) -> tuple[Custodian, str, list[bytes]]:
     await _refusals(bench)
     await bench.add_borrower(_GUEST)
     await bench.command(acts.RevokeParty(role=PartyRole.BORROWER, name=_GUEST))
@@ -152,8 +152,7 @@ async def _end(bench: Bench, second: SecondOperator, backup: Path) -> tuple[Cust
     gap = await views.show_gap(bench.custodian)
     charge = acts.RowCharge(row=_ROW, units=3)
     settle = acts.SettleGap(checkpoint=gap.checkpoint or "", charges=[charge], reason="restored")
-    order = seal(COMMAND, bench.order(settle), bench.key, second.key)
-    await commands.execute(bench.custodian, bench.alice, order)
+    await bench.command_of_two(settle)
     await _fork(bench)
     witness = WitnessKey("auditor.example", SigningKey.generate().public)
     await bench.command(acts.EnrolWitness(witness=witness.text()))
@@ -187,7 +186,7 @@ async def _refusals(bench: Bench) -> None:
     await _refused(boot.release_key(bench.custodian, seal(release.RELEASE_REQUEST, asked, enclave.identity)))
     await _refused(bench.command(acts.WriteOff(instance=enclave.instance, reason="alone")))
     policy = msgspec.structs.replace(wiring.development_policy(), version=2)
-    await bench.command(acts.SetAppraisalPolicy(policy=policy))
+    await bench.command_of_two(acts.SetAppraisalPolicy(policy=policy))
 
 
 def _enclave(bench: Bench) -> Enclave:

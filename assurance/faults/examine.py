@@ -6,7 +6,6 @@ limit; the log verifies against its own head, continues what was shown before, a
 """
 
 import asyncio
-import gc
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -232,8 +231,6 @@ def examine(life: Life, directory: Path, told: list[Told], before: set[str]) -> 
         return Finding([f"the ledger cannot be read: {error!r}"])
     finally:
         bench.custodian.database.close()
-        if bench.custodian.database.failed.is_set():
-            gc.collect()  # a failed statement holds the file, locked, as long as its traceback is there
         bench.custodian, bench.now_ms, life.tell = kept
 
 

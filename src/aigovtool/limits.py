@@ -60,9 +60,18 @@ MAX_HEADERS: Final = 64
 HEADER_TIMEOUT_S: Final = 10.0
 BODY_IDLE_TIMEOUT_S: Final = 20.0
 MAX_CONNECTIONS: Final = 2_000
+# Of one credential, however many certificates it has: an eighth. Our SDK opens 64 at most, so these are the pools of
+# nearly four programs, and as many as requests of one consumer may wait.
+MAX_CONNECTIONS_PER_CLIENT: Final = MAX_CONNECTIONS // 8
 # Handshakes cost a signature each and prove nothing yet, so far fewer may be under way at once.
 MAX_HANDSHAKES: Final = 256
+# Of one address. It may be that of many clients (a gateway, a load balancer that passes TCP), so it is half: 128 of
+# 100 ms each are more than a server can sign for.
+MAX_HANDSHAKES_PER_ADDRESS: Final = MAX_HANDSHAKES // 2
 TLS_HANDSHAKE_TIMEOUT_S: Final = 10.0
+# Where there is no place left, a new handshake gets that of one which has taken longer than this: several round trips
+# over a satellite. So whoever sends nothing needs 128 sockets a second to be in the way, not 13.
+TLS_HANDSHAKE_PATIENCE_S: Final = 1.0
 # A proven client may keep its attested connection between requests; an anonymous one gets the head deadline.
 KEEP_ALIVE_S: Final = 120.0
 # A whole body, however steadily it drips: 64 MiB at 0.5 MiB/s.
@@ -82,13 +91,17 @@ MAX_INFER_BODY_BYTES: Final = 64 << 20
 MAX_TENSORS: Final = 64
 MAX_TENSOR_RANK: Final = 16
 MAX_TENSOR_ELEMENTS: Final = 1 << 26
-# A BYTES tensor is walked element by element in Python: a million take 0.3 s, 2**26 would take 20 s.
+# Elements of BYTES are walked one by one in Python: a million take 0.3 s, 2**26 would take 20 s. So this is for all
+# tensors of a body together.
 MAX_BYTES_ELEMENTS: Final = 1 << 20
 # ONNX exporters write paths such as "/encoder/layer.11/output/LayerNorm/Add_1_output_0"; 256 is four of them.
 MAX_TENSOR_NAME_CHARS: Final = 256
 # Parsed JSON takes up to 30 times its text (a short string is an object of 50 bytes): 250 MiB and 2 s measured
 # here. 8 MiB holds two 224 x 224 colour pictures as printed float32; more belongs in the binary form.
 MAX_INFER_JSON_BYTES: Final = 8 << 20
+# Arrays and objects in that JSON. The parser makes them without letting any other thread run: 8 MiB of `[],` took
+# 1.1 s, this many take 0.1 s. One such picture, nested as its shape says, has 50,000.
+MAX_INFER_JSON_LISTS: Final = 1 << 18
 # The id of an inference is echoed in its answer; a UUID has 36 characters.
 MAX_INFER_ID_CHARS: Final = 256
 MAX_INFER_DEADLINE_MS: Final = 300_000
@@ -105,9 +118,22 @@ MAX_REQUEST_IDS: Final = 4_000_000
 # parallel requests and no units left is told so at once.
 MAX_WAITING_REQUESTS_PER_CONSUMER: Final = 256
 MAX_WAITING_REQUESTS: Final = 2_048
-# Bodies that are being read, wait or are computed: four of the largest for one consumer, sixteen in all.
+# Bodies that are being read, wait or are computed, and what was made of their JSON: four of the largest for one
+# consumer, sixteen in all.
 MAX_OPEN_BODY_BYTES_PER_CONSUMER: Final = 4 * MAX_INFER_BODY_BYTES
 MAX_OPEN_BODY_BYTES: Final = 16 * MAX_INFER_BODY_BYTES
+# What is larger than this is not parsed, walked or hashed on the event loop: at the worst it would take 15 ms there.
+MAX_ON_LOOP_BYTES: Final = 64 << 10
+# Threads for it. The interpreter runs one at a time, so a third would only wait; a consumer has one at a time, so that
+# there is one for others while it parses for a second.
+MAX_LARGE_AT_ONCE: Final = 2
+# Requests that the engine has, and the bytes of their inputs: a quarter of each at most for one consumer, so that it
+# takes four to fill it. One alone gets 256 places for a few threads, and all the bodies that it may have open: as much
+# of the machine as it would have without a share. The bytes are those of open bodies, and take no memory again.
+MAX_ENGINE_REQUESTS: Final = 1_024
+MAX_ENGINE_REQUESTS_PER_CONSUMER: Final = MAX_ENGINE_REQUESTS // 4
+MAX_ENGINE_BYTES: Final = MAX_OPEN_BODY_BYTES
+MAX_ENGINE_BYTES_PER_CONSUMER: Final = MAX_ENGINE_BYTES // 4
 
 # --- Leases ----------------------------------------------------------------------------------
 MAX_REPORTS_PER_RENEWAL: Final = 1_000

@@ -50,8 +50,8 @@ def test_the_predecessors_counter_loses_debits() -> None:
 def test_a_mutant_that_nobody_catches_breaks_the_promise() -> None:
     """Not one may be missed once all histories were played; before that, nothing is said."""
     names = [mutant.name for mutant in (*mutants.SAFETY, *mutants.LIVENESS)]
-    counts = {"histories of each": 60, **{f"mutant: {name}": 3 for name in names[1:]}}
-    figures = Figures(spans=[Span(start=0, stop=60)], counts=counts)
+    counts = {"histories of each": 200, **{f"mutant: {name}": 3 for name in names[1:]}}
+    figures = Figures(spans=[Span(start=0, stop=200)], counts=counts)
     assert SAFETY.broken(figures) == [f"not caught: {names[0]}"]
     few = Figures(spans=[Span(start=0, stop=9)], counts={**counts, "histories of each": 9})
     assert SAFETY.broken(few) == []
@@ -62,7 +62,7 @@ def test_a_rule_that_saves_nothing_breaks_the_promise() -> None:
     held = {f"held: {mutant.day.name}": 1_000 for mutant in mutants.WASTE}
     more = {f"mutant: {mutant.name}": 2_000 for mutant in mutants.WASTE}
     more[f"mutant: {mutants.WASTE[0].name}"] = 1_000
-    figures = Figures(spans=[Span(start=0, stop=60)], counts={"histories of each": 60, **held, **more})
+    figures = Figures(spans=[Span(start=0, stop=240)], counts={"histories of each": 240, **held, **more})
     assert WASTE.broken(figures) == [f"{mutants.WASTE[0].name} wastes +0.0 %"]
 
 

@@ -24,7 +24,6 @@ from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.ids import BorrowerId, ConsumerId, MessageId
 from aigovtool.ledger.budget import Scope
 from aigovtool.ledger.entry import PartyRole, StopTarget
-from aigovtool.ledger.units import Dimension
 from aigovtool.limits import MAX_INTEGER
 from aigovtool.protocol.commands import AskState
 from aigovtool.protocol.messages import Deny, Grant
@@ -68,7 +67,7 @@ async def rare_entries(bench: Bench, _: Enclave) -> None:
 
 async def open_ask(bench: Bench, _: Enclave) -> None:
     scope = Scope(model=MODEL, borrower=BORROWER, consumer=CONSUMER)
-    await bench.custodian.database.run(lambda running: asks.open_at(running, scope, Dimension.INFERENCES))
+    await bench.custodian.database.run(lambda running: asks.open_at(running, scope, 20))
 
 
 async def some_asks(bench: Bench, _: Enclave) -> None:

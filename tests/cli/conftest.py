@@ -44,6 +44,24 @@ class Place:
         assert result.exit_code == 0, result.output
         return json.loads(result.stdout)
 
+    def enrol_operator(self, name: str) -> str:
+        """Enrol an operator, with another one who is there to cosign, and return its file."""
+        second, file, order = self.file("second.json"), self.file(f"{name}.json"), self.file(f"{name}-order.json")
+        invitation, certificate = self.file(f"{name}-invitation.json"), self.file(f"{name}-certificate.json")
+        if not Path(second).exists():
+            self._do("operator", "add", "second", "-o", second)
+        self._do("operator", "invitation", "-o", invitation)
+        made = self.document("operator", "request", name, "--invitation", invitation, "-o", file)
+        self._do("operator", "add", name, "--key", made["key"], "--save", order)
+        self._do("cosign", order, "--operator", second, "--yes")
+        self._do("operator", "certificate", name, "-o", certificate)
+        self._do("operator", "finish", file, certificate)
+        return file
+
+    def _do(self, *arguments: str) -> None:
+        result = self.run(*arguments)
+        assert result.exit_code == 0, result.output
+
 
 @contextmanager
 def serving_of(custodian: Custodian, listener: socket.socket) -> Iterator[None]:

@@ -149,26 +149,35 @@ class Site:
             yield self.place
 
 
-def make_site(directory: Path, listener: socket.socket, ledger: str | None) -> Site:
-    """Make a custodian that lends a model with a budget, with everybody enrolled and one enclave admitted."""
+def make_site(directory: Path, listener: socket.socket, ledger: str | None, *, alone: bool = False) -> Site:
+    """Make a custodian that lends a model with a budget, with everybody enrolled and one enclave admitted.
+
+    `alone`: there is no second operator.
+    """
     bench = make_bench(directory / "custodian", ledger=ledger)
     address = msgspec.structs.replace(bench.operator.custodian, url=f"https://127.0.0.1:{listener.getsockname()[1]}")
     alice = msgspec.structs.replace(bench.operator, custodian=address)
     _write(directory / "alice.json", alice)
     site = Site(Place(directory, directory / "alice.json", listener), bench, ledger)
+    if not alone:
+        do(_enrol_bob(site, alice))
     do(_enrol(site, alice))
     site.enclave = Enclave(bench)
     do(site.enclave.boot())
     return site
 
 
-async def _enrol(site: Site, alice: OperatorFile) -> None:
+async def _enrol_bob(site: Site, alice: OperatorFile) -> None:
     bench, key = site.bench, SigningKey.generate()
     added = await bench.add_party(PartyRole.OPERATOR, "bob", key)
     bob = msgspec.structs.replace(
         alice, operator=OperatorId("bob"), certificate=added.certificate or "", key=key.to_secret().reveal()
     )
     _write(site.place.directory / "bob.json", bob)
+
+
+async def _enrol(site: Site, alice: OperatorFile) -> None:
+    bench = site.bench
     await bench.add_borrower(BORROWER)
     added = await bench.add_consumer(CONSUMER, BORROWER)
     ward = ConsumerFile(

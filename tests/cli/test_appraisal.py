@@ -30,9 +30,9 @@ DIGEST = "ab" * 32
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    """A custodian with one enclave that its policy accepts."""
+    """A custodian with one operator, and one enclave that its policy accepts."""
     with bind_loopback() as listener:
-        made = make_site(tmp_path, listener, None)
+        made = make_site(tmp_path, listener, None, alone=True)
         yield made
         made.bench.custodian.database.close()
 

@@ -93,6 +93,17 @@ def test_a_ledger_in_another_mode_is_noted(home: Path) -> None:
     assert (told.standing, "rollback journal" in told.found) == ("note", True)
 
 
+@pytest.mark.parametrize(
+    ("kind", "standing"), [("ext4", "ok"), ("nfs4", "wrong"), ("virtiofs", "wrong"), ("unknown", "note")]
+)
+def test_a_file_system_whose_locks_are_not_known_to_hold_is_not_called_well(
+    kind: str, standing: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk of another machine is wrong; where the kernel does not say, it is for a person to look."""
+    monkeypatch.setattr(doctor_sqlite, "_mount", lambda _: (kind, "/somewhere"))
+    assert found(home / "ledger.db")["file system"].standing == standing
+
+
 def test_what_is_no_ledger_is_wrong_and_what_is_not_there_is_missing(tmp_path: Path) -> None:
     """Neither is a crash."""
     assert found(tmp_path / "ledger.db")["ledger"].standing == "missing"

@@ -157,8 +157,7 @@ def test_an_order_for_terms_is_refused_when_they_were_changed_since(site: Site) 
 
 def test_a_model_is_lent_under_island_by_two_operators(lent: Place) -> None:
     """`model add` uploads it and saves the order; the second sees to whom and what the dial means."""
-    bob, order = lent.file("bob2.json"), lent.file("island.json")
-    assert lent.run("operator", "add", "bob2", "-o", bob).exit_code == 0
+    bob, order = lent.enrol_operator("bob2"), lent.file("island.json")
     sealed = lent.file("island.aigov")
     assert lent.run("model", "seal", lent.file("xray.onnx"), "--name", "island", "-o", sealed).exit_code == 0
     add = ["model", "add", sealed, "--borrower", "st-mary", "--dial", "island"]

@@ -81,7 +81,7 @@ def test_two_operators_put_a_restored_ledger_back_into_service(site: Site) -> No
         assert (found["forgotten"], found["entries_lost_min"]) == (True, found["signed_size"] - found["size"])
         saved = settle(place, "--charge-all")
         assert saved.exit_code == 0, saved.output
-        assert "nothing of them can be used twice" in saved.stdout
+        assert "nothing can be used twice" in saved.stdout
         assert "aigovtool cosign" in saved.stdout
         assert rows(place)[0]["posted"] == 0
         unanswered = cosign(place)
@@ -183,6 +183,20 @@ def test_a_budget_of_any_level_and_window_can_be_charged_once(on_file: Site) -> 
         assert settle(place, *(word for one in chosen for word in ("--charge", one))).exit_code == 0
         assert cosign(place, "--yes").exit_code == 0
         assert sorted(row["posted"] for row in rows(place)) == [2, 3, 4]
+
+
+def test_all_that_remains_is_charged_in_every_window(on_file: Site) -> None:
+    """What was used this hour is forgotten too, and could be used again: nothing is left until the hour is over."""
+    most = str(10**12)  # of one grant
+    with on_file.served() as place:
+        for words in (["set", "50", "--window", "hour"], *[["grant", most, "--consumer", "ward7"]] * 2):
+            assert place.run("budget", *words, "--model", "sorter").exit_code == 0
+    on_file.forget(5)
+    with on_file.served() as place:
+        saved = settle(place, "--charge-all")
+        assert (saved.exit_code, "its hour, day or month is over" in saved.stdout) == (0, True)
+        assert cosign(place, "--yes").exit_code == 0
+        assert sorted((row["posted"], row["room"]) for row in rows(place)) == [(50, 0), (BUDGET, 0), (2 * 10**12, 0)]
 
 
 def test_an_order_is_void_once_more_is_known_to_be_lost(on_file: Site) -> None:
@@ -341,3 +355,139 @@ def test_enclaves_alone_is_their_list(place: Place) -> None:
     assert place.run("enclaves").stdout == place.run("enclaves", "list").stdout
     assert place.document("enclaves")["enclaves"] == place.document("enclaves", "list")["enclaves"] == []
     assert "write-off" in place.run("enclaves", "--help").stdout
+
+
+# --- A third operator -----------------------------------------------------------------------------------
+
+
+def requested(place: Place, name: str = "carol", file: str = "carol.json") -> str:
+    """Have a newcomer make a key, and return its public half."""
+    invitation = place.file(f"invitation-{file}")
+    assert place.run("operator", "invitation", "-o", invitation).exit_code == 0
+    made = place.document("operator", "request", name, "--invitation", invitation, "-o", place.file(file))
+    key: str = made["key"]
+    return key
+
+
+def finished(place: Place, file: str, name: str = "carol") -> Result:
+    """Fetch the certificate of an operator, and put it into a file."""
+    certificate = place.file(f"certificate-of-{file}")
+    fetched = place.run("operator", "certificate", name, "-o", certificate)
+    if fetched.exit_code:
+        return fetched
+    return place.run("operator", "finish", place.file(file), certificate)
+
+
+def test_two_operators_enrol_a_third_who_made_the_key(site: Site) -> None:
+    """Neither of them ever has it: what travels is public. Her file is of use when all three have done their part."""
+    with site.served() as place:
+        carol, order = Path(place.file("carol.json")), place.file("order.json")
+        key = requested(place)
+        add = ("operator", "add", "carol", "--key", key)
+        alone = place.run(*add)
+        assert (alone.exit_code, "needs_second" in alone.stderr, "--save" in alone.stderr) == (3, True, True)
+        saved = place.run(*add, "--save", order)
+        assert saved.exit_code == 0, saved.output
+        assert "aigovtool operator certificate carol" in saved.stdout
+        early = place.run("usage", "--operator", str(carol))
+        assert (early.exit_code, "no_certificate" in early.stderr) == (2, True)
+        early = finished(place, "carol.json")
+        assert (early.exit_code, "not_enrolled" in early.stderr) == (4, True)
+        done = cosign(place, "--yes")
+        assert done.exit_code == 0, done.output
+        assert "enrols operator carol" in done.stdout
+        assert key in done.stdout
+        assert finished(place, "carol.json").exit_code == 0
+        assert carol.stat().st_mode & 0o777 == 0o600
+        assert place.run("usage", "--operator", str(carol)).exit_code == 0
+        again = place.run("operator", "finish", str(carol), place.file("certificate-of-carol.json"))
+        assert (again.exit_code, "finished_before" in again.stderr) == (2, True)
+
+
+def test_nobody_makes_the_key_of_a_third_operator(on_file: Site) -> None:
+    """Whoever orders the enrolment would have two keys, and be two operators."""
+    with on_file.served() as place:
+        for more in ([], ["--save", place.file("order.json")]):
+            refused = place.run("operator", "add", "carol", "-o", place.file("carol.json"), *more)
+            assert (refused.exit_code, "needs_own_key" in refused.stderr) == (3, True)
+        assert not [name for name in ("carol.json", "order.json") if Path(place.file(name)).exists()]
+
+
+def test_a_file_is_finished_only_with_the_certificate_of_its_own_key(on_file: Site) -> None:
+    """Two keys were made for one name, and the order of one was cosigned: the other file is left as it was."""
+    with on_file.served() as place:
+        key, _ = requested(place), requested(place, file="other.json")
+        assert place.run("operator", "add", "carol", "--key", key, "--save", place.file("order.json")).exit_code == 0
+        assert cosign(place, "--yes").exit_code == 0
+        other = Path(place.file("other.json"))
+        before = other.read_bytes()
+        refused = finished(place, "other.json")
+        assert (refused.exit_code, "other_key" in refused.stderr) == (3, True)
+        assert other.read_bytes() == before
+        assert finished(place, "carol.json").exit_code == 0
+
+
+def test_a_name_that_was_given_out_is_refused_before_it_is_saved(on_file: Site) -> None:
+    """The second operator would only learn of it when the custodian refuses."""
+    with on_file.served() as place:
+        order = place.file("order.json")
+        refused = place.run("operator", "add", "bob", "--key", "ab" * 32, "--save", order)
+    assert (refused.exit_code, "party_exists" in refused.stderr) == (3, True)
+    assert not Path(order).exists()
+
+
+@pytest.mark.parametrize("key", ["", "ab", "xy" * 32, "ab" * 33, "a b" * 22])
+def test_a_key_that_is_none_is_refused(key: str, on_file: Site) -> None:
+    """Before anything is signed."""
+    with on_file.served() as place:
+        refused = place.run("operator", "add", "carol", "--key", key, "--save", place.file("order.json"))
+    assert (refused.exit_code, "bad_key" in refused.stderr) == (3, True)
+
+
+def test_only_a_waiting_file_is_finished_and_only_with_a_certificate(on_file: Site) -> None:
+    """Neither a borrower's file nor one in use is touched; what is no certificate is told from one."""
+    with on_file.served() as place:
+        requested(place)
+        for name in ("ward7.json", "bob.json"):
+            refused = place.run("operator", "finish", place.file(name), place.file("carol.json"))
+            assert (refused.exit_code, "finished_before" in refused.stderr) == (2, True)
+        for source, reason in ((place.file("invitation-carol.json"), "wrong_file"), ("nowhere", "unreadable_file")):
+            refused = place.run("operator", "finish", place.file("carol.json"), source)
+            assert (refused.exit_code, reason in refused.stderr) == (2, True)
+
+
+def test_the_second_operator_may_make_a_key_too(tmp_path: Path) -> None:
+    """Then no order is saved: the first one enrols it alone."""
+    with bind_loopback() as listener:
+        site = make_site(tmp_path, listener, None, alone=True)
+        with site.served() as place:
+            key = requested(place, name="bob", file="bob.json")
+            needless = place.run("operator", "add", "bob", "--key", key, "--save", place.file("order.json"))
+            assert (needless.exit_code, "needs_one" in needless.stderr) == (3, True)
+            added = place.run("operator", "add", "bob", "--key", key)
+            assert (added.exit_code, "operator certificate bob" in added.stdout) == (0, True)
+            assert finished(place, "bob.json", "bob").exit_code == 0
+            assert place.run("usage", "--operator", place.file("bob.json")).exit_code == 0
+        site.bench.custodian.database.close()
+
+
+# --- Which enclaves are accepted ------------------------------------------------------------------------
+
+
+def test_two_operators_change_which_enclaves_are_accepted(on_file: Site) -> None:
+    """One alone is refused; the second sees what it accepts more, and it is in force when both have signed."""
+    with on_file.served() as place:
+        policy = json.loads(place.run("appraisal", "show", "--json").stdout)
+        file, order = Path(place.file("policy.json")), place.file("order.json")
+        file.write_text(json.dumps({**policy, "version": 2, "memory_encryption_required": False}), encoding="utf-8")
+        alone = place.run("appraisal", "set", str(file), "--yes")
+        assert (alone.exit_code, "needs_second" in alone.stderr) == (3, True)
+        saved = place.document("appraisal", "set", str(file), "--save", order)
+        assert (saved["entry"], saved["order"]["act"]) == (None, "set_appraisal_policy")
+        done = cosign(place, "--yes")
+        assert done.exit_code == 0, done.output
+        assert "SIMULATED" in done.stderr
+        assert "This accepts more than now: memory encryption." in done.stdout
+        assert json.loads(place.run("appraisal", "show", "--json").stdout)["version"] == 2
+        again = cosign(place, "--yes")
+        assert (again.exit_code, "same_policy" in again.stderr) == (3, True)

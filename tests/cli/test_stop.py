@@ -245,7 +245,7 @@ def test_a_program_learns_what_became_of_a_withdrawal(lent: Place) -> None:
     done = lent.document("model", "withdraw", "pet", "--yes")
     assert (done["stop"]["target"], done["stop"]["value"], done["stop"]["enclaves"]) == ("model", "pet", [])
     assert lent.run("model", "withdraw", "pet", "--yes").exit_code == 3
-    assert lent.run("operator", "add", "temp", "-o", lent.file("temp.json")).exit_code == 0
+    lent.enrol_operator("temp")
     assert lent.document("operator", "revoke", "temp", "--yes")["stop"] is None
     again = lent.run("operator", "revoke", "temp", "--yes")
     assert (again.exit_code, "already_revoked" in again.stderr) == (3, True)

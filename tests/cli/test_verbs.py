@@ -2,14 +2,20 @@ import json
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.cli.conftest import Place, make_model
 
+from aigovtool.cli import asks
 from aigovtool.cli.audit_list import KINDS
 from aigovtool.cli.entries import _SENTENCES
 from aigovtool.codec import decode
-from aigovtool.ledger.entry import EntryBody
+from aigovtool.ids import BorrowerId, MessageId, ModelId
+from aigovtool.ledger.budget import Scope, Window
+from aigovtool.ledger.entry import EntryBody, PartyRole
+from aigovtool.protocol.commands import AskState
 from aigovtool.protocol.party import BorrowerFile, ConsumerFile, OperatorFile, PartyFile
+from aigovtool.protocol.views import Budgets
 from aigovtool.transport.server import bind_loopback
 
 
@@ -98,10 +104,16 @@ def test_a_bad_name_is_refused_before_anything_is_sent(place: Place, name: str) 
     assert not Path(place.file("never.json")).exists()
 
 
-def test_a_second_operator_works_until_it_is_revoked(place: Place) -> None:
+def test_a_name_that_no_file_can_have_is_refused_before_anything_is_done(place: Place) -> None:
+    """It is told apart from a bug, and nobody is enrolled."""
+    result = place.run("borrower", "add", "nobody-else", "-o", place.file("x" * 300))
+    assert (result.exit_code, "bad_path" in result.stderr) == (2, True)
+    assert "nobody-else" not in place.run("borrower", "list").stdout
+
+
+def test_another_operator_works_until_it_is_revoked(place: Place) -> None:
     """Its own file, its own commands, and then no more."""
-    file = place.file("eve.json")
-    assert place.run("operator", "add", "eve", "-o", file).exit_code == 0
+    file = place.enrol_operator("eve")
     assert place.run("usage", "--operator", file).exit_code == 0
     assert place.run("operator", "revoke", "eve", "--yes").exit_code == 0
     refused = place.run("usage", "--operator", file)
@@ -167,8 +179,7 @@ def test_a_refused_model_leaves_no_package(lent: Place) -> None:
 
 def test_a_package_of_another_operator_is_refused(lent: Place) -> None:
     """Who adds a model sealed it."""
-    file = lent.file("mallory.json")
-    assert lent.run("operator", "add", "mallory", "-o", file).exit_code == 0
+    file = lent.enrol_operator("mallory")
     result = lent.run("model", "add", lent.file("xray.aigov"), "--borrower", "st-mary", "--operator", file)
     assert result.exit_code == 5
 
@@ -236,8 +247,61 @@ def test_a_budget_for_a_consumer_that_is_not_there_is_refused(lent: Place) -> No
     assert (result.exit_code, "no_party" in result.stderr) == (3, True)
 
 
+def wide_windows(place: Place, hour: int = 10**9) -> None:
+    """Have no window in the way, or that of an hour only."""
+    for words in (["--window", "month", str(10**9)], ["--consumer", "radiology", "--window", "hour", str(hour)]):
+        assert place.run("budget", "set", "--model", "xray", *words).exit_code == 0
+
+
+def test_what_still_keeps_approved_units_from_being_used_is_said(lent: Place) -> None:
+    """An approval raises lifetime budgets; a window that leaves less than was approved is named beside it."""
+    wide_windows(lent, hour=7)
+    own = ["--model", "xray", "--consumer", "radiology"]
+    assert lent.run("budget", "set", *own, "0").exit_code == 0
+    asking = ["--model", "xray", "--reason", "r", "--credential", lent.file("radiology.json")]
+    ask = lent.document("budget", "request", "20", *asking)["ask_id"]
+    approved = lent.run("budget", "approve", ask)
+    assert approved.exit_code == 0
+    here = "xray / st-mary / radiology"
+    assert f"the lifetime budget of {here} is 20 now" in approved.stdout
+    assert approved.stdout.splitlines()[-1] == f"the hour budget of {here} leaves 7 of them for now"
+    again = lent.document("budget", "request", "10", *asking)["ask_id"]
+    refused = lent.run("budget", "approve", again)
+    assert (refused.exit_code, "window_exhausted" in refused.stderr) == (3, True)
+    wide_windows(lent, hour=15)
+    granted = lent.run("budget", "approve", again)
+    assert granted.stdout.splitlines()[1:] == ["nothing had to be raised: so many can be granted as it is"]
+    assert lent.run("budget", "set", *own, "unlimited").exit_code == 0
+
+
+def test_a_budget_that_has_ended_is_named_beside_an_approval(lent: Place) -> None:
+    """Nothing is granted on its path, whatever was approved."""
+    view = decode(json.dumps(lent.document("budget", "show", "--model", "xray")).encode(), Budgets)
+    row = next(one for one in view.budgets if one.key.window is Window.MONTH)
+    ended = msgspec.structs.replace(row, room=0, not_after_ms=1_000)
+    ask = AskState(
+        ask_id=MessageId("0" * 32),
+        role=PartyRole.BORROWER,
+        name="st-mary",
+        scope=Scope(model=ModelId("xray"), borrower=BorrowerId("st-mary")),
+        units=5,
+        reason="r",
+        at_ms=1,
+        state="open",
+    )
+    (found,) = asks.held_back([ended], ask, 5, now_ms=1_000)
+    assert (found.budget, found.window, found.left, found.ended_ms) == ("xray", "month", 0, 1_000)
+    assert found.words() == (
+        "the month budget of xray has ended (1970-01-01 00:00:01Z): nothing is granted until it is set with another end"
+    )
+    assert asks.held_back([msgspec.structs.replace(ended, room=5)], ask, 5, now_ms=1_000) == []
+    elsewhere = msgspec.structs.replace(ended.key, scope=Scope(model=ModelId("xray"), borrower=BorrowerId("other")))
+    assert asks.held_back([msgspec.structs.replace(ended, key=elsewhere)], ask, 5, now_ms=1_000) == []
+
+
 def test_a_request_for_more_is_seen_and_decided(lent: Place) -> None:
     """From a consumer to an operator and back; a request is named by its first characters, and decided once."""
+    wide_windows(lent)
     assert lent.run("budget", "grant", "--model", "xray", "10").exit_code == 0
     before = rows(lent)[None, "lifetime"]
     assert before is not None
@@ -259,7 +323,7 @@ def test_a_request_for_more_is_seen_and_decided(lent: Place) -> None:
     assert {first, second} <= {ask["ask_id"] for ask in lent.document("budget", "requests")["asks"]}
     approved = lent.run("budget", "approve", first[:6], "--units", "20")
     assert approved.exit_code == 0
-    assert approved.stdout.splitlines()[1:] == [f"20 added to the lifetime budget of xray: {before + 20:,} now"]
+    assert approved.stdout.splitlines()[1:] == [f"the lifetime budget of xray is {before + 20:,} now"]
     assert rows(lent)[None, "lifetime"] == before + 20
     denied = lent.document("budget", "deny", second, "--reason", "no")
     assert (denied["units"], denied["raised"]) == (0, [])

@@ -1,22 +1,22 @@
-"""Keeping checkpoints, comparing them, and reconciling the log with receipts, on real custodians."""
+"""Keeping checkpoints, comparing them, and proving that receipts were paid for, on real custodians."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 from click.testing import Result
 from tests.cli.conftest import Place
-from tests.cli.site import Site, make_site
+from tests.cli.site import Site, do, make_site
 
 from aigovtool.codec import encode
-from aigovtool.consumer.receipts import SavedReceipt
 from aigovtool.crypto.sign import SigningKey
-from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
-from aigovtool.ledger.receipt import sign_batch
+from aigovtool.custodian.service import views
+from aigovtool.errors import ConfigurationError, LogError
+from aigovtool.ledger.checkpoint import Checkpoint, parse_checkpoint, sign_checkpoint
 from aigovtool.ledger.units import UnitVector
+from aigovtool.operator.audit_file import write_audit_file
 from aigovtool.transport.server import bind_loopback
 
 
@@ -98,12 +98,14 @@ def test_a_log_that_was_rewritten_is_found(site: Site) -> None:
     for note, reason in (
         (sign_checkpoint(other, keys.log), "rollback"),
         (sign_checkpoint(other, SigningKey.generate()), "checkpoint"),
-        (sign_checkpoint(msgspec.structs.replace(other, custodian="0" * 64), keys.log), "checkpoint"),
+        (sign_checkpoint(msgspec.structs.replace(other, custodian="0" * 64), keys.log), "wrong_custodian"),
+        ("aigovtool/rubbish", "checkpoint"),
     ):
         Path(site.file("old.txt")).write_text(note)
         with site.served() as place:
             refused = compare(place)
-        assert (refused.exit_code, reason in refused.stderr) == (5, True), refused.output
+        told = " ".join(refused.stderr.split())
+        assert (refused.exit_code, f"why: {reason}" in told, "fix: " in told) == (5, True, True), refused.output
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe", b"aigovtool/" + b"0" * 5000])
@@ -118,7 +120,7 @@ def test_what_is_no_checkpoint_is_refused(site: Site, content: bytes) -> None:
 
 
 def test_an_auditor_learns_what_a_restore_lost(site: Site) -> None:
-    """Older checkpoints against an export: one still holds, one was lost, and the log itself says so."""
+    """Older checkpoints against an export: one still holds, one was lost as the log says, and that ends with 5."""
     with site.served() as place:
         place.run("audit", "checkpoint", "-o", place.file("kept.txt"))
     copy = site.copy()
@@ -132,126 +134,78 @@ def test_an_auditor_learns_what_a_restore_lost(site: Site) -> None:
         settled(place)
         assert place.run("audit", "export", "-o", place.file("log.jsonl")).exit_code == 0
         held = ["--seen", place.file("kept.txt"), "--seen", place.file("lost.txt")]
-        found = place.document("audit", "verify", place.file("log.jsonl"), *held)
-        assert (found["checkpoints_held"], len(found["lost"])) == (2, 1)
-        text = place.run("audit", "verify", place.file("log.jsonl"), *held).stdout
-        assert "begins with all that 1 of your checkpoints" in text
-        assert "LOST" in text
+        printed = place.run("audit", "verify", place.file("log.jsonl"), *held, "--json")
+        found = json.loads(printed.stdout)
+        assert (printed.exit_code, found["checkpoints_held"], len(found["lost"])) == (5, 2, 1)
+        text = place.run("audit", "verify", place.file("log.jsonl"), *held)
+        assert (text.exit_code, "begins with all that 1 of your checkpoints" in text.stdout) == (5, True)
+        assert "LOST" in text.stdout
+        alone = place.run("audit", "verify", place.file("log.jsonl"), *held[2:])
+        assert (alone.exit_code, "of your checkpoints" in alone.stdout) == (5, False)
         place.run("audit", "checkpoint", "-o", place.file("new.txt"))
+        going_on = place.run("audit", "verify", place.file("log.jsonl"), *held[:2])
+        assert going_on.exit_code == 0, going_on.output
         rolled = place.run("audit", "verify", place.file("before.jsonl"), "--seen", place.file("new.txt"))
     assert (rolled.exit_code, "rollback" in rolled.stderr) == (5, True), rolled.output
 
 
-# --- Reconciliation -----------------------------------------------------------------------------------
-
-
-def saved(place: Place, receipts: list[SavedReceipt]) -> list[str]:
-    """Write receipts into a directory, beside a file that is none."""
-    directory = Path(place.file("receipts"))
-    directory.mkdir(exist_ok=True)
-    (directory / "readme.txt").write_text("no receipt")
-    for number, receipt in enumerate(receipts):
-        (directory / f"{number}.json").write_bytes(encode(receipt))
-    return ["--receipts", str(directory)]
-
-
-def reconciled(place: Place, *words: str) -> Result:
-    log = Path(place.file("log.jsonl"))
-    if not log.exists():
-        assert place.run("audit", "export", "-o", str(log)).exit_code == 0
-    return place.run("audit", "reconcile", str(log), "--allow-simulated", *words)
-
-
-def test_books_that_agree_are_told_so(site: Site) -> None:
-    """Charged, reported and receipted are the same; under a consumer's policy offline, or the one in force."""
-    lease = site.draw(5)
-    receipts = site.receipts(lease, 3)
-    site.close(lease, receipts)
+def test_a_reader_is_told_what_a_copy_alone_does_not_show(site: Site) -> None:
+    """An older copy is genuine too: without a checkpoint or a witness nobody can say more than it does itself."""
     with site.served() as place:
-        words = saved(place, receipts)
-        online = reconciled(place, *words)
-    offline = reconciled(site.place, *words, "--credential", site.file("ward7.json"), "--strict")
-    for done in (online, offline):
-        assert done.exit_code == 0, done.output
-        assert "say the same, lease by lease" in done.stdout
-        assert "SIMULATED" in done.stderr
-        assert "readme.txt" in done.stdout
-    found = json.loads(reconciled(site.place, *words, "--credential", site.file("ward7.json"), "--json").stdout)
-    assert found["totals"] == [{"dimension": "inferences", "charged": 3, "reported": 3, "receipted": 3}]
-    assert (found["contradicted"], found["findings"], len(found["skipped"])) == (False, [], 1)
+        place.run("audit", "checkpoint", "-o", place.file("kept.txt"))
+        assert place.run("audit", "export", "-o", place.file("log.jsonl")).exit_code == 0
+        verify = ["audit", "verify", place.file("log.jsonl")]
+        alone, compared = place.run(*verify), place.run(*verify, "--seen", place.file("kept.txt"))
+    for found, told in ((alone, True), (compared, False)):
+        assert (found.exit_code, "as its own checkpoint says" in found.stdout) == (0, told)
+        assert ("only --seen or --witness tells" in found.stdout) is told
 
 
-def test_a_receipt_that_is_missing_is_a_gap_unless_it_must_be_there(site: Site) -> None:
-    """Exit code 0, and 5 with --strict; the same for a lease that nobody closed."""
-    lease = site.draw(5)
-    receipts = site.receipts(lease, 3)
-    site.close(lease, receipts)
-    site.draw(2)
+@pytest.mark.parametrize("reason", ["checkpoint", "wrong_custodian", "rewritten"])
+def test_a_checkpoint_that_does_not_fit_a_copy_is_named_and_something_can_be_done(site: Site, reason: str) -> None:
+    """Of many that a reader holds: which file, and what then."""
+    keys = site.bench.custodian.keys
+    other = Checkpoint(custodian=keys.custodian, size=3, root=b"\x07" * 32)
+    notes = {
+        "checkpoint": "aigovtool/rubbish",
+        "wrong_custodian": sign_checkpoint(msgspec.structs.replace(other, custodian="0" * 64), keys.log),
+        "rewritten": sign_checkpoint(other, keys.log),
+    }
+    Path(site.file("bad.txt")).write_text(notes[reason])
     with site.served() as place:
-        words = saved(place, receipts[:2])
-        found = reconciled(place, *words)
-        strict = reconciled(place, *words, "--strict")
-    assert found.exit_code == 0, found.output
-    assert "No contradiction; 2 gaps" in found.stdout
-    assert "number 3" in found.stdout
-    assert strict.exit_code == 5
+        place.run("audit", "checkpoint", "-o", place.file("kept.txt"))
+        assert place.run("audit", "export", "-o", place.file("log.jsonl")).exit_code == 0
+        held = ["--seen", place.file("kept.txt"), "--seen", place.file("bad.txt")]
+        refused = place.run("audit", "verify", place.file("log.jsonl"), *held)
+    told = " ".join(refused.stderr.split())
+    assert (refused.exit_code, f"why: {reason}" in told, "fix: " in told) == (5, True, True), refused.output
+    assert ("bad.txt" in told, "kept.txt" in told) == (True, False)
 
 
-def test_books_that_contradict_each_other_end_with_5(site: Site) -> None:
-    """An enclave that reported fewer answers than it signed receipts for; all findings are named."""
-    lease = site.draw(5)
-    receipts = site.receipts(lease, 3)
-    site.close(lease, receipts[:1])
+def test_what_a_custodian_leaves_out_makes_no_copy(site: Site) -> None:
+    """Attack: fewer entries are sent than were signed. A file would look like a short log, until it is verified."""
+    custodian, path = site.bench.custodian, Path(site.file("log.jsonl"))
+    head = do(views.show_head(custodian))
+    entries = do(views.show_log(custodian, 0, parse_checkpoint(head.checkpoint).size)).entries
+    for sent in ([], entries[:-1], [*entries, entries[-1]]):
+        with pytest.raises(LogError) as refused:
+            write_audit_file(path, head, sent)
+        assert refused.value.reason == "truncated"
+        assert not list(path.parent.glob("*log.jsonl*"))
+    assert write_audit_file(path, head, entries) == len(entries)
+
+
+def test_a_name_that_no_disk_takes_is_a_wrong_name(site: Site) -> None:
+    """And no bug of this program. With 250 characters only the name of the unfinished copy is too long."""
+    head = do(views.show_head(site.bench.custodian))
+    for chars in (250, 300):
+        with pytest.raises(ConfigurationError) as refused:
+            write_audit_file(Path(site.file("a" * chars)), head, [])
+        assert refused.value.reason == "unwritable_audit_file"
     with site.served() as place:
-        found = reconciled(place, *saved(place, receipts))
-    assert (found.exit_code, "beyond report" in found.stdout) == (5, True), found.output
-    assert "CONTRADICTION" in found.stdout
-
-
-def test_receipts_of_what_a_restore_lost_contradict_the_log_and_the_restore_is_named(site: Site) -> None:
-    """Whoever reads the contradiction is told of the restore, and what operators charged for it."""
-    copy = site.copy()
-    lease = site.draw(5)
-    receipts = site.receipts(lease, 2)
-    site.close(lease, receipts)
-    copy.restore()
-    site.show()
-    with site.served() as place:
-        settled(place)
-        found = reconciled(place, *saved(place, receipts))
-    assert (found.exit_code, "unknown lease" in found.stdout) == (5, True), found.output
-    assert "names a restore" in found.stdout
-    assert "operators charged 1,000 units for them" in found.stdout
-
-
-def test_a_forged_receipt_is_a_finding_and_counts_nowhere(site: Site) -> None:
-    """Signed by a key that no evidence binds, or by a simulated TEE that was not asked for."""
-    lease = site.draw(5)
-    (good,) = site.receipts(lease, 1)
-    site.close(lease, [good])
-    other = SigningKey.generate()
-    statement = msgspec.structs.replace(good.signed.receipt, units=UnitVector(inferences=4), sequence=2)
-    (signed,) = sign_batch([statement], statement.instance, other)
-    forged = msgspec.structs.replace(good, signed=signed, identity_key=other.public.raw)
-    with site.served() as place:
-        words = saved(place, [good, forged])
-        found = reconciled(place, *words)
-        assert (found.exit_code, "invalid receipt" in found.stdout) == (5, True), found.output
-        plain: list[Any] = ["audit", "reconcile", place.file("log.jsonl"), *words, "--json"]
-        refused = place.run(*plain)
-    document = json.loads(refused.stdout)
-    assert (refused.exit_code, document["receipts"]) == (5, 0)
-    assert {one["kind"] for one in document["findings"]} == {"invalid_receipt", "missing"}
-
-
-def test_what_is_named_as_a_receipt_must_be_one(site: Site) -> None:
-    """In a directory it is skipped and said; named itself it is an error, and so is nothing at all."""
-    with site.served() as place:
-        saved(place, [])
-        named = reconciled(place, "--receipts", place.file("receipts/readme.txt"))
-        nothing = reconciled(place, "--receipts", place.file("nowhere"))
-    assert (named.exit_code, "--save-receipt" in named.stderr) == (5, True)
-    assert (nothing.exit_code, "unreadable_receipt" in nothing.stderr) == (2, True)
+        for words in (("export", "-o"), ("checkpoint", "-o"), ("verify",)):
+            found = place.run("audit", *words, place.file("a" * 300))
+            assert (found.exit_code, "fix: " in found.stderr) == (2, True), found.output
 
 
 # --- Proofs -------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Witnesses on the command line, and the attack that they are for, on a real custodian."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -160,6 +161,42 @@ def test_a_witness_needs_a_party_file_and_a_directory_of_its_own(site: Site) -> 
     assert failed(nobody, 2, "no_party_file")
 
 
+def test_a_name_that_is_too_long_is_no_bug_of_this_program(site: Site) -> None:
+    """What the system refuses is told as such, with the exit code of files."""
+    long = site.file("a" * 300)
+    for words in (["show", long], ["init", long, "--name", NAME], ["sign", long, "--party", site.file("ward7.json")]):
+        refused = site.place.run("audit", "witness", *words)
+        assert (refused.exit_code, "File name too long" in refused.stderr) == (2, True), refused.output
+
+
+def test_a_witness_whose_making_was_broken_off_is_finished(site: Site) -> None:
+    """Killed between key and verifier key: the same words again, as the message says."""
+    place = site.place
+    init = ["audit", "witness", "init", place.file("w1"), "--name", NAME]
+    key = place.document(*init)["key"]
+    Path(place.file("w1/witness.vkey")).unlink()
+    unfinished = sign(place, "--first")
+    assert failed(unfinished, 2, "unfinished_witness")
+    assert f"audit witness init {place.file('w1')} --name NAME" in unfinished.stderr
+    assert place.document(*init)["key"] == key
+
+
+def test_a_witness_stops_when_a_second_copy_of_it_co_signed(site: Site) -> None:
+    """Attack: its directory was copied. The custodian shows a co-signature of its own that its memory does not hold."""
+    with site.served() as place:
+        made(place)
+        assert sign(place, "--first").exit_code == 0
+        shutil.copytree(place.file("w1"), place.file("copy"))
+        assert place.run("borrower", "add", "st-mary", "-o", place.file("st-mary.json")).exit_code == 0
+        assert sign(place, directory="copy").exit_code == 0
+        memory = {path: path.read_bytes() for path in Path(place.file("w1")).glob("*.json")}
+        told = sign(place)
+        assert failed(told, 4, "another_copy")
+        assert "nothing was co-signed" in told.stderr
+        assert "the custodian has it" not in told.stdout
+        assert {path: path.read_bytes() for path in memory} == memory
+
+
 # --- The attack --------------------------------------------------------------------------------------------
 
 
@@ -273,9 +310,13 @@ def test_a_witness_finds_a_restored_ledger_and_goes_on_only_when_its_keeper_says
             "not yet: the new generation was accepted; 1 loss before"
             in place.run(*accept[:2], "show", accept[3]).stdout
         )
+        save = (*accept[:2], "show", accept[3], "-o", place.file("seen.txt"))
+        assert failed(place.run(*save), 2, "not_cosigned")
+        assert not Path(place.file("seen.txt")).exists()
         assert sign(place).exit_code == 0
+        assert place.run(*save).exit_code == 0
         log = exported(place)
-    assert verify(site, log, "--witness", key).exit_code == 0
+    assert verify(site, log, "--witness", key, "--seen", site.file("seen.txt")).exit_code == 0
 
 
 def test_a_restore_that_took_nothing_from_the_witness_is_accepted_in_words_too(site: Site) -> None:

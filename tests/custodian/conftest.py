@@ -203,6 +203,8 @@ class Bench:
     package: Digest = field(default_factory=lambda: digest_of(b"nothing uploaded"))
     graph: bytes = field(default_factory=nothing_but_identity)
     policy: ServingPolicy = field(default_factory=lambda: default_policy(Dial.BALANCED))
+    #: Of the second operator, once there is one.
+    second: SigningKey | None = None
 
     @property
     def key(self) -> SigningKey:
@@ -235,17 +237,23 @@ class Bench:
         return await commands.execute(self.custodian, self.alice, seal(COMMAND, self.order(act), self.key))
 
     async def command_of_two(self, act: Act) -> CommandResult:
-        """Carry out what needs a second operator, who is enrolled for it."""
-        key = SigningKey.generate()
-        await self.add_party(PartyRole.OPERATOR, f"second-{secrets.token_hex(4)}", key)
-        return await commands.execute(self.custodian, self.alice, seal(COMMAND, self.order(act), self.key, key))
+        """Carry out what needs a second operator: the first that was added, or one who is enrolled for it."""
+        if self.second is None:
+            await self.add_party(PartyRole.OPERATOR, "second", SigningKey.generate())
+        assert self.second is not None
+        signed = seal(COMMAND, self.order(act), self.key, self.second)
+        return await commands.execute(self.custodian, self.alice, signed)
 
     async def add_party(
         self, role: PartyRole, name: str, key: SigningKey, borrower: BorrowerId | None = None
     ) -> CommandResult:
-        return await self.command(
-            acts.AddParty(role=role, name=name, key=key.public.raw, borrower=borrower, valid_for_ms=YEAR_MS)
-        )
+        act = acts.AddParty(role=role, name=name, key=key.public.raw, borrower=borrower, valid_for_ms=YEAR_MS)
+        if role is not PartyRole.OPERATOR:
+            return await self.command(act)
+        if self.second is not None:
+            return await self.command_of_two(act)
+        self.second = key
+        return await self.command(act)
 
     async def add_borrower(self, name: BorrowerId) -> CommandResult:
         self.enrolment[name] = SigningKey.generate()

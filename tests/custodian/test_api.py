@@ -1,7 +1,10 @@
 """The HTTP surface: who may call what, packages in and out, the stream; over real mutual TLS."""
 
 import asyncio
+import fcntl
 import os
+import stat
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from openapi_spec_validator import validate
+from sqlalchemy import event
 from tests.custodian.conftest import (
     BORROWER,
     CONSUMER,
@@ -22,12 +26,18 @@ from tests.custodian.conftest import (
 
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.identity import IdentityKind
-from aigovtool.crypto.sign import SigningKey, seal
+from aigovtool.crypto.sign import SigningKey, VerifyKey, seal
 from aigovtool.crypto.x509 import from_pem, issue_client_certificate, new_authority
 from aigovtool.custodian.api import routes
-from aigovtool.ids import Digest, digest_of
+from aigovtool.custodian.app import ledger_clock, open_custodian
+from aigovtool.custodian.service import packages, proofs
+from aigovtool.custodian.store import log
+from aigovtool.custodian.store.transaction import Transaction
+from aigovtool.ids import Digest, InstanceId, digest_of
 from aigovtool.ledger.budget import Scope
-from aigovtool.ledger.entry import Entry, PartyRole, StopTarget
+from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
+from aigovtool.ledger.entry import Entry, PartyRole, StopTarget, Wiped
+from aigovtool.ledger.merkle import verify_consistency
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol import messages
 from aigovtool.protocol.commands import COMMAND, AskRequest
@@ -71,7 +81,7 @@ def certificate_of(pem: str | None) -> bytes:
 async def api(lent: Bench) -> AsyncIterator[Api]:
     keys = lent.custodian.keys
     tls = server_context([keys.tls_certificate], keys.tls, [keys.credentials_ca])
-    app = application(routes(lent.custodian), clock_ms=lambda: lent.now_ms)
+    app = application(routes(lent.custodian), clock_ms=await ledger_clock(lent.custodian))
     with bind_loopback() as listener:
         server = HttpServer(app, listener, tls)
         await server.start()
@@ -132,6 +142,8 @@ EXPECTED: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/v1/asks/{ask_id}"): (401, 404, 404, 403, 403),
     ("GET", "/v1/self"): (401, 200, 200, 403, 403),
     ("POST", "/v1/commands"): OPERATORS_ONLY,
+    # Without saying whose: the operator gets as far as that.
+    ("GET", "/v1/certificate"): (401, 403, 403, 422, 422),
     # An upload of other bytes than announced: the operator gets as far as the digest.
     ("PUT", "/v1/packages/{package}"): (401, 403, 403, 422, 403),
     ("GET", "/v1/parties"): OPERATORS_ONLY,
@@ -226,9 +238,43 @@ async def test_an_expired_credential_is_refused_by_the_custodians_time(api: Api)
     api.bench.now_ms += YEAR_MS + 1_000
     answer = await api.operator.get("/v1/stops")
     assert (answer.status_code, answer.json()["reason"]) == (401, "credential_expired")
-    api.bench.now_ms -= 2 * YEAR_MS
+
+
+async def test_a_clock_that_is_put_back_revives_no_credential(api: Api) -> None:
+    """What the ledger's time has passed is over, also for a custodian that is started anew on the same ledger."""
+    api.bench.now_ms += YEAR_MS + 1_000
+    await api.bench.custodian.database.run(api.bench.custodian.now)
+    api.bench.now_ms -= YEAR_MS
     answer = await api.operator.get("/v1/stops")
-    assert (answer.status_code, answer.json()["reason"]) == (401, "credential_not_yet_valid")
+    assert (answer.status_code, answer.json()["reason"]) == (401, "credential_expired")
+    passed_ms = (await ledger_clock(api.bench.custodian))()
+    api.bench.custodian.database.close()
+    api.bench.custodian = open_custodian(api.bench.directory)
+    api.bench.custodian.time_ms = lambda: api.bench.now_ms
+    clock_ms = await ledger_clock(api.bench.custodian)
+    assert clock_ms() == passed_ms == api.bench.now_ms + YEAR_MS
+    api.bench.now_ms += YEAR_MS + 7
+    assert clock_ms() == passed_ms + 7
+
+
+async def test_a_credential_of_later_is_refused_by_the_custodians_time(api: Api) -> None:
+    """From its beginning on, to the millisecond."""
+    keys, begins_ms = api.bench.custodian.keys, api.bench.now_ms // 1000 * 1000 + 60_000
+    later = issue_client_certificate(
+        keys.credentials,
+        keys.credentials_ca,
+        api.bench.key.public,
+        IdentityKind.OPERATOR,
+        "alice",
+        not_before_ms=begins_ms,
+        not_after_ms=begins_ms + YEAR_MS,
+    )
+    async with api.connect(later, api.bench.key) as client:
+        api.bench.now_ms = begins_ms - 1
+        answer = await client.get("/v1/stops")
+        assert (answer.status_code, answer.json()["reason"]) == (401, "credential_not_yet_valid")
+        api.bench.now_ms = begins_ms
+        assert (await client.get("/v1/stops")).status_code == 200
 
 
 async def test_a_certificate_of_another_authority_gets_no_connection(api: Api) -> None:
@@ -300,6 +346,62 @@ async def test_an_upload_is_there_whole_and_again(api: Api) -> None:
     answer = await api.clients[NOBODY].get(f"/v1/packages/{name}")
     assert answer.content == content
     assert answer.headers["accept-ranges"] == "bytes"
+
+
+async def test_an_upload_is_durable_before_it_is_answered(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bytes are synced before it has its name, and the directory that holds the name afterwards."""
+    content = os.urandom(1000)
+    name = digest_of(content)
+    target = packages.path_of(api.bench.custodian, name)
+    synced: list[tuple[bool, bool]] = []
+    fsync = os.fsync
+
+    def seen(descriptor: int) -> None:
+        synced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), target.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    assert (await api.operator.put(f"/v1/packages/{name}", content=content)).status_code == 200
+    assert synced == [(False, False), (True, True)]
+
+
+async def test_what_a_killed_custodian_left_of_an_upload_is_removed_by_the_next(api: Api) -> None:
+    """And nothing else: custodians may share the directory, and an upload that is under way at another one stays."""
+    directory = api.bench.custodian.packages
+    before = files_of(api.bench)
+    (directory / ".upload-0123456789abcdef").write_bytes(b"half")
+    content = os.urandom(1000)
+    seen: list[list[str]] = []
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield content[:500]
+        packages.remove_left(directory)
+        seen.append([name for name in files_of(api.bench) if name not in before])
+        yield content[500:]
+
+    await packages.store(api.bench.custodian, digest_of(content), slowly())
+    ((under_way,),) = seen
+    assert under_way.startswith(".upload-")
+    assert under_way != ".upload-0123456789abcdef"
+    kept = packages.path_of(api.bench.custodian, digest_of(content))
+    assert kept.read_bytes() == content
+    kept.unlink()
+    assert files_of(api.bench) == before
+
+
+async def test_a_custodian_removes_what_was_left_of_uploads_when_it_starts(api: Api) -> None:
+    """The packages themselves stay, and so does what somebody else holds."""
+    directory, before = api.bench.custodian.packages, files_of(api.bench)
+    held, left = directory / ".upload-held", directory / ".upload-left"
+    left.write_bytes(b"half")
+    with held.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        api.bench.custodian.database.close()
+        api.bench.custodian = open_custodian(api.bench.directory)
+        assert files_of(api.bench) == [".upload-held", *before]
+    packages.remove_left(directory)
+    assert files_of(api.bench) == before
+    packages.remove_left(directory / "absent")
 
 
 async def test_a_broken_upload_leaves_nothing(api: Api) -> None:
@@ -386,6 +488,50 @@ async def test_a_page_of_the_log_is_what_was_asked(api: Api) -> None:
     """From the index on, as many as wanted."""
     page = decode((await api.operator.get("/v1/log/entries?start=2&limit=3")).content, LogPage)
     assert (page.start, len(page.entries)) == (2, 3)
+
+
+async def test_a_proof_costs_the_ledger_a_handful_of_statements(lent: Bench) -> None:
+    """Anybody may ask for one: it is read at once, however many nodes it has; and what is proved is right."""
+
+    def grow(transaction: Transaction) -> None:
+        for _ in range(5_000):
+            log.append(transaction, lent.now_ms, Wiped(instance=InstanceId("a" * 64), epoch=0))
+
+    await lent.custodian.database.run(grow)
+    size = (await lent.custodian.database.run(log.head)).size
+    engine, statements = lent.custodian.database.backend.engine, []
+
+    def seen(_c: object, _cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    event.listen(engine, "before_cursor_execute", seen)
+    for old, new in ((5, size - 1), (33, size), (1_023, 4_095), (17, 19), (4_096, size), (size, size)):
+        statements.clear()
+        proof = await proofs.consistency(lent.custodian, old, new)
+        verify_consistency(old, proof.old_root, new, proof.root, proof.path)
+        assert len(statements) <= 8, statements
+    event.remove(engine, "before_cursor_execute", seen)
+
+
+async def test_a_forged_checkpoint_is_not_verified_by_the_ledgers_writer(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It costs whoever verifies it, not those who wait for their renewals; and it is refused as ever."""
+    custodian = api.bench.custodian
+    ahead = Checkpoint(custodian=custodian.keys.custodian, size=10**6, root=bytes(32))
+    note = sign_checkpoint(ahead, custodian.keys.log).replace(str(10**6), str(10**6 + 1))
+    threads: list[str] = []
+    verify = VerifyKey.verify
+
+    def seen(key: VerifyKey, signature: bytes, data: bytes) -> None:
+        threads.append(threading.current_thread().name)
+        verify(key, signature, data)
+
+    monkeypatch.setattr(VerifyKey, "verify", seen)
+    answer = await api.clients[NOBODY].post("/v1/checkpoints", json={"checkpoint": note})
+    assert (answer.status_code, answer.json()["reason"]) == (422, "checkpoint")
+    assert threads
+    assert "ledger-writer" not in threads
 
 
 async def test_entries_of_a_rare_kind_are_found_newest_first(api: Api) -> None:

@@ -20,14 +20,16 @@ from tests.custodian.conftest import (
 from aigovtool.crypto.identity import Identity, IdentityKind
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.custodian.service import asks, views
-from aigovtool.errors import AIGovToolError, ConflictError, ForbiddenError, NotFoundError
+from aigovtool.custodian.store import asks as stored
+from aigovtool.custodian.store.transaction import Transaction
+from aigovtool.errors import AIGovToolError, ConflictError, ForbiddenError, InvalidValueError, NotFoundError
 from aigovtool.ids import ConsumerId, ModelId
 from aigovtool.ledger import entry
 from aigovtool.ledger.budget import BudgetLimit, Scope, Window
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.units import Dimension
 from aigovtool.protocol import commands as acts
-from aigovtool.protocol.commands import AskRequest
+from aigovtool.protocol.commands import AskRequest, AskState
 from aigovtool.protocol.messages import Deny, DenyCode, Grant
 from aigovtool.protocol.views import OwnBudget
 
@@ -98,7 +100,122 @@ async def test_a_decided_request_makes_room_for_a_new_one(admitted: Enclave, len
     assert states == ["denied", "open"]
 
 
+async def test_requests_of_an_enclave_count_as_its_consumers(admitted: Enclave, lent: Bench) -> None:
+    """Who has as many open as it may have gets no further one through an enclave, which is answered all the same."""
+    await exhaust(admitted)
+    for _ in range(10):
+        await asks.file_by_party(lent.custodian, consumer(lent), ask(dimension=Dimension.COMPUTE_MS))
+    (deny,) = (await admitted.renew(want(ask=True))).results
+    assert isinstance(deny, Deny)
+    assert deny.code is DenyCode.EXHAUSTED
+    shown = (await views.show_asks(lent.custodian)).asks
+    assert {found.dimension for found in shown} == {Dimension.COMPUTE_MS}
+    await lent.command(decide(shown[0].ask_id, approve=False))
+    await admitted.renew(want(ask=True))
+    assert sum(found.dimension is Dimension.INFERENCES for found in (await views.show_asks(lent.custodian)).asks) == 1
+
+
+async def test_a_ledger_that_was_flooded_before_is_not_slowed_by_it(admitted: Enclave, lent: Bench) -> None:
+    """However many are open at a scope, a renewal reads a few of them; no further one is filed there."""
+    await exhaust(admitted)
+
+    def flood(transaction: Transaction) -> int:
+        for _ in range(100):
+            stored.add(transaction, state(role=PartyRole.BORROWER, name=BORROWER, dimension=Dimension.COMPUTE_MS))
+        return len(stored.open_at(transaction, OWN, 20))
+
+    assert await lent.custodian.database.run(flood) == 20
+    await admitted.renew(want(ask=True))
+    with pytest.raises(ConflictError) as caught:
+        await asks.file_by_party(lent.custodian, consumer(lent), ask())
+    assert caught.value.reason == "too_many_asks"
+    assert (await lent.kinds()).count("Asked") == 0
+
+
+def state(**changes: Any) -> AskState:
+    made = AskState(
+        ask_id=message_id(),
+        role=PartyRole.CONSUMER,
+        name=CONSUMER,
+        scope=OWN,
+        units=1,
+        reason="r",
+        at_ms=1,
+        state="open",
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
 # --- By a party ----------------------------------------------------------------------------------------------
+
+
+async def test_a_party_has_ten_requests_open_at_a_scope(lent: Bench) -> None:
+    """More would fill the ledger and hide those of others; what is refused leaves no line in the log."""
+    filed = [ask(units=number + 1) for number in range(10)]
+    for one in filed:
+        await asks.file_by_party(lent.custodian, consumer(lent), one)
+    lines = len(await lent.log())
+    for dimension in Dimension.INFERENCES, Dimension.COMPUTE_MS:
+        with pytest.raises(ConflictError) as caught:
+            await asks.file_by_party(lent.custodian, consumer(lent), ask(dimension=dimension))
+        assert (caught.value.reason, caught.value.status) == ("too_many_asks", 409)
+        assert caught.value.fix
+    again = await asks.file_by_party(lent.custodian, consumer(lent), filed[0])
+    assert again.ask_id == filed[0].ask_id
+    assert len(await lent.log()) == lines
+    await asks.file_by_party(lent.custodian, borrower(lent), ask())  # whose own line is not the consumer's
+    await asks.file_by_party(
+        lent.custodian, consumer(lent, STRANGER), ask(Scope(model=MODEL, borrower=OTHER, consumer=STRANGER))
+    )
+    await lent.command(decide(filed[3].ask_id, approve=False))
+    await asks.file_by_party(lent.custodian, consumer(lent), ask())
+
+
+async def test_a_borrower_asks_for_consumers_that_are_there(lent: Bench) -> None:
+    """Not for one that was never enrolled, is another's, or was revoked: nobody could decide on it."""
+    revoked = ConsumerId("ward8")
+    await lent.add_consumer(revoked, BORROWER)
+    await asks.file_by_party(
+        lent.custodian, borrower(lent), ask(Scope(model=MODEL, borrower=BORROWER, consumer=revoked))
+    )
+    await lent.command(acts.RevokeParty(role=PartyRole.CONSUMER, name=revoked))
+    for name in (ConsumerId("ghost"), STRANGER, revoked):
+        with pytest.raises(ForbiddenError) as caught:
+            await asks.file_by_party(
+                lent.custodian, borrower(lent), ask(Scope(model=MODEL, borrower=BORROWER, consumer=name))
+            )
+        assert caught.value.reason == "not_own_scope"
+    assert (await lent.kinds()).count("Asked") == 1
+
+
+async def test_open_requests_are_shown_first_however_many_were_decided(lent: Bench) -> None:
+    """To operators and to whoever asked: the newest of all kinds would push out what waits for a decision."""
+    mine, theirs = ask(), ask(Scope(model=MODEL, borrower=BORROWER))
+    await asks.file_by_party(lent.custodian, consumer(lent), mine)
+    await asks.file_by_party(lent.custodian, borrower(lent), theirs)
+
+    def decide_many(transaction: Transaction) -> None:
+        for number in range(1_200):
+            later = {"at_ms": lent.now_ms + 1 + number, "state": "denied"}
+            stored.add(transaction, state(**later))
+            stored.add(
+                transaction, state(**later, name=STRANGER, scope=Scope(model=MODEL, borrower=OTHER, consumer=STRANGER))
+            )
+
+    await lent.custodian.database.run(decide_many)
+    shown = (await views.show_asks(lent.custodian)).asks
+    assert {found.ask_id for found in shown[:2]} == {mine.ask_id, theirs.ask_id}
+    assert [found.at_ms for found in shown[2:]] == sorted((found.at_ms for found in shown[2:]), reverse=True)
+    assert len(shown) == 1_000
+    own = (await asks.own_view(lent.custodian, consumer(lent))).asks
+    assert (own[0].ask_id, len(own)) == (mine.ask_id, 1_000)
+    assert {found.name for found in own} == {CONSUMER}
+    assert max(found.at_ms for found in own) == lent.now_ms + 1_200
+    whole = (await asks.own_view(lent.custodian, borrower(lent))).asks
+    assert {found.ask_id for found in whole[:2]} == {mine.ask_id, theirs.ask_id}
+    assert {found.scope.borrower for found in whole} == {BORROWER}
+    other = (await asks.own_view(lent.custodian, consumer(lent, STRANGER))).asks
+    assert {found.name for found in other} == {STRANGER}
 
 
 async def test_the_same_request_is_filed_once(lent: Bench) -> None:
@@ -225,8 +342,95 @@ async def test_an_approval_raises_the_limits_on_the_path(units: int | None, room
     assert isinstance((await lent.log())[result.entry], entry.AskDecided)
 
 
-def _limit(units: int, scope: Scope) -> BudgetLimit:
-    return BudgetLimit(scope=scope, dimension=Dimension.INFERENCES, window=Window.LIFETIME, limit=units)
+def _limit(units: int, scope: Scope, window: Window = Window.LIFETIME, end_ms: int | None = None) -> BudgetLimit:
+    return BudgetLimit(scope=scope, dimension=Dimension.INFERENCES, window=window, limit=units, not_after_ms=end_ms)
+
+
+async def approved(bench: Bench, units: int = 10) -> dict[tuple[str, str], int | None]:
+    """File a request of the consumer's, approve it, and return the limits then."""
+    request = ask(units=units)
+    await asks.file_by_party(bench.custodian, consumer(bench), request)
+    await bench.command(decide(request.ask_id))
+    return await limits(bench)
+
+
+async def limits(bench: Bench) -> dict[tuple[str, str], int | None]:
+    rows = (await views.show_budgets(bench.custodian)).budgets
+    return {(row.key.scope.level().value, row.key.window.value): row.limit for row in rows}
+
+
+async def test_what_others_share_is_not_raised_while_it_has_room(lent: Bench) -> None:
+    """An operator who approves for one consumer does not lift the ceiling of a whole model with each approval."""
+    await lent.command(acts.SetBudget(limit=_limit(9_000, Scope(model=MODEL))))
+    await lent.command(acts.SetBudget(limit=_limit(0, OWN)))
+    assert await approved(lent, 500) == {("model", "lifetime"): 9_000, ("model_borrower_consumer", "lifetime"): 500}
+    assert await approved(lent, 8_400) == {("model", "lifetime"): 9_000, ("model_borrower_consumer", "lifetime"): 8_900}
+    assert await approved(lent, 200) == {("model", "lifetime"): 9_100, ("model_borrower_consumer", "lifetime"): 9_100}
+
+
+async def test_an_approval_makes_exactly_so_many_more_usable(admitted: Enclave, lent: Bench) -> None:
+    """Beside what was left, and also where a limit was set below what is used."""
+    await exhaust(admitted)
+    await lent.command(acts.SetBudget(limit=_limit(0, Scope(model=MODEL))))
+    assert await approved(lent, 10) == {("model", "lifetime"): 11}
+    assert (await views.show_budgets(lent.custodian)).budgets[0].room == 10
+    assert await approved(lent, 7) == {("model", "lifetime"): 18}
+
+
+async def test_an_approval_leaves_an_end_where_it_is(lent: Bench) -> None:
+    """Also one that has passed: the request is decided, and nothing is granted until somebody sets another end."""
+    end_ms = lent.now_ms + 10
+    await lent.command(acts.SetBudget(limit=_limit(0, Scope(model=MODEL), end_ms=end_ms)))
+    await lent.command(acts.SetBudget(limit=_limit(0, OWN)))
+    lent.now_ms = end_ms
+    assert await approved(lent, 5) == {("model", "lifetime"): 5, ("model_borrower_consumer", "lifetime"): 5}
+    ends = {row.key.scope: row.not_after_ms for row in (await views.show_budgets(lent.custodian)).budgets}
+    assert ends == {Scope(model=MODEL): end_ms, OWN: None}
+
+
+async def test_an_approval_of_nothing_is_refused(lent: Bench) -> None:
+    """Zero is no way to say "as much as was asked for"."""
+    await lent.grant(1)
+    request = ask()
+    await asks.file_by_party(lent.custodian, consumer(lent), request)
+    await _refused(lent, decide(request.ask_id, units=0), InvalidValueError, "no_units")
+    assert await limits(lent) == {("model", "lifetime"): 1}
+    await lent.command(decide(request.ask_id, approve=False, units=0))
+
+
+async def test_an_approval_that_would_help_nobody_is_refused(lent: Bench) -> None:
+    """Where a window is what limits the path, lifetime units on top cannot be used; the refusal names the window."""
+    await lent.grant(100)
+    await lent.command(acts.SetBudget(limit=_limit(0, OWN, Window.ROLLING_DAY)))
+    request = ask()
+    await asks.file_by_party(lent.custodian, consumer(lent), request)
+    with pytest.raises(ConflictError) as caught:
+        await lent.command(decide(request.ask_id))
+    assert caught.value.reason == "window_exhausted"
+    assert "rolling_day" in caught.value.message
+    assert "budget set" in (caught.value.fix or "")
+    before = {("model", "lifetime"): 100, ("model_borrower_consumer", "rolling_day"): 0}
+    assert await limits(lent) == before
+    assert (await asks.show(lent.custodian, consumer(lent), request.ask_id)).state == "open"
+    await lent.command(acts.SetBudget(limit=_limit(10, OWN, Window.ROLLING_DAY)))
+    await lent.command(decide(request.ask_id))  # which can be granted now, without raising anything
+    assert await limits(lent) == {**before, ("model_borrower_consumer", "rolling_day"): 10}
+    assert (await asks.show(lent.custodian, consumer(lent), request.ask_id)).granted == 10
+
+
+async def test_a_lifetime_that_is_exhausted_is_raised_whatever_the_windows_leave(lent: Bench) -> None:
+    """The units are for the days to come, too."""
+    await lent.command(acts.SetBudget(limit=_limit(0, Scope(model=MODEL))))
+    await lent.command(acts.SetBudget(limit=_limit(0, OWN, Window.DAY)))
+    assert await approved(lent, 10) == {("model", "lifetime"): 10, ("model_borrower_consumer", "day"): 0}
+
+
+async def test_a_path_with_windows_alone_has_nothing_to_raise(lent: Bench) -> None:
+    """The refusal names the window there, too."""
+    await lent.command(acts.SetBudget(limit=_limit(3, OWN, Window.DAY)))
+    request = ask()
+    await asks.file_by_party(lent.custodian, consumer(lent), request)
+    await _refused(lent, decide(request.ask_id), ConflictError, "window_exhausted")
 
 
 async def test_a_denial_raises_nothing(lent: Bench) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 from sqlalchemy import text
-from tests.custodian.conftest import BORROWER, MODEL, OTHER, Bench, Enclave, make_bench
+from tests.custodian.conftest import BORROWER, MODEL, OTHER, YEAR_MS, Bench, Enclave, make_bench
 
 from aigovtool.attestation.binding import HpkePublicKey, IdentityPublicKey, SpkiHash
 from aigovtool.crypto.sign import Signature, SigningKey, seal
 from aigovtool.crypto.wrap import WrapKey
 from aigovtool.custodian.app import open_custodian
 from aigovtool.custodian.service import boot, renewal, views
+from aigovtool.custodian.store import instances
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import (
     AIGovToolError,
@@ -29,6 +30,7 @@ from aigovtool.errors import (
     SignatureInvalidError,
     StoppedError,
     StorageError,
+    UnauthenticatedError,
 )
 from aigovtool.ids import Digest, ModelId, Nonce, digest_of, key_id_of
 from aigovtool.ledger import entry
@@ -38,6 +40,15 @@ from aigovtool.protocol import commands as acts
 from aigovtool.protocol import messages, release
 from aigovtool.testing.simulated_tee import wiring
 from aigovtool.testing.simulated_tee.attester import SimulatedPlatform, measure
+
+MINUTE_MS = 60_000
+
+
+async def for_longer(enclave: Enclave) -> None:
+    """Let an admission last for two years, as earlier programs would have let it."""
+    known = await enclave.record()
+    longer = msgspec.structs.replace(known, valid_until_ms=known.valid_until_ms + 2 * YEAR_MS)
+    await enclave.bench.custodian.database.run(lambda transaction: instances.replace(transaction, longer))
 
 
 def stop_all() -> acts.Stop:
@@ -255,6 +266,44 @@ async def test_an_instance_boots_once(lent: Bench) -> None:
     assert caught.value.reason == "instance_exists"
 
 
+async def test_an_identity_key_boots_once(lent: Bench) -> None:
+    """With another HPKE key it would be another instance: what that key signs must be one instance's."""
+    first = Enclave(lent)
+    await first.boot()
+    with pytest.raises(ConflictError) as caught:
+        await Enclave(lent, identity=first.identity).boot()
+    assert caught.value.reason == "identity_key_reused"
+    last = (await lent.log())[-1]
+    assert isinstance(last, entry.AttestationRefused)
+    assert (last.borrower, last.reason) == (BORROWER, "identity_key_reused")
+    await first.release()
+
+
+async def twice_known(lent: Bench) -> Enclave:
+    """Admit an enclave, and put a second instance with its identity key beside it, as earlier programs admitted it."""
+    enclave = Enclave(lent)
+    await enclave.boot()
+    copied = "key_id, borrower, state, attested_at_ms, last_contact_ms, body"
+    statement = text(f"INSERT INTO instances (instance, {copied}) SELECT :other, {copied} FROM instances")
+    other = statement.bindparams(other="0" * 64)
+    await lent.custodian.database.run(lambda transaction: transaction.execute(other) and None)
+    return enclave
+
+
+@pytest.mark.parametrize("receive", [boot.release_key, renewal.renew, renewal.wiped, renewal.listener])
+async def test_a_stranger_who_names_a_key_that_two_instances_have_stops_nobody(receive: Any, lent: Bench) -> None:
+    """A `keyid` proves nothing: whatever the ledger knows of it, the sender alone is refused."""
+    enclave = await twice_known(lent)
+    unsigned = msgspec.structs.replace(
+        seal(messages.RENEW, {}, SigningKey.generate()),
+        signatures=[Signature(keyid=enclave.identity.public.key_id, sig=bytes(64))],
+    )
+    with pytest.raises(SignatureInvalidError):
+        await receive(lent.custodian, unsigned)
+    assert not lent.custodian.database.failed.is_set()
+    await lent.grant(1)
+
+
 # --- Appraisal ---------------------------------------------------------------------------------------------
 
 
@@ -324,6 +373,32 @@ async def test_a_revoked_borrower_gets_no_challenge_and_no_admission(lent: Bench
         assert caught.value.reason == "not_enrolled"
 
 
+async def test_a_borrower_whose_credential_has_ended_gets_no_challenge_and_no_admission(lent: Bench) -> None:
+    """At its last millisecond it still does; nobody need have revoked it afterwards."""
+    enclave = Enclave(lent)
+    lent.now_ms += YEAR_MS
+    envelope = enclave.sealed(enclave.request(enclave.claims(await enclave.challenge())))
+    lent.now_ms += 1
+    before = len(await lent.log())
+    for attempt in (enclave.challenge(), enclave.admit(envelope)):
+        with pytest.raises(UnauthenticatedError) as caught:
+            await attempt
+        assert (caught.value.reason, caught.value.status) == ("credential_expired", 401)
+    assert len(await lent.log()) == before
+
+
+async def test_no_admission_outlives_the_credential_of_its_borrower(lent: Bench) -> None:
+    """An instance of the last minute is to attest again when that is over, and then it cannot."""
+    enclave = Enclave(lent)
+    ends_ms = lent.now_ms + YEAR_MS
+    lent.now_ms = ends_ms - MINUTE_MS
+    assert (await enclave.boot()).valid_until_ms == ends_ms
+    await enclave.release()
+    lent.now_ms = ends_ms
+    with pytest.raises(ReattestRequiredError):
+        await enclave.release()
+
+
 # --- Key release -------------------------------------------------------------------------------------------
 
 
@@ -376,6 +451,17 @@ async def test_an_expired_attestation_gets_no_key(admitted: Enclave, lent: Bench
     lent.now_ms += lent.policy.max_attestation_age_ms
     with pytest.raises(ReattestRequiredError):
         await admitted.release()
+
+
+async def test_an_instance_of_a_borrower_whose_credential_has_ended_gets_no_key(admitted: Enclave, lent: Bench) -> None:
+    """Also one that an earlier program admitted for longer; the refusal is in the log."""
+    await for_longer(admitted)
+    lent.now_ms += YEAR_MS + 1
+    with pytest.raises(UnauthenticatedError):
+        await admitted.release()
+    last = (await lent.log())[-1]
+    assert isinstance(last, entry.ReleaseRefused)
+    assert last.reason == "credential_expired"
 
 
 async def test_a_stopped_instance_gets_no_key(admitted: Enclave, lent: Bench) -> None:

@@ -1,6 +1,7 @@
 """Operator commands: signed by this operator, for this custodian, fresh, and applied once."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import msgspec
 import pytest
@@ -21,9 +22,11 @@ from aigovtool.crypto.identity import IdentityKind, parse_identity
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey, seal
 from aigovtool.crypto.wrap import wrap
-from aigovtool.crypto.x509 import from_pem
-from aigovtool.custodian.service import commands, renewal, views
+from aigovtool.crypto.x509 import describe, from_pem
+from aigovtool.custodian.service import commands, credentials, renewal, views
 from aigovtool.custodian.service.packages import path_of
+from aigovtool.custodian.store.database import Database
+from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import (
     AIGovToolError,
     AppraisalError,
@@ -32,6 +35,7 @@ from aigovtool.errors import (
     InvalidValueError,
     NotFoundError,
     SignatureInvalidError,
+    StorageError,
 )
 from aigovtool.ids import ConsumerId, Digest, ModelId, digest_of, key_id_of
 from aigovtool.ledger import entry
@@ -46,6 +50,7 @@ from aigovtool.protocol.messages import Deny, DenyCode
 from aigovtool.testing.simulated_tee import wiring
 
 STOP = acts.Stop(target=StopTarget.ALL, value="", reason="drill")
+T = TypeVar("T")
 
 
 async def refused(bench: Bench, act: Any, error: type[AIGovToolError], reason: str) -> None:
@@ -186,6 +191,31 @@ async def test_a_revoked_operator_commands_nothing(bench: Bench) -> None:
         with pytest.raises(ForbiddenError) as caught:
             await commands.execute(bench.custodian, bob, attempt)
         assert caught.value.reason == "not_enrolled"
+
+
+async def test_an_operator_whose_credential_has_ended_signs_nothing(bench: Bench) -> None:
+    """Neither beside another one nor alone, by the ledger's time, which a clock that is put back does not turn back."""
+    bobs = SigningKey.generate()
+    await bench.command(
+        acts.AddParty(role=PartyRole.OPERATOR, name="bob", key=bobs.public.raw, borrower=None, valid_for_ms=60_000)
+    )
+    bob = bench.identity(IdentityKind.OPERATOR, "bob", bobs)
+    bench.now_ms += 59_999
+    await commands.execute(
+        bench.custodian, bench.alice, seal(COMMAND, bench.order(enrolment("carol")), bench.key, bobs)
+    )
+    for later_ms in (1, -30_000):
+        bench.now_ms += later_ms
+        await bench.custodian.database.run(bench.custodian.now)
+        for identity, operator, keys in (
+            (bench.alice, "alice", (bench.key, bobs)),
+            (bob, "bob", (bench.key, bobs)),
+            (bob, "bob", (bobs,)),
+        ):
+            order = bench.order(enrolment("dave"), operator=operator)
+            with pytest.raises(SignatureInvalidError) as caught:
+                await commands.execute(bench.custodian, identity, seal(COMMAND, order, *keys))
+            assert caught.value.reason == "wrong_key"
 
 
 async def test_an_issued_certificate_names_the_party_and_its_time(bench: Bench) -> None:
@@ -353,6 +383,21 @@ async def test_grants_add_up_and_end_somewhere(lent: Bench) -> None:
     await refused(lent, grant, ConflictError, "unlimited")
 
 
+async def test_a_grant_to_a_budget_that_has_ended_is_refused(lent: Bench) -> None:
+    """It would look like success, and nobody could use a unit of it; an end that is set lies ahead."""
+    end_ms = lent.now_ms + 10
+    await lent.command(acts.SetBudget(limit=msgspec.structs.replace(limit(5), not_after_ms=end_ms)))
+    grant = acts.GrantBudget(scope=Scope(model=MODEL), dimension=Dimension.INFERENCES, window=Window.LIFETIME, units=1)
+    lent.now_ms = end_ms - 1
+    await lent.command(grant)
+    lent.now_ms = end_ms
+    await refused(lent, grant, ConflictError, "budget_ended")
+    past = acts.SetBudget(limit=msgspec.structs.replace(limit(5), not_after_ms=end_ms))
+    await refused(lent, past, InvalidValueError, "bad_end")
+    (row,) = (await views.show_budgets(lent.custodian)).budgets
+    assert (row.limit, row.not_after_ms) == (6, end_ms)
+
+
 @pytest.mark.parametrize(
     ("target", "value"),
     [
@@ -404,6 +449,54 @@ async def test_an_enclave_that_listens_hears_of_a_stop_at_once(admitted: Enclave
     assert admitted.stop_state(line.stop_state).is_wide()
 
 
+class Losing:
+    """The ledger of a custodian that loses the answer to its second COMMIT, which the server has carried out."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.left = 2
+
+    async def run(self, job: Callable[[Transaction], T]) -> T:
+        result = await self.database.run(job)
+        self.left -= 1
+        if not self.left:
+            raise StorageError("the connection was lost in COMMIT")
+        return result
+
+
+@pytest.mark.parametrize(
+    "act",
+    [STOP, acts.GrantBudget(scope=Scope(model=MODEL), dimension=Dimension.INFERENCES, window=Window.DAY, units=5)],
+)
+async def test_what_a_lost_commit_did_is_announced_when_the_command_comes_again(
+    act: acts.Act, admitted: Enclave, lent: Bench
+) -> None:
+    """The other custodians were told by the transaction itself; the enclaves that listen here must not wait longer."""
+    order, database = seal(COMMAND, lent.order(act), lent.key), lent.custodian.database
+    with lent.custodian.hub.listen(await admitted.record()) as stream:
+        lent.custodian.database = cast("Database", Losing(database))
+        with pytest.raises(StorageError):
+            await commands.execute(lent.custodian, lent.alice, order)
+        lent.custodian.database = database
+        assert stream.empty()
+        await commands.execute(lent.custodian, lent.alice, order)
+        line = stream.get_nowait()
+    assert line is not None
+    assert line.granted
+    if act is STOP:
+        assert line.stop_state is not None
+        assert admitted.stop_state(line.stop_state).is_wide()
+
+
+async def test_a_repeated_command_that_concerns_no_enclave_wakes_none(admitted: Enclave, lent: Bench) -> None:
+    """Repeating is for a client that is not sure, and must not be a way to wake everybody."""
+    order = seal(COMMAND, lent.order(enrolment("bob")), lent.key)
+    with lent.custodian.hub.listen(await admitted.record()) as stream:
+        for _ in range(2):
+            await commands.execute(lent.custodian, lent.alice, order)
+        assert stream.empty()
+
+
 async def test_commands_wake_those_that_they_concern(admitted: Enclave, lent: Bench) -> None:
     """A raised budget wakes who serves the model; a stop elsewhere, or a new party, wakes nobody."""
     with lent.custodian.hub.listen(await admitted.record()) as stream:
@@ -450,20 +543,53 @@ async def test_the_last_operator_cannot_be_revoked(bench: Bench) -> None:
     """Nobody could stop anything any more; one who is revoked or whose credential has ended does not count."""
     revoke = acts.RevokeParty(role=PartyRole.OPERATOR, name="alice")
     await refused(bench, revoke, ConflictError, "last_operator")
-    bob = SigningKey.generate()
-    await bench.add_party(PartyRole.OPERATOR, "bob", bob)
-    await bench.command(acts.RevokeParty(role=PartyRole.OPERATOR, name="bob"))
-    await refused(bench, revoke, ConflictError, "last_operator")
-    await bench.command(
-        acts.AddParty(
-            role=PartyRole.OPERATOR,
-            name="carol",
-            key=SigningKey.generate().public.raw,
-            borrower=None,
-            valid_for_ms=1000,
-        )
-    )
+    for name in ("bob", "dave"):
+        await bench.add_party(PartyRole.OPERATOR, name, SigningKey.generate())
+    await bench.command_of_two(enrolment("carol", valid_for_ms=1000))
+    for name in ("bob", "dave"):
+        await bench.command(acts.RevokeParty(role=PartyRole.OPERATOR, name=name))
     bench.now_ms += 2000
     await refused(bench, revoke, ConflictError, "last_operator")
-    await bench.add_party(PartyRole.OPERATOR, "dave", SigningKey.generate())
-    await bench.command(revoke)
+
+
+async def test_an_operator_can_be_revoked_while_another_can_act(bench: Bench) -> None:
+    """By itself, too."""
+    await bench.add_party(PartyRole.OPERATOR, "bob", SigningKey.generate())
+    await bench.command(acts.RevokeParty(role=PartyRole.OPERATOR, name="alice"))
+
+
+def enrolment(name: str, *, valid_for_ms: int = YEAR_MS) -> acts.AddParty:
+    key = SigningKey.generate().public.raw
+    return acts.AddParty(role=PartyRole.OPERATOR, name=name, key=key, borrower=None, valid_for_ms=valid_for_ms)
+
+
+async def test_one_operator_cannot_make_its_own_second(bench: Bench) -> None:
+    """Once there was a second one every further one takes two, also after the second was revoked by the first."""
+    await bench.add_party(PartyRole.OPERATOR, "bob", SigningKey.generate())
+    await refused(bench, enrolment("carol"), ConflictError, "needs_second")
+    await bench.command_of_two(enrolment("carol"))
+    await bench.command(acts.RevokeParty(role=PartyRole.OPERATOR, name="bob"))
+    await bench.command(acts.RevokeParty(role=PartyRole.OPERATOR, name="carol"))
+    await refused(bench, enrolment("mallory"), ConflictError, "needs_second")
+    with pytest.raises(SignatureInvalidError) as caught:
+        await bench.command_of_two(enrolment("mallory"))
+    assert caught.value.reason == "wrong_key"
+
+
+async def test_an_enrolled_partys_certificate_is_issued_again(bench: Bench) -> None:
+    """For the same key and until the same end; not for who is revoked, unknown, or whose time is over."""
+    key = SigningKey.generate()
+    first = await bench.add_party(PartyRole.OPERATOR, "bob", key)
+    bench.now_ms += 5_000
+    again = await credentials.show_certificate(bench.custodian, PartyRole.OPERATOR, "bob")
+    assert again.key == key.public.raw
+    old, new = (describe(from_pem((text or "").encode())[0]) for text in (first.certificate, again.certificate))
+    assert (new.subject, new.not_after_ms) == (old.subject, old.not_after_ms)
+    with pytest.raises(ForbiddenError):
+        await credentials.show_certificate(bench.custodian, PartyRole.BORROWER, "bob")
+    await bench.command(acts.RevokeParty(role=PartyRole.OPERATOR, name="bob"))
+    with pytest.raises(ForbiddenError):
+        await credentials.show_certificate(bench.custodian, PartyRole.OPERATOR, "bob")
+    bench.now_ms += 2 * YEAR_MS
+    with pytest.raises(InvalidValueError):
+        await credentials.show_certificate(bench.custodian, PartyRole.OPERATOR, "alice")

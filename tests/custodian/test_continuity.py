@@ -9,33 +9,41 @@ import psycopg
 import pytest
 from tests.custodian.conftest import BORROWER, CONSUMER, MODEL, Bench, Enclave, report, want
 
+from aigovtool.codec import decode, encode
 from aigovtool.crypto.identity import Identity, IdentityKind
 from aigovtool.crypto.sign import SigningKey, seal
 from aigovtool.custodian.app import open_custodian
-from aigovtool.custodian.service import commands, views
+from aigovtool.custodian.service import commands, renewal, views
+from aigovtool.custodian.service.continuity import leapt
+from aigovtool.custodian.store.transaction import Gap, Head, Transaction
 from aigovtool.errors import (
     AIGovToolError,
     ConflictError,
+    InvalidValueError,
     LedgerRollbackError,
     LogError,
     NotFoundError,
     SignatureInvalidError,
 )
-from aigovtool.ids import BorrowerId, OperatorId, key_id_of
+from aigovtool.ids import BorrowerId, ConsumerId, OperatorId, key_id_of
 from aigovtool.ledger import entry
 from aigovtool.ledger.audit import AuditReport, LoggedEntry, verify_log
-from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window
+from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window, key_now
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.merkle import leaf_hash
-from aigovtool.ledger.policy import GRACE_MS
+from aigovtool.ledger.policy import GRACE_MS, Dial, default_policy
 from aigovtool.ledger.units import Dimension, UnitVector
+from aigovtool.limits import MAX_INTEGER
 from aigovtool.protocol import commands as acts
+from aigovtool.protocol import messages
 from aigovtool.protocol.commands import COMMAND, Act, CommandResult
-from aigovtool.protocol.messages import Deny, DenyCode, Grant
-from aigovtool.protocol.views import CheckpointSeen
+from aigovtool.protocol.messages import Answer, Deny, DenyCode, Grant, Renew
+from aigovtool.protocol.metering import Meter
+from aigovtool.protocol.views import Budgets, CheckpointSeen
 
 BUDGET = 1000
+MINUTE_MS = 60_000
 ROW = RowKey(scope=Scope(model=MODEL), dimension=Dimension.INFERENCES, window=Window.LIFETIME, bucket_ms=0)
 STOP = acts.Stop(target=StopTarget.ALL, value="", reason="drill")
 
@@ -310,6 +318,30 @@ async def test_a_window_that_was_only_looked_at_can_be_charged(two: Two, ledger:
     }
 
 
+async def test_a_window_is_charged_where_it_was_used(two: Two, ledger: str | None) -> None:
+    """Also a bucket of which the restored ledger knows nothing; none that has not begun, or that is no bucket."""
+    limit = BudgetLimit(scope=ROW.scope, dimension=Dimension.INFERENCES, window=Window.ROLLING_HOUR, limit=BUDGET)
+    await two.bench.command(acts.SetBudget(limit=limit))
+    enclave, bench = await forgotten(two, ledger), two.bench
+    bench.now_ms += 10 * MINUTE_MS
+    with pytest.raises(LedgerRollbackError):
+        await enclave.renew()
+    used = key_now(limit, bench.now_ms - 5 * MINUTE_MS)
+    for bucket_ms in (key_now(limit, bench.now_ms + 5 * MINUTE_MS).bucket_ms, used.bucket_ms + 1):
+        with pytest.raises(NotFoundError) as caught:
+            await two.settle(acts.RowCharge(row=msgspec.structs.replace(used, bucket_ms=bucket_ms), units=5))
+        assert caught.value.reason == "no_budget_row"
+    await two.settle(acts.RowCharge(row=used, units=BUDGET - 1))
+    bench.now_ms += bench.policy.ttl_ms + GRACE_MS
+    fresh = Enclave(bench)
+    await fresh.boot()
+    (denied,) = (await fresh.renew(want(2))).results
+    assert isinstance(denied, Deny)
+    assert [row.posted for row in (await verified(bench)).rows if row.key == used] == [BUDGET - 1]
+    bench.now_ms += 61 * MINUTE_MS
+    assert (await drawn(fresh, 2)).units.inferences == 2
+
+
 async def test_a_larger_loss_than_was_settled_is_a_new_gap(two: Two, ledger: str | None) -> None:
     """Operators settled what they were shown; who remembers still more is heard."""
     enclave = Enclave(two.bench)
@@ -358,6 +390,271 @@ async def test_operators_settle_what_they_were_shown(two: Two, ledger: str | Non
     with pytest.raises(NotFoundError):
         await two.settle(acts.RowCharge(row=elsewhere, units=1))
     assert (await views.show_gap(two.bench.custodian)).generation == 0
+
+
+async def test_no_charge_makes_a_number_that_nobody_can_read(two: Two, ledger: str | None) -> None:
+    """Each is at most as much as a limit can have, and so is what they come to; else none of it happens."""
+    enclave, bench = await forgotten(two, ledger), two.bench
+    with pytest.raises(LedgerRollbackError):
+        await enclave.renew()
+    spent = await posted(bench)
+    most = MAX_INTEGER - spent
+    for charges in ([most, 1], [most + 1]):
+        with pytest.raises(InvalidValueError) as caught:
+            await two.settle(*(acts.RowCharge(row=ROW, units=units) for units in charges))
+        assert caught.value.reason == "charge_too_large"
+        assert await posted(bench) == spent
+    assert (await views.show_gap(bench.custodian)).checkpoint is not None
+    await two.settle(acts.RowCharge(row=ROW, units=most))
+    assert await posted(bench) == MAX_INTEGER
+    assert decode(encode(await views.show_budgets(bench.custodian)), Budgets)
+
+
+async def test_all_that_remains_can_be_charged_of_the_largest_budget(two: Two, ledger: str | None) -> None:
+    """What is left of it, beside what is spent and what leases hold, is never too much."""
+    largest = BudgetLimit(scope=ROW.scope, dimension=ROW.dimension, window=ROW.window, limit=MAX_INTEGER)
+    await two.bench.command(acts.SetBudget(limit=largest))
+    holder = Enclave(two.bench)
+    await holder.boot()
+    await drawn(holder, 7)
+    enclave, bench = await forgotten(two, ledger), two.bench
+    with pytest.raises(LedgerRollbackError):
+        await enclave.renew()
+    (shown,) = (await views.show_budgets(bench.custodian)).budgets
+    assert (shown.pending, shown.room) == (7, MAX_INTEGER - 7 - shown.posted)
+    room = shown.room or 0
+    with pytest.raises(InvalidValueError):
+        await two.settle(acts.RowCharge(row=ROW, units=room + 1))
+    await two.settle(acts.RowCharge(row=ROW, units=room))
+    (shown,) = (await views.show_budgets(bench.custodian)).budgets
+    assert (shown.posted + shown.pending, shown.room) == (MAX_INTEGER, 0)
+
+
+async def lost_again(two: Two, size: int) -> None:
+    """Write a gap down as if somebody had shown a checkpoint of this size."""
+
+    def gap(transaction: Transaction) -> None:
+        head = transaction.head
+        found = Gap(checkpoint=f"note {size}", generation=head.generation, size=size, found_at_ms=head.clock_ms)
+        transaction.head = msgspec.structs.replace(head, gap=found)
+
+    await two.bench.custodian.database.run(gap)
+
+
+async def quiet_ms(two: Two) -> int:
+    return (await views.show_gap(two.bench.custodian)).quiet_until_ms - two.bench.now_ms
+
+
+async def test_a_second_settlement_does_not_end_the_quiet_of_the_first(two: Two) -> None:
+    """What was granted for long before the first may still be used, whatever the terms are by now."""
+    bench = two.bench
+    island = default_policy(Dial.ISLAND, version=2)
+    await two.command(acts.SetModelTerms(model=MODEL, policy=island, borrowers=[BORROWER]))
+    await lost_again(two, 500)
+    await two.settle()
+    assert await quiet_ms(two) == island.ttl_ms + GRACE_MS
+    strict = default_policy(Dial.STRICT, version=3)
+    await bench.command(acts.SetModelTerms(model=MODEL, policy=strict, borrowers=[BORROWER]))
+    await lost_again(two, 600)
+    await two.settle()
+    assert await quiet_ms(two) == island.ttl_ms + GRACE_MS
+
+
+async def test_the_longest_ttl_that_was_ever_lent_for_is_waited_for(two: Two) -> None:
+    """Also when the terms are shorter since: the ledger cannot know when its last lease of that kind was granted."""
+    bench = two.bench
+    for policy in (default_policy(Dial.ISLAND, version=2), default_policy(Dial.STRICT, version=3)):
+        await two.command(acts.SetModelTerms(model=MODEL, policy=policy, borrowers=[BORROWER]))
+    with _closed(bench):
+        pass
+    await lost_again(two, 500)
+    await two.settle()
+    assert await quiet_ms(two) == default_policy(Dial.ISLAND).ttl_ms + GRACE_MS
+
+
+async def test_what_an_earlier_program_waits_for_is_waited_for(two: Two) -> None:
+    """It noted no terms that were replaced, but until when nothing is granted."""
+    until_ms = two.bench.now_ms + 10 * 3_600_000
+    head = await two.bench.custodian.database.run(lambda transaction: transaction.head)
+    assert head.longest_ttl_ms == 0
+
+    def waits(transaction: Transaction) -> None:
+        transaction.head = msgspec.structs.replace(transaction.head, quiet_until_ms=until_ms)
+
+    await two.bench.custodian.database.run(waits)
+    await lost_again(two, 500)
+    await two.settle()
+    assert await quiet_ms(two) == 10 * 3_600_000
+
+
+# --- Stops of a restored ledger ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Knowing:
+    """A live enclave that heard of stops which the ledger has forgotten since, and its meter."""
+
+    enclave: Enclave
+    meter: Meter
+
+    async def hears(self, bench: Bench) -> bool:
+        """Take the stop state of this moment; return whether it must wipe itself."""
+        state = await renewal.stop_state_of(bench.custodian, self.enclave.instance)
+        return self.meter.apply_stop_state(self.enclave.stop_state(state))
+
+
+async def stop_twice(bench: Bench) -> None:
+    for _ in range(2):
+        for act in (acts.Stop, acts.Resume):
+            await bench.command(act(target=StopTarget.CONSUMER, value=CONSUMER, reason="drill"))
+
+
+async def knowing(two: Two, ledger: str | None, *, shows: bool = True) -> Knowing:
+    """Restore a ledger that has forgotten four epochs, which a live enclave knows; perhaps not by a checkpoint."""
+    enclave = Enclave(two.bench)
+    state = enclave.stop_state((await enclave.boot()).stop_state)
+    await drawn(enclave, 1)
+    meter = Meter(
+        instance=enclave.instance,
+        custodian=two.bench.custodian.keys.custodian,
+        policies={MODEL: two.bench.policy},
+        stop_state=state,
+        admitted_ms=0,
+    )
+    known = Knowing(enclave, meter)
+    copy = backup(two.bench, ledger)
+    await stop_twice(two.bench)
+    assert not await known.hears(two.bench)
+    assert (meter.stop_state.scope_epoch, meter.stop_state.epoch) == (4, 4)
+    if shows:
+        await enclave.renew()
+    copy.restore()
+    return known
+
+
+async def test_a_stop_while_there_is_a_gap_reaches_live_enclaves(two: Two, ledger: str | None) -> None:
+    """Its epoch is above every one that the lost ledger gave out, whatever the restored one remembers."""
+    known = await knowing(two, ledger)
+    with pytest.raises(LedgerRollbackError):
+        await known.enclave.renew()
+    assert not await known.hears(two.bench)
+    await two.bench.command(STOP)
+    assert await known.hears(two.bench)
+    # And it is lifted for whoever comes after the settlement; the log with its leap of epochs verifies.
+    await two.settle()
+    await two.bench.command(acts.Resume(target=StopTarget.ALL, value="", reason="over"))
+    await Enclave(two.bench).boot()
+    await verified(two.bench)
+
+
+async def test_a_stop_from_before_the_gap_was_noticed_reaches_live_enclaves_then(two: Two, ledger: str | None) -> None:
+    """Nobody had shown what is forgotten: it is made newer, and pushed to whoever listens, when somebody does."""
+    known = await knowing(two, ledger)
+    await two.bench.command(STOP)
+    assert not await known.hears(two.bench)
+    with two.bench.custodian.hub.listen(await known.enclave.record()) as stream:
+        with pytest.raises(LedgerRollbackError):
+            await known.enclave.renew()
+        pushed = [stream.get_nowait() for _ in range(stream.qsize())]
+    states = [line.stop_state for line in pushed if line is not None and line.stop_state is not None]
+    assert [known.meter.apply_stop_state(known.enclave.stop_state(state)) for state in states] == [True]
+
+
+async def test_a_consumers_stop_is_not_made_newer_by_itself(two: Two, ledger: str | None) -> None:
+    """That would lift the forgotten stops of other consumers at enclaves that still know them."""
+    night = ConsumerId("night")
+    await two.bench.add_consumer(night, BORROWER)
+    known = await knowing(two, ledger)
+    await two.bench.command(acts.Stop(target=StopTarget.CONSUMER, value=night, reason="drill"))
+    for act in (acts.Stop, acts.Resume):  # neither is one that was lifted
+        await two.bench.command(act(target=StopTarget.MODEL, value=MODEL, reason="drill"))
+    with pytest.raises(LedgerRollbackError):
+        await known.enclave.renew()
+    await known.hears(two.bench)
+    assert (known.meter.stop_state.scope_epoch, known.meter.stop_state.stops) == (4, [])
+    await two.bench.command(acts.Stop(target=StopTarget.CONSUMER, value=night, reason="again"))
+    await known.hears(two.bench)
+    assert [stop.value for stop in known.meter.stop_state.stops] == [night]
+
+
+def test_without_a_clock_the_log_tells_how_far_the_epoch_leaps() -> None:
+    """Each epoch has an entry; where both tell, the later counts, and none is ever taken back."""
+    for epoch, size, clock_ms, leaps_to in ((3, 50, 10, 50), (3, 50, 70, 70), (90, 50, 70, 90)):
+        assert leapt(Head(epoch=epoch, clock_ms=clock_ms), size).epoch == leaps_to
+
+
+async def says(enclave: Enclave, epoch: int) -> Answer:
+    """Renew as an instance that has a stop state of this epoch."""
+    request = msgspec.structs.replace(decode(enclave.renewal().payload, Renew), epoch=epoch)
+    envelope = seal(messages.RENEW, request, enclave.identity)
+    return enclave.opened(await renewal.renew(enclave.bench.custodian, envelope))
+
+
+async def test_an_instance_that_knows_a_later_epoch_is_believed(two: Two, ledger: str | None) -> None:
+    """A stop was pushed to it, and the ledger was lost before it renewed: there is no gap, and stops reach it."""
+    known = await knowing(two, ledger, shows=False)
+    answer = await says(known.enclave, known.meter.stop_state.epoch)
+    assert answer.epoch > known.meter.stop_state.scope_epoch
+    await two.bench.command(STOP)
+    assert await known.hears(two.bench)
+
+
+async def test_no_instance_moves_the_epoch_beyond_the_time(two: Two) -> None:
+    """Epochs do not outrun the clock: one that says it knows of such a one is wrong, and nothing moves."""
+    enclave = Enclave(two.bench)
+    await enclave.boot()
+    for epoch in (MAX_INTEGER, two.bench.now_ms + 1):
+        assert (await says(enclave, epoch)).epoch == 0
+
+
+async def test_a_ledger_that_is_restored_twice_is_still_obeyed(two: Two, ledger: str | None) -> None:
+    """Its second stop is newer than the first, of which the second copy knows nothing either."""
+    known = await knowing(two, ledger)
+    copy = backup(two.bench, ledger)
+    for _ in range(2):
+        two.bench.now_ms += 1_000
+        with pytest.raises(LedgerRollbackError):
+            await known.enclave.renew()
+        await two.bench.command(acts.Stop(target=StopTarget.CONSUMER, value=CONSUMER, reason="drill"))
+        before = known.meter.stop_state.scope_epoch
+        await known.hears(two.bench)
+        assert known.meter.stop_state.scope_epoch > before
+        copy.restore()
+
+
+async def test_a_settlement_brings_the_epoch_to_its_time(two: Two, ledger: str | None) -> None:
+    """Also of a copy that had the gap already, and of which no instance has shown anything since."""
+    known = await knowing(two, ledger)
+    with pytest.raises(LedgerRollbackError):
+        await known.enclave.renew()
+    copy = backup(two.bench, ledger)
+    for _ in range(3):
+        await two.bench.command(acts.Stop(target=StopTarget.CONSUMER, value=CONSUMER, reason="drill"))
+    await known.hears(two.bench)
+    copy.restore()
+    two.bench.now_ms += MINUTE_MS
+    await two.command(STOP)
+    await two.settle()
+    assert await known.hears(two.bench)
+    await verified(two.bench)
+
+
+async def test_a_copy_that_has_the_gap_already_is_obeyed_as_well(two: Two, ledger: str | None) -> None:
+    """Nothing new is found in it; what was ordered after it was made is left behind all the same."""
+    known = await knowing(two, ledger)
+    with pytest.raises(LedgerRollbackError):
+        await known.enclave.renew()
+    copy = backup(two.bench, ledger)
+    for _ in range(3):
+        await two.bench.command(acts.Stop(target=StopTarget.CONSUMER, value=CONSUMER, reason="drill"))
+    await known.hears(two.bench)
+    copy.restore()
+    await two.bench.command(STOP)
+    assert not await known.hears(two.bench)
+    two.bench.now_ms += 2 * MINUTE_MS
+    with pytest.raises(LedgerRollbackError):
+        await known.enclave.renew()
+    assert await known.hears(two.bench)
 
 
 # --- Two operators -----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from aigovtool.codec import decode
 from aigovtool.crypto.keyfile import read_secret_file
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import Envelope, SigningKey
+from aigovtool.crypto.x509 import describe, from_pem
 from aigovtool.custodian import keys as custodian_keys
 from aigovtool.custodian.app import add_operator, initialise, open_custodian
 from aigovtool.custodian.keys import CustodianKeys
@@ -254,3 +255,20 @@ def test_an_operator_can_be_enrolled_from_the_directory(tmp_path: Path, ledger: 
     with pytest.raises(ConflictError):
         add_operator(directory, "bob", tmp_path / "again.json")
     assert not (tmp_path / "again.json").exists()
+
+
+async def test_an_operator_who_is_enrolled_from_the_directory_is_one_by_the_ledgers_time(tmp_path: Path) -> None:
+    """A clock that once showed a later year has ended every credential; this is the way out."""
+    directory = tmp_path / "custodian"
+    bench = make_bench(directory)
+    bench.now_ms += 5 * 365 * 86_400_000
+    ledger_ms = await bench.custodian.database.run(bench.custodian.now)
+    bench.custodian.database.close()
+    add_operator(directory, "bob", tmp_path / "bob.json")
+    written = decode((tmp_path / "bob.json").read_bytes(), OperatorFile)
+    (certificate,) = from_pem(written.certificate.encode())
+    assert describe(certificate).not_before_ms < ledger_ms < describe(certificate).not_after_ms
+    custodian = open_custodian(directory)
+    party = await custodian.database.run(lambda running: parties.require(running, PartyRole.OPERATOR, "bob"))
+    custodian.database.close()
+    assert party.not_after_ms // 1000 * 1000 == describe(certificate).not_after_ms

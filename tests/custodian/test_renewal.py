@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import event, text
 from tests.custodian.conftest import (
@@ -11,6 +12,7 @@ from tests.custodian.conftest import (
     MODEL,
     OTHER,
     STRANGER,
+    YEAR_MS,
     Bench,
     Enclave,
     message_id,
@@ -20,9 +22,12 @@ from tests.custodian.conftest import (
 
 from aigovtool.codec import decode
 from aigovtool.crypto.sign import SigningKey, seal
+from aigovtool.custodian.custodian import Notice
+from aigovtool.custodian.hub import Announcement
 from aigovtool.custodian.service import renewal, views
 from aigovtool.custodian.service.renewal import listener
-from aigovtool.custodian.service.reports import sweep
+from aigovtool.custodian.service.reports import sweep, take_reports
+from aigovtool.custodian.store import instances
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import ConflictError, ForbiddenError, SignatureInvalidError
 from aigovtool.ids import ConsumerId, ModelId
@@ -33,8 +38,10 @@ from aigovtool.ledger.policy import GRACE_MS
 from aigovtool.ledger.units import Dimension, UnitVector
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol import messages
-from aigovtool.protocol.messages import Deny, DenyCode, Grant, Listen, Wiped
+from aigovtool.protocol.messages import Deny, DenyCode, Grant, Listen, Report, Wiped
 
+#: As many answered renewals of an instance as are remembered whatever they show.
+KEPT = 16
 STOP = acts.Stop(target=StopTarget.ALL, value="", reason="drill")
 
 
@@ -83,6 +90,47 @@ async def test_a_request_id_stands_for_one_content(admitted: Enclave, lent: Benc
         await renewal.renew(lent.custodian, admitted.renewal(want(), want(), request_id=request_id))
     assert (caught.value.reason, caught.value.status) == ("request_changed", 409)
     assert await row(lent) == before
+
+
+async def test_a_late_copy_of_an_older_renewal_changes_nothing(admitted: Enclave, lent: Bench) -> None:
+    """A frozen custodian that wakes up, or a host that held it back: the answer was given, and nobody waits for it."""
+    await lent.grant(1000)
+    first, second = admitted.renewal(want(5)), admitted.renewal(want(5))
+    await renewal.renew(lent.custodian, first)
+    answered = await renewal.renew(lent.custodian, second)
+    lines, held = len(await lent.log()), await row(lent)
+    with pytest.raises(ConflictError) as caught:
+        await renewal.renew(lent.custodian, first)
+    assert (caught.value.reason, caught.value.status) == ("request_superseded", 409)
+    assert (await renewal.renew(lent.custodian, second)).answer == answered.answer
+    assert (len(await lent.log()), await row(lent)) == (lines, held)
+
+
+async def test_a_renewal_is_known_to_be_old_however_late_it_comes(admitted: Enclave, lent: Bench) -> None:
+    """What was granted is in the log, and each later renewal shows that it is: no number of them is forgotten."""
+    await lent.grant(1000)
+    oldest = admitted.renewal(want(5))
+    admitted.checkpoint_seen = admitted.opened(await renewal.renew(lent.custodian, oldest)).checkpoint
+    for _ in range(3 * KEPT):
+        await admitted.renew()
+    held = await row(lent)
+    with pytest.raises(ConflictError) as caught:
+        await renewal.renew(lent.custodian, oldest)
+    assert caught.value.reason == "request_superseded"
+    assert await row(lent) == held
+
+
+async def test_a_renewal_that_was_denied_is_remembered_for_a_while(admitted: Enclave, lent: Bench) -> None:
+    """It left no line in the log; its late copy is not granted what has come free since."""
+    wish = admitted.renewal(want(5))
+    await renewal.renew(lent.custodian, wish)
+    for _ in range(KEPT):
+        await admitted.renew()
+    await lent.grant(1000)
+    with pytest.raises(ConflictError) as caught:
+        await renewal.renew(lent.custodian, wish)
+    assert caught.value.reason == "request_superseded"
+    assert await row(lent) == (0, 0)
 
 
 async def test_a_renewal_is_signed_by_its_instance(admitted: Enclave, lent: Bench) -> None:
@@ -146,6 +194,28 @@ async def test_an_unreported_lease_is_charged_in_full_and_refunded_once(admitted
     assert await row(lent) == (2, 0)
     kinds = await lent.kinds()
     assert [kind for kind in kinds if kind.startswith("Lease")] == ["LeaseGranted", "LeaseExpired", "LeaseClosed"]
+
+
+async def test_a_borrower_whose_credential_has_ended_draws_nothing(lent: Bench) -> None:
+    """Its last leases end with its credential; what is attested for longer is to attest again, and cannot."""
+    await lent.grant(100)
+    lent.now_ms += YEAR_MS - 1_000
+    last = Enclave(lent)
+    await last.boot()
+    answer = await last.renew(want())
+    (grant,) = answer.results
+    assert isinstance(grant, Grant)
+    assert (grant.ttl_ms, answer.ttl_ms) == (1_000, 1_000)
+    known = await last.record()
+    longer = msgspec.structs.replace(known, valid_until_ms=known.valid_until_ms + YEAR_MS)
+    lent.now_ms += 1_000
+    answer = await last.renew(want())
+    (deny,) = answer.results
+    assert isinstance(deny, Deny)
+    assert (deny.code, answer.ttl_ms) == (DenyCode.REATTEST, 0)
+    await lent.custodian.database.run(lambda transaction: instances.replace(transaction, longer))
+    lent.now_ms += 1
+    assert await denied(last) is DenyCode.REATTEST
 
 
 async def test_a_consumer_of_another_borrower_draws_nothing(admitted: Enclave, lent: Bench) -> None:
@@ -257,6 +327,111 @@ async def test_a_forked_instance_is_stopped(second: dict[str, Any], admitted: En
     # A resume lifts the stop, but a forked instance stays what it is.
     await lent.command(acts.Resume(target=StopTarget.ENCLAVE, value=admitted.instance, reason="r"))
     assert await denied(admitted) is DenyCode.STOPPED
+
+
+async def forked(enclave: Enclave) -> tuple[Grant, Grant]:
+    """Draw two leases, and report on the second; the report that contradicts this is `lie(second)`."""
+    leases = await granted(enclave, 8), await granted(enclave, 8)
+    await enclave.renew(reports=(report(leases[1].lease_id, seq=1, used=6),))
+    return leases
+
+
+def lie(grant: Grant) -> Report:
+    return report(grant.lease_id, seq=2, used=5)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["found-first", "found-last"])
+async def test_nothing_is_refunded_once_a_fork_is_found(first: bool, admitted: Enclave, lent: Bench) -> None:  # noqa: FBT001
+    """Not by the message that shows it, wherever the contradiction stands in it, by later ones or by a wipe."""
+    await lent.grant(1000)
+    other, told = await forked(admitted)
+    closing = report(other.lease_id, seq=1, used=0, final=True)
+    found = await admitted.renew(reports=(lie(told), closing) if first else (closing, lie(told)))
+    assert len(found.acks) == 2
+    assert await row(lent) == (0, 16)
+    later = (closing, report(told.lease_id, seq=3, used=6, final=True))
+    assert [ack.seq for ack in (await admitted.renew(reports=later)).acks] == [1, 3]
+    statement = Wiped(instance=admitted.instance, epoch=0, reports=list(later))
+    await renewal.wiped(lent.custodian, seal(messages.WIPED, statement, admitted.identity))
+    assert await row(lent) == (0, 16)
+    lent.now_ms += told.ttl_ms + GRACE_MS + 1
+    assert await row(lent) == (16, 0)
+    await admitted.renew(reports=later)
+    await lent.command_of_two(acts.WriteOff(instance=admitted.instance, reason="two copies"))
+    assert await row(lent) == (16, 0)
+    kinds = await lent.kinds()
+    assert (kinds.count("Forked"), kinds.count("LeaseClosed"), kinds.count("LeaseWrittenOff")) == (1, 0, 2)
+
+
+async def test_a_copy_that_has_fallen_behind_still_gives_itself_away(admitted: Enclave, lent: Bench) -> None:
+    """It shows an older checkpoint than the other one and is refused; what it reports still contradicts."""
+    await lent.grant(1000)
+    _, told = await forked(admitted)
+    await admitted.renew()
+    admitted.checkpoint_seen = ""
+    closing = report(told.lease_id, seq=2, used=6, final=True)
+    with pytest.raises(ConflictError):
+        await renewal.renew(lent.custodian, admitted.renewal(want(), reports=(closing,)))
+    assert ("Forked" in await lent.kinds(), await row(lent)) == (False, (0, 16))
+    with lent.custodian.hub.listen(await admitted.record()) as stream:
+        with pytest.raises(ConflictError) as caught:
+            await renewal.renew(lent.custodian, admitted.renewal(want(), reports=(closing, lie(told))))
+        assert stream.qsize() == 1
+    assert caught.value.reason == "request_superseded"
+    assert ((await lent.kinds()).count("Forked"), await row(lent)) == (1, (0, 16))
+    assert (await admitted.record()).state == "forked"
+
+
+async def test_reports_of_one_message_are_taken_one_after_the_other(admitted: Enclave, lent: Bench) -> None:
+    """Two on one lease add up, and two that contradict each other show a fork like two in different messages."""
+    await lent.grant(1000)
+    one, other = await granted(admitted, 8), await granted(admitted, 8)
+    closing = report(one.lease_id, seq=2, used=3, final=True)
+    await admitted.renew(reports=(report(one.lease_id, seq=1, used=2), closing))
+    assert await row(lent) == (3, 8)
+    later = (report(other.lease_id, seq=1, used=6), report(other.lease_id, seq=2, used=5, final=True))
+    await admitted.renew(reports=later)
+    assert ((await lent.kinds()).count("Forked"), await row(lent)) == (1, (3, 8))
+
+
+async def test_a_fork_is_written_down_once(admitted: Enclave, lent: Bench) -> None:
+    """However many contradictions the copies send: the log, and the epoch, are not theirs to move."""
+    await lent.grant(1000)
+    _, told = await forked(admitted)
+    for _ in range(2):
+        await admitted.renew(reports=tuple(report(told.lease_id, seq=10 + n, used=n % 2) for n in range(100)))
+    assert (await lent.kinds()).count("Forked") == 1
+    assert admitted.stop_state(await renewal.stop_state_of(lent.custodian, admitted.instance)).epoch == 1
+
+
+@pytest.mark.parametrize("how", ["renewal", "wipe"])
+async def test_a_fork_is_pushed_to_whoever_listens(how: str, admitted: Enclave, lent: Bench) -> None:
+    """The copy that did not tell on the other is stopped at once as well, whichever custodian it listens to."""
+    await lent.grant(1000)
+    _, told = await forked(admitted)
+    with lent.custodian.hub.listen(await admitted.record()) as stream:
+        if how == "renewal":
+            await admitted.renew(reports=(lie(told),))
+        else:
+            statement = Wiped(instance=admitted.instance, epoch=0, reports=[lie(told)])
+            await renewal.wiped(lent.custodian, seal(messages.WIPED, statement, admitted.identity))
+        pushed = [stream.get_nowait() for _ in range(stream.qsize())]
+    states = [line.stop_state for line in pushed if line is not None]
+    assert [state is not None and admitted.stop_state(state).is_wide() for state in states] == [True]
+
+
+async def test_a_fork_is_told_to_the_other_custodians(admitted: Enclave, lent: Bench) -> None:
+    """In the transaction that finds it, so that it is told exactly when it is durable."""
+    await lent.grant(1000)
+    _, told = await forked(admitted)
+    instance, custodian = await admitted.record(), lent.custodian
+
+    def told_in(transaction: Transaction) -> list[Announcement]:
+        take_reports(custodian, transaction, instance, [lie(told)])
+        return [decode(notice, Notice).announcement for notice in transaction.notices]
+
+    notices = await custodian.database.run(told_in)
+    assert notices == [Announcement(stop=StopTarget.ENCLAVE, value=admitted.instance)]
 
 
 async def test_a_repeated_report_is_not_a_fork(admitted: Enclave, lent: Bench) -> None:

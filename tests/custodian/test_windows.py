@@ -73,6 +73,24 @@ async def test_a_rolling_budget_comes_back_bucket_by_bucket(
     assert [await code(lent) for _ in range(3)] == [None, None, DenyCode.EXHAUSTED]
 
 
+async def test_units_that_are_held_in_an_earlier_bucket_are_waited_for(lent: Bench) -> None:
+    """The next minute has nothing held, and yet nothing is exhausted: a lease of the last one may give units back."""
+    await lent.grant(10_000)
+    await limit(lent, Window.ROLLING_HOUR, 3)
+    lent.now_ms = lent.now_ms // MINUTE_MS * MINUTE_MS + 50_000
+    enclave = Enclave(lent)
+    await enclave.boot()
+    granted = [(await enclave.renew(want(1))).results[0] for _ in range(3)]
+    lent.now_ms += 15_000  # the next bucket; the leases last for 30 s
+    assert await code(lent) is DenyCode.RESERVED
+    first = granted[0]
+    assert isinstance(first, Grant)
+    await enclave.renew(reports=(report(first.lease_id, seq=1, used=0, final=True),))
+    assert await code(lent) is None
+    lent.now_ms += 30_000  # the other two were never closed
+    assert await code(lent) is DenyCode.EXHAUSTED
+
+
 async def test_a_budget_ends_at_its_time(lent: Bench) -> None:
     """No lease outlives it, nothing is granted after it, and a later end opens it again."""
     await lent.grant(10_000)

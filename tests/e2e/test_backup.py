@@ -17,6 +17,8 @@ def test_a_backup_of_a_running_ledger_is_restored_and_found_out(make_world: Make
     world = make_world(budget=BUDGET, ttl_ms=1_000)
     alice, bob = world.directory / "custodian" / "operator.json", world.directory / "bob.json"
     copy, order = world.directory / "ledger-copy.db", world.directory / "order.json"
+    needless = aigovtool("operator", "add", "bob", "-o", bob, "--save", order, operator=alice, code=3)
+    assert "needs_one" in needless.stderr  # the second operator is enrolled by the first alone
     aigovtool("operator", "add", "bob", "-o", bob, operator=alice)
     connection, ending, answered = world.connect(), threading.Event(), 0
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -133,6 +134,21 @@ def test_a_witness_follows_the_log_and_ends_when_it_is_told_to(watch_each: Watch
     operator = ["--operator", watch.file("alice.json")]
     said = watch.run("audit", "verify", watch.file("log.jsonl"), *operator, "--witness", watch.key)
     assert f"{NAME} co-signed all" in said
+
+
+@pytest.mark.parametrize(("more", "code"), [((), 143), (("--every", "1"), 0)], ids=["once", "loop"])
+def test_one_co_signature_that_was_broken_off_is_no_success(watch: Watch, more: tuple[str, ...], code: int) -> None:
+    """SIGTERM is how a loop ends; whoever asked for one co-signature must not take it for made."""
+    watch.world.kill("custodian")
+    with socket.create_server(("127.0.0.1", watch.world.custodian_port)) as mute:
+        mute.settimeout(60)
+        process = subprocess.Popen(watch.sign("--first", *more), env=watch.environment(), stderr=subprocess.PIPE)
+        watch.rounds.append(process)
+        peer, _ = mute.accept()
+        with peer:
+            process.send_signal(signal.SIGTERM)
+            _, told = process.communicate(timeout=20)
+    assert (process.returncode, b"Traceback" in told) == (code, False)
 
 
 def test_a_witness_that_is_killed_at_any_moment_never_signs_behind_its_memory(watch_each: Watch) -> None:

@@ -1,6 +1,13 @@
 """From nothing to a ready instance, against a real custodian, and against one that cheats."""
 
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,8 +17,10 @@ from tests.enclave.site import Site, children
 from aigovtool.attestation.binding import Expectation, require_bound
 from aigovtool.attestation.model import Unchecked
 from aigovtool.crypto.sign import SigningKey
+from aigovtool.enclave import boot as boot_module
 from aigovtool.enclave.app import EnclaveOptions, attester_for
 from aigovtool.enclave.boot import boot
+from aigovtool.enclave.clock import ElapsedClock
 from aigovtool.errors import AIGovToolError, ConfigurationError, ForbiddenError, SignatureInvalidError
 from aigovtool.ids import ModelId, Nonce
 from aigovtool.protocol import release
@@ -62,6 +71,125 @@ async def test_a_boot_ends_with_a_loaded_model_and_bound_evidence(site: Site) ->
         assert instance.simulated
     finally:
         await instance.engine.kill_and_wait()
+
+
+# --- Loads that take long ----------------------------------------------------------------------
+
+
+class SlowWorld(ElapsedClock):
+    """An elapsed clock that also counts the time that a test says has passed."""
+
+    passed_ms = 0
+
+    def now_ms(self) -> int:
+        """Return what has passed, by the real clocks and by the test's word."""
+        return super().now_ms() + SlowWorld.passed_ms
+
+
+@pytest.fixture
+def takes(site: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, int]], None]:
+    """Return a function by which an answer, or the fetching of a package, takes so many milliseconds."""
+    monkeypatch.setattr(boot_module, "ElapsedClock", SlowWorld)
+    monkeypatch.setattr(SlowWorld, "passed_ms", 0)
+
+    def slowly(times: dict[str, int]) -> None:
+        async def fetched(*arguments: Any) -> Path:
+            SlowWorld.passed_ms += times.get("fetch", 0)
+            return await fetch(*arguments)
+
+        fetch = site.link.fetch
+        site.link.fetch = fetched  # type: ignore[method-assign, assignment]
+        for path in times.keys() - {"fetch"}:
+            site.link.changes[path] = partial(late, times[path])
+
+    def late(milliseconds: int, answer: object) -> object:
+        SlowWorld.passed_ms += milliseconds
+        return answer
+
+    return slowly
+
+
+WIPE_AFTER_MS = 600_000
+
+
+@pytest.mark.parametrize("times", [{"/v1/boot": 599_000, "fetch": 599_000}, {"fetch": 86_400_000}])
+async def test_an_instance_that_took_long_to_boot_is_not_wiped_for_it(
+    times: dict[str, int], site: Site, takes: Callable[[dict[str, int]], None]
+) -> None:
+    """The custodian was heard at the last release of a key: before that there was nothing to wipe."""
+    takes(times)
+    instance = await site.boot()
+    try:
+        assert instance.clock.now_ms() >= sum(times.values())
+        assert not instance.meter.must_wipe(instance.clock.now_ms())
+        assert not instance.meter.must_wipe(instance.clock.now_ms() + WIPE_AFTER_MS - 60_000)
+        assert instance.meter.must_wipe(instance.clock.now_ms() + WIPE_AFTER_MS)
+    finally:
+        await instance.engine.kill_and_wait()
+
+
+async def test_the_release_that_counts_is_the_time_of_asking(
+    site: Site, takes: Callable[[dict[str, int]], None]
+) -> None:
+    """An answer that was held back for an hour says nothing of that hour."""
+    takes({"/v1/release": WIPE_AFTER_MS - 5_000})
+    instance = await site.boot()
+    try:
+        assert not instance.meter.must_wipe(instance.clock.now_ms())
+        assert instance.meter.must_wipe(instance.clock.now_ms() + 5_000)
+    finally:
+        await instance.engine.kill_and_wait()
+
+
+@pytest.mark.parametrize("left_ms", [0, 200])
+async def test_a_model_that_loads_longer_than_silence_may_last_is_wiped_while_it_loads(
+    left_ms: int, site: Site, takes: Callable[[dict[str, int]], None]
+) -> None:
+    """Nobody was heard all that time: it fails closed, and says what an operator can do."""
+    before = children()
+    takes({"/v1/release": WIPE_AFTER_MS - left_ms})
+    late = site.link.changes["/v1/release"]
+
+    def never_loads(answer: object) -> object:
+        (engine,) = children() - before
+        os.kill(int(engine), signal.SIGSTOP)
+        return late(answer)
+
+    site.link.changes["/v1/release"] = never_loads
+    async with asyncio.timeout(20):
+        with pytest.raises(ConfigurationError) as caught:
+            await site.boot()
+    assert caught.value.reason == "load_too_long"
+    assert MODEL in caught.value.message
+    assert "600 s" in caught.value.message
+    assert "operator" in str(caught.value.fix)
+    assert children() <= before
+
+
+async def test_packages_are_all_there_before_the_first_key_is_asked_for(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that waits in memory for the download of another one would hear nobody meanwhile."""
+    other = ModelId("second")
+    monkeypatch.setattr(sys.modules[type(site.bench).__module__], "MODEL", other)
+    await site.bench.command(site.bench.upload())
+    order: list[str] = []
+    fetch = site.link.fetch
+
+    async def fetched(*arguments: Any) -> Path:
+        order.append("fetch")
+        return await fetch(*arguments)
+
+    def released(answer: object) -> object:
+        order.append("release")
+        return answer
+
+    site.link.fetch = fetched  # type: ignore[method-assign, assignment]
+    site.link.changes["/v1/release"] = released
+    site.models = [MODEL, other]
+    instance = await site.boot()
+    await instance.engine.kill_and_wait()
+    assert order == ["fetch", "fetch", "release", "release"]
 
 
 async def test_a_refused_boot_leaves_no_engine(site: Site) -> None:

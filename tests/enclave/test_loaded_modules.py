@@ -73,7 +73,7 @@ OURS = {
         "spent_ids",
     },
     # What talks to the engine child; what runs in it is not loaded here.
-    "aigovtool.enclave.engines": {"interface", "ipc", "link", "process", "sandbox", "seccomp", "spawn"},
+    "aigovtool.enclave.engines": {"interface", "ipc", "link", "pending", "process", "sandbox", "seccomp", "spawn"},
     "aigovtool.enclave.gateway": {"api", "inference"},
 }
 NEVER = (

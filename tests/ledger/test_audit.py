@@ -1,17 +1,20 @@
-from collections.abc import Callable
+import contextlib
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from aigovtool.codec import encode
+from aigovtool.codec import decode, encode
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.errors import LogError
 from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, LeaseId, MessageId, ModelId, OperatorId
 from aigovtool.ledger.audit import AuditReport, LoggedEntry, verify_log
 from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window, bucket_of
-from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
+from aigovtool.ledger.checkpoint import Checkpoint, parse_checkpoint, sign_checkpoint
+from aigovtool.ledger.cosignature import cosign
 from aigovtool.ledger.entry import (
     BudgetSet,
     Charged,
@@ -33,13 +36,16 @@ from aigovtool.ledger.entry import (
 )
 from aigovtool.ledger.merkle import leaf_hash, root_of
 from aigovtool.ledger.units import Dimension, UnitVector, of
+from aigovtool.limits import MAX_INTEGER
 
 ROOT, LOG_KEY = SigningKey.generate(), SigningKey.generate()
 NOON = 1_700_049_600_000
 MODEL, BORROWER, CONSUMER = ModelId("xray"), BorrowerId("st-mary"), ConsumerId("radiology")
 INSTANCE = InstanceId("ab" * 32)
 DIGEST = Digest("sha256:" + "0" * 64)
-COMMAND = Command(operator=OperatorId("alice"), command_id=MessageId("0" * 32), digest=DIGEST)
+ALONE = Command(operator=OperatorId("alice"), command_id=MessageId("0" * 32), digest=DIGEST)
+#: Signed by two, as any order may be and some must.
+COMMAND = replace(ALONE, second=OperatorId("bob"))
 WIDE, NARROW = Scope(model=MODEL), Scope(model=MODEL, borrower=BORROWER, consumer=CONSUMER)
 UNITS = Dimension.INFERENCES
 LIMIT = BudgetLimit(scope=WIDE, dimension=UNITS, window=Window.LIFETIME, limit=100)
@@ -405,35 +411,35 @@ def replaced(key: RowKey, **changes: Any) -> RowKey:
     return replace(key, **changes)
 
 
-@pytest.mark.parametrize(
-    ("crime", "reason"),
-    [
-        (overspend, "overspend"),
-        (overspend_after_lowering, "overspend"),
-        (granted_while_stopped, "granted_while_stopped"),
-        (granted_after_a_fork, "granted_while_stopped"),
-        (a_row_left_out, "wrong_rows"),
-        (a_row_twice, "wrong_rows"),
-        (no_row_at_all, "wrong_rows"),
-        (units_that_nobody_counts, "wrong_rows"),
-        (yesterdays_window, "wrong_window"),
-        (a_lease_twice, "lease_twice"),
-        (a_lease_again_when_it_is_over, "lease_twice"),
-        (a_close_twice, "inconsistent"),
-        (an_expiry_after_a_close, "inconsistent"),
-        (a_refund_of_a_lease_that_never_expired, "wrong_close"),
-        (more_use_than_units, "wrong_close"),
-        (a_charge_below_the_use, "wrong_charge"),
-        (an_unknown_lease, "unknown_lease"),
-        (time_goes_back, "order"),
-        (a_second_genesis, "genesis"),
-        (an_unknown_model, "unknown_model"),
-        (a_dimension_is_left_out, "wrong_rows"),
-        (a_dimension_too_many, "wrong_rows"),
-        (what_a_model_meters_changes, "model_twice"),
-        (an_epoch_goes_back, "epoch"),
-    ],
-)
+CRIMES: list[tuple[Callable[[Writer], None], str]] = [
+    (overspend, "overspend"),
+    (overspend_after_lowering, "overspend"),
+    (granted_while_stopped, "granted_while_stopped"),
+    (granted_after_a_fork, "granted_while_stopped"),
+    (a_row_left_out, "wrong_rows"),
+    (a_row_twice, "wrong_rows"),
+    (no_row_at_all, "wrong_rows"),
+    (units_that_nobody_counts, "wrong_rows"),
+    (yesterdays_window, "wrong_window"),
+    (a_lease_twice, "lease_twice"),
+    (a_lease_again_when_it_is_over, "lease_twice"),
+    (a_close_twice, "inconsistent"),
+    (an_expiry_after_a_close, "inconsistent"),
+    (a_refund_of_a_lease_that_never_expired, "wrong_close"),
+    (more_use_than_units, "wrong_close"),
+    (a_charge_below_the_use, "wrong_charge"),
+    (an_unknown_lease, "unknown_lease"),
+    (time_goes_back, "order"),
+    (a_second_genesis, "genesis"),
+    (an_unknown_model, "unknown_model"),
+    (a_dimension_is_left_out, "wrong_rows"),
+    (a_dimension_too_many, "wrong_rows"),
+    (what_a_model_meters_changes, "model_twice"),
+    (an_epoch_goes_back, "epoch"),
+]
+
+
+@pytest.mark.parametrize(("crime", "reason"), CRIMES)
 def test_a_signed_log_that_breaks_a_rule_is_refused(crime: Callable[[Writer], None], reason: str) -> None:
     """The custodian's signature is no excuse: the entry that breaks the rule is the last one, and is named."""
     log = begun()
@@ -525,10 +531,16 @@ def test_a_grant_after_the_end_of_its_budget_is_named() -> None:
     assert caught.value.reason == "budget_ended"
 
 
-def restored(log: Writer, **changes: Any) -> Writer:
-    """Begin generation 1 after a restore from a backup."""
-    body = Restored(generation=1, checkpoint="note", lost_size=99, command=COMMAND)
-    log.add(body, **{"generation": 1, **changes})
+def lost_note(size: int, *, generation: int = 0, key: SigningKey = LOG_KEY) -> str:
+    """Return a checkpoint of entries that no copy has."""
+    lost = Checkpoint(custodian=ROOT.public.key_id, size=size, root=bytes(32), generation=generation)
+    return sign_checkpoint(lost, key)
+
+
+def restored(log: Writer, at: int = 1, **changes: Any) -> Writer:
+    """Begin generation 1 after a restore from a backup, in an entry of generation `at`."""
+    body = Restored(generation=1, checkpoint=lost_note(99), lost_size=99, command=COMMAND)
+    log.add(replace(body, **changes), generation=at)
     return log
 
 
@@ -572,8 +584,8 @@ def test_a_bucket_that_nothing_was_debited_from_can_be_charged() -> None:
     "crime",
     [
         lambda log: log.add(Wiped(instance=INSTANCE, epoch=0), generation=1),
-        lambda log: restored(log, generation=0),
-        lambda log: restored(log, generation=2),
+        lambda log: restored(log, at=0),
+        lambda log: restored(log, at=2),
         lambda log: [restored(log) for _ in range(2)],
     ],
     ids=["unexplained", "the old one", "another than it says", "twice"],
@@ -607,11 +619,13 @@ def test_a_lease_is_written_off_once_and_only_when_it_has_expired() -> None:
             Charged(row=nowhere, units=1, command=COMMAND),
         ]
 
-    for number in range(3):
+    for number, reason in enumerate(("inconsistent", "unknown_lease", "unknown_row")):
         log = begun()
-        log.add(crimes(log, log.grant(10))[number])
-        with pytest.raises(LogError):
-            log.verify()
+        lease = log.grant(10)
+        restored(log).add(crimes(log, lease)[number], generation=1)
+        with pytest.raises(LogError) as caught:
+            log.verify(note=log.note(generation=1))
+        assert caught.value.reason == reason
 
 
 # --- Checkpoints that the reader holds -------------------------------------------------------------------------
@@ -666,13 +680,56 @@ def test_what_was_lost_by_a_restore_is_reported_and_no_more_than_that_is_excused
     del log.entries[-2:]
     for admitted, excused in ((size, True), (size - 1, False)):
         restored_log = Writer(entries=list(log.entries))
-        body = Restored(generation=1, checkpoint=told, lost_size=admitted, command=COMMAND)
-        restored_log.add(body, generation=1)
+        restored(restored_log, checkpoint=lost_note(admitted), lost_size=admitted)
         if excused:
             assert [one.size for one in verified(restored_log, told, generation=1).lost] == [size]
         else:
             with pytest.raises(LogError):
                 verified(restored_log, told, generation=1)
+
+
+def test_a_restore_excuses_no_generation_that_its_checkpoint_does_not_reach() -> None:
+    """As the custodian, which takes what was signed in a later generation for another loss."""
+    log = begun()
+    restored(log)
+    body = Restored(generation=4, checkpoint=lost_note(90, generation=2), lost_size=90, command=COMMAND)
+    log.add(body, generation=4)
+    assert len(verified(log, lost_note(90, generation=2), lost_note(80, generation=1), generation=4).lost) == 2
+    with pytest.raises(LogError) as caught:
+        verified(log, lost_note(80, generation=3), generation=4)
+    assert caught.value.reason == "rewritten"
+
+
+def test_what_came_with_the_copy_is_not_what_the_reader_holds() -> None:
+    """Both may be lost, both must fit; only the reader's own are reported to be lost, and each is called what it is."""
+    log = begun()
+    kept = log.note()
+    restored(log)
+    note = log.note(generation=1)
+    arguments: Any = {"keys": [LOG_KEY.public], "custodian": ROOT.public.key_id}
+    report = verify_log(log.lines(), note, **arguments, seen=[kept], cosigned=[lost_note(40), lost_note(41)])
+    assert report.lost == ()
+    report = verify_log(log.lines(), note, **arguments, seen=[kept, lost_note(40)], cosigned=[lost_note(40)])
+    assert [one.size for one in report.lost] == [40]
+    for held, called in (("seen", "you hold"), ("cosigned", "came with")):
+        more: Any = {held: [lost_note(100)]}
+        with pytest.raises(LogError, match=called) as caught:
+            verify_log(log.lines(), note, **arguments, **more)
+        assert caught.value.reason == "rewritten"
+
+
+def test_a_checkpoint_of_a_state_that_the_log_was_never_in_is_refused() -> None:
+    """Attack: size and root are those of the log, and the generation is one that it did not have then."""
+    log = begun()
+    for size in (0, 2):
+        root = root_of([entry.leaf() for entry in log.entries[:size]])
+        held = Checkpoint(custodian=ROOT.public.key_id, size=size, root=root, generation=7)
+        with pytest.raises(LogError) as caught:
+            verified(log, sign_checkpoint(held, LOG_KEY))
+        assert caught.value.reason == "never_signed"
+    with pytest.raises(LogError) as caught:
+        Writer().verify(note=Writer().note(generation=7))
+    assert caught.value.reason == "generation"
 
 
 @pytest.mark.parametrize("key", [LOG_KEY, SigningKey.generate()], ids=["ours", "another"])
@@ -682,3 +739,92 @@ def test_a_checkpoint_that_is_held_must_be_of_this_log(key: SigningKey) -> None:
     with pytest.raises(LogError) as caught:
         verified(honest(), sign_checkpoint(other, key))
     assert caught.value.reason in {"wrong_custodian", "checkpoint"}
+
+
+# --- Whatever is signed --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", list(Window))
+def test_a_time_beyond_every_calendar_is_a_time(window: Window) -> None:
+    """Attack: an entry of the year 287,396 under a budget of any window; no reader breaks off at it."""
+    log = begun()
+    limit = BudgetLimit(scope=WIDE, dimension=UNITS, window=window, limit=5)
+    log.add(BudgetSet(limit=limit, command=COMMAND), at_ms=2**53 - 2_000)
+    log.grant(5)
+    assert log.verify().leases == 1
+
+
+def test_every_number_in_a_log_may_be_any_number() -> None:
+    """Whatever a custodian signs, an auditor says yes or names what is wrong with it."""
+    log = honest()
+    log.grant(1)
+    restored(log).add(Charged(row=log.rows()[0], units=3, command=COMMAND), generation=1)
+    for number, entry in enumerate(log.entries):
+        data = encode(entry)
+        for found in re.finditer(rb'":(\d+)', data):
+            for other in (b"0", b"1", b"%d" % MAX_INTEGER):
+                changed = decode(data[: found.start(1)] + other + data[found.end(1) :], Entry)
+                forged = Writer(entries=[*log.entries[:number], changed, *log.entries[number + 1 :]])
+                with contextlib.suppress(LogError):
+                    forged.verify(note=forged.note(generation=forged.entries[-1].generation))
+
+
+# --- What to do ----------------------------------------------------------------------------------------------
+
+
+def refusals() -> Iterator[LogError]:
+    """Break a log in every way of this file."""
+    other = SigningKey.generate()
+    whole, log = honest().lines(), honest()
+    altered = [*whole[:3], LoggedEntry(data=whole[3].data[:-1] + b"x", leaf=whole[3].leaf), *whole[4:]]
+    spaced = LoggedEntry(data=b" " + whole[3].data, leaf=leaf_hash(b" " + whole[3].data))
+    forged = replace(log.entries[3], at_ms=log.entries[3].at_ms + 1)
+    changed = [*whole[:3], LoggedEntry(data=encode(forged), leaf=forged.leaf()), *whole[4:]]
+    foreign = sign_checkpoint(Checkpoint(custodian=other.public.key_id, size=1, root=bytes(32)), LOG_KEY)
+    root = root_of([entry.leaf() for entry in log.entries])
+    never = Checkpoint(custodian=ROOT.public.key_id, size=len(whole), root=root, generation=1)
+    attempts: list[tuple[list[LoggedEntry], str, list[str]]] = [
+        (altered, log.note(), []),
+        ([*whole[:3], spaced, *whole[4:]], log.note(), []),
+        (changed, log.note(), []),
+        (whole[:-1], log.note(), []),
+        ([*whole, whole[-1]], log.note(), []),
+        (whole[:2] + whole[3:], log.note(), []),
+        (whole, log.note(generation=1), []),
+        (whole, log.note(other), []),
+        (whole, foreign, []),
+        (whole, log.note(), [foreign]),
+        (whole, log.note(), [lost_note(1)]),
+        (whole, log.note(), [lost_note(99)]),
+        (whole, log.note(), [sign_checkpoint(never, LOG_KEY)]),
+        (whole, log.note() + cosign(parse_checkpoint(log.note()).text(), "w.example", other, 1), []),
+    ]
+    for crime, _ in CRIMES:
+        log = begun()
+        crime(log)
+        attempts.append((log.lines(), log.note(), []))
+    for lines, note, seen in attempts:
+        with pytest.raises(LogError) as caught:
+            verify_log(lines, note, [LOG_KEY.public], ROOT.public.key_id, seen=seen)
+        yield caught.value
+
+
+def test_every_refusal_says_what_to_do() -> None:
+    """Whoever reads it is no author of this program, and holds a copy that is worth nothing."""
+    found = list(refusals())
+    assert [error.reason for error in found if not error.fix] == []
+    assert {error.reason for error in found} >= {
+        *(reason for _, reason in CRIMES),
+        *("altered", "malformed", "root", "truncated", "too_many", "index", "generation", "checkpoint"),
+        *("wrong_custodian", "rewritten", "rollback", "never_signed", "cosignature"),
+    }
+
+
+@pytest.mark.parametrize("seen", [lost_note(99), lost_note(1), "aigovtool/rubbish"])
+def test_a_checkpoint_that_does_not_fit_is_called_by_its_name(seen: str) -> None:
+    """A reader who holds many must be told which; the first one fits."""
+    log = honest()
+    arguments: Any = {"seen": [log.note(), seen], "names": ["monday.txt", "tuesday.txt"]}
+    with pytest.raises(LogError, match=r"tuesday\.txt") as caught:
+        verify_log(log.lines(), log.note(), [LOG_KEY.public], ROOT.public.key_id, **arguments)
+    assert "monday" not in caught.value.message

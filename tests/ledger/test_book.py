@@ -10,7 +10,19 @@ from hypothesis import strategies as st
 
 from aigovtool.errors import ConflictError
 from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, LeaseId, ModelId
-from aigovtool.ledger.book import Book, Charge, Draw, Effects, Event, Expire, Outcome, ReportUsage, WriteOff, apply
+from aigovtool.ledger.book import (
+    Book,
+    Charge,
+    Draw,
+    Effects,
+    Event,
+    Expire,
+    Outcome,
+    ReportUsage,
+    WriteOff,
+    apply,
+    shows_fork,
+)
 from aigovtool.ledger.budget import BudgetRow, RowKey, Scope, Window, path
 from aigovtool.ledger.lease import Lease, LeaseState
 from aigovtool.ledger.policy import Dial, Level, default_policy
@@ -492,3 +504,31 @@ def test_what_a_rolling_window_holds_already_leaves_no_room() -> None:
     assert outcomes == [Outcome.GRANTED]
     assert book.leases[LEASE].units == of(Dimension.INFERENCES, 5)
     assert run(book, replace(DRAW, lease_id=LeaseId("2" * 32)))[1] == [Outcome.RESERVED]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "held", "outcome"),
+    [
+        (100, 0, Outcome.EXHAUSTED),
+        (100, 1, Outcome.RESERVED),
+        (97, 0, Outcome.INSUFFICIENT),
+        (97, 97, Outcome.RESERVED),
+    ],
+)
+def test_what_leases_hold_of_earlier_buckets_may_come_back(earlier: int, held: int, outcome: Outcome) -> None:
+    """A rolling window is gone only where nothing of any bucket that counts is held: else it is waited for."""
+    rolling = row(SCOPES[0], 100, window=Window.ROLLING_HOUR)
+    full = msgspec.structs.replace(rolling, earlier=earlier, earlier_pending=held)
+    effects = apply(book_of(full), replace(DRAW, minimum=inferences(5)))
+    assert effects.outcome is outcome
+    assert effects.available == inferences(100 - earlier)
+
+
+def test_a_report_that_shows_a_fork_is_told_without_its_rows() -> None:
+    """The same reports as `apply` calls a fork, and no other."""
+    lease = run(granted(), report(2, 5))[0].leases[LEASE]
+    cases = (report(2, 6), report(3, 4), report(3, 11), report(2, 5), report(1, 9), report(3, 5, final=True))
+    assert [shows_fork(lease, one) for one in cases] == [True, True, True, False, False, False]
+    assert not shows_fork(lease, report(2, 6, instance=OTHER_INSTANCE))
+    assert not shows_fork(None, report(2, 6))
+    assert not shows_fork(msgspec.structs.replace(lease, state=LeaseState.WRITTEN_OFF), report(2, 6))

@@ -24,6 +24,7 @@ from aigovtool.ledger.budget import (
 )
 from aigovtool.ledger.policy import Level
 from aigovtool.ledger.units import Dimension
+from aigovtool.limits import MAX_INTEGER
 
 MODEL, BORROWER, CONSUMER = ModelId("digits"), BorrowerId("north"), ConsumerId("anna")
 KEY = RowKey(scope=Scope(model=MODEL), dimension=Dimension.INFERENCES, window=Window.LIFETIME, bucket_ms=0)
@@ -134,9 +135,23 @@ def test_windows_begin_on_the_utc_calendar(window: Window, inside: int, start: i
     assert bucket_of(window, inside) == start
 
 
-@given(st.sampled_from(list(Window)), st.integers(0, 4_000_000_000_000), st.integers(0, 4_000_000_000_000))
+@given(st.sampled_from([Window.HOUR, Window.DAY, Window.MONTH]), st.integers(0, ms(9999, 12, 31, 23, 59, 59)))
+def test_windows_are_those_of_the_standard_library_as_far_as_it_counts(window: Window, inside: int) -> None:
+    """Its last year is 9999; up to there every window begins where it says."""
+    start = datetime.fromtimestamp(inside // 1000, UTC).replace(minute=0, second=0)
+    if window is not Window.HOUR:
+        start = start.replace(hour=0)
+    if window is Window.MONTH:
+        start = start.replace(day=1)
+    assert bucket_of(window, inside) == int(start.timestamp()) * 1000
+
+
+TIMES = st.integers(0, 4_000_000_000_000) | st.integers(ms(9999, 12, 31), MAX_INTEGER)
+
+
+@given(st.sampled_from(list(Window)), TIMES, TIMES)
 def test_windows_are_intervals(window: Window, one: int, other: int) -> None:
-    """A window's start is in that window, and later times are never in earlier windows."""
+    """A window's start is in that window, and later times are never in earlier windows, whatever a message may say."""
     one, other = sorted((one, other))
     assert bucket_of(window, one) <= bucket_of(window, other)
     assert bucket_of(window, one) <= one
@@ -202,6 +217,29 @@ def test_a_unit_counts_for_the_window_and_at_most_one_bucket_more() -> None:
     assert row_now(rule, rows, at + 3_600_000 - 1).room() == 0
     assert row_now(rule, rows, ms(2026, 3, 1, 13, 0, 59)).room() == 0
     assert row_now(rule, rows, ms(2026, 3, 1, 13, 1)).room() == 5
+
+
+def test_a_rolling_window_tells_what_its_earlier_buckets_hold_from_what_they_spent() -> None:
+    """All of it counts against the limit; what is held may come back. A bucket that has left counts in neither."""
+    rule = BudgetLimit(scope=Scope(model=MODEL), dimension=Dimension.INFERENCES, window=Window.ROLLING_HOUR, limit=50)
+    at = ms(2026, 3, 1, 12)
+    empty = [row_now(rule, [], at + minute * 60_000) for minute in (0, 1, 2)]
+    rows = [msgspec.structs.replace(one, posted=3, pending=4 + place) for place, one in enumerate(empty)]
+    found = row_now(rule, rows, at + 2 * 60_000)
+    assert (found.posted, found.pending, found.earlier, found.earlier_pending) == (3, 6, 15, 9)
+    later = row_now(rule, rows, at + 61 * 60_000)
+    assert (later.earlier, later.earlier_pending) == (17, 11)
+
+
+def test_what_earlier_buckets_were_charged_stays_a_number_that_can_be_told() -> None:
+    """Operators may charge each bucket as much as a limit can have; together they only leave no room."""
+    rule = BudgetLimit(
+        scope=Scope(model=MODEL), dimension=Dimension.INFERENCES, window=Window.ROLLING_HOUR, limit=MAX_INTEGER
+    )
+    at = ms(2026, 3, 1, 12)
+    rows = [row_now(rule, [], at + minute * 60_000).charge(MAX_INTEGER) for minute in (0, 1)]
+    found = row_now(rule, rows, at + 2 * 60_000)
+    assert (found.earlier, found.room()) == (MAX_INTEGER, 0)
 
 
 def test_a_budget_ends_at_its_time() -> None:

@@ -5,6 +5,8 @@ from hashlib import sha256
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey
@@ -15,14 +17,21 @@ from aigovtool.ledger.checkpoint import (
     Checkpoint,
     open_checkpoint,
     parse_checkpoint,
+    plain_note,
     sign_checkpoint,
+    split_note,
 )
+from aigovtool.limits import MAX_WITNESSES
 
 LOG = SigningKey.from_secret(Secret(b"TEST-ONLY signing key of the log"))
 OTHER = SigningKey.from_secret(Secret(b"TEST-ONLY signing key of another"))
 CUSTODIAN = KeyId("c" * 64)
 CHECKPOINT = Checkpoint(custodian=CUSTODIAN, size=12, root=sha256(b"root").digest())
 NOTE = sign_checkpoint(CHECKPOINT, LOG)
+TEXT, _, SIGNATURE = NOTE.partition("\n\n")
+#: In the standard's form, and signed by nobody: one in the log's own name, and a witness's.
+JUNK = f"\N{EM DASH} {CHECKPOINT.origin()} {base64.b64encode(bytes(68)).decode()}\n"
+WITNESS = "\N{EM DASH} witness.example/1 " + base64.b64encode(bytes(76)).decode() + "\n"
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
 
@@ -80,10 +89,8 @@ def test_the_log_of_another_custodian_is_another_text() -> None:
 
 def test_witnesses_may_sign_too() -> None:
     """Lines of other signers before and after the log's own do no harm, and do not replace it."""
-    text, _, signature = NOTE.partition("\n\n")
-    witness = "\N{EM DASH} witness.example/1 " + base64.b64encode(bytes(68)).decode() + "\n"
-    assert open_checkpoint(f"{text}\n\n{witness}{signature}{witness}", [LOG.public]) == CHECKPOINT
-    assert refused(f"{text}\n\n{witness}")
+    assert open_checkpoint(f"{TEXT}\n\n{WITNESS}{SIGNATURE}{WITNESS}", [LOG.public]) == CHECKPOINT
+    assert refused(f"{TEXT}\n\n{WITNESS}")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +120,50 @@ def test_witnesses_may_sign_too() -> None:
 def test_malformed_notes_are_refused(note: str) -> None:
     """Another spelling of the size, another line end, missing or additional parts, and too much of anything."""
     assert refused(note)
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        f"{NOTE}\n{JUNK}",
+        f"{NOTE}\n",
+        f"{TEXT}\n\n{WITNESS}\n{SIGNATURE}",
+        f"{TEXT}\n\n\n{SIGNATURE}",
+        f"\n\n{NOTE}",
+        f"{NOTE}no signature\n",
+        f"{NOTE}{WITNESS[:-1]}",
+        f"{NOTE}{WITNESS[:-3]}B=\n",
+        *(f"{TEXT}\n\nanything{end}{SIGNATURE}" for end in "\r\v\f\x1c\x85\N{LINE SEPARATOR}\N{PARAGRAPH SEPARATOR}"),
+        NOTE + WITNESS * (MAX_WITNESSES + 1),
+    ],
+    ids=range(16),
+)
+def test_a_note_has_one_reading(note: str) -> None:
+    """Attack: what one reader takes for the text or a line, another does not: a second empty line, another line end."""
+    assert refused(note)
+    with pytest.raises(LogError):
+        parse_checkpoint(note)
+    with pytest.raises(LogError):
+        plain_note(note, [LOG.public])
+
+
+def test_only_the_logs_one_verified_signature_is_passed_on() -> None:
+    """Lines in its name that nobody signed, its own a second time, and those of witnesses stay behind."""
+    for note in (NOTE, NOTE + JUNK, TEXT + "\n\n" + JUNK + WITNESS + SIGNATURE, NOTE + SIGNATURE + WITNESS * 2):
+        assert plain_note(note, [OTHER.public, LOG.public]) == NOTE
+    for note in (TEXT + "\n\n" + JUNK, NOTE.replace("\n12\n", "\n13\n")):
+        with pytest.raises(LogError) as failure:
+            plain_note(note, [LOG.public])
+        assert failure.value.reason == "checkpoint"
+
+
+@given(st.lists(st.sampled_from([SIGNATURE, JUNK, WITNESS, "\n", "\r", " ", "\x85", "x"]), max_size=20))
+def test_whatever_opens_is_taken_apart_by_every_reader_alike(pieces: list[str]) -> None:
+    """The text that the log signed is the text of the note, and its plain form opens as the same checkpoint."""
+    note = f"{TEXT}\n\n" + "".join(pieces)
+    if not refused(note):
+        assert split_note(note)[0] == CHECKPOINT.text()
+        assert plain_note(note, [LOG.public]) == NOTE
 
 
 def test_a_generation_is_an_extension_line_and_signed() -> None:

@@ -232,6 +232,25 @@ def test_a_proof_of_another_shape_does_not_verify(change: str) -> None:
                 verify_consistency(6, root_of(LEAVES[:6]), 8, root, shapes[change])
 
 
+def test_what_has_not_the_length_of_a_hash_is_none() -> None:
+    """Attack: roots and hashes whose bytes are divided otherwise, so that the same bytes are hashed for a node."""
+    first, second = LEAVES[:2]
+    root = node_hash(first, second)
+    for old, proof in ((first[:-1], [first[-1:] + second]), (first + second[:1], [second[1:]])):
+        with pytest.raises(LogError) as caught:
+            verify_consistency(1, old, 2, root, proof)
+        assert caught.value.reason == "consistency"
+    for old, new in ((b"", b""), (root + b"x", root + b"x")):
+        with pytest.raises(LogError):
+            verify_consistency(2, old, 2, new, [])
+    for leaf, proof in ((first[:-1], [first[-1:] + second]), (first + second[:1], [second[1:]])):
+        with pytest.raises(LogError) as caught:
+            verify_inclusion(leaf, 0, 2, proof, root)
+        assert caught.value.reason == "inclusion"
+    with pytest.raises(LogError):
+        verify_inclusion(b"x", 0, 1, [], b"x")
+
+
 @pytest.mark.parametrize(("index", "size"), [(-1, 8), (8, 8), (0, 0), (5, 16), (5, 4)])
 def test_a_place_outside_the_tree_is_refused(index: int, size: int) -> None:
     """An index or a size that does not belong to the proof never verifies."""

@@ -7,7 +7,7 @@ import pytest
 
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.secret import Secret
-from aigovtool.crypto.sign import SigningKey, seal
+from aigovtool.crypto.sign import SigningKey, pre_authentication_encoding, seal
 from aigovtool.errors import ReceiptError
 from aigovtool.ids import ConsumerId, Digest, InstanceId, LeaseId, ModelId, RequestKey
 from aigovtool.ledger.merkle import root_of
@@ -125,6 +125,27 @@ def test_another_kind_of_message_is_no_batch() -> None:
     other = seal("lease-renew.v1", Batch(instance=INSTANCE, root=root_of([leaf]), size=1), KEY)
     assert KIND != "lease-renew.v1"
     assert reason_of(SignedReceipt(receipt=RECEIPT, index=0, path=[], batch=other)) == "signature"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [{"hello": 1}, {"instance": INSTANCE, "root": "AAAA", "size": -1}, {"instance": INSTANCE, "root": "", "size": "1"}],
+    ids=["another message", "out of its domain", "of another type"],
+)
+def test_a_signature_over_no_batch_proves_nothing(payload: dict[str, object]) -> None:
+    """Also the attested key can sign what is no batch; that is an invalid receipt and no other kind of error."""
+    (signed,) = sign_batch([RECEIPT], INSTANCE, KEY)
+    assert reason_of(msgspec.structs.replace(signed, batch=seal(KIND, payload, KEY))) == "malformed"
+
+
+def test_a_batch_in_a_second_encoding_proves_nothing() -> None:
+    """What is signed has one encoding, so that two readers cannot find two meanings."""
+    (signed,) = sign_batch([RECEIPT], INSTANCE, KEY)
+    spaced = signed.batch.payload.replace(b",", b", ", 1)
+    again = pre_authentication_encoding(signed.batch.payloadType, spaced)
+    signature = msgspec.structs.replace(signed.batch.signatures[0], sig=KEY.sign(again))
+    batch = msgspec.structs.replace(signed.batch, payload=spaced, signatures=[signature])
+    assert reason_of(msgspec.structs.replace(signed, batch=batch)) == "malformed"
 
 
 def test_a_signed_receipt_fits_its_header() -> None:

@@ -108,6 +108,7 @@ DAMAGES: dict[str, Callable[[bytes, Path], None]] = {
     "an entry missing": changed("DELETE FROM log WHERE idx = 1"),
     "no head": changed("DELETE FROM head"),
     "a head that is none": changed("UPDATE head SET body = ?", b"[]"),
+    "a head of another type": changed("UPDATE head SET body = 7"),
     "a head of another log": changed("UPDATE head SET body = ?", b'{"frontier":{"size":1,"roots":["AAAA"]}}'),
     "no log": changed("DROP TABLE log"),
 }

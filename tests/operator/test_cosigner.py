@@ -1,22 +1,32 @@
 """A witness signs one history: what it signed is durable before anybody has it, and nothing else is ever signed."""
 
+import base64
+import fcntl
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.operator.conftest import FakeCustodian, Request, Scripted, ok, refused
 from tests.operator.test_witness import LEAVES, head, note, proof
 
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.sign import Envelope, SigningKey
-from aigovtool.errors import AIGovToolError, ConfigurationError, ConflictError, LedgerRollbackError
+from aigovtool.errors import (
+    AIGovToolError,
+    ConfigurationError,
+    ConflictError,
+    InvalidValueError,
+    LedgerRollbackError,
+    LogError,
+)
 from aigovtool.ids import KeyId
-from aigovtool.ledger.checkpoint import parse_checkpoint, sign_checkpoint
+from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES, parse_checkpoint, sign_checkpoint
 from aigovtool.ledger.cosignature import cosign, witnessed
 from aigovtool.ledger.merkle import consistency_proof, leaf_hash, root_of
-from aigovtool.operator.cosigner import Cosigner, Settlement
+from aigovtool.operator.cosigner import Cosigner, Settlement, said
 from aigovtool.operator.witness import LogWitness
 from aigovtool.operator.witness_home import FORMAT, MAX_EARLIER, Memory, Remembered, WitnessHome, create_witness
 from aigovtool.protocol.views import ConsistencyProof, CosignedCheckpoint, LogHead, WitnessView
@@ -25,8 +35,16 @@ NAME = "witness.example.com/w1"
 NOW = 1_700_000_000
 
 
-def kept(size: int = 0) -> bytes:
-    return ok(WitnessView(name=NAME, key="k", retired=False, size=size, generation=0, time_s=NOW))
+def kept(request: Request) -> bytes:
+    """Answer as a custodian that has kept what it was handed."""
+    handed = decode(request.body, CosignedCheckpoint).checkpoint
+    found = parse_checkpoint(handed)
+    time_s = int.from_bytes(base64.b64decode(handed.rpartition(" ")[2])[4:12], "big")
+    return keeps(found.size, generation=found.generation, time_s=time_s)
+
+
+def keeps(size: int | None, *, generation: int | None = 0, time_s: int | None = NOW) -> bytes:
+    return ok(WitnessView(name=NAME, key="k", retired=False, size=size, generation=generation, time_s=time_s))
 
 
 @dataclass
@@ -73,11 +91,11 @@ class Stand:
 
     def begin(self, size: int = 3) -> None:
         """Co-sign for the first time."""
-        assert self.run(head(self.custodian, size), kept(size), first=True) is None
+        assert self.run(head(self.custodian, size), kept, first=True) is None
 
     def extend(self, old: int, size: int, *last: Scripted) -> str | None:
         grown = head(self.custodian, size)
-        return self.run(grown, grown, proof(old, size), *(last or (kept(size),)))
+        return self.run(grown, grown, proof(old, size), *(last or (kept,)))
 
     def paths(self) -> list[str]:
         return [asked.path for asked in self.custodian.script.asked]
@@ -139,7 +157,7 @@ def test_a_co_signature_is_durable_before_anybody_has_it(stand: Stand) -> None:
     def look(request: Request) -> bytes:
         assert stand.memory().note == decode(request.body, CosignedCheckpoint).checkpoint
         found.extend(path.name for path in stand.directory.iterdir())
-        return kept(3)
+        return kept(request)
 
     assert stand.run(head(stand.custodian, 3), look, first=True) is None
     lock = stand.memory_file.with_suffix(".lock")
@@ -184,6 +202,92 @@ def test_two_histories_are_never_signed(stand: Stand) -> None:
     assert stand.memory() == signed
 
 
+def liar(stand: Stand, shown: bytes) -> list[Scripted]:
+    """Answers of a custodian that proves nothing: an honest head, `shown` for the proof, then a smaller fork."""
+    honest = head(stand.custodian, 6)
+    fork = [leaf_hash(bytes([number])) for number in range(70, 74)]
+    forked = ok(LogHead(checkpoint=note(stand.custodian, 4, root=root_of(fork)), key_set=_keys(honest)))
+    heads = [honest, forked]
+
+    def answer(request: Request) -> bytes:
+        if request.path == "/v1/checkpoint":
+            return heads.pop(0) if len(heads) > 1 else heads[0]
+        if request.path == "/v1/checkpoints":
+            return shown
+        return kept(request) if request.path == "/v1/cosignatures" else refused(LogError("no", reason="no_such_prefix"))
+
+    return [answer] * 12
+
+
+def test_a_generation_that_comes_and_goes_excuses_nothing(stand: Stand) -> None:
+    """Attack: one answer is in a higher generation, so that no proof is due; the next head is a fork in the old one."""
+    stand.begin(6)
+    before = stand.memory_file.read_bytes()
+    assert stand.run(*liar(stand, restored(stand, 7))) == "new_generation"
+    assert "/v1/cosignatures" not in stand.paths()
+    assert stand.memory_file.read_bytes() == before
+
+
+def test_what_the_custodian_calls_a_refusal_selects_no_way_around_the_proof(stand: Stand) -> None:
+    """Attack: it answers with the very reason that stands for a loss which operators settled."""
+    stand.begin(6)
+    before = stand.memory_file.read_bytes()
+    for said_reason in ("lost", "new_generation", "rewritten"):
+        told = refused(LogError("it was restored", reason=said_reason))
+        assert stand.run(*liar(stand, told)) == said_reason
+        assert "/v1/cosignatures" not in stand.paths()
+        assert stand.memory_file.read_bytes() == before
+
+
+def junk(stand: Stand, chars: int = 92) -> str:
+    """A line in the log's own name, in the standard's form, that nobody signed."""
+    return f"\N{EM DASH} {parse_checkpoint(note(stand.custodian, 1)).origin()} {'A' * chars}\n"
+
+
+def padded(stand: Stand, plain: str) -> str:
+    """A note with as many such lines as fit."""
+    while len(plain) < MAX_CHECKPOINT_BYTES:
+        room = MAX_CHECKPOINT_BYTES - len(plain) - len(junk(stand, 0))
+        if room < 8:
+            break
+        plain += junk(stand, min(512, room // 4 * 4))
+    return plain
+
+
+def dressed(stand: Stand, size: int, shown: str, *, generation: int = 0) -> bytes:
+    """The head of that size, with `shown` for its note."""
+    return ok(LogHead(checkpoint=shown, key_set=_keys(head(stand.custodian, size, generation=generation))))
+
+
+def test_what_is_stored_and_sent_is_the_checkpoint_and_the_logs_one_signature(stand: Stand) -> None:
+    """Attack: a valid note is filled up with lines in the log's own name; no co-signature has room beside them."""
+    stand.begin()
+    for size in (5, 8):
+        plain = note(stand.custodian, size)
+        for shown in (padded(stand, plain), plain + junk(stand), plain.replace("\n\n", "\n\n" + junk(stand))):
+            grown = dressed(stand, size, shown)
+            now = parse_checkpoint(stand.memory().note).size
+            assert stand.run(grown, grown, proof(now, size), kept) is None
+            assert sent(stand).startswith(plain)
+            assert sent(stand).removeprefix(plain).startswith("\N{EM DASH} " + NAME)
+            assert stand.memory().note == sent(stand)
+            with WitnessHome(stand.directory) as home:
+                assert len(witnessed(stand.memory().note, [home.witness])) == 1
+
+
+def test_a_note_that_two_readers_could_take_apart_differently_is_not_co_signed(stand: Stand) -> None:
+    """Attack: a second empty line, or more lines than a reader must take; the memory stays what it was."""
+    stand.begin()
+    before = stand.memory_file.read_bytes()
+    plain = note(stand.custodian, 8)
+    for shown in (plain + "\n" + junk(stand), plain + junk(stand) * 16, plain + "no signature\n", plain + "\n"):
+        grown = dressed(stand, 8, shown)
+        assert stand.run(grown, grown, proof(3, 8), kept) == "checkpoint"
+        assert "/v1/cosignatures" not in stand.paths()
+        assert stand.memory_file.read_bytes() == before
+    assert stand.extend(3, 8) is None
+
+
 def _keys(answer: bytes) -> Envelope:
     return decode(answer.partition(b"\r\n\r\n")[2], LogHead).key_set
 
@@ -208,11 +312,64 @@ def test_the_same_state_is_signed_again_with_a_later_time(stand: Stand) -> None:
     stand.begin()
     stand.now_s += 60
     same = head(stand.custodian, 3)
-    assert stand.run(same, same, proof(3, 3), kept(3)) is None
+    assert stand.run(same, same, proof(3, 3), kept) is None
     assert (stand.memory().time_s, len(stand.memory().earlier)) == (NOW + 60, 1)
     stand.now_s -= 61
     assert stand.run(same, same, proof(3, 3)) == "clock_behind"
     assert stand.memory().time_s == NOW + 60
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (keeps(8, time_s=NOW + 1), "another_copy"),
+        (keeps(9, time_s=NOW - 60), "another_copy"),
+        (keeps(2, generation=1), "another_copy"),
+        (keeps(8, time_s=NOW - 1), "not_kept"),
+        (keeps(3, time_s=NOW + 60), "not_kept"),
+        (keeps(None, generation=None, time_s=None), "not_kept"),
+    ],
+    ids=["later", "larger", "generation", "earlier", "smaller", "nothing"],
+)
+def test_the_custodian_keeps_this_very_co_signature_or_the_keeper_is_told(
+    stand: Stand, answer: bytes, reason: str
+) -> None:
+    """It keeps the newest of a witness: a newer one than this was made by another copy of it."""
+    stand.begin()
+    assert stand.extend(3, 8, answer) == reason
+    assert parse_checkpoint(stand.memory().note).size == 8
+
+
+def test_a_co_signature_of_its_own_that_the_memory_does_not_hold_stops_the_witness(stand: Stand) -> None:
+    """Another copy of it co-signed, or its memory is an older one: each round looks at what the custodian shows."""
+    stand.begin()
+    before = stand.memory_file.read_bytes()
+    with WitnessHome(stand.directory) as home:
+        key = home.key
+    for size, time_s, why in ((3, NOW, None), (3, NOW + 1, "another_copy"), (5, NOW - 1, "another_copy")):
+        plain = note(stand.custodian, size)
+        own = plain + cosign(parse_checkpoint(plain).text(), NAME, key, time_s)
+        keys = _keys(head(stand.custodian, 8))
+        earlier = ok(LogHead(checkpoint=note(stand.custodian, 8), key_set=keys, cosigned=(own,)))
+        for shown in (earlier, dressed(stand, size, own)):
+            now = decode(shown.partition(b"\r\n\r\n")[2], LogHead).checkpoint
+            stand.now_s = NOW + 60
+            assert stand.run(shown, shown, proof(3, parse_checkpoint(now).size), kept) == why
+            assert ("/v1/cosignatures" in stand.paths()) == (why is None)
+            stand.memory_file.write_bytes(before)
+
+
+def test_what_a_witness_co_signed_of_another_log_is_no_alarm(stand: Stand) -> None:
+    """Attack: a custodian shows a newer co-signature over another log of the same witness, to have it given up."""
+    with WitnessHome(stand.directory) as home:
+        key = home.key
+    there = msgspec.structs.replace(parse_checkpoint(note(stand.custodian, 8)), custodian=KeyId("0" * 64), generation=9)
+    other = sign_checkpoint(there, SigningKey.generate()) + cosign(there.text(), NAME, key, NOW + 60)
+    for size, first in ((3, True), (8, False)):
+        keys = _keys(head(stand.custodian, size))
+        shown = ok(LogHead(checkpoint=note(stand.custodian, size), key_set=keys, cosigned=(other,)))
+        answers = (shown, kept) if first else (shown, shown, proof(3, size), kept)
+        assert stand.run(*answers, first=first) is None
 
 
 def test_co_signatures_of_others_are_not_handed_in(stand: Stand) -> None:
@@ -220,7 +377,7 @@ def test_co_signatures_of_others_are_not_handed_in(stand: Stand) -> None:
     plain = note(stand.custodian, 3)
     line = cosign(parse_checkpoint(plain).text(), "other.example", SigningKey.generate(), NOW)
     shown = ok(LogHead(checkpoint=plain + line, key_set=_keys(head(stand.custodian, 3))))
-    assert stand.run(shown, kept(3), first=True) is None
+    assert stand.run(shown, kept, first=True) is None
     assert "other.example" not in sent(stand)
     assert sent(stand).startswith(plain)
 
@@ -292,6 +449,48 @@ def test_two_processes_never_sign_one_log_as_one_witness(stand: Stand) -> None:
         stand.held()
 
 
+def test_who_lost_its_lock_writes_nothing_more(stand: Stand) -> None:
+    """The lock's file was removed while it was held, and a second process holds another one of that name."""
+    stand.begin()
+    memory = stand.memory()
+    lock = stand.memory_file.with_suffix(".lock")
+    with stand.held() as first:
+        lock.unlink()
+        with pytest.raises(ConflictError) as gone:
+            first.remember(memory)
+        with stand.held() as second:
+            with pytest.raises(ConflictError) as taken:
+                first.remember(memory)
+            second.remember(memory)
+    assert (gone.value.reason, taken.value.reason) == ("witness_busy", "witness_busy")
+
+
+def test_a_lock_that_was_removed_before_it_was_held_is_none(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between opening and locking its file, somebody removes it: what is held then is what others find there."""
+    lock = stand.memory_file.with_suffix(".lock")
+    flock, removals = fcntl.flock, iter([True])
+
+    def slow(descriptor: int, how: int) -> None:
+        if next(removals, False):
+            lock.unlink()
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    with stand.held(), pytest.raises(ConflictError) as busy:
+        stand.held()
+    assert busy.value.reason == "witness_busy"
+
+
+def test_what_could_not_be_read_back_never_replaces_a_memory(stand: Stand) -> None:
+    """A bound is checked where bytes are read: a memory over it would be lost with the old one."""
+    stand.begin()
+    before = stand.memory_file.read_bytes()
+    long = msgspec.structs.replace(stand.memory(), note="n" * (MAX_CHECKPOINT_BYTES + 1))
+    with stand.held() as home, pytest.raises(InvalidValueError):
+        home.remember(long)
+    assert stand.memory_file.read_bytes() == before
+
+
 def test_a_memory_is_written_by_who_holds_it_only(stand: Stand) -> None:
     """Who looks on writes nothing, nor who holds the memory of another log."""
     memory = Memory(format=FORMAT, custodian=KeyId("0" * 64), note="n", time_s=0, earlier=())
@@ -320,6 +519,39 @@ def test_a_directory_holds_one_witness(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as nothing:
         WitnessHome(tmp_path)
     assert nothing.value.reason == "no_witness"
+
+
+def test_making_a_witness_that_was_broken_off_is_finished_by_the_same_words(tmp_path: Path) -> None:
+    """Killed between its two files: it is told so, and its key, which nobody has used, is kept."""
+    create_witness(tmp_path / "w1", NAME)
+    key = (tmp_path / "w1" / "witness.key").read_bytes()
+    (tmp_path / "w1" / "witness.vkey").unlink()
+    with pytest.raises(ConfigurationError) as unfinished:
+        WitnessHome(tmp_path / "w1")
+    assert unfinished.value.reason == "unfinished_witness"
+    assert "audit witness init" in str(unfinished.value.fix)
+    made = create_witness(tmp_path / "w1", NAME)
+    with WitnessHome(tmp_path / "w1") as home:
+        assert home.witness == made
+    assert (tmp_path / "w1" / "witness.key").read_bytes() == key
+    with pytest.raises(ConflictError):
+        create_witness(tmp_path / "w1", NAME)
+
+
+def test_what_the_system_refuses_is_told_as_such(stand: Stand) -> None:
+    """Names that are too long, a directory that is none or went away: typed errors, and no memory taken for empty."""
+    for place in (stand.directory.parent / ("a" * 300), stand.directory / "witness.key"):
+        with pytest.raises(ConfigurationError):
+            WitnessHome(place)
+        with pytest.raises(ConfigurationError):
+            create_witness(place, NAME)
+    stand.begin()
+    with WitnessHome(stand.directory) as home:
+        with pytest.raises(ConfigurationError):
+            home.memory(KeyId("0" * 300))
+        stand.directory.rename(stand.directory.with_name("gone"))
+        with pytest.raises(ConfigurationError):
+            home.memories()
 
 
 def test_a_memory_stays_small_and_keeps_what_is_recent(stand: Stand) -> None:
@@ -365,7 +597,7 @@ def test_a_new_generation_is_not_signed_until_the_keeper_accepts_it(stand: Stand
     found = stand.settlement(grown, proof(3, 8), accept=True)
     assert (found.lost, found.kept) == (False, found.signed)
     assert stand.memory().lost == ()
-    assert stand.run(grown, grown, proof(8, 8), kept(8)) is None
+    assert stand.run(grown, grown, proof(8, 8), kept) is None
     assert parse_checkpoint(stand.memory().note).generation == 1
 
 
@@ -378,7 +610,7 @@ def test_the_witness_says_how_much_of_what_it_signed_is_lost(stand: Stand) -> No
     now = restored(stand, 6, lost_from=4)
     leaves = [*LEAVES[:4], leaf_hash(bytes([50])), leaf_hash(bytes([51]))]
     true_proof = proof_of(leaves, 4)
-    stand.custodian.script.answers = [now, now, now, true_proof]
+    stand.custodian.script.answers = [now, now, true_proof]
     with stand.link() as link, stand.held() as home, pytest.raises(AIGovToolError) as caught:
         Cosigner(home, link, clock_s=lambda: NOW).sign()
     assert caught.value.reason == "new_generation"
@@ -389,6 +621,52 @@ def test_the_witness_says_how_much_of_what_it_signed_is_lost(stand: Stand) -> No
     assert [one.size for one in stand.memory().earlier] == [2, 4]
     with WitnessHome(stand.directory) as home:
         assert witnessed(stand.memory().note, [home.witness]) == ()
+
+
+def test_what_a_second_restore_lost_is_told_of_what_the_witness_did_co_sign(stand: Stand) -> None:
+    """The checkpoint of the accepted generation was never co-signed, so it is neither counted nor kept as lost."""
+    stand.begin(2)
+    for old, size in ((2, 4), (4, 7)):
+        assert stand.extend(old, size) is None
+    signed = stand.memory().note
+    stand.now_s += 60
+    leaves = [*LEAVES[:4], leaf_hash(bytes([50])), leaf_hash(bytes([51]))]
+    stand.settlement(restored(stand, 6, lost_from=4), proof_of(leaves, 4), accept=True)
+    again = restored(stand, 5, generation=2, lost_from=3)
+    shorter = [*LEAVES[:3], leaf_hash(bytes([50])), leaf_hash(bytes([51]))]
+    nothing = refused(LogError("no", reason="no_such_prefix"))
+    stand.custodian.script.answers = [again, again, nothing, proof_of(shorter, 2)]
+    with stand.link() as link, stand.held() as home, pytest.raises(AIGovToolError) as caught:
+        Cosigner(home, link, clock_s=lambda: stand.now_s).sign()
+    assert caught.value.reason == "new_generation"
+    assert "of the 4 entries that this witness co-signed, the first 2 are still in it" in caught.value.message
+    found = stand.settlement(again, nothing, proof_of(shorter, 2), accept=True)
+    assert found.signed is not None
+    assert (found.signed.size, found.signed.generation, found.signed_time_s) == (4, 0, NOW)
+    assert (found.lost, found.kept and found.kept.size) == (True, 2)
+    assert stand.memory().lost == (signed,)
+    assert [one.size for one in stand.memory().earlier] == [2]
+
+
+def test_a_restore_takes_nothing_from_a_witness_that_has_nothing_left(stand: Stand) -> None:
+    """The first restore lost all that it co-signed: what comes after is told in words without a number."""
+    stand.begin(4)
+    signed = stand.memory().note
+    stand.settlement(restored(stand, 3), accept=True)
+    found = stand.settlement(restored(stand, 3, generation=2), accept=True)
+    assert (found.signed, found.kept, found.lost) == (None, None, False)
+    assert "nothing that this witness co-signed" in said(found.signed, found.kept)
+    assert (stand.memory().lost, stand.memory().earlier) == ((signed,), ())
+
+
+def test_an_accepted_checkpoint_is_kept_with_the_logs_one_signature(stand: Stand) -> None:
+    """Attack: the head of the new generation is filled with lines in the log's own name."""
+    stand.begin()
+    plain = note(stand.custodian, 8, generation=1)
+    full = dressed(stand, 8, padded(stand, plain), generation=1)
+    stand.settlement(full, proof(3, 8), accept=True)
+    assert stand.memory().note == plain
+    assert stand.run(full, full, proof(8, 8), kept) is None
 
 
 def proof_of(leaves: list[bytes], old: int) -> bytes:

@@ -17,16 +17,18 @@ from tests.protocol.test_metering import (
     stop_state,
 )
 
-from aigovtool.errors import BudgetExhaustedError, BudgetReservedError, ConflictError
+from aigovtool.errors import BudgetExhaustedError, BudgetReservedError, ConflictError, LeaseCappedError
 from aigovtool.ids import Digest, digest_of
 from aigovtool.ledger.policy import Dial, default_policy
 from aigovtool.limits import MAX_WANTS_PER_RENEWAL
+from aigovtool.protocol.holding import Holding
 from aigovtool.protocol.messages import Deny, DenyCode, Grant
 from aigovtool.protocol.metering import Meter
 from aigovtool.protocol.reservation import Reservation
 
 POLICY = msgspec.structs.replace(default_policy(Dial.BOUND), wipe_after_ms=90_000)
 FIRST, SECOND = digest_of(b"the first request"), digest_of(b"the second request")
+RUN_AND_WAIT = ((b"running", 100), (b"waiting", 30))
 
 
 def bound(number: int, request: Digest | None, units: int = 1) -> Grant:
@@ -231,3 +233,51 @@ def test_one_consumers_many_requests_do_not_crowd_out_anothers(exchange: Exchang
     wants = exchange.renew(2).wants
     assert len(wants) == MAX_WANTS_PER_RENEWAL
     assert SECOND in [want.request for want in wants[:2]]
+
+
+def test_what_waits_is_not_compared_with_every_lease(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred run and thirty wait: each of these looks at its own leases alone, however many others there are."""
+    looks = 0
+    named = Holding.__dict__["request"]
+
+    def counted(holding: Holding) -> Digest | None:
+        nonlocal looks
+        looks += 1
+        request: Digest | None = named.__get__(holding)
+        return request
+
+    running, waiting = ([digest_of(b"%s %d" % (name, n)) for n in range(count)] for name, count in RUN_AND_WAIT)
+    for number, request in enumerate(running):
+        wait(exchange, 1, request)
+        exchange.round_trip(1, bound(number, request))
+        assert reserve(exchange, 1, request) is not None
+        leave(exchange, request)
+    for request in waiting:
+        wait(exchange, 2, request)
+    monkeypatch.setattr(Holding, "request", property(counted, named.__set__))
+    assert exchange.meter.renew_due(3)
+    assert len(exchange.renew(3).wants) == len(waiting)
+    for request in waiting:
+        assert reserve(exchange, 3, request) is None
+    assert looks <= len(running)
+
+
+def test_a_small_request_and_a_large_one_are_both_denied_and_both_wait(exchange: Exchange) -> None:
+    """That more would be left to the large one than the small one needs does not make its denial worth asking again."""
+    wait(exchange, 1, FIRST, 1)
+    wait(exchange, 1, SECOND, 100)
+    capped = msgspec.structs.replace(denied(DenyCode.CAPPED, SECOND), available=inferences(50))
+    exchange.round_trip(1, denied(DenyCode.CAPPED, FIRST), capped)
+    for request, units in ((FIRST, 1), (SECOND, 100)):
+        with pytest.raises(LeaseCappedError):
+            reserve(exchange, 2, request, units)
+    assert not exchange.meter.renew_due(2)
+
+
+def test_requests_beyond_a_thousand_have_their_turn(exchange: Exchange) -> None:
+    """Those that one renewal asked for stand behind those for which it had no room."""
+    requests = [digest_of(b"%d" % number) for number in range(MAX_WANTS_PER_RENEWAL + 5)]
+    for request in requests:
+        wait(exchange, 1, request)
+    asked = {want.request for now_ms in (2, 3) for want in exchange.round_trip(now_ms).wants}
+    assert asked == set(requests)

@@ -81,12 +81,47 @@ def test_a_denial_holds_for_a_second_at_least(told_ms: int, waited_ms: int) -> N
 
 def test_a_grant_takes_denial_and_ask_back() -> None:
     """After a grant the next exhaustion is a new one, about which may be asked again."""
-    demand = demand_of(minimum=9, asked=True, asking=True)
+    demand = demand_of(minimum=9, waiting=1)
+    demand.sent(90, ask=True)
+    assert (demand.asked_ms, demand.asking, demand.asked) == (90, True, frozenset())
     demand.refused(100, deny(DenyCode.EXHAUSTED, 0, 0))
-    assert (demand.asked, demand.asking) == (True, False)
-    demand.asking = True
+    assert (demand.asked, demand.asking) == (frozenset({Dimension.INFERENCES}), False)
+    demand.need(inferences(9))
+    demand.sent(150, ask=False)
     demand.granted(200)
-    assert (demand.denied, demand.asked, demand.asking, demand.minimum) == (None, False, False, ZERO)
+    assert (demand.denied, demand.asked, demand.asking, demand.minimum) == (None, frozenset(), False, ZERO)
+
+
+def test_only_an_exhaustion_is_asked_about() -> None:
+    """A custodian that has units again, held by others, has not asked anybody for more; nor has one that was not to."""
+    for code, ask in ((DenyCode.RESERVED, True), (DenyCode.EXHAUSTED, False)):
+        demand = demand_of(minimum=9, waiting=1)
+        demand.sent(90, ask=ask)
+        demand.refused(100, deny(code, 0, 0))
+        assert demand.asked == frozenset()
+
+
+def test_a_wish_is_for_those_who_fit_while_a_denial_stands() -> None:
+    """Of those who wait and say what they need after it, and for no more than that; without a denial it is for all."""
+    demand = demand_of(minimum=9, waiting=3)
+    demand.sent(90, ask=False)
+    demand.refused(100, deny(DenyCode.RESERVED, 0, 5))
+    for units, wished, target in ((6, 6, 8), (2, 2, 3), (5, 5, 5), (7, 5, 5)):
+        demand.need(inferences(units))
+        assert demand.wished == inferences(wished)
+        assert demand.target(100, 30_000) == inferences(target)
+    demand.denied = None
+    assert (demand.wished, demand.target(100, 30_000)) == (inferences(7), inferences(8))
+
+
+def test_several_denials_of_one_answer_leave_the_least() -> None:
+    """What none of them would have had is available; the next answer counts for itself."""
+    demand = demand_of(minimum=9, waiting=3)
+    for at_ms, told, available in ((1, (5, 3, 4), 3), (2, (7,), 7)):
+        demand.sent(at_ms, ask=False)
+        for units in told:
+            demand.refused(at_ms, deny(DenyCode.CAPPED, 0, units))
+        assert demand.available == inferences(available)
 
 
 @pytest.mark.parametrize(

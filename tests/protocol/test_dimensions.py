@@ -1,5 +1,7 @@
 """Several dimensions and streams: what is known afterwards is reserved at its most, and charged as it was."""
 
+from contextlib import suppress
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -170,6 +172,15 @@ def test_what_was_spared_is_no_traffic() -> None:
     assert demand.target(10_000, TTL_MS) == units(360, 720)
 
 
+def test_work_that_failed_is_no_traffic() -> None:
+    """What was given back need not be drawn again: a consumer whose requests all fail draws no larger leases."""
+    exchange = leased(units(1_000, 100_000))
+    for at in range(100):
+        exchange.meter.void(reserved(exchange, at * 100), failed=True)
+    demand = exchange.meter._wishes._demand[MODEL, ANNA]
+    assert demand.taken == ZERO
+
+
 def test_exhaustion_names_its_dimension_and_asks_for_it() -> None:
     """Refused without a word to the custodian each time; asked about once, in the dimension that is gone."""
     exchange = leased()
@@ -183,6 +194,34 @@ def test_exhaustion_names_its_dimension_and_asks_for_it() -> None:
             reserve(exchange, now_ms + 1)
         assert "compute_ms" in caught.value.message
     assert asks == [[False], [True], [False]]
+
+
+def test_exhaustion_of_another_dimension_is_asked_about_as_well() -> None:
+    """Operators raise what they were asked for, and then compute is gone: they hear of that, too, and once of each."""
+    exchange = leased()
+    asks = []
+
+    def renewed(now_ms: int, short: Dimension, available: UnitVector) -> None:
+        with suppress(BudgetExhaustedError):
+            reserve(exchange, now_ms)
+        renew = exchange.renew(now_ms)
+        exchange.meter.accept(now_ms, answer(renew, denied(DenyCode.EXHAUSTED, short, available)))
+        asks.append([want.ask for want in renew.wants])
+
+    for now_ms in (1, 2, 5_000):
+        renewed(now_ms, Dimension.INFERENCES, units(0, 900))
+    exchange.meter.nudge(5_000, granted=True, recall=False)
+    renewed(5_001, COMPUTE, units(9, 0))
+    with pytest.raises(BudgetExhaustedError):
+        reserve(exchange, 5_002)
+    assert exchange.meter.renew_due(5_002)
+    for now_ms in (5_002, 12_000):
+        renewed(now_ms, COMPUTE, units(9, 0))
+    renewed(14_000, Dimension.INFERENCES, units(0, 900))
+    assert asks == [[False], [True], [False], [False], [True], [False], [False]]
+    with pytest.raises(BudgetExhaustedError):
+        reserve(exchange, 14_001)
+    assert not exchange.meter.renew_due(14_002)
 
 
 @pytest.mark.parametrize(("running", "reason"), [(1, "insufficient"), (2, None)])

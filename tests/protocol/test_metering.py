@@ -477,6 +477,52 @@ def test_an_answer_from_before_a_stop_counts_only_for_its_acknowledgements(live:
     ]
 
 
+def test_a_stale_answer_denies_nothing_and_leaves_no_rooms(live: Exchange) -> None:
+    """What it refused may be allowed since, and what it says is left may be gone: who waits is asked for again."""
+    assert live.reserve(20_000, 11) is None
+    live.meter.waiting(MODEL, ANNA, 1)
+    renew = live.renew(20_000)
+    live.meter.apply_stop_state(stop_state(7))
+    live.meter.accept(20_100, answer(renew, deny(DenyCode.STOPPED), epoch=6, left=7))
+    assert live.meter.remaining(MODEL, ANNA) == inferences(100 + 10)
+    assert live.reserve(20_100, 11) is None
+    assert not live.meter.renew_due(20_199)  # a custodian that answers like this for ever is not asked without pause
+    assert live.meter.renew_due(20_200)
+    assert [want.minimum.inferences for want in live.renew(20_200).wants] == [11]
+
+
+def test_a_stale_answer_is_no_reason_to_hope(live: Exchange) -> None:
+    """Nothing is under way any more: until the next wish is sent, the denial of before stands again."""
+    assert live.reserve(1, 11) is None
+    live.meter.waiting(MODEL, ANNA, 1)
+    live.round_trip(1, deny(DenyCode.RESERVED, retry_after_ms=20_000))
+    assert live.reserve(2, 11) is None
+    renew = live.renew(2)
+    live.meter.apply_stop_state(stop_state(7))
+    live.meter.accept(3, answer(renew, deny(DenyCode.RESERVED), epoch=6))
+    refused(BudgetReservedError, live, 4, 11)
+
+
+@pytest.mark.parametrize(("results", "ttl_ms"), [([deny(DenyCode.REATTEST)], TTL_MS), ([], 0)], ids=["denied", "ttl-0"])
+def test_a_stale_answer_does_not_end_service(live: Exchange, results: list[Deny], ttl_ms: int) -> None:
+    """It was given under a stop of everything that is over: the instance is served on, and asks again."""
+    renew = live.renew(20_000)
+    live.meter.apply_stop_state(stop_state(8))
+    live.meter.accept(20_100, answer(renew, *results, epoch=7, ttl_ms=ttl_ms))
+    assert not live.meter.must_reattest
+    assert live.meter.next_renew_ms() == 20_000 + TTL_MS // 3
+    live.reserved(20_100)
+
+
+def test_an_answer_of_a_later_generation_ends_service_whatever_its_epoch(live: Exchange) -> None:
+    """A ledger that was restored may have forgotten a stop: its epochs cannot be compared, and it admits anew."""
+    renew = live.renew(20_000)
+    live.meter.apply_stop_state(stop_state(8))
+    reply = msgspec.structs.replace(answer(renew, epoch=7, ttl_ms=0, checkpoint=note(1, 1)), generation=1)
+    live.meter.accept(20_100, reply)
+    assert live.meter.must_reattest
+
+
 def test_a_stop_elsewhere_disturbs_nobody(live: Exchange) -> None:
     """An answer older than the custodian's epoch, but not than a stop on our own scopes, is a full answer."""
     renew = live.renew(20_000)
@@ -795,6 +841,48 @@ def test_a_lease_with_work_in_flight_is_not_closed(live: Exchange) -> None:
     live.post(reservation, 2)
     (report,) = live.round_trip(41_000).reports
     assert (report.used.inferences, report.final) == (2, True)
+
+
+def test_a_lease_whose_time_is_over_is_given_back_at_once() -> None:
+    """Not with the next heartbeat: in island mode that comes an hour after the custodian has charged it in full."""
+    exchange = Exchange()
+    exchange.round_trip(0, grant(1, 10, ttl_ms=60_000))
+    exchange.serve(1, 1)
+    exchange.round_trip(55_000)
+    assert not exchange.meter.renew_due(59_999)
+    assert exchange.meter.renew_due(60_000)
+    (report,) = exchange.round_trip(60_000).reports
+    assert (report.used.inferences, report.final) == (1, True)
+    assert not exchange.meter.renew_due(60_001)
+
+
+def test_a_lease_whose_time_is_over_while_work_is_in_flight_is_given_back_after_it() -> None:
+    """Until then there is nothing to send; a renewal that brings no acknowledgement is not followed by another."""
+    exchange = Exchange()
+    exchange.round_trip(0, grant(1, 10, ttl_ms=60_000))
+    running = exchange.reserved(1, 1)
+    exchange.round_trip(55_000)
+    assert not exchange.meter.renew_due(61_000)
+    exchange.post(running, 1)
+    assert exchange.meter.renew_due(61_000)
+    renew = exchange.renew(61_000)
+    exchange.meter.accept(61_000, msgspec.structs.replace(answer(renew), acks=[]))
+    assert not exchange.meter.renew_due(62_001)
+
+
+def test_leases_that_end_one_after_another_are_given_back_once_a_second() -> None:
+    """A thousand consumers' leases that end within a second are one renewal more, and not a thousand."""
+    exchange = Exchange()
+    ends = [grant(1 + n, 10, ConsumerId(f"c{n}"), ttl_ms=20_000 + n) for n in range(1_000)]
+    exchange.round_trip(0, *ends)
+    exchange.round_trip(15_000)
+    sent_ms = []
+    for now_ms in range(19_000, 22_000):
+        if exchange.meter.renew_due(now_ms):
+            exchange.round_trip(now_ms)
+            sent_ms.append(now_ms)
+    assert sent_ms == [20_000, 21_000]
+    assert not exchange.meter.has_unreported()
 
 
 def test_a_recall_returns_idle_leases_only(live: Exchange) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from aigovtool.codec import decode, encode
 from aigovtool.errors import InputError, InvalidValueError, MalformedError, TooLargeError
 from aigovtool.limits import MAX_INFER_BODY_BYTES, MAX_INFER_JSON_BYTES
+from aigovtool.protocol import tensor_json
 from aigovtool.protocol.oip import (
     InferRequest,
     RequestedOutput,
@@ -20,9 +21,10 @@ from aigovtool.protocol.oip import (
     encode_infer_response,
     parse_infer_request,
     parse_infer_response,
+    read_infer_claim,
 )
 from aigovtool.protocol.oip_metadata import ModelMetadata, ServerMetadata, TensorMetadata, check_outputs
-from aigovtool.protocol.tensor import Datatype, Tensor, frame_bytes
+from aigovtool.protocol.tensor import Datatype, Outline, Tensor, frame_bytes
 
 INTEGERS = {
     Datatype.UINT8: ("B", 0, 2**8 - 1),
@@ -96,6 +98,53 @@ def test_json_form_survives_both_ways(given_tensors: list[Tensor], request_id: s
     assert response.outputs == tuple(given_tensors)
 
 
+LONG = [
+    Tensor.checked("b", "BOOL", [10], bytes([0, 1] * 5)),
+    Tensor.checked("i", "INT16", [2, 5], struct.pack("<10h", *range(10))),
+    Tensor.checked("f", "FP64", [10], struct.pack("<10d", *(number / 7 for number in range(10)))),
+    Tensor.checked("s", "BYTES", [10], frame_bytes([b"a" * number for number in range(10)])),
+]
+
+
+def test_long_data_is_printed_and_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call over millions of elements would hold up every other thread; pieces make the same text."""
+    whole = encode_infer_request(LONG, binary=False)
+    monkeypatch.setattr(tensor_json, "_PIECE", 3)
+    pieces = encode_infer_request(LONG, binary=False)
+    assert pieces == whole
+    request = parse_infer_request(pieces.joined(), None)
+    assert request.inputs == tuple(LONG)
+    assert request.copied_bytes == sum(len(tensor.data) for tensor in LONG)
+
+
+@pytest.mark.parametrize(("bad", "reason"), [("1.5", "bad_element"), ("32768", "number_out_of_range")])
+def test_a_bad_element_in_the_last_piece_is_refused(bad: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the data before it was good."""
+    monkeypatch.setattr(tensor_json, "_PIECE", 3)
+    body = one_input(datatype="INT16", shape=[10], data=[1] * 9 + [0]).replace(b"0]}", bad.encode() + b"]}")
+    with pytest.raises(InvalidValueError) as caught:
+        parse_infer_request(body, None)
+    assert caught.value.reason == reason
+    last = Tensor.checked("y", "FP32", [10], struct.pack("<10f", *range(9), float("inf")))
+    with pytest.raises(InvalidValueError) as caught:
+        encode_infer_response("m", None, [last], JSON_REQUEST)
+    assert caught.value.reason == "not_finite_json"
+
+
+def test_an_answer_that_becomes_too_long_ends_there() -> None:
+    """Two digits an element would fit, eighteen do not: of a text of 19 MB nobody sees more than the bound is made."""
+    thirds = Tensor.checked("y", "FP64", [1 << 20], struct.pack("<d", 1 / 3) * (1 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLargeError) as caught:
+            encode_infer_response("m", None, [thirds], JSON_REQUEST)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert caught.value.reason == "json_too_large"
+    assert peak < MAX_INFER_JSON_BYTES + (8 << 20)
+
+
 @settings(derandomize=True, max_examples=150, deadline=None)
 @given(several(in_json=False), st.sampled_from([None, "r"]))
 def test_binary_form_survives_both_ways(given_tensors: list[Tensor], request_id: str | None) -> None:
@@ -119,6 +168,19 @@ def test_binary_data_is_not_copied() -> None:
     (read,) = parse_infer_request(body, header(sent.header_length)).inputs
     assert isinstance(read.data, memoryview)
     assert read.data.obj is body
+    assert parse_infer_request(body, header(sent.header_length)).copied_bytes == 0
+
+
+def test_a_claim_tells_what_is_asked_and_reads_no_data() -> None:
+    """Names, datatypes and shapes are known before the first element is looked at: a server compares them first."""
+    form = {"name": "t", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": 8}}
+    head = json.dumps({"inputs": [form, {"name": "x", "shape": [1], "datatype": "BOOL", "data": [7]}]}).encode()
+    claim = read_infer_claim(head + b"\xff" * 8, str(len(head)))
+    assert claim.inputs == (Outline("t", Datatype.BYTES, (2,)), Outline("x", Datatype.BOOL, (1,)))
+    assert "ff" not in repr(claim)
+    with pytest.raises(MalformedError) as caught:
+        claim.request()
+    assert caught.value.reason == "bad_bytes_framing"
 
 
 def test_output_form_overrides_request_form() -> None:

@@ -6,8 +6,15 @@ import tracemalloc
 import pytest
 
 from aigovtool.errors import AIGovToolError, InvalidValueError, MalformedError, TooLargeError
-from aigovtool.limits import MAX_INFER_BODY_BYTES, MAX_INFER_JSON_BYTES, MAX_TENSORS
+from aigovtool.limits import (
+    MAX_BYTES_ELEMENTS,
+    MAX_INFER_BODY_BYTES,
+    MAX_INFER_JSON_BYTES,
+    MAX_INFER_JSON_LISTS,
+    MAX_TENSORS,
+)
 from aigovtool.protocol.oip import parse_infer_request
+from aigovtool.protocol.tensor import split_bytes
 
 
 def one_input(**members: object) -> bytes:
@@ -240,3 +247,38 @@ def test_bodies_are_bounded_before_they_are_parsed() -> None:
 def test_deep_nesting_is_refused() -> None:
     """A hundred thousand brackets exhaust no stack."""
     assert refusal(one_input(data=["D"]).replace(b'"D"', b"[" * 100_000 + b"]" * 100_000)).reason == "too_deep"
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_bytes_elements_are_bounded_over_the_whole_request(count: int) -> None:
+    """Each is walked in Python: a request may not have 64 times as many of them as a tensor."""
+    each = MAX_BYTES_ELEMENTS // 2
+    form = {"shape": [each], "datatype": "BYTES", "parameters": {"binary_data_size": 4 * each}}
+    head = json.dumps({"inputs": [{"name": f"x{number}"} | form for number in range(count)]}).encode()
+    body, length = head + bytes(4 * each * count), str(len(head))
+    if count == 2:
+        assert len(parse_infer_request(body, length).inputs) == count
+        return
+    error = refusal(body, length)
+    assert (type(error), error.reason) == (TooLargeError, "too_many_elements")
+
+
+def test_lists_are_bounded_before_the_json_is_parsed() -> None:
+    """Three bytes make a list of 56, and a second in which no other thread runs: they are counted, not made."""
+    body = one_input(data=["LISTS"]).replace(b'"LISTS"', b",".join([b"[]"] * (MAX_INFER_JSON_LISTS + 1)))
+    tracemalloc.start()
+    try:
+        error = refusal(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (type(error), error.reason) == (TooLargeError, "too_many_lists")
+    assert "binary" in str(error.fix)
+    assert peak < 2 * len(body) + 100_000
+
+
+def test_brackets_in_text_are_no_lists() -> None:
+    """A program or a JSON document as a prompt may have as many as it likes."""
+    text = '[{"' * MAX_INFER_JSON_LISTS
+    (read,) = parse_infer_request(one_input(datatype="BYTES", data=[text]), None).inputs
+    assert split_bytes(read) == [text.encode()]

@@ -13,6 +13,7 @@ from aigovtool.protocol.shelf import Shelf
 MODELS = [ModelId("digits"), ModelId("letters")]
 CONSUMERS = [ConsumerId("anna"), ConsumerId("bert")]
 ONE = of(Dimension.INFERENCES, 1)
+REQUEST = digest_of(b"a request")
 
 
 def holding(number: int, units: int = 4, expires_ms: int = 100, *, model: int = 0, consumer: int = 0) -> Holding:
@@ -23,7 +24,7 @@ def holding(number: int, units: int = 4, expires_ms: int = 100, *, model: int = 
         units=of(Dimension.INFERENCES, units),
         expires_ms=expires_ms,
         least=ONE,
-        request=digest_of(b"a request") if number % 3 == 0 else None,
+        request=REQUEST if number % 3 == 0 else None,
     )
 
 
@@ -46,12 +47,19 @@ class Both:
             for lease in self.leases
             if not lease.closed and not lease.in_flight and (lease.free.is_zero() or self.now_ms >= lease.expires_ms)
         }
+        assert self.shelf.has_ended(self.now_ms) == any(self.now_ms >= self.shelf[each].expires_ms for each in found)
         for model in MODELS:
             assert self.shelf.busy(model) == any(lease.in_flight for lease in self.leases if lease.model == model)
             for consumer in CONSUMERS:
                 mine = [lease for lease in self.leases if lease.path == (model, consumer)]
                 assert self.shelf.open((model, consumer)) == [lease for lease in mine if not lease.closed]
                 assert self.shelf.held((model, consumer)) == bool(mine)
+                free = sum(lease.free.inferences for lease in mine)
+                assert self.shelf.free((model, consumer)) == of(Dimension.INFERENCES, free)
+                for request in (None, REQUEST):
+                    assert self.shelf.of_request((model, consumer), request) == [
+                        lease for lease in mine if lease.request == request and not lease.closed
+                    ]
         assert self.shelf.bound() == [lease for lease in self.leases if lease.request is not None and not lease.closed]
         assert set(self.shelf._bound) == {lease.lease_id for lease in self.leases if lease.request is not None}
         assert self.shelf.values() == self.leases
@@ -84,7 +92,7 @@ def test_the_indices_are_what_a_scan_finds(acts: list[tuple[str, int]]) -> None:
         elif act == "close" and not lease.in_flight:
             lease.close()
             both.shelf.note(lease)
-        elif act == "drop" and lease.closed:
+        elif act == "drop" and not lease.in_flight:
             both.shelf.drop(lease.lease_id)
             both.leases.remove(lease)
         both.compare()
@@ -109,3 +117,15 @@ def test_a_lease_is_found_by_its_name_until_it_is_dropped() -> None:
         False,
     )
     assert list(shelf.returnable(10**9)) == []
+    assert not shelf.has_ended(10**9)
+    assert (shelf._by_request, shelf._free) == ({}, {})
+
+
+def test_what_is_free_is_no_more_than_what_leases_hold() -> None:
+    """Of two leases of a path one is dropped, whatever was free on it; the other one still counts."""
+    shelf = Shelf()
+    shelf.put(holding(1, 3))
+    shelf.put(holding(2, 4))
+    assert shelf.free((MODELS[0], CONSUMERS[0])) == of(Dimension.INFERENCES, 7)
+    shelf.drop(holding(1).lease_id)
+    assert shelf.free((MODELS[0], CONSUMERS[0])) == of(Dimension.INFERENCES, 4)

@@ -3,13 +3,15 @@
 import random
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
+import pytest
 from tests.protocol.test_metering import ANNA, BERT, MODEL, TTL_MS, Exchange, answer, deny, grant, stop_state
 
-from aigovtool.errors import RefusalError
+from aigovtool.errors import BudgetReservedError, RefusalError
 from aigovtool.ids import ConsumerId
 from aigovtool.ledger.entry import StopTarget
-from aigovtool.protocol.messages import Deny, DenyCode, Grant
+from aigovtool.protocol.messages import Deny, DenyCode, Grant, Renew
 from aigovtool.protocol.metering import Meter
 from aigovtool.protocol.reservation import Reservation
 
@@ -88,7 +90,8 @@ class History:
                 code, left = chance.choice(CODES), chance.randrange(2)
                 wait_ms = chance.choice((0, 2_000, 20_000))
                 results.append(deny(code, consumer=want.consumer, available=left, retry_after_ms=wait_ms))
-        self.meter.accept(self.now_ms, answer(renew, *results, epoch=self.epoch))
+        epoch = self.epoch - (chance.random() < 0.1)  # some answers are older than a stop
+        self.meter.accept(self.now_ms, answer(renew, *results, epoch=epoch))
 
 
 def test_urgency_is_never_missed_and_never_invented() -> None:
@@ -177,3 +180,148 @@ def test_final_reports_come_first() -> None:
     reports = exchange.renew(1).reports
     assert len(reports) == 1_000
     assert [report.final for report in reports].index(True) == 0
+
+
+# --- Large and small requests of one consumer ------------------------------------------------------
+
+
+@dataclass
+class Crowd:
+    """Requests of Anna that wait while Bert's work keeps the model busy, and a custodian that has `left` units."""
+
+    waiting: list[int]
+    left: int
+    code: DenyCode = DenyCode.RESERVED
+    exchange: Exchange = field(default_factory=Exchange)
+    asked: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.exchange.round_trip(0, grant(1, 8, BERT))
+        self.exchange.reserved(1, 1, BERT)
+        for units in self.waiting:
+            assert self.exchange.reserve(1, units) is None
+            self.exchange.meter.waiting(MODEL, ANNA, 1)
+
+    def renew(self, now_ms: int) -> Renew:
+        """Renew if it is due, and let everybody who waits try again."""
+        renew = self.exchange.renew(now_ms)
+        results: list[Grant | Deny] = []
+        for want in renew.wants:
+            units = want.minimum.inferences
+            self.asked.append(units)
+            if units > self.left:
+                results.append(deny(self.code, available=self.left))
+            else:
+                results.append(grant(1 + len(self.asked), units))
+        self.exchange.meter.accept(now_ms, answer(renew, *results))
+        for units in list(self.waiting):
+            if self.exchange.reserve(now_ms, units) is not None:
+                self.waiting.remove(units)
+                self.exchange.meter.waiting(MODEL, ANNA, -1)
+        return renew
+
+
+def test_a_large_request_does_not_keep_small_ones_from_being_asked_for() -> None:
+    """A batch is denied, and what is left would serve a row: it is asked for at once, and then the batch again."""
+    crowd = Crowd([100, 1], left=50)
+    for now_ms in (1, 2, 3):
+        assert crowd.exchange.meter.renew_due(now_ms)
+        crowd.renew(now_ms)
+    assert (crowd.asked, crowd.waiting) == ([100, 1, 100], [100])
+    assert not crowd.exchange.meter.renew_due(4)
+    assert crowd.exchange.meter.renew_due(2_003)
+
+
+def test_all_that_fit_into_what_is_left_are_asked_for_together() -> None:
+    """One lease is for the largest of them; the next is for the batch that did not fit."""
+    crowd = Crowd([7, 100, 1, 30], left=50)
+    for now_ms in (1, 2, 3):
+        crowd.renew(now_ms)
+    assert crowd.asked == [100, 30, 100]
+
+
+def test_a_small_request_that_is_denied_too_is_not_asked_for_in_a_loop() -> None:
+    """A custodian may leave fifty to a batch and none to a row: both wait for the time that it named."""
+    crowd = Crowd([100, 1], left=50, code=DenyCode.CAPPED)
+    crowd.renew(1)
+    crowd.left = 0
+    crowd.renew(2)
+    assert crowd.asked == [100, 1]
+    assert not crowd.exchange.meter.renew_due(2_001)
+    assert crowd.exchange.meter.renew_due(2_002)
+
+
+def test_leases_are_given_back_with_the_wish_for_the_whole_and_not_before() -> None:
+    """Three units do not serve the five rows that are asked for first; they go back when the batch is short again."""
+    crowd = Crowd([], left=50)
+    exchange = crowd.exchange
+    exchange.round_trip(1, grant(50, 3))
+    for units in (100, 5):
+        assert exchange.reserve(1, units) is None
+        exchange.meter.waiting(MODEL, ANNA, 1)
+        crowd.waiting.append(units)
+    assert [crowd.renew(now_ms).reports for now_ms in (1, 2, 3)] == [[], [], []]
+    assert exchange.meter.renew_due(4)
+    (report,) = crowd.renew(4).reports
+    assert (report.lease_id, report.final) == (grant(50, 3).lease_id, True)
+    assert crowd.asked == [100, 5, 100, 100]
+
+
+def test_what_nobody_waits_for_any_more_is_not_asked_for() -> None:
+    """A batch has given up; the row that comes after it is asked for as if it were alone."""
+    exchange = Exchange()
+    exchange.round_trip(0)
+    assert exchange.reserve(1, 100) is None
+    exchange.meter.waiting(MODEL, ANNA, 1)
+    exchange.meter.waiting(MODEL, ANNA, -1)
+    assert exchange.reserve(2, 1) is None
+    exchange.meter.waiting(MODEL, ANNA, 1)
+    assert [want.minimum.inferences for want in exchange.renew(2).wants] == [1]
+
+
+# --- More paths than fit into a renewal ------------------------------------------------------------
+
+
+def test_paths_beyond_a_thousand_have_their_turn() -> None:
+    """Fifteen hundred consumers wait for what others hold: two renewals ask for all of them."""
+    exchange = Exchange()
+    exchange.round_trip(0)
+    for consumer in consumers(1_500):
+        assert exchange.reserve(1, 1, consumer) is None
+        exchange.meter.waiting(MODEL, consumer, 1)
+    asked = [{want.consumer for want in exchange.round_trip(now_ms).wants} for now_ms in (1, 2, 3)]
+    assert [len(each) for each in asked] == [1_000, 1_000, 1_000]
+    assert asked[0] | asked[1] == set(consumers(1_500))
+    assert asked[2] != asked[1]
+
+
+def test_what_is_not_in_the_renewal_was_not_asked_for() -> None:
+    """A wish that a renewal has no room for asks operators nothing: it does so when its turn has come."""
+    exchange = Exchange()
+    exchange.round_trip(0)
+    assert exchange.reserve(1) is None
+    exchange.round_trip(1, deny(DenyCode.EXHAUSTED))
+    for consumer in consumers(1_000):
+        assert exchange.reserve(2, 1, consumer) is None
+        exchange.meter.waiting(MODEL, consumer, 1)
+    renew = exchange.renew(2)
+    assert ANNA not in {want.consumer for want in renew.wants}
+    exchange.meter.accept(2, answer(renew, *(grant(9 + n, 8, c) for n, c in enumerate(consumers(1_000)))))
+    (want,) = exchange.renew(3).wants
+    assert (want.consumer, want.ask) == (ANNA, True)
+
+
+def test_a_denial_stands_while_only_others_are_asked_for() -> None:
+    """Whoever has no place in a renewal is told what the custodian last said, and does not wait for an answer."""
+    exchange = Exchange()
+    exchange.round_trip(0)
+    assert exchange.reserve(1, 2) is None
+    exchange.meter.waiting(MODEL, ANNA, 1)
+    exchange.round_trip(1, deny(DenyCode.RESERVED, available=1))
+    assert exchange.reserve(2, 1) is None
+    for consumer in consumers(1_000):
+        assert exchange.reserve(2, 1, consumer) is None
+        exchange.meter.waiting(MODEL, consumer, 1)
+    assert ANNA not in {want.consumer for want in exchange.renew(2).wants}
+    with pytest.raises(BudgetReservedError):
+        exchange.reserve(3, 2)

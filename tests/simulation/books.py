@@ -5,14 +5,15 @@ own record of them; its log has the production entries, so that its roots are re
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import msgspec
 
 from aigovtool.custodian.custodian import _WITH_GAP, rolled_back
+from aigovtool.custodian.store.instances import Answered
 from aigovtool.custodian.store.transaction import Head
-from aigovtool.ids import BorrowerId, InstanceId, LeaseId, MessageId
+from aigovtool.ids import BorrowerId, InstanceId, LeaseId
 from aigovtool.ledger.book import Book, Effects
 from aigovtool.ledger.budget import ROLLING, BudgetLimit, BudgetRow, RowKey, Scope, Window, key_now
 from aigovtool.ledger.entry import Entry, EntryBody, StopTarget
@@ -42,6 +43,11 @@ class Stop:
     since_ms: int
 
 
+def kept(row: BudgetRow) -> BudgetRow:
+    """Return what a ledger keeps of a row."""
+    return msgspec.structs.replace(row, earlier=0, earlier_pending=0, not_after_ms=None)
+
+
 @dataclass
 class Ledger:
     """All that is durable."""
@@ -54,9 +60,12 @@ class Ledger:
     #: The rows of each limit with a rolling window.
     buckets: dict[tuple[Scope, Dimension, Window], list[RowKey]] = field(default_factory=dict)
     stops: dict[tuple[StopTarget, str], Stop] = field(default_factory=dict)
-    answers: dict[tuple[InstanceId, MessageId], Answer] = field(default_factory=dict)
+    #: The answer to the newest renewal of each instance, and which ones are known to be older.
+    answers: dict[InstanceId, tuple[Answered, Answer]] = field(default_factory=dict)
     instances: dict[InstanceId, Admitted] = field(default_factory=dict)
     gone: set[InstanceId] = field(default_factory=set)
+    #: Those of them of which two copies contradicted each other.
+    forked: set[InstanceId] = field(default_factory=set)
     entries: list[Entry] = field(default_factory=list)
     #: The tree after each entry.
     trees: list[Frontier] = field(default_factory=list)
@@ -77,6 +86,7 @@ class Ledger:
             answers=dict(self.answers),
             instances=dict(self.instances),
             gone=set(self.gone),
+            forked=set(self.forked),
             entries=list(self.entries),
             trees=list(self.trees),
             charges=Counter(self.charges),
@@ -100,6 +110,7 @@ class Ledger:
         self.answers.update(writes.answers)
         self.instances.update(writes.instances)
         self.gone |= writes.gone
+        self.forked |= writes.forked
         self.entries += writes.entries
         self.trees += writes.trees
         self.charges.update(writes.charges)
@@ -116,9 +127,10 @@ class Transaction:
         self.rows: dict[RowKey, BudgetRow] = {}
         self.leases: dict[LeaseId, Lease] = {}
         self.stops: dict[tuple[StopTarget, str], Stop] = {}
-        self.answers: dict[tuple[InstanceId, MessageId], Answer] = {}
+        self.answers: dict[InstanceId, tuple[Answered, Answer]] = {}
         self.instances: dict[InstanceId, Admitted] = {}
         self.gone: set[InstanceId] = set()
+        self.forked: set[InstanceId] = set()
         self.entries: list[Entry] = []
         self.trees: list[Frontier] = []
         self.charges: Counter[RowKey] = Counter()
@@ -152,9 +164,7 @@ class Transaction:
     def write(self, effects: Effects) -> None:
         """Write what an event did; what a row knows from elsewhere is not kept with it."""
         for row in effects.rows:
-            self.rows[row.key] = (
-                msgspec.structs.replace(row, earlier=0, not_after_ms=None) if row.earlier or row.not_after_ms else row
-            )
+            self.rows[row.key] = kept(row) if row.earlier or row.not_after_ms else row
         self.leases.update((lease.lease_id, lease) for lease in effects.leases)
 
     def record(self, body: EntryBody) -> None:
@@ -175,6 +185,12 @@ class Transaction:
         """Advance and return the epoch."""
         self.head = msgspec.structs.replace(self.head, epoch=self.head.epoch + 1)
         return self.head.epoch
+
+    def renew_wide(self) -> None:
+        """Give each stop in force that is wider than a consumer the present epoch."""
+        for key, stop in {**self.ledger.stops, **self.stops}.items():
+            if stop.active and stop.target is not StopTarget.CONSUMER:
+                self.stops[key] = replace(stop, epoch=self.head.epoch)
 
     def tree_at(self, size: int) -> Frontier:
         """Return the tree as it was when it had so many entries."""

@@ -16,6 +16,8 @@ from tests.simulation.telling import told
 from aigovtool.codec import encode
 from aigovtool.custodian.custodian import rolled_back
 from aigovtool.custodian.service.grants import _DENIALS, _RETRY_AFTER_MS, _deny
+from aigovtool.custodian.store.instances import Answered
+from aigovtool.errors import LedgerRollbackError
 from aigovtool.ids import BorrowerId, ConsumerId, InstanceId, LeaseId, digest_of
 from aigovtool.ledger import entry
 from aigovtool.ledger.book import Book, Draw, Effects, Event, Expire, Outcome, ReportUsage
@@ -26,6 +28,13 @@ from aigovtool.ledger.policy import GRACE_MS
 from aigovtool.ledger.units import ZERO, UnitVector
 from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, Grant, PathRoom, Renew, Report, Want, Wiped
 from aigovtool.protocol.stop import StopState
+
+
+class SupersededError(LedgerRollbackError):
+    """A renewal is older than one that was answered. Like that of a ledger with a gap, the network drops the refusal.
+
+    Nobody waits for it: an enclave has one renewal outstanding. Of two copies of one, the slower may wait for ever.
+    """
 
 
 def total(amounts: Iterable[UnitVector]) -> UnitVector:
@@ -43,11 +52,11 @@ class Custodian(Office):
     # -- Renewal ----------------------------------------------------------------------------------
 
     def renew(self, replica: Replica, request: Renew) -> tuple[Answer, StopState]:
-        """Take reports and grant leases; the same request again has the same answer.
+        """Take reports and grant leases; the same request again has the same answer, an older one has none.
 
         Raises:
             ForbiddenError: the instance is not known.
-            LedgerRollbackError: the ledger has a gap.
+            LedgerRollbackError: the ledger has a gap, or a newer renewal was answered.
         """
         writes = self.begin(replica)
         if request.instance not in self.ledger.instances and not self.hears_strangers:
@@ -56,21 +65,49 @@ class Custodian(Office):
         if self.has_gap(writes, request.checkpoint_seen):
             self.commit(writes)
             self.witness.memory.noticed = True
+            self.announced()
             raise rolled_back()
+        self.memory.note_epoch(writes, request.epoch)
+        if writes.head.epoch > self.ledger.head.epoch:
+            self.commit(writes)
+            writes = self.begin(replica)
         self.witness.memory.heard(request.checkpoint_seen, self.ledger)
         instance = self.require(request.instance)
         state = self.stop_state(request.instance, instance.borrower)
+        shown = self.memory.place(request.checkpoint_seen)
+        if self.is_superseded(request, shown):
+            self.refuse_superseded(writes, request)
         before = self.answered(request)
         if before is not None:
             self.scene.seen["repeated_answer"] += 1
             return before, state
         answer = self.answer(writes, instance, request, state)
-        writes.answers[request.instance, request.request_id] = answer
+        known, _ = self.ledger.answers.get(request.instance, (None, None))
+        answered = Answered(request.request_id, shown) if known is None else known.then(request.request_id, shown)
+        writes.answers[request.instance] = (answered, answer)
         self.commit(writes)
         self.changes_at[request.request_id] = (answer, self.changes)
         self.witness.memory.noted(answer.checkpoint, self.ledger)
         self.witness.memory.answered(answer, instance, self.ledger)
+        self.witness.carried_out(answer)
         return answer, state
+
+    def is_superseded(self, request: Renew, shown: tuple[int, int]) -> bool:
+        """Return whether a renewal is older than one of its instance that was answered."""
+        known, _ = self.ledger.answers.get(request.instance, (None, None))
+        return known is not None and known.supersedes(request.request_id, shown)
+
+    def refuse_superseded(self, writes: Transaction, request: Renew) -> None:
+        """Refuse an older renewal, which may still show that there are two copies of its instance.
+
+        Raises:
+            SupersededError: always.
+        """
+        self.find_fork(writes, request.instance, request.reports)
+        self.commit(writes)
+        self.scene.seen["superseded"] += 1
+        self.scene.seen["gap"] -= 1  # the network takes it for one
+        raise SupersededError("a newer renewal was answered since", reason="request_superseded")
 
     def has_gap(self, writes: Transaction, note: str) -> bool:
         """Take the checkpoint that a renewal returns; return whether the ledger has a gap."""
@@ -79,9 +116,11 @@ class Custodian(Office):
     def answer(self, writes: Transaction, instance: Admitted, request: Renew, state: StopState) -> Answer:
         """Carry out a renewal."""
         self.sweep(writes)
-        reported = {path for report in request.reports if (path := self.take_report(writes, request.instance, report))}
+        if self.scene.weather.clone and self.scene.chance(self.scene.weather.clone / 2):
+            self.contradict(writes, request.instance)
+        reported = self.take_reports(writes, request.instance, request.reports)
         results = [self.draw(writes, request.instance, instance, want, state) for want in request.wants]
-        stopped = state.is_wide() or request.instance in self.ledger.gone or self.is_outdated(writes, instance)
+        stopped = state.is_wide() or self.is_gone(writes, request.instance) or self.is_outdated(writes, instance)
         return Answer(
             custodian=CUSTODIAN,
             instance=request.instance,
@@ -104,13 +143,18 @@ class Custodian(Office):
             found += [PathRoom(model=MODEL, consumer=consumer, dimension=d, units=units) for d, units in left.items()]
         return found
 
+    def is_gone(self, writes: Transaction, instance: InstanceId) -> bool:
+        """Return whether an instance has wiped itself, or is forked."""
+        return instance in writes.gone | self.ledger.gone
+
     def is_outdated(self, writes: Transaction, instance: Admitted) -> bool:
         """Return whether an instance was admitted in an earlier generation."""
         return instance.generation < writes.head.generation
 
     def answered(self, request: Renew) -> Answer | None:
         """Return the answer that was given to this request before."""
-        return self.ledger.answers.get((request.instance, request.request_id))
+        known, answer = self.ledger.answers.get(request.instance, (None, None))
+        return answer if known is not None and known.request_id == request.request_id else None
 
     def wiped(self, replica: Replica, statement: Wiped) -> None:
         """Take the final reports of an instance that has wiped itself.
@@ -121,8 +165,7 @@ class Custodian(Office):
         """
         self.require(statement.instance)
         writes = self.begin(replica)
-        for report in statement.reports:
-            self.take_report(writes, statement.instance, report)
+        self.take_reports(writes, statement.instance, statement.reports)
         if statement.instance not in self.ledger.gone:
             writes.gone.add(statement.instance)
             writes.record(entry.Wiped(instance=statement.instance, epoch=statement.epoch))
@@ -150,12 +193,35 @@ class Custodian(Office):
 
     # -- Reports ----------------------------------------------------------------------------------
 
-    def take_report(self, writes: Transaction, instance: InstanceId, report: Report) -> ConsumerId | None:
-        """Take one report, and return whose lease it is about, if it is known here.
+    def take_reports(self, writes: Transaction, instance: InstanceId, reports: list[Report]) -> set[ConsumerId]:
+        """Take reports, and return whose leases they are about; none counts once two copies of it were seen."""
+        found: set[ConsumerId] = set()
+        if self.is_forked(writes, instance) or self.find_fork(writes, instance, reports):
+            return found
+        for report in reports:
+            consumer = self.take_report(writes, instance, report)
+            found |= set() if consumer is None else {consumer}
+        return found
 
-        In a history without an attacker nobody is ever called a fork.
-        """
-        event = ReportUsage(
+    def is_forked(self, writes: Transaction, instance: InstanceId) -> bool:
+        """Return whether two copies of an instance were seen."""
+        return instance in writes.forked | self.ledger.forked
+
+    def find_fork(self, writes: Transaction, instance: InstanceId, reports: list[Report]) -> bool:
+        """Stop an instance if a report contradicts what is known of its lease; nothing else of it counts then."""
+        if self.is_forked(writes, instance):
+            return False
+        for report in reports:
+            before = writes.book_of(report.lease_id)
+            if self.apply(before, self.event(instance, report)).outcome is Outcome.FORKED:
+                self.forked(writes, instance, report)
+                return True
+        return False
+
+    @staticmethod
+    def event(instance: InstanceId, report: Report) -> ReportUsage:
+        """Return a report as the ledger takes it."""
+        return ReportUsage(
             instance=instance,
             lease_id=report.lease_id,
             seq=report.seq,
@@ -165,8 +231,14 @@ class Custodian(Office):
             final=report.final,
             digest=digest_of(encode(report)),
         )
+
+    def take_report(self, writes: Transaction, instance: InstanceId, report: Report) -> ConsumerId | None:
+        """Take one report, and return whose lease it is about, if it is known here.
+
+        In a history without an attacker nobody is ever called a fork.
+        """
         before = writes.lease(report.lease_id)
-        effects = self.take(writes.book_of(report.lease_id), event)
+        effects = self.take(writes.book_of(report.lease_id), self.event(instance, report))
         if effects.outcome is Outcome.FORKED:
             self.forked(writes, instance, report)
         self.write(writes, effects)
@@ -178,14 +250,35 @@ class Custodian(Office):
             self._record_close(writes, effects.leases[0], report)
         return before.consumer
 
+    def contradict(self, writes: Transaction, instance: InstanceId) -> None:
+        """Let a copy of an instance, of which nothing else is seen here, report otherwise on one of its leases.
+
+        Such a copy needs a broken TEE. What the ledger holds against the instance must stand from then on.
+        """
+        reported = [one for one in self.ledger.unclosed.values() if one.instance == instance and one.seq]
+        if reported and not self.is_forked(writes, instance):
+            lease = self.scene.rng.choice(reported)
+            lie = Report(
+                lease_id=lease.lease_id,
+                seq=lease.seq,
+                used=lease.seen,
+                ok=lease.ok + 1,
+                err=lease.err,
+                final=False,
+                receipts="",
+            )
+            self.scene.cloned.add(instance)
+            self.find_fork(writes, instance, [lie])
+
     def forked(self, writes: Transaction, instance: InstanceId, report: Report) -> None:
         """Stop an instance of which two copies contradict each other. An honest one is never called a fork."""
         if instance not in self.scene.cloned:
             raise Violation("fork", f"an honest enclave is called a fork over {report}")
-        self.scene.seen["fork_found"] += instance not in writes.gone | self.ledger.gone
+        self.scene.seen["fork_found"] += 1
         epoch = writes.next_epoch()
         writes.stops[StopTarget.ENCLAVE, instance] = Stop(StopTarget.ENCLAVE, instance, epoch, True, self.scene.ms)
         writes.gone.add(instance)
+        writes.forked.add(instance)
         writes.record(entry.Forked(instance=instance, lease_id=report.lease_id, epoch=epoch))
 
     def _record_close(self, writes: Transaction, lease: Lease, report: Report) -> None:
@@ -210,7 +303,7 @@ class Custodian(Office):
         self, writes: Transaction, instance: InstanceId, admitted: Admitted, want: Want, state: StopState
     ) -> Grant | Deny:
         """Grant a lease, or say why not."""
-        if instance in self.ledger.gone or self.refused(state, want.consumer):
+        if self.is_gone(writes, instance) or self.refused(state, want.consumer):
             return self.denied(want, DenyCode.STOPPED)
         if self.is_outdated(writes, admitted):
             return self.denied(want, DenyCode.REATTEST)

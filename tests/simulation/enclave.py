@@ -276,7 +276,8 @@ class Enclave:
                 raise Violation("hint", f"{self.name} has forgotten a hint that came while it was renewing")
         self.scene.seen["hinted"] += self.hinted
         self.hinted = False
-        if self.custodian.is_as_of(answer):
+        stale = answer.epoch < self.meter.stop_state.scope_epoch  # then nothing counts that it says is left
+        if not stale and self.custodian.is_as_of(answer):
             told = {(room.consumer, room.dimension): self.left(room) for room in answer.rooms}
             self.witness.told_rooms(self.name, answer, self.borrower, told, self.custodian.ledger)
 

@@ -24,6 +24,8 @@ from aigovtool.protocol.messages import Answer, Renew
 from aigovtool.protocol.stop import StopState
 
 _FACES = ModelId("faces")
+#: Stopped and resumed; the other one is withdrawn, and what is withdrawn is never resumed.
+_LETTERS = ModelId("letters")
 _WITNESS = SigningKey.from_secret(Secret(b"TEST-ONLY signing key of witness"))
 
 
@@ -93,9 +95,9 @@ class LoggingCustodian(Custodian):
         writes.now_ms += 60_000
         for active in (True, False):
             epoch = writes.next_epoch()
-            writes.stops[StopTarget.MODEL, _FACES] = Stop(StopTarget.MODEL, _FACES, epoch, active, self.scene.ms)
+            writes.stops[StopTarget.MODEL, _LETTERS] = Stop(StopTarget.MODEL, _LETTERS, epoch, active, self.scene.ms)
             kind = entry.Stopped if active else entry.Resumed
-            writes.record(kind(target=StopTarget.MODEL, value=_FACES, epoch=epoch, command=self.command()))
+            writes.record(kind(target=StopTarget.MODEL, value=_LETTERS, epoch=epoch, command=self.command()))
         self.sweep(writes)
         self._recover(writes)
         present = {type(known.body) for known in (*self.entries, *writes.entries)}

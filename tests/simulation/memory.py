@@ -12,7 +12,7 @@ from tests.simulation.scene import CUSTODIAN
 
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey
-from aigovtool.custodian.service.continuity import _explained, _newer
+from aigovtool.custodian.service.continuity import _explained, _newer, is_behind, leapt
 from aigovtool.custodian.store.transaction import Gap, Head, Settled
 from aigovtool.errors import ConflictError
 from aigovtool.ids import KeyId
@@ -47,11 +47,29 @@ class Memory:
         if self.remembered(writes, seen):
             return head.gap is not None
         seen = open_checkpoint(note, [LOG_KEY.public])
-        if _explained(head, seen) or not _newer(head.gap, seen):
+        if _explained(head, seen):
             return head.gap is not None
-        gap = Gap(checkpoint=note, generation=seen.generation, size=seen.size, found_at_ms=writes.now_ms)
-        writes.head = msgspec.structs.replace(head, gap=gap)
+        if _newer(head.gap, seen):
+            gap = Gap(checkpoint=note, generation=seen.generation, size=seen.size, found_at_ms=writes.now_ms)
+            writes.head = msgspec.structs.replace(head, gap=gap)
+        elif not is_behind(head):
+            return True
+        self.leap(writes, seen.size)
         return True
+
+    def note_epoch(self, writes: Transaction, epoch: int) -> None:
+        """Believe an instance that has a stop state of a later epoch, as far as the clock allows it."""
+        if writes.head.epoch < epoch <= writes.now_ms:
+            self.leap(writes, epoch)
+
+    def leap(self, writes: Transaction, size: int) -> None:
+        """Bring the epoch, and the stops in force that are wider than a consumer, above all that is forgotten."""
+        writes.head = leapt(writes.head, size)
+        writes.renew_wide()
+
+    def place(self, note: str) -> tuple[int, int]:
+        """Return generation and size of a checkpoint; the lowest of none."""
+        return (_parsed(note).generation, _parsed(note).size) if note else (0, 0)
 
     def remembered(self, writes: Transaction, seen: Checkpoint) -> bool:
         """Return whether a checkpoint names a prefix of this log."""
@@ -75,8 +93,9 @@ class Memory:
             generation=generation,
             gap=None,
             settled=(*head.settled, Settled(generation=gap.generation, size=gap.size)),
-            quiet_until_ms=writes.now_ms + quiet_ms,
+            quiet_until_ms=max(head.quiet_until_ms, writes.now_ms + quiet_ms),
         )
+        self.leap(writes, gap.size)
         writes.record(Restored(generation=generation, checkpoint=gap.checkpoint, lost_size=gap.size, command=command))
 
 

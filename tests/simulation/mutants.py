@@ -65,6 +65,7 @@ SAFETY: tuple[Mutant, ...] = (
         "overspend fork",
         Rules(meter=enclave.ReportsDifferences, apply=ledger.adds_differences),
     ),
+    _safety("a forked instance is refunded", "fork", Rules(custodian=ledger.RefundsForks)),
     _safety("late reports alarm", "fork", Rules(apply=ledger.alarms_at_late_reports)),
     # -- The custodian's arithmetic
     _safety("units held by leases are not counted", "overspend window", Rules(apply=ledger.ignores_what_is_held)),
@@ -86,6 +87,8 @@ SAFETY: tuple[Mutant, ...] = (
     ),
     # -- The custodian's transaction
     _safety("reply before commit", "overspend ledger fork window rooms", Rules(custodian=ledger.RepliesBeforeCommit)),
+    _safety("a repeated renewal is granted again", "ledger", Rules(custodian=ledger.AnswersAfresh)),
+    _safety("an older renewal is granted again", "ledger", Rules(custodian=ledger.CarriesOutOldRenewals)),
     _safety("grants while stopped", "stop", Rules(custodian=ledger.GrantsWhileStopped)),
     _safety("no cap on what is outstanding", "cap", Rules(custodian=ledger.HasNoCap)),
     _safety("expired leases are not outstanding", "cap", Rules(custodian=ledger.ForgetsExpired)),
@@ -112,6 +115,9 @@ SAFETY: tuple[Mutant, ...] = (
     _safety("a settlement explains any loss", "overspend rollback", Rules(custodian=memory.ExplainsAnything)),
     _safety("settled without a quiet period", "quiet", Rules(operators=memory.SettlesWithoutQuiet)),
     _safety("settled without charges", "overspend", Rules(operators=memory.SettlesWithoutCharges)),
+    _safety("settled without charging windows", "overspend", Rules(operators=memory.ChargesLifetimesOnly)),
+    _safety("the epoch of a restored ledger is that of its past", "stop", Rules(custodian=memory.OrdersFromThePast)),
+    _safety("stops of a restored ledger stay as old as it", "stop", Rules(custodian=memory.KeepsOldStops)),
     _safety("an old generation is renewed", "generation", Rules(custodian=memory.KeepsOldGenerations)),
     _safety("an enclave shows no checkpoint", "rollback", Rules(meter=memory.ShowsNothing)),
 )
@@ -132,6 +138,5 @@ WASTE: tuple[Mutant, ...] = (
     Mutant("draws twice the target", Rules(meter=enclave.DrawsTwice)),
     Mutant("holds four leases instead of two", Rules(meter=enclave.HoldsFour)),
     Mutant("wipes without final reports", Rules(meter=enclave.WipesSilently)),
-    Mutant("a repeated renewal is granted again", Rules(custodian=ledger.AnswersAfresh)),
     Mutant("no refund for a late close", Rules(apply=ledger.refunds_no_late_close)),
 )

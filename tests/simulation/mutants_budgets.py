@@ -35,7 +35,7 @@ class IgnoresEarlierBuckets(_DebitsOtherwise):
     """Takes the present bucket of a rolling window for all of it."""
 
     def debit(self, writes: Transaction, limit: BudgetLimit) -> BudgetRow:
-        return msgspec.structs.replace(self.row_now(writes, limit), earlier=0)
+        return msgspec.structs.replace(self.row_now(writes, limit), earlier=0, earlier_pending=0)
 
 
 class IgnoresOldestBucket(_DebitsOtherwise):

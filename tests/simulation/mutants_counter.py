@@ -54,6 +54,7 @@ class ChargesAfterOutput(Meter):
     def _owe(self, reservation: Reservation, sign: int) -> None:
         holding = self._holdings[reservation.lease_id]
         holding.reserved = _raw(lambda d: holding.reserved.get(d) + sign * reservation.units.get(d))
+        self._holdings.note(holding)
 
 
 def _raw(units: Callable[[Dimension], int]) -> UnitVector:

@@ -215,8 +215,25 @@ class RefundsPresentWindow(Custodian):
         super().write(writes, effects)
 
 
+class RefundsForks(Custodian):
+    """Takes the reports of an instance of which two copies were seen like any other's."""
+
+    def is_forked(self, writes: Transaction, instance: InstanceId) -> bool:
+        return False
+
+
+class CarriesOutOldRenewals(Custodian):
+    """Remembers the newest renewal of an instance only: a late copy of an older one is carried out again."""
+
+    def is_superseded(self, request: Renew, shown: tuple[int, int]) -> bool:
+        return False
+
+
 class AnswersAfresh(Custodian):
     """Forgets which requests it has answered."""
+
+    def is_superseded(self, request: Renew, shown: tuple[int, int]) -> bool:
+        return False
 
     def answered(self, request: Renew) -> Answer | None:
         return None

@@ -9,7 +9,8 @@ from tests.simulation.enclave import Enclave
 from tests.simulation.memory import Memory
 from tests.simulation.operators import Operators
 
-from aigovtool.ledger.budget import RowKey
+from aigovtool.custodian.service.continuity import leapt
+from aigovtool.ledger.budget import RowKey, Window
 from aigovtool.ledger.checkpoint import Checkpoint, parse_checkpoint
 from aigovtool.ledger.units import UnitVector
 from aigovtool.protocol.messages import Answer
@@ -60,6 +61,28 @@ class WritesNoGapDown(Custodian):
         return found
 
 
+class _Timid(Memory):
+    def leap(self, writes: Transaction, size: int) -> None:
+        pass
+
+
+class OrdersFromThePast(Custodian):
+    """Goes on with the epoch that a restored ledger remembers."""
+
+    memory_kind: type[Memory] = _Timid
+
+
+class _Half(Memory):
+    def leap(self, writes: Transaction, size: int) -> None:
+        writes.head = leapt(writes.head, size)
+
+
+class KeepsOldStops(Custodian):
+    """Brings the epoch of a restored ledger to its time, and leaves the stops that it has as old as they are."""
+
+    memory_kind: type[Memory] = _Half
+
+
 class KeepsOldGenerations(Custodian):
     """Goes on with instances that were admitted before a restore."""
 
@@ -82,6 +105,14 @@ class SettlesWithoutCharges(Operators):
 
     def _lost(self, writes: Transaction) -> Counter[RowKey]:
         return Counter()
+
+
+class ChargesLifetimesOnly(Operators):
+    """Charges nothing of what is lost to budgets per hour or day."""
+
+    def _lost(self, writes: Transaction) -> Counter[RowKey]:
+        found = super()._lost(writes)
+        return Counter({key: units for key, units in found.items() if key.window is Window.LIFETIME})
 
 
 # --- The enclave -------------------------------------------------------------------------------------

@@ -132,6 +132,11 @@ class Office:
         rows = (self.row_now(writes, limit) for limit in on_path(self.ledger.limits, borrower, consumer))
         return {row.key: row for row in rows}
 
+    def row_at(self, writes: Transaction, key: RowKey) -> BudgetRow:
+        """Return a row of any bucket, fresh if nothing was debited there."""
+        limits = (one for one in self.ledger.limits if key_now(one, key.bucket_ms) == key)
+        return writes.row(key) or row_for(next(limits), key.bucket_ms)
+
     def row_now(self, writes: Transaction, limit: BudgetLimit) -> BudgetRow:
         """Return the row of a limit that a grant would debit now."""
         return row_now(limit, writes.rows_under(limit), writes.now_ms)
@@ -145,12 +150,22 @@ class Office:
     def stop_state(self, instance: InstanceId, borrower: BorrowerId) -> StopState:
         """Return the signed stop state of an instance."""
         touching = self.touching(instance, borrower)
-        return StopState(
+        state = StopState(
             instance=instance,
             epoch=self.ledger.head.epoch,
             scope_epoch=max((stop.epoch for stop in touching), default=0),
             stops=[ActiveStop(target=s.target, value=s.value, epoch=s.epoch) for s in touching if s.active],
         )
+        self.witness.memory.issued(state)
+        return state
+
+    def announced(self) -> None:
+        """Give out the stop state of every instance, as it is pushed to those that listen after the epoch has leapt.
+
+        Whether it arrives is not played: a push only saves time.
+        """
+        for instance, admitted in self.ledger.instances.items():
+            self.stop_state(instance, admitted.borrower)
 
     # -- Admission --------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 import msgspec
-from tests.simulation.books import Ledger, Stop, Transaction
+from tests.simulation.books import Ledger, Stop, Transaction, kept
 from tests.simulation.custodian import Custodian
 from tests.simulation.scene import ALSO, TTL_MS, Scene
 from tests.simulation.witness import Witness
@@ -60,7 +60,7 @@ class Operators:
         raised = msgspec.structs.replace(limit, limit=limit.limit + more, not_after_ms=end_ms)
         limits[place] = raised
         row = custodian.row_now(writes, raised)
-        writes.rows[row.key] = msgspec.structs.replace(row, earlier=0, not_after_ms=None)
+        writes.rows[row.key] = kept(row)
         writes.record(entry.BudgetSet(limit=raised, command=custodian.command()))
         custodian.commit(writes)
         self.scene.tell("operator", "raises the limit of {} to {}", limit.scope, raised.limit)
@@ -94,6 +94,11 @@ class Operators:
         since = self.scene.ms if since_ms is None else since_ms
         writes.stops[target, value] = Stop(target, value, epoch, active, since)
         self.custodian.commit(writes)
+        for instance, admitted in self.custodian.ledger.instances.items():
+            if self.witness.memory.obeyed and any(
+                stop.epoch == epoch for stop in self.custodian.touching(instance, admitted.borrower)
+            ):
+                self.witness.memory.ordered(self.custodian.stop_state(instance, admitted.borrower))
         self.scene.tell("operator", "{} {} {}, epoch {}", "stops" if active else "resumes", target, value, epoch)
         return True
 
@@ -141,6 +146,7 @@ class Operators:
         writes = self._begin()
         found = self.custodian.has_gap(writes, note)
         self.custodian.commit(writes)
+        self.custodian.announced()
         self.witness.memory.noticed = found
         self.scene.tell("auditor", "shows a checkpoint, gap: {}", found)
         self.witness.memory.heard(note, self.custodian.ledger)
@@ -172,12 +178,12 @@ class Operators:
         command = custodian.command("bob")
         custodian.memory.settle(writes, gap.checkpoint, self.quiet_ms(), command)
         for key, units in self._lost(writes).items():
-            row = writes.row(key)
-            if row is not None:
-                custodian.write(writes, custodian.take(custodian.book_with(row), Charge(key=key, units=units)))
-                writes.record(entry.Charged(row=key, units=units, command=command))
-                writes.charges[key] += units
+            row = custodian.row_at(writes, key)
+            custodian.write(writes, custodian.take(custodian.book_with(row), Charge(key=key, units=units)))
+            writes.record(entry.Charged(row=key, units=units, command=command))
+            writes.charges[key] += units
         custodian.commit(writes)
+        custodian.announced()
         self.witness.memory.settled(writes, TTL_MS + GRACE_MS)
         self.scene.seen["settled"] += 1
         self.scene.tell("operator", "settles the gap: generation {}", writes.head.generation)
@@ -190,13 +196,13 @@ class Operators:
     def _lost(self, writes: Transaction) -> Counter[RowKey]:
         """Return what each row is to be charged: leases that the ledger does not know, each once.
 
-        A row of a bucket that began after the backup is not there and cannot be charged.
+        The clock of a restored ledger may be behind one of them; then its bucket has not begun, and cannot be charged.
         """
         found: Counter[RowKey] = Counter()
         for lease in self.witness.memory.forgotten.values():
             if lease.lease_id not in self.custodian.ledger.charged_for:
                 writes.charged_for.add(lease.lease_id)
                 for key in lease.rows:
-                    if writes.row(key) is not None:
+                    if key.bucket_ms <= writes.now_ms:
                         found[key] += lease.units.get(key.dimension)
         return found

@@ -9,26 +9,35 @@ from dataclasses import dataclass, field
 from tests.simulation.books import Admitted, Ledger, Transaction
 from tests.simulation.scene import Violation
 
-from aigovtool.custodian.store.transaction import Settled
-from aigovtool.ids import LeaseId
+from aigovtool.custodian.store.transaction import Head, Settled
+from aigovtool.ids import InstanceId, LeaseId
 from aigovtool.ledger.budget import RowKey
 from aigovtool.ledger.entry import Entry
 from aigovtool.ledger.lease import Lease
 from aigovtool.protocol.messages import Answer, Grant
+from aigovtool.protocol.stop import StopState
 
 
 @dataclass
 class Remembrance:
     """Notes that were given away, leases that are forgotten, and settlements."""
 
-    restores: int = 0
     #: Somebody has shown what is forgotten, was heard, and operators have not settled it.
     noticed: bool = False
     #: Nobody who remembers has looked at the restored ledger yet.
     unnoticed: bool = False
     forgotten: dict[LeaseId, Lease] = field(default_factory=dict)
+    #: A ledger was settled whose clock was behind what it had forgotten: its windows cannot tell that any more.
+    behind: bool = False
     #: What was granted by a restored ledger before anybody who remembers has looked: it may be granted twice.
     twice: Counter[RowKey] = field(default_factory=Counter)
+    #: The newest stop state that was ever given out for each instance, in any life of the ledger.
+    newest: dict[InstanceId, tuple[int, int]] = field(default_factory=dict)
+    #: Every stop takes effect at enclaves that know what the ledger has forgotten.
+    obeyed: bool = True
+    _head: Head = field(default_factory=Head)
+    #: The latest time of the ledger, in any life of it.
+    _latest_ms: int = 0
     #: Each with its generation and size, and the log that it is of: entries are only ever added to one.
     _notes: dict[str, tuple[int, int, list[Entry]]] = field(default_factory=dict)
     _quiet_until_ms: dict[tuple[Settled, ...], int] = field(default_factory=dict)
@@ -50,10 +59,32 @@ class Remembrance:
             generation <= settled.generation and size <= settled.size for settled in head.settled
         )
 
-    def restored(self, *, watched: bool) -> None:
+    def restored(self, head: Head, *, watched: bool) -> None:
         """The ledger is now an old copy."""
-        self.restores += 1
         self.unnoticed, self.noticed = not watched, False
+        self.obeyed, self._head = False, head
+
+    def committed(self, after: Head) -> None:
+        """See what is found or settled: from then on stops must take effect, unless the clock is behind."""
+        before, self._head = self._head, after
+        self._latest_ms = max(self._latest_ms, after.clock_ms)
+        found = after.gap is not None and after.gap != before.gap
+        # Epochs do not outrun the clock, unless several are given out in no time, or it went back.
+        outrun = max(self.newest.values(), default=(0, 0))[1]
+        if (found or after.generation > before.generation) and after.clock_ms >= max(self._latest_ms, outrun):
+            self.obeyed = True
+
+    def issued(self, state: StopState) -> None:
+        """A stop state was given out: one that is wider than a consumer is newer than all that its instance has."""
+        before, this = self.newest.get(state.instance, (0, 0)), (state.scope_epoch, state.epoch)
+        if self.obeyed and state.is_wide() and this < before:
+            raise Violation("stop", f"the stop of epoch {this} is none to an instance that knows {before}")
+        self.newest[state.instance] = max(before, this)
+
+    def ordered(self, state: StopState) -> None:
+        """What was just ordered is newer than all that an instance has, a consumer's stop as well."""
+        if self.newest[state.instance] != (state.scope_epoch, state.epoch):
+            raise Violation("stop", f"an instance that knows {self.newest[state.instance]} ignores an order: {state}")
 
     def place(self, note: str) -> tuple[int, int]:
         """Return generation and size of a checkpoint that was given away."""
@@ -86,6 +117,7 @@ class Remembrance:
     def settled(self, writes: Transaction, quiet_ms: int) -> None:
         """Two operators have settled a gap."""
         self.noticed = False
+        self.behind |= any(lease.granted_at_ms > writes.now_ms for lease in self.forgotten.values())
         self._quiet_until_ms[writes.head.settled] = writes.now_ms + quiet_ms
 
 

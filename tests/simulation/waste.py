@@ -22,7 +22,7 @@ class Day:
 
 
 USUAL = Day("an ordinary day", WORKDAY, 250, by=10)
-SCARCE = Day("a day of scarcity", SCARCITY, 120, by=3)
+SCARCE = Day("a day of scarcity", SCARCITY, 120, by=2)
 DAYS = (USUAL, SCARCE)
 
 

@@ -12,17 +12,18 @@ from tests.simulation.budgets import on_path
 from tests.simulation.remembrance import Remembrance
 from tests.simulation.scene import STOP_BOUND_MS, WIPE_BOUND_MS, Scene, Violation
 
-from aigovtool.ids import BorrowerId, ConsumerId, Digest, LeaseId
+from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, LeaseId, MessageId
 from aigovtool.ledger.budget import ROLLING, BudgetLimit, BudgetRow, RowKey, Window, key_now
 from aigovtool.ledger.entry import StopTarget
 from aigovtool.ledger.lease import Lease, LeaseState
 from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.ledger.units import ZERO, Dimension, UnitVector
-from aigovtool.protocol.messages import Answer
+from aigovtool.protocol.messages import Answer, Grant
 from aigovtool.protocol.reservation import Reservation
 from aigovtool.protocol.stop import StopState
 
-_FINAL = frozenset({LeaseState.CLOSED, LeaseState.CLOSED_LATE, LeaseState.WRITTEN_OFF})
+_CLOSED = frozenset({LeaseState.CLOSED, LeaseState.CLOSED_LATE})
+_FINAL = _CLOSED | {LeaseState.WRITTEN_OFF}
 
 
 def charge_of(lease: Lease) -> UnitVector:
@@ -47,6 +48,10 @@ class Witness:
     #: The highest limit that each row ever had.
     most: Counter[RowKey] = field(default_factory=Counter)
     memory: Remembrance = field(default_factory=Remembrance)
+    #: Renewals that were granted something, as far as the ledger remembers.
+    granted_to: set[MessageId] = field(default_factory=set)
+    #: Instances that the ledger knows to be two.
+    forked: set[InstanceId] = field(default_factory=set)
     #: Inferences, for what is wasted.
     charged: int = 0
     released_units: int = 0
@@ -62,9 +67,12 @@ class Witness:
     def committed(self, writes: Transaction) -> None:
         """Take what a transaction of the custodian has written."""
         self.charges.update(writes.charges)
+        self.forked |= writes.forked
         for lease in writes.leases.values():
             before = self.leases.get(lease.lease_id)
             if before is not None:
+                if lease.instance in self.forked and lease.state in _CLOSED and before.state not in _FINAL:
+                    raise Violation("fork", f"lease {name_of(lease)} of a forked instance is closed by its report")
                 if before.state in _FINAL and (lease.state, charge_of(lease)) != (before.state, charge_of(before)):
                     raise Violation("ledger", f"lease {name_of(before)} became {name_of(lease)}")
                 self._weigh(before, -1)
@@ -74,6 +82,7 @@ class Witness:
             self._leases_to_check.add(lease.lease_id)
         for row in writes.rows.values():
             self._keep(row)
+        self.memory.committed(writes.head)
         if writes.head.gap is not None:
             self.memory.unnoticed = False
 
@@ -93,7 +102,9 @@ class Witness:
     def restored(self, ledger: Ledger, *, watched: bool) -> None:
         """The ledger is now an old copy; `watched`: somebody who remembers more looks before it serves."""
         self.check()
-        self.memory.restored(watched=watched)
+        self.memory.restored(ledger.head, watched=watched)
+        self.forked = set(ledger.forked)
+        self.granted_to.clear()
         self.leases.update(ledger.leases)
         self.memory.forgotten = {key: lease for key, lease in self.leases.items() if key not in ledger.leases}
         self.rows, self.charges = dict(ledger.rows), Counter(ledger.charges)
@@ -102,6 +113,13 @@ class Witness:
             self._weigh(lease, 1)
         self._granted_ms = max((lease.granted_at_ms for lease in ledger.leases.values()), default=0)
         self._rows_to_check = set(self.rows)
+
+    def carried_out(self, answer: Answer) -> None:
+        """A renewal was carried out, and not answered as before: that grants it units once."""
+        if any(isinstance(result, Grant) for result in answer.results):
+            if answer.request_id in self.granted_to:
+                raise Violation("ledger", f"renewal {int(answer.request_id, 16)} is granted units once more")
+            self.granted_to.add(answer.request_id)
 
     # -- Grants -----------------------------------------------------------------------------------
 
@@ -135,18 +153,16 @@ class Witness:
         _within_share(lease, minimum, policy, held, limits)
 
     def _not_twice(self, limits: list[BudgetLimit], lease: Lease, writes: Transaction) -> None:
-        """What was granted, in truth, and what is granted now are together no more than a lifetime's limit."""
+        """What was granted, in truth, and what is granted now are together no more than a limit, in its window."""
         known = {**writes.ledger.leases, **writes.leases}
         for limit in limits:
-            if limit.window is Window.LIFETIME and limit.limit is not None:
-                key = key_now(limit, writes.now_ms)
-                counted = key.dimension
-                units = sum(charge_of(one).get(counted) for one in known.values() if key in one.rows)
-                units += sum(one.units.get(counted) for one in self.memory.forgotten.values() if key in one.rows)
-                if units > limit.limit:
-                    raise Violation(
-                        "overspend", f"with lease {name_of(lease)}, {units} units are granted under {limit}"
-                    )
+            if limit.limit is None or (self.memory.behind and limit.window is not Window.LIFETIME):
+                continue
+            units = sum(charge_of(one).get(limit.dimension) for one in known.values() if _counts(one, limit, lease))
+            lost = self.memory.forgotten.values()
+            units += sum(one.units.get(limit.dimension) for one in lost if _counts(one, limit, lease))
+            if units > limit.limit:
+                raise Violation("overspend", f"with lease {name_of(lease)}, {units} units are granted under {limit}")
 
     @staticmethod
     def _in_time(limit: BudgetLimit, lease: Lease) -> None:
@@ -156,13 +172,8 @@ class Witness:
 
     def _in_window(self, limit: BudgetLimit, lease: Lease, writes: Transaction) -> None:
         """No span of this length has more granted than the limit; the fullest ones end with a grant."""
-        since_ms = lease.granted_at_ms - ROLLING[limit.window][0]
         known = {**writes.ledger.leases, **writes.leases}
-        units = sum(
-            charge_of(one).get(limit.dimension)
-            for one in known.values()
-            if one.granted_at_ms > since_ms and any(_is_under(key, limit) for key in one.rows)
-        )
+        units = sum(charge_of(one).get(limit.dimension) for one in known.values() if _counts(one, limit, lease))
         if limit.limit is not None and units > limit.limit:
             raise Violation("window", f"{units} units are granted in one span under {limit}")
 
@@ -257,7 +268,7 @@ class Witness:
         if row is not None and row.limit is not None and posted + pending > row.limit:
             raise Violation("overspend", f"{posted + pending} were granted under {row}")
         # Windows trust the ledger's clock, which a restore may set back: then only what it knows is compared.
-        if self.most[key] and (key.window is Window.LIFETIME or not self.memory.restores):
+        if self.most[key] and (key.window is Window.LIFETIME or not self.memory.behind):
             over = self.by_row[key] - self.most[key] - self.memory.twice[key]
             if over > 0:
                 raise Violation("overspend", f"{over} units too many were released under {key}")
@@ -298,6 +309,14 @@ class Witness:
             room = self.room_of(at, borrower, consumer, dimension, answer.server_time_ms)
             if room is not None and units > room:
                 raise Violation("rooms", f"{who} tells {consumer} that {units} {dimension} are left, and {room} are")
+
+
+def _counts(one: Lease, limit: BudgetLimit, newest: Lease) -> bool:
+    """Return whether a lease counts under a limit beside the newest one: in its bucket, or its rolling span."""
+    if limit.window in ROLLING:
+        since_ms = newest.granted_at_ms - ROLLING[limit.window][0]
+        return one.granted_at_ms > since_ms and any(_is_under(key, limit) for key in one.rows)
+    return key_now(limit, newest.granted_at_ms) in one.rows
 
 
 def _is_under(key: RowKey, limit: BudgetLimit) -> bool:

@@ -349,7 +349,7 @@ async def test_one_connection_too_many_is_told_so(world: World, context: ssl.SSL
 
 async def test_handshakes_under_way_are_bounded_in_number(world: World) -> None:
     """Of three sockets that never begin TLS, the one over the bound is closed at once."""
-    bounds = HttpLimits(max_handshakes=2, handshake_timeout_s=100)
+    bounds = HttpLimits(max_handshakes=2, handshake_timeout_s=100, handshake_patience_s=100)
     async with served(world, bounds) as server:
         silent = [await asyncio.open_connection(*server.address) for _ in range(3)]
         async with asyncio.timeout(10):

@@ -19,7 +19,7 @@ from aigovtool.cli.screen import Screen
 VERBS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "custodian": "aigovtool.cli.custodian:custodian",
-        "operator": "aigovtool.cli.party:operator",
+        "operator": "aigovtool.cli.operator:operator",
         "borrower": "aigovtool.cli.party:borrower",
         "consumer": "aigovtool.cli.party:consumer",
         "model": "aigovtool.cli.model:model",

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 from msgspec import Struct
+from msgspec.structs import replace
 
+from aigovtool.cli import orders
 from aigovtool.cli.appraisal_words import MORE, Change, changes, rules
 from aigovtool.cli.confirm import confirm, yes_option
 from aigovtool.cli.credentials import connected
@@ -37,13 +39,18 @@ _CONSUMERS = (
 
 
 class PolicySet(Struct, frozen=True, kw_only=True):
-    """An appraisal policy that was put in force, and what it changed; `before` is null where there was none."""
+    """An appraisal policy and what it changes; `before` is the version in force, and null where there is none.
+
+    One of `entry` (it was put in force) and `order` (it is saved for a second operator) is null.
+    """
 
     version: int
     digest: str
     before: int | None
+    before_digest: str | None
     changes: list[Change]
-    entry: int
+    entry: int | None = None
+    order: orders.SavedOrder | None = None
 
 
 @click.group(cls=VerbGroup, example="aigovtool appraisal show")
@@ -72,45 +79,64 @@ def show(screen: Screen, operator_file: Path | None) -> None:
 
 @appraisal.command("set", cls=Verb, example="aigovtool appraisal set policy.json")
 @click.argument("file", metavar="POLICY.json", type=FILE)
+@orders.save_if_two_option
 @yes_option
 @operator_option
 @click.pass_obj
-def set_policy(screen: Screen, *, file: Path, operator_file: Path | None, yes: bool) -> None:
+def set_policy(screen: Screen, *, file: Path, save: Path | None, operator_file: Path | None, yes: bool) -> None:
     """Replace the appraisal policy by that in a file, after showing what changes and asking.
 
     Begin with `aigovtool appraisal show --json > policy.json`, change it, and give it the next version. Of each rule
-    that changes it is said whether it accepts more enclaves than before, or less.
+    that changes it is said whether it accepts more enclaves than before, or less. Once there is a second operator it
+    takes two: --save the order, and have another one `aigovtool cosign` it.
     """
-    from aigovtool.attestation.appraisal import policy_digest  # noqa: PLC0415
     from aigovtool.protocol.commands import SetAppraisalPolicy  # noqa: PLC0415
 
     policy = read_policy(file)
     with connected(operator_file) as client:
-        old = in_force(client)
-        require_next(policy, old, file)
-        found = changes(old, policy)
+        found, act = policy_changes(client, policy, file=str(file)), SetAppraisalPolicy(policy=policy)
+        orders.require_signers(client, act, save)
         if not screen.json:
-            _show_changes(screen, old, policy, found)
+            show_changes(screen, found)
         if policy.allow_simulated:
             screen.banner(SIMULATED)
-        if not yes:
-            confirm(screen, "appraisal set", [_NOW_ON, _CONSUMERS])
-        entry = client.command(SetAppraisalPolicy(policy=policy)).entry
-    done = PolicySet(
+        if save is not None:
+            done = replace(found, order=orders.saved(client, act, save))
+        else:
+            if not yes:
+                confirm(screen, "appraisal set", [_NOW_ON, _CONSUMERS])
+            done = replace(found, entry=client.command(act).entry)
+    screen.show(done, lambda: _say_set(screen, done, asked=not yes))
+
+
+def _say_set(screen: Screen, done: PolicySet, *, asked: bool) -> None:
+    if done.order is not None:
+        orders.say_saved(screen, done.order)
+        return
+    screen.line(f"version {done.version} is in force (audit log entry {done.entry})", style="green")
+    if not asked:  # else it was said before the question
+        screen.line(_NOW_ON)
+        screen.line(_CONSUMERS)
+
+
+def policy_changes(client: "OperatorClient", policy: "AppraisalPolicy", *, file: str = "the order") -> PolicySet:
+    """Return what a policy would change of the one in force.
+
+    Raises:
+        AppraisalError: `policy_rollback`, `policy_fork`.
+        ConflictError: `same_policy`.
+    """
+    from aigovtool.attestation.appraisal import policy_digest  # noqa: PLC0415
+
+    old = in_force(client)
+    require_next(policy, old, file)
+    return PolicySet(
         version=policy.version,
         digest=policy_digest(policy),
         before=None if old is None else old.version,
-        changes=found,
-        entry=entry,
+        before_digest=None if old is None else policy_digest(old),
+        changes=changes(old, policy),
     )
-
-    def render() -> None:
-        screen.line(f"version {done.version} is in force (audit log entry {done.entry})", style="green")
-        if yes:  # else it was said before the question
-            screen.line(_NOW_ON)
-            screen.line(_CONSUMERS)
-
-    screen.show(done, render)
 
 
 def read_policy(file: Path) -> "AppraisalPolicy":
@@ -149,7 +175,7 @@ def in_force(client: "OperatorClient") -> "AppraisalPolicy | None":
         return None
 
 
-def require_next(policy: "AppraisalPolicy", old: "AppraisalPolicy | None", file: Path) -> None:
+def require_next(policy: "AppraisalPolicy", old: "AppraisalPolicy | None", file: str) -> None:
     """Refuse what the custodian would refuse, and what changes nothing.
 
     Raises:
@@ -173,19 +199,21 @@ def require_next(policy: "AppraisalPolicy", old: "AppraisalPolicy | None", file:
         )
 
 
-def _show_changes(
-    screen: Screen, old: "AppraisalPolicy | None", policy: "AppraisalPolicy", found: list[Change]
-) -> None:
-    from aigovtool.attestation.appraisal import policy_digest  # noqa: PLC0415
-
-    before = "none: no enclave is admitted" if old is None else f"{old.version} ({short(policy_digest(old)[7:])})"
-    after = f"{policy.version} ({short(policy_digest(policy)[7:])})"
-    screen.facts([("version now", before), ("version then", after)])
+def show_changes(screen: Screen, found: PolicySet) -> None:
+    """Print what a policy changes; what it accepts more than now stands out."""
+    before = (
+        "none: no enclave is admitted" if found.before_digest is None else _named(found.before, found.before_digest)
+    )
+    screen.facts([("version now", before), ("version then", _named(found.version, found.digest))])
     columns = ("what", "now", "then", "accepts")
-    rows = [(change.what, change.now, change.then, change.accepts) for change in found]
+    rows = [(change.what, change.now, change.then, change.accepts) for change in found.changes]
     screen.table(columns, rows, "nothing but the version changes")
-    more = [change.what for change in found if change.accepts == MORE]
-    if old is None:
+    more = [change.what for change in found.changes if change.accepts == MORE]
+    if found.before is None:
         screen.line("There was no policy: enclaves that this one describes are accepted from now on.", style="bold")
     elif more:
         screen.line(f"This accepts more than now: {'; '.join(more)}.", style="bold")
+
+
+def _named(version: int | None, digest: str) -> str:
+    return f"{version} ({short(digest[7:])})"

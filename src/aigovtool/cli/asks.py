@@ -1,5 +1,11 @@
-"""`aigovtool budget request | own | requests | approve | deny`: asking for more budget, and deciding."""
+"""`aigovtool budget request | own | requests | approve | deny`: asking for more budget, and deciding.
 
+An approval raises lifetime budgets. What still keeps the units from being granted is said beside it: a budget on the
+path that has ended, or a window that leaves fewer.
+"""
+
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +25,7 @@ if TYPE_CHECKING:
     from aigovtool.operator.client import OperatorClient
     from aigovtool.protocol.commands import AskState, CommandResult
     from aigovtool.protocol.party import BorrowerFile, ConsumerFile
-    from aigovtool.protocol.views import OwnBudget, OwnView
+    from aigovtool.protocol.views import BudgetView, OwnBudget, OwnView
 
 _FEWEST_CHARS: Final = 6
 #: An approval raises one limit per level of the path, each with an entry of its own before that of the decision.
@@ -35,14 +41,38 @@ class Raised(Struct, frozen=True, kw_only=True):
     limit: int | None
 
 
+class HeldBack(Struct, frozen=True, kw_only=True):
+    """A budget on the path of a request that leaves less than was approved; `ended_ms` where its time is over."""
+
+    budget: str
+    window: str
+    dimension: str
+    left: int
+    ended_ms: int | None = None
+
+    def words(self) -> str:
+        """Return what it means for the units that were approved."""
+        if self.ended_ms is None:
+            return f"the {self.window} budget of {self.budget} leaves {count(self.left)} of them for now"
+        return (
+            f"the {self.window} budget of {self.budget} has ended ({when(self.ended_ms)}): "
+            "nothing is granted until it is set with another end"
+        )
+
+
 class Decided(Struct, frozen=True, kw_only=True):
-    """A request for more budget that was decided. `units` were granted to each budget in `raised`."""
+    """A request for more budget that was decided.
+
+    `units` more can be granted by the lifetime budgets on its path, of which those in `raised` had to be raised for it;
+    those in `held_back` still leave less.
+    """
 
     ask_id: str
     approved: bool
     units: int
     raised: list[Raised]
     entry: int
+    held_back: list[HeldBack] = []
 
 
 @click.command(
@@ -174,13 +204,16 @@ def _decide(
     with connected(operator_file) as client:
         state = _resolve(client.asks().asks, ask)
         result = client.command(DecideAsk(ask_id=state.ask_id, approve=approved, units=units, reason=reason))
+        granted = (state.units if units is None else units) if approved else 0
         raised = _raised(client, result) if approved else []
+        rows = client.budgets().budgets if approved else []
     decided = Decided(
         ask_id=state.ask_id,
         approved=approved,
-        units=(units or state.units) if approved else 0,
+        units=granted,
         raised=raised,
         entry=result.entry,
+        held_back=held_back(rows, state, granted, now_ms=int(time.time() * 1000)),
     )
     screen.show(decided, lambda: _render_decided(screen, decided))
 
@@ -189,8 +222,35 @@ def _render_decided(screen: Screen, decided: Decided) -> None:
     word = "approved" if decided.approved else "denied"
     screen.line(f"request {short(decided.ask_id)} is {word} (audit log entry {decided.entry})")
     for one in decided.raised:
-        added = counted(decided.units, one.dimension)
-        screen.line(f"{added} added to the {one.window} budget of {one.budget}: {count(one.limit)} now")
+        limit = count(one.limit) if one.limit is None else counted(one.limit, one.dimension)
+        screen.line(f"the {one.window} budget of {one.budget} is {limit} now")
+    if decided.approved and not decided.raised:
+        screen.line("nothing had to be raised: so many can be granted as it is")
+    for held in decided.held_back:
+        screen.line(held.words())
+
+
+def held_back(rows: "Iterable[BudgetView]", ask: "AskState", units: int, *, now_ms: int) -> list[HeldBack]:
+    """Return the budgets on the path of a request that leave less than `units` at this moment."""
+    return [
+        HeldBack(
+            budget=path(row.key.scope),
+            window=row.key.window.value,
+            dimension=row.key.dimension.value,
+            left=row.room,
+            ended_ms=row.not_after_ms if row.not_after_ms is not None and row.not_after_ms <= now_ms else None,
+        )
+        for row in rows
+        if row.room is not None and row.room < units and row.key.dimension is ask.dimension and _is_on_path(row, ask)
+    ]
+
+
+def _is_on_path(row: "BudgetView", ask: "AskState") -> bool:
+    scope = row.key.scope
+    return scope.model == ask.scope.model and all(
+        mine is None or mine == asked
+        for mine, asked in ((scope.borrower, ask.scope.borrower), (scope.consumer, ask.scope.consumer))
+    )
 
 
 def _resolve(asks: "list[AskState]", text: str) -> "AskState":

@@ -16,6 +16,7 @@ from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
 from aigovtool.cli.witness import witness
 from aigovtool.cli.words import count, when
+from aigovtool.errors import VerificationError
 
 if TYPE_CHECKING:
     from aigovtool.ledger.audit import AuditReport
@@ -114,9 +115,9 @@ def export(screen: Screen, out: Path, operator_file: Path | None) -> None:
     help="How many of them must have co-signed the log; all of them if not given.",
 )
 @operator_option
-@click.pass_obj
+@click.pass_context
 def verify(
-    screen: Screen,
+    context: click.Context,
     *,
     file: Path,
     root: str | None,
@@ -129,7 +130,8 @@ def verify(
 
     The root key is trusted because you say so: give it with --root, or take the one in a party file that you got
     from the custodian on a safe path (--operator, which takes any party file here). With --seen the log must also
-    begin with what your older checkpoints stand for; what a restore from a backup lost is reported.
+    begin with what your older checkpoints stand for. If the log says that a restore from a backup lost some of it, all
+    is shown, and the exit code is 5: only its operators can tell you whether that is so. Go on with a newer checkpoint.
 
     With --witness it must also be the log that these witnesses co-signed, as far as they did, which not even a thief of
     the custodian's log key can make another log to be. Their keys are trusted because you say so.
@@ -137,44 +139,55 @@ def verify(
     from aigovtool.ledger.witnessing import require_witnesses  # noqa: PLC0415
     from aigovtool.operator.witness import read_note  # noqa: PLC0415
 
+    screen: Screen = context.obj
     believed, required = witnessed.counted(keys, witnesses_required)
     trusted = root_of(root, operator_file)
-    report = opened(file, trusted, seen=[read_note(one) for one in seen], witnesses=believed)
+    notes = [read_note(one) for one in seen]
+    report = opened(file, trusted, seen=notes, names=[str(one) for one in seen], witnesses=believed)
     require_witnesses(report.vouching, required)
     done = _verified(file, report, held=len(seen), required=required)
+    screen.show(done, lambda: _say(screen, done))
+    if done.lost:
+        context.exit(VerificationError.exit_code)
 
-    def render() -> None:
-        screen.line(
-            f"{file} verifies: {count(done.entries)} entries, nothing changed, missing or inserted", style="green"
-        )
-        screen.facts(
-            [
-                ("custodian", done.custodian),
-                ("from", when(done.first_ms)),
-                ("to", when(done.last_ms)),
-                ("leases", f"{count(done.leases)}, of which {count(done.unclosed_leases)} are not closed"),
-                ("stopped", ", ".join(done.stops) or "nothing"),
-            ]
-        )
-        _say_held(screen, done)
-        witnessed.say(screen, done.cosigned, entries=done.entries, required=required)
-        rows = [_balance_row(balance) for balance in done.balances]
-        columns = ("budget", "window", "from", "counts", ">limit", ">spent", ">held")
-        screen.line("Balances, recomputed from the entries alone; no limit was exceeded at any grant:")
-        screen.table(columns, rows, "no budget was ever set")
 
-    screen.show(done, render)
+def _say(screen: Screen, done: Verified) -> None:
+    """Say what a copy shows; where nobody else remembers its log, that is the word of its own checkpoint only."""
+    compared = done.checkpoints_held > 0 or any(one.believed for one in done.cosigned)
+    whole = f"{done.file} verifies: {count(done.entries)} entries, nothing changed, missing or inserted"
+    if compared and not done.lost:
+        screen.line(whole, style="green")
+    else:
+        screen.line(f"{whole}, as its own checkpoint says", style=None if done.lost else "green")
+    if not compared:
+        screen.line("Whether it is the newest copy, only --seen or --witness tells.")
+    screen.facts(
+        [
+            ("custodian", done.custodian),
+            ("from", when(done.first_ms)),
+            ("to", when(done.last_ms)),
+            ("leases", f"{count(done.leases)}, of which {count(done.unclosed_leases)} are not closed"),
+            ("stopped", ", ".join(done.stops) or "nothing"),
+        ]
+    )
+    _say_held(screen, done)
+    witnessed.say(screen, done.cosigned, entries=done.entries, required=done.witnesses_required)
+    rows = [_balance_row(balance) for balance in done.balances]
+    columns = ("budget", "window", "from", "counts", ">limit", ">spent", ">held")
+    screen.line("Balances, recomputed from the entries alone; no limit was exceeded at any grant:")
+    screen.table(columns, rows, "no budget was ever set")
 
 
 def _say_held(screen: Screen, done: Verified) -> None:
     """Say what became of the checkpoints that the reader holds."""
     kept = done.checkpoints_held - len(done.lost)
-    if kept:
+    if kept > 0:
         screen.line(f"It begins with all that {kept} of your checkpoints stand for.", style="green")
     for one in done.lost:
         screen.line(
-            f"LOST: of {count(one.entries)} entries of generation {one.generation} that you hold a checkpoint of, a "
-            "restore from a backup lost some. The log says so itself: two operators put the rest back into service.",
+            f"LOST: of {count(one.entries)} entries of generation {one.generation} that you hold a checkpoint of, some "
+            "are not in it. The log says that a restore from a backup lost them, and that two operators put the rest "
+            "back into service. Ask them: whoever has the log's key can write that too.",
             style="bold red",
         )
     if done.lost:

@@ -1,12 +1,12 @@
 """`aigovtool audit reconcile`: the ledger, the enclaves' reports and the consumers' receipts, lease by lease.
 
-Nothing is believed: the copy of the log is verified under the custodian's root key, and each receipt by its own
-evidence, under the appraisal policy of a consumer file or the one in force at the custodian. Only then are the three
-compared (`ledger.reconcile`). A receipt that does not verify is a finding like any other, so that one forged file
-cannot keep an audit from its end.
+Nothing is believed: each receipt is verified by its own evidence, under the appraisal policy of a consumer file or the
+one in force at the custodian, and the copy of the log under the custodian's root key. The log is read once: its entries
+are compared while they are verified (`ledger.reconcile`), and nothing is told unless all of it verifies. A receipt that
+does not verify is a finding like any other, so that one forged file cannot keep an audit from its end.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,21 +16,29 @@ from msgspec import Struct
 
 from aigovtool.cli.audit_root import opened, root_of, root_option
 from aigovtool.cli.credentials import connected, read_consumer
+from aigovtool.cli.scope import path as named
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import FILE, Verb, operator_option
-from aigovtool.cli.words import count, short
-from aigovtool.errors import ConfigurationError, ReceiptError, VerificationError
+from aigovtool.cli.words import count, short, when
+from aigovtool.errors import ConfigurationError, InputError, ReceiptError, VerificationError
 
 if TYPE_CHECKING:
     from aigovtool.attestation.appraisal import AppraisalPolicy
     from aigovtool.crypto.sign import VerifyKey
-    from aigovtool.ledger.entry import Entry
+    from aigovtool.ledger.entry import Charged
     from aigovtool.ledger.receipt import Receipt
-    from aigovtool.ledger.reconcile import Reconciliation
+    from aigovtool.ledger.reconcile import Reconciler, Reconciliation
 
 _VERIFICATION: Final = 5
 #: What an entry that is compared looks like in its only encoding; whatever else looks like it does no harm.
-_COMPARED: Final = (b'"kind":"lease_', b'"kind":"attested"', b'"kind":"restored"', b'"kind":"charged"')
+_COMPARED: Final = (
+    b'"kind":"lease_',
+    b'"kind":"model_added"',
+    b'"kind":"attested"',
+    b'"kind":"forked"',
+    b'"kind":"restored"',
+    b'"kind":"charged"',
+)
 _INVALID: Final = "invalid_receipt"
 
 
@@ -52,11 +60,21 @@ class Found(Struct, frozen=True, kw_only=True):
     what: str
 
 
-class Reconciled(Struct, frozen=True, kw_only=True):
-    """The outcome. `skipped` are files in the given directories that are no receipts.
+class ChargedRow(Struct, frozen=True, kw_only=True):
+    """What operators charged one budget row after a restore. A use is charged to several rows: they do not add up."""
 
-    `restores` of the ledger are in the log, after which operators charged `charged_for_lost` units for leases that it
-    no longer knows; receipts of such leases contradict it.
+    budget: str
+    window: str
+    dimension: str
+    from_ms: int
+    units: int
+
+
+class Reconciled(Struct, frozen=True, kw_only=True):
+    """The outcome. `skipped` is whatever in the given directories is no receipt.
+
+    `restores` of the ledger are in the log, after which operators charged `charged_for_lost` for leases that it no
+    longer knows; receipts of such leases contradict it.
     """
 
     file: str
@@ -68,18 +86,45 @@ class Reconciled(Struct, frozen=True, kw_only=True):
     findings: list[Found]
     skipped: list[str]
     restores: int
-    charged_for_lost: int
+    charged_for_lost: list[ChargedRow]
     contradicted: bool
 
 
 @dataclass(slots=True)
 class _Taken:
-    """Receipts as they were read and verified."""
+    """Receipts as they were read and verified, and whether each is of a simulated TEE."""
 
-    receipts: "list[Receipt]" = field(default_factory=list)
-    simulated: int = 0
+    receipts: "dict[Receipt, bool]" = field(default_factory=dict)
     bad: list[Found] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Log:
+    """What is learnt of the log while it is verified."""
+
+    books: "Reconciler"
+    restores: int = 0
+    charged: list[ChargedRow] = field(default_factory=list)
+
+    def take(self, raw: bytes) -> None:
+        """Take the next entry, which is verified only after this."""
+        from aigovtool.codec import decode  # noqa: PLC0415
+        from aigovtool.ledger.entry import Charged, Entry, Restored  # noqa: PLC0415
+
+        if not any(mark in raw for mark in _COMPARED):
+            return
+        try:
+            entry = decode(raw, Entry)
+        except InputError:
+            return  # the verifier refuses it next, and names it
+        match entry.body:
+            case Restored():
+                self.restores += 1
+            case Charged() as charged:
+                self.charged.append(_charged(charged))
+            case _:
+                self.books.take(entry)
 
 
 @click.command(cls=Verb, example="aigovtool audit reconcile log.jsonl --receipts receipts --credential radiology.json")
@@ -111,18 +156,19 @@ def reconcile(
 ) -> None:
     """Compare a copy of the log, FILE, with saved receipts: what was charged, reported and receipted.
 
-    All is verified first. Without --credential the appraisal policy is the one in force, which the custodian is asked
-    for (--operator). Receipts that were not handed in, and leases that nobody closed, are gaps: listed, and no
-    contradiction unless --strict. Exit code 5: two of the three contradict each other, or a receipt does not verify.
+    All is verified. Without --credential the appraisal policy is the one in force, which the custodian is asked for
+    (--operator). Receipts that were not handed in, and leases that nobody closed or that were not refunded, are gaps:
+    listed, and no contradiction unless --strict. Exit code 5: two of the three contradict each other, or a receipt
+    does not verify.
     """
+    from aigovtool.ledger.reconcile import Reconciler  # noqa: PLC0415
+
     screen: Screen = context.obj
     trusted, policy = _trust(credential, root, operator_file)
-    kept: list[bytes] = []
-    report = opened(
-        file, trusted, keep=lambda raw: kept.append(raw) if any(mark in raw for mark in _COMPARED) else None
-    )
     taken = _receipts(sources, trusted, policy, allow_simulated=allow_simulated)
-    done = _reconciled(file, report.entries, _entries(kept), taken)
+    log = _Log(Reconciler(taken.receipts))
+    report = opened(file, trusted, keep=log.take)
+    done = _reconciled(file, report.entries, log, taken)
     if done.simulated_receipts:
         screen.banner()
     screen.show(done, lambda: _render(screen, done, strict=strict))
@@ -143,11 +189,15 @@ def _trust(
         return (client.root if root is None else root_of(root, None)), client.appraisal_policy()
 
 
-def _entries(kept: Sequence[bytes]) -> "list[Entry]":
-    from aigovtool.codec import decode  # noqa: PLC0415
-    from aigovtool.ledger.entry import Entry  # noqa: PLC0415
-
-    return [decode(raw, Entry) for raw in kept]
+def _charged(charged: "Charged") -> ChargedRow:
+    row = charged.row
+    return ChargedRow(
+        budget=named(row.scope),
+        window=row.window.value,
+        dimension=row.dimension.value,
+        from_ms=row.bucket_ms,
+        units=charged.units,
+    )
 
 
 def _receipts(
@@ -159,59 +209,87 @@ def _receipts(
 
     verifiers = verifiers_for(policy, allow_simulated=allow_simulated)
     taken = _Taken()
-    for path, named in _files(sources):
+    for path, alone in _files(sources, taken.skipped):
         try:
             saved = read_saved_receipt(path)
         except ReceiptError as error:
-            if named:
+            if alone:
                 raise ReceiptError(
                     error.message, reason=error.reason, fix="give a file that `aigovtool infer --save-receipt` wrote"
                 ) from None
-            taken.skipped.append(str(path))
+            taken.skipped.append(_text(path))
             continue
         try:
             verdict = verify_saved_receipt(
                 saved, root=root, policy=policy, verifiers=verifiers, allow_simulated=allow_simulated
             )
-        except VerificationError as error:
-            taken.bad.append(Found(kind=_INVALID, contradiction=True, lease="", what=f"{path}: {error.message}"))
+        except (VerificationError, InputError) as error:
+            what = f"{_text(path)}: {error.message}"
+            taken.bad.append(Found(kind=_INVALID, contradiction=True, lease="", what=what))
             continue
-        taken.receipts.append(verdict.receipt)
-        taken.simulated += verdict.warning is not None
+        taken.receipts[verdict.receipt] = verdict.warning is not None
     return taken
 
 
-def _files(sources: Sequence[Path]) -> Iterable[tuple[Path, bool]]:
-    """Yield files, and whether each was named itself."""
+def _files(sources: Sequence[Path], skipped: list[str]) -> Iterator[tuple[Path, bool]]:
+    """Yield files, and whether each was named itself; what else is in a directory is added to `skipped`."""
     for source in sources:
-        if not source.exists():
-            raise ConfigurationError(f"there is no {source}", reason="unreadable_receipt", fix="check the path")
-        if source.is_dir():
-            yield from ((path, False) for path in sorted(source.iterdir()) if path.is_file())
-        else:
+        below = _listed(source)
+        if below is None:
             yield source, True
+            continue
+        for path, is_file in below:
+            if is_file:
+                yield path, False
+            else:
+                skipped.append(_text(path))
 
 
-def _reconciled(file: Path, entries: int, compared: "list[Entry]", taken: _Taken) -> Reconciled:
-    from aigovtool.ledger import reconcile as books  # noqa: PLC0415
-    from aigovtool.ledger.entry import Charged, Restored  # noqa: PLC0415
+def _listed(source: Path) -> list[tuple[Path, bool]] | None:
+    """Return what is in a directory, and whether it is a file; None for what is no directory.
 
-    result = books.reconcile(compared, taken.receipts)
+    Raises:
+        ConfigurationError: `unreadable_receipt` if there is nothing, or it may not be looked at.
+    """
+    try:
+        if source.is_dir():
+            return [(path, path.is_file()) for path in sorted(source.iterdir())]
+        there = source.exists()
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot read {source}: {error.strerror}",
+            reason="unreadable_receipt",
+            fix="check the path, and that you may read the directory and what is in it",
+        ) from None
+    if not there:
+        raise ConfigurationError(f"there is no {source}", reason="unreadable_receipt", fix="check the path")
+    return None
+
+
+def _text(path: Path) -> str:
+    """Return a path as text: a name need not be Unicode, and no name may keep an audit from its end."""
+    return str(path).encode(errors="backslashreplace").decode()
+
+
+def _reconciled(file: Path, entries: int, log: _Log, taken: _Taken) -> Reconciled:
+    from aigovtool.ledger.reconcile import GAPS  # noqa: PLC0415
+
+    result = log.books.result()
     findings = [
-        Found(kind=one.kind.value, contradiction=one.kind not in books.GAPS, lease=one.lease_id, what=one.what)
+        Found(kind=one.kind.value, contradiction=one.kind not in GAPS, lease=one.lease_id, what=one.what)
         for one in result.findings
     ]
     return Reconciled(
-        file=str(file),
+        file=_text(file),
         entries=entries,
         leases=result.leases,
         receipts=result.receipts,
-        simulated_receipts=taken.simulated,
+        simulated_receipts=sum(taken.receipts.values()),
         totals=_totals(result),
         findings=[*taken.bad, *findings],
         skipped=taken.skipped,
-        restores=sum(isinstance(entry.body, Restored) for entry in compared),
-        charged_for_lost=sum(entry.body.units for entry in compared if isinstance(entry.body, Charged)),
+        restores=log.restores,
+        charged_for_lost=log.charged,
         contradicted=result.contradicted or bool(taken.bad),
     )
 
@@ -239,7 +317,8 @@ def _render(screen: Screen, done: Reconciled, *, strict: bool) -> None:
     rows = [(one.dimension, count(one.charged), count(one.reported), count(one.receipted)) for one in done.totals]
     screen.table(columns, rows, "nothing was leased")
     if done.skipped:
-        screen.line(f"{count(len(done.skipped))} files are no receipts and were skipped, the first: {done.skipped[0]}")
+        what = "files or directories are no receipts and were skipped"
+        screen.line(f"{count(len(done.skipped))} {what}, the first: {done.skipped[0]}")
     if done.findings:
         found = [
             (
@@ -252,16 +331,27 @@ def _render(screen: Screen, done: Reconciled, *, strict: bool) -> None:
         ]
         screen.table(("weight", "lease", "kind", "what"), found, "")
     if done.restores:
-        screen.line(
-            "The log names a restore from a backup, so it does not know the leases that were lost; operators charged "
-            f"{count(done.charged_for_lost)} units for them."
-        )
+        _render_lost(screen, done.charged_for_lost)
     gaps = sum(not one.contradiction for one in done.findings)
     bad = len(done.findings) - gaps
     if bad:
         screen.line(f"{count(bad)} contradictions: what is not true of one book is named above.", style="bold red")
     elif gaps:
-        text = f"No contradiction; {count(gaps)} gaps: receipts that are not here, or leases that nobody closed."
+        text = (
+            f"No contradiction; {count(gaps)} gaps: receipts that are not here, or leases that nobody closed or that "
+            "were not refunded."
+        )
         screen.line(text + (" --strict refuses them." if strict else ""), style="bold")
     else:
         screen.line("Ledger, enclaves and receipts say the same, lease by lease.", style="green")
+
+
+def _render_lost(screen: Screen, charged: list[ChargedRow]) -> None:
+    screen.line("The log names a restore from a backup, so it does not know the leases that were lost.")
+    if not charged:
+        screen.line("Operators charged nothing for them.")
+        return
+    screen.line("Operators charged for them, the same use to every budget that it counts for:")
+    columns = ("charged budget", "window", "from", "counts", ">units")
+    rows = [(one.budget, one.window, when(one.from_ms), one.dimension, count(one.units)) for one in charged]
+    screen.table(columns, rows, "")

@@ -27,6 +27,7 @@ def opened(
     root: "VerifyKey",
     *,
     seen: Sequence[str] = (),
+    names: Sequence[str] = (),
     witnesses: "Sequence[WitnessKey]" = (),
     keep: Callable[[bytes], None] = lambda _: None,
 ) -> "AuditReport":
@@ -34,7 +35,7 @@ def opened(
     from aigovtool.operator.audit_file import verify_audit_file  # noqa: PLC0415
 
     try:
-        return verify_audit_file(file, root, seen=seen, witnesses=witnesses, keep=keep)
+        return verify_audit_file(file, root, seen=seen, names=names, witnesses=witnesses, keep=keep)
     except SignatureInvalidError as error:
         raise SignatureInvalidError(
             f"{file} is not by this custodian: {error.message}", reason=error.reason, fix=_COMPARE

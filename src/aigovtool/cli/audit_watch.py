@@ -29,6 +29,7 @@ party_option = click.option(
     help="Any party's file, for the custodian's address and root key.",
 )
 _ROOT_CHARS: Final = 16
+_OF_THIS_LOG: Final = "give what `aigovtool audit checkpoint` wrote, with the party file of the same custodian"
 
 
 class Noted(Struct, frozen=True, kw_only=True):
@@ -111,7 +112,7 @@ def compare(screen: Screen, *, file: Path, out: Path | None, party_file: Path | 
         try:
             held, now = witness.compare(note)
         except LogError as error:
-            raise LogError(f"{file}: {error.message}", reason=error.reason, fix=error.fix) from None
+            raise LogError(f"{file}: {error.message}", reason=error.reason, fix=error.fix or _OF_THIS_LOG) from None
     if out is not None:
         write_note(out, now.note)
     present = now.checkpoint

@@ -22,7 +22,7 @@ from aigovtool.errors import ConflictError
 if TYPE_CHECKING:
     from aigovtool.operator.client import OperatorClient
     from aigovtool.operator.order import Order
-    from aigovtool.protocol.commands import AddModel, SettleGap
+    from aigovtool.protocol.commands import AddModel, AddParty, SettleGap
 
 
 class Cosigned(Struct, frozen=True, kw_only=True):
@@ -45,9 +45,10 @@ class Cosigned(Struct, frozen=True, kw_only=True):
 def cosign(screen: Screen, *, file: Path, operator_file: Path | None, yes: bool) -> None:
     """Show what another operator orders with FILE, ask, add your signature, and send it.
 
-    Settling a gap, writing an enclave off, and lending a model under the island dial need two operators, because each
-    could undo what the ledger or a stop exists for. The first one saves the order (`custodian settle`, `enclaves
-    write-off`, `model terms`, `model add`) and hands the file over on any path; it is good for 24 hours.
+    Settling a gap, writing an enclave off, lending a model under the island dial, and, once there are two operators,
+    enrolling another one or changing which enclaves are accepted: each could undo what the ledger or a stop exists for.
+    The first one saves the order (`custodian settle`, `enclaves write-off`, `model terms`, `model add`, `operator add`,
+    `appraisal set`) and hands the file over on any path; it is good for 24 hours.
     """
     from aigovtool.operator.order import read_order  # noqa: PLC0415
 
@@ -83,9 +84,17 @@ def _understood(
     Raises:
         ConflictError: `no_gap`, `gap_changed`, `terms_changed`, and what the act itself cannot be done for.
     """
+    from aigovtool.cli.appraisal import policy_changes, show_changes  # noqa: PLC0415
     from aigovtool.cli.model_terms import compare, show_terms  # noqa: PLC0415
     from aigovtool.cli.write_off import expired_of, show_expired  # noqa: PLC0415
-    from aigovtool.protocol.commands import AddModel, SetModelTerms, SettleGap, WriteOff  # noqa: PLC0415
+    from aigovtool.protocol.commands import (  # noqa: PLC0415
+        AddModel,
+        AddParty,
+        SetAppraisalPolicy,
+        SetModelTerms,
+        SettleGap,
+        WriteOff,
+    )
 
     act = order.command.act
     match act:
@@ -97,6 +106,13 @@ def _understood(
             return [], lambda: show_terms(screen, compared)
         case AddModel():
             return [], lambda: _show_lending(screen, act)
+        case AddParty():
+            return [], lambda: _show_enrolment(screen, act)
+        case SetAppraisalPolicy(policy=policy):
+            found = policy_changes(client, policy)
+            if policy.allow_simulated:
+                screen.banner()
+            return [], lambda: show_changes(screen, found)
         case SettleGap():
             return _settlement(screen, client, act)
         case _:
@@ -110,6 +126,14 @@ def _show_lending(screen: Screen, act: "AddModel") -> None:
     screen.facts([("model", act.model), ("manifest digest", act.manifest), ("package", act.package)])
     screen.line(EXAMPLE.words() + ":")
     screen.facts(terms_facts(meaning(act.policy, act.borrowers, EXAMPLE)))
+
+
+def _show_enrolment(screen: Screen, act: "AddParty") -> None:
+    from aigovtool.ids import key_id_of  # noqa: PLC0415
+
+    screen.line(f"The order enrols {act.role} {act.name}. Whoever holds this key can then sign with you:", style="bold")
+    screen.facts([("public key", act.key.hex()), ("key id", key_id_of(act.key)), ("valid for", span(act.valid_for_ms))])
+    screen.line(f"Ask {act.name} which public key it is, on a path of your own.")
 
 
 def _settlement(
@@ -161,5 +185,7 @@ def _say_done(screen: Screen, done: Cosigned) -> None:
         f"(audit log entry {done.entry})",
         style="green",
     )
+    if done.act == "add_party":
+        screen.line("Next: aigovtool operator certificate NAME -o FILE, for the new operator to finish with.")
     if done.act == "settle_gap":
         screen.line("See `aigovtool custodian gap` for when it grants again. " + orders.FORGOTTEN_TOO)

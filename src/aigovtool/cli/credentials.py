@@ -58,12 +58,24 @@ def read_user(path: Path) -> "ConsumerFile | BorrowerFile":
     return party if isinstance(party, BorrowerFile) else _as(path, party, ConsumerFile, BorrowerFile)
 
 
-def read_party(path: Path) -> "PartyFile":
-    """Return a party file of any kind.
+def read_party(path: Path, *, waiting: bool = False) -> "PartyFile":
+    """Return a party file of any kind; only if `waiting`, also one that has no certificate yet.
 
     Raises:
-        ConfigurationError: missing, readable by others, or not a party file (`bad_party_file`).
+        ConfigurationError: missing, readable by others, not a party file (`bad_party_file`), or one that waits for its
+            certificate (`no_certificate`).
     """
+    party = _decoded(path)
+    if not party.certificate and not waiting:
+        raise ConfigurationError(
+            f"{path} has no certificate yet",
+            reason="no_certificate",
+            fix=f"ask an operator for the file of `aigovtool operator certificate`; then: operator finish {path} FILE",
+        )
+    return party
+
+
+def _decoded(path: Path) -> "PartyFile":
     from aigovtool.codec import decode  # noqa: PLC0415
     from aigovtool.crypto.keyfile import read_secret_file  # noqa: PLC0415
     from aigovtool.protocol.party import MAX_PARTY_FILE_BYTES, BorrowerFile, ConsumerFile, OperatorFile  # noqa: PLC0415
@@ -88,9 +100,17 @@ def require_free(path: Path, option: str = "-o") -> None:
         option: what named it, for the message.
 
     Raises:
-        ConfigurationError: `file_exists`, `no_directory`.
+        ConfigurationError: `file_exists`, `no_directory`, `bad_path`.
     """
-    if path.exists() or path.is_symlink():
+    try:
+        taken = path.exists() or path.is_symlink()
+    except OSError as error:
+        raise ConfigurationError(
+            f"{str(path)[:100]} cannot be a file: {error.strerror}",
+            reason="bad_path",
+            fix=f"choose another name with {option}",
+        ) from None
+    if taken:
         fix = f"choose another name with {option}"
         raise ConfigurationError(f"{path} exists already", reason="file_exists", fix=fix)
     if not path.absolute().parent.is_dir():
@@ -107,6 +127,16 @@ def write_party(path: Path, party: "PartyFile") -> None:
 
     with Secret(encode(party)) as content:
         write_secret_file(path.absolute(), content)
+
+
+def replace_party(path: Path, party: "PartyFile") -> None:
+    """Write a party file over its older self, with mode 0600: the one or the other is there at any time."""
+    from aigovtool.codec import encode  # noqa: PLC0415
+    from aigovtool.crypto.keyfile import write_secret_file  # noqa: PLC0415
+    from aigovtool.crypto.secret import Secret  # noqa: PLC0415
+
+    with Secret(encode(party)) as content:
+        write_secret_file(path.absolute(), content, replace=True)
 
 
 def _as(path: Path, party: "PartyFile", kind: type[T], *also_taken: type) -> T:

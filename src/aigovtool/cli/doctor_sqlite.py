@@ -35,8 +35,9 @@ _LOCKS_START: Final = 0x40000000
 _LOCKS_BYTES: Final = 512
 #: `struct flock` of Linux on 64-bit machines: type, whence, start, length, process.
 _FLOCK: Final = struct.Struct("hhqqi4x")
+_UNKNOWN: Final = "unknown"
 #: Types of mounts that are another machine's disk.
-_NETWORK: Final = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "gluster", "lustre", "fuse.")
+_NETWORK: Final = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "gluster", "lustre", "fuse.", "virtiofs")
 
 
 def has_defect(version: tuple[int, ...]) -> bool:
@@ -99,6 +100,9 @@ def _file_system(path: Path) -> Check:
             standing=WRONG,
             found=f"{kind} at {where}: its locks may not keep a second custodian out; use a local disk or PostgreSQL",
         )
+    if kind == _UNKNOWN:
+        found = f"not known at {where}: make sure that it is a disk of this machine, for its locks keep others out"
+        return Check(name="file system", standing=NOTE, found=found)
     return Check(name="file system", standing=OK, found=f"{kind} at {where}")
 
 
@@ -109,11 +113,11 @@ def _mount(path: Path) -> tuple[str, str]:
     try:
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return "unknown", str(path.parent)
+        return _UNKNOWN, str(path.parent)
     for fields in (line.split(" ") for line in reversed(lines)):
         if fields[2] == number and "-" in fields:
             return plain(fields[fields.index("-") + 1]), plain(fields[4])
-    return "unknown", str(path.parent)
+    return _UNKNOWN, str(path.parent)
 
 
 def _holder(descriptor: int) -> str | None:

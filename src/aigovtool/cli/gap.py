@@ -122,7 +122,7 @@ def show_gap(screen: Screen, found: Gap) -> None:
 )
 @orders.reason_option
 @click.option("--charge", "charges", metavar=_CHARGE, multiple=True, help="What was used of one budget; repeat it.")
-@click.option("--charge-all", is_flag=True, help="All that remains of every lifetime budget: safe when nobody knows.")
+@click.option("--charge-all", is_flag=True, help="All that remains of every budget: safe when nobody knows.")
 @click.option("--charge-nothing", is_flag=True, help="Nothing was used of what is forgotten: only if you know.")
 @orders.save_option
 @operator_option
@@ -141,8 +141,9 @@ def settle(
 
     What was used and is forgotten must be charged, or it can be used again. Say what with --charge, once for each
     budget (a use counts in the budget of its model, and in those of its borrower and its consumer where there are
-    such); or charge all that remains of every lifetime budget with --charge-all, and grant anew afterwards. After the
-    settlement nothing is granted until every lease of before is over, and enclaves attest again.
+    such); or charge all that remains of every budget with --charge-all, and grant anew afterwards. A budget per hour,
+    day or month is charged in its present window: until that is over, nothing is left of it. After the settlement
+    nothing is granted until every lease of before is over, and enclaves attest again.
     """
     require_free(save, "--save")
     with connected(operator_file) as client:
@@ -196,9 +197,7 @@ def _charges(
             fix=f"give --charge {_CHARGE} for each budget, or --charge-all (safe), or --charge-nothing",
         )
     if everything:
-        return [
-            RowCharge(row=row.key, units=row.room) for row in rows if row.key.window.value == "lifetime" and row.room
-        ]
+        return [RowCharge(row=row.key, units=row.room) for row in rows if row.room]
     counts = {model.model: model.policy.counts for model in client.models().models}
     charged = [_charge(rows, counts, text) for text in texts]
     if len({charge.row for charge in charged}) != len(charged):

@@ -36,13 +36,15 @@ SOME_CHARGED: Final = (
     "again."
 )
 ALL_CHARGED: Final = (
-    "All that remains of every lifetime budget is charged: nothing of them can be used twice, and nothing is left of "
-    "them until budgets are granted anew. Budgets per hour, day or month are not charged."
+    "All that remains of every budget is charged: nothing can be used twice, and nothing is left of a budget until it "
+    "is granted anew, or its hour, day or month is over."
 )
 FORGOTTEN_TOO: Final = (
     "What operators ordered in the meantime is forgotten too. Order it again: stops, revocations, parties, models, "
     "budgets."
 )
+
+_SAVE: Final = "add --save order.json, and have another operator run `aigovtool cosign order.json`"
 
 #: Prints what an order does.
 Show = Callable[[], None]
@@ -80,10 +82,10 @@ class SavedOrder(Struct, frozen=True, kw_only=True):
 
 
 def charge_lines(rows: "Sequence[BudgetView]", charges: "Sequence[RowCharge]") -> list[ChargeLine]:
-    """Return what is charged, and with it every lifetime budget that has units left and is not."""
+    """Return what is charged, and with it every budget that has units left and is not."""
     charged = {charge.row: charge.units for charge in charges}
     known = {row.key: row for row in rows}
-    shown = [key for key, row in known.items() if key in charged or (key.window.value == "lifetime" and row.room)]
+    shown = [key for key, row in known.items() if key in charged or row.room]
     lines = []
     for key in [*shown, *(key for key in charged if key not in known)]:
         left, units = (known[key].room if key in known else None), charged.get(key, 0)
@@ -101,11 +103,11 @@ def charge_lines(rows: "Sequence[BudgetView]", charges: "Sequence[RowCharge]") -
 
 
 def meaning(lines: "Sequence[ChargeLine]") -> str:
-    """Return what the choice of charges means, judged by what is left of lifetime budgets."""
+    """Return what the choice of charges means, judged by what is left of all budgets that have a limit."""
     if not any(line.charged for line in lines):
         return NOTHING_CHARGED
-    lifetime = [line for line in lines if line.window == "lifetime" and line.left is not None]
-    return ALL_CHARGED if lifetime and not any(line.left_then for line in lifetime) else SOME_CHARGED
+    limited = [line for line in lines if line.left is not None]
+    return ALL_CHARGED if limited and not any(line.left_then for line in limited) else SOME_CHARGED
 
 
 def show_charges(screen: Screen, lines: "Sequence[ChargeLine]") -> None:
@@ -151,10 +153,30 @@ def require_way(policy: "ServingPolicy", save: Path | None) -> None:
         raise ConflictError(
             "this needs a second operator: it leaves enclaves alone for long, and a stop can be withheld as long",
             reason="needs_second",
-            fix="add --save order.json, and have another operator run `aigovtool cosign order.json`",
+            fix=_SAVE,
         )
     if save is not None and not two:
         raise ConflictError("this needs one operator only", reason="needs_one", fix="leave --save out")
+    if save is not None:
+        require_free(save, "--save")
+
+
+def require_signers(client: "OperatorClient", act: "Act", save: Path | None) -> None:
+    """Refuse to send what takes two operators here, and to save what one of them can order.
+
+    Raises:
+        ConflictError: `needs_second`, `needs_one`.
+        ConfigurationError: `file_exists`, `no_directory`.
+    """
+    from aigovtool.protocol.cosigning import needs_two  # noqa: PLC0415
+
+    two = needs_two(act, operators=client.parties().operators())
+    if two and save is None:
+        raise ConflictError("this needs a second operator", reason="needs_second", fix=_SAVE)
+    if save is not None and not two:
+        raise ConflictError(
+            "this needs one operator only: there is no second one yet", reason="needs_one", fix="leave --save out"
+        )
     if save is not None:
         require_free(save, "--save")
 

@@ -1,4 +1,4 @@
-"""`aigovtool operator | borrower | consumer`: enrol parties, list them, revoke them.
+"""`aigovtool borrower | consumer`: enrol parties, list them, revoke them. `operator` is a module of its own.
 
 A party's key pair is made here; only the public half goes to the custodian, which answers with a certificate. The
 file that is written is all that the party needs, and the only place where its private key is.
@@ -21,17 +21,24 @@ from aigovtool.errors import ConflictError, InvalidValueError, NotFoundError
 
 if TYPE_CHECKING:
     from aigovtool.attestation.appraisal import AppraisalPolicy
-    from aigovtool.crypto.sign import SigningKey
     from aigovtool.operator.client import OperatorClient
+    from aigovtool.protocol.commands import AddParty
 
 _DAY_MS: Final = 86_400_000
-_MAX_DAYS: Final = 3_650
+MAX_DAYS: Final = 3_650
 #: What stops a party without revoking it.
 _INSTEAD: Final = MappingProxyType(
     {
         "borrower": ("all its enclaves are stopped; for a while only: aigovtool stop --borrower NAME",),
         "consumer": ("its requests are refused everywhere; for a while only: aigovtool stop --consumer NAME",),
     }
+)
+
+#: What needs two operators: settle, write off, lend under island, enrol an operator.
+_TWO: Final = 2
+_LONELY: Final = (
+    "fewer than two operators are left: what needs two, a new operator too, then needs whoever holds the custodian's "
+    "directory (aigovtool custodian add-operator)"
 )
 
 
@@ -55,11 +62,6 @@ class Revoked(Struct, frozen=True, kw_only=True):
     stop: stopped.StopReport | None
 
 
-@click.group(cls=VerbGroup, example="aigovtool operator list")
-def operator() -> None:
-    """Who may command the custodian."""
-
-
 @click.group(cls=VerbGroup, example="aigovtool borrower add st-mary -o st-mary.json")
 def borrower() -> None:
     """Who runs enclaves on its own hosts."""
@@ -70,49 +72,26 @@ def consumer() -> None:
     """Who asks models for answers."""
 
 
-_out_option = click.option("-o", "--out", type=FILE, required=True, help="File to write, mode 0600; must not exist.")
-_days_help: Final = "Lifetime of the credential."
-
-
-@operator.command("add", cls=Verb, example="aigovtool operator add alice -o alice.json")
-@click.argument("name")
-@_out_option
-@click.option("--valid-days", type=click.IntRange(1, _MAX_DAYS), default=365, show_default=True, help=_days_help)
-@operator_option
-@click.pass_obj
-def add_operator(screen: Screen, name: str, out: Path, valid_days: int, operator_file: Path | None) -> None:
-    """Enrol another operator and write its file."""
-    from aigovtool.ids import OperatorId  # noqa: PLC0415
-    from aigovtool.protocol.party import OperatorFile  # noqa: PLC0415
-
-    require_free(out)
-    with connected(operator_file) as client:
-        key, certificate, entry = _enrol(client, "operator", name, valid_days)
-        party = OperatorFile(
-            operator=OperatorId(name),
-            custodian=client.file.custodian,
-            certificate=certificate,
-            key=key.to_secret().reveal(),
-            keystore=client.file.keystore,
-        )
-    write_party(out, party)
-    _say_added(screen, Enrolled(role="operator", name=name, file=str(out), entry=entry, simulated_allowed=False))
+out_option = click.option("-o", "--out", type=FILE, required=True, help="File to write, mode 0600; must not exist.")
+DAYS_HELP: Final = "Lifetime of the credential."
 
 
 @borrower.command("add", cls=Verb, example="aigovtool borrower add st-mary -o st-mary.json")
 @click.argument("name")
-@_out_option
-@click.option("--valid-days", type=click.IntRange(1, _MAX_DAYS), default=365, show_default=True, help=_days_help)
+@out_option
+@click.option("--valid-days", type=click.IntRange(1, MAX_DAYS), default=365, show_default=True, help=DAYS_HELP)
 @operator_option
 @click.pass_obj
 def add_borrower(screen: Screen, name: str, out: Path, valid_days: int, operator_file: Path | None) -> None:
     """Enrol a borrower and write the file that its enclaves need."""
+    from aigovtool.crypto.sign import SigningKey  # noqa: PLC0415
     from aigovtool.ids import BorrowerId  # noqa: PLC0415
     from aigovtool.protocol.party import BorrowerFile  # noqa: PLC0415
 
     require_free(out)
     with connected(operator_file) as client:
-        key, certificate, entry = _enrol(client, "borrower", name, valid_days)
+        key = SigningKey.generate()
+        certificate, entry = enrol(client, enrolment("borrower", name, valid_days, key.public.raw))
         party = BorrowerFile(
             borrower=BorrowerId(name),
             custodian=client.file.custodian,
@@ -120,14 +99,14 @@ def add_borrower(screen: Screen, name: str, out: Path, valid_days: int, operator
             enrolment_key=key.to_secret().reveal(),
         )
     write_party(out, party)
-    _say_added(screen, Enrolled(role="borrower", name=name, file=str(out), entry=entry, simulated_allowed=False))
+    say_added(screen, Enrolled(role="borrower", name=name, file=str(out), entry=entry, simulated_allowed=False))
 
 
 @consumer.command("add", cls=Verb, example="aigovtool consumer add radiology --borrower st-mary -o radiology.json")
 @click.argument("name")
 @click.option("--borrower", "borrower_name", required=True, help="Whose enclaves this consumer uses.")
-@_out_option
-@click.option("--valid-days", type=click.IntRange(1, _MAX_DAYS), default=30, show_default=True, help=_days_help)
+@out_option
+@click.option("--valid-days", type=click.IntRange(1, MAX_DAYS), default=30, show_default=True, help=DAYS_HELP)
 @click.option("--allow-simulated", is_flag=True, help="DEVELOPMENT ONLY: let this consumer accept simulated TEEs.")
 @operator_option
 @click.pass_obj
@@ -142,6 +121,7 @@ def add_consumer(
     allow_simulated: bool,
 ) -> None:
     """Enrol a consumer and write its file, with the appraisal policy now in force."""
+    from aigovtool.crypto.sign import SigningKey  # noqa: PLC0415
     from aigovtool.ids import BorrowerId, ConsumerId, parse_name  # noqa: PLC0415
     from aigovtool.protocol.party import ConsumerFile  # noqa: PLC0415
 
@@ -149,7 +129,8 @@ def add_consumer(
     with connected(operator_file) as client:
         policy = _policy(client, allow_simulated=allow_simulated)
         owner = BorrowerId(parse_name(borrower_name, "borrower"))
-        key, certificate, entry = _enrol(client, "consumer", name, valid_days, borrower=owner)
+        key = SigningKey.generate()
+        certificate, entry = enrol(client, enrolment("consumer", name, valid_days, key.public.raw, borrower=owner))
         party = ConsumerFile(
             consumer=ConsumerId(name),
             borrower=owner,
@@ -160,7 +141,7 @@ def add_consumer(
         )
     write_party(out, party)
     made = Enrolled(role="consumer", name=name, file=str(out), entry=entry, simulated_allowed=policy.allow_simulated)
-    _say_added(screen, made)
+    say_added(screen, made)
 
 
 def _policy(client: "OperatorClient", *, allow_simulated: bool) -> "AppraisalPolicy":
@@ -177,31 +158,33 @@ def _policy(client: "OperatorClient", *, allow_simulated: bool) -> "AppraisalPol
     return replace(policy, allow_simulated=allow_simulated)
 
 
-def _enrol(
-    client: "OperatorClient", role: str, name: str, days: int, *, borrower: str | None = None
-) -> "tuple[SigningKey, str, int]":
-    """Make a key pair, have its public half enrolled, and return key, certificate and log index."""
-    from aigovtool.crypto.sign import SigningKey  # noqa: PLC0415
-    from aigovtool.errors import FaultError  # noqa: PLC0415
+def enrolment(role: str, name: str, days: int, public: bytes, *, borrower: str | None = None) -> "AddParty":
+    """Return the act that enrols a party with the public half of its key."""
     from aigovtool.ids import BorrowerId, parse_name  # noqa: PLC0415
     from aigovtool.ledger.entry import PartyRole  # noqa: PLC0415
     from aigovtool.protocol.commands import AddParty  # noqa: PLC0415
 
-    key = SigningKey.generate()
-    act = AddParty(
+    return AddParty(
         role=PartyRole(role),
         name=parse_name(name, role),
-        key=key.public.raw,
+        key=public,
         borrower=None if borrower is None else BorrowerId(borrower),
         valid_for_ms=days * _DAY_MS,
     )
+
+
+def enrol(client: "OperatorClient", act: "AddParty") -> tuple[str, int]:
+    """Have a party enrolled, and return its certificate and the log index."""
+    from aigovtool.errors import FaultError  # noqa: PLC0415
+
     result = client.command(act)
     if result.certificate is None:
         raise FaultError("the custodian answered without a certificate", reason="bad_answer")
-    return key, result.certificate, result.entry
+    return result.certificate, result.entry
 
 
-def _say_added(screen: Screen, made: Enrolled) -> None:
+def say_added(screen: Screen, made: Enrolled) -> None:
+    """Say who was enrolled, and what to do with the file."""
     if made.simulated_allowed:
         screen.banner()
 
@@ -237,10 +220,11 @@ def _revoke(screen: Screen, role: str, name: str, operator_file: Path | None, *,
 
     party = parse_name(name, role)
     with connected(operator_file) as client:
-        _require_active(client, role, name)
+        left = _require_active(client, role, name)
         if not yes:
             what = f"{role} {name} is never accepted again, and its name is never given out again"
-            confirm(screen, "revoke", [what, *_INSTEAD.get(role, ())])
+            lonely = [_LONELY] if role == "operator" and left < _TWO else []
+            confirm(screen, "revoke", [what, *_INSTEAD.get(role, ()), *lonely])
         result = client.command(RevokeParty(role=PartyRole(role), name=party))
         if not screen.json:
             screen.line(f"{role} {name} is revoked (epoch {result.epoch}, audit log entry {result.entry})")
@@ -250,16 +234,22 @@ def _revoke(screen: Screen, role: str, name: str, operator_file: Path | None, *,
     screen.show(done, lambda: None if report is None else stopped.render(screen, report))
 
 
-def _require_active(client: "OperatorClient", role: str, name: str) -> None:
-    found = [one for one in client.parties().parties if (one.role.value, one.name) == (role, name)]
+def _require_active(client: "OperatorClient", role: str, name: str) -> int:
+    """Return how many others of the role can still act.
+
+    Raises:
+        NotFoundError, ConflictError: there is none of that name, or it was revoked (`no_party`, `already_revoked`).
+    """
+    active = {one.name: not one.revoked for one in client.parties().parties if one.role.value == role}
     fix = f"see `aigovtool {role} list`"
-    if not found:
+    if name not in active:
         raise NotFoundError(f"there is no {role} {name}", reason="no_party", fix=fix)
-    if found[0].revoked:
+    if not active[name]:
         raise ConflictError(f"{role} {name} was revoked before", reason="already_revoked", fix=fix)
+    return sum(active.values()) - 1
 
 
-def _add_list_and_revoke(group: click.Group, role: str, example: str) -> None:
+def add_list_and_revoke(group: click.Group, role: str, example: str) -> None:
     """Add the two verbs that are alike for every role; `example` is a name."""
 
     @group.command("list", cls=Verb, example=f"aigovtool {role} list", help=f"Show every {role}.")
@@ -284,9 +274,5 @@ def _add_list_and_revoke(group: click.Group, role: str, example: str) -> None:
         _revoke(screen, role, name, operator_file, wait_s=wait_s, yes=yes)
 
 
-for _group, _role, _name in (
-    (operator, "operator", "alice"),
-    (borrower, "borrower", "st-mary"),
-    (consumer, "consumer", "radiology"),
-):
-    _add_list_and_revoke(_group, _role, _name)
+add_list_and_revoke(borrower, "borrower", "st-mary")
+add_list_and_revoke(consumer, "consumer", "radiology")

@@ -5,6 +5,7 @@ when NO_COLOR is set. Whatever is shown loses its control characters first, beca
 others.
 """
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -109,8 +110,13 @@ class Screen:
 
         from aigovtool.codec import encode  # noqa: PLC0415
 
-        sys.stdout.write(msgspec.json.format(encode(document), indent=2).decode() + "\n")
+        sys.stdout.write(_escaped(msgspec.json.format(encode(document), indent=2).decode()) + "\n")
         sys.stdout.flush()
+
+
+def _escaped(text: str) -> str:
+    """Return JSON in which whatever a terminal might act on is escaped: it may come from a peer, and means the same."""
+    return "".join(one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text)
 
 
 def _console(*, stderr: bool) -> "Console":

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 from msgspec import Struct
@@ -42,6 +42,9 @@ _PASSING: tuple[type[FaultError], ...] = (
     StorageError,
     LedgerRollbackError,
 )
+
+#: The exit code of a program that a signal ended, less the signal's number, as shells have it.
+_BY_SIGNAL: Final = 128
 
 
 class Made(Struct, frozen=True, kw_only=True):
@@ -140,7 +143,7 @@ def sign(screen: Screen, *, directory: Path, party_file: Path | None, first: boo
     from aigovtool.operator.witness_home import WitnessHome  # noqa: PLC0415
 
     with (
-        _ends_at_sigterm(),
+        _ends_at_sigterm(done=every is not None),
         linked(party_file) as link,
         WitnessHome(directory, holding=link.custodian) as home,
     ):
@@ -214,6 +217,12 @@ def show(screen: Screen, *, directory: Path, out: Path | None, party_file: Path 
                 reason="which_log",
                 fix="say which with --party FILE" if logs else "co-sign it first: aigovtool audit witness sign",
             )
+        if not logs[0].cosigned:
+            raise ConfigurationError(
+                "the new generation was accepted, and nothing of it is co-signed yet",
+                reason="not_cosigned",
+                fix=f"co-sign it first: aigovtool audit witness sign {directory}",
+            )
         write_note(out, logs[0].note)
     shown = Shown(name=key.name, key=key.text(), logs=logs, file=None if out is None else str(out))
 
@@ -255,11 +264,14 @@ def _state(log: Log) -> str:
 
 
 @contextmanager
-def _ends_at_sigterm() -> Iterator[None]:
-    """Have SIGTERM end the program as if it were done, wherever it is: the memory is always whole."""
+def _ends_at_sigterm(*, done: bool) -> Iterator[None]:
+    """Have SIGTERM end the program wherever it is: the memory is always whole.
 
-    def end(_number: int, _frame: object) -> None:
-        raise SystemExit(0)
+    For a loop that is the way to be `done`; a single co-signature that was broken off is none.
+    """
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(0 if done else _BY_SIGNAL + number)
 
     before = signal.signal(signal.SIGTERM, end)
     try:

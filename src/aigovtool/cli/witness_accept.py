@@ -29,13 +29,14 @@ _RESTORED = b'"kind":"restored"'
 class Accepted(Struct, frozen=True, kw_only=True):
     """A new generation that the witness stands by. `kept_entries` of what it `signed_entries` are known to be left.
 
+    `signed_generation` is null, and `signed_entries` zero, when an earlier restore had left nothing that it co-signed.
     `settled` are the entries of an export that say who settled it; null when no export was given.
     """
 
     generation: int
     entries: int
     signed_entries: int
-    signed_generation: int
+    signed_generation: int | None
     kept_entries: int
     lost: bool
     settled: list[str] | None
@@ -70,7 +71,8 @@ def accept(
                 fix="look again, and accept the generation that is there",
             )
         settled = None if export is None else _settled(export, link.root, link, found, cosigner.newest_note())
-        notes = [f"{said(found.signed, found.kept)} (co-signed {when(found.signed_time_s * 1000)})"]
+        at = "" if found.signed is None else f" (co-signed {when(found.signed_time_s * 1000)})"
+        notes = [said(found.signed, found.kept) + at]
         notes += ["that operators settled this is the custodian's word alone"] if settled is None else settled
         if not yes:
             confirm(screen, f"accept generation {generation}", notes)
@@ -79,8 +81,8 @@ def accept(
     done = Accepted(
         generation=generation,
         entries=found.now.checkpoint.size,
-        signed_entries=found.signed.size,
-        signed_generation=found.signed.generation,
+        signed_entries=0 if found.signed is None else found.signed.size,
+        signed_generation=None if found.signed is None else found.signed.generation,
         kept_entries=kept,
         lost=found.lost,
         settled=settled,

@@ -109,14 +109,15 @@ def expired_of(client: "OperatorClient", instance: str) -> WrittenOff:
         NotFoundError: `no_enclave`.
         ConflictError: `nothing_expired`.
     """
-    enclave = next((one for one in client.enclaves().enclaves if one.instance == instance), None)
+    view = client.enclaves()
+    enclave = next((one for one in view.enclaves if one.instance == instance), None)
     if enclave is None:
         raise NotFoundError(
             f"there is no enclave {short(instance)} among the newest",
             reason="no_enclave",
             fix="see `aigovtool enclaves`",
         )
-    leases, still_open = _leases(client, enclave)
+    leases, still_open = _leases(client, enclave, view.server_time_ms)
     if not leases:
         raise ConflictError(
             f"enclave {short(instance)} has no expired lease"
@@ -135,8 +136,11 @@ def expired_of(client: "OperatorClient", instance: str) -> WrittenOff:
     )
 
 
-def _leases(client: "OperatorClient", enclave: "EnclaveView") -> "tuple[list[ExpiredLease], UnitVector]":
-    """Return the expired leases, oldest first, and the units of those that are still open."""
+def _leases(client: "OperatorClient", enclave: "EnclaveView", seen_ms: int) -> "tuple[list[ExpiredLease], UnitVector]":
+    """Return the expired leases, oldest first, and the units of those that are still open.
+
+    What was granted after `seen_ms`, when the custodian showed the enclave, is not among what it showed to be held.
+    """
     from aigovtool.ledger.entry import Attested, LeaseClosed, LeaseExpired, LeaseGranted, LeaseWrittenOff  # noqa: PLC0415
     from aigovtool.ledger.units import ZERO  # noqa: PLC0415
 
@@ -146,6 +150,8 @@ def _leases(client: "OperatorClient", enclave: "EnclaveView") -> "tuple[list[Exp
     still_open = ZERO
     for entry in () if enclave.outstanding.is_zero() else _newest_first(client):
         match entry.body:
+            case LeaseGranted() if entry.at_ms > seen_ms:
+                pass
             case LeaseClosed(lease_id=lease_id) | LeaseWrittenOff(lease_id=lease_id):
                 over.add(lease_id)
             case LeaseExpired(lease_id=lease_id):

@@ -109,7 +109,7 @@ def verify_answer(signed: SignedReceipt, session: Session, answered: Answered) -
     """Return the receipt if the attested instance signed it, for exactly this exchange.
 
     Raises:
-        ReceiptError: `signature`, `instance`, `inclusion`, or the name of the first field that is another one.
+        ReceiptError: `malformed`, `signature`, `instance`, `inclusion`, or the name of the first field that is another one.
     """
     receipt = verify_receipt(signed, session.identity_key)
     _require_same(receipt, answered)
@@ -160,7 +160,7 @@ def verify_saved_receipt(
 
     Raises:
         SignatureInvalidError, EvidenceError, AppraisalError: the identity key was not attested.
-        ReceiptError: `identity_key`, `signature`, `instance`, `inclusion`, or the field that differs.
+        ReceiptError: `identity_key`, `malformed`, `signature`, `instance`, `inclusion`, or the field that differs.
     """
     receipt = saved.signed.receipt
     # 1. to 4. The identity key was attested

@@ -14,10 +14,11 @@ from aigovtool.crypto.sign import Envelope
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.ledger_api import ledger_routes
 from aigovtool.custodian.log_api import log_routes
-from aigovtool.custodian.service import asks, boot, commands, packages, renewal, views
+from aigovtool.custodian.service import asks, boot, commands, credentials, packages, renewal, views
 from aigovtool.custodian.store import facts
 from aigovtool.custodian.store.records import Instance
 from aigovtool.ids import Digest, MessageId, Units
+from aigovtool.ledger.entry import PartyRole
 from aigovtool.limits import MAX_EVIDENCE_BYTES, MAX_INTEGER, MAX_PACKAGE_BYTES
 from aigovtool.protocol import views as shown
 from aigovtool.protocol.commands import AskRequest, AskState, CommandResult
@@ -59,6 +60,13 @@ class LogKindQuery(Message):
     kind: Annotated[str, Meta(max_length=40)]
     before: Units = MAX_INTEGER
     limit: Annotated[int, Meta(ge=1, le=1000)] = 1000
+
+
+class PartyQuery(Message):
+    """Which party."""
+
+    role: PartyRole
+    name: Annotated[str, Meta(max_length=100)]
 
 
 def routes(custodian: Custodian) -> list[Route]:
@@ -236,7 +244,21 @@ def _operator(custodian: Custodian) -> list[Route]:
         chunks = stream_body(call.request, MAX_PACKAGE_BYTES)
         return await packages.store(custodian, call.path(PackagePath).package, chunks)
 
+    async def certificate(call: Call) -> shown.PartyCertificate:
+        await _enrolled(custodian, call)
+        query = call.query(PartyQuery)
+        return await credentials.show_certificate(custodian, query.role, query.name)
+
     return [
+        Route(
+            method="GET",
+            path="/v1/certificate",
+            handler=certificate,
+            who=_OPERATOR,
+            summary="A party's certificate, issued again",
+            query_type=PartyQuery,
+            answer=shown.PartyCertificate,
+        ),
         Route(
             method="POST",
             path="/v1/commands",

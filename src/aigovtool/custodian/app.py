@@ -20,7 +20,8 @@ from aigovtool.custodian.api import routes
 from aigovtool.custodian.certificate import Served
 from aigovtool.custodian.custodian import Custodian, system_time_ms
 from aigovtool.custodian.keys import CustodianKeys
-from aigovtool.custodian.service.commands import certificate_for
+from aigovtool.custodian.service.credentials import certificate_for
+from aigovtool.custodian.service.packages import remove_left
 from aigovtool.custodian.service.reports import sweep
 from aigovtool.custodian.store import facts, log, parties, postgres
 from aigovtool.custodian.store.backend import Backend
@@ -94,9 +95,9 @@ def initialise(
     )
     write_secret_file(directory / "custodian.json", Secret(encode(settings)))
     operator_key = SigningKey.generate()
-    _found_ledger(directory, keys, operator, operator_key, settings)
+    enrolled = _found_ledger(directory, keys, operator, operator_key, settings)
     path = directory / "operator.json"
-    _write_operator_file(path, keys, url, operator, operator_key)
+    _write_operator_file(path, keys, url, enrolled, operator_key)
     return InitSummary(
         custodian=keys.custodian,
         directory=str(directory),
@@ -106,18 +107,17 @@ def initialise(
     )
 
 
-def _write_operator_file(path: Path, keys: CustodianKeys, url: str, operator: str, key: SigningKey) -> None:
-    now_ms = system_time_ms()
+def _write_operator_file(path: Path, keys: CustodianKeys, url: str, enrolled: Party, key: SigningKey) -> None:
     certificate = certificate_for(
         keys,
         PartyRole.OPERATOR,
-        operator,
-        key.public.raw,
-        now_ms=now_ms,
-        not_after_ms=now_ms + _OPERATOR_VALIDITY_MS,
+        enrolled.name,
+        enrolled.key,
+        now_ms=enrolled.not_after_ms - _OPERATOR_VALIDITY_MS,
+        not_after_ms=enrolled.not_after_ms,
     )
     operator_file = OperatorFile(
-        operator=OperatorId(operator),
+        operator=OperatorId(enrolled.name),
         custodian=CustodianAddress(url=url, root=keys.root.raw, tls_ca=to_pem(keys.tls_ca).decode()),
         certificate=certificate,
         key=key.to_secret().reveal(),
@@ -139,13 +139,14 @@ def add_operator(directory: Path, operator: str, path: Path) -> None:
     settings, keys, key = read_settings(directory), custodian_keys.load(directory), SigningKey.generate()
     database = Database(backend(directory, settings))
     try:
-        database.submit(lambda transaction: _enrol(transaction, operator, key)).result()
-        _write_operator_file(path, keys, settings.url, operator, key)
+        enrolled = database.submit(lambda transaction: _enrol(transaction, operator, key)).result()
+        _write_operator_file(path, keys, settings.url, enrolled, key)
     finally:
         database.close()
 
 
-def _enrol(transaction: Transaction, operator: str, key: SigningKey) -> None:
+def _enrol(transaction: Transaction, operator: str, key: SigningKey) -> Party:
+    """Enrol an operator by the ledger's time, by which the credential will be judged."""
     now_ms = facts.advance_clock(transaction, system_time_ms())
     not_after_ms = now_ms + _OPERATOR_VALIDITY_MS
     role, public = PartyRole.OPERATOR, key.public
@@ -155,29 +156,31 @@ def _enrol(transaction: Transaction, operator: str, key: SigningKey) -> None:
         role=role, name=operator, key=public.key_id, borrower=None, not_after_ms=not_after_ms, command=None
     )
     log.append(transaction, now_ms, entry)
+    return party
 
 
 def _found_ledger(
     directory: Path, keys: CustodianKeys, operator: str, operator_key: SigningKey, settings: Settings
-) -> None:
+) -> Party:
     database = Database(backend(directory, settings, create=True))
     if settings.ledger is None:
         os.chmod(directory / "ledger.db", 0o600)  # noqa: PTH101 - the same call that made it safe elsewhere
     policy = first_policy(allow_simulated=settings.allow_simulated)
 
-    def job(transaction: Transaction) -> None:
+    def job(transaction: Transaction) -> Party:
         now_ms = facts.advance_clock(transaction, system_time_ms())
         log.append(transaction, now_ms, Genesis(custodian=keys.custodian))
         digest = digest_of(keys.key_set_envelope.payload)
         log.append(transaction, now_ms, KeySetPublished(version=keys.key_set.version, digest=digest))
-        _enrol(transaction, operator, operator_key)
+        enrolled = _enrol(transaction, operator, operator_key)
         if policy is not None:
             facts.put(transaction, facts.APPRAISAL_POLICY, policy)
             set_ = AppraisalPolicySet(version=policy.version, digest=policy_digest(policy), command=None)
             log.append(transaction, transaction.head.clock_ms, set_)
+        return enrolled
 
     try:
-        database.submit(job).result()
+        return database.submit(job).result()
     finally:
         database.close()
 
@@ -220,12 +223,26 @@ def open_custodian(directory: Path) -> Custodian:
     """Open the custodian in `directory` for serving."""
     settings = read_settings(directory)
     keys = custodian_keys.load(directory)
-    return Custodian(
+    made = Custodian(
         keys=keys,
         database=Database(backend(directory, settings)),
         verifiers=verifiers(allow_simulated=settings.allow_simulated),
         packages=Path(settings.packages) if settings.packages else directory / "packages",
     )
+    remove_left(made.packages)
+    return made
+
+
+async def ledger_clock(custodian: Custodian) -> Callable[[], int]:
+    """Return the clock by which credentials are judged: the ledger's, which never goes back, also over restarts.
+
+    It follows the host's clock. One that is put back would else revive what has ended.
+
+    Raises:
+        StorageError: the ledger cannot be read.
+    """
+    await custodian.database.run(custodian.now)
+    return lambda: max(custodian.time_ms(), custodian.database.clock_ms)
 
 
 def serve(directory: Path, *, host: str, port: int, ready: Callable[[str], None] | None = None) -> None:
@@ -253,7 +270,8 @@ async def _serve(
     ready: Callable[[str], None] | None,
     ledger: str | None,
 ) -> None:
-    server = HttpServer(application(routes(custodian), clock_ms=system_time_ms), bind(*listen), certificate.tls)
+    served = application(routes(custodian), clock_ms=await ledger_clock(custodian))
+    server = HttpServer(served, bind(*listen), certificate.tls)
     ending = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ending.set)

@@ -1,4 +1,10 @@
-"""From nothing to a ready instance: fresh keys, evidence, admission, key release, load (spec: leases section 9)."""
+"""From nothing to a ready instance: fresh keys, evidence, admission, key release, load (spec: leases section 9).
+
+All ciphertext is fetched before the first key is asked for: that may take hours, and there is nothing to wipe yet. From
+then on the dead-man switch holds, as it does for an instance that serves: each answered release is a contact with the
+custodian, counted from when it was asked for, and a model that is not loaded when silence has lasted too long is wiped
+with the engine. Booting again would take as long, so this is told as what it is: an operator's terms do not fit.
+"""
 
 import os
 import secrets
@@ -17,8 +23,8 @@ from aigovtool.crypto.x509 import self_signed_server_certificate
 from aigovtool.enclave.clock import ElapsedClock
 from aigovtool.enclave.custodian_link import CustodianLink
 from aigovtool.enclave.engines.process import EngineConfig, EngineProcess, LoadedModel
-from aigovtool.errors import SignatureInvalidError, StoppedError
-from aigovtool.ids import Digest, InstanceId, KeyId, MessageId, ModelId, Nonce, instance_id_of
+from aigovtool.errors import ConfigurationError, EngineError, SignatureInvalidError, StoppedError
+from aigovtool.ids import InstanceId, MessageId, ModelId, Nonce, instance_id_of
 from aigovtool.protocol import release
 from aigovtool.protocol.metering import Meter
 from aigovtool.protocol.party import BorrowerFile
@@ -114,6 +120,8 @@ class _Boot:
     cache: Path
     clock: ElapsedClock
     engine: EngineProcess
+    #: When the last message was sent that the custodian has answered under its signature.
+    heard_ms: int = 0
 
     async def run(self) -> Instance:
         identity, tls_key, boot_nonce = SigningKey.generate(), TlsKey.generate(), os.urandom(32)
@@ -135,13 +143,10 @@ class _Boot:
             raise SignatureInvalidError("the challenge is for another party", reason="wrong_challenge")
         instance = instance_id_of(identity.public.raw, self.engine.hpke_public_key, boot_nonce)
         claims = self._claims(challenge, tls, identity, instance)
-        sent_ms = self.clock.now_ms()
+        self.heard_ms = self.clock.now_ms()
         admission = await self._attest(claims, boot_nonce, identity, key_set)
         state = open_by_any(admission.stop_state, STOP_STATE, StopState, key_set.command_keys())
-        served = {
-            offer.model: ServedModel(offer, await self._load(offer, identity, instance, root.key_id, key_set))
-            for offer in admission.models
-        }
+        served = await self._load_all(admission, identity, key_set)
         return Instance(
             instance=instance,
             identity=identity,
@@ -152,7 +157,7 @@ class _Boot:
                 custodian=root.key_id,
                 policies={offer.model: offer.policy for offer in admission.models},
                 stop_state=state,
-                admitted_ms=sent_ms,
+                admitted_ms=self.heard_ms,
             ),
             clock=self.clock,
             attester=self.attester,
@@ -200,10 +205,23 @@ class _Boot:
             raise SignatureInvalidError("the admission is for another boot", reason="wrong_admission")
         return admission
 
-    async def _load(
-        self, offer: release.ModelOffer, identity: SigningKey, instance: InstanceId, custodian: KeyId, key_set: KeySet
-    ) -> LoadedModel:
-        path = await self.link.fetch(offer.package, offer.package_bytes, self.cache)
+    async def _load_all(
+        self, admission: Admission, identity: SigningKey, key_set: KeySet
+    ) -> dict[ModelId, ServedModel]:
+        paths = [await self.link.fetch(offer.package, offer.package_bytes, self.cache) for offer in admission.models]
+        silence_ms = min((offer.policy.wipe_after_ms for offer in admission.models), default=0)
+        served: dict[ModelId, ServedModel] = {}
+        for offer, path in zip(admission.models, paths, strict=True):
+            sent_ms = self.clock.now_ms()
+            released = await self._release(offer, identity, admission, key_set)
+            self.heard_ms = sent_ms
+            served[offer.model] = ServedModel(offer, await self._load(path, released, offer, silence_ms))
+        return served
+
+    async def _release(
+        self, offer: release.ModelOffer, identity: SigningKey, admission: Admission, key_set: KeySet
+    ) -> KeyRelease:
+        instance, custodian = admission.instance, admission.custodian
         request = release.ReleaseRequest(
             instance=instance,
             request_id=MessageId(secrets.token_hex(16)),
@@ -218,17 +236,42 @@ class _Boot:
             raise SignatureInvalidError("the released key is for another request", reason="wrong_release")
         if open_by_any(released.stop_state, STOP_STATE, StopState, key_set.command_keys()).is_wide():
             raise StoppedError("the custodian has stopped this")
-        return await self._open_package(path, released, offer.sealer, offer.manifest)
+        return released
 
-    async def _open_package(self, path: Path, released: KeyRelease, sealer: bytes, manifest: Digest) -> LoadedModel:
+    async def _load(self, path: Path, released: KeyRelease, offer: release.ModelOffer, silence_ms: int) -> LoadedModel:
+        """Load a model before the custodian has been silent for too long."""
+        left_ms = self.heard_ms + silence_ms - self.clock.now_ms()
+        if left_ms <= 0:
+            raise _too_long(offer.model, silence_ms)
+        try:
+            return await self._open_package(path, released, offer, left_ms)
+        except EngineError:
+            if self.clock.now_ms() - self.heard_ms >= silence_ms:
+                raise _too_long(offer.model, silence_ms) from None
+            raise
+
+    async def _open_package(
+        self, path: Path, released: KeyRelease, offer: release.ModelOffer, within_ms: int
+    ) -> LoadedModel:
+        custodian, instance = released.custodian, released.instance
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             return await self.engine.load(
                 descriptor,
                 wrapped_key=released.wrapped_key,
-                info=release.release_context(released.custodian, released.instance, released.model, manifest),
-                manifest_digest=manifest,
-                sealer=sealer,
+                info=release.release_context(custodian, instance, released.model, offer.manifest),
+                manifest_digest=offer.manifest,
+                sealer=offer.sealer,
+                timeout_ms=within_ms,
             )
         finally:
             os.close(descriptor)
+
+
+def _too_long(model: ModelId, silence_ms: int) -> ConfigurationError:
+    return ConfigurationError(
+        f"model {model!r} was not loaded within {silence_ms // 1000} s, after which an enclave that does not hear its"
+        " custodian wipes itself",
+        reason="load_too_long",
+        fix="use faster storage or a smaller model, or have an operator lend it under terms with a longer silence",
+    )

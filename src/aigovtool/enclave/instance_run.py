@@ -1,9 +1,10 @@
 """The life of one instance after boot: renew, listen, stop, wipe.
 
-One task renews (the heartbeat), one listens for pushes; both end when the instance must be wiped: on a stop wider
-than one consumer, on the death of the engine, on silence of the custodian for too long (dead-man switch), on a
-clock that ran backwards, when it must attest again, or when the custodian does not know it. Wiping means: no new work,
-the engine killed *and waited for*, results dropped, counters shut; only then is the acknowledgement signed.
+One task renews (the heartbeat), one listens for pushes, and two watch engine and time. All end when the instance must
+be wiped: on a stop wider than one consumer, on the death of the engine, on silence of the custodian for too long
+(dead-man switch), on a clock that ran backwards, when it must attest again, or when the custodian does not know it.
+Wiping means: no new work, the engine killed *and waited for*, results dropped, counters shut; only then is the
+acknowledgement signed.
 
 Time limits are `asyncio.timeout`, never `asyncio.wait_for`: before Python 3.12 that one can swallow the cancellation of
 a task whose event comes in the same moment, and an instance that cannot end its heartbeat would never be wiped.
@@ -28,7 +29,7 @@ from aigovtool.ledger.receipt import Receipt
 from aigovtool.ledger.units import UnitVector
 from aigovtool.protocol import messages
 from aigovtool.protocol.messages import Answer, Listen, Push, RenewReply, Wiped
-from aigovtool.protocol.reservation import Posted, Reservation
+from aigovtool.protocol.reservation import Line, Posted, Reservation, Waiting
 from aigovtool.protocol.views import CheckpointSeen, LogHead
 from aigovtool.transport.problem import unexpected
 
@@ -41,6 +42,7 @@ _TRY_S = (1.0, 10.0)
 _SETTLE_S = 1.0
 
 T = TypeVar("T")
+_Waiting = Waiting[asyncio.Future[Reservation]]
 
 
 class Ending(StrEnum):
@@ -66,6 +68,7 @@ class InstanceRun:
         self._queue = Room(limits.MAX_WAITING_REQUESTS_PER_CONSUMER, limits.MAX_WAITING_REQUESTS, "too_many_waiting")
         self._meter = instance.meter
         self._clock = instance.clock
+        self._line = Line(self._offer)
         self._wake = asyncio.Event()
         self._changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._end: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
@@ -83,29 +86,57 @@ class InstanceRun:
             RefusalError: why not.
             OverloadedError: `too_many_waiting`.
         """
-        reservation = self._meter.reserve(self._clock.now_ms(), model, consumer, units, request)
+        self._line.serve_freed()  # who waits comes first
+        reservation = self._meter.attempt(self._clock.now_ms(), model, consumer, units, request)
         if reservation is not None:
             self._wake_if_due()
             return reservation
         with self._queue.take(consumer, 1):
-            return await self._waited(model, consumer, units, request, deadline_ms)
+            outcome = asyncio.get_running_loop().create_future()
+            return await self._waited(Waiting((model, consumer), units, request, outcome), deadline_ms)
 
-    async def _waited(
-        self, model: ModelId, consumer: ConsumerId, units: UnitVector, request: Digest | None, deadline_ms: int
-    ) -> Reservation:
-        self._meter.waiting(model, consumer, 1, request, units)
+    async def _waited(self, one: _Waiting, deadline_ms: int) -> Reservation:
+        self._meter.waiting(*one.path, 1, one.request, one.units)
+        self._line.join(one)
         try:
-            while True:
-                now_ms = self._clock.now_ms()
-                if (reservation := self._meter.reserve(now_ms, model, consumer, units, request)) is not None:
-                    return reservation
+            while self._offer(one):
                 self._wake.set()
-                left_s = (deadline_ms - now_ms) / 1000
-                if left_s <= 0:
-                    raise RefusalError("no units came in time", reason="no_lease_in_time", retry_after_s=1)
-                await asyncio.wait([self._changed], timeout=min(left_s, _IDLE_S))
+                await asyncio.wait([one.outcome], timeout=self._patience_s(deadline_ms))
+                self._line.serve_freed()
+            return one.outcome.result()
+        except BaseException:
+            # A reservation that came in the same moment is nobody's.
+            if one.outcome.done() and one.outcome.exception() is None:
+                self.void(one.outcome.result(), failed=False)
+            raise
         finally:
-            self._meter.waiting(model, consumer, -1, request)
+            self._leave(one)
+
+    def _offer(self, one: _Waiting) -> bool:
+        """Let somebody who waits try; return whether it waits on."""
+        if one.outcome.done():
+            return False
+        try:
+            reservation = self._meter.reserve(self._clock.now_ms(), *one.path, one.units, one.request)
+        except Exception as error:  # noqa: BLE001 - it is told to whom it concerns
+            one.outcome.set_exception(error)
+        else:
+            if reservation is None:
+                return True
+            one.outcome.set_result(reservation)
+        self._leave(one)
+        return False
+
+    def _leave(self, one: _Waiting) -> None:
+        if self._line.leave(one):
+            self._meter.waiting(*one.path, -1, one.request)
+
+    def _patience_s(self, deadline_ms: int) -> float:
+        """Return how long to wait for news before trying without any: denials age."""
+        left_s = (deadline_ms - self._clock.now_ms()) / 1000
+        if left_s <= 0:
+            raise RefusalError("no units came in time", reason="no_lease_in_time", retry_after_s=1)
+        return min(left_s, _IDLE_S)
 
     def _wake_if_due(self) -> None:
         if self._meter.renew_due(self._clock.now_ms()):
@@ -131,12 +162,20 @@ class InstanceRun:
         self._look_at_clock()
         self._meter.gate(self._clock.now_ms(), reservation)
         self._meter.post(reservation, receipt.units, receipt)
-        asyncio.get_running_loop().call_soon(self._wake_if_due)  # nobody who waits gains by a posting
+        if receipt.units != reservation.units:
+            self._line.came_free((reservation.model, reservation.consumer))
+        # Whom the rest serves is served after this, and before whoever comes then.
+        asyncio.get_running_loop().call_soon(self._moved)
 
     def void(self, reservation: Reservation, *, failed: bool) -> None:
         """Charge nothing, unless the reservation was posted."""
         self._meter.void(reservation, failed=failed)
-        self._news()
+        self._line.came_free((reservation.model, reservation.consumer))
+        self._moved()
+
+    def _moved(self) -> None:
+        self._line.serve_freed()
+        self._wake_if_due()
 
     def _look_at_clock(self) -> None:
         self._clock.now_ms()
@@ -145,9 +184,10 @@ class InstanceRun:
             self._finish(Ending.CLOCK)
 
     def _news(self) -> None:
-        """Wake whoever waits for units, and the renewal if it is due now."""
+        """Let everybody who waits try, and renew if it is due now."""
         changed, self._changed = self._changed, asyncio.get_running_loop().create_future()
         changed.set_result(None)
+        self._line.serve_all()
         self._wake_if_due()
 
     # -- Life -----------------------------------------------------------------------------------
@@ -162,7 +202,8 @@ class InstanceRun:
 
     async def run(self) -> Ending:
         """Serve until the instance must end; return why, after the wipe was acknowledged or given up."""
-        tasks = [asyncio.create_task(task) for task in (self._renewing(), self._listening(), self._watching())]
+        lives = (self._renewing(), self._listening(), self._watching(), self._minding())
+        tasks = [asyncio.create_task(life) for life in lives]
         try:
             # Whichever task ends by itself, for whatever reason: an instance without its heartbeat is wiped.
             for task in tasks:
@@ -195,16 +236,25 @@ class InstanceRun:
         await self.instance.engine.died.wait()
         self._finish(Ending.ENGINE_DIED)
 
+    async def _minding(self) -> None:
+        """Look at the time also while a renewal is tried, or waits between two tries."""
+        while not (self._end.done() or self._is_over()):
+            await asyncio.wait([self._end], timeout=_IDLE_S)
+
+    def _is_over(self) -> bool:
+        self._look_at_clock()
+        if over := self._meter.must_wipe(self._clock.now_ms()):
+            self._finish(Ending.STOPPED if self._meter.stop_state.is_wide() else Ending.SILENCE)
+        return over
+
     async def _renewing(self) -> None:
         failures = 0
         # At an orderly end the renewal under way is finished, and no other one begun.
         while self._meter.is_renewing or not self._end.done():
-            self._look_at_clock()
+            if self._is_over():
+                return
             now_ms = self._clock.now_ms()
             self.results.expire(now_ms)
-            if self._meter.must_wipe(now_ms):
-                self._finish(Ending.STOPPED if self._meter.stop_state.is_wide() else Ending.SILENCE)
-                return
             if not self._meter.renew_due(now_ms):
                 await self._pause(_IDLE_S)
                 continue

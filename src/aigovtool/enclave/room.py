@@ -1,15 +1,24 @@
-"""Room that consumers share: each may take its own share of it, and all together not more than there is.
+"""What consumers share: room, of which each may take its own share, and threads, which each gets in its turn.
 
-Used for requests that wait for units and for bodies in memory. Who asks for more than is left is refused at once, with
-a time to come back, and takes nothing.
+`Room` is used for requests that wait for units, bodies in memory, and what the engine has. All together take not more
+than there is. Who asks for more than is left is refused at once, with a time to come back, and takes nothing.
+
+`Turns` is used for work that would hold up the event loop, and with it heartbeat, pushes and everybody else. The
+interpreter lets another thread run every few milliseconds, except within one call of a library: so what is done here is
+cut in pieces, or bounded, where it is made (`protocol.tensor_json`, `MAX_INFER_JSON_LISTS`).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from typing import Final, TypeVar
+from weakref import WeakValueDictionary
 
-from aigovtool.errors import OverloadedError
+from aigovtool.errors import AIGovToolError, OverloadedError
 from aigovtool.ids import ConsumerId
+from aigovtool.limits import MAX_LARGE_AT_ONCE, MAX_ON_LOOP_BYTES
+
+T = TypeVar("T")
 
 
 class Room:
@@ -29,6 +38,18 @@ class Room:
         Raises:
             OverloadedError: there is not so much left, for this consumer or in all.
         """
+        share = self.claim(consumer, amount)
+        try:
+            yield share
+        finally:
+            share.shrink_to(0)
+
+    def claim(self, consumer: ConsumerId, amount: int) -> "Share":
+        """Take `amount`, until the share is shrunk to nothing.
+
+        Raises:
+            OverloadedError: there is not so much left, for this consumer or in all.
+        """
         if self._taken.get(consumer, 0) + amount > self._per_consumer or self._total + amount > self._in_all:
             raise OverloadedError(
                 "this consumer has too many requests under way, or the enclave has",
@@ -38,10 +59,7 @@ class Room:
             )
         share = Share(self, consumer, amount)
         self._change(consumer, amount)
-        try:
-            yield share
-        finally:
-            share.shrink_to(0)
+        return share
 
     def _change(self, consumer: ConsumerId, change: int) -> None:
         self._total += change
@@ -65,3 +83,65 @@ class Share:
         back = max(0, self._amount - amount)
         self._amount -= back
         self._room._change(self._consumer, -back)  # noqa: SLF001 - the other half of `take`
+
+
+class Turns:
+    """Work in threads: a few at a time in all, and one at a time of each consumer.
+
+    Whoever waits is served in turn with other consumers, however many a consumer has waiting: it waits for one piece of
+    work of each of the others at most.
+    """
+
+    def __init__(self, threads: int = MAX_LARGE_AT_ONCE, on_loop_bytes: int = MAX_ON_LOOP_BYTES) -> None:
+        self._threads: Final = asyncio.Semaphore(threads)
+        self._on_loop_bytes: Final = on_loop_bytes
+        # A lock exists while somebody has it or waits for it.
+        self._own: Final[WeakValueDictionary[ConsumerId, asyncio.Lock]] = WeakValueDictionary()
+
+    async def do(self, consumer: ConsumerId, size_bytes: int, within_s: float, work: Callable[[], T]) -> T:
+        """Return what `work` on so many bytes returns or raises: at once if they are few, else in a thread.
+
+        Args:
+            consumer: whose turn it takes.
+            size_bytes: how much there is to do.
+            within_s: the longest to wait for the turn; what has begun is not ended.
+            work: must not touch what belongs to the event loop.
+
+        Raises:
+            OverloadedError: the turn did not come in time (`too_much_at_once`).
+        """
+        if size_bytes <= self._on_loop_bytes:
+            return work()
+        async with AsyncExitStack() as turn:
+            try:
+                async with asyncio.timeout(within_s):
+                    # First among one's own and then among all: so each consumer has one place in the queue of all.
+                    await turn.enter_async_context(self._own.setdefault(consumer, asyncio.Lock()))
+                    await turn.enter_async_context(self._threads)
+            except TimeoutError:
+                raise OverloadedError(
+                    "too many large requests are being read",
+                    reason="too_much_at_once",
+                    fix="send fewer, or smaller ones",
+                    retry_after_s=1,
+                ) from None
+            return await _in_thread(work)
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    thread = asyncio.ensure_future(asyncio.to_thread(_bare, work))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        # A thread cannot be ended: the turn is over when it is, or there would soon be more threads than turns.
+        await asyncio.wait([thread])
+        raise
+
+
+def _bare(work: Callable[[], T]) -> T:
+    """Do the work; a refusal leaves behind what was made before it, to be freed in this thread and not on the loop."""
+    try:
+        return work()
+    except AIGovToolError as error:
+        error.__context__ = None
+        raise error.with_traceback(None) from None

@@ -9,11 +9,12 @@
 4. Replay: a grant debits every limit on its path, each exactly once, each in the bucket of its time, and none
    beyond its limit at that moment (in a rolling window: with all earlier buckets that it touches) or after its
    end; nothing is granted under a stop; a lease is closed or expires only as its state table allows, and its
-   charge is what it used or all of it.
+   charge is what it used or all of it. What was revoked or withdrawn is never resumed. What two operators must order
+   names two. A generation begins with the signed checkpoint of what was lost.
 5. There are exactly as many entries as the checkpoint says, and their Merkle root is the signed one.
-6. Each older checkpoint that the reader holds names a prefix of this log: it is neither a rolled-back nor a rewritten
-   copy. One that was lost with a backup is named by the entry that begins the next generation, and reported. So does
-   each co-signed checkpoint that came with the copy.
+6. Each older checkpoint that the reader holds names a prefix of this log, in the generation that it had then: it is
+   neither a rolled-back nor a rewritten copy. One that the log says was lost with a backup (by the entry that begins
+   the next generation) is reported. The same holds for each co-signed checkpoint that came with the copy.
 7. Every co-signature that came with the copy is by a witness that the log names, and verifies; so does every one in the
    name and with the key hash of a witness that the reader believes (`witnessing`).
 
@@ -21,12 +22,14 @@ The recorded hashes are a help to name the entry that was changed; they prove no
 an entry *and* its hash fails at 5, where only the log as a whole can be named.
 
 It does not show that the log is the only one (compare checkpoints with other readers), nor that enclaves reported
-truly (their receipts show that).
+truly (their receipts show that), nor that operators signed what the log says of them: it has digests of orders. So a
+restore that excuses what a reader holds is the word of whoever has the log's key; the report names what it excused.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from itertools import chain, repeat
+from typing import Final, NamedTuple
 
 from aigovtool.codec import decode_signed
 from aigovtool.crypto.sign import VerifyKey
@@ -42,6 +45,17 @@ from aigovtool.ledger.witnessing import Vouching, require_distinct, weigh
 
 #: The largest entries carry a reason of 500 characters or a lease with a dozen rows: under 16 KiB.
 MAX_ENTRY_BYTES: Final = 64 << 10
+
+_ANOTHER_COPY: Final = (
+    "get another copy (`aigovtool audit export`) and verify it with a checkpoint that was kept (`--seen`); if that is "
+    "refused too, the custodian's own log is at fault: keep both, and show them to others"
+)
+_ANOTHER_FILE: Final = "give what `aigovtool audit checkpoint` wrote, of the custodian whose root key you trust"
+_NEWER_COPY: Final = (
+    "get a newer copy (`aigovtool audit export`); if none contains what the checkpoint stands for, keep both, and show "
+    "them to others"
+)
+_TWO_LOGS: Final = "keep the copy and the checkpoint, and show both to others: the custodian's key has signed two logs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +78,7 @@ class AuditReport:
     leases: int
     unclosed_leases: int
     stops: tuple[Stop, ...]
-    #: Checkpoints that the reader held and that were lost by a restore from a backup, as the log itself says.
+    #: Checkpoints that the reader holds, and that a restore from a backup lost, as the log itself says.
     lost: tuple[Checkpoint, ...] = ()
     vouching: Vouching = field(default_factory=Vouching)
 
@@ -76,6 +90,7 @@ def verify_log(
     custodian: KeyId,
     *,
     seen: Iterable[str] = (),
+    names: Iterable[str] = (),
     cosigned: Iterable[str] = (),
     witnesses: Sequence[WitnessKey] = (),
 ) -> AuditReport:
@@ -87,28 +102,49 @@ def verify_log(
         keys: the log keys of the custodian's key set, verified against the pinned root before.
         custodian: the identifier of the pinned root key.
         seen: older signed checkpoints that the reader holds, from wherever.
+        names: what a refusal calls them, such as their files, in the same order; they may be fewer.
         cosigned: co-signed checkpoints that came with the copy.
         witnesses: those whose co-signatures the reader believes.
 
     Raises:
-        LogError: naming the first bad entry, with a reason for each of the checks above.
+        LogError: naming the first bad entry, with a reason for each of the checks above, and what to do.
     """
-    checkpoint = _opened_note(note, keys, custodian)
     require_distinct(witnesses)
-    theirs = [(one, _opened_note(one, keys, custodian)) for one in seen]
-    with_log = [(one, _opened_note(one, keys, custodian)) for one in cosigned]
-    held = _Held([one for _, one in (*theirs, *with_log)])
-    read = _read(entries, checkpoint, custodian, held)
-    _require_signed(read.frontier, checkpoint, read.last)
-    held.require_whole(checkpoint)
-    vouching = weigh(
-        [(note, checkpoint), *held.kept(with_log)],
-        held.kept(theirs),
-        keys,
-        enrolled=read.replay.witnesses.values(),
-        trusted=witnesses,
-    )
-    return replace(_report(checkpoint, read), lost=tuple(held.lost), vouching=vouching)
+    trust = _Trust(keys, custodian)
+    try:
+        checkpoint = trust.opened(note, "the checkpoint of the copy")
+        held = _Held([*_remembered(seen, names, trust), *_came_with(cosigned, trust)])
+        read = _read(entries, checkpoint, trust, held)
+        _require_signed(read, checkpoint)
+        held.require_whole(checkpoint)
+        vouching = weigh(
+            [(note, checkpoint), *held.kept(own=False)],
+            held.kept(own=True),
+            keys,
+            enrolled=read.replay.witnesses.values(),
+            trusted=witnesses,
+        )
+    except LogError as error:
+        error.fix = error.fix or _ANOTHER_COPY
+        raise
+    return replace(_report(checkpoint, read), lost=held.lost(), vouching=vouching)
+
+
+class _Trust(NamedTuple):
+    """The log keys of one custodian."""
+
+    keys: list[VerifyKey]
+    custodian: KeyId
+
+    def opened(self, note: str, called: str, fix: str | None = None) -> Checkpoint:
+        """Return what a note of this custodian's log says; a refusal calls it as is said."""
+        try:
+            checkpoint = open_checkpoint(note, self.keys)
+        except LogError as error:
+            raise LogError(f"{called}: {error.message}", reason=error.reason, fix=fix) from None
+        if checkpoint.custodian != self.custodian:
+            raise LogError(f"{called} is of another custodian's log", reason="wrong_custodian", fix=fix)
+        return checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,30 +157,39 @@ class _Read:
     last: Entry | None
 
 
-def _read(entries: Iterable[LoggedEntry], checkpoint: Checkpoint, custodian: KeyId, held: "_Held") -> _Read:
+def _read(entries: Iterable[LoggedEntry], checkpoint: Checkpoint, trust: _Trust, held: "_Held") -> _Read:
     replay, frontier = Replay(), Frontier()
-    held.compare(frontier)
+    held.compare(frontier, replay.generation)
     first_ms, before = 0, None
     for number, line in enumerate(entries):
         if number >= checkpoint.size:
             raise _named(number, bad("too_many", f"the signed log has {checkpoint.size} entries only"))
         try:
             entry = _opened(line)
-            _require_follows(entry, number, before, custodian)
+            _require_follows(entry, number, before, trust.custodian)
             replay.take(entry)
+            lost = _shown_lost(entry, trust)
         except AIGovToolError as error:
             raise _named(number, error) from None
         frontier = frontier.append(line.leaf)
-        held.compare(frontier)
-        held.excuse(entry)
+        held.compare(frontier, replay.generation)
+        if lost is not None:
+            held.excuse(lost)
         first_ms, before = entry.at_ms if before is None else first_ms, entry
     return _Read(replay=replay, frontier=frontier, first_ms=first_ms, last=before)
 
 
-def _require_signed(frontier: Frontier, checkpoint: Checkpoint, last: Entry | None) -> None:
+def _shown_lost(entry: Entry, trust: _Trust) -> Checkpoint | None:
+    if not isinstance(entry.body, Restored):
+        return None
+    return trust.opened(entry.body.checkpoint, "the checkpoint of what was lost")
+
+
+def _require_signed(read: _Read, checkpoint: Checkpoint) -> None:
+    frontier = read.frontier
     if frontier.size < checkpoint.size:
         raise _named(frontier.size, bad("truncated", f"it is missing; the signed log has {checkpoint.size} entries"))
-    if last is not None and last.generation != checkpoint.generation:
+    if read.replay.generation != checkpoint.generation:
         raise LogError("the checkpoint is of another generation than the last entry", reason="generation")
     if frontier.root() != checkpoint.root:
         raise LogError(
@@ -155,29 +200,72 @@ def _require_signed(frontier: Frontier, checkpoint: Checkpoint, last: Entry | No
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """A checkpoint that is older than the copy's: the reader's `own`, or one that came with the copy."""
+
+    note: str
+    checkpoint: Checkpoint
+    called: str
+    own: bool
+
+    def described(self) -> str:
+        """Return what a refusal says of it."""
+        return f"{self.called} ({self.checkpoint.size} entries, generation {self.checkpoint.generation})"
+
+
+def _remembered(notes: Iterable[str], names: Iterable[str], trust: _Trust) -> Iterator[_Remembered]:
+    called = chain((f"the checkpoint that you hold in {name}" for name in names), repeat("a checkpoint that you hold"))
+    for note, what in zip(notes, called, strict=False):
+        yield _Remembered(note, trust.opened(note, what, _ANOTHER_FILE), what, own=True)
+
+
+def _came_with(notes: Iterable[str], trust: _Trust) -> Iterator[_Remembered]:
+    what = "a co-signed checkpoint that came with the copy"
+    for note in notes:
+        yield _Remembered(note, trust.opened(note, what), what, own=False)
+
+
 class _Held:
-    """Checkpoints that the reader holds, while the log is read."""
+    """What is remembered of the log, while it is read."""
 
-    def __init__(self, checkpoints: list[Checkpoint]) -> None:
-        self._open = sorted(checkpoints, key=lambda one: one.size)
-        self.lost: list[Checkpoint] = []
+    def __init__(self, remembered: list[_Remembered]) -> None:
+        self._all = remembered
+        self._open = sorted(remembered, key=lambda one: one.checkpoint.size)
+        self._lost: list[_Remembered] = []
 
-    def compare(self, frontier: Frontier) -> None:
-        """Settle those of this size whose root is this tree's."""
-        if any(one.size == frontier.size for one in self._open):
-            root = frontier.root()
-            self._open = [one for one in self._open if (one.size, one.root) != (frontier.size, root)]
+    def compare(self, frontier: Frontier, generation: int) -> None:
+        """Settle those of this size whose root is this tree's.
 
-    def excuse(self, entry: Entry) -> None:
-        """Settle those that the log says were lost."""
-        if isinstance(entry.body, Restored):
-            size, generation = entry.body.lost_size, entry.body.generation
-            self.lost += [one for one in self._open if one.size <= size and one.generation < generation]
-            self._open = [one for one in self._open if one not in self.lost]
+        Raises:
+            LogError: `never_signed` if one says that the log was in another generation then: its entries say in which.
+        """
+        if all(one.checkpoint.size != frontier.size for one in self._open):
+            return
+        now = (frontier.size, frontier.root())
+        for one in self._open:
+            if (one.checkpoint.size, one.checkpoint.root) == now and one.checkpoint.generation != generation:
+                what = f"the log was never in the state that is signed in {one.described()}: of these entries the last"
+                raise LogError(f"{what} is of generation {generation}", reason="never_signed", fix=_TWO_LOGS)
+        self._open = [one for one in self._open if (one.checkpoint.size, one.checkpoint.root) != now]
 
-    def kept(self, notes: list[tuple[str, Checkpoint]]) -> list[tuple[str, Checkpoint]]:
-        """Return those of these notes that were not lost."""
-        return [(note, one) for note, one in notes if one not in self.lost]
+    def excuse(self, lost: Checkpoint) -> None:
+        """Settle those that the log says were lost: as for the custodian, none newer than the one that it names."""
+        excused = [
+            one
+            for one in self._open
+            if one.checkpoint.size <= lost.size and one.checkpoint.generation <= lost.generation
+        ]
+        self._lost += excused
+        self._open = [one for one in self._open if one not in excused]
+
+    def lost(self) -> tuple[Checkpoint, ...]:
+        """Return those of the reader that the log says were lost."""
+        return tuple(one.checkpoint for one in self._lost if one.own)
+
+    def kept(self, *, own: bool) -> list[tuple[str, Checkpoint]]:
+        """Return those that were not lost, the reader's or the others."""
+        return [(one.note, one.checkpoint) for one in self._all if one.own is own and one not in self._lost]
 
     def require_whole(self, checkpoint: Checkpoint) -> None:
         """Refuse a log that does not extend one of them.
@@ -186,18 +274,11 @@ class _Held:
             LogError: `rollback` if the copy ends before it, `rewritten` if other entries stand in its place.
         """
         for one in self._open:
-            if (one.generation, one.size) > (checkpoint.generation, checkpoint.size):
-                what, reason = "it ends before a checkpoint that you hold", "rollback"
-            else:
-                what, reason = "it does not contain what a checkpoint that you hold vouches for", "rewritten"
-            raise LogError(f"{what} ({one.size} entries, generation {one.generation})", reason=reason)
-
-
-def _opened_note(note: str, keys: list[VerifyKey], custodian: KeyId) -> Checkpoint:
-    checkpoint = open_checkpoint(note, keys)
-    if checkpoint.custodian != custodian:
-        raise LogError("the checkpoint is of another custodian's log", reason="wrong_custodian")
-    return checkpoint
+            if (one.checkpoint.generation, one.checkpoint.size) > (checkpoint.generation, checkpoint.size):
+                raise LogError(f"the copy ends before {one.described()}", reason="rollback", fix=_NEWER_COPY)
+            raise LogError(
+                f"the copy does not contain what is signed in {one.described()}", reason="rewritten", fix=_TWO_LOGS
+            )
 
 
 def _report(checkpoint: Checkpoint, read: _Read) -> AuditReport:
@@ -236,4 +317,4 @@ def _require_follows(entry: Entry, number: int, before: Entry | None, custodian:
 
 def _named(number: int, error: AIGovToolError) -> LogError:
     reason = error.reason if isinstance(error, LogError) else "inconsistent"
-    return LogError(f"entry {number}: {error.message}", reason=reason)
+    return LogError(f"entry {number}: {error.message}", reason=reason, fix=_ANOTHER_COPY)

@@ -173,10 +173,7 @@ def _report(book: Book, event: ReportUsage) -> Effects:
     lease = book.leases.get(event.lease_id)
     if lease is None or lease.instance != event.instance:
         return Effects(Outcome.UNKNOWN)
-    if event.seq < lease.seq or (event.seq == lease.seq and event.digest == lease.report):
-        return Effects(Outcome.IGNORED)
-    if lease.state is LeaseState.WRITTEN_OFF:
-        # Charged in full already; that its holder was alive after all accuses nobody and refunds nothing.
+    if _is_known(lease, event):
         return Effects(Outcome.IGNORED)
     if _contradicts(lease, event):
         return Effects(Outcome.FORKED)
@@ -186,6 +183,20 @@ def _report(book: Book, event: ReportUsage) -> Effects:
     if not event.final:
         return Effects(Outcome.RECORDED, leases=(recorded,))
     return _close(book, recorded)
+
+
+def shows_fork(lease: Lease | None, event: ReportUsage) -> bool:
+    """Return whether a report would come to `forked`; its rows are not needed to tell."""
+    mine = lease is not None and lease.instance == event.instance
+    return lease is not None and mine and not _is_known(lease, event) and _contradicts(lease, event)
+
+
+def _is_known(lease: Lease, event: ReportUsage) -> bool:
+    """Return whether a report says nothing new, or nothing that counts any more."""
+    if event.seq < lease.seq or (event.seq == lease.seq and event.digest == lease.report):
+        return True
+    # Charged in full already; that its holder was alive after all accuses nobody and refunds nothing.
+    return lease.state is LeaseState.WRITTEN_OFF
 
 
 def _contradicts(lease: Lease, event: ReportUsage) -> bool:
@@ -269,7 +280,7 @@ def _allowance(percent: int, limit: int, minimum: int) -> int:
 
 def _shortage(lacking: list[BudgetRow], room: UnitVector) -> tuple[Outcome, Dimension]:
     """Return what is lacking, and of which dimension: of one that is gone rather than of one that leases hold."""
-    gone = [row.key.dimension for row in lacking if row.pending == 0]
+    gone = [row.key.dimension for row in lacking if not row.is_held()]
     if not gone:
         return Outcome.RESERVED, lacking[0].key.dimension
     for dimension in gone:

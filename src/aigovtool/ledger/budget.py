@@ -11,7 +11,6 @@ the oldest one whole: so no span of its length, wherever it begins, is ever gran
 """
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
@@ -22,6 +21,7 @@ from aigovtool.errors import InvalidValueError
 from aigovtool.ids import BorrowerId, ConsumerId, Millis, ModelId, Units
 from aigovtool.ledger.policy import Level
 from aigovtool.ledger.units import Dimension
+from aigovtool.limits import MAX_INTEGER
 
 _MINUTE_MS: Final = 60_000
 _HOUR_MS: Final = 60 * _MINUTE_MS
@@ -46,6 +46,11 @@ ROLLING: Final = {
     Window.ROLLING_DAY: (_DAY_MS, 15 * _MINUTE_MS),
     Window.ROLLING_MONTH: (30 * _DAY_MS, 6 * _HOUR_MS),
 }
+#: Length of the buckets that are all of one length.
+_BUCKET_MS: Final = {Window.HOUR: _HOUR_MS, Window.DAY: _DAY_MS, **{one: ROLLING[one][1] for one in ROLLING}}
+#: From 0000-03-01 of the Gregorian calendar.
+_DAYS_BEFORE_1970: Final = 719_468
+_DAYS_OF_400_YEARS: Final = 146_097
 
 
 class Scope(Message):
@@ -88,8 +93,9 @@ class BudgetLimit(Message, omit_defaults=True):
 class BudgetRow(Message):
     """One bucket: the limit in force, and what is spent and held in it.
 
-    `earlier` is what is spent and held in the earlier buckets that a rolling window still touches; `not_after_ms` is
-    the end of the budget. Both come from elsewhere and are not kept with the row.
+    `earlier` is what is spent and held in the earlier buckets that a rolling window still touches, and
+    `earlier_pending` the part of it that leases hold; `not_after_ms` is the end of the budget. They come from elsewhere
+    and are not kept with the row.
     """
 
     key: RowKey
@@ -97,11 +103,24 @@ class BudgetRow(Message):
     posted: Units = 0
     pending: Units = 0
     earlier: Units = 0
+    earlier_pending: Units = 0
     not_after_ms: Millis | None = None
 
     def room(self) -> int | None:
         """Return the units that can still be granted; `None` where there is no limit."""
         return None if self.limit is None else max(0, self.limit - self.earlier - self.posted - self.pending)
+
+    def is_held(self) -> bool:
+        """Return whether leases hold anything of what counts here: it may come back."""
+        return self.pending + self.earlier_pending > 0
+
+    def with_earlier(self, spent: int, held: int) -> "BudgetRow":
+        """Return the row with what is spent and held in the earlier buckets of its rolling window.
+
+        What they come to beyond the largest number leaves no room either way.
+        """
+        earlier, pending = min(spent + held, MAX_INTEGER), min(held, MAX_INTEGER)
+        return msgspec.structs.replace(self, earlier=earlier, earlier_pending=pending)
 
     def ended(self, now_ms: int) -> bool:
         """Return whether the budget's time is over."""
@@ -152,18 +171,31 @@ def path(model: ModelId, borrower: BorrowerId, consumer: ConsumerId) -> tuple[Sc
 
 
 def bucket_of(window: Window, now_ms: int) -> int:
-    """Return the start of the bucket that holds `now_ms`, in milliseconds since the epoch (UTC)."""
+    """Return the start of the bucket that holds `now_ms`, in milliseconds since the epoch (UTC).
+
+    In integers alone: a log may hold any time that fits a message, and `datetime` ends with the year 9999.
+    """
     if window is Window.LIFETIME:
         return 0
-    if window in ROLLING:
-        _, bucket_ms = ROLLING[window]
-        return now_ms // bucket_ms * bucket_ms
-    moment = datetime.fromtimestamp(now_ms // 1000, tz=UTC).replace(minute=0, second=0, microsecond=0)
-    if window is not Window.HOUR:
-        moment = moment.replace(hour=0)
     if window is Window.MONTH:
-        moment = moment.replace(day=1)
-    return int(moment.timestamp()) * 1000
+        days = now_ms // _DAY_MS
+        return (days - _day_of_month(days)) * _DAY_MS
+    bucket_ms = _BUCKET_MS[window]
+    return now_ms // bucket_ms * bucket_ms
+
+
+def _day_of_month(days: int) -> int:
+    """Return the day of its month, counted from 0, of the day that is `days` after 1970-01-01.
+
+    The Gregorian calendar repeats itself after 400 years. A year is counted from March, so that its last day is the
+    leap day; the months from March on have 153 days in every five (Howard Hinnant, "chrono-compatible low-level date
+    algorithms", `civil_from_days`).
+    """
+    day = (days + _DAYS_BEFORE_1970) % _DAYS_OF_400_YEARS
+    year = (day - day // 1460 + day // 36524 - day // 146096) // 365
+    day_of_year = day - (365 * year + year // 4 - year // 100)
+    months = (5 * day_of_year + 2) // 153
+    return day_of_year - (153 * months + 2) // 5
 
 
 def oldest_bucket_of(window: Window, now_ms: int) -> int:
@@ -192,11 +224,11 @@ def row_now(limit: BudgetLimit, rows: Iterable[BudgetRow], now_ms: int) -> Budge
     """Return the row to debit under `limit` at `now_ms`, given at least every row of the same limit."""
     fresh = row_for(limit, now_ms)
     oldest, current = oldest_bucket_of(limit.window, now_ms), fresh.key
-    earlier = 0
+    spent = held = 0
     for row in rows:
         same = (row.key.scope, row.key.dimension, row.key.window) == (limit.scope, limit.dimension, limit.window)
         if same and row.key == current:
             fresh = msgspec.structs.replace(fresh, posted=row.posted, pending=row.pending)
         elif same and oldest <= row.key.bucket_ms < current.bucket_ms:
-            earlier += row.posted + row.pending
-    return msgspec.structs.replace(fresh, earlier=earlier)
+            spent, held = spent + row.posted, held + row.pending
+    return fresh.with_earlier(spent, held)

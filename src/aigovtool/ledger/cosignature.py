@@ -17,7 +17,6 @@ needs; one of a known witness that does not verify always refuses the whole note
 """
 
 import base64
-import binascii
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -26,15 +25,13 @@ from typing import Final
 
 from aigovtool.crypto.sign import SigningKey, VerifyKey
 from aigovtool.errors import InvalidValueError, LogError, SignatureInvalidError
-from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES, Checkpoint, open_checkpoint
-from aigovtool.limits import MAX_INTEGER, MAX_WITNESS_KEY_CHARS, MAX_WITNESSES
+from aigovtool.ledger.checkpoint import Checkpoint, NoteSignature, open_checkpoint, split_note
+from aigovtool.limits import MAX_INTEGER, MAX_WITNESS_KEY_CHARS
 
-_MAX_SIGNATURES: Final = MAX_WITNESSES + 1
 #: Printable ASCII without `+` and spaces: the standard's names, less those that two people may read differently.
 _NAME: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._:/@-]{0,98}[A-Za-z0-9])?"
 _NAME_RE: Final = re.compile(_NAME)
 _KEY_RE: Final = re.compile(rf"({_NAME})\+([0-9a-f]{{8}})\+([A-Za-z0-9+/]{{44}})")
-_LINE_RE: Final = re.compile(r"— ([^\s+\x00-\x1f\x7f]{1,128}) ([A-Za-z0-9+/]{8,512}={0,2})")
 _TIMESTAMPED_ED25519: Final = b"\x04"
 _TIME_BYTES: Final = 8
 _SIGNATURE_BYTES: Final = 64
@@ -65,17 +62,6 @@ class Witnessed:
     time_s: int
     #: The note's line, with its end.
     line: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Signature:
-    name: str
-    key_hash: bytes
-    content: bytes
-    line: str
-
-    def is_by(self, witness: WitnessKey) -> bool:
-        return self.name == witness.name and self.key_hash == witness.key_hash()
 
 
 def parse_witness_name(name: str) -> str:
@@ -132,7 +118,7 @@ def without_cosignatures(note: str, log: str) -> str:
     Raises:
         LogError: `checkpoint` when it is malformed.
     """
-    text, signatures = _split(note)
+    text, signatures = split_note(note)
     return f"{text}\n" + "".join(signature.line for signature in signatures if signature.name == log)
 
 
@@ -144,7 +130,7 @@ def cosigner_name(note: str, log: str) -> str:
     Raises:
         LogError: `checkpoint` when it is malformed, `cosignature` when it has other signatures.
     """
-    _, signatures = _split(note)
+    _, signatures = split_note(note)
     names = [signature.name for signature in signatures]
     if len(names) != 2 or names[0] != log or names[1] == log:
         raise LogError("it does not carry the log's signature and one co-signature", reason="cosignature")
@@ -158,10 +144,10 @@ def witnessed(note: str, witnesses: Sequence[WitnessKey]) -> tuple[Witnessed, ..
         LogError: `checkpoint` when it is malformed; `cosignature` when a line in the name and with the key hash of one
             of them does not verify, or there are two.
     """
-    text, signatures = _split(note)
+    text, signatures = split_note(note)
     found = []
     for witness in witnesses:
-        lines = [signature for signature in signatures if signature.is_by(witness)]
+        lines = [signature for signature in signatures if _is_by(signature, witness)]
         if len(lines) > 1:
             raise LogError(f"{witness.name} co-signed a checkpoint twice", reason="cosignature")
         found += [_verified(witness, line, text) for line in lines]
@@ -178,7 +164,7 @@ def open_cosigned(
             of anybody else than the log and `witnesses`, or one that does not verify.
     """
     checkpoint = open_checkpoint(note, keys)
-    _, signatures = _split(note)
+    _, signatures = split_note(note)
     by = witnessed(note, witnesses)
     if len(signatures) != len(by) + 1:  # the log's own
         raise LogError(
@@ -192,30 +178,11 @@ def _message(text: str, time_s: int) -> bytes:
     return f"cosignature/v1\ntime {time_s}\n{text}".encode()
 
 
-def _split(note: str) -> tuple[str, list[_Signature]]:
-    text, separator, lines = note[: MAX_CHECKPOINT_BYTES + 1].rpartition("\n\n")
-    if len(note) > MAX_CHECKPOINT_BYTES or not separator or not text or not lines.endswith("\n"):
-        raise _malformed()
-    # Not `splitlines`, to which a dozen other characters are line ends too.
-    signatures = [_signature(line) for line in lines[:-1].split("\n")]
-    if len(signatures) > _MAX_SIGNATURES:
-        raise _malformed()
-    return text + "\n", signatures
+def _is_by(signature: NoteSignature, witness: WitnessKey) -> bool:
+    return signature.name == witness.name and signature.key_hash == witness.key_hash()
 
 
-def _signature(line: str) -> _Signature:
-    match = _LINE_RE.fullmatch(line)
-    try:
-        blob = b"" if match is None else base64.b64decode(match[2], validate=True)
-    except binascii.Error:
-        blob = b""
-    # Base64 with unused bits set is a second spelling of the same signature.
-    if match is None or base64.b64encode(blob).decode() != match[2]:
-        raise _malformed()
-    return _Signature(name=match[1], key_hash=blob[:4], content=blob[4:], line=line + "\n")
-
-
-def _verified(witness: WitnessKey, signature: _Signature, text: str) -> Witnessed:
+def _verified(witness: WitnessKey, signature: NoteSignature, text: str) -> Witnessed:
     time_s = int.from_bytes(signature.content[:_TIME_BYTES], "big")
     if len(signature.content) != _TIME_BYTES + _SIGNATURE_BYTES or time_s > MAX_INTEGER:
         raise _not_by(witness)
@@ -231,10 +198,6 @@ def _not_by(witness: WitnessKey) -> LogError:
         f"a co-signature in the name of {witness.name} is not by its key, or over another checkpoint",
         reason="cosignature",
     )
-
-
-def _malformed() -> LogError:
-    return LogError("a signed note is malformed", reason="checkpoint")
 
 
 def _bad_key(what: str) -> InvalidValueError:

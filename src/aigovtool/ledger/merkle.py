@@ -135,11 +135,11 @@ def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes],
         LogError: with reason `inclusion` unless the leaf is at `index` in the tree of `size` with `root`.
     """
     failure = LogError("an inclusion proof does not verify", reason="inclusion")
-    if not 0 <= index < size or len(proof) > MAX_PROOF_HASHES:
+    if not 0 <= index < size or len(proof) > MAX_PROOF_HASHES or not _are_hashes(leaf, root, *proof):
         raise failure
     position, last, node = index, size - 1, leaf
     for sibling in proof:
-        if last == 0 or len(sibling) != HASH_BYTES:
+        if last == 0:
             raise failure
         if position & 1 or position == last:
             node = node_hash(sibling, node)
@@ -150,6 +150,11 @@ def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes],
         position, last = position >> 1, last >> 1
     if last != 0 or node != root:
         raise failure
+
+
+def _are_hashes(*values: bytes) -> bool:
+    """Return whether all have the length of a hash: with others a node's bytes could be divided in another place."""
+    return all(len(value) == HASH_BYTES for value in values)
 
 
 def consistency_proof(leaves: Sequence[bytes], old_size: int) -> list[bytes]:
@@ -193,7 +198,7 @@ def verify_consistency(  # noqa: C901 - the algorithm as the RFC states it
         LogError: with reason `consistency` unless the new tree extends the old one.
     """
     failure = LogError("a consistency proof does not verify: the log was rewritten", reason="consistency")
-    if not 0 < old_size <= size or len(proof) > 2 * MAX_PROOF_HASHES:
+    if not 0 < old_size <= size or len(proof) > 2 * MAX_PROOF_HASHES or not _are_hashes(old_root, root, *proof):
         raise failure
     if old_size == size:
         if proof or old_root != root:

@@ -10,7 +10,7 @@ from hashlib import sha256
 
 from aigovtool.codec import Message, encode
 from aigovtool.crypto.sign import Envelope, SigningKey, VerifyKey, open_envelope, seal
-from aigovtool.errors import LogError, ReceiptError, SignatureInvalidError
+from aigovtool.errors import InputError, LogError, ReceiptError, SignatureInvalidError
 from aigovtool.ids import ConsumerId, Digest, InstanceId, LeaseId, Millis, ModelId, RequestKey, Units
 from aigovtool.ledger.merkle import inclusion_proof, leaf_hash, root_of, verify_inclusion
 from aigovtool.ledger.units import UnitVector
@@ -89,12 +89,15 @@ def verify_receipt(signed: SignedReceipt, key: VerifyKey) -> Receipt:
     """Return the receipt if the instance that holds `key` signed it.
 
     Raises:
-        ReceiptError: `signature`, `instance` or `inclusion`.
+        ReceiptError: `signature`, `malformed`, `instance` or `inclusion`.
     """
     try:
         batch = open_envelope(signed.batch, KIND, Batch, [key])
     except SignatureInvalidError as error:
         raise ReceiptError("a receipt is not signed by the attested instance", reason="signature") from error
+    except InputError as error:
+        # Even the attested key can sign something that is no batch; whoever checks receipts expects one kind of error.
+        raise ReceiptError("what was signed is no batch of receipts", reason="malformed") from error
     if batch.instance != signed.receipt.instance:
         raise ReceiptError("a receipt names another instance than its signer", reason="instance")
     try:

@@ -2,6 +2,8 @@
 
 This is the auditor's book. It shares the arithmetic of rows and the table of lease states with the custodian, and none
 of its code that decides: what a grant may debit is checked here from the entries alone.
+
+What two operators order must name two. That both signed is the log's word: it holds digests of orders, not orders.
 """
 
 from dataclasses import dataclass, field
@@ -12,11 +14,14 @@ import msgspec
 from aigovtool.errors import LogError
 from aigovtool.ids import LeaseId, ModelId
 from aigovtool.ledger.budget import ROLLING, BudgetLimit, BudgetRow, RowKey, Scope, Window, bucket_of, path
+from aigovtool.ledger.checkpoint import parse_checkpoint
 from aigovtool.ledger.cosignature import WitnessKey, parse_witness_key
 from aigovtool.ledger.entry import (
     BudgetSet,
     Charged,
+    Command,
     Entry,
+    EntryBody,
     Forked,
     LeaseClosed,
     LeaseExpired,
@@ -25,6 +30,7 @@ from aigovtool.ledger.entry import (
     ModelAdded,
     ModelTermsSet,
     ModelWithdrawn,
+    PartyAdded,
     PartyRevoked,
     PartyRole,
     Restored,
@@ -67,6 +73,10 @@ class Replay:
     #: The rows of each limit by their bucket's beginning, because a rolling window counts several.
     buckets: dict[tuple[Scope, Dimension, Window], dict[int, RowKey]] = field(default_factory=dict)
     stops: set[Stop] = field(default_factory=set)
+    #: Those of them that nobody can lift: what is revoked or withdrawn.
+    for_good: set[Stop] = field(default_factory=set)
+    #: All that were ever enrolled, revoked or not.
+    operators: set[str] = field(default_factory=set)
     #: What the leases of each model debit.
     counts: dict[ModelId, frozenset[Dimension]] = field(default_factory=dict)
     #: All that were ever enrolled, by name, and which of them are retired.
@@ -82,12 +92,11 @@ class Replay:
             LogError: it breaks a rule; the reason says which.
         """
         self._begin_generation(entry)
+        self._require_two(entry.body)
         match entry.body:
             case ModelAdded() as added:
                 self._add(added)
-            case ModelTermsSet(epoch=epoch):
-                self._advance(epoch)
-            case Stopped() | Resumed() | Forked() | PartyRevoked() | ModelWithdrawn() as order:
+            case Stopped() | Resumed() | Forked() | PartyRevoked() | ModelWithdrawn() | ModelTermsSet() as order:
                 self._order(order)
             case LeaseGranted() as granted:
                 self._grant(granted, entry.at_ms)
@@ -102,14 +111,34 @@ class Replay:
                 self._witness(change)
             case Charged(row=key, units=units):
                 self._keep(self._charged_row(key, entry.at_ms).charge(units))
+            case PartyAdded(role=PartyRole.OPERATOR, name=name):
+                self.operators.add(name)
             case _:
                 pass
 
     def _begin_generation(self, entry: Entry) -> None:
-        begins = entry.body.generation if isinstance(entry.body, Restored) else self.generation
-        if entry.generation != begins or (isinstance(entry.body, Restored) and begins <= self.generation):
+        restored = entry.body if isinstance(entry.body, Restored) else None
+        begins = self.generation if restored is None else restored.generation
+        if entry.generation != begins or (restored is not None and begins <= self.generation):
             raise bad("generation", "a generation begins with the entry that says why, and only there")
+        if restored is not None:
+            lost = parse_checkpoint(restored.checkpoint)
+            if lost.size != restored.lost_size or lost.generation >= begins:
+                raise bad("wrong_restore", "it says that more or less was lost than the checkpoint that it shows")
         self.generation = entry.generation
+
+    def _require_two(self, body: EntryBody) -> None:
+        """Refuse an order of one operator where the custodian takes none but of two."""
+        command: Command | None = None
+        match body:
+            case Restored() | Charged() | LeaseWrittenOff():
+                command = body.command
+            case PartyAdded(role=PartyRole.OPERATOR) if len(self.operators) > 1:
+                command = body.command  # none: from whoever holds the custodian's directory
+            case _:
+                pass
+        if command is not None and command.second in {None, command.operator}:
+            raise bad("needs_second", f"two operators must order it, and it names {command.operator} alone")
 
     def _witness(self, change: WitnessEnrolled | WitnessRetired) -> None:
         if isinstance(change, WitnessEnrolled):
@@ -148,20 +177,28 @@ class Replay:
             raise bad("epoch", f"its epoch {epoch} is before {self.epoch}")
         self.epoch = epoch
 
-    def _order(self, order: Stopped | Resumed | Forked | PartyRevoked | ModelWithdrawn) -> None:
+    def _order(self, order: Stopped | Resumed | Forked | PartyRevoked | ModelWithdrawn | ModelTermsSet) -> None:
         self._advance(order.epoch)
         match order:
             case Stopped(target=target, value=value):
                 self.stops.add((target, value))
             case Resumed(target=target, value=value):
+                if (target, value) in self.for_good:
+                    raise bad("for_good", f"it resumes {target} {value}, which was revoked or withdrawn for good")
                 self.stops.discard((target, value))
             case Forked(instance=instance):
                 self.stops.add((StopTarget.ENCLAVE, instance))
             case PartyRevoked(role=role, name=name):
                 if role is not PartyRole.OPERATOR:
-                    self.stops.add((StopTarget(role.value), name))
+                    self._stop_for_good(StopTarget(role.value), name)
             case ModelWithdrawn(model=model):
-                self.stops.add((StopTarget.MODEL, model))
+                self._stop_for_good(StopTarget.MODEL, model)
+            case ModelTermsSet():
+                pass  # it has an epoch, and stops nothing
+
+    def _stop_for_good(self, target: StopTarget, value: str) -> None:
+        self.stops.add((target, value))
+        self.for_good.add((target, value))
 
     def _grant(self, granted: LeaseGranted, at_ms: int) -> None:
         if granted.lease_id in self.leases or granted.lease_id in self.over:
@@ -186,6 +223,8 @@ class Replay:
 
     def _charged_row(self, key: RowKey, at_ms: int) -> BudgetRow:
         """Return the row that operators charge; nothing need have been debited from a bucket before."""
+        if not self.generation:
+            raise bad("no_restore", "it charges for what a restore lost, and there was none")
         if key in self.rows:
             return self.rows[key]
         limit = self.limits.get(key.scope, {}).get((key.dimension, key.window))
@@ -254,10 +293,11 @@ class Replay:
             raise bad("wrong_close", "it says wrongly whether the lease had expired")
         if not units.covers(closed.used):
             raise bad("wrong_close", "it reports more use than the lease had units")
+        for dimension in Dimension:  # also those that the lease has not, of which nothing can have been used
+            if closed.charged.get(dimension) not in {units.get(dimension), closed.used.get(dimension)}:
+                raise bad("wrong_charge", "it charges neither what was used nor the whole lease")
         for key in held.granted.rows:
             granted, charged = units.get(key.dimension), closed.charged.get(key.dimension)
-            if charged not in {granted, closed.used.get(key.dimension)}:
-                raise bad("wrong_charge", "it charges neither what was used nor the whole lease")
             row = self.rows[key]
             late = was is LeaseState.EXPIRED
             self.rows[key] = row.refund(granted - charged) if late else row.settle(granted, charged)

@@ -16,6 +16,7 @@ the lines say is judged by `ledger.audit`; here is only the framing.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final, Literal
 
@@ -25,6 +26,7 @@ from aigovtool.codec import Message, decode_signed, encode
 from aigovtool.crypto.sign import Envelope, VerifyKey
 from aigovtool.errors import ConfigurationError, ConflictError, InputError, LogError
 from aigovtool.ledger.audit import MAX_ENTRY_BYTES, AuditReport, LoggedEntry, verify_log
+from aigovtool.ledger.checkpoint import parse_checkpoint
 from aigovtool.ledger.cosignature import WitnessKey
 from aigovtool.ledger.merkle import leaf_hash
 from aigovtool.protocol.trust import open_key_set
@@ -37,6 +39,7 @@ _MIDDLE: Final = b'","entry":'
 _LEAF_CHARS: Final = 64
 _LEAF_RE: Final = re.compile(rb"[0-9a-f]{64}")
 _MAX_LINE_BYTES: Final = MAX_ENTRY_BYTES + 128
+_NO_COPY: Final = "give a file that `aigovtool audit export` wrote, as it wrote it, or have it written again"
 
 
 class AuditHeader(Message, omit_defaults=True):
@@ -54,12 +57,13 @@ def write_audit_file(path: Path, head: LogHead, entries: Iterable[bytes], *, rep
     Raises:
         ConflictError: `audit_file_exists`, unless `replace`.
         ConfigurationError: `unwritable_audit_file`.
+        LogError: `truncated` if there are fewer or more entries than the checkpoint in `head` says.
     """
-    if path.exists() and not replace:
-        raise ConflictError(f"{path} exists already", reason="audit_file_exists", fix="choose another name")
     partial = path.with_name(f".{path.name}.partial")
     count = 0
     try:
+        if path.exists() and not replace:
+            raise ConflictError(f"{path} exists already", reason="audit_file_exists", fix="choose another name")
         with partial.open("wb") as file:
             header = AuditHeader(
                 format=FORMAT, checkpoint=head.checkpoint, key_set=head.key_set, cosigned=head.cosigned
@@ -68,12 +72,29 @@ def write_audit_file(path: Path, head: LogHead, entries: Iterable[bytes], *, rep
             for entry in entries:
                 file.write(_PREFIX + leaf_hash(entry).hex().encode() + _MIDDLE + entry + b"}\n")
                 count += 1
+        _require_whole(count, parse_checkpoint(head.checkpoint).size)
         partial.replace(path)
     except OSError as error:
-        raise ConfigurationError(f"cannot write {path}: {error.strerror}", reason="unwritable_audit_file") from None
+        raise ConfigurationError(
+            f"cannot write {str(path)[:100]}: {error.strerror}",
+            reason="unwritable_audit_file",
+            fix="choose another name or directory, and look whether the disk is full",
+        ) from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a name that is too long cannot even be looked for
+            partial.unlink(missing_ok=True)
     return count
+
+
+def _require_whole(count: int, size: int) -> None:
+    """Refuse what verifies nowhere before anybody takes it for a copy."""
+    if count != size:
+        raise LogError(
+            f"the custodian sent {count} entries of a log of which it has signed that it has {size}; nothing was "
+            "written",
+            reason="truncated",
+            fix="try again; if it stays so, the custodian has lost or withholds entries: ask its operators",
+        )
 
 
 def verify_audit_file(
@@ -81,6 +102,7 @@ def verify_audit_file(
     root: VerifyKey,
     *,
     seen: Iterable[str] = (),
+    names: Iterable[str] = (),
     witnesses: Sequence[WitnessKey] = (),
     keep: Callable[[bytes], None] = lambda _: None,
 ) -> AuditReport:
@@ -90,6 +112,7 @@ def verify_audit_file(
         path: the copy.
         root: the custodian's root key.
         seen: older signed checkpoints that the reader holds.
+        names: what a refusal calls them, in the same order.
         witnesses: those whose co-signatures the reader believes.
         keep: is given each entry as it is read. What it was given is worth something only when this returns.
 
@@ -108,11 +131,14 @@ def verify_audit_file(
                 keys,
                 root.key_id,
                 seen=seen,
+                names=names,
                 cosigned=header.cosigned,
                 witnesses=witnesses,
             )
     except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}", reason="unreadable_audit_file") from None
+        raise ConfigurationError(
+            f"cannot read {str(path)[:100]}: {error.strerror}", reason="unreadable_audit_file", fix=_NO_COPY
+        ) from None
 
 
 def _kept(entries: Iterator[LoggedEntry], keep: Callable[[bytes], None]) -> Iterator[LoggedEntry]:
@@ -124,10 +150,12 @@ def _kept(entries: Iterator[LoggedEntry], keep: Callable[[bytes], None]) -> Iter
 def _header(line: bytes) -> AuditHeader:
     try:
         if not line.endswith(b"\n"):
-            raise LogError("the first line is cut off or too long", reason="header")
+            raise LogError("the first line is cut off or too long", reason="header", fix=_NO_COPY)
         return decode_signed(line[:-1], AuditHeader, max_bytes=_MAX_HEADER_BYTES)
     except InputError as error:
-        raise LogError(f"the header of the audit file cannot be read: {error.message}", reason="header") from None
+        raise LogError(
+            f"the header of the audit file cannot be read: {error.message}", reason="header", fix=_NO_COPY
+        ) from None
 
 
 def _entries(file: BinaryIO) -> Iterator[LoggedEntry]:

@@ -17,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
+from urllib.parse import quote
 
 from aigovtool.attestation.appraisal import AppraisalPolicy
 from aigovtool.codec import decode, encode
@@ -25,7 +26,7 @@ from aigovtool.crypto.sign import Envelope, SigningKey, VerifyKey, seal
 from aigovtool.errors import ConfigurationError, FaultError
 from aigovtool.ids import Digest, MessageId
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint
-from aigovtool.ledger.entry import Entry
+from aigovtool.ledger.entry import Entry, PartyRole
 from aigovtool.operator.connection import CustodianConnection, Receive
 from aigovtool.operator.order import Order, cosigned, require_cosignable
 from aigovtool.protocol import views
@@ -119,6 +120,14 @@ class OperatorClient:
     def parties(self) -> views.Parties:
         """Return all parties."""
         return self._connection.get("/v1/parties", views.Parties)
+
+    def certificate(self, role: PartyRole, name: str) -> views.PartyCertificate:
+        """Return the certificate of an enrolled party, issued anew.
+
+        Raises:
+            ForbiddenError: there is no such party, or it was revoked (`not_enrolled`).
+        """
+        return self._connection.get(f"/v1/certificate?role={role.value}&name={quote(name)}", views.PartyCertificate)
 
     def models(self) -> views.Models:
         """Return all models."""

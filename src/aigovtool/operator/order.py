@@ -95,7 +95,7 @@ def require_cosignable(order: Order, file: OperatorFile, key: SigningKey, partie
         raise ConflictError(
             "this order is for another custodian", reason="other_custodian", fix="use the operator file of that one"
         )
-    if not needs_two(command.act):
+    if not needs_two(command.act, operators=parties.operators()):
         raise ConflictError("this order needs one operator only", reason="needs_one", fix=_ANEW)
     if command.operator == file.operator or key.public.key_id in {one.keyid for one in signatures}:
         raise ConflictError(

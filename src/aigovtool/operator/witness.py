@@ -50,6 +50,19 @@ class Seen:
     cosigned: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A checkpoint that was held, and the present one that it was compared with.
+
+    `extends` says that the custodian proved that the log of `now` begins with that of `held`. It is always true in one
+    generation; where `now` is in a higher one, entries of `held` may have been lost.
+    """
+
+    held: Checkpoint
+    now: Seen
+    extends: bool
+
+
 class LogWitness:
     """Asks one custodian about its log. Every method raises `UnreachableError` when there is no answer.
 
@@ -75,9 +88,28 @@ class LogWitness:
         """Return the checkpoint in `note` and the present one, if the log now extends the log of then.
 
         Raises:
+            LogError: as `look`, or `lost` when it was lost by a restore, as the custodian says.
+            LedgerRollbackError: as `look`.
+        """
+        found = self.look(note)
+        if not found.extends:
+            raise LogError(
+                f"of the {found.held.size} entries that you hold a checkpoint of, a restore from a backup lost some, "
+                f"as the custodian says (it is in generation {found.now.checkpoint.generation} now)",
+                reason="lost",
+                fix="the log names the loss and who settled it; check: aigovtool audit verify EXPORT --seen FILE",
+            )
+        return found.held, found.now
+
+    def look(self, note: str) -> Compared:
+        """Return what became of the checkpoint in `note`.
+
+        All that it says is of one answer: whoever goes on with the present checkpoint must take the one in here. A
+        custodian may show another one at the next request, and no word of its own stands for a proof.
+
+        Raises:
             LogError: `checkpoint` or `wrong_custodian` when the note is not of this log; `rollback` when the custodian
-                does not remember it, `rewritten` when other entries stand in its place, `lost` when it was lost by a
-                restore, as the custodian says.
+                does not remember it, `rewritten` when other entries stand in its place.
             LedgerRollbackError: the note is in the log, but somebody else showed one that is not.
         """
         before = self.head()
@@ -91,20 +123,14 @@ class LogWitness:
         now = self._opened(answer)
         if (held.generation, held.size) > (now.checkpoint.generation, now.checkpoint.size):
             raise _forgotten(held, now.checkpoint)
-        if self.extends(held, now.checkpoint):
-            return held, now
-        if held.generation < now.checkpoint.generation:
+        extends = self.extends(held, now.checkpoint)
+        if not extends and held.generation == now.checkpoint.generation:
             raise LogError(
-                f"of the {held.size} entries that you hold a checkpoint of, a restore from a backup lost some, as the "
-                f"custodian says (it is in generation {now.checkpoint.generation} now)",
-                reason="lost",
-                fix="the log names the loss and who settled it; check: aigovtool audit verify EXPORT --seen FILE",
+                f"the custodian's log does not contain the {held.size} entries that it signed: it was rewritten",
+                reason="rewritten",
+                fix=_SHOW_OTHERS,
             )
-        raise LogError(
-            f"the custodian's log does not contain the {held.size} entries that it signed: it was rewritten",
-            reason="rewritten",
-            fix=_SHOW_OTHERS,
-        )
+        return Compared(held=held, now=now, extends=extends)
 
     def extends(self, held: Checkpoint, now: Checkpoint) -> bool:
         """Return whether the custodian proves that the log of `now` begins with that of `held`."""

@@ -16,7 +16,7 @@ from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.ledger.units import Dimension
-from aigovtool.limits import MAX_ASKED, MAX_WITNESS_KEY_CHARS
+from aigovtool.limits import MAX_ASKED, MAX_INTEGER, MAX_WITNESS_KEY_CHARS
 
 COMMAND = "command.v1"
 #: A command older than this is refused; clocks of operators may differ by as much.
@@ -133,10 +133,10 @@ class RetireWitness(Message, tag_field="act", tag="retire_witness"):
 
 
 class RowCharge(Message):
-    """Units to charge to a budget row."""
+    """Units to charge to a budget row: at most as many as a limit can have."""
 
     row: RowKey
-    units: Annotated[int, Meta(ge=1, le=10**12)]
+    units: Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
 
 
 class SettleGap(Message, tag_field="act", tag="settle_gap"):

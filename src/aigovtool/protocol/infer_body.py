@@ -2,10 +2,10 @@
 
 `Inference-Header-Content-Length` says where the JSON part ends. Without it the whole body is JSON.
 
-Rules: both parts are bounded before anything else is done with them, and the length has one spelling: decimal
-ASCII digits, no sign, no space, no leading zero.
+Rules: both parts are bounded before anything else is done with them, the JSON part also in how many arrays and objects
+it has; and the length has one spelling: decimal ASCII digits, no sign, no space, no leading zero.
 
-What it does not do: looking into either part; that is `oip`.
+What it does not do: reading either part; that is `oip`.
 
 Source: https://github.com/triton-inference-server/server, docs/protocol/extension_binary_data.md.
 """
@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from aigovtool.errors import MalformedError, TooLargeError
-from aigovtool.limits import MAX_INFER_BODY_BYTES, MAX_INFER_JSON_BYTES
+from aigovtool.limits import MAX_INFER_BODY_BYTES, MAX_INFER_JSON_BYTES, MAX_INFER_JSON_LISTS
 from aigovtool.protocol.tensor import Buffer, Tensor
 
 #: The header that says how many bytes of a body are JSON; present exactly when a tensor is binary.
 HEADER_LENGTH_NAME: Final = "Inference-Header-Content-Length"
 
 _LENGTH_RE: Final = re.compile(r"0|[1-9][0-9]{0,9}")
+# A string, also one without an end, in one match.
+_STRING_RE: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def split_body(body: bytes | memoryview, header_length: str | None, max_bytes: i
         max_bytes: the bound on the whole body.
 
     Raises:
-        TooLargeError: `body_too_large`, `json_too_large`.
+        TooLargeError: `body_too_large`, `json_too_large`, `too_many_lists`.
         MalformedError: `bad_header_length`.
     """
     view = memoryview(body).cast("B")
@@ -73,7 +75,28 @@ def split_body(body: bytes | memoryview, header_length: str | None, max_bytes: i
         length = int(header_length)
     if length > MAX_INFER_JSON_BYTES:
         raise json_too_large(length)
-    return bytes(view[:length]), view[length:]
+    head = bytes(view[:length])
+    _check_lists(head)
+    return head, view[length:]
+
+
+def _check_lists(head: bytes) -> None:
+    """Bound what a parser would make in one go. Brackets in strings are text, and cost nothing."""
+    count = _brackets(head, 0, len(head))
+    if count <= MAX_INFER_JSON_LISTS:  # nearly always, and fast
+        return
+    for string in _STRING_RE.finditer(head):
+        count -= _brackets(head, *string.span())
+    if count > MAX_INFER_JSON_LISTS:
+        raise TooLargeError(
+            f"JSON with {count} arrays and objects; at most {MAX_INFER_JSON_LISTS} are read",
+            reason="too_many_lists",
+            fix="send the data of a tensor flat, or in the binary form",
+        )
+
+
+def _brackets(text: bytes, start: int, end: int) -> int:
+    return text.count(b"[", start, end) + text.count(b"{", start, end)
 
 
 def join_body(head: bytes, tensors: Sequence[Tensor], binary: frozenset[str]) -> InferBody:

@@ -20,9 +20,9 @@ from aigovtool.ids import ConsumerId, Digest, InstanceId, KeyId, LeaseId, Messag
 from aigovtool.ledger.checkpoint import parse_checkpoint
 from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.ledger.receipt import Receipt
-from aigovtool.ledger.units import ZERO, Dimension, UnitVector, vector
+from aigovtool.ledger.units import ZERO, UnitVector, vector
 from aigovtool.limits import MAX_REPORTS_PER_RENEWAL
-from aigovtool.protocol.holding import Holding, PathKey
+from aigovtool.protocol.holding import Holding
 from aigovtool.protocol.messages import Answer, Deny, DenyCode, Grant, Renew, Wiped
 from aigovtool.protocol.reservation import Posted, Reservation
 from aigovtool.protocol.running import Running
@@ -32,6 +32,8 @@ from aigovtool.protocol.wishes import Wishes
 
 #: Shortest time between two heartbeats, however little of the attestation's validity is left.
 _RENEW_FLOOR_MS = 100
+#: Leases that end one after another are given back together, well within the custodian's grace.
+_GIVE_BACK_MS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +62,14 @@ class Meter:
         self._stopped = stop_state.stopped_consumers()
         self._contact_ms = admitted_ms
         self._authority_until_ms = admitted_ms
-        self._wiped = False
-        self._ended = False
-        self._reattest = False
+        self._wiped = self._ended = self._reattest = False
         self._ttl_ms = min((policy.ttl_ms for policy in policies.values()), default=30_000)
         self._holdings = Shelf()
         self._running = Running(self._holdings)
         self._wishes = Wishes(self._holdings, self._policies, self._ttl_ms)
         self._outstanding: _Outstanding | None = None
-        self._next_renew_ms = admitted_ms
-        self._recalled = False
-        self._nudged = False
+        self._next_renew_ms = self._renewed_ms = admitted_ms
+        self._recalled = self._nudged = False
         self._checkpoint, self._seen = "", (0, 0)
         self._wishes.stop(self._stopped)
 
@@ -79,7 +78,7 @@ class Meter:
     def reserve(
         self, now_ms: int, model: ModelId, consumer: ConsumerId, units: UnitVector, request: Digest | None = None
     ) -> Reservation | None:
-        """Debit `units`, or return `None` when the caller should wait for a change and try again.
+        """Debit `units`, or return `None` when the caller should wait for a change and try again: they are asked for.
 
         `request` is the salted digest of what is asked: in bound mode a lease serves that request alone.
 
@@ -87,17 +86,28 @@ class Meter:
             RefusalError: stopped, no authority, exhausted, reserved, capped, or no budget row.
             ConflictError: a model is lent in bound mode, and this is no certain request (`unbound`).
         """
+        reservation = self.attempt(now_ms, model, consumer, units, request)
+        if reservation is None:
+            self._wishes.of((model, consumer), now_ms).need(units)
+        return reservation
+
+    def attempt(
+        self, now_ms: int, model: ModelId, consumer: ConsumerId, units: UnitVector, request: Digest | None = None
+    ) -> Reservation | None:
+        """Do as `reserve`, for somebody who may not be let wait: what is not at hand is not asked for.
+
+        Raises:
+            RefusalError, ConflictError: as `reserve`.
+        """
         self.check(now_ms, consumer)
         path = (model, consumer)
         demand = self._wishes.of(path, now_ms)
         demand.wanted_ms = now_ms
-        bound_to = self._wishes.bound_to(model, request)
-        for holding in self._holdings.open(path):
-            if holding.request == bound_to and holding.serves(now_ms, units):
+        for holding in self._holdings.of_request(path, self._wishes.bound_to(model, request)):
+            if holding.serves(now_ms, units):
                 demand.take(now_ms, units)
                 return self._running.start(holding, units)
         self._wishes.refuse(now_ms, path, units, self._next_renew_ms)
-        demand.need(units)
         return None
 
     def check(self, now_ms: int, consumer: ConsumerId) -> None:
@@ -165,16 +175,14 @@ class Meter:
         """
         holding = self._running.void(reservation, failed=failed)
         if holding is not None:
+            self._wishes.spared(holding.path, reservation.units)
             self._wishes.look(holding.path)
 
     def remaining(self, model: ModelId, consumer: ConsumerId) -> UnitVector:
         """Return the units left on the path, as far as this enclave knows."""
-        path = (model, consumer)
-        demand = self._wishes.get(path)
-        left = ZERO if demand is None else vector(demand.path_remaining)
-        for holding in self._holdings.open(path):
-            left = left.plus(holding.free)
-        return left
+        demand = self._wishes.get((model, consumer))
+        told = ZERO if demand is None else vector(demand.path_remaining)
+        return self._holdings.free((model, consumer)).plus(told)
 
     def waiting(
         self, model: ModelId, consumer: ConsumerId, change: int, request: Digest | None = None, units: UnitVector = ZERO
@@ -188,7 +196,8 @@ class Meter:
         """Return whether a renewal should be sent (or the outstanding one sent again)."""
         if self._wiped or self._wide:
             return False
-        return self._outstanding is not None or now_ms >= self._next_renew_ms or self._wishes.urgent(now_ms)
+        due = self._outstanding is not None or now_ms >= self._next_renew_ms or self._wishes.urgent(now_ms)
+        return due or (now_ms - self._renewed_ms >= _GIVE_BACK_MS and self._holdings.has_ended(now_ms))
 
     @property
     def ttl_ms(self) -> int:
@@ -233,19 +242,12 @@ class Meter:
             wants=self._wishes.wants(now_ms),
         )
         self._outstanding = _Outstanding(renew=renew, sent_ms=now_ms)
-        self._nudged = False
+        self._renewed_ms, self._nudged = now_ms, False
         return renew
 
     def _closable(self, now_ms: int, *, recalled: bool) -> list[Holding]:
         closable = [*self._holdings.returnable(now_ms), *self._wishes.gathered(now_ms), *self._wishes.unwanted()]
-        if recalled:
-            closable += [
-                holding
-                for holding in self._holdings.values()
-                if not (holding.closed or holding.in_flight or holding.over(now_ms))
-                and self._wishes.idle(now_ms, holding)
-            ]
-        return closable
+        return [*closable, *self._wishes.recalled(now_ms)] if recalled else closable
 
     def accept(self, now_ms: int, answer: Answer) -> None:
         """Take the (already verified) answer to the outstanding renewal.
@@ -260,33 +262,30 @@ class Meter:
             raise ConflictError("an answer is for another instance", reason="wrong_instance")
         if outstanding is None or answer.request_id != outstanding.renew.request_id:
             raise ConflictError("an answer is for no outstanding renewal", reason="not_outstanding")
+        restored = answer.generation > self._seen[0]
         self._remember(answer.checkpoint)
         self._outstanding = None
-        # Older than a stop on our own scopes: its acknowledgements count, its authority and units do not.
+        # Older than a stop on our own scopes: its acknowledgements count, and nothing else that it says.
         stale = answer.epoch < self._stop_state.scope_epoch
-        denied = [result for result in answer.results if isinstance(result, Deny)]
-        # An answer without a stop gives no authority only when the attestation has come to its end.
-        over = answer.ttl_ms == 0 and not self._wide
-        self._reattest = over or any(result.code is DenyCode.REATTEST for result in denied)
+        codes = set() if stale else {result.code for result in answer.results if isinstance(result, Deny)}
+        # An answer without a stop gives no authority only when the attestation has come to its end. A restored ledger
+        # may have forgotten stops, so that its epochs say nothing; it gives none to whom it did not admit itself.
+        over = answer.ttl_ms == 0 and not self._wide and (restored or not stale)
+        self._reattest = self._reattest or over or DenyCode.REATTEST in codes
         if not stale and not self._reattest:
             self._contact_ms = max(self._contact_ms, outstanding.sent_ms)
             self._authority_until_ms = max(self._authority_until_ms, outstanding.sent_ms + answer.ttl_ms)
         # What was hinted at after this renewal was built is not in its answer: it is asked for at once.
-        self._next_renew_ms = now_ms if self._nudged else outstanding.sent_ms + max(answer.ttl_ms // 3, _RENEW_FLOOR_MS)
+        third_ms = (self._ttl_ms if stale else answer.ttl_ms) // 3
+        self._next_renew_ms = now_ms if self._nudged else outstanding.sent_ms + max(third_ms, _RENEW_FLOOR_MS)
         for ack in answer.acks:
             self._acknowledge(ack.lease_id, ack.seq)
         for result in answer.results:
             self._take(now_ms, outstanding.sent_ms, result, stale=stale)
-        self._tell_rooms(answer)
-
-    def _tell_rooms(self, answer: Answer) -> None:
-        """Note what is left on the paths that the answer tells of; where it tells nothing, nothing is limited."""
-        told: dict[PathKey, dict[Dimension, int]] = {(one.model, one.consumer): {} for one in answer.results}
-        for room in answer.rooms:
-            told.setdefault((room.model, room.consumer), {})[room.dimension] = room.units
-        for path, rooms in told.items():
-            if (demand := self._wishes.get(path)) is not None:
-                demand.path_remaining = rooms
+        if stale:
+            self._wishes.unanswered(now_ms + _RENEW_FLOOR_MS)
+        else:
+            self._wishes.tell_rooms(answer)
 
     def _remember(self, note: str) -> None:
         """Keep the newest checkpoint: a custodian that forgets what it signed is shown it."""
@@ -300,9 +299,9 @@ class Meter:
             self._holdings.drop(lease_id)
 
     def _take(self, now_ms: int, sent_ms: int, result: Grant | Deny, *, stale: bool) -> None:
-        demand = self._wishes.of((result.model, result.consumer), now_ms)
         if isinstance(result, Deny):
-            demand.refused(now_ms, result)
+            if not stale:
+                self._wishes.of((result.model, result.consumer), now_ms).refused(now_ms, result)
             return
         policy = self._policies.get(result.model)
         if policy is None or result.lease_id in self._holdings:
@@ -319,7 +318,8 @@ class Meter:
         if stale or now_ms >= holding.expires_ms:
             holding.close()
         self._holdings.put(holding)
-        demand.granted(now_ms)
+        if not stale:
+            self._wishes.of(holding.path, now_ms).granted(now_ms)
 
     def nudge(self, now_ms: int, *, granted: bool, recall: bool) -> None:
         """A hint from the custodian: renew now. Hints carry no authority and no units."""

@@ -5,7 +5,8 @@ gaps. The header `Inference-Header-Content-Length` then says how long the JSON i
 
 Rules beyond the two specifications, which leave them open:
 
-1. Body and JSON part are bounded before they are parsed (`infer_body`); JSON is read by `aigovtool.codec`.
+1. Body and JSON part are bounded before they are parsed (`infer_body`); JSON is read by `aigovtool.codec`. A server
+   compares what a request claims with what a model takes before it looks at any data (`read_infer_claim`).
 2. A tensor has exactly one of `data` and `binary_data_size`. Binary sizes agree with datatype and shape, and use
    up the body to its last byte: what nobody reads could carry anything.
 3. No two inputs, and no two outputs, have the same name. A request has at least one input.
@@ -21,19 +22,19 @@ Sources: https://github.com/kserve/open-inference-protocol (specification/protoc
 https://github.com/triton-inference-server/server (docs/protocol/extension_binary_data.md, extension_parameters.md).
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Final, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Final, TypeVar, cast
 
-from msgspec import Meta
+from msgspec import Meta, Raw
 
 from aigovtool.codec import Message, convert, decode, encode
-from aigovtool.errors import InvalidValueError, MalformedError, TooLargeError
+from aigovtool.errors import InvalidValueError, MalformedError
 from aigovtool.ids import Units
-from aigovtool.limits import MAX_INFER_BODY_BYTES, MAX_INFER_ID_CHARS, MAX_INFER_JSON_BYTES, MAX_TENSORS
+from aigovtool.limits import MAX_INFER_BODY_BYTES, MAX_INFER_ID_CHARS, MAX_INFER_JSON_BYTES
 from aigovtool.protocol.infer_body import InferBody, join_body, json_too_large, split_body
-from aigovtool.protocol.tensor import Tensor, check_name, element_count, parse_datatype
-from aigovtool.protocol.tensor_json import json_elements, least_json_bytes, tensor_from_json
+from aigovtool.protocol.tensor import Outline, Tensor, check_bytes_elements, check_names
+from aigovtool.protocol.tensor_json import json_text, least_json_bytes, tensor_from_json
 
 T = TypeVar("T", bound=Message)
 
@@ -51,12 +52,16 @@ class RequestedOutput:
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """A request for one inference. No `outputs` means all that the model has."""
+    """A request for one inference. No `outputs` means all that the model has.
+
+    `copied_bytes` of its inputs are not views of the body: they take memory of their own.
+    """
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[RequestedOutput, ...] = ()
     id: str | None = None
     binary_data_output: bool = False
+    copied_bytes: int = field(default=0, compare=False)
 
     def wants_binary(self, output: str) -> bool:
         """Return whether `output` shall be answered in the binary form."""
@@ -64,6 +69,31 @@ class InferRequest:
             if requested.name == output and requested.binary is not None:
                 return requested.binary
         return self.binary_data_output
+
+
+_Source = Sequence[object] | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class InferClaim:
+    """What a request says of itself: its JSON has been read, and of its data nothing but how much there is."""
+
+    inputs: tuple[Outline, ...]
+    outputs: tuple[RequestedOutput, ...]
+    id: str | None
+    binary_data_output: bool
+    _sources: tuple[_Source, ...] = field(repr=False)
+
+    def request(self) -> InferRequest:
+        """Return the request, with its data checked element by element.
+
+        Raises:
+            InvalidValueError, MalformedError: those of `tensor_from_json` and `Outline.filled`.
+        """
+        inputs = _tensors(self.inputs, self._sources)
+        pairs = zip(inputs, self._sources, strict=True)
+        copied = sum(len(tensor.data) for tensor, source in pairs if not isinstance(source, memoryview))
+        return InferRequest(inputs, self.outputs, self.id, self.binary_data_output, copied)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +152,10 @@ class _NoParameters(Message):
     pass
 
 
-def parse_infer_request(
+def read_infer_claim(
     body: bytes | memoryview, header_length: str | None, *, max_bytes: int = MAX_INFER_BODY_BYTES
-) -> InferRequest:
-    """Parse the body of `POST /v2/models/{model}/infer`. Binary inputs are views of `body`.
+) -> InferClaim:
+    """Read what the body of `POST /v2/models/{model}/infer` asks for, without looking at the data of its inputs.
 
     Args:
         body: the whole body, already without any content encoding.
@@ -133,10 +163,11 @@ def parse_infer_request(
         max_bytes: the bound on the body, which a model's policy may lower.
 
     Raises:
-        TooLargeError: `body_too_large`, `json_too_large`, `too_many_tensors`, and those of `Tensor.checked`.
+        TooLargeError: `body_too_large`, `json_too_large`, `too_many_lists`, `too_many_tensors`, `too_many_elements`,
+            `rank_too_large`.
         MalformedError: `bad_header_length`, `binary_overrun`, `binary_left_over`, and those of `codec.decode`.
         InvalidValueError: `schema`, `bad_id`, `no_inputs`, `duplicate_tensor`, `unsupported_parameter`, `no_data`,
-            `two_forms`, and those of `tensor_from_json` and `Tensor.checked`.
+            `two_forms`, and those of `Outline.checked`.
     """
     head, rest = split_body(body, header_length, max_bytes)
     wire = decode(head, _WireRequest, max_bytes=MAX_INFER_JSON_BYTES)
@@ -144,14 +175,29 @@ def parse_infer_request(
         raise InvalidValueError("a request has at least one input", reason="no_inputs")
     parameters = _parameters(wire.parameters, _RequestParameters, "a request")
     _check_id(wire.id)
-    _check_names(each.name for each in wire.inputs)
-    _check_names(each.name for each in wire.outputs or ())
-    return InferRequest(
-        inputs=_read_tensors(wire.inputs, rest),
+    check_names(each.name for each in wire.inputs)
+    check_names(each.name for each in wire.outputs or ())
+    inputs, sources = _outlines(wire.inputs, rest)
+    return InferClaim(
+        inputs=inputs,
         outputs=tuple(_requested_output(output) for output in wire.outputs or ()),
         id=wire.id,
         binary_data_output=parameters.binary_data_output is True,
+        _sources=sources,
     )
+
+
+def parse_infer_request(
+    body: bytes | memoryview, header_length: str | None, *, max_bytes: int = MAX_INFER_BODY_BYTES
+) -> InferRequest:
+    """Parse the body of `POST /v2/models/{model}/infer`, whatever the model takes. Binary inputs are views of `body`.
+
+    Arguments are those of `read_infer_claim`.
+
+    Raises:
+        TooLargeError, MalformedError, InvalidValueError: those of `read_infer_claim` and of `InferClaim.request`.
+    """
+    return read_infer_claim(body, header_length, max_bytes=max_bytes).request()
 
 
 def parse_infer_response(
@@ -178,10 +224,10 @@ def parse_infer_response(
     _parameters(wire.parameters, _NoParameters, "an answer")
     if wire.id != request_id:
         raise InvalidValueError("the answer is not to this request", reason="wrong_id")
-    _check_names(each.name for each in wire.outputs)
+    check_names(each.name for each in wire.outputs)
     return InferResponse(
         model_name=wire.model_name,
-        outputs=_read_tensors(wire.outputs, rest),
+        outputs=_tensors(*_outlines(wire.outputs, rest)),
         model_version=wire.model_version,
         id=wire.id,
     )
@@ -203,14 +249,14 @@ def encode_infer_request(
         binary: send inputs, and ask for outputs that do not say otherwise, in the binary form.
 
     Raises:
-        InvalidValueError: `no_inputs`, `bad_id`, `duplicate_tensor`, `bad_tensor_name`, and those of `json_elements`.
+        InvalidValueError: `no_inputs`, `bad_id`, `duplicate_tensor`, `bad_tensor_name`, and those of `json_text`.
         TooLargeError: `too_many_tensors`, `json_too_large`, `body_too_large`.
     """
     if not inputs:
         raise InvalidValueError("a request has at least one input", reason="no_inputs")
     _check_id(request_id)
-    _check_names(each.name for each in inputs)
-    _check_names(each.name for each in outputs)
+    check_names(each.name for each in inputs)
+    check_names(each.name for each in outputs)
     as_binary = frozenset(tensor.name for tensor in inputs if binary)
     wire = _WireRequest(
         inputs=_wire_tensors(inputs, as_binary),
@@ -236,10 +282,10 @@ def encode_infer_response(
         request: what was asked.
 
     Raises:
-        InvalidValueError: `unknown_output`, `duplicate_tensor`, `bad_tensor_name`, and those of `json_elements`.
+        InvalidValueError: `unknown_output`, `duplicate_tensor`, `bad_tensor_name`, and those of `json_text`.
         TooLargeError: `too_many_tensors`, `json_too_large`, `body_too_large`.
     """
-    _check_names(each.name for each in outputs)
+    check_names(each.name for each in outputs)
     chosen = _choose(outputs, request.outputs)
     as_binary = frozenset(tensor.name for tensor in chosen if request.wants_binary(tensor.name))
     wire = _WireResponse(
@@ -251,32 +297,38 @@ def encode_infer_response(
     return join_body(encode(wire), chosen, as_binary)
 
 
-def _read_tensors(wires: Sequence[_WireTensor], rest: memoryview) -> tuple[Tensor, ...]:
-    """Return the tensors, taking the binary ones from `rest` in order and to its end (rule 2)."""
-    tensors: list[Tensor] = []
+def _outlines(wires: Sequence[_WireTensor], rest: memoryview) -> tuple[tuple[Outline, ...], tuple[_Source, ...]]:
+    """Return what tensors say of themselves, and the data of each, which is in `rest` if it is binary (rule 2)."""
+    outlines: list[Outline] = []
+    sources: list[_Source] = []
     offset = 0
     for wire in wires:
         size = _parameters(wire.parameters, _TensorParameters, "a tensor").binary_data_size
-        if size is None:
-            tensors.append(_json_tensor(wire))
-            continue
+        # The outline is looked at first, so that a wrong one is named whatever the form.
+        outlines.append(Outline.checked(wire.name, wire.datatype, wire.shape))
         if wire.data is not None:
-            raise InvalidValueError("a tensor has both data and binary_data_size", reason="two_forms")
+            if size is not None:
+                raise InvalidValueError("a tensor has both data and binary_data_size", reason="two_forms")
+            sources.append(wire.data)
+            continue
+        if size is None:
+            raise InvalidValueError("a tensor has neither data nor binary_data_size", reason="no_data")
         if size > len(rest) - offset:
             raise MalformedError("binary_data_size is beyond the end of the body", reason="binary_overrun")
-        tensors.append(Tensor.checked(wire.name, wire.datatype, wire.shape, rest[offset : offset + size]))
+        outlines[-1].check_length(size)
+        sources.append(rest[offset : offset + size])
         offset += size
     if offset != len(rest):
         raise MalformedError(f"{len(rest) - offset} bytes belong to no tensor", reason="binary_left_over")
-    return tuple(tensors)
+    check_bytes_elements(outlines)
+    return tuple(outlines), tuple(sources)
 
 
-def _json_tensor(wire: _WireTensor) -> Tensor:
-    if wire.data is None:
-        # The shape is looked at first, so that a wrong one is named whatever the form.
-        element_count(wire.shape, parse_datatype(wire.datatype))
-        raise InvalidValueError("a tensor has neither data nor binary_data_size", reason="no_data")
-    return tensor_from_json(wire.name, wire.datatype, wire.shape, wire.data)
+def _tensors(outlines: Sequence[Outline], sources: Sequence[_Source]) -> tuple[Tensor, ...]:
+    return tuple(
+        each.filled(source) if isinstance(source, memoryview) else tensor_from_json(each, source)
+        for each, source in zip(outlines, sources, strict=True)
+    )
 
 
 def _requested_output(wire: _WireOutput) -> RequestedOutput:
@@ -299,17 +351,6 @@ def _parameters(given: dict[str, object] | None, kind: type[T], where: str) -> T
     return convert(given or {}, kind)
 
 
-def _check_names(names: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if len(seen) == MAX_TENSORS:
-            raise TooLargeError(f"more than {MAX_TENSORS} tensors", reason="too_many_tensors")
-        check_name(name)
-        if name in seen:
-            raise InvalidValueError(f"two tensors are called {name!r}", reason="duplicate_tensor")
-        seen.add(name)
-
-
 def _check_id(request_id: str | None) -> None:
     if request_id is not None and not (len(request_id) <= MAX_INFER_ID_CHARS and request_id.isprintable()):
         raise InvalidValueError(
@@ -330,15 +371,20 @@ def _choose(outputs: Sequence[Tensor], requested: Sequence[RequestedOutput]) -> 
 def _wire_tensors(tensors: Sequence[Tensor], binary: frozenset[str]) -> list[_WireTensor]:
     """Return what the JSON part says of `tensors`; the data of those named in `binary` follows it."""
     least = sum(least_json_bytes(tensor) for tensor in tensors if tensor.name not in binary)
-    if least > MAX_INFER_JSON_BYTES:  # before any list is made
+    if least > MAX_INFER_JSON_BYTES:  # before any of it is made
         raise json_too_large(least)
-    return [
-        _WireTensor(
-            name=tensor.name,
-            shape=tensor.shape,
-            datatype=tensor.datatype.value,
-            parameters={"binary_data_size": memoryview(tensor.data).nbytes} if tensor.name in binary else None,
-            data=None if tensor.name in binary else json_elements(tensor),
+    wires: list[_WireTensor] = []
+    left = MAX_INFER_JSON_BYTES
+    for tensor in tensors:
+        text = None if tensor.name in binary else json_text(tensor, left)
+        left -= len(text or b"")
+        wires.append(
+            _WireTensor(
+                name=tensor.name,
+                shape=tensor.shape,
+                datatype=tensor.datatype.value,
+                parameters={"binary_data_size": memoryview(tensor.data).nbytes} if text is None else None,
+                data=None if text is None else cast("Sequence[object]", Raw(text)),  # is written as it stands
+            )
         )
-        for tensor in tensors
-    ]
+    return wires

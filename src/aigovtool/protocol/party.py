@@ -69,6 +69,13 @@ class OperatorFile(Message, tag_field="party", tag="operator"):
     keystore: _Key
 
 
+class Invitation(Message):
+    """What who is to become an operator must know of the custodian; nothing in it is secret."""
+
+    custodian: CustodianAddress
+    keystore: _Key
+
+
 def parse_url(text: str) -> str:
     """Return the address under which parties find a custodian or an enclave, if it is one that party files take.
 

@@ -19,6 +19,7 @@ specification/protocol/inference_rest.md, "Tensor Data Types"); for rule 4 and `
 extension (https://github.com/triton-inference-server/server, docs/protocol/extension_binary_data.md).
 """
 
+import math
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,13 @@ from enum import StrEnum
 from typing import Final, Self
 
 from aigovtool.errors import InvalidValueError, MalformedError, TooLargeError
-from aigovtool.limits import MAX_BYTES_ELEMENTS, MAX_TENSOR_ELEMENTS, MAX_TENSOR_NAME_CHARS, MAX_TENSOR_RANK
+from aigovtool.limits import (
+    MAX_BYTES_ELEMENTS,
+    MAX_TENSOR_ELEMENTS,
+    MAX_TENSOR_NAME_CHARS,
+    MAX_TENSOR_RANK,
+    MAX_TENSORS,
+)
 
 Buffer = bytes | bytearray | memoryview
 
@@ -78,6 +85,57 @@ _SIZES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
+class Outline:
+    """What a tensor says of itself, without its data: enough to refuse it before the data is looked at."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+
+    @classmethod
+    def checked(cls, name: str, datatype: str, shape: Sequence[int]) -> Self:
+        """Return an outline that keeps rules 1 and 2; arguments and errors are those of `Tensor.checked`.
+
+        Raises:
+            InvalidValueError: `bad_tensor_name`, `bad_datatype`, `bad_shape`.
+            TooLargeError: `rank_too_large`, `too_many_elements`.
+        """
+        kind = parse_datatype(datatype)
+        check_name(name)
+        element_count(shape, kind)
+        return cls(name, kind, tuple(shape))
+
+    @property
+    def elements(self) -> int:
+        """How many elements it has."""
+        return math.prod(self.shape)
+
+    def check_length(self, size_bytes: int) -> None:
+        """Raise `InvalidValueError` (`wrong_length`) unless its data can be of this length (rule 3)."""
+        if self.datatype is not Datatype.BYTES and size_bytes != self.elements * self.datatype.size_bytes:
+            raise InvalidValueError(
+                f"tensor {self.name!r} has {size_bytes} bytes;"
+                f" {self.datatype} of its shape has {self.elements * self.datatype.size_bytes}",
+                reason="wrong_length",
+            )
+
+    def filled(self, data: Buffer) -> "Tensor":
+        """Return the tensor with this data, as it is (not copied), if that keeps rules 3 to 5.
+
+        Raises:
+            InvalidValueError: `wrong_length`, `bad_bool`.
+            MalformedError: `bad_bytes_framing`.
+        """
+        view = _byte_view(data)
+        self.check_length(len(view))
+        if self.datatype is Datatype.BYTES:
+            _check_framing(view, self.elements, self.name)
+        if self.datatype is Datatype.BOOL:
+            _check_booleans(view, self.name)
+        return Tensor(self.name, self.datatype, self.shape, data if isinstance(data, bytes | bytearray) else view)
+
+
+@dataclass(frozen=True, slots=True)
 class Tensor:
     """A tensor. `checked` is the way to make one from outside data; the plain constructor trusts its caller."""
 
@@ -86,8 +144,8 @@ class Tensor:
     shape: tuple[int, ...]
     data: Buffer = field(repr=False)
 
-    @classmethod
-    def checked(cls, name: str, datatype: str, shape: Sequence[int], data: Buffer) -> Self:
+    @staticmethod
+    def checked(name: str, datatype: str, shape: Sequence[int], data: Buffer) -> "Tensor":
         """Return a tensor that keeps rules 1 to 5, with `data` as it is (not copied).
 
         Args:
@@ -101,20 +159,7 @@ class Tensor:
             MalformedError: `bad_bytes_framing`.
             TooLargeError: `rank_too_large`, `too_many_elements`.
         """
-        kind = parse_datatype(datatype)
-        check_name(name)
-        count = element_count(shape, kind)
-        view = _byte_view(data)
-        if kind is Datatype.BYTES:
-            _check_framing(view, count, name)
-        elif len(view) != count * kind.size_bytes:
-            raise InvalidValueError(
-                f"tensor {name!r} has {len(view)} bytes; {kind} of its shape has {count * kind.size_bytes}",
-                reason="wrong_length",
-            )
-        if kind is Datatype.BOOL:
-            _check_booleans(view, name)
-        return cls(name, kind, tuple(shape), data if isinstance(data, bytes | bytearray) else view)
+        return Outline.checked(name, datatype, shape).filled(data)
 
 
 def parse_datatype(text: str) -> Datatype:
@@ -143,6 +188,23 @@ def check_name(name: str) -> None:
         )
 
 
+def check_names(names: Iterable[str]) -> None:
+    """Raise unless `names` can name the tensors of one body: few, good and different ones.
+
+    Raises:
+        InvalidValueError: `bad_tensor_name`, `duplicate_tensor`.
+        TooLargeError: `too_many_tensors`.
+    """
+    seen: set[str] = set()
+    for name in names:
+        if len(seen) == MAX_TENSORS:
+            raise TooLargeError(f"more than {MAX_TENSORS} tensors", reason="too_many_tensors")
+        check_name(name)
+        if name in seen:
+            raise InvalidValueError(f"two tensors are called {name!r}", reason="duplicate_tensor")
+        seen.add(name)
+
+
 def element_count(shape: Sequence[int], datatype: Datatype) -> int:
     """Return how many elements a tensor of `shape` has (rules 1 and 2).
 
@@ -166,6 +228,18 @@ def element_count(shape: Sequence[int], datatype: Datatype) -> int:
     if count > limit:
         raise TooLargeError(f"a tensor has over {limit} elements", reason="too_many_elements")
     return count
+
+
+def check_bytes_elements(tensors: Iterable[Outline | Tensor]) -> None:
+    """Raise unless the `BYTES` tensors of one body are few enough together: each element is walked.
+
+    Raises:
+        TooLargeError: `too_many_elements`.
+    """
+    if sum(math.prod(each.shape) for each in tensors if each.datatype is Datatype.BYTES) > MAX_BYTES_ELEMENTS:
+        raise TooLargeError(
+            f"the BYTES tensors of a body have over {MAX_BYTES_ELEMENTS} elements together", reason="too_many_elements"
+        )
 
 
 def frame_bytes(items: Iterable[Buffer]) -> bytes:

@@ -11,9 +11,11 @@ Rules, because a value that is read differently by two parties is a wrong answer
    bytes that are not UTF-8 none in a string, and integers beyond 2**53 - 1 none that every reader reads alike.
    These are refused both ways, with the advice to use the binary form, which holds everything.
 
-What it does not do: parsing or printing JSON text; that is `aigovtool.codec`, under the bound
-`MAX_INFER_JSON_BYTES`. A list to parse is never longer than that text; for one to print, a caller asks
-`least_json_bytes` first.
+Elements are looked at, packed and printed in pieces: one call over millions of them would hold up every other thread
+(the interpreter runs one at a time), and text that is too long ends with the piece in which it becomes so.
+
+What it does not do: parsing JSON text; that is `aigovtool.codec`, under the bound `MAX_INFER_JSON_BYTES`. A list is
+never longer than that text; of one to print, a caller asks `least_json_bytes` first.
 
 Source: Open Inference Protocol V2, inference_rest.md, "Tensor Data"; KServe's binary tensor data extension, for
 `FP16`.
@@ -21,12 +23,14 @@ Source: Open Inference Protocol V2, inference_rest.md, "Tensor Data"; KServe's b
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
+from aigovtool.codec import encode
 from aigovtool.errors import InvalidValueError
 from aigovtool.limits import MAX_INTEGER
-from aigovtool.protocol.tensor import Datatype, Tensor, element_count, frame_bytes, parse_datatype, split_bytes
+from aigovtool.protocol.infer_body import json_too_large
+from aigovtool.protocol.tensor import Datatype, Outline, Tensor, frame_bytes, split_bytes
 
 Element = bool | int | float | str
 
@@ -52,39 +56,33 @@ _PIECE: Final = 1 << 16
 _USE_BINARY: Final = "use the binary form: binary_data_size for an input, binary_data or binary_data_output for outputs"
 
 
-def tensor_from_json(name: str, datatype: str, shape: Sequence[int], data: Sequence[object]) -> Tensor:
-    """Return the tensor whose elements are `data`, flat or nested as `shape`.
+def tensor_from_json(outline: Outline, data: Sequence[object]) -> Tensor:
+    """Return the tensor whose elements are `data`, flat or nested as its shape.
 
     Raises:
-        InvalidValueError: `bad_element`, `number_out_of_range`, `wrong_length`, `bad_nesting`, `no_json_form`, and
-            those of `Tensor.checked`.
-        TooLargeError: those of `Tensor.checked`.
+        InvalidValueError: `bad_element`, `number_out_of_range`, `wrong_length`, `bad_nesting`, `no_json_form`.
     """
-    kind = parse_datatype(datatype)
-    refuse_without_json_form(name, kind)
-    flat = _flatten(data, shape, element_count(shape, kind))
-    return Tensor.checked(name, kind, shape, _pack(kind, flat))
+    refuse_without_json_form(outline.name, outline.datatype)
+    flat = _flatten(data, outline.shape, outline.elements)
+    return outline.filled(_pack(outline.datatype, flat))
 
 
-def json_elements(tensor: Tensor) -> list[Element]:
-    """Return the elements of `tensor`, flat, so that their JSON text reads back as exactly the same tensor.
+def json_text(tensor: Tensor, max_bytes: int) -> bytes:
+    """Return the JSON array of the elements of `tensor`, flat, which reads back as exactly the same tensor.
 
     Raises:
         InvalidValueError: `no_json_form`, `not_finite_json`, `not_exact_json`, `not_utf8_json`.
+        TooLargeError: `json_too_large`, if it would be longer than `max_bytes`.
     """
-    kind = tensor.datatype
-    refuse_without_json_form(tensor.name, kind)
-    if kind is Datatype.BYTES:
-        return _strings(tensor)
-    view = memoryview(tensor.data).cast("B")
-    if kind is Datatype.BOOL:
-        return [byte == 1 for byte in view]
-    numbers: list[Element] = list(struct.unpack(f"<{len(view) // kind.size_bytes}{_CODES[kind]}", view))
-    if kind in _FLOATS and not all(map(math.isfinite, numbers)):  # type: ignore[arg-type]
-        raise _unprintable(tensor.name, "holds NaN or an infinity, which JSON cannot say", "not_finite_json")
-    if kind in _WIDE and any(abs(number) > MAX_INTEGER for number in numbers):  # type: ignore[arg-type]
-        raise _unprintable(tensor.name, "holds an integer beyond 2**53 - 1", "not_exact_json")
-    return numbers
+    refuse_without_json_form(tensor.name, tensor.datatype)
+    texts: list[bytes] = []
+    length = len(b"[]")
+    for piece in _pieces(tensor):
+        texts.append(encode(piece)[1:-1])
+        length += len(texts[-1]) + len(b",")
+        if length > max_bytes:
+            raise json_too_large(length)
+    return b"[%b]" % b",".join(texts)
 
 
 def least_json_bytes(tensor: Tensor) -> int:
@@ -117,9 +115,34 @@ def _flatten(data: Sequence[object], shape: Sequence[int], count: int) -> Sequen
     return level
 
 
+def _pieces(tensor: Tensor) -> Iterator[list[Element]]:
+    """Yield the elements of `tensor`, none of which JSON cannot say."""
+    kind = tensor.datatype
+    if kind is Datatype.BYTES:
+        items = split_bytes(tensor)
+        for start in range(0, len(items), _PIECE):
+            yield _strings(tensor.name, items[start : start + _PIECE])
+        return
+    view = memoryview(tensor.data).cast("B")
+    step = _PIECE * kind.size_bytes
+    for start in range(0, len(view), step):
+        piece = view[start : start + step]
+        yield [byte == 1 for byte in piece] if kind is Datatype.BOOL else _numbers(tensor.name, kind, piece)
+
+
+def _numbers(name: str, kind: Datatype, view: memoryview) -> list[Element]:
+    numbers: list[Element] = list(struct.unpack(f"<{len(view) // kind.size_bytes}{_CODES[kind]}", view))
+    if kind in _FLOATS and not all(map(math.isfinite, numbers)):  # type: ignore[arg-type]
+        raise _unprintable(name, "holds NaN or an infinity, which JSON cannot say", "not_finite_json")
+    if kind in _WIDE and any(abs(number) > MAX_INTEGER for number in numbers):  # type: ignore[arg-type]
+        raise _unprintable(name, "holds an integer beyond 2**53 - 1", "not_exact_json")
+    return numbers
+
+
 def _pack(kind: Datatype, flat: Sequence[object]) -> bytes:
     allowed = _element_types(kind)
-    if not allowed.issuperset(map(type, flat)):
+    starts = range(0, len(flat), _PIECE)
+    if not all(allowed.issuperset(map(type, flat[start : start + _PIECE])) for start in starts):
         names = " or ".join(sorted(each.__name__ for each in allowed))
         raise InvalidValueError(f"an element of {kind} data is not {names}", reason="bad_element")
     if kind is Datatype.BYTES:
@@ -127,7 +150,7 @@ def _pack(kind: Datatype, flat: Sequence[object]) -> bytes:
     if kind is Datatype.BOOL:
         return bytes(element is True for element in flat)
     try:
-        pieces = [flat[start : start + _PIECE] for start in range(0, len(flat), _PIECE)]
+        pieces = (flat[start : start + _PIECE] for start in starts)
         return b"".join(struct.pack(f"<{len(piece)}{_CODES[kind]}", *piece) for piece in pieces)
     except (struct.error, OverflowError):
         raise InvalidValueError(f"an element does not fit {kind}", reason="number_out_of_range") from None
@@ -149,11 +172,11 @@ def _element_types(kind: Datatype) -> frozenset[type]:
     return frozenset({int, float}) if kind in _FLOATS else frozenset({int})
 
 
-def _strings(tensor: Tensor) -> list[Element]:
+def _strings(name: str, items: Sequence[bytes]) -> list[Element]:
     try:
-        return [item.decode() for item in split_bytes(tensor)]
+        return [item.decode() for item in items]
     except UnicodeDecodeError:
-        raise _unprintable(tensor.name, "holds bytes that are not UTF-8", "not_utf8_json") from None
+        raise _unprintable(name, "holds bytes that are not UTF-8", "not_utf8_json") from None
 
 
 def _unprintable(name: str, what: str, reason: str) -> InvalidValueError:

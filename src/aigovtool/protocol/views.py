@@ -43,6 +43,17 @@ class Parties(Message):
 
     parties: list[PartyView]
 
+    def operators(self) -> int:
+        """Return how many operators were ever enrolled, revoked ones too."""
+        return sum(party.role is PartyRole.OPERATOR for party in self.parties)
+
+
+class PartyCertificate(Message):
+    """The client certificate (PEM) of a party, and the raw Ed25519 key that it names."""
+
+    key: Annotated[bytes, Meta(min_length=32, max_length=32)]
+    certificate: str
+
 
 class ModelView(Message):
     """A model that is, or was, lent. `tensors` describes inputs and outputs as `name datatype[shape]`."""

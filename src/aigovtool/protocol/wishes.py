@@ -8,16 +8,19 @@ Rules:
    anyone can know here.
 3. Whether units are gone or only held elsewhere is for the custodian to say, and it cannot while we hold some. So where
    a request is told `reserved` or `capped`, this instance waits for its own work, gives back its own leases that are
-   too small for the request, and asks again: they are drawn as one, or the answer is final.
+   too small for the request, and asks again: they are drawn as one, or the answer is final. Those who wait and fit into
+   what was available then are asked for first, and the others as soon as these have their lease.
 4. What nobody has asked for since a ttl, without a lease and without anybody waiting, is forgotten: there are more
    consumers in the world than there is memory. A denial is remembered until it is worth asking again, and an
    exhaustion that the custodian was asked about for ten minutes, so that operators are not asked again and again.
 5. In bound mode each request that waits has a wish of its own, for a lease that serves it alone.
+6. Where a renewal cannot take all wishes, those come first for which somebody waits, and of these those that were not
+   asked for the longest. What has no place in it was not asked for.
 
 At each event only paths are looked at that may have changed since they were last looked at.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 
 from aigovtool.errors import ConflictError
@@ -28,7 +31,7 @@ from aigovtool.limits import MAX_WANTS_PER_RENEWAL
 from aigovtool.protocol.agenda import Agenda
 from aigovtool.protocol.demand import Demand
 from aigovtool.protocol.holding import Holding, PathKey
-from aigovtool.protocol.messages import DenyCode, Want
+from aigovtool.protocol.messages import Answer, DenyCode, Want
 from aigovtool.protocol.refusals import refusal
 from aigovtool.protocol.shelf import Shelf
 
@@ -52,6 +55,8 @@ class Wishes:
         self._stopped: frozenset[ConsumerId] = frozenset()
         self._agenda = Agenda()
         self._units_came_back = False
+        #: The paths that the last renewal asked something for, and whether it asked for more budget.
+        self._sent: dict[PathKey, bool] = {}
 
     def __len__(self) -> int:
         return len(self._demand)
@@ -81,7 +86,7 @@ class Wishes:
         Nothing is asked for who does not wait: what is refused a place in the queue must leave no trace.
         """
         demand = self._demand[path]
-        demand.waiting += change
+        demand.wait(change)
         if request is not None and self._is_bound(path[0]):
             if change > 0:
                 demand.expect(request, units)
@@ -152,8 +157,8 @@ class Wishes:
         raise refusal(code, wait_s, demand.short)
 
     def _some_left(self, path: PathKey, short: Dimension | None) -> bool:
-        free = [holding.free for holding in self._shelf.open(path)]
-        return any(units.get(short) if short is not None else not units.is_zero() for units in free)
+        free = self._shelf.free(path)
+        return free.get(short) > 0 if short is not None else not free.is_zero()
 
     def _own_units(self, now_ms: int, model: ModelId) -> bool:
         return self._shelf.busy(model) or any(holding.model == model for holding in self._shelf.returnable(now_ms))
@@ -172,8 +177,8 @@ class Wishes:
         return [
             holding
             for path, demand in waiting
-            if demand.denied in _HELD and not demand.available.covers(demand.minimum)
-            for holding in self._parts(now_ms, path, demand.minimum)
+            if demand.denied in _HELD and not demand.available.covers(demand.wished)
+            for holding in self._parts(now_ms, path, demand.wished)
         ]
 
     def unwanted(self) -> list[Holding]:
@@ -205,43 +210,67 @@ class Wishes:
         return False
 
     def wants(self, now_ms: int) -> list[Want]:
-        """Return what to ask for in a new renewal, those first who wait for it."""
+        """Return what to ask for in a new renewal, those first who wait for it (rule 6)."""
         short = [(path, demand) for path, demand in self._demand.items() if self._wants_more(now_ms, path, demand)]
-        short.sort(key=lambda each: not each[1].waiting)
+        short.sort(key=lambda each: (not each[1].waiting, each[1].asked_ms))
         # One wish of each path at a time, so that one consumer's many requests do not crowd out another's only one.
-        asked = [self._asked(now_ms, path, demand) for path, demand in short]
-        turns = zip_longest(*asked)
-        return [want for turn in turns for want in turn if want is not None][:MAX_WANTS_PER_RENEWAL]
+        turns = zip_longest(*(self._wishes_for(now_ms, path, demand) for path, demand in short))
+        wants = [want for turn in turns for want in turn if want is not None][:MAX_WANTS_PER_RENEWAL]
+        self._sent = {(want.model, want.consumer): want.ask for want in wants}
+        for path, ask in self._sent.items():
+            self._demand[path].sent(now_ms, ask=ask)
+        for want in wants:
+            if want.request is not None:
+                self._demand[want.model, want.consumer].turn(want.request)
+        return wants
 
-    def _asked(self, now_ms: int, path: PathKey, demand: Demand) -> list[Want]:
+    def _wishes_for(self, now_ms: int, path: PathKey, demand: Demand) -> list[Want]:
         model, consumer = path
-        ask = demand.denied is DenyCode.EXHAUSTED and not demand.asked
-        demand.asked = demand.asked or ask
-        demand.asking = demand.pressing
+        ask = demand.denied is DenyCode.EXHAUSTED and demand.short not in demand.asked
         if self._is_bound(model):
             return [
                 Want(model=model, consumer=consumer, minimum=units, target=units, ask=ask, request=request)
                 for request, units in self._unserved(now_ms, path, demand)
             ]
-        minimum = demand.minimum.highest(demand.least)
+        minimum = demand.wished.highest(demand.least)
         target = demand.target(now_ms, self._ttl_ms)
         return [Want(model=model, consumer=consumer, minimum=minimum, target=target, ask=ask)]
+
+    def unanswered(self, again_ms: int) -> None:
+        """The answer to the renewal does not count: until then, nothing is asked again for this alone."""
+        for path in self._sent:
+            if path in self._demand:
+                self._demand[path].unanswered(again_ms)
+                self._agenda.look(path)
+
+    def tell_rooms(self, answer: Answer) -> None:
+        """Note what is left on the paths that the answer tells of; where it tells nothing, nothing is limited."""
+        told: dict[PathKey, dict[Dimension, int]] = {(one.model, one.consumer): {} for one in answer.results}
+        for room in answer.rooms:
+            told.setdefault((room.model, room.consumer), {})[room.dimension] = room.units
+        for path, rooms in told.items():
+            if path in self._demand:
+                self._demand[path].path_remaining = rooms
 
     def _is_bound(self, model: ModelId) -> bool:
         policy = self._policies.get(model)
         return policy is not None and policy.dial is Dial.BOUND
 
-    def _unserved(self, now_ms: int, path: PathKey, demand: Demand) -> list[tuple[Digest, UnitVector]]:
-        """Return the requests that wait for a lease of their own, and what each needs."""
-        held = self._shelf.open(path)
+    def _unserved(self, now_ms: int, path: PathKey, demand: Demand) -> Iterator[tuple[Digest, UnitVector]]:
+        """Yield the requests that wait for a lease of their own, and what each needs."""
+        for request, (units, _) in demand.requests.items():
+            if not any(holding.serves(now_ms, units) for holding in self._shelf.of_request(path, request)):
+                yield request, units
+
+    def recalled(self, now_ms: int) -> list[Holding]:
+        """Return the leases that a recall asks for: nobody has asked for their units for a third of the ttl."""
         return [
-            (request, units)
-            for request, (units, _) in demand.requests.items()
-            if not any(holding.request == request and holding.serves(now_ms, units) for holding in held)
+            holding
+            for holding in self._shelf.values()
+            if not (holding.closed or holding.in_flight or holding.over(now_ms)) and self._idle(now_ms, holding)
         ]
 
-    def idle(self, now_ms: int, holding: Holding) -> bool:
-        """Return whether nobody has asked for the units of a lease lately."""
+    def _idle(self, now_ms: int, holding: Holding) -> bool:
         demand = self._demand.get(holding.path)
         return demand is None or demand.wanted_ms is None or now_ms - demand.wanted_ms > self._ttl_ms // 3
 
@@ -265,7 +294,7 @@ class Wishes:
         if policy is None or not (active or demand.waiting) or path[1] in self._stopped:
             return False
         if self._is_bound(path[0]):
-            return bool(self._unserved(now_ms, path, demand))
+            return any(True for _ in self._unserved(now_ms, path, demand))
         held = self._shelf.open(path)
         if demand.pressing and not any(holding.serves(now_ms, demand.minimum) for holding in held):
             return True
@@ -275,12 +304,14 @@ class Wishes:
         return _is_low(usable) or all(holding.expires_ms - now_ms <= policy.ttl_ms // 3 for holding in usable)
 
     def _blocked(self, now_ms: int, path: PathKey, demand: Demand) -> bool:
+        """Return whether a wish is to be kept: the last denial stands, or it was sent a moment ago for nothing."""
+        return now_ms < demand.again_ms or (demand.denied is not None and self._stands(now_ms, path, demand))
+
+    def _stands(self, now_ms: int, path: PathKey, demand: Demand) -> bool:
         """Return whether the last denial still stands as far as anyone can know here."""
-        if demand.denied is None:
-            return False
         if demand.denied is DenyCode.EXHAUSTED:
-            return demand.asked
-        if demand.pressing and demand.available.covers(demand.minimum):
+            return demand.short in demand.asked
+        if demand.pressing and not demand.fitting.is_zero():
             return False
         if demand.pressing and any(True for _ in self._shelf.returnable(now_ms)):
             return False
@@ -290,12 +321,18 @@ class Wishes:
 
     def _next_change_ms(self, now_ms: int, path: PathKey, demand: Demand) -> int | None:
         """Return when time alone may make a wish urgent: a lease ends, or soon does, or a denial has aged."""
-        ends = [holding.expires_ms for holding in self._shelf.open(path)]
-        changes = [*ends, demand.retry_at_ms]
+        ends = [holding.expires_ms for holding in self._in_use(path, demand)]
+        changes = [*ends, demand.retry_at_ms, demand.again_ms]
         if ends and path[0] in self._policies:
             third_ms = self._policies[path[0]].ttl_ms // 3
             changes += [end_ms - third_ms for end_ms in ends]
         return min((at_ms for at_ms in changes if at_ms > now_ms), default=None)
+
+    def _in_use(self, path: PathKey, demand: Demand) -> list[Holding]:
+        """Return the leases of which a request on this path may still have something: in bound mode, one that waits."""
+        if not self._is_bound(path[0]):
+            return self._shelf.open(path)
+        return [holding for request in demand.requests for holding in self._shelf.of_request(path, request)]
 
 
 def _is_low(usable: list[Holding]) -> bool:

@@ -1,10 +1,13 @@
 """Who is at the other end of one TLS connection, as a handler may ask.
 
 The client's certificate was verified, and its key proven, in the handshake. It is parsed at most once per
-connection, and only when a handler asks; its validity is checked at every request, because a connection
-may outlive the credential. The time is the caller's: trusted time differs from role to role.
+connection; its validity is checked at every request, because a connection may outlive the credential. The time is
+the caller's: trusted time differs from role to role.
+
+`Tally` counts the connections of each client, of which one may have a share of all.
 """
 
+from collections import Counter
 from itertools import count
 from typing import Final, cast, final
 
@@ -53,13 +56,56 @@ class Connection:
                 reason="no_credential",
                 fix="connect with the certificate and the key of your credential",
             )
+        identity = self._read(self.peer_certificate)
+        identity.check_time(now_ms)
+        return identity
+
+    @property
+    def client(self) -> str | None:
+        """Whose connection this is, for counting; None for a client that proved nothing.
+
+        The credential's time does not matter. What the authority has signed and nobody can read counts as one client.
+        """
+        if self.peer_certificate is None:
+            return None
+        try:
+            identity = self._read(self.peer_certificate)
+        except UnauthenticatedError:
+            return "unreadable"
+        return f"{identity.kind.value}:{identity.name}"
+
+    def _read(self, certificate: bytes) -> Identity:
         if self._identity is None:
-            self._identity = read_credential(self.peer_certificate)
-        self._identity.check_time(now_ms)
+            self._identity = read_credential(certificate)
         return self._identity
 
     def __repr__(self) -> str:
         return f"Connection({self.number}, peer={self.peer})"
+
+
+class Tally:
+    """How many connections each client has. Those of clients that proved nothing are not told apart, nor bounded."""
+
+    def __init__(self, most: int) -> None:
+        self._most: Final = most
+        self._counts: Final[Counter[str]] = Counter()
+
+    def enter(self, client: str | None) -> bool:
+        """Count one more; return False, counting nothing, for a client that has as many as it may."""
+        if client is None:
+            return True
+        if self._counts[client] >= self._most:
+            return False
+        self._counts[client] += 1
+        return True
+
+    def leave(self, client: str | None) -> None:
+        """Count one less of a client that has entered."""
+        if client is None:
+            return
+        self._counts[client] -= 1
+        if not self._counts[client]:
+            del self._counts[client]
 
 
 def connection_of(request: HTTPConnection) -> Connection:

@@ -12,6 +12,7 @@ What it adds to its base class:
 5. No exception of the application reaches the peer or the log with its text.
 6. An answer of a declared length ends with its last byte: the next request may come at once.
 7. `scope["extensions"]["aigovtool.connection"]` is the `Connection`.
+8. A connection too many, in all or of one client, is answered once before anything is read.
 
 It speaks HTTP/1.1 alone: no HTTP/2, no WebSocket, no upgrade.
 """
@@ -29,7 +30,7 @@ from uvicorn.server import ServerState
 
 from aigovtool import limits
 from aigovtool.errors import AIGovToolError, InputError, MalformedError, OverloadedError
-from aigovtool.transport.connection import EXTENSION, Connection
+from aigovtool.transport.connection import EXTENSION, Connection, Tally
 from aigovtool.transport.deadline import Deadline
 from aigovtool.transport.lingering import LingeringTransport
 from aigovtool.transport.problem import problem, unexpected, wire_problem
@@ -42,6 +43,14 @@ Receive = Callable[[], Awaitable[Event]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 
+_TOO_MANY: Final = OverloadedError(
+    "this client has too many connections",
+    reason="connections_of_client",
+    fix="use open connections again, or close some",
+    retry_after_s=1,
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpLimits:
     """The bounds of one server; the defaults are `aigovtool.limits`, and tests use smaller ones."""
@@ -49,7 +58,10 @@ class HttpLimits:
     max_header_bytes: int = limits.MAX_HEADER_BYTES
     max_headers: int = limits.MAX_HEADERS
     max_connections: int = limits.MAX_CONNECTIONS
+    max_connections_per_client: int = limits.MAX_CONNECTIONS_PER_CLIENT
     max_handshakes: int = limits.MAX_HANDSHAKES
+    max_handshakes_per_address: int = limits.MAX_HANDSHAKES_PER_ADDRESS
+    handshake_patience_s: float = limits.TLS_HANDSHAKE_PATIENCE_S
     header_timeout_s: float = limits.HEADER_TIMEOUT_S
     keep_alive_s: float = limits.KEEP_ALIVE_S
     body_idle_timeout_s: float = limits.BODY_IDLE_TIMEOUT_S
@@ -95,6 +107,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         *,
         bounds: HttpLimits,
         server_spki_sha256: bytes | None,
+        clients: Tally,
         on_lost: Callable[[], None],
     ) -> None:
         super().__init__(config=config, server_state=server_state, app_state={})
@@ -102,6 +115,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._application = cast("Application", config.loaded_app)
         self._bounds: Final = bounds
         self._server_spki_sha256: Final = server_spki_sha256
+        self._clients: Final = clients
+        self._client: str | None = None
         self._on_lost: Final = on_lost
         self._reader: Final = RequestReader(max_header_bytes=bounds.max_header_bytes, max_headers=bounds.max_headers)
         self._deadline: Final = Deadline(self._expired)
@@ -127,13 +142,19 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if len(self.connections) > self._bounds.max_connections:
             wire.write(wire_problem(OverloadedError("too many connections", retry_after_s=1), status=503))
             wire.close_lingering()
-            return
-        self._deadline.set(self._bounds.header_timeout_s)
+        elif not self._clients.enter(client := self._connection.client):
+            wire.write(wire_problem(_TOO_MANY))
+            wire.close_lingering()
+        else:
+            self._client = client
+            self._deadline.set(self._bounds.header_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End: no timer and no task keeps the connection alive."""
         self._deadline.clear()
         self._write_deadline.clear()
+        self._clients.leave(self._client)
+        self._client = None
         if self._wire is not None:
             self._wire.lost()
         super().connection_lost(exc)

@@ -6,6 +6,10 @@ handler, starts no thread, writes no access log, and does not own the socket: an
 stops one server and starts another, with a new certificate, on the same socket, and whoever connects
 in between waits in the socket's queue.
 
+Whoever connects has proven nothing until its handshake is over, so a handshake that is silent is worth least: where
+there is no place left, of its address or in all, a new one takes the place of the oldest that has had its time. Only if
+none has, the new one is closed at once.
+
 ```python
 listener = bind("127.0.0.1", 0)
 async with HttpServer(application, listener, tls):
@@ -14,6 +18,7 @@ async with HttpServer(application, listener, tls):
 """
 
 import asyncio
+import ipaddress
 import logging
 import socket
 from contextlib import suppress
@@ -25,6 +30,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from aigovtool.errors import ConfigurationError
+from aigovtool.transport.connection import Tally
 from aigovtool.transport.guard import Application, GuardedHttpProtocol, HttpLimits
 from aigovtool.transport.tls import ServerTls
 
@@ -66,6 +72,54 @@ def bind_loopback() -> socket.socket:
     return bind("127.0.0.1", 0)
 
 
+def network_of(host: str) -> str:
+    """Return what one subscriber has of the internet: an IPv4 address, or an IPv6 network of 64 bits."""
+    address = ipaddress.ip_address(host)
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    return str(address.ipv4_mapped or f"{int(address) >> 64:x}::")
+
+
+class Handshakes:
+    """Handshakes under way, of each network the oldest first."""
+
+    def __init__(self, bounds: HttpLimits) -> None:
+        self._bounds: Final = bounds
+        self._networks: Final[dict[str, dict[asyncio.Task[None], float]]] = {}
+        self._count = 0
+
+    def make_room(self, network: str) -> bool:
+        """Return whether one more may begin, if need be in the place of one that is ended here."""
+        if len(self._networks.get(network, ())) >= self._bounds.max_handshakes_per_address:
+            return self._end_one([network])
+        if self._count >= self._bounds.max_handshakes:
+            return self._end_one(sorted(self._networks, key=lambda one: -len(self._networks[one])))
+        return True
+
+    def began(self, network: str, handshake: "asyncio.Task[None]") -> None:
+        """Count a handshake, until it is done."""
+        self._networks.setdefault(network, {})[handshake] = asyncio.get_running_loop().time()
+        self._count += 1
+        handshake.add_done_callback(partial(self._ended, network))
+
+    def _ended(self, network: str, handshake: "asyncio.Task[None]") -> None:
+        begun = self._networks.get(network, {})
+        if begun.pop(handshake, None) is not None:
+            self._count -= 1
+        if not begun:
+            self._networks.pop(network, None)
+
+    def _end_one(self, networks: list[str]) -> bool:
+        late = asyncio.get_running_loop().time() - self._bounds.handshake_patience_s
+        for network in networks:
+            oldest, began = next(iter(self._networks[network].items()))
+            if began <= late:
+                oldest.cancel()
+                self._ended(network, oldest)
+                return True
+        return False
+
+
 class HttpServer:
     """Serves one ASGI application on one listening socket, from `start` to `stop`; not to be used again.
 
@@ -84,7 +138,10 @@ class HttpServer:
         self._bounds: Final = bounds or HttpLimits()
         self._config: Final = _config(application)
         self._state: Final = ServerState()
-        self._handshakes: Final[set[asyncio.Task[None]]] = set()
+        self._clients: Final = Tally(self._bounds.max_connections_per_client)
+        self._handshakes: Final = Handshakes(self._bounds)
+        #: All handshakes, also those that were ended and do not know it yet.
+        self._tasks: Final[set[asyncio.Task[None]]] = set()
         self._accepting = False
         self._changed: Final = asyncio.Event()
 
@@ -116,7 +173,7 @@ class HttpServer:
         if self._accepting:
             self._accepting = False
             asyncio.get_running_loop().remove_reader(self._listener)
-        tasks = list(self._handshakes)
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -156,7 +213,7 @@ class HttpServer:
         # A callback, not a task in `sock_accept`: one that is cancelled in the moment in which a connection comes loses
         # it unclosed, and whoever connected would wait for ever. The next server finds it in the queue instead.
         try:
-            peer, _ = self._listener.accept()
+            peer, address = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
         except OSError as error:  # too many open files, for example: what is queued can wait
@@ -166,12 +223,14 @@ class HttpServer:
             loop.call_later(_ACCEPT_PAUSE_S, self._accept_again)
             return
         peer.setblocking(False)
-        if len(self._handshakes) >= self._bounds.max_handshakes:
+        network = network_of(address[0])
+        if not self._handshakes.make_room(network):
             peer.close()
             return
         task = asyncio.create_task(self._shake_hands(peer), name="handshake")
-        self._handshakes.add(task)
-        task.add_done_callback(self._handshakes.discard)
+        self._handshakes.began(network, task)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         # A task that is cancelled before its first step never sees its socket.
         task.add_done_callback(partial(_close_if_cancelled, peer))
 
@@ -188,6 +247,7 @@ class HttpServer:
                 self._state,
                 bounds=self._bounds,
                 server_spki_sha256=None if tls is None else tls.spki_sha256,
+                clients=self._clients,
                 on_lost=self._changed.set,
             )
 

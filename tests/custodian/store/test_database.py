@@ -2,14 +2,18 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import NoReturn
 
 import pytest
-from sqlalchemy import event, update
+from sqlalchemy import event, select, update
 from tests.custodian.store.conftest import LONG_S, Gate, Place, fail_at_commit, names, put
 
 from aigovtool.custodian.store import facts
 from aigovtool.custodian.store.database import Database
 from aigovtool.custodian.store.schema import SCHEMA_VERSION, head
+from aigovtool.custodian.store.schema import facts as facts_table
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import ConfigurationError, ConflictError, OverloadedError, StorageError
 
@@ -42,6 +46,24 @@ def test_one_refusal_does_not_undo_the_others(database: Database) -> None:
     for future, error in zip(futures, [None, ConflictError, ZeroDivisionError, None], strict=True):
         assert type(future.exception(LONG_S)) is (error or type(None))
     assert names(database) == {"first", "last"}
+    assert not database.failed.is_set()
+
+
+def test_a_question_with_two_answers_is_the_failure_of_its_own_job(database: Database) -> None:
+    """What SQLAlchemy says of a job, and no server said, leaves the ledger and the job's neighbours alone."""
+
+    def ambiguous(transaction: Transaction) -> None:
+        facts.put(transaction, "ambiguous", 1)
+        transaction.execute(select(facts_table.c.name)).scalar_one_or_none()
+
+    for name in ("one", "two"):
+        put(database, name).result(LONG_S)
+    gate = Gate(database)
+    first, failed, last = put(database, "first"), database.submit(ambiguous), put(database, "last")
+    gate.open()
+    assert failed.exception(LONG_S) is not None
+    assert first.exception(LONG_S) is last.exception(LONG_S) is None
+    assert names(database) == {"one", "two", "first", "last"}
     assert not database.failed.is_set()
 
 
@@ -108,7 +130,84 @@ def test_the_queue_is_bounded(database: Database) -> None:
     assert futures[-2].exception(LONG_S) is None
 
 
+# --- Whoever may come without being known -----------------------------------------------------------------------
+
+
+async def test_strangers_wait_for_each_other_and_not_in_front_of_others(database: Database) -> None:
+    """However many of them come first, four share the transaction of a job that came after them."""
+    together: list[str] = []
+
+    def seen(name: str) -> Callable[[Transaction], None]:
+        return lambda _: together.append(name)
+
+    gate = Gate(database)
+    strangers = [asyncio.create_task(database.run_open(seen("stranger"))) for _ in range(40)]
+    await asyncio.sleep(0)
+    renewal = asyncio.create_task(database.run(seen("renewal")))
+    await asyncio.sleep(0)
+    gate.open()
+    await renewal
+    await asyncio.gather(*strangers)
+    assert together.index("renewal") <= 8  # four with the gate's own transaction, four with this one
+    assert together.count("stranger") == 40
+
+
+async def test_a_crowd_of_strangers_is_refused(database: Database) -> None:
+    """They are told when to come again; everybody else is served, and so are they once the crowd is gone."""
+    gate = Gate(database)
+    crowd = [asyncio.create_task(database.run_open(lambda _: None)) for _ in range(300)]
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError) as caught:
+        await database.run_open(lambda _: None)
+    assert caught.value.retry_after_s == 1
+    waiting = put(database, "served")
+    gate.open()
+    assert waiting.exception(LONG_S) is None
+    outcomes = await asyncio.gather(*crowd, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {type(None), OverloadedError}
+    assert await database.run_open(lambda _: "again") == "again"
+
+
+async def test_strangers_are_told_when_the_ledger_is_closed_or_fails(database: Database) -> None:
+    """Nobody waits for ever."""
+    gate = Gate(database)
+    waiting = [asyncio.create_task(database.run_open(lambda _: None)) for _ in range(20)]
+    await asyncio.sleep(0)
+    database._jobs.put(None)
+    gate.open()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} <= {type(None), StorageError}
+
+
 # --- Failure -------------------------------------------------------------------------------------------------
+
+
+def no_memory(*_: object) -> NoReturn:
+    raise MemoryError
+
+
+def test_a_writer_that_runs_out_of_memory_says_so(database: Database) -> None:
+    """Whatever ends a commit, its group is told, and so is everybody later: nobody waits for ever."""
+    event.listen(database.backend.engine, "commit", no_memory)
+    assert isinstance(put(database, "lost").exception(LONG_S), StorageError)
+    event.remove(database.backend.engine, "commit", no_memory)
+    _is_told_or_served(database, put(database, "later"))
+
+
+def test_a_job_that_would_end_the_thread_does_not(database: Database) -> None:
+    """Not even one that asks the process to end, which only the main thread can do."""
+
+    def leave(_: Transaction) -> NoReturn:
+        raise SystemExit
+
+    assert isinstance(database.submit(leave).exception(LONG_S), StorageError)
+    _is_told_or_served(database, put(database, "later"))
+
+
+def _is_told_or_served(database: Database, later: Future[None]) -> None:
+    failure = later.exception(LONG_S)
+    assert database.failed.is_set() is not database.backend.reconnects
+    assert isinstance(failure, StorageError) if database.failed.is_set() else failure is None
 
 
 def test_what_was_answered_is_there_after_a_restart(database: Database, place: Place) -> None:

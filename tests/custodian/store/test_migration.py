@@ -26,10 +26,11 @@ from aigovtool.ledger.units import UnitVector
 VECTORS = Path(__file__).parents[2] / "vectors" / "ledger"
 
 
-#: A row that a step of the upgrade cannot read, by the version that it stands in.
+#: What a step of the upgrade cannot take, by the version that it stands in.
 BROKEN = {
     "schema-1": "INSERT INTO instances VALUES ('broken', 'b', 'live', 0, 0, 'no JSON')",
     "schema-2": "INSERT INTO models VALUES ('broken', 'p', 'no JSON')",
+    "schema-3": "CREATE INDEX usage_held ON usage_units (held)",
 }
 
 
@@ -47,6 +48,9 @@ def test_every_earlier_schema_has_a_ledger_to_test_with() -> None:
     """One vector for each version before this one."""
     found = {int(vector.stem.removeprefix("schema-")) for vector in VECTORS.glob("schema-*.sql")}
     assert found == set(range(1, SCHEMA_VERSION))
+    # Version 1 existed on SQLite only.
+    found = {int(vector.stem.removeprefix("postgresql-")) for vector in VECTORS.glob("postgresql-*.sql")}
+    assert found == set(range(2, SCHEMA_VERSION))
 
 
 def test_an_old_ledger_says_the_same_after_the_upgrade(old: Path) -> None:
@@ -86,6 +90,11 @@ def look(transaction: Transaction) -> None:
     assert leases.outstanding(transaction, instance.instance) == held
     assert leases.held_by_instance(transaction, instance.instance, ModelId("sorter")) == held
     assert leases.held_by_borrower(transaction, BorrowerId("hospital"), ModelId("sorter")) == held
+    # Its newest renewal was answered, and is so again; of those before it nothing is known.
+    newest = instances.newest_answer(transaction, instance.instance)
+    assert newest is not None
+    assert newest.to(newest.answered.request_id, newest.request) is not None
+    assert (newest.answered.shown, newest.answered.earlier) == ((0, 0), ())
     assert stops.is_active(transaction, StopTarget.CONSUMER, "ward7")
     assert [stop.value for stop in stops.state_for(transaction, instance).stops] == ["ward7"]
 
@@ -118,11 +127,12 @@ def test_an_upgraded_ledger_has_the_tables_of_a_new_one(old: Path, tmp_path: Pat
     fresh.dispose()
 
 
-def test_an_old_ledger_on_postgresql_is_brought_up_to_date(postgres_server: PostgresServer) -> None:
+@pytest.mark.parametrize("vector", sorted(VECTORS.glob("postgresql-*.sql")), ids=lambda path: path.stem)
+def test_an_old_ledger_on_postgresql_is_brought_up_to_date(vector: Path, postgres_server: PostgresServer) -> None:
     """It says the same, and has the tables of a new one."""
     url, new = postgres_server.database(), postgres_server.database()
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute((VECTORS / "postgresql-2.sql").read_bytes())
+        connection.execute(vector.read_bytes())
     database = Database(Postgres(url))
     database.submit(look).result(LONG_S)
     database.close()

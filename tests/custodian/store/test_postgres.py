@@ -6,7 +6,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
 from tests.custodian.store.conftest import LONG_S, Gate, names, put
 from tests.postgres_server import PostgresServer
 
@@ -170,6 +171,30 @@ def test_commits_are_synchronous_whatever_the_server_is_set_to(url: str) -> None
     shown = database.submit(lambda transaction: transaction.execute(text("SHOW synchronous_commit")).scalar_one())
     assert shown.result(LONG_S) == "on"
     database.close()
+
+
+@pytest.mark.parametrize(
+    ("default", "reason"),
+    [
+        ("synchronous_commit = off", "database_not_durable"),
+        ("synchronous_commit = local", "database_not_durable"),
+        ("default_transaction_isolation = 'repeatable read'", "database_isolation"),
+        ("synchronous_commit = remote_apply", None),
+    ],
+)
+def test_a_proxy_that_drops_what_the_custodian_asks_for_is_noticed(default: str, reason: str | None, url: str) -> None:
+    """PgBouncer with `ignore_startup_parameters = options`: then the server's own defaults count."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {connection.info.dbname} SET {default}")
+    backend = Postgres(url, create=True)
+    backend.engine = create_engine(parse_url(url), poolclass=NullPool)
+    if reason is None:
+        Database(backend).close()
+        return
+    with pytest.raises(ConfigurationError) as caught:
+        Database(backend)
+    assert caught.value.reason == reason
+    assert "directly" in (caught.value.fix or "")
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
 """SQLite: one process holds the file, and after a failed write nothing is tried again."""
 
+import gc
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import CursorResult, text
 from tests.custodian.store.conftest import LONG_S, Gate, fail_at_commit, names, put
 
 from aigovtool.custodian.store import facts
@@ -69,6 +73,48 @@ def test_close_ends_after_a_failure(database: Database) -> None:
     assert not closing.is_alive()
 
 
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Nothing is freed but what nobody refers to: when the collector runs is chance."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def half_answered(transaction: Transaction) -> CursorResult[Any]:
+    """Ask, and read only the beginning of the answer."""
+    counted = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 1000) SELECT x FROM c"
+    answer = transaction.execute(text(counted))
+    answer.fetchone()
+    return answer
+
+
+def fail_half_read(transaction: Transaction) -> None:
+    answer = half_answered(transaction)
+    full_disk(transaction)
+    answer.fetchone()
+
+
+def refuse_half_read(transaction: Transaction) -> NoReturn:
+    answer = half_answered(transaction)
+    raise ZeroDivisionError(type(answer).__name__)
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("failure", [fail_half_read, refuse_half_read, fail_at_commit])
+def test_a_ledger_that_was_closed_after_a_failure_can_be_opened(
+    failure: object, database: Database, path: Path
+) -> None:
+    """What a failed job was reading holds the file, also after it is closed: it is let go with the failure."""
+    told = database.submit(failure).exception(LONG_S)  # type: ignore[arg-type]
+    assert told is not None
+    database.close()
+    again = Database(Sqlite(path))
+    assert names(again) == set()
+    again.close()
+
+
 def test_a_second_opener_is_refused(database: Database, path: Path) -> None:
     """Two custodians on one ledger would each grant the same budget."""
     with pytest.raises(ConfigurationError) as caught:
@@ -104,3 +150,28 @@ def test_every_commit_is_synced(database: Database) -> None:
         return [transaction.execute(text(f"PRAGMA {name}")).scalar_one() for name in wanted]
 
     assert database.submit(pragmas).result(LONG_S) == ["wal", "exclusive", 2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "free", [[6_000_000 + (256 << 20) - 1], [1 << 40, (256 << 20) - 1]], ids=["before", "meanwhile"]
+)
+def test_a_copy_leaves_the_ledger_its_space(
+    free: list[int], database: Database, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lies beside the ledger: one that would fill the disk is not begun, or given up, before the ledger fails."""
+    database.submit(lambda transaction: facts.put(transaction, "large", "x" * 6_000_000)).result(LONG_S)
+    asked: list[Path] = []
+
+    def disk_usage(where: Path) -> SimpleNamespace:
+        asked.append(where)
+        return SimpleNamespace(free=free[min(len(asked), len(free)) - 1])
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    failure = database.copy(lambda _: None).exception(LONG_S)
+    assert isinstance(failure, StorageError)
+    assert (failure.reason, str(path.parent) in (failure.fix or "")) == ("copy_failed", True)
+    assert (len(asked), set(asked)) == (len(free), {path.parent})
+    assert sorted(found.name for found in path.parent.iterdir()) == ["ledger.db", "ledger.db-wal"]
+    assert put(database, "still").exception(LONG_S) is None
+    free[:] = [1 << 40]
+    database.copy(lambda _: None).result(LONG_S)[0].close()

@@ -19,7 +19,7 @@ from aigovtool.crypto.secret import ModelKey
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.crypto.wrap import wrap
 from aigovtool.enclave.engines.process import EngineConfig, EngineProcess, LoadedModel
-from aigovtool.ids import Digest, ModelId, digest_of
+from aigovtool.ids import ConsumerId, Digest, ModelId, digest_of
 from aigovtool.limits import SEGMENT_BYTES
 from aigovtool.package.format import encode_header
 from aigovtool.package.manifest import Datatype as ManifestDatatype
@@ -36,6 +36,7 @@ from aigovtool.protocol.tensor import Datatype, Tensor
 
 INFO = b"test context"
 MINUTE_MS = 60_000
+ANN = ConsumerId("ann")
 FOR_EVER = 1 << 40
 
 
@@ -159,7 +160,7 @@ def steps(count: int) -> list[Tensor]:
 
 async def doubles(process: EngineProcess, model: LoadedModel) -> bool:
     """Whether the child still computes."""
-    (answer,) = (await process.run(model, [fp32("x", [1, 2])], [], MINUTE_MS)).outputs
+    (answer,) = (await process.run(model, [fp32("x", [1, 2])], [], MINUTE_MS, consumer=ANN)).outputs
     return numbers(answer) == [[2, 4]]
 
 

@@ -2,6 +2,7 @@ import pytest
 
 from aigovtool.enclave.engines.interface import ModelInterface, check_answer, check_inputs, check_outputs
 from aigovtool.errors import EngineError, InvalidValueError
+from aigovtool.limits import MAX_BYTES_ELEMENTS
 from aigovtool.package.manifest import Datatype as ManifestDatatype
 from aigovtool.package.manifest import Dimension, TensorSpec
 from aigovtool.protocol.tensor import Datatype, Tensor
@@ -95,4 +96,16 @@ def test_an_answer_that_does_not_fit_is_the_engines_fault(names: list[str], answ
     """A child that answers other tensors, shapes or lengths is not passed on to a consumer."""
     with pytest.raises(EngineError) as caught:
         check_answer(INTERFACE, names, answer)
+    assert caught.value.reason == "bad_answer"
+
+
+def test_texts_of_an_answer_are_bounded_together() -> None:
+    """A child that answers a million elements in each of its outputs does not make anybody walk them."""
+    each = MAX_BYTES_ELEMENTS // 2 + 1
+    specs = tuple(TensorSpec(name=name, datatype=ManifestDatatype.BYTES, shape=(-1,)) for name in "yz")
+    answer = [Tensor(name, Datatype.BYTES, (each,), bytes(4 * each)) for name in "yz"]
+    both, one = ModelInterface((), specs), ModelInterface((), specs[:1])
+    assert len(check_answer(one, [], answer[:1])) == 1
+    with pytest.raises(EngineError) as caught:
+        check_answer(both, [], answer)
     assert caught.value.reason == "bad_answer"

@@ -20,13 +20,14 @@ from aigovtool.errors import (
     PackageError,
     SignatureInvalidError,
 )
-from aigovtool.ids import Digest, ModelId
+from aigovtool.ids import ConsumerId, Digest, ModelId
 from aigovtool.package.manifest import Datatype as ManifestDatatype
 from aigovtool.package.sealing import seal as seal_package
 from aigovtool.package.source import open_sources
 
 SECOND_MS = 1_000
 MINUTE_MS = 60_000
+ANN = ConsumerId("ann")
 
 
 async def test_a_sealed_model_answers(kit: Any, process: EngineProcess, double: Any) -> None:
@@ -59,7 +60,7 @@ async def test_what_the_sealing_tool_makes_loads(kit: Any, process: EngineProces
             sources, out, model=ModelId("m"), model_key=model_key, salt=new_salt(), sealer=sealer, now_ms=0
         )
     model = await kit.Sealed(path, model_key, made.manifest_digest, sealer.public.raw).load(process)
-    (answer,) = (await process.run(model, [kit.fp32("x", [1, 1])], [], MINUTE_MS)).outputs
+    (answer,) = (await process.run(model, [kit.fp32("x", [1, 1])], [], MINUTE_MS, consumer=ANN)).outputs
     assert kit.numbers(answer) == [weights.sum(axis=0).tolist()]
 
 
@@ -178,7 +179,7 @@ async def test_a_load_that_takes_too_long_ends_the_child(
 ) -> None:
     """Nothing in the child can end a load, so its time is kept by the parent, with SIGKILL."""
     model = await slow.load(single)
-    running = asyncio.ensure_future(single.run(model, kit.steps(kit.FOR_EVER), [], MINUTE_MS))
+    running = asyncio.ensure_future(single.run(model, kit.steps(kit.FOR_EVER), [], MINUTE_MS, consumer=ANN))
     await asyncio.sleep(0)
     with pytest.raises(EngineError) as caught:
         await double.load(single, timeout_ms=1)

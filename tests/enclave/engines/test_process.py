@@ -20,9 +20,11 @@ from aigovtool.errors import (
     DeadlineError,
     EngineError,
 )
+from aigovtool.ids import ConsumerId
 
 SECOND_MS = 1_000
 MINUTE_MS = 60_000
+ANN = ConsumerId("ann")
 
 
 async def test_all_layers_hold_in_every_thread(kit: Any, process: EngineProcess) -> None:
@@ -90,9 +92,11 @@ async def test_kill_9_in_the_middle_of_a_run_is_a_typed_error(
 ) -> None:
     """Every pending call ends, and every later one is refused at once."""
     short, long = await double.load(process), await slow.load(process)
-    running = [asyncio.ensure_future(process.run(long, kit.steps(kit.FOR_EVER), [], MINUTE_MS))]
+    running = [asyncio.ensure_future(process.run(long, kit.steps(kit.FOR_EVER), [], MINUTE_MS, consumer=ANN))]
     assert await kit.doubles(process, short)
-    running += [asyncio.ensure_future(process.run(long, kit.steps(kit.FOR_EVER), [], MINUTE_MS)) for _ in range(5)]
+    running += [
+        asyncio.ensure_future(process.run(long, kit.steps(kit.FOR_EVER), [], MINUTE_MS, consumer=ANN)) for _ in range(5)
+    ]
     await asyncio.sleep(0)
     os.kill(process.pid, signal.SIGKILL)
     results = await asyncio.gather(*running, return_exceptions=True)
@@ -106,7 +110,7 @@ async def test_kill_9_in_the_middle_of_a_run_is_a_typed_error(
 async def test_kill_and_wait_returns_when_the_process_is_gone(kit: Any, process: EngineProcess, slow: Any) -> None:
     """A busy child is gone, reaped, and stays gone however often it is asked."""
     model = await slow.load(process)
-    running = asyncio.ensure_future(process.run(model, kit.steps(kit.FOR_EVER), [], MINUTE_MS))
+    running = asyncio.ensure_future(process.run(model, kit.steps(kit.FOR_EVER), [], MINUTE_MS, consumer=ANN))
     await asyncio.sleep(0)
     await asyncio.gather(process.kill_and_wait(), process.kill_and_wait())
     await process.kill_and_wait()
@@ -151,7 +155,7 @@ async def test_an_answer_that_is_not_the_models_kills(kit: Any, double: Any) -> 
     process = await _begin(_speaker("HELLO", "READ", loaded, "READ", "encode_frame(Answered(2, (), 0))"))
     model = await double.load(process)
     with pytest.raises(EngineError) as caught:
-        await process.run(model, [kit.fp32("t", [1.0])], [], SECOND_MS)
+        await process.run(model, [kit.fp32("t", [1.0])], [], SECOND_MS, consumer=ANN)
     assert caught.value.reason == "bad_answer"
     await process.died.wait()
 
@@ -170,11 +174,11 @@ async def test_a_child_that_worked_longer_than_it_was_asked_for_is_killed(
     process = await _begin(_speaker("HELLO", "READ", loaded, "READ", answered))
     model = await double.load(process)
     if believed:
-        assert (await process.run(model, [kit.fp32("t", [1.0])], [], MINUTE_MS)).compute_us == compute_us
+        assert (await process.run(model, [kit.fp32("t", [1.0])], [], MINUTE_MS, consumer=ANN)).compute_us == compute_us
         await process.kill_and_wait()
         return
     with pytest.raises(EngineError) as caught:
-        await process.run(model, [kit.fp32("t", [1.0])], [], MINUTE_MS)
+        await process.run(model, [kit.fp32("t", [1.0])], [], MINUTE_MS, consumer=ANN)
     assert caught.value.reason == "bad_answer"
     await process.died.wait()
 
@@ -185,7 +189,7 @@ async def test_a_late_answer_is_an_error_in_time(kit: Any, double: Any) -> None:
     process = await _begin(_speaker("HELLO", "READ", loaded))
     model = await double.load(process)
     with pytest.raises(DeadlineError) as caught:
-        await process.run(model, [kit.fp32("t", [1.0])], [], 1)
+        await process.run(model, [kit.fp32("t", [1.0])], [], 1, consumer=ANN)
     assert caught.value.reason == "engine_overdue"
     await process.kill_and_wait()
 
@@ -210,7 +214,7 @@ async def main():
         sealer=bytes.fromhex(sealer),
     )
     steps = Tensor("count", Datatype.INT64, (), struct.pack("<q", 1 << 40))
-    running = process.run(model, [steps, Tensor("x", Datatype.FP32, (64,), bytes(256))], [], 300_000)
+    running = process.run(model, [steps, Tensor("x", Datatype.FP32, (64,), bytes(256))], [], 300_000, consumer="ann")
     asyncio.get_running_loop().call_later(0, lambda: print(process.pid, flush=True))
     await running
 

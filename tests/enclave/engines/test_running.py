@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from aigovtool.enclave.engines.pending import Shares
 from aigovtool.enclave.engines.process import EngineConfig, EngineProcess
 from aigovtool.errors import (
     DeadlineError,
@@ -16,11 +17,14 @@ from aigovtool.errors import (
     NotFoundError,
     OverloadedError,
 )
+from aigovtool.ids import ConsumerId
+from aigovtool.limits import MAX_BYTES_ELEMENTS, MAX_OPEN_BODY_BYTES_PER_CONSUMER
 from aigovtool.package.manifest import Datatype as ManifestDatatype
 from aigovtool.protocol.tensor import Datatype, Tensor, frame_bytes, split_bytes
 
 SECOND_MS = 1_000
 MINUTE_MS = 60_000
+ANN, BEN, CLEO = ConsumerId("ann"), ConsumerId("ben"), ConsumerId("cleo")
 
 
 async def test_large_tensors_go_both_ways(process: EngineProcess, double: Any) -> None:
@@ -28,7 +32,7 @@ async def test_large_tensors_go_both_ways(process: EngineProcess, double: Any) -
     model = await double.load(process)
     array = np.arange(3 << 20, dtype=np.float32).reshape(-1, 2)
     tensor = Tensor("x", Datatype.FP32, array.shape, array.tobytes())
-    answers = await asyncio.gather(*(process.run(model, [tensor], ["y"], MINUTE_MS) for _ in range(3)))
+    answers = await asyncio.gather(*(process.run(model, [tensor], ["y"], MINUTE_MS, consumer=ANN) for _ in range(3)))
     for (answer,) in (ran.outputs for ran in answers):
         assert bytes(answer.data) == (array + array).tobytes()
 
@@ -36,14 +40,16 @@ async def test_large_tensors_go_both_ways(process: EngineProcess, double: Any) -
 async def test_many_requests_of_one_turn_get_their_own_answers(kit: Any, process: EngineProcess, double: Any) -> None:
     """Requests that leave in one write come back each to its caller."""
     model = await double.load(process)
-    answers = await asyncio.gather(*(process.run(model, [kit.fp32("x", [i, i])], [], MINUTE_MS) for i in range(300)))
-    assert [kit.numbers(answer.outputs[0]) for answer in answers] == [[[2 * i, 2 * i]] for i in range(300)]
+    answers = await asyncio.gather(
+        *(process.run(model, [kit.fp32("x", [i, i])], [], MINUTE_MS, consumer=ANN) for i in range(256))
+    )
+    assert [kit.numbers(answer.outputs[0]) for answer in answers] == [[[2 * i, 2 * i]] for i in range(256)]
 
 
 async def test_a_short_run_overtakes_a_long_one(kit: Any, process: EngineProcess, double: Any, slow: Any) -> None:
     """With two workers, answers come in the order in which they are ready."""
     short, long = await double.load(process), await slow.load(process)
-    running = asyncio.ensure_future(process.run(long, kit.steps(kit.FOR_EVER), [], MINUTE_MS))
+    running = asyncio.ensure_future(process.run(long, kit.steps(kit.FOR_EVER), [], MINUTE_MS, consumer=ANN))
     assert await kit.doubles(process, short)
     assert not running.done()
     process.kill()
@@ -57,7 +63,7 @@ async def test_the_deadline_ends_the_computation_itself(
     """The only worker is free again after a deadline: the run was ended, not just abandoned."""
     short, long = await double.load(single), await slow.load(single)
     with pytest.raises(DeadlineError) as caught:
-        await single.run(long, kit.steps(kit.FOR_EVER), [], 100)
+        await single.run(long, kit.steps(kit.FOR_EVER), [], 100, consumer=ANN)
     assert caught.value.reason != "engine_overdue"
     assert await kit.doubles(single, short)
 
@@ -65,10 +71,10 @@ async def test_the_deadline_ends_the_computation_itself(
 async def test_waiting_in_the_queue_counts(kit: Any, single: EngineProcess, double: Any, slow: Any) -> None:
     """A request whose deadline passes while others compute is refused, not computed late."""
     short, long = await double.load(single), await slow.load(single)
-    first = asyncio.ensure_future(single.run(long, kit.steps(kit.FOR_EVER), [], 300))
+    first = asyncio.ensure_future(single.run(long, kit.steps(kit.FOR_EVER), [], 300, consumer=ANN))
     await asyncio.sleep(0)
     with pytest.raises(DeadlineError):
-        await single.run(short, [kit.fp32("x", [1, 2])], [], 1)
+        await single.run(short, [kit.fp32("x", [1, 2])], [], 1, consumer=ANN)
     with pytest.raises(DeadlineError):
         await first
 
@@ -78,14 +84,14 @@ async def test_inputs_are_checked_again(kit: Any, process: EngineProcess, double
     model = await double.load(process)
     for inputs, outputs in (([], []), ([kit.fp32("x", [1, 2])], ["nothing"])):
         with pytest.raises(InvalidValueError):
-            await process.run(model, inputs, outputs, SECOND_MS)
+            await process.run(model, inputs, outputs, SECOND_MS, consumer=ANN)
 
 
 @pytest.mark.parametrize("deadline_ms", [0, -1, 300_001])
 async def test_deadlines_are_bounded(kit: Any, process: EngineProcess, double: Any, deadline_ms: int) -> None:
     """No run without an end."""
     with pytest.raises(InvalidValueError) as caught:
-        await process.run(await double.load(process), [kit.fp32("x", [1, 2])], [], deadline_ms)
+        await process.run(await double.load(process), [kit.fp32("x", [1, 2])], [], deadline_ms, consumer=ANN)
     assert caught.value.reason == "bad_deadline"
 
 
@@ -103,7 +109,7 @@ async def test_a_failure_does_not_quote_the_input(kit: Any, process: EngineProce
     model = await sealed.load(process)
     index = Tensor("index", Datatype.INT64, (1,), struct.pack("<q", 987654321))
     with pytest.raises(EngineError) as caught:
-        await process.run(model, [index], [], SECOND_MS)
+        await process.run(model, [index], [], SECOND_MS, consumer=ANN)
     assert caught.value.reason == "run_failed"
     assert "987654321" not in caught.value.message
 
@@ -122,10 +128,14 @@ async def test_strings_go_through(kit: Any, process: EngineProcess, tmp_path: Pa
     model = await sealed.load(process)
     words = ["", "wörter", "x" * 1000]
     data = frame_bytes([word.encode() for word in words])
-    (answer,) = (await process.run(model, [Tensor("x", Datatype.BYTES, (3,), data)], [], SECOND_MS)).outputs
+    (answer,) = (
+        await process.run(model, [Tensor("x", Datatype.BYTES, (3,), data)], [], SECOND_MS, consumer=ANN)
+    ).outputs
     assert [item.decode() for item in split_bytes(answer)] == words
     with pytest.raises(InvalidValueError) as caught:
-        await process.run(model, [Tensor("x", Datatype.BYTES, (1,), frame_bytes([b"\xff"]))], [], SECOND_MS)
+        await process.run(
+            model, [Tensor("x", Datatype.BYTES, (1,), frame_bytes([b"\xff"]))], [], SECOND_MS, consumer=ANN
+        )
     assert caught.value.reason == "not_utf8"
 
 
@@ -133,14 +143,16 @@ async def test_denormals_are_flushed_in_every_worker(kit: Any, process: EnginePr
     """Numbers below the normal range count as zero: arithmetic on them would be slow on purpose."""
     model = await double.load(process)
     tiny = kit.fp32("x", [1e-40, 1.0])
-    answers = await asyncio.gather(*(process.run(model, [tiny], [], MINUTE_MS) for _ in range(50)))
+    answers = await asyncio.gather(*(process.run(model, [tiny], [], MINUTE_MS, consumer=ANN) for _ in range(50)))
     assert all(kit.numbers(answer.outputs[0]) == [[0.0, 2.0]] for answer in answers)
 
 
 async def test_an_empty_batch_is_answered(process: EngineProcess, double: Any) -> None:
     """No rows in, no rows out."""
     model = await double.load(process)
-    (answer,) = (await process.run(model, [Tensor("x", Datatype.FP32, (0, 2), b"")], [], SECOND_MS)).outputs
+    (answer,) = (
+        await process.run(model, [Tensor("x", Datatype.FP32, (0, 2), b"")], [], SECOND_MS, consumer=ANN)
+    ).outputs
     assert (answer.shape, len(answer.data)) == ((0, 2), 0)
 
 
@@ -156,10 +168,12 @@ async def test_an_unloaded_model_is_gone(kit: Any, process: EngineProcess, doubl
 
 
 async def test_the_queue_is_bounded(kit: Any, double: Any, slow: Any) -> None:
-    """More than `max_pending` requests are refused at once, and a place is free again after an answer."""
-    process = await EngineProcess.start(EngineConfig(workers=2, max_pending=2))
+    """More requests than there are places are refused at once, and a place is free again after an answer."""
+    process = await EngineProcess.start(EngineConfig(workers=2, shares=Shares(requests=2)))
     short, long = await double.load(process), await slow.load(process)
-    running = [asyncio.ensure_future(process.run(long, kit.steps(kit.FOR_EVER), [], 200)) for _ in range(2)]
+    running = [
+        asyncio.ensure_future(process.run(long, kit.steps(kit.FOR_EVER), [], 200, consumer=ANN)) for _ in range(2)
+    ]
     await asyncio.sleep(0)
     with pytest.raises(OverloadedError):
         await kit.doubles(process, short)
@@ -170,13 +184,114 @@ async def test_the_queue_is_bounded(kit: Any, double: Any, slow: Any) -> None:
 
 async def test_the_bytes_in_the_queue_are_bounded(kit: Any, double: Any) -> None:
     """Inputs that wait count together, and are given back when they are answered."""
-    process = await EngineProcess.start(EngineConfig(max_pending_bytes=64))
+    process = await EngineProcess.start(EngineConfig(shares=Shares(size_bytes=64)))
     model = await double.load(process)
     with pytest.raises(OverloadedError):
-        await process.run(model, [kit.fp32("x", *[[1, 2]] * 9)], [], SECOND_MS)
+        await process.run(model, [kit.fp32("x", *[[1, 2]] * 9)], [], SECOND_MS, consumer=ANN)
     for _ in range(20):
         assert await kit.doubles(process, model)
     await process.kill_and_wait()
+
+
+@pytest.mark.parametrize("bounds", [{"requests_per_consumer": 2}, {"size_bytes_per_consumer": 530}])
+async def test_a_consumer_that_fills_its_share_shuts_nobody_out(
+    bounds: dict[str, int], kit: Any, double: Any, slow: Any
+) -> None:
+    """Its third run is refused at once, another's is not; and what the child has answered is given back."""
+    process = await EngineProcess.start(EngineConfig(workers=3, shares=Shares(**bounds)))
+    short, long = await double.load(process), await slow.load(process)
+    running = [asyncio.ensure_future(process.run(long, kit.steps(kit.FOR_EVER), [], 500, consumer=ANN)) for _ in "ab"]
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError) as caught:
+        await process.run(long, kit.steps(1), [], MINUTE_MS, consumer=ANN)
+    assert caught.value.reason == "engine_queue_full"
+    await process.run(short, [kit.fp32("x", [1, 2])], [], MINUTE_MS, consumer=BEN)
+    await asyncio.gather(*running, return_exceptions=True)
+    await process.run(long, kit.steps(1), [], MINUTE_MS, consumer=ANN)
+    await process.kill_and_wait()
+    assert not process._pending
+
+
+async def test_the_default_share_is_a_quarter() -> None:
+    """One consumer alone may have all of its open bodies in the engine; four of them fill it."""
+    shares = EngineConfig().shares
+    assert shares.requests_per_consumer * 4 == shares.requests
+    assert shares.size_bytes_per_consumer * 4 == shares.size_bytes
+    assert shares.size_bytes_per_consumer == MAX_OPEN_BODY_BYTES_PER_CONSUMER
+
+
+async def test_a_consumer_with_many_requests_is_not_in_front_of_everybody(
+    kit: Any, single: EngineProcess, double: Any, slow: Any
+) -> None:
+    """The only thread is busy, and twenty of Ann's wait for it: Ben, who comes last, is behind four of them."""
+    short, long = await double.load(single), await slow.load(single)
+    ended: list[str] = []
+
+    async def run(name: str, consumer: ConsumerId) -> None:
+        await single.run(short, [kit.fp32("x", [1, 2])], [], MINUTE_MS, consumer=consumer)
+        ended.append(name)
+
+    busy = asyncio.ensure_future(single.run(long, kit.steps(kit.FOR_EVER), [], 500, consumer=CLEO))
+    anns = [asyncio.ensure_future(run(f"ann {number}", ANN)) for number in range(20)]
+    await asyncio.sleep(0)
+    await asyncio.gather(run("ben", BEN), *anns)
+    assert [ended.index(f"ann {number}") for number in range(20)] == [*range(4), *range(5, 21)]
+    assert ended[4] == "ben"
+    with pytest.raises(DeadlineError):
+        await busy
+    assert dict(single._pending._lines) == {}
+
+
+async def test_the_deadline_also_ends_the_wait_for_the_child(kit: Any, single: EngineProcess, slow: Any) -> None:
+    """Of whoever the child never saw; and whoever gives up leaves the line to the next."""
+    model = await slow.load(single)
+
+    def run(deadline_ms: int) -> "asyncio.Future[Any]":
+        steps = kit.steps(kit.FOR_EVER if deadline_ms > 1 else 1)
+        return asyncio.ensure_future(single.run(model, steps, [], deadline_ms, consumer=ANN))
+
+    with_child = [run(700) for _ in range(4)]
+    await asyncio.sleep(0)
+    gives_up = run(MINUTE_MS)
+    await asyncio.sleep(0)
+    with pytest.raises(DeadlineError) as caught:
+        await run(1)
+    assert "waited" in caught.value.message
+    assert not any(task.done() for task in with_child)
+    gives_up.cancel()
+    await asyncio.gather(*with_child, return_exceptions=True)
+    await single.run(model, kit.steps(1), [], MINUTE_MS, consumer=ANN)
+    assert gives_up.cancelled()
+    assert single._pending._places._total == 0
+
+
+async def test_whoever_waits_for_a_child_that_dies_is_told(kit: Any, single: EngineProcess, slow: Any) -> None:
+    """Those that it has, and those that it never saw."""
+    model = await slow.load(single)
+    running = [
+        asyncio.ensure_future(single.run(model, kit.steps(kit.FOR_EVER), [], MINUTE_MS, consumer=ANN))
+        for _ in range(12)
+    ]
+    await asyncio.sleep(0)
+    single.kill()
+    for task in running:
+        with pytest.raises(EngineError) as caught:
+            await task
+        assert caught.value.reason == "engine_died"
+    assert (len(single._pending), single._pending._places._total, dict(single._pending._lines)) == (0, 0, {})
+
+
+async def test_what_a_dead_child_never_answered_is_given_back(kit: Any, process: EngineProcess, slow: Any) -> None:
+    """Its places and bytes are nobody's."""
+    model = await slow.load(process)
+    running = asyncio.ensure_future(process.run(model, kit.steps(kit.FOR_EVER), [], MINUTE_MS, consumer=ANN))
+    await asyncio.sleep(0)
+    pending = process._pending
+    assert (pending._places._total, pending._bytes._total) == (1, 264)
+    process.kill()
+    with pytest.raises(EngineError):
+        await running
+    assert (pending._places._total, pending._bytes._total) == (0, 0)
 
 
 async def test_a_caller_that_gives_up_harms_nobody(kit: Any, process: EngineProcess, double: Any) -> None:
@@ -188,6 +303,40 @@ async def test_a_caller_that_gives_up_harms_nobody(kit: Any, process: EngineProc
     assert await kit.doubles(process, model)
 
 
+# --- Answers that are too much --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "text"), [([MAX_BYTES_ELEMENTS + 1], True), ([0, 1 << 27], False)], ids=["texts", "dimension"]
+)
+async def test_an_answer_that_is_too_much_costs_the_run_and_not_the_child(
+    shape: list[int],
+    text: bool,  # noqa: FBT001 -- case
+    kit: Any,
+    process: EngineProcess,
+    tmp_path: Path,
+) -> None:
+    """Whoever may choose how large an answer becomes could else kill the engine, and have the enclave wiped."""
+    kind, manifest_kind = (TensorProto.STRING, ManifestDatatype.BYTES) if text else (TensorProto.FLOAT, None)
+    spec = kit.spec("y", None, manifest_kind) if manifest_kind else kit.spec("y", None)
+    graph = kit.model_bytes(
+        [helper.make_node("Expand", ["x", "s"], ["y"])],
+        [kit.value("x", [1], kind), kit.value("s", ["n"], TensorProto.INT64)],
+        [kit.value("y", ["a"] if text else ["a", "b"], kind)],
+    )
+    x = kit.spec("x", [1], manifest_kind) if manifest_kind else kit.spec("x", [1])
+    sealed = kit.seal(
+        tmp_path / "m", [("model.onnx", graph)], [x, kit.spec("s", ["n"], ManifestDatatype.INT64)], [spec]
+    )
+    model = await sealed.load(process)
+    one = Tensor("x", Datatype.BYTES, (1,), frame_bytes([b"a"])) if text else kit.fp32("x", 1.0)
+    sizes = Tensor("s", Datatype.INT64, (len(shape),), struct.pack(f"<{len(shape)}q", *shape))
+    with pytest.raises(EngineError) as caught:
+        await process.run(model, [one, sizes], [], MINUTE_MS, consumer=ANN)
+    assert caught.value.reason == "output_too_large"
+    assert not process.died.is_set()
+
+
 # --- Compute -----------------------------------------------------------------------------------
 
 
@@ -195,9 +344,9 @@ async def test_a_run_is_told_with_how_long_it_took(kit: Any, process: EngineProc
     """More work takes longer, and no more than has passed since it was asked for."""
     model = await slow.load(process)
     before_ns = time.monotonic_ns()
-    long = await process.run(model, kit.steps(100_000), [], MINUTE_MS)
+    long = await process.run(model, kit.steps(100_000), [], MINUTE_MS, consumer=ANN)
     passed_ns = time.monotonic_ns() - before_ns
-    short = await process.run(model, kit.steps(1), [], MINUTE_MS)
+    short = await process.run(model, kit.steps(1), [], MINUTE_MS, consumer=ANN)
     assert 0 < short.compute_us < long.compute_us <= passed_ns // 1_000
 
 
@@ -205,7 +354,7 @@ async def test_a_run_over_its_compute_limit_is_ended(kit: Any, single: EnginePro
     """Long before its deadline; the only worker is free again."""
     short, long = await double.load(single), await slow.load(single)
     with pytest.raises(DeadlineError) as caught:
-        await single.run(long, kit.steps(kit.FOR_EVER), [], MINUTE_MS, 50)
+        await single.run(long, kit.steps(kit.FOR_EVER), [], MINUTE_MS, 50, consumer=ANN)
     assert caught.value.reason == "compute_limit"
     assert await kit.doubles(single, short)
 
@@ -214,16 +363,16 @@ async def test_a_deadline_before_the_compute_limit_is_the_deadline(kit: Any, sin
     """The consumer is not told that it asked for too much when it only had to wait too long."""
     model = await slow.load(single)
     with pytest.raises(DeadlineError) as caught:
-        await single.run(model, kit.steps(kit.FOR_EVER), [], 100, 10_000)
+        await single.run(model, kit.steps(kit.FOR_EVER), [], 100, 10_000, consumer=ANN)
     assert caught.value.reason != "compute_limit"
 
 
 async def test_waiting_in_the_queue_is_no_compute(kit: Any, single: EngineProcess, double: Any, slow: Any) -> None:
     """What others compute meanwhile is theirs to pay: neither the limit nor the measure counts it."""
     short, long = await double.load(single), await slow.load(single)
-    first = asyncio.ensure_future(single.run(long, kit.steps(kit.FOR_EVER), [], 2_000))
+    first = asyncio.ensure_future(single.run(long, kit.steps(kit.FOR_EVER), [], 2_000, consumer=ANN))
     await asyncio.sleep(0)
-    ran = await single.run(short, [kit.fp32("x", [1, 2])], [], MINUTE_MS, 1_900)
+    ran = await single.run(short, [kit.fp32("x", [1, 2])], [], MINUTE_MS, 1_900, consumer=ANN)
     assert first.done()
     assert ran.compute_us < 1_900_000
     with pytest.raises(DeadlineError):

@@ -1,10 +1,15 @@
-"""Requests for more budget: filed by enclaves, consumers and borrowers; decided by operators."""
+"""Requests for more budget: filed by enclaves, consumers and borrowers; decided by operators.
+
+A party has a few open at each scope, those of enclaves in its name included: whoever asks again and again must neither
+fill the ledger nor hide what others ask for.
+"""
 
 import secrets
+from typing import Final
 
 import msgspec
 
-from aigovtool.crypto.identity import Identity, IdentityKind
+from aigovtool.crypto.identity import Identity
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.store import asks, budgets, models, parties, stops
 from aigovtool.custodian.store.records import Instance, Party
@@ -20,13 +25,20 @@ from aigovtool.protocol.commands import AskRequest, AskState
 from aigovtool.protocol.messages import Want
 from aigovtool.protocol.views import DimensionRoom, OwnBudget, OwnView
 
+#: Open requests of a party at one scope: for each dimension one, and some that say more.
+_MAX_OPEN: Final = 10
+#: At a consumer's scope its borrower asks, too. More than both may have are there only since an earlier version.
+_MAX_OPEN_AT_SCOPE: Final = 2 * _MAX_OPEN
+
 
 def file_by_enclave(
     custodian: Custodian, transaction: Transaction, instance: Instance, want: Want, exhausted: Dimension
 ) -> None:
-    """File one request for a path that is exhausted in a dimension; a second one while it is open changes nothing."""
+    """File one request for a path that is exhausted in a dimension, unless one is open or the consumer has too many."""
     scope = Scope(model=want.model, borrower=instance.borrower, consumer=want.consumer)
-    if asks.open_at(transaction, scope, exhausted) is None:
+    found = asks.open_at(transaction, scope, _MAX_OPEN_AT_SCOPE)
+    asked = any(ask.dimension is exhausted for ask in found)
+    if not asked and _may_ask(found, PartyRole.CONSUMER, want.consumer):
         ask = AskRequest(
             ask_id=MessageId(secrets.token_hex(16)),
             scope=scope,
@@ -35,6 +47,11 @@ def file_by_enclave(
             dimension=exhausted,
         )
         _file(custodian, transaction, ask, PartyRole.CONSUMER, want.consumer)
+
+
+def _may_ask(found: list[AskState], role: PartyRole, name: str) -> bool:
+    own = sum((ask.role, ask.name) == (role, name) for ask in found)
+    return own < _MAX_OPEN and len(found) < _MAX_OPEN_AT_SCOPE
 
 
 def _file(custodian: Custodian, transaction: Transaction, ask: AskRequest, role: PartyRole, name: str) -> AskState:
@@ -81,17 +98,20 @@ async def file_by_party(custodian: Custodian, identity: Identity, ask: AskReques
     """File a request for a consumer's or borrower's own scope; the same id again answers the same.
 
     Raises:
-        ForbiddenError: not enrolled (`not_enrolled`), or not the caller's own scope (`not_own_scope`).
+        ForbiddenError: not enrolled (`not_enrolled`), or neither the caller's own scope nor that of a consumer that a
+            borrower has (`not_own_scope`).
         NotFoundError: there is no such model.
-        ConflictError: the id was used for another request, perhaps another party's (`ask_changed`).
+        ConflictError: the id was used for another request, perhaps another party's (`ask_changed`), or the caller has
+            too many open (`too_many_asks`).
     """
 
     def job(transaction: Transaction) -> AskState:
         party = party_of(transaction, identity)
-        _require_own(identity, party, ask.scope)
+        _require_own(transaction, party, ask.scope)
         models.require(transaction, ask.scope.model)
         before = asks.find(transaction, ask.ask_id)
         if before is None:
+            _require_few(transaction, party, ask.scope)
             return _file(custodian, transaction, ask, party.role, party.name)
         same = (before.role, before.name, before.scope, before.units, before.reason, before.dimension)
         if same != (party.role, party.name, ask.scope, ask.units, ask.reason, ask.dimension):
@@ -101,13 +121,27 @@ async def file_by_party(custodian: Custodian, identity: Identity, ask: AskReques
     return await custodian.database.run(job)
 
 
-def _require_own(identity: Identity, party: Party, scope: Scope) -> None:
-    if identity.kind is IdentityKind.CONSUMER:
+def _require_own(transaction: Transaction, party: Party, scope: Scope) -> None:
+    if party.role is PartyRole.CONSUMER:
         own = scope.consumer == party.name and scope.borrower == party.borrower
     else:
-        own = scope.borrower == party.name
+        own = scope.borrower == party.name and (scope.consumer is None or _has(transaction, party, scope.consumer))
     if not own:
         raise ForbiddenError("a party asks for its own budget only", reason="not_own_scope")
+
+
+def _has(transaction: Transaction, borrower: Party, name: ConsumerId) -> bool:
+    consumer = parties.find(transaction, PartyRole.CONSUMER, name)
+    return consumer is not None and not consumer.revoked and consumer.borrower == borrower.name
+
+
+def _require_few(transaction: Transaction, party: Party, scope: Scope) -> None:
+    if not _may_ask(asks.open_at(transaction, scope, _MAX_OPEN_AT_SCOPE), party.role, party.name):
+        raise ConflictError(
+            f"{_MAX_OPEN} requests of yours for this budget are open",
+            reason="too_many_asks",
+            fix="wait until an operator has decided on them",
+        )
 
 
 async def show(custodian: Custodian, identity: Identity, ask_id: MessageId) -> AskState:
@@ -136,10 +170,17 @@ async def own_view(custodian: Custodian, identity: Identity) -> OwnView:
             name=party.name,
             role=party.role,
             budgets=_own_budgets(custodian, transaction, party),
-            asks=[ask for ask in asks.everything(transaction) if _is_own(party, ask)],
+            asks=_own_asks(transaction, party),
         )
 
     return await custodian.database.run(job)
+
+
+def _own_asks(transaction: Transaction, party: Party) -> list[AskState]:
+    if party.borrower is None:
+        return asks.of_borrower(transaction, BorrowerId(party.name))
+    name = ConsumerId(party.name)
+    return asks.at(transaction, [path(one.model, party.borrower, name)[-1] for one in models.everything(transaction)])
 
 
 def _own_budgets(custodian: Custodian, transaction: Transaction, party: Party) -> list[OwnBudget]:

@@ -1,8 +1,8 @@
 """Boot and key release: who may become an instance, and who gets a model key (spec: leases section 9).
 
-Order of `admit`: enrolled borrower -> both signatures -> nonce consumed, durably, whatever follows ->
-genuine -> bound to this conversation -> acceptable -> models allowed -> recorded. A refusal after the
-borrower has proved itself is written to the audit log.
+Order of `admit`: enrolled borrower whose credential lasts -> both signatures -> nonce consumed, durably, whatever
+follows -> genuine -> bound to this conversation -> acceptable -> models allowed -> recorded. A refusal after the
+borrower has proved itself is written to the audit log. No admission outlives its borrower's credential.
 """
 
 import secrets
@@ -25,6 +25,7 @@ from aigovtool.errors import (
     ReattestRequiredError,
     SignatureInvalidError,
     StoppedError,
+    UnauthenticatedError,
 )
 from aigovtool.ids import BorrowerId, ModelId, Nonce, digest_of, instance_id_of
 from aigovtool.ledger.entry import AttestationRefused, Attested, KeyReleased, PartyRole, ReleaseRefused
@@ -53,6 +54,7 @@ async def challenge(custodian: Custodian, envelope: Envelope) -> ChallengeReply:
 
     Raises:
         ForbiddenError, SignatureInvalidError: nobody enrolled signed this, or for another borrower.
+        UnauthenticatedError: the borrower's credential has ended (`credential_expired`).
         OverloadedError: too many boots are under way.
     """
     borrower = await _borrower_of(custodian, envelope)
@@ -88,6 +90,8 @@ async def admit(custodian: Custodian, envelope: Envelope) -> Envelope:
 
     Raises:
         SignatureInvalidError, ForbiddenError, EvidenceError, AppraisalError: who or what was refused.
+        UnauthenticatedError: the borrower's credential has ended (`credential_expired`).
+        ConflictError: this instance, or another one with its identity key, was admitted before.
     """
     request = _signed_by_both(envelope, await _borrower_of(custodian, envelope))
 
@@ -116,15 +120,37 @@ async def admit(custodian: Custodian, envelope: Envelope) -> Envelope:
 
 
 async def _borrower_of(custodian: Custodian, envelope: Envelope) -> Party:
-    """Return the enrolled borrower whose key an envelope claims to be signed with; its signature is not checked yet."""
+    """Return the enrolled borrower whose key an envelope claims to be signed with; its signature is not checked yet.
 
-    def job(transaction: Transaction) -> Party | None:
+    Raises:
+        ForbiddenError: there is none (`not_enrolled`).
+        UnauthenticatedError: its credential has ended (`credential_expired`).
+    """
+
+    def job(transaction: Transaction) -> Party:
         found = [parties.by_key(transaction, PartyRole.BORROWER, one.keyid) for one in envelope.signatures]
-        return next((party for party in found if party is not None and not party.revoked), None)
+        borrower = next((party for party in found if party is not None and not party.revoked), None)
+        if borrower is None:
+            raise ForbiddenError("no borrower with this enrolment key is enrolled", reason="not_enrolled")
+        return _lasting(custodian, transaction, BorrowerId(borrower.name))
 
-    borrower = await custodian.database.run(job)
-    if borrower is None:
-        raise ForbiddenError("no borrower with this enrolment key is enrolled", reason="not_enrolled")
+    return await custodian.database.run(job)
+
+
+def _lasting(custodian: Custodian, transaction: Transaction, name: BorrowerId) -> Party:
+    """Return a borrower that may act, by the ledger's time: its certificate is not looked at where it signs by itself.
+
+    Raises:
+        ForbiddenError: unknown or revoked (`not_enrolled`).
+        UnauthenticatedError: its credential has ended (`credential_expired`).
+    """
+    borrower = parties.require(transaction, PartyRole.BORROWER, name)
+    if custodian.now(transaction) > borrower.not_after_ms:
+        raise UnauthenticatedError(
+            "the borrower's credential has expired",
+            reason="credential_expired",
+            fix="ask the custodian for a new credential",
+        )
     return borrower
 
 
@@ -146,10 +172,12 @@ def _signed_by_both(envelope: Envelope, borrower: Party) -> BootRequest:
 
 def _admit(custodian: Custodian, transaction: Transaction, request: BootRequest) -> Envelope:
     now_ms = custodian.now(transaction)
+    borrower = _lasting(custodian, transaction, request.borrower)
     body = _appraise(custodian, transaction, request, now_ms).body
     offered = [_offer(transaction, model, request.borrower) for model in request.models]
     refundable = body.memory_encryption or body.tee is TeeType.SIMULATED
     _require_bound_mode(offered, refundable=refundable)
+    ends = [now_ms + model.policy.max_attestation_age_ms for model in offered]
     instance = Instance(
         instance=request.claims.instance,
         borrower=request.borrower,
@@ -159,7 +187,7 @@ def _admit(custodian: Custodian, transaction: Transaction, request: BootRequest)
         hpke_key=request.claims.hpke_key,
         models=[model.model for model in offered],
         attested_at_ms=now_ms,
-        valid_until_ms=min([body.valid_until_ms, *(now_ms + m.policy.max_attestation_age_ms for m in offered)]),
+        valid_until_ms=min([body.valid_until_ms, borrower.not_after_ms, *ends]),
         state="live",
         result=body,
         generation=facts.generation(transaction),
@@ -265,7 +293,8 @@ async def release_key(custodian: Custodian, envelope: Envelope) -> Envelope:
     """Wrap a model key to an attested instance; the ledger entry is durable before the reply leaves.
 
     Raises:
-        ForbiddenError, ReattestRequiredError, StoppedError, NotFoundError: why not; the refusal is in the audit log.
+        ForbiddenError, UnauthenticatedError, ReattestRequiredError, StoppedError, NotFoundError: why not; the refusal
+            is in the audit log.
     """
     request = await custodian.senders.opened(
         custodian.database, envelope, release.RELEASE_REQUEST, release.ReleaseRequest
@@ -316,7 +345,7 @@ def _releasable(
     outdated = instance.generation < facts.generation(transaction)
     if instance.state != "live" or outdated or custodian.now(transaction) >= instance.valid_until_ms:
         raise ReattestRequiredError("this instance is not attested any more", fix="attest again")
-    parties.require(transaction, PartyRole.BORROWER, instance.borrower)
+    _lasting(custodian, transaction, instance.borrower)
     _refuse_stopped(transaction, instance)
     model = _offer(transaction, request.model, instance.borrower)
     if model.model not in instance.models or model.manifest_digest != request.manifest:

@@ -6,17 +6,17 @@ from typing import Any, Final
 import msgspec
 
 from aigovtool.attestation.appraisal import mark_of, policy_digest, require_successor
-from aigovtool.crypto.identity import Identity, IdentityKind
+from aigovtool.crypto.identity import Identity
 from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope
-from aigovtool.crypto.x509 import issue_client_certificate, to_pem
 from aigovtool.custodian.custodian import Custodian, refusal_of
 from aigovtool.custodian.hub import Announcement
-from aigovtool.custodian.keys import CustodianKeys
 from aigovtool.custodian.service import asks as ask_service
 from aigovtool.custodian.service import lending, recovery, witnesses
 from aigovtool.custodian.service.acting import Acting
 from aigovtool.custodian.service.announcements import announce
 from aigovtool.custodian.service.asks import party_of
+from aigovtool.custodian.service.continuity import EVERYBODY
+from aigovtool.custodian.service.credentials import certificate_for
 from aigovtool.custodian.service.lending import require_next
 from aigovtool.custodian.store import asks, budgets, facts, instances, models, parties, stops
 from aigovtool.custodian.store.records import Party
@@ -31,15 +31,16 @@ from aigovtool.errors import (
 )
 from aigovtool.ids import OperatorId, digest_of, key_id_of, parse_name
 from aigovtool.ledger import entry
-from aigovtool.ledger.budget import BudgetLimit, Window
+from aigovtool.ledger.budget import BudgetLimit, BudgetRow, RowKey, Scope, Window
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.limits import MAX_INTEGER
 from aigovtool.protocol import commands
 from aigovtool.protocol.commands import COMMAND, COMMAND_MAX_AGE_MS, COSIGNED_MAX_AGE_MS, Command, CommandResult
 from aigovtool.protocol.cosigning import needs_two
 
-_BACKDATE_MS: Final = 3_600_000
 _MAX_VALIDITY_MS: Final = 10 * 365 * 86_400_000
+#: Acts without an epoch of their own that enclaves are told of.
+_RAISING: Final = (commands.GrantBudget, commands.SetBudget, commands.DecideAsk)
 
 
 async def execute(custodian: Custodian, identity: Identity, envelope: Envelope) -> CommandResult:
@@ -59,9 +60,11 @@ async def execute(custodian: Custodian, identity: Identity, envelope: Envelope) 
         party_of(transaction, identity)  # may have been revoked a moment ago
         before = asks.done(transaction, command.command_id, mark.digest)
         if before is not None:
+            if before.epoch is not None or isinstance(command.act, _RAISING):
+                announced.append(EVERYBODY)  # the reply to that COMMIT may have been lost, and the announcement with it
             return before
         acting = Acting(custodian, transaction, command, mark, custodian.now(transaction), announced)
-        if mark.second is None and needs_two(command.act):
+        if mark.second is None and needs_two(command.act, operators=len(_operators(transaction))):
             raise ConflictError(
                 "this needs a second operator",
                 reason="needs_second",
@@ -88,7 +91,7 @@ def _accepted(
     custodian: Custodian, transaction: Transaction, identity: Identity, envelope: Envelope
 ) -> tuple[Command, entry.Command]:
     """Return a command that the operator on this connection signed, alone or with another, and its mark in the log."""
-    signers = _signers(transaction, identity, envelope)
+    signers = _signers(custodian, transaction, identity, envelope)
     command = open_envelope(envelope, COMMAND, Command, [VerifyKey(signer.key) for signer in signers])
     names = [signer.name for signer in signers]
     if command.operator not in names or command.custodian != custodian.keys.custodian:
@@ -101,17 +104,23 @@ def _accepted(
     return command, mark
 
 
-def _signers(transaction: Transaction, identity: Identity, envelope: Envelope) -> list[Party]:
-    caller = party_of(transaction, identity)
-    if len(envelope.signatures) == 1:
-        return [caller]
-    found = [parties.by_key(transaction, PartyRole.OPERATOR, signature.keyid) for signature in envelope.signatures]
-    signers = {party.name: party for party in found if party is not None and not party.revoked}
-    if len(signers) != 2 or len(found) != 2 or caller.name not in signers:
+def _signers(custodian: Custodian, transaction: Transaction, identity: Identity, envelope: Envelope) -> list[Party]:
+    caller, now_ms = party_of(transaction, identity), custodian.now(transaction)
+    alone = len(envelope.signatures) == 1
+    keys = [signature.keyid for signature in envelope.signatures]
+    found = [caller] if alone else [parties.by_key(transaction, PartyRole.OPERATOR, key) for key in keys]
+    signers = {party.name: party for party in found if party is not None and _can_act(party, now_ms)}
+    if not len(signers) == len(found) == (1 if alone else 2) or caller.name not in signers:
         raise SignatureInvalidError(
-            "a command is signed by the operator who sends it, and by one other at most", reason="wrong_key"
+            "a command is signed by the operator who sends it, and by one other at most, while their credentials last",
+            reason="wrong_key",
         )
     return list(signers.values())
+
+
+def _can_act(party: Party, now_ms: int) -> bool:
+    """Return whether a party's credential is good; a signature comes without its certificate, which says until when."""
+    return not party.revoked and party.not_after_ms > now_ms
 
 
 def _require_fresh(custodian: Custodian, command: Command, *, cosigned: bool) -> None:
@@ -152,22 +161,6 @@ def _add_party(acting: Acting, act: commands.AddParty) -> CommandResult:
     )
 
 
-def certificate_for(
-    keys: CustodianKeys, role: PartyRole, name: str, key: bytes, *, now_ms: int, not_after_ms: int
-) -> str:
-    """Return the client certificate (PEM) of a party."""
-    certificate = issue_client_certificate(
-        keys.credentials,
-        keys.credentials_ca,
-        VerifyKey(key),
-        IdentityKind(role.value),
-        name,
-        not_before_ms=now_ms - _BACKDATE_MS,
-        not_after_ms=not_after_ms,
-    )
-    return to_pem(certificate).decode()
-
-
 def _revoke_party(acting: Acting, act: commands.RevokeParty) -> CommandResult:
     party = parties.require(acting.transaction, act.role, act.name)
     if act.role is PartyRole.OPERATOR:
@@ -182,19 +175,21 @@ def _revoke_party(acting: Acting, act: commands.RevokeParty) -> CommandResult:
     return acting.result(index, epoch=epoch)
 
 
+def _operators(transaction: Transaction) -> list[Party]:
+    """Return every operator that was ever enrolled, revoked or not."""
+    return parties.of_role(transaction, PartyRole.OPERATOR)
+
+
 def _require_another_operator(acting: Acting, name: str) -> None:
     """Refuse to revoke the last operator who could still act: nobody could stop anything any more."""
     others = [
-        party
-        for party in parties.everyone(acting.transaction)
-        if party.role is PartyRole.OPERATOR
-        and party.name != name
-        and not party.revoked
-        and party.not_after_ms > acting.now_ms
+        party for party in _operators(acting.transaction) if party.name != name and _can_act(party, acting.now_ms)
     ]
     if not others:
         raise ConflictError(
-            f"{name} is the last operator", reason="last_operator", fix="add another one with `aigovtool operator add`"
+            f"{name} is the last operator who can act",
+            reason="last_operator",
+            fix="enrol another one first: `aigovtool operator add`, or `custodian add-operator` at the custodian",
         )
 
 
@@ -213,33 +208,36 @@ def _set_appraisal_policy(acting: Acting, act: commands.SetAppraisalPolicy) -> C
 
 def _grant_budget(acting: Acting, act: commands.GrantBudget) -> CommandResult:
     like = BudgetLimit(scope=act.scope, dimension=act.dimension, window=act.window, limit=0)
-    return acting.result(_raise_limit(acting, like, act.units))
-
-
-def _raise_limit(acting: Acting, like: BudgetLimit, units: int) -> int:
-    before = budgets.limit_at(acting.transaction, like)
-    if before is not None and before.limit is None:
+    before = budgets.limit_at(acting.transaction, like) or like
+    if before.limit is None:
         raise ConflictError("this budget has no limit already", reason="unlimited")
-    total = units + (before.limit or 0 if before is not None else 0)
-    if total > MAX_INTEGER:
-        raise InvalidValueError("a budget is at most 2**53 - 1 units", reason="budget_too_large")
-    return _set_limit(acting, msgspec.structs.replace(before or like, limit=total))
+    if before.not_after_ms is not None and before.not_after_ms <= acting.now_ms:
+        raise ConflictError(
+            "this budget has ended: nobody could use what is added to it",
+            reason="budget_ended",
+            fix="set it, with another end or with none: `aigovtool budget set --until`",
+        )
+    return acting.result(_set_limit(acting, before, before.limit + act.units))
 
 
 def _set_budget(acting: Acting, act: commands.SetBudget) -> CommandResult:
-    return acting.result(_set_limit(acting, act.limit))
-
-
-def _set_limit(acting: Acting, limit: BudgetLimit) -> int:
-    models.require(acting.transaction, limit.scope.model)
-    if limit.scope.borrower is not None:
-        parties.require(acting.transaction, PartyRole.BORROWER, limit.scope.borrower)
-    if limit.scope.consumer is not None:
-        consumer = parties.require(acting.transaction, PartyRole.CONSUMER, limit.scope.consumer)
-        if consumer.borrower != limit.scope.borrower:
-            raise InvalidValueError("this consumer belongs to another borrower", reason="bad_scope")
-    if limit.not_after_ms is not None and limit.not_after_ms <= acting.now_ms:
+    if act.limit.not_after_ms is not None and act.limit.not_after_ms <= acting.now_ms:
         raise InvalidValueError("a budget cannot end in the past", reason="bad_end")
+    return acting.result(_set_limit(acting, act.limit, act.limit.limit))
+
+
+def _set_limit(acting: Acting, like: BudgetLimit, units: int | None) -> int:
+    """Set the limit that is, or will be, where `like` stands; its end is that of `like`."""
+    models.require(acting.transaction, like.scope.model)
+    if like.scope.borrower is not None:
+        parties.require(acting.transaction, PartyRole.BORROWER, like.scope.borrower)
+    if like.scope.consumer is not None:
+        consumer = parties.require(acting.transaction, PartyRole.CONSUMER, like.scope.consumer)
+        if consumer.borrower != like.scope.borrower:
+            raise InvalidValueError("this consumer belongs to another borrower", reason="bad_scope")
+    if units is not None and units > MAX_INTEGER:
+        raise InvalidValueError("a budget is at most 2**53 - 1 units", reason="budget_too_large")
+    limit = msgspec.structs.replace(like, limit=units)
     budgets.set_limit(acting.transaction, limit, acting.now_ms)
     acting.announce(Announcement(granted=limit.scope.model))
     return acting.record(entry.BudgetSet(limit=limit, command=acting.mark))
@@ -249,9 +247,9 @@ def _decide_ask(acting: Acting, act: commands.DecideAsk) -> CommandResult:
     ask = asks.require(acting.transaction, act.ask_id)
     if ask.state != "open":
         raise ConflictError(f"this request was {ask.state} before", reason="already_decided")
-    units = (act.units or ask.units) if act.approve else 0
-    if units:
-        _raise_asked(acting, ask, units)
+    units = (ask.units if act.units is None else act.units) if act.approve else 0
+    if act.approve:
+        _approve(acting, ask, units)
     by = acting.command.operator
     decided = ask_service.decided(ask, approved=act.approve, units=units, operator=by, reason=act.reason)
     asks.replace(acting.transaction, decided)
@@ -259,23 +257,60 @@ def _decide_ask(acting: Acting, act: commands.DecideAsk) -> CommandResult:
     return acting.result(index)
 
 
-def _raise_asked(acting: Acting, ask: commands.AskState, units: int) -> None:
-    """Raise the limits on the path that leave less room than was approved."""
+def _approve(acting: Acting, ask: commands.AskState, units: int) -> None:
+    """Raise the lifetime limits on the path so that together they leave exactly `units` more than before.
+
+    One that leaves so much anyway stays: others share it, and it would grow with each approval for one of them. Ends
+    stay, too, also one that has passed.
+
+    Raises:
+        InvalidValueError: not even one unit (`no_units`).
+        NotFoundError: there is no budget of this dimension on the path (`no_budget_row`).
+        ConflictError: a window leaves less than `units`, and less than the lifetime does, so that more of that helps
+            nobody (`window_exhausted`).
+    """
+    if units == 0:
+        raise InvalidValueError("an approval is of one unit at least", reason="no_units", fix="deny the request")
+    limited = [row for row in _rows_for(acting, ask) if row.limit is not None]
+    tightest = min(limited, key=lambda row: (row.room(), row.key.window is not Window.LIFETIME), default=None)
+    if tightest is None:
+        return  # there is no limit: so many can be granted already
+    room, window = tightest.room() or 0, tightest.key.window
+    if window is not Window.LIFETIME:
+        if room < units:
+            raise _window_exhausted(tightest.key, room)
+        return
+    for row in limited:
+        if row.key.window is window and (row.room() or 0) < room + units:
+            like = BudgetLimit(
+                scope=row.key.scope,
+                dimension=row.key.dimension,
+                window=window,
+                limit=row.limit,
+                not_after_ms=row.not_after_ms,
+            )
+            _set_limit(acting, like, row.posted + row.pending + room + units)
+
+
+def _rows_for(acting: Acting, ask: commands.AskState) -> list[BudgetRow]:
     scope = ask.scope
-    wanted = {scope.level().value, "model", "model_borrower"}
-    found = False
-    for limit in budgets.limits(acting.transaction, scope.model):
-        on_path = limit.scope.level().value in wanted and all(
-            getattr(limit.scope, name) in (None, getattr(scope, name)) for name in ("borrower", "consumer")
-        )
-        counted = limit.dimension is ask.dimension and limit.window is Window.LIFETIME
-        if on_path and counted and limit.limit is not None:
-            _raise_limit(acting, limit, units)
-            found = True
+    scopes = dict.fromkeys((Scope(model=scope.model), Scope(model=scope.model, borrower=scope.borrower), scope))
+    rows = budgets.rows_on(acting.transaction, tuple(scopes), acting.now_ms)
+    found = [row for row in rows if row.key.dimension is ask.dimension]
     if not found:
         raise NotFoundError(
-            "no lifetime budget on this path can be raised", reason="no_budget_row", fix="use `aigovtool budget grant`"
+            "there is no budget on this path to raise", reason="no_budget_row", fix="use `aigovtool budget grant`"
         )
+    return found
+
+
+def _window_exhausted(key: RowKey, room: int) -> ConflictError:
+    scope = " / ".join(part for part in (key.scope.model, key.scope.borrower, key.scope.consumer) if part is not None)
+    return ConflictError(
+        f"an approval raises lifetime budgets, but it is the {key.window} budget of {scope} that leaves {room} only",
+        reason="window_exhausted",
+        fix=f"raise that one first, with `aigovtool budget set --window {key.window}`; or wait, or deny the request",
+    )
 
 
 def _stop(acting: Acting, act: commands.Stop) -> CommandResult:

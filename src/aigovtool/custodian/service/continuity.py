@@ -4,15 +4,29 @@ Enclaves return the newest checkpoint that they were given with every renewal; c
 show theirs at any time. A note that the log's key signed must name a prefix of this log. If it does not, the ledger was
 restored from a backup (or somebody copied it): it would grant again what it has forgotten. Then it grants nothing more,
 in any process that serves it, until two operators have settled the gap.
+
+Stops that it has forgotten have left epochs with enclaves, which take no older stop. So the epoch leaps above all that
+can have been given out, and stops in force that are wider than a consumer are made newer. A consumer's is not: the list
+without the forgotten ones would lift them. Whoever orders it again means what the ledger says.
 """
+
+from typing import Final
 
 import msgspec
 
 from aigovtool.custodian.custodian import Custodian
-from aigovtool.custodian.store import log
+from aigovtool.custodian.hub import Announcement
+from aigovtool.custodian.store import log, stops
 from aigovtool.custodian.store.transaction import Gap, Head, Transaction
 from aigovtool.errors import LogError
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
+from aigovtool.ledger.entry import StopTarget
+
+#: What is announced after a leap: every enclave that listens gets its stop state.
+EVERYBODY: Final = Announcement(stop=StopTarget.ALL)
+#: How far the epoch may be behind the clock while there is a gap. The copy that was restored may be of a ledger that
+#: had this gap already, so that nothing new is found.
+_BEHIND_MS: Final = 60_000
 
 
 def note_gap(custodian: Custodian, transaction: Transaction, note: str) -> bool:
@@ -31,11 +45,58 @@ def note_gap(custodian: Custodian, transaction: Transaction, note: str) -> bool:
     seen = open_checkpoint(note, custodian.keys.key_set.log_keys())
     if seen.custodian != custodian.keys.custodian:
         raise LogError("the checkpoint is of another custodian's log", reason="wrong_custodian")
-    if _explained(head, seen) or not _newer(head.gap, seen):
+    if _explained(head, seen):
         return head.gap is not None
-    gap = Gap(checkpoint=note, generation=seen.generation, size=seen.size, found_at_ms=head.clock_ms)
-    transaction.head = msgspec.structs.replace(head, gap=gap)
+    now_ms = custodian.now(transaction)
+    if _newer(head.gap, seen):
+        gap = Gap(checkpoint=note, generation=seen.generation, size=seen.size, found_at_ms=now_ms)
+        transaction.head = msgspec.structs.replace(transaction.head, gap=gap)
+    elif not is_behind(transaction.head):
+        return True
+    leap(transaction, seen.size)
+    custodian.tell(transaction, EVERYBODY)
     return True
+
+
+def note_epoch(custodian: Custodian, transaction: Transaction, epoch: int) -> None:
+    """Believe an instance that has a stop state of a later epoch: it was pushed, and no checkpoint tells of it.
+
+    Whatever it says, the epoch comes no further than to the clock, and nobody else is told.
+    """
+    if transaction.head.epoch < epoch <= custodian.now(transaction):
+        leap(transaction, epoch)
+
+
+def leap(transaction: Transaction, size: int) -> None:
+    """Bring the epoch above all that a lost ledger of so many entries can have given out, and wide stops with it."""
+    transaction.head = leapt(transaction.head, size)
+    stops.renew_wide(transaction, transaction.head.epoch)
+
+
+def leapt(head: Head, size: int) -> Head:
+    """Return the head with an epoch above all that a ledger which forgot so many entries can have given out.
+
+    Each epoch has an entry of the log, up to the first leap. After one, and for what was ordered after the checkpoint
+    that is shown, the time counts: epochs, one for each order, do not outrun the clock's milliseconds.
+    """
+    return msgspec.structs.replace(head, epoch=max(head.epoch, size, head.clock_ms))
+
+
+def is_behind(head: Head) -> bool:
+    """Return whether the epoch of a ledger with a gap is not of this moment."""
+    return head.clock_ms - head.epoch >= _BEHIND_MS
+
+
+def place_of(note: str) -> tuple[int, int]:
+    """Return generation and size of a checkpoint, by which those of one log are ordered; the lowest of none.
+
+    Raises:
+        LogError: it is malformed.
+    """
+    if not note:
+        return 0, 0
+    seen = parse_checkpoint(note)
+    return seen.generation, seen.size
 
 
 def remembers(transaction: Transaction, seen: Checkpoint) -> bool:

@@ -84,7 +84,7 @@ class Granting:
         instance, state = self._instance, self._state
         if instance.state != "live" or state.is_wide() or state.stops_consumer(want.consumer):
             return DenyCode.STOPPED
-        if self._now_ms >= instance.valid_until_ms or instance.generation < self._transaction.head.generation:
+        if self._is_over() or instance.generation < self._transaction.head.generation:
             return DenyCode.REATTEST
         consumer = self._consumers.get(want.consumer)
         if consumer is None or consumer.borrower != instance.borrower:
@@ -93,6 +93,11 @@ class Granting:
         if self._borrower is None or self._borrower.revoked or not _is_lent(model, instance.borrower):
             return DenyCode.STOPPED
         return DenyCode.REATTEST if model is not None and self._on_other_terms(want, model.policy) else None
+
+    def _is_over(self) -> bool:
+        """Return whether the attestation has ended, or the credential of the borrower who is to renew it."""
+        ended = self._borrower is not None and self._now_ms > self._borrower.not_after_ms
+        return ended or self._now_ms >= self._instance.valid_until_ms
 
     def _on_other_terms(self, want: Want, policy: ServingPolicy) -> bool:
         """Return whether the instance was admitted on terms that are no longer in force (a boot tells the new ones)."""

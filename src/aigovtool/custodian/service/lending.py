@@ -112,6 +112,7 @@ def set_model_terms(acting: Acting, act: commands.SetModelTerms) -> CommandResul
     require_next(act.policy.version, model.policy.version)
     changed = msgspec.structs.replace(model, policy=act.policy, borrowers=act.borrowers)
     models.replace(acting.transaction, changed)
+    _note_ttl(acting, model.policy.ttl_ms)
     epoch = facts.next_epoch(acting.transaction)
     acting.announce(Announcement(granted=model.model))
     index = acting.record(
@@ -124,6 +125,12 @@ def set_model_terms(acting: Acting, act: commands.SetModelTerms) -> CommandResul
         )
     )
     return acting.result(index, epoch=epoch)
+
+
+def _note_ttl(acting: Acting, ttl_ms: int) -> None:
+    """Remember terms that are replaced: leases that are out keep them, and a settlement waits for all of those."""
+    head = acting.transaction.head
+    acting.transaction.head = msgspec.structs.replace(head, longest_ttl_ms=max(head.longest_ttl_ms, ttl_ms))
 
 
 def withdraw_model(acting: Acting, act: commands.WithdrawModel) -> CommandResult:

@@ -1,11 +1,18 @@
-"""Sealed packages on the custodian's disk: ciphertext only, named by their digest."""
+"""Sealed packages on the custodian's disk: ciphertext only, named by their digest.
+
+An upload is written beside them, under a name of its own and under a lock, which ends with the process that holds it.
+So a custodian that starts can tell what a killed one left behind from what another one, which shares the directory, is
+writing at this moment.
+"""
 
 import asyncio
+import fcntl
 import hashlib
 import os
 import re
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -24,6 +31,8 @@ from aigovtool.protocol.release import deposit_context
 from aigovtool.protocol.views import PackageStored
 
 _CHUNK: Final = 1 << 20
+_UPLOAD: Final = ".upload-"
+_LOCK_FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _RANGE_RE: Final = re.compile(r"bytes=([0-9]{1,15})-([0-9]{1,15})?")
 
 
@@ -33,7 +42,7 @@ def path_of(custodian: Custodian, package: Digest) -> Path:
 
 
 async def store(custodian: Custodian, package: Digest, chunks: AsyncIterator[bytes]) -> PackageStored:
-    """Write an upload while hashing it; it appears under its name only when whole and right.
+    """Write an upload while hashing it; it appears under its name only when whole and right, and durably.
 
     Raises:
         PackageError: the bytes have another digest.
@@ -41,10 +50,11 @@ async def store(custodian: Custodian, package: Digest, chunks: AsyncIterator[byt
         StorageError: the disk did not take it (`package_not_stored`).
     """
     target = path_of(custodian, package)
-    partial = custodian.packages / f".upload-{secrets.token_hex(8)}"
+    partial = custodian.packages / f"{_UPLOAD}{secrets.token_hex(8)}"
     digest, size = hashlib.sha256(), 0
     try:
         with partial.open("xb") as file:
+            _hold(file)
             async for chunk in chunks:
                 size += len(chunk)
                 if size > MAX_PACKAGE_BYTES:
@@ -56,6 +66,7 @@ async def store(custodian: Custodian, package: Digest, chunks: AsyncIterator[byt
         if f"sha256:{digest.hexdigest()}" != package:
             raise PackageError("the upload does not have the digest that it was announced with", reason="upload_digest")
         partial.rename(target)
+        await asyncio.to_thread(_sync_directory, target.parent)
     except OSError as error:
         raise StorageError(
             f"the package could not be written: {error.strerror}",
@@ -67,9 +78,40 @@ async def store(custodian: Custodian, package: Digest, chunks: AsyncIterator[byt
     return PackageStored(package=package, package_bytes=size)
 
 
+def _hold(file: BinaryIO) -> None:
+    # Some network file systems have no locks: there nothing that was left behind is removed either.
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
 def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    """Make a new name durable: a power cut must not take a package that an operator was told is stored."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_left(directory: Path) -> None:
+    """Remove what is left of uploads that nobody is writing any more."""
+    for left in directory.glob(f"{_UPLOAD}*"):
+        with suppress(OSError):  # it is being written, or gone, or not ours to open
+            _remove_unheld(left)
+
+
+def _remove_unheld(left: Path) -> None:
+    descriptor = os.open(left, _LOCK_FLAGS)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        left.unlink()
+    finally:
+        os.close(descriptor)
 
 
 def registered_model(custodian: Custodian, transaction: Transaction, command: Command, act: AddModel) -> Model:

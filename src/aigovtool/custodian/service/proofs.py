@@ -1,7 +1,8 @@
 """Proofs of the audit log: that an entry is in it, and that one state of it extends another.
 
-A proof reads O(log n) stored subtrees, however long the log is. Proofs are hashes and go to anybody who asks; an entry
-itself goes to operators, and the grant of a lease to the consumer and the borrower whose lease it is.
+A proof reads O(log n) stored subtrees, together, however long the log is. Proofs are hashes and go to anybody who asks,
+in the line of those who are not known; an entry itself goes to operators, and the grant of a lease to the consumer and
+the borrower whose lease it is.
 """
 
 from aigovtool.crypto.identity import Identity, IdentityKind
@@ -21,13 +22,15 @@ async def inclusion(custodian: Custodian, index: int, size: int) -> InclusionPro
 
     Raises:
         LogError: there is no such entry, or the log never had so many.
+        OverloadedError: too many ask at this moment.
     """
 
     def job(transaction: Transaction) -> InclusionProof:
         root = log.root_at(transaction, size)
-        return InclusionProof(path=inclusion_path(log.nodes(transaction), index, size), root=root)
+        path = log.proof(transaction, lambda node: inclusion_path(node, index, size))
+        return InclusionProof(path=path, root=root)
 
-    return await custodian.database.run(job)
+    return await custodian.database.run_open(job)
 
 
 async def consistency(custodian: Custodian, old_size: int, size: int) -> ConsistencyProof:
@@ -35,14 +38,15 @@ async def consistency(custodian: Custodian, old_size: int, size: int) -> Consist
 
     Raises:
         LogError: unless 0 < old_size <= size <= the number of entries.
+        OverloadedError: too many ask at this moment.
     """
 
     def job(transaction: Transaction) -> ConsistencyProof:
         root, old_root = log.root_at(transaction, size), log.root_at(transaction, old_size)
-        path = consistency_path(log.nodes(transaction), old_size, size)
+        path = log.proof(transaction, lambda node: consistency_path(node, old_size, size))
         return ConsistencyProof(path=path, old_root=old_root, root=root)
 
-    return await custodian.database.run(job)
+    return await custodian.database.run_open(job)
 
 
 async def lease(custodian: Custodian, identity: Identity, lease_id: LeaseId) -> EntryProof:
@@ -62,10 +66,11 @@ async def lease(custodian: Custodian, identity: Identity, lease_id: LeaseId) -> 
         )
         if not own or index is None:
             raise NotFoundError("there is no such lease of yours", reason="no_such_lease")
+        size = transaction.head.frontier.size
         return EntryProof(
             entry=log.entry_at(transaction, index),
             index=index,
-            path=inclusion_path(log.nodes(transaction), index, transaction.head.frontier.size),
+            path=log.proof(transaction, lambda node: inclusion_path(node, index, size)),
             checkpoint=custodian.checkpoint(transaction),
         )
 

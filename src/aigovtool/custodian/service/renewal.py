@@ -1,6 +1,7 @@
 """Renewal: one transaction per heartbeat (spec: leases section 4), answered only after COMMIT.
 
-Order: signature -> the same answer for the same request -> overdue leases charged -> reports -> wants.
+Order: signature -> the same answer for the same request, none for an older one -> overdue leases charged -> reports ->
+wants.
 The current stop state is beside the answer each time, also beside a repeated one.
 """
 
@@ -12,12 +13,14 @@ from aigovtool.crypto.sign import Envelope, seal
 from aigovtool.custodian.custodian import Custodian, rolled_back
 from aigovtool.custodian.hub import Announcement
 from aigovtool.custodian.service.announcements import announce
-from aigovtool.custodian.service.continuity import note_gap
+from aigovtool.custodian.service.continuity import EVERYBODY, note_epoch, note_gap, place_of
 from aigovtool.custodian.service.grants import Granting
-from aigovtool.custodian.service.reports import sweep, take_reports
+from aigovtool.custodian.service.reports import find_fork, fork_of, sweep, take_reports
 from aigovtool.custodian.store import budgets, facts, instances, models, stops
+from aigovtool.custodian.store.instances import Answered
 from aigovtool.custodian.store.records import Instance
 from aigovtool.custodian.store.transaction import Transaction
+from aigovtool.errors import AIGovToolError, ConflictError
 from aigovtool.ids import ConsumerId, InstanceId, ModelId, digest_of
 from aigovtool.ledger.book import rooms_on
 from aigovtool.ledger.budget import path
@@ -26,7 +29,7 @@ from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.ledger.units import Dimension
 from aigovtool.limits import MAX_ROOMS_PER_ANSWER
 from aigovtool.protocol import messages
-from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, PathRoom, Push, Renew, RenewReply
+from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, PathRoom, Renew, RenewReply
 from aigovtool.protocol.stop import STOP_STATE
 
 _Path = tuple[ModelId, ConsumerId]
@@ -34,14 +37,14 @@ _Path = tuple[ModelId, ConsumerId]
 
 @dataclass(frozen=True, slots=True)
 class _Renewed:
-    """A reply, and whom else it concerns: models of which somebody is short, and whether a fork was found.
+    """A reply or a refusal, and whom else it concerns: models of which somebody is short, and what is to be announced.
 
-    There is no reply while the ledger has a gap; that it was found is written all the same.
+    What a refused renewal has shown (a gap of the ledger, two copies of an instance) is written all the same.
     """
 
-    reply: RenewReply | None
+    outcome: RenewReply | AIGovToolError
     short: frozenset[ModelId] = field(default_factory=frozenset)
-    forked: bool = False
+    announced: tuple[Announcement, ...] = ()
 
 
 async def renew(custodian: Custodian, envelope: Envelope) -> RenewReply:
@@ -49,7 +52,8 @@ async def renew(custodian: Custodian, envelope: Envelope) -> RenewReply:
 
     Raises:
         ForbiddenError, SignatureInvalidError: who sent this is not known, or did not sign it.
-        ConflictError: the request id was used for another renewal (`request_changed`).
+        ConflictError: the request id was used for another renewal (`request_changed`), or a newer one was answered
+            since (`request_superseded`).
         LogError: the checkpoint that it returns is none of this log.
         LedgerRollbackError: that checkpoint is newer than this ledger, or another one was before.
     """
@@ -58,23 +62,36 @@ async def renew(custodian: Custodian, envelope: Envelope) -> RenewReply:
 
     def job(transaction: Transaction) -> _Renewed:
         instance = instances.require(transaction, request.instance)
+        epoch = facts.epoch(transaction)
         if note_gap(custodian, transaction, request.checkpoint_seen):
-            return _Renewed(None)
-        before = instances.answered(transaction, instance.instance, request.request_id, digest)
-        if before is not None:
-            return _Renewed(RenewReply(answer=before.answer, stop_state=custodian.stop_state(transaction, instance)))
+            return _Renewed(rolled_back(), announced=(EVERYBODY,) if facts.epoch(transaction) > epoch else ())
+        note_epoch(custodian, transaction, request.epoch)
+        newest, shown = instances.newest_answer(transaction, instance.instance), place_of(request.checkpoint_seen)
+        answered = Answered(request.request_id, shown)
+        if newest is not None:
+            if newest.answered.supersedes(request.request_id, shown):
+                return _superseded(custodian, transaction, instance, request)
+            if (before := newest.to(request.request_id, digest)) is not None:
+                state = custodian.stop_state(transaction, instance)
+                return _Renewed(RenewReply(answer=before.answer, stop_state=state))
+            answered = newest.answered.then(request.request_id, shown)
         renewed, reply = _renew(custodian, transaction, instance, request)
-        instances.remember(transaction, instance.instance, request.request_id, digest, reply)
+        instances.remember(transaction, instance.instance, answered, digest, reply)
         return renewed
 
     renewed = await custodian.database.run(job)
-    if renewed.reply is None:
-        raise rolled_back()
-    for model in renewed.short:
-        await announce(custodian, Announcement(recall=model))
-    if renewed.forked:
-        custodian.hub.push(request.instance, Push(granted=True))
-    return renewed.reply
+    for announcement in (*(Announcement(recall=model) for model in renewed.short), *renewed.announced):
+        await announce(custodian, announcement)
+    if isinstance(renewed.outcome, AIGovToolError):
+        raise renewed.outcome
+    return renewed.outcome
+
+
+def _superseded(custodian: Custodian, transaction: Transaction, instance: Instance, request: Renew) -> _Renewed:
+    """Refuse a renewal that is older than one that was answered: nobody waits for it, unless there are two copies."""
+    forked = find_fork(custodian, transaction, instance, request.reports)
+    refusal = ConflictError("a newer renewal of this instance was answered since", reason="request_superseded")
+    return _Renewed(refusal, announced=(fork_of(instance.instance),) if forked else ())
 
 
 def _renew(
@@ -113,7 +130,7 @@ def _renew(
     short = {one.model for one in results if isinstance(one, Deny) and one.code is DenyCode.RESERVED}
     for model in short:
         custodian.tell(transaction, Announcement(recall=model))
-    return _Renewed(reply, frozenset(short), taken.forked), reply
+    return _Renewed(reply, frozenset(short), (fork_of(instance.instance),) if taken.forked else ()), reply
 
 
 def _rooms(
@@ -146,18 +163,21 @@ async def wiped(custodian: Custodian, envelope: Envelope) -> Envelope:
     """Take an instance's statement that everything is gone, with (some of) its final reports."""
     statement = await custodian.senders.opened(custodian.database, envelope, messages.WIPED, messages.Wiped)
 
-    def job(transaction: Transaction) -> Envelope:
+    def job(transaction: Transaction) -> tuple[Envelope, bool]:
         instance = instances.require(transaction, statement.instance)
         instances.touch(transaction, instance.instance, custodian.now(transaction))
-        take_reports(custodian, transaction, instance, statement.reports)
+        taken = take_reports(custodian, transaction, instance, statement.reports)
         instance = instances.require(transaction, instance.instance)
         if instance.state == "live":
             instance = msgspec.structs.replace(instance, state="wiped", wiped_epoch=statement.epoch)
             instances.replace(transaction, instance)
             custodian.record(transaction, Wiped(instance=instance.instance, epoch=statement.epoch))
-        return custodian.stop_state(transaction, instance)
+        return custodian.stop_state(transaction, instance), taken.forked
 
-    return await custodian.database.run(job)
+    state, forked = await custodian.database.run(job)
+    if forked:
+        await announce(custodian, fork_of(statement.instance))
+    return state
 
 
 async def listener(custodian: Custodian, envelope: Envelope) -> Instance:

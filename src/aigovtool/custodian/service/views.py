@@ -1,19 +1,22 @@
 """What operators see: parties, models, budgets, usage, enclaves, stops, requests, the log."""
 
+import asyncio
 from typing import get_args
 
 from aigovtool.attestation.appraisal import AppraisalPolicy
 from aigovtool.attestation.model import TeeType
 from aigovtool.custodian.custodian import Custodian, rolled_back
 from aigovtool.custodian.service import witnesses
+from aigovtool.custodian.service.announcements import announce
 from aigovtool.custodian.service.boot import policy_in_force
-from aigovtool.custodian.service.continuity import note_gap
+from aigovtool.custodian.service.continuity import EVERYBODY, note_gap, remembers
 from aigovtool.custodian.service.reports import sweep
 from aigovtool.custodian.store import asks, budgets, facts, instances, leases, log, models, parties, stops
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import InvalidValueError
 from aigovtool.ids import key_id_of
 from aigovtool.ledger.budget import BudgetRow
+from aigovtool.ledger.checkpoint import open_checkpoint, parse_checkpoint
 from aigovtool.ledger.entry import EntryBody
 from aigovtool.ledger.policy import CLOCK_RATE_ERROR_PPM, ServingPolicy, consequences
 from aigovtool.package.manifest import TensorSpec
@@ -172,7 +175,7 @@ async def show_stops(custodian: Custodian) -> views.Stops:
 
 
 async def show_asks(custodian: Custodian) -> views.Asks:
-    """Return requests for more budget, newest first."""
+    """Return requests for more budget: the open ones, then those that were decided; of either the newest first."""
     return views.Asks(asks=await custodian.database.run(asks.everything))
 
 
@@ -200,18 +203,39 @@ async def show_kind(custodian: Custodian, kind: str, before: int, limit: int) ->
 
 
 async def show_head(custodian: Custodian) -> views.LogHead:
-    """Return a checkpoint signed now, and the newest co-signatures of witnesses."""
-    return await custodian.database.run(lambda transaction: witnesses.show_head(custodian, transaction))
+    """Return a checkpoint signed now, and the newest co-signatures of witnesses; to anybody who asks.
+
+    Raises:
+        OverloadedError: too many ask at this moment.
+    """
+    return await custodian.database.run_open(lambda transaction: witnesses.show_head(custodian, transaction))
 
 
 async def compare(custodian: Custodian, seen: views.CheckpointSeen) -> views.LogHead:
     """Take somebody's checkpoint, and return the present one. A newer one than this ledger's ends all grants.
 
+    It is looked at also while a crowd of strangers is kept waiting: whoever shows it may be the last who remembers.
+
     Raises:
         LogError: it is malformed, or not one of this log.
         LedgerRollbackError: this ledger does not remember it.
+        OverloadedError: too many ask for the present one at this moment.
     """
-    if await custodian.database.run(lambda transaction: note_gap(custodian, transaction, seen.checkpoint)):
+    shown = parse_checkpoint(seen.checkpoint)
+
+    def note(transaction: Transaction) -> tuple[bool, bool]:
+        epoch = facts.epoch(transaction)
+        return note_gap(custodian, transaction, seen.checkpoint), facts.epoch(transaction) > epoch
+
+    noted = await custodian.database.run(lambda running: note(running) if remembers(running, shown) else None)
+    if noted is None:
+        # Whoever forges one must not cost the ledger's writer the time that it takes to see that.
+        await asyncio.to_thread(open_checkpoint, seen.checkpoint, custodian.keys.key_set.log_keys())
+        noted = await custodian.database.run(note)
+    gap, leapt = noted
+    if leapt:
+        await announce(custodian, EVERYBODY)
+    if gap:
         raise rolled_back()
     return await show_head(custodian)
 

@@ -1,16 +1,21 @@
 """Requests for more budget, and the operator commands that were carried out."""
 
-from sqlalchemy import insert, select, update
+from collections.abc import Iterable
+from typing import Final
+
+from sqlalchemy import ColumnElement, insert, select, true, update
 
 from aigovtool.codec import encode
 from aigovtool.custodian.store.bodies import decoded
 from aigovtool.custodian.store.schema import asks, commands
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import ConflictError, NotFoundError
-from aigovtool.ids import Digest, MessageId
+from aigovtool.ids import BorrowerId, Digest, MessageId
 from aigovtool.ledger.budget import Scope
-from aigovtool.ledger.units import Dimension
 from aigovtool.protocol.commands import AskState, CommandResult
+
+#: Requests shown at once: the open ones first, so that what was decided never hides them.
+_SHOWN: Final = 1_000
 
 
 def add(transaction: Transaction, ask: AskState) -> None:
@@ -37,11 +42,10 @@ def require(transaction: Transaction, ask_id: MessageId) -> AskState:
     return found
 
 
-def open_at(transaction: Transaction, scope: Scope, dimension: Dimension) -> AskState | None:
-    """Return an open request for a dimension at a scope."""
-    statement = select(asks.c.body).where(asks.c.scope == _scope(scope), asks.c.state == "open")
-    found = (decoded(body, AskState) for body in transaction.execute(statement).scalars())
-    return next((ask for ask in found if ask.dimension is dimension), None)
+def open_at(transaction: Transaction, scope: Scope, limit: int) -> list[AskState]:
+    """Return up to `limit` open requests at a scope, in any dimension."""
+    statement = select(asks.c.body).where(asks.c.scope == _scope(scope), asks.c.state == "open").limit(limit)
+    return [decoded(body, AskState) for body in transaction.execute(statement).scalars()]
 
 
 def replace(transaction: Transaction, ask: AskState) -> None:
@@ -49,10 +53,29 @@ def replace(transaction: Transaction, ask: AskState) -> None:
     transaction.execute(update(asks).where(asks.c.ask_id == ask.ask_id).values(state=ask.state, body=encode(ask)))
 
 
-def everything(transaction: Transaction, limit: int = 1000) -> list[AskState]:
-    """Return requests, newest first."""
-    statement = select(asks.c.body).order_by(asks.c.at_ms.desc()).limit(limit)
-    return [decoded(body, AskState) for body in transaction.execute(statement).scalars()]
+def everything(transaction: Transaction, limit: int = _SHOWN) -> list[AskState]:
+    """Return requests: the open ones, then those that were decided; of either the newest first."""
+    return _shown(transaction, true(), limit)
+
+
+def at(transaction: Transaction, scopes: Iterable[Scope]) -> list[AskState]:
+    """Return requests at these scopes, in the order of `everything`."""
+    return _shown(transaction, asks.c.scope.in_([_scope(scope) for scope in scopes]), _SHOWN)
+
+
+def of_borrower(transaction: Transaction, borrower: BorrowerId) -> list[AskState]:
+    """Return requests for a borrower and its consumers, in the order of `everything`."""
+    named = f'"borrower":{encode(borrower).decode()}'
+    return _shown(transaction, asks.c.scope.contains(named, autoescape=True), _SHOWN)
+
+
+def _shown(transaction: Transaction, which: ColumnElement[bool], limit: int) -> list[AskState]:
+    found: list[AskState] = []
+    # One after the other, so that each follows an index: sorting both together would read all that was ever asked.
+    for state in (asks.c.state == "open", asks.c.state != "open"):
+        statement = select(asks.c.body).where(which, state).order_by(asks.c.at_ms.desc()).limit(limit - len(found))
+        found += [decoded(body, AskState) for body in transaction.execute(statement).scalars()]
+    return found
 
 
 def done(transaction: Transaction, command_id: MessageId, digest: Digest) -> CommandResult | None:

@@ -33,7 +33,9 @@ _WRITE: Final = (
     .where(budget_rows.c.key == bindparam("row"))
     .values(posted=bindparam("new_posted"), pending=bindparam("new_pending"))
 )
-_EARLIER: Final = select(func.coalesce(func.sum(budget_rows.c.posted + budget_rows.c.pending), 0)).where(
+_EARLIER: Final = select(
+    func.coalesce(func.sum(budget_rows.c.posted), 0), func.coalesce(func.sum(budget_rows.c.pending), 0)
+).where(
     budget_rows.c.limit_key == bindparam("limit"),
     budget_rows.c.bucket_ms >= bindparam("oldest"),
     budget_rows.c.bucket_ms < bindparam("current"),
@@ -76,6 +78,18 @@ def rows_of(transaction: Transaction, keys: list[RowKey]) -> list[BudgetRow]:
     return list(_stored(transaction, [_row_key(key) for key in keys]).values())
 
 
+def row_at(transaction: Transaction, key: RowKey, now_ms: int) -> BudgetRow | None:
+    """Return a row of any bucket that has begun, making it if a limit calls for it and nothing was debited there."""
+    found = rows_of(transaction, [key])
+    if found:
+        return found[0]
+    like = BudgetLimit(scope=key.scope, dimension=key.dimension, window=key.window, limit=0)
+    limit = limit_at(transaction, like)
+    if limit is None or key.bucket_ms > now_ms or key_now(limit, key.bucket_ms) != key:
+        return None
+    return _begin(transaction, limit, key.bucket_ms)
+
+
 def current_rows(transaction: Transaction, now_ms: int) -> list[BudgetRow]:
     """Return the row of the current bucket of every limit."""
     return _current(transaction, limits(transaction), now_ms)
@@ -94,8 +108,9 @@ def _current(transaction: Transaction, found: list[BudgetLimit], now_ms: int) ->
     rows = []
     for key, limit in wanted.items():
         row = stored.get(key) or _begin(transaction, limit, now_ms)
-        earlier = _earlier(transaction, limit, row.key, now_ms) if limit.window in ROLLING else 0
-        rows.append(msgspec.structs.replace(row, earlier=earlier, not_after_ms=limit.not_after_ms))
+        if limit.window in ROLLING:
+            row = row.with_earlier(*_earlier(transaction, limit, row.key, now_ms))
+        rows.append(msgspec.structs.replace(row, not_after_ms=limit.not_after_ms))
     return rows
 
 
@@ -122,10 +137,11 @@ def _begin(transaction: Transaction, limit: BudgetLimit, now_ms: int) -> BudgetR
     return row
 
 
-def _earlier(transaction: Transaction, limit: BudgetLimit, key: RowKey, now_ms: int) -> int:
-    """Return what the earlier buckets that a rolling window touches hold."""
+def _earlier(transaction: Transaction, limit: BudgetLimit, key: RowKey, now_ms: int) -> tuple[int, int]:
+    """Return what is spent and what is held in the earlier buckets that a rolling window touches."""
     buckets = {"oldest": oldest_bucket_of(limit.window, now_ms), "current": key.bucket_ms}
-    return int(transaction.execute(_EARLIER, {"limit": _limit_key(limit), **buckets}).scalar_one())
+    spent, held = transaction.execute(_EARLIER, {"limit": _limit_key(limit), **buckets}).one()
+    return int(spent), int(held)
 
 
 def _row(found: Row[*tuple[Any, ...]]) -> BudgetRow:

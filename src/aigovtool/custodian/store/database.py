@@ -4,6 +4,9 @@ All work on the ledger is a function of a `Transaction` and runs on one thread. 
 one transaction; each runs in a savepoint of its own, so that one refusal does not undo another's work, and nobody is
 answered before COMMIT has returned (leases spec section 4).
 
+Whoever is not known waits in a line of its own (`run_open`), from which a few are taken into each transaction:
+however many come, they delay each other, and nobody's renewal.
+
 A copy of the ledger is made on that thread too, between groups of jobs: whoever waits is served while it goes on.
 """
 
@@ -12,12 +15,14 @@ import logging
 import queue
 import sqlite3
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import BinaryIO, Final, TypeVar
+from contextlib import suppress
+from typing import Any, BinaryIO, Final, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, PendingRollbackError
 
 from aigovtool.custodian.store.backend import Backend
 from aigovtool.custodian.store.transaction import Transaction
@@ -32,6 +37,13 @@ _LOG: Final = logging.getLogger(__name__)
 #: Jobs in one transaction. More would delay the first of them; 64 already amortise the fsync.
 _GROUP: Final = 64
 _QUEUE: Final = 10_000
+#: Jobs in one transaction that anybody may cause, and how many of them wait: some milliseconds, and a second or so.
+_OPEN_GROUP: Final = 4
+_OPEN_QUEUE: Final = 256
+
+
+class _Wake:
+    """Has the writer look at its other lines."""
 
 
 class Database:
@@ -44,11 +56,14 @@ class Database:
             ConfigurationError: it cannot be used as it is.
         """
         self.backend: Final = backend
-        self._jobs: Final[queue.Queue[_Waiting | None]] = queue.Queue(_QUEUE)
+        self._jobs: Final[queue.Queue[_Waiting | _Wake | None]] = queue.Queue(_QUEUE)
+        self._open_jobs: Final[queue.Queue[_Waiting]] = queue.Queue(_OPEN_QUEUE)
         self._copies: Final[queue.SimpleQueue[_Copying]] = queue.SimpleQueue()
         self._connection: Connection | None = backend.connect()
         #: Set when nothing can be written any more until the custodian is started again.
         self.failed = threading.Event()
+        #: The ledger's time as of the newest transaction here; 0 before the first.
+        self.clock_ms = 0
         self._thread: Final = threading.Thread(target=self._work, name="ledger-writer", daemon=True)
         self._thread.start()
 
@@ -62,17 +77,37 @@ class Database:
         """
         return await asyncio.wrap_future(self.submit(job))
 
+    async def run_open(self, job: Job[T]) -> T:
+        """Run a job that anybody may cause, whose caller is not known: in its turn among such jobs, a few at a time.
+
+        Raises:
+            StorageError, OverloadedError: as `run`; the line of such jobs is a short one.
+        """
+        return await asyncio.wrap_future(self._submit(job, self._open_jobs))
+
     def submit(self, job: Job[T]) -> "Future[T]":
         """Queue `job` from any thread."""
+        return self._submit(job, self._jobs)
+
+    def _submit(self, job: Job[T], line: "queue.Queue[Any]") -> "Future[T]":
         future: Future[T] = Future()
         if self.failed.is_set():
             future.set_exception(_storage_failed())
             return future
         try:
-            self._jobs.put_nowait((job, future))  # type: ignore[arg-type]
+            line.put_nowait((job, future))
         except queue.Full:
-            future.set_exception(OverloadedError("the ledger's queue is full", retry_after_s=1))
+            future.set_exception(OverloadedError("too many wait for the ledger", retry_after_s=1))
+            return future
+        if line is self._open_jobs:
+            self._wake()
+            if self.failed.is_set():
+                _tell_failed(_taken(self._open_jobs))
         return future
+
+    def _wake(self) -> None:
+        with suppress(queue.Full):  # then it has enough to do, and looks all the same
+            self._jobs.put_nowait(_Wake())
 
     def copy(self, job: Job[T]) -> "Future[tuple[BinaryIO, T]]":
         """Copy the ledger while other jobs go on; `job` is then run on exactly what the copy holds.
@@ -82,7 +117,7 @@ class Database:
         """
         future: Future[tuple[BinaryIO, T]] = Future()
         self._copies.put((job, future))  # type: ignore[arg-type]
-        self.submit(_nothing)  # wakes the writer
+        self._wake()
         if self.failed.is_set():
             self._give_up_copies()
         return future
@@ -100,18 +135,23 @@ class Database:
             ending = self._serve_group(first)
             while not ending and not self._copies.empty():
                 self._copy(*self._copies.get())
+        _tell_failed(_taken(self._open_jobs))
         self._give_up_copies()
 
-    def _serve_group(self, first: _Waiting) -> bool:
+    def _serve_group(self, first: "_Waiting | _Wake") -> bool:
         """Serve a job and those that wait with it; return whether the end was among them."""
-        group, ending = [first], False
-        while len(group) < _GROUP and not self._jobs.empty():
-            following = self._jobs.get()
-            if following is None:
-                ending = True
+        group: list[_Waiting] = []
+        following: _Waiting | _Wake | None = first
+        while following is not None:
+            if not isinstance(following, _Wake):
+                group.append(following)
+            if len(group) == _GROUP or self._jobs.empty():
                 break
-            group.append(following)
-        self._serve(group)
+            following = self._jobs.get()
+        ending = following is None
+        self._serve([*group, *_taken(self._open_jobs, _OPEN_GROUP)])
+        if not ending and not self._open_jobs.empty():
+            self._wake()  # behind whoever has come meanwhile
         return ending
 
     def _copy(self, job: Job[object], future: "Future[tuple[BinaryIO, object]]") -> None:
@@ -162,9 +202,11 @@ class Database:
         if self.failed.is_set():  # queued while the failure was being told: nothing is written after one
             self._give_up(group)
             return
+        if not group:
+            return
         try:
             outcomes = self._commit(group)
-        except (SQLAlchemyError, sqlite3.Error, AIGovToolError) as error:
+        except BaseException as error:  # noqa: BLE001 - a writer that ended here would leave everybody waiting for ever
             self._lost(group, error)
             return
         for (_, future), (result, failure) in zip(group, outcomes, strict=True):
@@ -180,15 +222,16 @@ class Database:
         outcomes = [_attempt(transaction, job) for job, _ in group]
         transaction.flush()
         self._connection.commit()
+        self.clock_ms = transaction.head.clock_ms
         return outcomes
 
-    def _lost(self, group: list[_Waiting], error: Exception) -> None:
+    def _lost(self, group: list[_Waiting], error: BaseException) -> None:
         """The transaction is not known to be durable: nobody of the group is told that it is."""
+        _let_go(error)
         _LOG.critical("ledger_commit_failed", extra={"cause": str(getattr(error, "orig", error)).strip()[:200]})
         self._disconnect()
         if self.backend.reconnects:
-            for _, future in group:
-                future.set_exception(_storage_failed())
+            _tell_failed(group)
         else:
             self.failed.set()
             self._give_up(group)
@@ -198,19 +241,19 @@ class Database:
             connection, self._connection = self._connection, None
             try:
                 connection.close()
-            except (SQLAlchemyError, sqlite3.Error):
+            except Exception:  # noqa: BLE001 - it is given up anyway, and the writer must go on to say so
                 _LOG.warning("ledger_close_failed")
 
     def _give_up(self, group: list[_Waiting]) -> None:
-        for _, future in group:
-            future.set_exception(_storage_failed())
+        """Tell a group, and everybody who waits behind it."""
+        _tell_failed([*group, *_taken(self._open_jobs)])
         while not self._jobs.empty():
             waiting = self._jobs.get()
             if waiting is None:
                 self._jobs.put(None)  # `close` waits for the writer to see this
                 return
-            if waiting[1].set_running_or_notify_cancel():
-                waiting[1].set_exception(_storage_failed())
+            if not isinstance(waiting, _Wake):
+                _tell_failed([waiting])
 
 
 def _attempt(transaction: Transaction, job: Job[object]) -> tuple[object, Exception | None]:
@@ -223,19 +266,41 @@ def _attempt(transaction: Transaction, job: Job[object]) -> tuple[object, Except
         # A wall of the schema held: the statement was refused, the server is sound.
         failure: Exception = StorageError("the ledger refused an impossible value", reason="constraint")
         _LOG.error("ledger_constraint", extra={"cause": str(error.orig).strip()[:200]})
-    except (SQLAlchemyError, sqlite3.Error):
-        raise
+    except (DBAPIError, PendingRollbackError, sqlite3.Error):
+        raise  # the server or the file has said it: nothing of this transaction can be relied on
     except AIGovToolError as error:
         failure = error
     except Exception as error:  # noqa: BLE001 - one caller's defect must not undo the others' work
         _LOG.exception("ledger_job_failed")
+        _let_go(error)
         failure = error
     transaction.back_to(mark)
     return None, failure
 
 
-def _nothing(_transaction: Transaction) -> None:
-    """Do nothing."""
+def _let_go(error: BaseException) -> None:
+    """Free what the failed frames still hold: an answer that is half read keeps a SQLite file locked after its end."""
+    one: BaseException | None = error
+    while one is not None:
+        traceback.clear_frames(one.__traceback__)
+        one = one.__cause__ or one.__context__
+
+
+def _taken(line: "queue.Queue[_Waiting]", most: int = _OPEN_QUEUE) -> list[_Waiting]:
+    """Take up to `most` jobs out of a line."""
+    taken: list[_Waiting] = []
+    while len(taken) < most:
+        try:
+            taken.append(line.get_nowait())
+        except queue.Empty:
+            break
+    return taken
+
+
+def _tell_failed(group: list[_Waiting]) -> None:
+    for _, future in group:
+        if future.running() or future.set_running_or_notify_cancel():
+            future.set_exception(_storage_failed())
 
 
 def _storage_failed() -> StorageError:

@@ -1,5 +1,6 @@
 """Instances, the nonces of their boots, and the answers to their last renewals."""
 
+from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
@@ -15,10 +16,18 @@ from aigovtool.limits import MAX_OUTSTANDING_NONCES, MAX_OUTSTANDING_NONCES_PER_
 from aigovtool.protocol.messages import RenewReply
 
 _FIND: Final = select(instances.c.body).where(instances.c.instance == bindparam("wanted"))
+_BY_KEY: Final = (
+    select(instances.c.body)
+    .where(instances.c.key_id == bindparam("wanted"))
+    .order_by(instances.c.attested_at_ms.desc(), instances.c.instance)
+    .limit(1)
+)
 _TOUCH: Final = (
     update(instances).where(instances.c.instance == bindparam("wanted")).values(last_contact_ms=bindparam("now_ms"))
 )
 _ANSWERED: Final = select(answers).where(answers.c.instance == bindparam("wanted"))
+#: Answered renewals of an instance that are known by their identifiers, beside the newest.
+_EARLIER: Final = 16
 
 
 def add_nonce(transaction: Transaction, nonce: Nonce, borrower: BorrowerId, *, now_ms: int, ttl_ms: int) -> None:
@@ -59,14 +68,22 @@ def add(transaction: Transaction, instance: Instance) -> None:
     """Insert an admitted instance.
 
     Raises:
-        ConflictError: it was admitted before.
+        ConflictError: it was admitted before (`instance_exists`), or another one with its identity key was
+            (`identity_key_reused`): whoever signs with a key must be one instance.
     """
+    key_id = key_id_of(instance.identity_key)
     if find(transaction, instance.instance) is not None:
         raise ConflictError("this instance was admitted before", reason="instance_exists")
+    if by_key(transaction, key_id) is not None:
+        raise ConflictError(
+            "another instance has this identity key",
+            reason="identity_key_reused",
+            fix="boot with new keys: each boot makes its own",
+        )
     transaction.execute(
         insert(instances).values(
             instance=instance.instance,
-            key_id=key_id_of(instance.identity_key),
+            key_id=key_id,
             borrower=instance.borrower,
             state=instance.state,
             attested_at_ms=instance.attested_at_ms,
@@ -95,8 +112,12 @@ def require(transaction: Transaction, instance: InstanceId) -> Instance:
 
 
 def by_key(transaction: Transaction, key_id: KeyId) -> Instance | None:
-    """Return the instance whose identity key has this identifier."""
-    body = transaction.execute(select(instances.c.body).where(instances.c.key_id == key_id)).scalar_one_or_none()
+    """Return the instance whose identity key has this identifier.
+
+    Earlier programs admitted several with one key. The newest of them counts: anybody may name a key, so that what is
+    found must never be an error.
+    """
+    body = transaction.execute(_BY_KEY, {"wanted": key_id}).scalar_one_or_none()
     return None if body is None else decoded(body, Instance)
 
 
@@ -119,25 +140,71 @@ def newest(transaction: Transaction, limit: int) -> list[tuple[Instance, int]]:
     return [(decoded(found[0], Instance), int(found[1])) for found in transaction.execute(statement)]
 
 
-def answered(
-    transaction: Transaction, instance: InstanceId, request_id: MessageId, request: Digest
-) -> RenewReply | None:
-    """Return the answer given before to this renewal.
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Which renewals of an instance were answered: the newest, and some of those before it.
 
-    Raises:
-        ConflictError: the same request id came with another body.
+    `shown` is the place (generation, size) of the checkpoint that the newest one showed.
     """
+
+    request_id: MessageId
+    shown: tuple[int, int]
+    earlier: tuple[MessageId, ...] = ()
+
+    def supersedes(self, request_id: MessageId, shown: tuple[int, int]) -> bool:
+        """Return whether a renewal is older than the newest that was answered: nobody waits for its answer any more.
+
+        An instance has one outstanding at a time, and each shows the newest checkpoint that it was given. Whatever was
+        granted is in the log, so all that it sent after the answer shows a newer one: such a renewal is known for ever.
+        """
+        return request_id in self.earlier or shown < self.shown
+
+    def then(self, request_id: MessageId, shown: tuple[int, int]) -> "Answered":
+        """Return what is remembered once a newer renewal was answered."""
+        return Answered(request_id, shown, (self.request_id, *self.earlier)[:_EARLIER])
+
+
+@dataclass(frozen=True, slots=True)
+class NewestAnswer:
+    """The answer to an instance's newest renewal, whose bytes had the digest `request`."""
+
+    answered: Answered
+    request: Digest
+    body: bytes
+
+    def to(self, request_id: MessageId, request: Digest) -> RenewReply | None:
+        """Return the answer, if this is the renewal that it was given to.
+
+        Raises:
+            ConflictError: the same request id came with another body (`request_changed`).
+        """
+        if self.answered.request_id != request_id:
+            return None
+        if self.request != request:
+            raise ConflictError("a renewal was repeated with another content", reason="request_changed")
+        return decoded(self.body, RenewReply)
+
+
+def newest_answer(transaction: Transaction, instance: InstanceId) -> NewestAnswer | None:
+    """Return the answer to the newest renewal of an instance, if it ever renewed."""
     found = transaction.execute(_ANSWERED, {"wanted": instance}).one_or_none()
-    if found is None or found.request_id != request_id:
+    if found is None:
         return None
-    if found.request != request:
-        raise ConflictError("a renewal was repeated with another content", reason="request_changed")
-    return decoded(found.body, RenewReply)
+    answered = Answered(found.request_id, (found.shown_generation, found.shown_size), tuple(found.earlier.split()))
+    return NewestAnswer(answered, found.request, found.body)
 
 
 def remember(
-    transaction: Transaction, instance: InstanceId, request_id: MessageId, request: Digest, reply: RenewReply
+    transaction: Transaction, instance: InstanceId, answered: Answered, request: Digest, reply: RenewReply
 ) -> None:
     """Keep the answer to the newest renewal of an instance: it has one outstanding at a time."""
-    values = {"request_id": request_id, "request": request, "body": encode(reply)}
+    generation, size = answered.shown
+    values = {
+        "request_id": answered.request_id,
+        "request": request,
+        "earlier": " ".join(answered.earlier),
+        "shown_generation": generation,
+        "shown_size": size,
+        "body": encode(reply),
+    }
     transaction.upsert(answers, {"instance": instance}, values)

@@ -7,7 +7,7 @@ from sqlalchemy import Integer, Row, Select, bindparam, func, insert, select, up
 
 from aigovtool.codec import encode
 from aigovtool.custodian.store.bodies import decoded
-from aigovtool.custodian.store.schema import PENDING, UNCLOSED, leases, usage, usage_units
+from aigovtool.custodian.store.schema import HELD, PENDING, UNCLOSED, leases, usage, usage_units
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.ids import BorrowerId, InstanceId, LeaseId, ModelId
 from aigovtool.ledger.lease import Lease
@@ -23,7 +23,7 @@ _HELD_BY_INSTANCE: Final = _HELD.where(
 #: From the running totals: a borrower may have a hundred thousand open leases, of enclaves that crashed for example.
 _HELD_BY_BORROWER: Final = (
     select(usage_units.c.dimension, func.sum(usage_units.c.held))
-    .where(usage_units.c.model == bindparam("of_model"), usage_units.c.borrower == bindparam("holder"))
+    .where(usage_units.c.model == bindparam("of_model"), usage_units.c.borrower == bindparam("holder"), HELD)
     .group_by(usage_units.c.dimension)
 )
 _FIND: Final = select(leases.c.body).where(leases.c.lease_id == bindparam("lease"))

@@ -5,10 +5,11 @@ the tree that ends with it, and the roots of complete subtrees from `NODE_LEVEL`
 somebody's checkpoint cost the same whether the log has a thousand entries or ten million.
 """
 
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
-from sqlalchemy import insert, select
+from sqlalchemy import bindparam, insert, select, tuple_
 
 from aigovtool.codec import encode
 from aigovtool.custodian.store.schema import log, log_kinds, log_nodes
@@ -21,6 +22,13 @@ from aigovtool.ledger.merkle import Frontier, NodeAt, nodes_of
 NODE_LEVEL: Final = 5
 #: Nearly all entries are of these two kinds. They are not looked up by their kind, and cost no row for it.
 EVERYDAY: Final = (LeaseGranted, LeaseClosed)
+_NODES: Final = select(log_nodes.c.level, log_nodes.c.idx, log_nodes.c.hash).where(
+    tuple_(log_nodes.c.level, log_nodes.c.idx).in_(bindparam("nodes", expanding=True))
+)
+_ROOT: Final = select(log.c.root).where(log.c.idx == bindparam("last"))
+_LEAVES: Final = select(log.c.idx, log.c.leaf).where(log.c.idx.in_(bindparam("leaves", expanding=True)))
+
+_Place = tuple[int, int]
 
 
 def append(transaction: Transaction, at_ms: int, body: EntryBody) -> int:
@@ -91,23 +99,46 @@ def root_at(transaction: Transaction, size: int) -> bytes:
     if size == 0:
         return Frontier().root()
     transaction.flush()
-    root = transaction.execute(select(log.c.root).where(log.c.idx == size - 1)).scalar_one_or_none()
+    root = transaction.execute(_ROOT, {"last": size - 1}).scalar_one_or_none()
     if root is None:
         raise LogError(f"the log has no {size} entries", reason="no_such_prefix")
     return bytes(root)
 
 
 def nodes(transaction: Transaction) -> NodeAt:
-    """Return the stored subtrees, for proofs."""
+    """Return the stored subtrees, for proofs; each is read when it is asked for."""
+    return lambda level, index: _read(transaction, {(level, index)})[level, index]
+
+
+def proof(transaction: Transaction, path: Callable[[NodeAt], list[bytes]]) -> list[bytes]:
+    """Return the proof that `path` makes of subtrees, all of which are read at once: anybody may ask for proofs.
+
+    Raises:
+        LogError: as `path`.
+    """
+    wanted: set[_Place] = set()
+
+    def wish(level: int, index: int) -> bytes:
+        wanted.add((level, index))
+        return b""
+
+    path(wish)  # which subtrees are needed depends on sizes alone
+    found = _read(transaction, wanted)
+    return path(lambda level, index: found[level, index])
+
+
+def _read(transaction: Transaction, wanted: Iterable[_Place]) -> dict[_Place, bytes]:
     transaction.flush()
-
-    def node(level: int, index: int) -> bytes:
-        if level >= NODE_LEVEL:
-            where = (log_nodes.c.level == level) & (log_nodes.c.idx == index)
-            return bytes(transaction.execute(select(log_nodes.c.hash).where(where)).scalar_one())
-        first, count = index << level, 1 << level
-        where = (log.c.idx >= first) & (log.c.idx < first + count)
-        leaves = list(transaction.execute(select(log.c.leaf).where(where).order_by(log.c.idx)).scalars())
-        return nodes_of(leaves)(level, 0)
-
-    return node
+    kept = [place for place in wanted if place[0] >= NODE_LEVEL]
+    made = [place for place in wanted if place[0] < NODE_LEVEL]
+    found: dict[_Place, bytes] = {}
+    if kept:
+        rows = transaction.execute(_NODES, {"nodes": kept})
+        found = {(row.level, row.idx): bytes(row.hash) for row in rows}
+    if made:
+        numbers = {number for level, index in made for number in range(index << level, (index + 1) << level)}
+        leaves = {row.idx: bytes(row.leaf) for row in transaction.execute(_LEAVES, {"leaves": sorted(numbers)})}
+        for level, index in made:
+            below = [leaves[number] for number in range(index << level, (index + 1) << level)]
+            found[level, index] = nodes_of(below)(level, 0)
+    return found

@@ -56,6 +56,12 @@ def among(transaction: Transaction, role: PartyRole, names: Sequence[str]) -> li
     return [decoded(body, Party) for body in bodies]
 
 
+def of_role(transaction: Transaction, role: PartyRole) -> list[Party]:
+    """Return all parties of a role, revoked or not."""
+    bodies = transaction.execute(_OF_ROLE, {"of_role": role.value}).scalars()
+    return [decoded(body, Party) for body in bodies]
+
+
 def require(transaction: Transaction, role: PartyRole, name: str) -> Party:
     """Return a party that may act.
 

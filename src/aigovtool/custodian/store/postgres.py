@@ -42,6 +42,11 @@ _SETTINGS: Final = {
     "tcp_user_timeout": "10000",
 }
 _MUST_BE_ON: Final = ("fsync", "full_page_writes")
+#: What `_SETTINGS` asks for and a proxy may have dropped: PgBouncer can be told to ignore what a client begins with.
+_MUST_HOLD: Final = (
+    ("synchronous_commit", ("on", "remote_apply"), "database_not_durable"),
+    ("transaction_isolation", ("read committed",), "database_isolation"),
+)
 
 
 def parse_url(address: str) -> URL:
@@ -217,4 +222,12 @@ def _require_durable(connection: Connection) -> None:
                 f"the server runs with {name} off: it may lose what it has acknowledged",
                 reason="database_not_durable",
                 fix=f"set {name} = on",
+            )
+    for name, held, reason in _MUST_HOLD:
+        shown = connection.execute(text(f"SHOW {name}")).scalar_one()
+        if shown not in held:
+            raise ConfigurationError(
+                f"{name} is {shown} on this connection, although it was asked for as {held[0]}",
+                reason=reason,
+                fix="connect to the server directly, or have the proxy in between pass on the startup options",
             )

@@ -19,7 +19,7 @@ from sqlalchemy import (
 
 from aigovtool.ledger.units import Dimension
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 metadata: Final = MetaData()
 
@@ -27,6 +27,7 @@ metadata: Final = MetaData()
 UNCLOSED: Final = text("state IN ('pending', 'expired')")
 PENDING: Final = text("state = 'pending'")
 ACTIVE: Final = text("active")
+HELD: Final = text("held > 0")
 
 #: One row: the schema's version, and the counters of `transaction.Head`. Whoever has locked it is the one writer.
 head: Final = Table(
@@ -114,13 +115,17 @@ instances: Final = Table(
     Index("instances_by_key", "key_id"),
 )
 
-#: The answer to the last renewal of each instance: a repeated request gets the same bytes.
+#: The answer to the newest renewal of each instance: a repeated request gets the same bytes, an older one none.
 answers: Final = Table(
     "answers",
     metadata,
     Column("instance", String(64), primary_key=True),
     Column("request_id", String(32), nullable=False),
     Column("request", String(71), nullable=False),
+    # Identifiers of the renewals that were answered just before it, and the place of the checkpoint that it showed.
+    Column("earlier", String(528), nullable=False),
+    Column("shown_generation", BigInteger, nullable=False),
+    Column("shown_size", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
 )
 
@@ -193,6 +198,12 @@ usage_units: Final = Table(
     Column("used", BigInteger, nullable=False),
     # Units of the leases that are not over: pending, or expired and neither closed nor written off.
     Column("held", BigInteger, nullable=False),
+    # What a borrower holds is summed at each grant: over the consumers that hold something, not over all there were.
+    Index(
+        *("usage_held", "model", "borrower", "dimension", "held"),
+        sqlite_where=HELD,
+        postgresql_where=HELD,
+    ),
 )
 
 stops: Final = Table(

@@ -6,13 +6,16 @@ in this process's view of the file can be trusted, so it is never tried again on
 
 Nobody else can read the file, so a backup is made here, by SQLite's online backup through that same connection. It
 copies some pages, lets the jobs that wait be served, and goes on: what they commit through the connection that is
-copied goes into the copy too, so it never begins anew and is of the moment at which it ends.
+copied goes into the copy too, so it never begins anew and is of the moment at which it ends. It lies on the ledger's
+own disk until it is sent, so it leaves some of that free: on a full disk the custodian would end.
 """
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from errno import ENOSPC
 from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO, Final
@@ -27,6 +30,8 @@ from aigovtool.errors import ConfigurationError, StorageError
 
 #: Pages copied at once: 1 MiB, some milliseconds in which nobody else is served.
 _PAGES_AT_ONCE: Final = 256
+#: What a copy leaves free: a hundred thousand grants and more, while it is made and sent.
+_RESERVE_BYTES: Final = 256 << 20
 _COPY_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CONNECT: Final = {"check_same_thread": False, "timeout": 2.0, "isolation_level": None}
 _PRAGMAS: Final = (
@@ -94,11 +99,12 @@ class Sqlite:
         """Copy the ledger to a file beside it that has no name any more when this returns.
 
         Raises:
-            StorageError: `copy_failed`.
+            StorageError: `copy_failed`; also where it would leave the ledger too little space.
         """
         source: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
         path = self._path.with_name(f"{self._path.name}.copy-{token_hex(8)}")
         try:
+            _require_space(path.parent, _size_of(source))
             file = os.fdopen(os.open(path, _COPY_FLAGS, 0o600), "rb")
             try:
                 _copy_pages(source, path, between)
@@ -111,7 +117,8 @@ class Sqlite:
             raise StorageError(
                 f"the ledger could not be copied: {error}",
                 reason="copy_failed",
-                fix=f"see that there is space in {path.parent}, where a copy is made before it is sent; check the disk",
+                fix=f"see that there is space in {path.parent}, where a copy is made before it is sent: as much as the "
+                f"ledger takes, and {_RESERVE_BYTES >> 20} MiB that stay free; check the disk",
             ) from None
         return file
 
@@ -121,9 +128,20 @@ class Sqlite:
             left.unlink(missing_ok=True)
 
 
+def _size_of(source: sqlite3.Connection) -> int:
+    (pages,), (page_bytes,) = (source.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
+    return int(pages) * int(page_bytes)
+
+
+def _require_space(directory: Path, wanted_bytes: int) -> None:
+    if shutil.disk_usage(directory).free < wanted_bytes + _RESERVE_BYTES:
+        raise OSError(ENOSPC, os.strerror(ENOSPC), str(directory))
+
+
 def _copy_pages(source: sqlite3.Connection, path: Path, between: Callable[[], None]) -> None:
     def progress(status: int, _remaining: int, _total: int) -> None:
         if status != sqlite3.SQLITE_DONE:  # what is committed after the last page would not be copied
+            _require_space(path.parent, 0)  # the ledger grows meanwhile, and others write to this disk
             between()
 
     with closing(sqlite3.connect(path, isolation_level=None)) as target:

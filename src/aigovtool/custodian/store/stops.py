@@ -2,14 +2,19 @@
 
 from typing import Final
 
-from sqlalchemy import ColumnElement, and_, bindparam, or_, select, union_all
+from sqlalchemy import ColumnElement, and_, bindparam, func, or_, select, union_all, update
 
 from aigovtool.custodian.store import facts, parties
-from aigovtool.custodian.store.records import Instance
+from aigovtool.custodian.store.records import Instance, Party
 from aigovtool.custodian.store.schema import ACTIVE, stops
 from aigovtool.custodian.store.transaction import Transaction
+from aigovtool.errors import ConflictError
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.protocol.stop import ActiveStop, StopState
+
+#: Consumers of one borrower that are listed as stopped at a time. The list is in the reply to every renewal, beside the
+#: answer: with names of 63 characters and a thousand grants in bound mode, enclaves can still read it (1 MiB).
+MAX_STOPPED_CONSUMERS: Final = 1_200
 
 
 def _aimed(target: StopTarget, condition: ColumnElement[bool]) -> ColumnElement[bool]:
@@ -27,14 +32,30 @@ _WIDE: Final = select(stops).where(
 # A consumer's stop alone names a borrower. Of a borrower's revoked consumers, thousands in time, are read those whose
 # credentials have not ended, and the newest of all.
 _OF_CONSUMERS: Final = select(stops).where(stops.c.borrower == bindparam("of_borrower"))
-_LISTED: Final = _OF_CONSUMERS.where(ACTIVE, stops.c.until_ms >= bindparam("now_ms"))
+_IS_LISTED: Final = and_(ACTIVE, stops.c.until_ms >= bindparam("now_ms"))
+_LISTED: Final = _OF_CONSUMERS.where(_IS_LISTED)
+_OTHERS: Final = (
+    select(func.count())
+    .select_from(stops)
+    .where(stops.c.borrower == bindparam("of_borrower"), _IS_LISTED, stops.c.value != bindparam("but"))
+)
 _NEWEST: Final = _OF_CONSUMERS.order_by(stops.c.epoch.desc()).limit(1).subquery()
+_RENEW_WIDE: Final = (
+    update(stops).where(ACTIVE, stops.c.target != StopTarget.CONSUMER.value).values(epoch=bindparam("new_epoch"))
+)
 _CONCERNING: Final = union_all(_WIDE, _LISTED, select(_NEWEST))
 
 
 def put(transaction: Transaction, target: StopTarget, value: str, epoch: int, *, active: bool) -> None:
-    """Set or lift a stop at an epoch."""
+    """Set or lift a stop at an epoch.
+
+    Raises:
+        ConflictError: so many consumers of one borrower are stopped that no enclave could read their list any more
+            (`too_many_stopped`).
+    """
     consumer = parties.find(transaction, PartyRole.CONSUMER, value) if target is StopTarget.CONSUMER else None
+    if active and consumer is not None:
+        _require_readable(transaction, consumer)
     values = {
         "borrower": None if consumer is None else consumer.borrower,
         "until_ms": None if consumer is None else consumer.not_after_ms,
@@ -42,6 +63,23 @@ def put(transaction: Transaction, target: StopTarget, value: str, epoch: int, *,
         "active": active,
     }
     transaction.upsert(stops, {"target": target.value, "value": value}, values)
+
+
+def renew_wide(transaction: Transaction, epoch: int) -> None:
+    """Give each stop in force that is wider than a consumer this epoch."""
+    transaction.execute(_RENEW_WIDE, {"new_epoch": epoch})
+
+
+def _require_readable(transaction: Transaction, consumer: Party) -> None:
+    now_ms = transaction.head.clock_ms
+    values = {"of_borrower": consumer.borrower, "now_ms": now_ms, "but": consumer.name}
+    others = int(transaction.execute(_OTHERS, values).scalar_one())
+    if others >= MAX_STOPPED_CONSUMERS and consumer.not_after_ms >= now_ms:
+        raise ConflictError(
+            f"{others:,} consumers of {consumer.borrower} are stopped, and no enclave could read a longer list",
+            reason="too_many_stopped",
+            fix=f"stop the borrower {consumer.borrower}; a consumer is listed until its credential ends",
+        )
 
 
 def is_active(transaction: Transaction, target: StopTarget, value: str) -> bool:

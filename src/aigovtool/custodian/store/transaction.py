@@ -64,6 +64,7 @@ class Head(Message):
     """The ledger's counters, which only ever grow, and whether it has forgotten something.
 
     While there is a `gap` nothing is granted; after it was settled nothing is granted before `quiet_until_ms`.
+    `longest_ttl_ms` is the longest for which any model was lent on terms that were replaced, as far as is known here.
     """
 
     generation: Units = 0
@@ -73,6 +74,7 @@ class Head(Message):
     gap: Gap | None = None
     settled: tuple[Settled, ...] = ()
     quiet_until_ms: Millis = 0
+    longest_ttl_ms: Millis = 0
 
 
 @dataclass(frozen=True, slots=True)

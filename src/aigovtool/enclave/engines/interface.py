@@ -3,7 +3,8 @@
 Pure functions over Python integers; no array library. `check_inputs` and `check_outputs` judge a consumer's
 request, `check_answer` judges the engine child, which a bad model may have taken over.
 
-It does not look at the data of inputs: `Tensor.checked` has, where they were read.
+It does not look at the data of inputs: outlines are compared before anybody does, and `Tensor.checked` looks where they
+are read.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 from aigovtool.errors import AIGovToolError, EngineError, InvalidValueError
 from aigovtool.package.manifest import TensorSpec
-from aigovtool.protocol.tensor import Tensor
+from aigovtool.protocol.tensor import Outline, Tensor, check_bytes_elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,8 @@ class ModelInterface:
     outputs: tuple[TensorSpec, ...]
 
 
-def check_inputs(interface: ModelInterface, tensors: Sequence[Tensor]) -> None:
-    """Raise unless `tensors` are exactly the inputs of the model, in any order.
+def check_inputs(interface: ModelInterface, tensors: Sequence[Outline | Tensor]) -> None:
+    """Raise unless `tensors`, or what they will be, are exactly the inputs of the model, in any order.
 
     A dimension of the model that is a number is matched; -1 takes any size; a name takes any size, and the
     same one wherever it occurs in this request (the batch axis, for example).
@@ -71,6 +72,7 @@ def check_answer(interface: ModelInterface, names: Sequence[str], tensors: Seque
     if [tensor.name for tensor in tensors] != wanted:
         raise EngineError("the engine answered with other outputs", reason="bad_answer")
     try:
+        check_bytes_elements(tensors)
         answer = [Tensor.checked(t.name, t.datatype, t.shape, t.data) for t in tensors]
         for tensor in answer:
             if specs[tensor.name].shape is not None:
@@ -82,8 +84,8 @@ def check_answer(interface: ModelInterface, names: Sequence[str], tensors: Seque
     return answer
 
 
-def _by_name(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
-    given: dict[str, Tensor] = {}
+def _by_name(tensors: Sequence[Outline | Tensor]) -> dict[str, Outline | Tensor]:
+    given: dict[str, Outline | Tensor] = {}
     for tensor in tensors:
         if tensor.name in given:
             raise _refused(f"input {tensor.name[:80]!r} comes twice", "duplicate_input", "send each input once")
@@ -91,7 +93,7 @@ def _by_name(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
     return given
 
 
-def _check_tensor(spec: TensorSpec, tensor: Tensor, axes: dict[str, int] | None) -> None:
+def _check_tensor(spec: TensorSpec, tensor: Outline | Tensor, axes: dict[str, int] | None) -> None:
     """Compare one tensor; `axes` gathers the sizes of named axes, and is None where they are not compared."""
     fix = f"{spec.name!r} is {spec.datatype.value} of shape {_shape(spec)}"
     if tensor.datatype.value != spec.datatype.value:

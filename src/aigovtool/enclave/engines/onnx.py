@@ -31,10 +31,25 @@ import onnxruntime as ort
 from aigovtool.enclave.engines.engine import PlainModel
 from aigovtool.enclave.engines.interface import ModelInterface
 from aigovtool.enclave.engines.watchdog import Watchdog
-from aigovtool.errors import ConfigurationError, DeadlineError, EngineError, InvalidValueError, ModelError
+from aigovtool.errors import (
+    ConfigurationError,
+    DeadlineError,
+    EngineError,
+    InvalidValueError,
+    ModelError,
+    TooLargeError,
+)
 from aigovtool.limits import MAX_INFER_BODY_BYTES
 from aigovtool.package.manifest import TensorSpec
-from aigovtool.protocol.tensor import Datatype, Tensor, frame_bytes, split_bytes
+from aigovtool.protocol.tensor import (
+    Buffer,
+    Datatype,
+    Outline,
+    Tensor,
+    check_bytes_elements,
+    frame_bytes,
+    split_bytes,
+)
 
 _Array = npt.NDArray[np.generic]
 
@@ -201,20 +216,43 @@ def _to_strings(tensor: Tensor) -> _Array:
 
 
 def _to_tensors(names: tuple[str, ...], results: list[object]) -> list[Tensor]:
-    tensors = [_to_tensor(name, result) for name, result in zip(names, results, strict=True)]
+    """Return the answer, unless it is one for which the parent would have to take this for a child gone bad."""
+    arrays = [_array_of(name, result) for name, result in zip(names, results, strict=True)]
+    outlines = [_outline(name, array) for name, array in zip(names, arrays, strict=True)]
+    try:
+        check_bytes_elements(outlines)
+    except TooLargeError as error:
+        raise _too_large(error.message) from None
+    tensors = [_to_tensor(outline, array) for outline, array in zip(outlines, arrays, strict=True)]
     if sum(len(tensor.data) for tensor in tensors) > MAX_INFER_BODY_BYTES:
-        raise EngineError(f"the answer is over {MAX_INFER_BODY_BYTES} bytes", reason="output_too_large")
+        raise _too_large(f"the answer is over {MAX_INFER_BODY_BYTES} bytes")
     return tensors
 
 
-def _to_tensor(name: str, result: object) -> Tensor:
+def _array_of(name: str, result: object) -> _Array:
     if not isinstance(result, np.ndarray):
         raise EngineError(f"output {name!r} is not a tensor", reason="unsupported_datatype")
-    if result.dtype == object:
-        items = [str(item).encode() for item in result.reshape(-1)]
-        return Tensor(name, Datatype.BYTES, result.shape, frame_bytes(items))
-    datatype = _DATATYPES.get(result.dtype)
+    return result
+
+
+def _outline(name: str, array: _Array) -> Outline:
+    datatype = Datatype.BYTES if array.dtype == object else _DATATYPES.get(array.dtype)
     if datatype is None:
         raise EngineError(f"output {name!r} has a type that cannot be sent", reason="unsupported_datatype")
-    flat = np.ascontiguousarray(result).reshape(-1)
-    return Tensor(name, datatype, result.shape, flat.view(np.uint8).data if flat.size else b"")
+    try:
+        return Outline.checked(name, datatype, array.shape)
+    except TooLargeError as error:
+        raise _too_large(f"output {name!r}: {error.message}") from None
+
+
+def _too_large(message: str) -> EngineError:
+    return EngineError(message, reason="output_too_large")
+
+
+def _to_tensor(outline: Outline, array: _Array) -> Tensor:
+    if outline.datatype is Datatype.BYTES:
+        data: Buffer = frame_bytes([str(item).encode() for item in array.reshape(-1)])
+    else:
+        flat = np.ascontiguousarray(array).reshape(-1)
+        data = flat.view(np.uint8).data if flat.size else b""
+    return Tensor(outline.name, outline.datatype, outline.shape, data)

@@ -11,6 +11,8 @@ Rules:
 5. `kill_and_wait` returns when the kernel says that the process is gone, and with it all of its memory.
 6. Each run has a deadline in the child. If the child does not keep it, the caller is answered `OVERDUE_MS` later
    all the same, and a child that is stuck `STUCK_MS` later is killed.
+7. A consumer has at most a share of the child, until it has answered (`pending`).
+8. A large answer is looked at in a thread, in the consumer's turn.
 
 What it does not do: it never sees a model key or plaintext weights, does not meter, and does not start another
 child: after a death the keys are new, so the enclave must attest again.
@@ -23,12 +25,12 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
 from aigovtool.enclave.engines.interface import ModelInterface, check_answer, check_inputs, check_outputs
 from aigovtool.enclave.engines.ipc import (
-    MAX_IPC_PAYLOAD_BYTES,
     Answered,
     Failed,
     Frame,
@@ -46,17 +48,18 @@ from aigovtool.enclave.engines.ipc import (
     unpack_tensors,
 )
 from aigovtool.enclave.engines.link import Link
+from aigovtool.enclave.engines.pending import Pending, Place, Shares
 from aigovtool.enclave.engines.sandbox import ALWAYS_REQUIRED, Layer
 from aigovtool.enclave.engines.spawn import check_descriptor, last_words, spawn
+from aigovtool.enclave.room import Turns
 from aigovtool.errors import (
     ConfigurationError,
     DeadlineError,
     EngineError,
     InvalidValueError,
     MalformedError,
-    OverloadedError,
 )
-from aigovtool.ids import Digest
+from aigovtool.ids import ConsumerId, Digest
 from aigovtool.limits import MAX_INFER_DEADLINE_MS
 from aigovtool.protocol.tensor import Buffer, Tensor
 
@@ -76,16 +79,15 @@ class EngineConfig:
 
     `workers`: requests computed at once. `intra_op_threads`: threads of one request. `memory_bytes`: bound of
     the child's address space, None for none. `require_landlock`: False only for kernels without landlock; the
-    system call filter still forbids to open files. `max_pending`, `max_pending_bytes`: requests, and bytes of
-    their inputs, that wait for an answer. `start_timeout_s`: from start to hello.
+    system call filter still forbids to open files. `shares`: what consumers may have pending. `start_timeout_s`: from
+    start to hello.
     """
 
     workers: int = 2
     intra_op_threads: int = 1
     memory_bytes: int | None = None
     require_landlock: bool = True
-    max_pending: int = 1024
-    max_pending_bytes: int = 4 * MAX_IPC_PAYLOAD_BYTES
+    shares: Shares = field(default_factory=Shares)
     start_timeout_s: float = 60.0
 
 
@@ -105,12 +107,6 @@ class LoadedModel:
     interface: ModelInterface
 
 
-@dataclass(slots=True)
-class _Pending:
-    future: asyncio.Future[Frame]
-    size_bytes: int
-
-
 class EngineProcess:
     """One engine child. Made by `start`; belongs to the event loop on which it was started."""
 
@@ -121,13 +117,13 @@ class EngineProcess:
         self._popen: Final = popen
         self._config: Final = config
         self._pidfd: Final = os.pidfd_open(popen.pid)
-        self._pending: Final[dict[int, _Pending]] = {}
-        self._pending_bytes = 0
-        self._next_id = 0
+        self._pending: Final = Pending(config.shares, config.workers)
         self._end: str | None = None
         self._hello: Final[asyncio.Future[Hello]] = loop.create_future()
         self._link: Final = Link(sock, self._received, self._lost)
         loop.add_reader(self._pidfd, self._gone)
+        #: For work on what goes to the child and comes from it that is too much for the event loop.
+        self.turns: Final = Turns()
         #: Set when the process is gone for certain.
         self.died: Final = asyncio.Event()
         self.pid: Final = popen.pid
@@ -184,7 +180,6 @@ class EngineProcess:
             PackageError, ModelError: the package is not intact or not this one; the engine refuses the model.
             EngineError: `engine_died`, `out_of_memory`.
             ConfigurationError: `package_descriptor`.
-            OverloadedError: too much is pending.
         """
         check_descriptor(package_fd)
 
@@ -206,6 +201,8 @@ class EngineProcess:
         outputs: Sequence[str],
         deadline_ms: int,
         compute_ms: int = 0,
+        *,
+        consumer: ConsumerId,
     ) -> Ran:
         """Return the named outputs of `model` (all, in its order, when none is named).
 
@@ -217,14 +214,14 @@ class EngineProcess:
             outputs: names of outputs, each once.
             deadline_ms: 1 to `MAX_INFER_DEADLINE_MS` from now, waiting in the child's queue included.
             compute_ms: the longest that the engine may work on it; 0 for no other limit than the deadline.
+            consumer: whose share of the engine it takes.
 
         Raises:
             InvalidValueError: inputs or outputs do not fit the model; `bad_deadline`.
-            TooLargeError: `frame_too_large`.
+            TooLargeError, NotFoundError: `frame_too_large`; `not_loaded`.
             DeadlineError: the deadline came first; `engine_overdue` when the child did not even notice;
                 `compute_limit` when it worked for `compute_ms`.
-            OverloadedError: too much is pending.
-            NotFoundError: `not_loaded`.
+            OverloadedError: `engine_queue_full`: too much of this consumer is pending, or in all; `too_much_at_once`.
             EngineError: the engine failed; `engine_died`; `bad_answer`, after which it is killed.
         """
         if not 1 <= deadline_ms <= MAX_INFER_DEADLINE_MS:
@@ -232,23 +229,29 @@ class EngineProcess:
         check_inputs(model.interface, inputs)
         check_outputs(model.interface, outputs)
         headers, data = pack_tensors(inputs)
+        names, deadline_ns = tuple(outputs), time.monotonic_ns() + deadline_ms * 1_000_000
+        place = await self._pending.place(consumer, sum(len(part) for part in data), deadline_ms / 1000)
         sent_ns = time.monotonic_ns()
-        deadline_ns = sent_ns + deadline_ms * 1_000_000
-        names = tuple(outputs)
-        future = self._send(lambda request: Run(request, model.handle, deadline_ns, headers, names, compute_ms), data)
-        timer = self._loop.call_later((deadline_ms + OVERDUE_MS) / 1000, self._overdue, future)
-        try:
-            frame = await future
-        finally:
-            timer.cancel()
+        answer = self._send(
+            lambda request: Run(request, model.handle, deadline_ns, headers, names, compute_ms), data, place=place
+        )
+        frame = await self._in_time(answer, deadline_ns)
         answered = self._expect(frame, Answered)
         try:
             check_time(answered, time.monotonic_ns() - sent_ns)
-            tensors = check_answer(model.interface, outputs, unpack_tensors(answered.outputs, frame.payload))
-            return Ran(tensors, answered.compute_us)
+            look = partial(check_answer, model.interface, names, unpack_tensors(answered.outputs, frame.payload))
+            return Ran(await self.turns.do(consumer, len(frame.payload), deadline_ms / 1000, look), answered.compute_us)
         except (EngineError, MalformedError) as error:
             self._condemn(error.message)
             raise EngineError(error.message, reason="bad_answer") from None
+
+    async def _in_time(self, answer: asyncio.Future[Frame], deadline_ns: int) -> Frame:
+        left_s = (deadline_ns - time.monotonic_ns()) / 1e9
+        timer = self._loop.call_later(left_s + OVERDUE_MS / 1000, self._overdue, answer)
+        try:
+            return await answer
+        finally:
+            timer.cancel()
 
     async def unload(self, model: LoadedModel) -> None:
         """Have the child forget `model`; runs that it has begun still finish.
@@ -258,7 +261,6 @@ class EngineProcess:
         Raises:
             NotFoundError: `not_loaded`.
             EngineError: `engine_died`.
-            OverloadedError: too much is pending.
         """
         self._expect(await self._send(lambda request: Unload(request, model.handle)), Unloaded)
 
@@ -291,26 +293,25 @@ class EngineProcess:
         self.hpke_public_key, self.sandbox = hello.public_key, frozenset(hello.layers)
 
     def _send(
-        self, message: Callable[[int], Load | Run | Unload], data: Sequence[Buffer] = (), descriptor: int = -1
+        self,
+        message: Callable[[int], Load | Run | Unload],
+        data: Sequence[Buffer] = (),
+        *,
+        descriptor: int = -1,
+        place: Place | None = None,
     ) -> asyncio.Future[Frame]:
         if self._end is not None:
+            if place is not None:
+                place.give_back()
             raise self._died_error()
-        size_bytes = sum(len(part) for part in data)
-        bounds = self._config
-        if len(self._pending) >= bounds.max_pending or self._pending_bytes + size_bytes > bounds.max_pending_bytes:
-            raise OverloadedError("the engine has too much waiting", reason="engine_queue_full", retry_after_s=1)
-        self._next_id += 1
-        request = self._next_id
-        pending = _Pending(self._loop.create_future(), size_bytes)
         alone = not self._pending
-        self._pending[request] = pending
-        self._pending_bytes += size_bytes
+        request, answer = self._pending.begin(place)
         try:
             self._link.send(message(request), data, descriptor=descriptor, alone=alone)
         except BaseException:
-            self._forget(request)
+            self._pending.end(request)
             raise
-        return pending.future
+        return answer
 
     def _received(self, frame: Frame) -> None:
         message = frame.message
@@ -320,17 +321,11 @@ class EngineProcess:
             else:
                 self._hello.set_result(message)
             return
-        if not isinstance(message, ToParent) or (pending := self._forget(message.id)) is None:
+        if not isinstance(message, ToParent) or (answer := self._pending.end(message.id)) is None:
             self._condemn("it answered what nobody asked")
             return
-        if not pending.future.done():  # cancelled, or overdue
-            pending.future.set_result(frame)
-
-    def _forget(self, request: int) -> _Pending | None:
-        pending = self._pending.pop(request, None)
-        if pending is not None:
-            self._pending_bytes -= pending.size_bytes
-        return pending
+        if not answer.done():  # cancelled, or overdue
+            answer.set_result(frame)
 
     def _expect(self, frame: Frame, kind: type[T]) -> T:
         message = frame.message
@@ -349,7 +344,7 @@ class EngineProcess:
             self._loop.call_later(STUCK_MS / 1000, self._condemn_if_pending, future)
 
     def _condemn_if_pending(self, future: asyncio.Future[Frame]) -> None:
-        if any(pending.future is future for pending in self._pending.values()):
+        if self._pending.waits_for(future):
             self._condemn("it was stuck in a run")
 
     def _condemn(self, why: str) -> None:
@@ -367,9 +362,7 @@ class EngineProcess:
             return
         self._end = why
         self._link.close()
-        self._pending_bytes = 0
-        waiting = [pending.future for pending in self._pending.values()]
-        self._pending.clear()
+        waiting = self._pending.end_all()
         if not self._hello.done():
             self._hello.set_exception(self._died_error())
         for future in waiting:

@@ -5,12 +5,20 @@ the receipt is signed and the answer complete before it, so that nobody is charg
 leave. A consumer that disconnects does not stop the run: the answer is kept for its request id. An *inference* of a
 model whose every input has a dynamic first axis (a batch) is one row; otherwise it is one request. Compute, where it is
 metered, is reserved at the most that one request may take, and charged as it was.
+
+Whoever has no budget can ask as well. So what a request says of itself is compared with the model before its data is
+looked at, and nothing large is parsed, walked, hashed or printed on the event loop: that is done in the consumer's turn
+(`Turns`). A request id is taken before the first wait, so that the same request is validated and run once.
 """
 
 import asyncio
 import base64
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from typing import TypeVar
 
 import msgspec
 
@@ -21,18 +29,19 @@ from aigovtool.enclave.engines.process import Ran
 from aigovtool.enclave.instance_run import InstanceRun
 from aigovtool.enclave.results import Answered
 from aigovtool.errors import AIGovToolError, EngineError, RefusalError, StoppedError
-from aigovtool.ids import ConsumerId, Digest, RequestKey, digest_of
+from aigovtool.ids import ConsumerId, Digest, RequestKey
 from aigovtool.ledger.policy import Dial, ServingPolicy
 from aigovtool.ledger.receipt import Receipt, salted_digest, sign_batch
 from aigovtool.ledger.units import Dimension, UnitVector, of
-from aigovtool.protocol.infer_body import InferBody
-from aigovtool.protocol.oip import InferRequest, encode_infer_response, parse_infer_request
+from aigovtool.protocol.oip import InferRequest, encode_infer_response, read_infer_claim
 from aigovtool.protocol.reservation import Reservation
 from aigovtool.protocol.session import RECEIPT_HEADER, REQUEST_ID_HEADER, UNITS_HEADER
 from aigovtool.transport.problem import unexpected
 
 LENGTH_HEADER = "inference-header-content-length"
 DEADLINE_MS = 60_000
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,24 @@ class Asked:
     header_length: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Valid:
+    """A request that the model can take; `bound_to` is the digest for which a lease is drawn in bound mode."""
+
+    request: InferRequest
+    bound_to: Digest | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """An answer to send, and what its receipt says of it and of the request."""
+
+    content: bytes
+    headers: tuple[tuple[str, str], ...]
+    request: Digest
+    response: Digest
+
+
 async def infer(run: InstanceRun, asked: Asked) -> Answered:
     """Answer `asked`, or the run with the same key that is under way or done.
 
@@ -58,21 +85,27 @@ async def infer(run: InstanceRun, asked: Asked) -> Answered:
         AIGovToolError: why not; nothing was charged.
     """
     run.check(asked.consumer)
-    answered = await (_repeated(run, asked) if asked.repeatable else _attempt(run, asked, _validated(asked)))
+    answered = await (_repeated(run, asked) if asked.repeatable else _attempt(run, asked))
     run.check(asked.consumer)
     return answered
 
 
 async def _repeated(run: InstanceRun, asked: Asked) -> Answered:
-    identity = (asked.model.offer.model, asked.header_length or "", asked.salt.hex())
-    request = digest_of(encode(identity) + asked.body)
+    request = await _aside(run, asked, len(asked.body), DEADLINE_MS, partial(_identity, asked))
+    # No wait lies between these two: one of several that come at once begins, and the others join it.
     outcome = run.results.find(asked.consumer, asked.key, request, run.instance.clock.now_ms())
     if outcome is None:
-        parsed = _validated(asked)
         outcome = run.results.begin(asked.consumer, asked.key, request)
-        task = asyncio.create_task(_carry_out(run, asked, parsed))
+        task = asyncio.create_task(_carry_out(run, asked))
         task.add_done_callback(_noticed)
     return await _joined(outcome)
+
+
+def _identity(asked: Asked) -> Digest:
+    """Return the digest by which a repeated request is known: of the model, the header, the salt and the body."""
+    state = sha256(encode((asked.model.offer.model, asked.header_length or "", asked.salt.hex())))
+    state.update(asked.body)
+    return Digest("sha256:" + state.hexdigest())
 
 
 def _noticed(task: "asyncio.Task[None]") -> None:
@@ -89,12 +122,18 @@ async def _joined(outcome: "asyncio.Future[Answered]") -> Answered:
         raise
 
 
-def _validated(asked: Asked) -> InferRequest:
-    parsed = parse_infer_request(asked.body, asked.header_length)
+async def _aside(run: InstanceRun, asked: Asked, size_bytes: int, left_ms: int, work: Callable[[], T]) -> T:
+    """Do what may be too much for the event loop, in the consumer's turn."""
+    return await run.instance.engine.turns.do(asked.consumer, size_bytes, max(0, left_ms) / 1000, work)
+
+
+def _validated(asked: Asked) -> _Valid:
+    claim = read_infer_claim(asked.body, asked.header_length)
     interface = asked.model.loaded.interface
-    check_inputs(interface, parsed.inputs)
-    check_outputs(interface, [output.name for output in parsed.outputs])
-    return parsed
+    check_inputs(interface, claim.inputs)
+    check_outputs(interface, [output.name for output in claim.outputs])
+    bound = asked.model.offer.policy.dial is Dial.BOUND
+    return _Valid(claim.request(), _bound_digest(asked) if bound else None)
 
 
 def rows_of(model: ServedModel, request: InferRequest) -> int:
@@ -106,9 +145,9 @@ def rows_of(model: ServedModel, request: InferRequest) -> int:
     return max(1, *(tensor.shape[0] for tensor in request.inputs))
 
 
-async def _carry_out(run: InstanceRun, asked: Asked, request: InferRequest) -> None:
+async def _carry_out(run: InstanceRun, asked: Asked) -> None:
     try:
-        answered = await _attempt(run, asked, request)
+        answered = await _attempt(run, asked)
     except BaseException as error:
         ours = isinstance(error, AIGovToolError)
         run.results.forget(asked.consumer, asked.key, error if ours else EngineError("the run ended", reason="ended"))
@@ -118,10 +157,14 @@ async def _carry_out(run: InstanceRun, asked: Asked, request: InferRequest) -> N
         run.results.finish(asked.consumer, asked.key, answered, run.instance.clock.now_ms())
 
 
-async def _attempt(run: InstanceRun, asked: Asked, request: InferRequest) -> Answered:
-    """Run once; whatever goes wrong is an error of ours, and nothing was charged."""
+async def _attempt(run: InstanceRun, asked: Asked) -> Answered:
+    """Validate and run once; whatever goes wrong is an error of ours, and nothing was charged."""
+    deadline_ms = run.instance.clock.now_ms() + DEADLINE_MS
     try:
-        return await _run(run, asked, request)
+        valid = await _aside(run, asked, len(asked.body), DEADLINE_MS, partial(_validated, asked))
+        # The body stays as well: binary inputs are views of it, and the receipt names it.
+        with run.bodies.take(asked.consumer, valid.request.copied_bytes):
+            return await _run(run, asked, valid, deadline_ms)
     except AIGovToolError as error:
         raise _cause(run, asked.consumer, error) from None
     except Exception as exception:  # noqa: BLE001 - nothing of ours may show its text to a peer
@@ -138,16 +181,16 @@ def _cause(run: InstanceRun, consumer: ConsumerId, error: AIGovToolError) -> AIG
     return error
 
 
-async def _run(run: InstanceRun, asked: Asked, request: InferRequest) -> Answered:
-    model, clock = asked.model, run.instance.clock
-    deadline_ms = clock.now_ms() + DEADLINE_MS
+async def _run(run: InstanceRun, asked: Asked, valid: _Valid, deadline_ms: int) -> Answered:
+    model, request, clock = asked.model, valid.request, run.instance.clock
     worst = model.offer.policy.request_max.plus(of(Dimension.INFERENCES, rows_of(model, request)))
-    bound_to = _bound_digest(asked) if model.offer.policy.dial is Dial.BOUND else None
-    reservation = await run.reserve(model.offer.model, asked.consumer, worst, bound_to, deadline_ms)
+    reservation = await run.reserve(model.offer.model, asked.consumer, worst, valid.bound_to, deadline_ms)
     try:
-        ran = await _compute(run, model, request, max(1, deadline_ms - clock.now_ms()))
-        body = encode_infer_response(model.offer.model, None, ran.outputs, request)
-        return _release(run, asked, reservation, _used(worst, ran), body)
+        ran = await _compute(run, asked, request, max(1, deadline_ms - clock.now_ms()))
+        size_bytes = len(asked.body) + sum(len(tensor.data) for tensor in ran.outputs)
+        work = partial(_made, asked, request, ran)
+        made = await _aside(run, asked, size_bytes, deadline_ms - clock.now_ms(), work)
+        return _release(run, asked, reservation, _used(worst, ran), made)
     except BaseException as error:
         run.void(reservation, failed=isinstance(error, AIGovToolError) and not isinstance(error, StoppedError))
         raise
@@ -159,10 +202,22 @@ def _bound_digest(asked: Asked) -> Digest:
     return salted_digest(salt, "bound", [(asked.header_length or "").encode(), b"\x00", asked.body])
 
 
-async def _compute(run: InstanceRun, model: ServedModel, request: InferRequest, left_ms: int) -> Ran:
-    names = [output.name for output in request.outputs]
+async def _compute(run: InstanceRun, asked: Asked, request: InferRequest, left_ms: int) -> Ran:
+    model, names = asked.model, [output.name for output in request.outputs]
     most_ms = model.offer.policy.request_max.compute_ms
-    return await run.instance.engine.run(model.loaded, request.inputs, names, left_ms, most_ms)
+    return await run.instance.engine.run(model.loaded, request.inputs, names, left_ms, most_ms, consumer=asked.consumer)
+
+
+def _made(asked: Asked, request: InferRequest, ran: Ran) -> _Made:
+    body = encode_infer_response(asked.model.offer.model, None, ran.outputs, request)
+    content = body.joined()
+    length = () if body.header_length is None else ((LENGTH_HEADER, str(body.header_length)),)
+    return _Made(
+        content=content,
+        headers=(("content-type", body.content_type), *length),
+        request=salted_digest(asked.salt, "request", [asked.body]),
+        response=salted_digest(asked.salt, "response", [content]),
+    )
 
 
 def _used(worst: UnitVector, ran: Ran) -> UnitVector:
@@ -171,14 +226,14 @@ def _used(worst: UnitVector, ran: Ran) -> UnitVector:
     return msgspec.structs.replace(worst, compute_ms=min(worst.compute_ms, took_ms))
 
 
-def _release(run: InstanceRun, asked: Asked, reservation: Reservation, used: UnitVector, body: InferBody) -> Answered:
+def _release(run: InstanceRun, asked: Asked, reservation: Reservation, used: UnitVector, made: _Made) -> Answered:
     """Sign, gate, charge: synchronous, so that nothing can come between charge and answer."""
-    instance, content = run.instance, b"".join(body.parts)
+    instance = run.instance
     posted = run.preview(reservation, used)
     receipt = Receipt(
         request_key=asked.key,
-        request=salted_digest(asked.salt, "request", [asked.body]),
-        response=salted_digest(asked.salt, "response", [content]),
+        request=made.request,
+        response=made.response,
         model=asked.model.offer.model,
         manifest=asked.model.offer.manifest,
         consumer=asked.consumer,
@@ -191,15 +246,13 @@ def _release(run: InstanceRun, asked: Asked, reservation: Reservation, used: Uni
         at_ms=instance.custodian_time_ms(),
     )
     (signed,) = sign_batch([receipt], instance.instance, instance.identity)
-    headers = [
-        ("content-type", body.content_type),
+    headers = (
+        *made.headers,
         (REQUEST_ID_HEADER, asked.key),
         (UNITS_HEADER, _dictionary(asked.model.offer.policy, posted.remaining)),
         (RECEIPT_HEADER, base64.b64encode(encode(signed)).decode()),
-    ]
-    if body.header_length is not None:
-        headers.append((LENGTH_HEADER, str(body.header_length)))
-    answered = Answered(content, tuple(headers))
+    )
+    answered = Answered(made.content, headers)
     run.gate_and_post(reservation, receipt)
     return answered
 
