@@ -162,7 +162,7 @@ class Pair:
 
     def decide(self, ask: tuple[str, str, int], *, approve: bool) -> None:
         """Approve or deny an open request for more."""
-        act = acts.DecideAsk(ask_id=self.asks[ask], approve=approve, units=None, reason="drill")
+        act = acts.DecideAsk(ask_id=self.asks[ask], approve=approve, units=0, reason="drill")
         self._order(act, lambda: self.model.decide(ask, approve=approve))
 
     def stop(self, target: str, value: str, *, active: bool) -> None:
@@ -203,8 +203,8 @@ class Pair:
         enclave.checkpoint_seen, self.last[slot] = answer.checkpoint, (envelope, reply)
         self._see_time()
         model.sweep()
-        for report in reports:
-            model.report(enclave.instance, report.lease_id, (report.seq, units_of(report.used), report.final))
+        taken = [(str(report.lease_id), (report.seq, units_of(report.used), report.final)) for report in reports]
+        model.reports(enclave.instance, taken)
         if [(ack.lease_id, ack.seq) for ack in answer.acks] != [(report.lease_id, report.seq) for report in reports]:
             raise Divergence("not every report was acknowledged")
         on = {model.leases[report.lease_id].consumer for report in reports}

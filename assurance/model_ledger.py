@@ -7,6 +7,7 @@ a pair of both; where the second is not metered, it is 0.
 
 import calendar
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 _HOUR, _DAY, _GRACE, _MOST = 3_600_000, 86_400_000, 5_000, 1_000_000
@@ -19,6 +20,8 @@ _ROLLING = {
 Units = tuple[int, ...]
 #: Where a budget stands: nothing, a borrower, or a borrower and a consumer.
 Place = tuple[str, ...]
+#: Its number, what was used, and whether it is the last.
+Report = tuple[int, Units, bool]
 #: A place, a window and a dimension.
 Budget = tuple[Place, str, int]
 #: A budget on a path: its limit, what is left in it (nothing, once its time is over), and its present bucket.
@@ -52,7 +55,7 @@ class Lease:
     state: str = "new"
     seq: int = 0
     used: Units = _NOTHING
-    report: tuple[int, Units, bool] | None = None
+    report: Report | None = None
 
     def charge(self) -> Units:
         """Return what is held against it."""
@@ -97,30 +100,21 @@ class Model:
 
     def grant(self, budget: Budget, units: int) -> str:
         """Add to a limit."""
-        limit, ends = self.limits.setdefault(budget, (0, None))
-        if limit is None:
-            return "unlimited"
-        return "budget_ended" if self.ended(budget) else self.set_limit(budget, limit + units, ends)
+        limit, ends = self.limits.get(budget, (0, None))
+        return "unlimited" if limit is None else self.set_limit(budget, limit + units, ends)
 
     def decide(self, ask: tuple[str, str, int], *, approve: bool) -> str:
-        """Decide a request for more."""
-        refused = self._approve(ask, self.asks[ask]) if approve else ""
-        if not refused:
-            del self.asks[ask]
-        return refused
-
-    def _approve(self, ask: tuple[str, str, int], units: int) -> str:
-        """Have the lifetime limits on a path leave so many more, unless it is a window that leaves the least."""
-        path = [one for one in self.limits if one[2] == ask[2] and ask[: len(one[0])] == one[0]]
-        left = {one: max(0, limit - self._spent(one)) for one in path if (limit := self.limits[one][0]) is not None}
-        tightest = min(left, key=lambda one: (left[one], one[1] != "lifetime"), default=None)
-        if tightest is None:
-            return "" if path else "no_budget_row"
-        if tightest[1] != "lifetime":
-            return "" if left[tightest] >= units else "window_exhausted"
-        due = left[tightest] + units
-        for budget in [one for one, room in left.items() if one[1] == "lifetime" and room < due]:
-            self.limits[budget] = (self._spent(budget) + due, self.limits[budget][1])
+        """Decide a request for more: the lifetime limits on its path are raised, all or none."""
+        raised = [
+            budget
+            for budget, (limit, _) in self.limits.items()
+            if budget[1:] == ("lifetime", ask[2]) and ask[: len(budget[0])] == budget[0] and limit is not None
+        ]
+        if approve and (not raised or any(map(self.ended, raised))):
+            return "bad_end" if raised else "no_budget_row"
+        for budget in raised if approve else ():
+            self.grant(budget, self.asks[ask])
+        del self.asks[ask]
         return ""
 
     def stop(self, target: str, value: str) -> str:
@@ -158,21 +152,43 @@ class Model:
             for budget, at in lease.rows:
                 self.rows[budget][at][held] += sign * charge[budget[2]]
 
-    def report(self, holder: str, lease_id: str, report: tuple[int, Units, bool]) -> None:
-        """Take a cumulative report: its number, what was used, and whether it is the last."""
-        lease, (seq, used, final) = self.leases.get(lease_id), report
+    def reports(self, holder: str, reports: Sequence[tuple[str, Report]]) -> None:
+        """Take cumulative reports; none counts once two copies of their holder were seen, nor if one shows that."""
+        if holder in self.holders and self.holders[holder].state == "forked":
+            return
+        if any(self._is_fork(holder, lease_id, report) for lease_id, report in reports):
+            self._fork(holder)
+            return
+        for lease_id, report in reports:
+            if self._is_fork(holder, lease_id, report):
+                self._fork(holder)
+                return
+            self._report(holder, lease_id, report)
+
+    def _fork(self, holder: str) -> None:
+        self.stop("enclave", holder)
+        self.holders[holder].state = "forked"
+
+    def _news(self, holder: str, lease_id: str, report: Report) -> Lease | None:
+        """Return the lease of a report that says something new."""
+        lease, (seq, *_) = self.leases.get(lease_id), report
         if lease is None or lease.holder != holder or lease.state == "written_off":
-            return
-        if seq < lease.seq or (seq == lease.seq and report == lease.report):
-            return
+            return None
+        return None if seq < lease.seq or (seq == lease.seq and report == lease.report) else lease
+
+    def _is_fork(self, holder: str, lease_id: str, report: Report) -> bool:
+        lease, (seq, used, _) = self._news(holder, lease_id, report), report
+        if lease is None:
+            return False
         possible = all(low <= of <= most for low, of, most in zip(lease.used, used, lease.units, strict=True))
-        if seq == lease.seq or not possible or lease.state not in _LIVE:
-            self.stop("enclave", holder)
-            self.holders[holder].state = "forked"
-            return
-        lease.seq, lease.used, lease.report = seq, used, report
-        if final:
-            self._turn(lease, "closed" if lease.state == "pending" else "closed_late")
+        return seq == lease.seq or not possible or lease.state not in _LIVE
+
+    def _report(self, holder: str, lease_id: str, report: Report) -> None:
+        lease = self._news(holder, lease_id, report)
+        if lease is not None:
+            lease.seq, lease.used, lease.report = *report[:2], report
+            if report[2]:
+                self._turn(lease, "closed" if lease.state == "pending" else "closed_late")
 
     def wide(self, holder: Holder, name: str) -> bool:
         """Return whether more than a consumer is stopped for an instance."""
@@ -205,20 +221,24 @@ class Model:
         found: list[OnPath] = []
         for budget, (limit, _) in self.limits.items():
             if place[: len(budget[0])] == budget[0] and budget[2] < len(self.request_max):
-                spent = self._spent(budget)
+                at = bucket(budget[1], self.now)
+                buckets = self.rows.setdefault(budget, {})
+                spent = sum(buckets.setdefault(at, [0, 0])) + self._earlier(budget, at)
                 room = None if limit is None else max(0, limit - spent)
-                found.append((budget, limit, 0 if self.ended(budget) else room, bucket(budget[1], self.now)))
+                found.append((budget, limit, 0 if self.ended(budget) else room, at))
         return found
 
-    def _spent(self, budget: Budget) -> int:
-        """Return what counts against a limit now."""
-        at = bucket(budget[1], self.now)
-        return sum(self.rows.setdefault(budget, {}).setdefault(at, [0, 0])) + self._earlier(budget, at)
-
-    def _earlier(self, budget: Budget, current: int) -> int:
+    def _counted(self, budget: Budget, current: int) -> list[list[int]]:
+        """Return the earlier buckets that count beside the present one."""
         span, length = _ROLLING.get(budget[1], (0, 1))
         oldest = (self.now - span) // length * length if span else current
-        return sum(sum(row) for at, row in self.rows[budget].items() if oldest <= at < current)
+        return [row for at, row in self.rows[budget].items() if oldest <= at < current]
+
+    def _earlier(self, budget: Budget, current: int) -> int:
+        return sum(sum(row) for row in self._counted(budget, current))
+
+    def _held_in(self, budget: Budget, current: int) -> int:
+        return self.rows[budget][current][1] + sum(row[1] for row in self._counted(budget, current))
 
     def missing(self) -> list[int]:
         """Return the dimensions in which the level that is required, the model's own, has no row."""
@@ -250,7 +270,7 @@ class Model:
         lefts = [[left for budget, _, left, _ in path if budget[2] == of and left is not None] for of in metered]
         room = tuple(min(left, default=_MOST) for left in lefts)
         short = [(of, at) for of, _, left, at in path if left is not None and left < least[of[2]]]
-        if lacking := sorted((budget[2], self.rows[budget][at][1]) for budget, at in short):
+        if lacking := sorted((budget[2], self._held_in(budget, at)) for budget, at in short):
             code, of = self._shortage(lacking, room)
             if code == "exhausted" and ask:
                 self.asks.setdefault((borrower, consumer, of), max(1, wish[1][of]))

@@ -17,7 +17,7 @@ from aigovtool.codec import encode
 from aigovtool.custodian.custodian import rolled_back
 from aigovtool.custodian.service.grants import _DENIALS, _RETRY_AFTER_MS, _deny
 from aigovtool.custodian.store.instances import Answered
-from aigovtool.errors import LedgerRollbackError
+from aigovtool.errors import ConflictError
 from aigovtool.ids import BorrowerId, ConsumerId, InstanceId, LeaseId, digest_of
 from aigovtool.ledger import entry
 from aigovtool.ledger.book import Book, Draw, Effects, Event, Expire, Outcome, ReportUsage
@@ -28,13 +28,6 @@ from aigovtool.ledger.policy import GRACE_MS
 from aigovtool.ledger.units import ZERO, UnitVector
 from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, Grant, PathRoom, Renew, Report, Want, Wiped
 from aigovtool.protocol.stop import StopState
-
-
-class SupersededError(LedgerRollbackError):
-    """A renewal is older than one that was answered. Like that of a ledger with a gap, the network drops the refusal.
-
-    Nobody waits for it: an enclave has one renewal outstanding. Of two copies of one, the slower may wait for ever.
-    """
 
 
 def total(amounts: Iterable[UnitVector]) -> UnitVector:
@@ -101,13 +94,12 @@ class Custodian(Office):
         """Refuse an older renewal, which may still show that there are two copies of its instance.
 
         Raises:
-            SupersededError: always.
+            ConflictError: always. Nobody waits for that: an enclave has one renewal outstanding.
         """
         self.find_fork(writes, request.instance, request.reports)
         self.commit(writes)
         self.scene.seen["superseded"] += 1
-        self.scene.seen["gap"] -= 1  # the network takes it for one
-        raise SupersededError("a newer renewal was answered since", reason="request_superseded")
+        raise ConflictError("a newer renewal was answered since", reason="request_superseded")
 
     def has_gap(self, writes: Transaction, note: str) -> bool:
         """Take the checkpoint that a renewal returns; return whether the ledger has a gap."""

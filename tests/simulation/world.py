@@ -25,7 +25,7 @@ from tests.simulation.scene import (
 )
 from tests.simulation.witness import Witness
 
-from aigovtool.errors import AIGovToolError, ForbiddenError, LedgerRollbackError
+from aigovtool.errors import AIGovToolError, ConflictError, ForbiddenError, LedgerRollbackError
 from aigovtool.ids import BorrowerId, ConsumerId
 from aigovtool.ledger import book as ledger
 from aigovtool.ledger.entry import StopTarget
@@ -149,6 +149,8 @@ class World:
             answer, state = self.custodian.renew(replica, request)
         except LedgerRollbackError:
             self.seen["gap"] += 1
+            return
+        except ConflictError:  # of an older renewal: whoever sent it does not wait for it any more
             return
         except ForbiddenError:
             self.to_enclave(enclave, enclave.take_unknown)

@@ -109,7 +109,8 @@ def verify_answer(signed: SignedReceipt, session: Session, answered: Answered) -
     """Return the receipt if the attested instance signed it, for exactly this exchange.
 
     Raises:
-        ReceiptError: `malformed`, `signature`, `instance`, `inclusion`, or the name of the first field that is another one.
+        ReceiptError: `malformed`, `signature`, `instance`, `inclusion`, or the name of the first field that
+            differs.
     """
     receipt = verify_receipt(signed, session.identity_key)
     _require_same(receipt, answered)

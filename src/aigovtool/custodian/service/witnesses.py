@@ -16,7 +16,8 @@ from aigovtool.codec import decode
 from aigovtool.crypto.sign import VerifyKey
 from aigovtool.custodian.custodian import Custodian, rolled_back
 from aigovtool.custodian.service.acting import Acting
-from aigovtool.custodian.service.continuity import note_gap, remembers
+from aigovtool.custodian.service.announcements import announce
+from aigovtool.custodian.service.continuity import EVERYBODY, note_gap, remembers
 from aigovtool.custodian.store import log, witnesses
 from aigovtool.custodian.store.records import Cosigned, Witness
 from aigovtool.custodian.store.transaction import Transaction
@@ -117,6 +118,7 @@ async def receive(custodian: Custodian, sent: views.CosignedCheckpoint) -> views
 
     kept = await custodian.database.run(job)
     if kept is None:
+        await announce(custodian, EVERYBODY)  # the gap has moved the epoch on
         raise rolled_back()
     return _view(kept)
 
