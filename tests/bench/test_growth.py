@@ -29,8 +29,9 @@ from aigovtool.protocol.commands import AskState
 from aigovtool.protocol.messages import Deny, Grant
 
 ENTRIES, IN_USE, MANY = 5_000, 500, 400
-#: A path down a larger tree takes no instruction more; a first stop or request takes a few.
-SLACK = 60
+#: A path down a larger tree takes no instruction more; a first stop or request takes a few in each renewal, of which a
+#: trade has two.
+SLACK = 90
 
 
 async def heartbeat(_: Bench, enclave: Enclave) -> None:

@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, insert, select, true, update
 
 from aigovtool.codec import encode
 from aigovtool.custodian.store.bodies import decoded
-from aigovtool.custodian.store.schema import asks, commands
+from aigovtool.custodian.store.schema import OPEN, asks, commands
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import ConflictError, NotFoundError
 from aigovtool.ids import BorrowerId, Digest, MessageId
@@ -72,7 +72,7 @@ def of_borrower(transaction: Transaction, borrower: BorrowerId) -> list[AskState
 def _shown(transaction: Transaction, which: ColumnElement[bool], limit: int) -> list[AskState]:
     found: list[AskState] = []
     # One after the other, so that each follows an index: sorting both together would read all that was ever asked.
-    for state in (asks.c.state == "open", asks.c.state != "open"):
+    for state in (OPEN, asks.c.state != "open"):
         statement = select(asks.c.body).where(which, state).order_by(asks.c.at_ms.desc()).limit(limit - len(found))
         found += [decoded(body, AskState) for body in transaction.execute(statement).scalars()]
     return found

@@ -1,4 +1,4 @@
-"""Schema 3 to 4: an older renewal is known to be old, and what a borrower holds is summed over those who hold it.
+"""Schema 3 to 4: older renewals are known to be old; open requests and whoever holds units have indices of their own.
 
 A migration is history: it speaks the SQL of its two versions, and imports nothing that later versions may change.
 """
@@ -13,6 +13,7 @@ _STATEMENTS: Final = (
     "ALTER TABLE answers ADD COLUMN shown_generation BIGINT NOT NULL DEFAULT 0",
     "ALTER TABLE answers ADD COLUMN shown_size BIGINT NOT NULL DEFAULT 0",
     "CREATE INDEX usage_held ON usage_units (model, borrower, dimension, held) WHERE held > 0",
+    "CREATE INDEX asks_open ON asks (at_ms) WHERE state = 'open'",
 )
 
 

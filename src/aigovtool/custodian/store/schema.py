@@ -28,6 +28,7 @@ UNCLOSED: Final = text("state IN ('pending', 'expired')")
 PENDING: Final = text("state = 'pending'")
 ACTIVE: Final = text("active")
 HELD: Final = text("held > 0")
+OPEN: Final = text("state = 'open'")
 
 #: One row: the schema's version, and the counters of `transaction.Head`. Whoever has locked it is the one writer.
 head: Final = Table(
@@ -231,6 +232,7 @@ asks: Final = Table(
     Column("body", LargeBinary, nullable=False),
     Index("asks_by_scope", "scope", "state"),
     Index("asks_by_time", "at_ms"),
+    Index("asks_open", "at_ms", sqlite_where=OPEN, postgresql_where=OPEN),
 )
 
 #: Who may co-sign checkpoints, with the newest co-signature of each.
