@@ -2,7 +2,9 @@
 
 import datetime as dt
 import subprocess
+import warnings
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from cryptography import x509
@@ -118,11 +120,28 @@ def test_a_certificate_that_is_no_credential_is_refused(certificate: bytes) -> N
     assert caught.value.reason == "bad_credential"
 
 
+#: One of them: another one may have another length.
+CREDENTIAL = credential()
+
+
+@pytest.mark.parametrize("action", ["error", "ignore"])
+def test_a_serial_number_below_one_is_refused(action: Literal["error", "ignore"]) -> None:
+    """Which RFC 5280 disallows (section 4.1.2.2); whether the library's warning of it is raised or not."""
+    version = b"\xa0\x03\x02\x01\x02"
+    serial = CREDENTIAL.index(version) + len(version) + 2
+    negative = CREDENTIAL[:serial] + b"\xf9" + CREDENTIAL[serial + 1 :]
+    with warnings.catch_warnings():
+        warnings.simplefilter(action)
+        with pytest.raises(UnauthenticatedError) as caught:
+            parse_identity(negative, START_MS)
+    assert caught.value.reason == "bad_credential"
+
+
 @settings(derandomize=True, max_examples=60, deadline=None)
-@given(position=st.integers(0, len(credential()) - 1), value=st.integers(0, 255))
+@given(position=st.integers(0, len(CREDENTIAL) - 1), value=st.integers(0, 255))
 def test_a_damaged_certificate_raises_nothing_else(position: int, value: int) -> None:
     """A changed byte gives an identity or `UnauthenticatedError`; no foreign exception escapes."""
-    damaged = bytearray(credential())
+    damaged = bytearray(CREDENTIAL)
     damaged[position] = value
     try:
         parse_identity(bytes(damaged), START_MS)

@@ -6,7 +6,7 @@ An identity is exactly one URI in the subject alternative name of an Ed25519 cli
 Rules, in the order `parse_identity` checks them, on a certificate whose chain and possession OpenSSL has
 verified already in the handshake:
 
-1. One X.509 v3 certificate in DER within the size limit.
+1. One X.509 v3 certificate in DER within the size limit, with a positive serial number.
 2. The key is Ed25519; it is no authority; extended key usage is exactly client authentication.
 3. The subject alternative name holds one name, a URI of the three above. The subject proves nothing.
 4. `now_ms`, a time that the caller trusts, is within the validity, bounds included. (OpenSSL is told to
@@ -22,6 +22,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from aigovtool.crypto.sign import VerifyKey
@@ -30,6 +31,7 @@ from aigovtool.ids import KeyId, parse_name
 from aigovtool.limits import MAX_CERTIFICATE_BYTES
 
 _URI_PREFIX: Final = "urn:aigovtool:"
+_UNPARSED: Final = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion)
 
 
 class IdentityKind(StrEnum):
@@ -95,10 +97,12 @@ def read_credential(certificate: bytes) -> Identity:
         parsed = x509.load_der_x509_certificate(certificate)
         key = parsed.public_key()
         extensions = parsed.extensions
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion):
+    except (*_UNPARSED, CryptographyDeprecationWarning):  # the library warns of what it will refuse some day
         raise _bad("cannot be parsed") from None
     except x509.UnsupportedGeneralNameType:
         raise _bad("has a name of an unknown type") from None
+    if parsed.serial_number <= 0:
+        raise _bad("has a serial number that is none")
     if not isinstance(key, Ed25519PublicKey):
         raise _bad("does not hold an Ed25519 key")
     _check_use(extensions)
