@@ -20,7 +20,7 @@ from aigovtool.attestation.appraisal import (
     policy_digest,
 )
 from aigovtool.attestation.model import ChipId, Label, MeasurementHex, TcbComponent, TeeType, Unchecked
-from aigovtool.cli.appraisal_words import AS_MUCH, LESS, MORE, changes, rules
+from aigovtool.cli.appraisal.words import AS_MUCH, LESS, MORE, changes, rules
 from aigovtool.codec import encode
 from aigovtool.errors import AppraisalError
 from aigovtool.transport.server import bind_loopback

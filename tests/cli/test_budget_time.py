@@ -8,7 +8,7 @@ import pytest
 from tests.cli.conftest import Place
 from tests.cli.site import Site, make_site
 
-from aigovtool.cli.budget_time import end_of
+from aigovtool.cli.budget.time import end_of
 from aigovtool.codec import decode
 from aigovtool.errors import InvalidValueError
 from aigovtool.ledger.entry import BudgetSet, Entry

@@ -9,7 +9,7 @@ import pytest
 from click.testing import Result
 from tests.cli.conftest import Place
 
-from aigovtool.cli.certificate import standing, warning
+from aigovtool.cli.custodian.certificate import standing, warning
 from aigovtool.crypto.keyfile import read_tls_key, write_secret_file
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.tlskey import TlsKey

@@ -13,9 +13,9 @@ from click.testing import Result
 from tests.cli.test_certificate import put
 from tests.postgres_server import PostgresServer
 
-from aigovtool.cli import doctor_sqlite
-from aigovtool.cli.doctor_check import Check
-from aigovtool.cli.doctor_sqlite import has_defect
+from aigovtool.cli.doctor import sqlite as doctor_sqlite
+from aigovtool.cli.doctor.check import Check
+from aigovtool.cli.doctor.sqlite import has_defect
 from aigovtool.custodian.app import initialise
 
 Run = Callable[..., Result]

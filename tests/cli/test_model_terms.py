@@ -9,7 +9,7 @@ from tests.cli.conftest import Place
 from tests.cli.site import BUDGET, Site, do, make_site
 from tests.custodian.conftest import BORROWER, MODEL, want
 
-from aigovtool.cli.dial import DIALS, EXAMPLE, budget_meant, compute_meant, meaning, terms_facts
+from aigovtool.cli.model.dial import DIALS, EXAMPLE, budget_meant, compute_meant, meaning, terms_facts
 from aigovtool.ids import BorrowerId, ModelId
 from aigovtool.ledger.budget import RowKey, Scope, Window
 from aigovtool.ledger.policy import Dial, default_policy

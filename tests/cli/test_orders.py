@@ -12,7 +12,7 @@ from tests.cli.conftest import Place
 from tests.cli.site import BUDGET, Site, do, make_site
 from tests.custodian.conftest import Enclave, want
 
-from aigovtool.cli.gap import gap_of
+from aigovtool.cli.custodian.gap import gap_of
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import Envelope, SigningKey, seal

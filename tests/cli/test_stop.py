@@ -8,7 +8,7 @@ from tests.cli.conftest import Place, make_model
 
 from aigovtool.attestation.model import ResultBody, Status, Tcb, TeeType, TrustVector
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.stopped import StopReport, render, report_of
+from aigovtool.cli.stop.stopped import StopReport, render, report_of
 from aigovtool.ids import BorrowerId, Digest, InstanceId, ModelId
 from aigovtool.ledger.entry import StopTarget
 from aigovtool.ledger.units import ZERO, UnitVector

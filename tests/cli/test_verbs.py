@@ -6,9 +6,9 @@ import msgspec
 import pytest
 from tests.cli.conftest import Place, make_model
 
-from aigovtool.cli import asks
-from aigovtool.cli.audit_list import KINDS
-from aigovtool.cli.entries import _SENTENCES
+from aigovtool.cli.audit.entries import _SENTENCES
+from aigovtool.cli.audit.listing import KINDS
+from aigovtool.cli.budget import asks
 from aigovtool.codec import decode
 from aigovtool.ids import BorrowerId, MessageId, ModelId
 from aigovtool.ledger.budget import Scope, Window
@@ -276,6 +276,7 @@ def test_what_still_keeps_approved_units_from_being_used_is_said(lent: Place) ->
 
 def test_a_budget_that_has_ended_is_named_beside_an_approval(lent: Place) -> None:
     """Nothing is granted on its path, whatever was approved."""
+    wide_windows(lent)
     view = decode(json.dumps(lent.document("budget", "show", "--model", "xray")).encode(), Budgets)
     row = next(one for one in view.budgets if one.key.window is Window.MONTH)
     ended = msgspec.structs.replace(row, room=0, not_after_ms=1_000)

@@ -5,8 +5,8 @@ Parses options, reads the environment (nothing below this layer does), prints ta
 what it refuses, a role or a lower layer refused.
 
 `app` the tree of verbs · `verb` what every verb has · `screen` output · `failure` errors and exit codes ·
-`logs` logs of what serves · `words` numbers and times for people · `credentials` party files · the other modules are
-the verbs.
+`logs` logs of what serves · `words` numbers and times for people · `credentials` party files · `orders` what
+two operators sign · `public_file` files that hold no secret · the other modules, and the folders, are the verbs.
 
 A module of a verb imports what it needs inside its functions, so that `aigovtool --help` stays fast.
 """

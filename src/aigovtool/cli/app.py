@@ -1,6 +1,6 @@
 """The tree of verbs. A verb's module is imported when the verb is used, or when help lists it.
 
-To add a verb: one line in `VERBS`, one module.
+To add a verb: one line in `VERBS`, one module; a room of its own when it has several.
 """
 
 import sys
@@ -18,24 +18,24 @@ from aigovtool.cli.screen import Screen
 #: Verb -> where its click command is; in the order of `aigovtool --help`.
 VERBS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "custodian": "aigovtool.cli.custodian:custodian",
-        "operator": "aigovtool.cli.operator:operator",
-        "borrower": "aigovtool.cli.party:borrower",
-        "consumer": "aigovtool.cli.party:consumer",
-        "model": "aigovtool.cli.model:model",
-        "budget": "aigovtool.cli.budget:budget",
+        "custodian": "aigovtool.cli.custodian.verb:custodian",
+        "operator": "aigovtool.cli.parties.operator:operator",
+        "borrower": "aigovtool.cli.parties.party:borrower",
+        "consumer": "aigovtool.cli.parties.party:consumer",
+        "model": "aigovtool.cli.model.verb:model",
+        "budget": "aigovtool.cli.budget.verb:budget",
         "usage": "aigovtool.cli.usage:usage",
-        "enclaves": "aigovtool.cli.enclaves:enclaves",
-        "appraisal": "aigovtool.cli.appraisal:appraisal",
-        "stop": "aigovtool.cli.stop:stop",
-        "resume": "aigovtool.cli.stop:resume",
+        "enclaves": "aigovtool.cli.enclaves.verb:enclaves",
+        "appraisal": "aigovtool.cli.appraisal.verb:appraisal",
+        "stop": "aigovtool.cli.stop.verb:stop",
+        "resume": "aigovtool.cli.stop.verb:resume",
         "cosign": "aigovtool.cli.cosign:cosign",
-        "audit": "aigovtool.cli.audit:audit",
+        "audit": "aigovtool.cli.audit.verb:audit",
         "enclave": "aigovtool.cli.enclave:enclave",
         "infer": "aigovtool.cli.infer:infer",
-        "receipt": "aigovtool.cli.receipt:receipt",
+        "receipt": "aigovtool.cli.receipt.verb:receipt",
         "demo": "aigovtool.cli.demo.verb:demo",
-        "doctor": "aigovtool.cli.doctor:doctor",
+        "doctor": "aigovtool.cli.doctor.verb:doctor",
         "version": "aigovtool.cli.version:version",
     }
 )

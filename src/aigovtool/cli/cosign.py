@@ -84,9 +84,9 @@ def _understood(
     Raises:
         ConflictError: `no_gap`, `gap_changed`, `terms_changed`, and what the act itself cannot be done for.
     """
-    from aigovtool.cli.appraisal import policy_changes, show_changes  # noqa: PLC0415
-    from aigovtool.cli.model_terms import compare, show_terms  # noqa: PLC0415
-    from aigovtool.cli.write_off import expired_of, show_expired  # noqa: PLC0415
+    from aigovtool.cli.appraisal.verb import policy_changes, show_changes  # noqa: PLC0415
+    from aigovtool.cli.enclaves.write_off import expired_of, show_expired  # noqa: PLC0415
+    from aigovtool.cli.model.terms import compare, show_terms  # noqa: PLC0415
     from aigovtool.protocol.commands import (  # noqa: PLC0415
         AddModel,
         AddParty,
@@ -120,7 +120,7 @@ def _understood(
 
 
 def _show_lending(screen: Screen, act: "AddModel") -> None:
-    from aigovtool.cli.dial import EXAMPLE, meaning, terms_facts  # noqa: PLC0415
+    from aigovtool.cli.model.dial import EXAMPLE, meaning, terms_facts  # noqa: PLC0415
 
     screen.line("The order lends a model that was uploaded:", style="bold")
     screen.facts([("model", act.model), ("manifest digest", act.manifest), ("package", act.package)])
@@ -139,7 +139,7 @@ def _show_enrolment(screen: Screen, act: "AddParty") -> None:
 def _settlement(
     screen: Screen, client: "OperatorClient", act: "SettleGap"
 ) -> tuple[list[orders.ChargeLine], orders.Show]:
-    from aigovtool.cli.gap import gap_of, show_gap  # noqa: PLC0415
+    from aigovtool.cli.custodian.gap import gap_of, show_gap  # noqa: PLC0415
 
     view = client.gap()
     if view.checkpoint != act.checkpoint:

@@ -3,10 +3,10 @@
 import time
 from pathlib import Path
 
-from aigovtool.cli import doctor_sqlite
-from aigovtool.cli.certificate import standing, warning
+from aigovtool.cli.custodian.certificate import standing, warning
 from aigovtool.cli.directory import require_custodian
-from aigovtool.cli.doctor_check import NOTE, OK, WRONG, Check
+from aigovtool.cli.doctor import sqlite as doctor_sqlite
+from aigovtool.cli.doctor.check import NOTE, OK, WRONG, Check
 from aigovtool.errors import AIGovToolError
 
 

@@ -12,11 +12,11 @@ import click
 from msgspec import Struct
 
 from aigovtool.cli.address import LISTEN, Address
-from aigovtool.cli.backup import backup
-from aigovtool.cli.certificate import certificate, standing, warning
 from aigovtool.cli.credentials import read_party
+from aigovtool.cli.custodian.backup import backup
+from aigovtool.cli.custodian.certificate import certificate, standing, warning
+from aigovtool.cli.custodian.gap import gap, settle
 from aigovtool.cli.directory import require_custodian
-from aigovtool.cli.gap import gap, settle
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import DIRECTORY, FILE, Verb, VerbGroup
 from aigovtool.cli.words import short

@@ -11,8 +11,8 @@ import click
 from msgspec import Struct
 
 from aigovtool import __version__
-from aigovtool.cli import doctor_sqlite
-from aigovtool.cli.doctor_check import WRONG, Check
+from aigovtool.cli.doctor import sqlite as doctor_sqlite
+from aigovtool.cli.doctor.check import WRONG, Check
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import DIRECTORY, Verb
 
@@ -43,7 +43,7 @@ def doctor(screen: Screen, directory: Path | None) -> None:
     With the DIRECTORY of a custodian, which may be serving, also its ledger: how it is kept, whether that is safe with
     the SQLite that is loaded here, or what its PostgreSQL server is; and until when its TLS certificate is good.
     """
-    from aigovtool.cli.doctor_custodian import custodian  # noqa: PLC0415
+    from aigovtool.cli.doctor.custodian import custodian  # noqa: PLC0415
 
     tees = [name for name, device in _TEE_DEVICES if Path(device).exists()]
     checks = [*_versions(), *_kernel(), *(_device(name, device) for name, device in _TEE_DEVICES)]

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import Struct
 
-from aigovtool.cli import orders, stopped
+from aigovtool.cli import orders
 from aigovtool.cli.confirm import confirm, yes_option
 from aigovtool.cli.credentials import connected, read_operator, require_free
-from aigovtool.cli.dial import EXAMPLE, compute_option, consequence_facts, dial_option, meaning, ttl_option
-from aigovtool.cli.model_terms import terms
+from aigovtool.cli.model.dial import EXAMPLE, compute_option, consequence_facts, dial_option, meaning, ttl_option
+from aigovtool.cli.model.terms import terms
 from aigovtool.cli.scope import find_model
 from aigovtool.cli.screen import Progress, Screen
+from aigovtool.cli.stop import stopped
 from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
 from aigovtool.cli.words import short, size, span
 from aigovtool.errors import ConfigurationError, ConflictError, SignatureInvalidError

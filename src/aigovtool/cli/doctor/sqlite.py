@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from aigovtool.cli.doctor_check import MISSING, NOTE, OK, WRONG, Check
+from aigovtool.cli.doctor.check import MISSING, NOTE, OK, WRONG, Check
 from aigovtool.cli.words import plain, size
 
 #: The first version that has the defect, and the first that has it no more.

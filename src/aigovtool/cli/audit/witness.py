@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final
 import click
 from msgspec import Struct
 
-from aigovtool.cli.audit_watch import linked, party_option
+from aigovtool.cli.audit.watch import linked, party_option
+from aigovtool.cli.audit.witness_accept import accept
+from aigovtool.cli.audit.witness_enrol import enrol, list_witnesses, retire
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import DIRECTORY, FILE, Verb, VerbGroup
-from aigovtool.cli.witness_accept import accept
-from aigovtool.cli.witness_enrol import enrol, list_witnesses, retire
 from aigovtool.cli.words import count, short, when
 from aigovtool.errors import (
     ConfigurationError,

@@ -111,7 +111,7 @@ def _pages(client: "OperatorClient", size: int) -> Iterator[Listed]:
 
 
 def _listed(raw: bytes) -> Listed:
-    from aigovtool.cli.entries import describe  # noqa: PLC0415
+    from aigovtool.cli.audit.entries import describe  # noqa: PLC0415
     from aigovtool.codec import decode  # noqa: PLC0415
     from aigovtool.ledger.entry import Entry  # noqa: PLC0415
 

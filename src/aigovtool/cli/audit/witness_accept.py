@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import Struct
 
-from aigovtool.cli.audit_root import opened
-from aigovtool.cli.audit_watch import linked, party_option
+from aigovtool.cli.audit.root import opened
+from aigovtool.cli.audit.watch import linked, party_option
 from aigovtool.cli.confirm import confirm, yes_option
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import DIRECTORY, FILE, Verb
@@ -106,7 +106,7 @@ def _settled(export: Path, root: "VerifyKey", link: "LogWitness", found: "Settle
     Raises:
         LogError: it does not verify, or does not contain and does not explain what was co-signed; `other_log`.
     """
-    from aigovtool.cli.entries import describe  # noqa: PLC0415
+    from aigovtool.cli.audit.entries import describe  # noqa: PLC0415
     from aigovtool.codec import decode  # noqa: PLC0415
     from aigovtool.ledger.entry import Entry, Restored  # noqa: PLC0415
 

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import Struct
 
-from aigovtool.cli import witnessed
-from aigovtool.cli.audit_list import list_entries
-from aigovtool.cli.audit_reconcile import reconcile
-from aigovtool.cli.audit_root import opened, root_of, root_option
-from aigovtool.cli.audit_watch import checkpoint, compare
+from aigovtool.cli.audit import witnessed
+from aigovtool.cli.audit.listing import list_entries
+from aigovtool.cli.audit.reconcile import reconcile
+from aigovtool.cli.audit.root import opened, root_of, root_option
+from aigovtool.cli.audit.watch import checkpoint, compare
+from aigovtool.cli.audit.witness import witness
 from aigovtool.cli.credentials import connected, require_free
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
-from aigovtool.cli.witness import witness
 from aigovtool.cli.words import count, when
 from aigovtool.errors import VerificationError
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import Struct
 
-from aigovtool.cli.receipt_prove import prove
+from aigovtool.cli.receipt.prove import prove
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import FILE, Verb, VerbGroup
 from aigovtool.cli.words import amount, when

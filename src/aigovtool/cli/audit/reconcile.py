@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import click
 from msgspec import Struct
 
-from aigovtool.cli.audit_root import opened, root_of, root_option
+from aigovtool.cli.audit.root import opened, root_of, root_option
 from aigovtool.cli.credentials import connected, read_consumer
 from aigovtool.cli.scope import path as named
 from aigovtool.cli.screen import Screen

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 import click
 from msgspec import Struct
 
-from aigovtool.cli import stopped
 from aigovtool.cli.confirm import confirm, yes_option
 from aigovtool.cli.credentials import connected, require_free, write_party
 from aigovtool.cli.screen import Screen
+from aigovtool.cli.stop import stopped
 from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
 from aigovtool.cli.words import short, when
 from aigovtool.errors import ConflictError, InvalidValueError, NotFoundError

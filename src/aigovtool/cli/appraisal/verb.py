@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from aigovtool.cli import orders
-from aigovtool.cli.appraisal_words import MORE, Change, changes, rules
+from aigovtool.cli.appraisal.words import MORE, Change, changes, rules
 from aigovtool.cli.confirm import confirm, yes_option
 from aigovtool.cli.credentials import connected
 from aigovtool.cli.screen import SIMULATED, Screen

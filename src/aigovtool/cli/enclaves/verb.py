@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from aigovtool.cli.credentials import connected
+from aigovtool.cli.enclaves.write_off import write_off
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import DefaultVerbGroup, Verb, operator_option
 from aigovtool.cli.words import amount, short, span, when
-from aigovtool.cli.write_off import write_off
 
 if TYPE_CHECKING:
     from aigovtool.protocol.views import EnclaveView

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final
 import click
 from msgspec import Struct
 
-from aigovtool.cli import stopped
 from aigovtool.cli.confirm import confirm, yes_option
 from aigovtool.cli.credentials import connected
 from aigovtool.cli.scope import find_model
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.stopped import named
+from aigovtool.cli.stop import stopped
+from aigovtool.cli.stop.stopped import named
 from aigovtool.cli.verb import Verb, operator_option
 from aigovtool.cli.words import plain
 from aigovtool.errors import ConflictError, InvalidValueError, NotFoundError

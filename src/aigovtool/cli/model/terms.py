@@ -16,7 +16,7 @@ from msgspec import Struct
 from aigovtool.cli import orders
 from aigovtool.cli.confirm import confirm, yes_option
 from aigovtool.cli.credentials import connected
-from aigovtool.cli.dial import (
+from aigovtool.cli.model.dial import (
     BudgetMeant,
     Meaning,
     budget_meant,

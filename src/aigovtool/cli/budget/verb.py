@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 import click
 from msgspec import Struct
 
-from aigovtool.cli import asks
-from aigovtool.cli.budget_time import end_of, rolling, shown_end, until_option
+from aigovtool.cli.budget import asks
+from aigovtool.cli.budget.time import end_of, rolling, shown_end, until_option
 from aigovtool.cli.credentials import connected
 from aigovtool.cli.scope import find_model, parse_scope, path, require_counted, scope_options
 from aigovtool.cli.screen import Screen

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from aigovtool.cli.scope import path
-from aigovtool.cli.stopped import named
+from aigovtool.cli.stop.stopped import named
 from aigovtool.cli.words import count, counted, short, when
 from aigovtool.ledger import entry as log
 from aigovtool.ledger.budget import BudgetLimit

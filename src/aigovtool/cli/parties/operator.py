@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from aigovtool.cli import orders
 from aigovtool.cli.credentials import connected, read_operator, read_party, replace_party, require_free, write_party
-from aigovtool.cli.party import (
+from aigovtool.cli.parties.party import (
     DAYS_HELP,
     MAX_DAYS,
     Enrolled,
