@@ -8,17 +8,19 @@ limit; the log verifies against its own head, continues what was shown before, a
 import asyncio
 from collections import Counter
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import select, text
-from tests.custodian.conftest import CONSUMER, want
+from tests.custodian.conftest import CONSUMER, Enclave, want
 
-from aigovtool.codec import decode, encode
+from aigovtool.codec import decode, decode_signed, encode
 from aigovtool.custodian.app import open_custodian
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.store import log
+from aigovtool.custodian.store.instances import newest_answer
 from aigovtool.custodian.store.schema import budget_rows, leases, usage, usage_units
 from aigovtool.custodian.store.transaction import Head, Transaction
 from aigovtool.errors import AIGovToolError
@@ -29,6 +31,7 @@ from aigovtool.ledger.checkpoint import parse_checkpoint
 from aigovtool.ledger.entry import BudgetSet, Entry
 from aigovtool.ledger.lease import Lease
 from aigovtool.ledger.merkle import leaf_hash, root_of
+from aigovtool.protocol.messages import Answer, RenewReply
 from assurance.faults.life import Life, Told, repeat
 
 _UNKNOWN = "StorageError"
@@ -234,6 +237,14 @@ def examine(life: Life, directory: Path, told: list[Told], before: set[str]) -> 
         bench.custodian, bench.now_ms, life.tell = kept
 
 
+async def _newest_checkpoint(custodian: Custodian, enclave: Enclave) -> str:
+    """Return the checkpoint of the newest answer to an enclave, which was given to it in the process that was ended."""
+    newest = await custodian.database.run(lambda transaction: newest_answer(transaction, enclave.instance))
+    if newest is None:
+        return enclave.checkpoint_seen
+    return decode_signed(decode(newest.body, RenewReply).answer.payload, Answer).checkpoint
+
+
 async def _examine(life: Life, told: list[Told], before: set[str]) -> Finding:
     custodian, bench = life.custodian, life.bench
     opened = await custodian.database.run(lambda transaction: read(custodian, transaction))
@@ -241,7 +252,10 @@ async def _examine(life: Life, told: list[Told], before: set[str]) -> Finding:
     bench.now_ms = max(bench.now_ms, opened.head.clock_ms, *(one.clock_ms for one in told), 0)
     again = [await repeat(life, one) for one in unanswered(told)]
     wrong += [f"{one.what} of {one.sender}, sent again: {one.refused}" for one in again if _unexpected(one)]
-    fresh = life.enclaves[0].renewal(want(1, consumer=CONSUMER))
+    # A copy, for the next ledger that is looked at may know less.
+    enclave = copy(life.enclaves[0])
+    enclave.checkpoint_seen = await _newest_checkpoint(custodian, enclave)
+    fresh = enclave.renewal(want(1, consumer=CONSUMER))
     further = await repeat(life, Told(number=-1, sender="enclave 0", begins=fresh))
     wrong += [f"a fresh renewal after the restart: {further.refused}"] if further.refused else []
     ledger = await custodian.database.run(lambda transaction: read(custodian, transaction))
