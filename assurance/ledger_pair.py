@@ -162,7 +162,7 @@ class Pair:
 
     def decide(self, ask: tuple[str, str, int], *, approve: bool) -> None:
         """Approve or deny an open request for more."""
-        act = acts.DecideAsk(ask_id=self.asks[ask], approve=approve, units=0, reason="drill")
+        act = acts.DecideAsk(ask_id=self.asks[ask], approve=approve, units=None, reason="drill")
         self._order(act, lambda: self.model.decide(ask, approve=approve))
 
     def stop(self, target: str, value: str, *, active: bool) -> None:

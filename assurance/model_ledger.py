@@ -100,21 +100,30 @@ class Model:
 
     def grant(self, budget: Budget, units: int) -> str:
         """Add to a limit."""
-        limit, ends = self.limits.get(budget, (0, None))
-        return "unlimited" if limit is None else self.set_limit(budget, limit + units, ends)
+        limit, ends = self.limits.setdefault(budget, (0, None))
+        if limit is None:
+            return "unlimited"
+        return "budget_ended" if self.ended(budget) else self.set_limit(budget, limit + units, ends)
 
     def decide(self, ask: tuple[str, str, int], *, approve: bool) -> str:
-        """Decide a request for more: the lifetime limits on its path are raised, all or none."""
-        raised = [
-            budget
-            for budget, (limit, _) in self.limits.items()
-            if budget[1:] == ("lifetime", ask[2]) and ask[: len(budget[0])] == budget[0] and limit is not None
-        ]
-        if approve and (not raised or any(map(self.ended, raised))):
-            return "bad_end" if raised else "no_budget_row"
-        for budget in raised if approve else ():
-            self.grant(budget, self.asks[ask])
-        del self.asks[ask]
+        """Decide a request for more."""
+        refused = self._approve(ask, self.asks[ask]) if approve else ""
+        if not refused:
+            del self.asks[ask]
+        return refused
+
+    def _approve(self, ask: tuple[str, str, int], units: int) -> str:
+        """Have the lifetime limits on a path leave so many more, unless it is a window that leaves the least."""
+        path = [one for one in self.limits if one[2] == ask[2] and ask[: len(one[0])] == one[0]]
+        left = {one: max(0, limit - self._spent(one)) for one in path if (limit := self.limits[one][0]) is not None}
+        tightest = min(left, key=lambda one: (left[one], one[1] != "lifetime"), default=None)
+        if tightest is None:
+            return "" if path else "no_budget_row"
+        if tightest[1] != "lifetime":
+            return "" if left[tightest] >= units else "window_exhausted"
+        due = left[tightest] + units
+        for budget in [one for one, room in left.items() if one[1] == "lifetime" and room < due]:
+            self.limits[budget] = (self._spent(budget) + due, self.limits[budget][1])
         return ""
 
     def stop(self, target: str, value: str) -> str:
@@ -221,12 +230,15 @@ class Model:
         found: list[OnPath] = []
         for budget, (limit, _) in self.limits.items():
             if place[: len(budget[0])] == budget[0] and budget[2] < len(self.request_max):
-                at = bucket(budget[1], self.now)
-                buckets = self.rows.setdefault(budget, {})
-                spent = sum(buckets.setdefault(at, [0, 0])) + self._earlier(budget, at)
+                spent = self._spent(budget)
                 room = None if limit is None else max(0, limit - spent)
-                found.append((budget, limit, 0 if self.ended(budget) else room, at))
+                found.append((budget, limit, 0 if self.ended(budget) else room, bucket(budget[1], self.now)))
         return found
+
+    def _spent(self, budget: Budget) -> int:
+        """Return what counts against a limit now."""
+        at = bucket(budget[1], self.now)
+        return sum(self.rows.setdefault(budget, {}).setdefault(at, [0, 0])) + self._earlier(budget, at)
 
     def _counted(self, budget: Budget, current: int) -> list[list[int]]:
         """Return the earlier buckets that count beside the present one."""

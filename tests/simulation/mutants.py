@@ -34,7 +34,7 @@ SAFETY: tuple[Mutant, ...] = (
     # -- The enclave's counter
     _safety("charges after output", "overspend wall", Rules(meter=counter.ChargesAfterOutput)),
     _safety("posts less than it releases", "overspend", Rules(meter=counter.PostsLess)),
-    _safety("a voided reservation comes back twice", "overspend wall", Rules(meter=counter.FreesTwice)),
+    _safety("a voided reservation comes back twice", "overspend wall receipt", Rules(meter=counter.FreesTwice)),
     _safety("two leases are combined and one is debited", "overspend wall", Rules(meter=counter.CombinesLeases)),
     _safety("closes with work in flight", "overspend", Rules(meter=counter.ClosesEarly)),
     _safety("closing is not one-way", "overspend fork", Rules(meter=counter.UsesClosedLeases)),
@@ -93,8 +93,10 @@ SAFETY: tuple[Mutant, ...] = (
     _safety("no cap on what is outstanding", "cap", Rules(custodian=ledger.HasNoCap)),
     _safety("expired leases are not outstanding", "cap", Rules(custodian=ledger.ForgetsExpired)),
     # -- Windows and ends
-    _safety("a rolling window is its present bucket", "window", Rules(custodian=budgets.IgnoresEarlierBuckets)),
-    _safety("the oldest bucket is not counted", "window", Rules(custodian=budgets.IgnoresOldestBucket)),
+    _safety(
+        "a rolling window is its present bucket", "window overspend", Rules(custodian=budgets.IgnoresEarlierBuckets)
+    ),
+    _safety("the oldest bucket is not counted", "window overspend", Rules(custodian=budgets.IgnoresOldestBucket)),
     _safety("the end of a budget is ignored", "ended", Rules(custodian=budgets.IgnoresEnds)),
     _safety("a lease outlives its budget", "ended", Rules(apply=budgets.outlives_ends)),
     # -- Write-offs
