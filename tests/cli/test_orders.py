@@ -454,6 +454,7 @@ def test_only_a_waiting_file_is_finished_and_only_with_a_certificate(on_file: Si
         for source, reason in ((place.file("invitation-carol.json"), "wrong_file"), ("nowhere", "unreadable_file")):
             refused = place.run("operator", "finish", place.file("carol.json"), source)
             assert (refused.exit_code, reason in refused.stderr) == (2, True)
+            assert "fix:   give a certificate that `operator certificate` wrote" in refused.stderr
 
 
 def test_the_second_operator_may_make_a_key_too(tmp_path: Path) -> None:

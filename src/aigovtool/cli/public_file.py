@@ -39,8 +39,12 @@ def read_public(path: Path, kind: type[M], what: str) -> M:
         with path.open("rb") as file:
             content = file.read(MAX_CONTROL_BODY_BYTES + 1)
     except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}", reason="unreadable_file") from None
+        raise ConfigurationError(
+            f"cannot read {path}: {error.strerror}", reason="unreadable_file", fix=f"give {what}"
+        ) from None
     try:
         return decode(content, kind)
     except InputError as error:
-        raise ConfigurationError(f"{path} is not {what}: {error.message}", reason="wrong_file") from None
+        raise ConfigurationError(
+            f"{path} is not {what}: {error.message}", reason="wrong_file", fix=f"give {what}, as it was handed over"
+        ) from None
