@@ -347,7 +347,7 @@ async def test_a_full_set_of_witnesses_fits_into_one_checkpoint(bench: Bench) ->
 
 
 async def test_a_co_signature_that_a_restored_ledger_does_not_know_opens_the_gap(two: Two, ledger: str | None) -> None:
-    """As a checkpoint does that an enclave shows; from then on nothing is granted, and no co-signature is taken."""
+    """As a checkpoint does that an enclave shows, and is pushed; nothing is granted then, no co-signature is taken."""
     bench = two.bench
     signer = Signer(bench)
     await signer.enrol()
@@ -360,8 +360,10 @@ async def test_a_co_signature_that_a_restored_ledger_does_not_know_opens_the_gap
     lost = signer.note((await head(bench)).checkpoint)
     copy.restore()
     assert (await views.show_gap(bench.custodian)).checkpoint is None
-    with pytest.raises(LedgerRollbackError):
-        await signer.hand_in(lost)
+    with bench.custodian.hub.listen(await enclave.record()) as stream:
+        with pytest.raises(LedgerRollbackError):
+            await signer.hand_in(lost)
+        assert stream.qsize() == 1
     gap = await views.show_gap(bench.custodian)
     assert (gap.checkpoint, gap.lost_size) == (lost, parse_checkpoint(lost).size)
     with pytest.raises(LedgerRollbackError):
