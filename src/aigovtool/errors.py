@@ -66,6 +66,8 @@ class AIGovToolError(Exception):
         self.reason = reason
         self.fix = fix
         self.retry_after_s = retry_after_s
+        #: Whether the audit log names this refusal already.
+        self.recorded = False
 
 
 class InputError(AIGovToolError):

@@ -16,10 +16,9 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
 from aigovtool.cli.app import app
-from aigovtool.custodian.api import routes
+from aigovtool.custodian.api import custodian_application
 from aigovtool.custodian.app import initialise, open_custodian
 from aigovtool.custodian.custodian import Custodian, system_time_ms
-from aigovtool.transport.routes import application
 from aigovtool.transport.server import HttpServer, bind_loopback
 from aigovtool.transport.tls import server_context
 
@@ -71,7 +70,7 @@ def serving_of(custodian: Custodian, listener: socket.socket) -> Iterator[None]:
     tls = server_context([keys.tls_certificate], keys.tls, [keys.credentials_ca])
 
     async def serve() -> None:
-        served = application(routes(custodian), clock_ms=system_time_ms)
+        served = custodian_application(custodian, clock_ms=system_time_ms)
         with listener.dup() as own:
             async with HttpServer(served, own, tls):
                 ready.set()

@@ -28,22 +28,21 @@ from aigovtool.codec import decode, encode
 from aigovtool.crypto.identity import IdentityKind
 from aigovtool.crypto.sign import SigningKey, VerifyKey, seal
 from aigovtool.crypto.x509 import from_pem, issue_client_certificate, new_authority
-from aigovtool.custodian.api import routes
+from aigovtool.custodian.api import custodian_application
 from aigovtool.custodian.app import ledger_clock, open_custodian
 from aigovtool.custodian.service import packages, proofs
 from aigovtool.custodian.store import log
 from aigovtool.custodian.store.transaction import Transaction
-from aigovtool.ids import Digest, InstanceId, digest_of
+from aigovtool.ids import Digest, InstanceId, digest_of, key_id_of
 from aigovtool.ledger.budget import Scope
 from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
-from aigovtool.ledger.entry import Entry, PartyRole, StopTarget, Wiped
+from aigovtool.ledger.entry import CommandRefused, Entry, PartyRole, Refusable, Refused, StopTarget, Wiped
 from aigovtool.ledger.merkle import verify_consistency
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol import messages
 from aigovtool.protocol.commands import COMMAND, AskRequest
 from aigovtool.protocol.messages import Listen, Push
 from aigovtool.protocol.views import LogFound, LogPage
-from aigovtool.transport.routes import application
 from aigovtool.transport.server import HttpServer, bind_loopback
 from aigovtool.transport.tls import client_context, server_context
 
@@ -81,7 +80,7 @@ def certificate_of(pem: str | None) -> bytes:
 async def api(lent: Bench) -> AsyncIterator[Api]:
     keys = lent.custodian.keys
     tls = server_context([keys.tls_certificate], keys.tls, [keys.credentials_ca])
-    app = application(routes(lent.custodian), clock_ms=await ledger_clock(lent.custodian))
+    app = custodian_application(lent.custodian, clock_ms=await ledger_clock(lent.custodian))
     with bind_loopback() as listener:
         server = HttpServer(app, listener, tls)
         await server.start()
@@ -220,6 +219,54 @@ async def test_why_a_caller_is_refused_is_said_in_a_code(api: Api) -> None:
     assert codes[NOBODY][0] == "unauthenticated"
     assert codes[CONSUMERS] == codes[BORROWERS] == ("forbidden", "wrong_role")
     assert codes[REVOKED] == ("forbidden", "not_enrolled")
+
+
+async def test_a_refused_credential_leaves_one_line_for_each_route(api: Api) -> None:
+    """Of a revoked operator and of another role, on every route there is; and no line of a stranger."""
+    routes = [(method, path) for (method, path), statuses in EXPECTED.items() if statuses[0] == 401]
+    expected = []
+    before = len(await api.bench.log())
+    for method, path in routes:
+        url = path.format(package=ABSENT, ask_id=message_id(), lease_id=message_id())
+        for caller in (NOBODY, CONSUMERS, NOBODY, CONSUMERS):
+            await api.clients[caller].request(method, url)
+        sent = [await api.clients[REVOKED].request(method, url, **body_of(api.bench, method, path)) for _ in range(2)]
+        if (reason := sent[0].json()["reason"]) in {"not_enrolled", "wrong_role"}:
+            expected.append((Refusable.OPERATOR, "bob", f"{method} {path}", "forbidden", reason))
+        if EXPECTED[method, path][1] == 403:
+            expected.append((Refusable.CONSUMER, "ann", f"{method} {path}", "forbidden", "wrong_role"))
+    lines = [line for line in (await api.bench.log())[before:] if isinstance(line, Refused)]
+    assert sorted((line.role, line.name, line.act, line.code, line.reason) for line in lines) == sorted(expected)
+    assert len(expected) > 30
+
+
+async def test_a_refused_signature_on_an_operators_connection_is_in_the_log(api: Api) -> None:
+    """A second signature that is nobody's, an order for another custodian: once, however often it is tried."""
+    bench = api.bench
+    tries: list[tuple[tuple[SigningKey, ...], dict[str, Any], str]] = [
+        ((bench.key, SigningKey.generate()), {}, "wrong_key"),
+        ((bench.key,), {"custodian": key_id_of(b"another custodian")}, "wrong_command"),
+    ]
+    stop = acts.Stop(target=StopTarget.ALL, value="", reason="drill")
+    for keys, changes, reason in tries:
+        before = len(await bench.log())
+        for _ in range(3):
+            order = encode(seal(COMMAND, bench.order(stop, **changes), *keys))
+            answer = await api.operator.post("/v1/commands", content=order, headers=JSON)
+            assert answer.json()["reason"] == reason
+        assert (await bench.log())[before:] == [
+            Refused(role=Refusable.OPERATOR, name="alice", act="POST /v1/commands", code="bad_signature", reason=reason)
+        ]
+
+
+async def test_a_refused_command_is_in_the_log_once(api: Api) -> None:
+    """By its digest, and not once more as a refused request."""
+    before = len(await api.bench.log())
+    lift = acts.Resume(target=StopTarget.ALL, value="", reason="drill")
+    order = encode(seal(COMMAND, api.bench.order(lift), api.bench.key))
+    for _ in range(2):
+        assert (await api.operator.post("/v1/commands", content=order, headers=JSON)).status_code == 409
+    assert [type(line) for line in (await api.bench.log())[before:]] == [CommandRefused]
 
 
 async def test_a_large_co_signature_is_not_read(api: Api) -> None:

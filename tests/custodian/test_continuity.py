@@ -198,6 +198,27 @@ async def test_an_enclave_that_remembers_more_ends_all_grants(two: Two, ledger: 
     assert gap.lost_size > gap.size
 
 
+async def test_a_gap_and_what_is_refused_for_it_are_in_the_log(two: Two, ledger: str | None) -> None:
+    """When it was found, by which checkpoint, and each order that was refused; then the log verifies still."""
+    enclave = await forgotten(two, ledger)
+    before = len(await two.bench.log())
+    for _ in range(2):
+        with pytest.raises(LedgerRollbackError):
+            await enclave.renew()
+        with pytest.raises(LedgerRollbackError):
+            await two.bench.grant(1)
+    found, *others = (await two.bench.log())[before:]
+    assert isinstance(found, entry.GapFound)
+    assert (found.checkpoint, found.lost_generation) == (enclave.checkpoint_seen, 0)
+    assert found.lost_size > before
+    assert [type(line) for line in others] == [entry.CommandRefused] * 2
+    assert {(line.code, line.times) for line in others if isinstance(line, entry.CommandRefused)} == {
+        ("ledger_rollback", 1)
+    }
+    await two.settle()
+    await two.bench.grant(1)
+
+
 async def test_what_was_found_is_remembered_over_a_restart(two: Two, ledger: str | None) -> None:
     """Starting the custodian again does not make it forget that it has forgotten."""
     enclave = await forgotten(two, ledger)

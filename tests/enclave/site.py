@@ -14,7 +14,7 @@ from tests.custodian.conftest import BORROWER, CONSUMER, MODEL, Bench, make_benc
 
 from aigovtool.codec import Message
 from aigovtool.crypto.x509 import to_pem
-from aigovtool.custodian.api import routes
+from aigovtool.custodian.api import custodian_application
 from aigovtool.custodian.service import views
 from aigovtool.enclave.boot import Instance, boot
 from aigovtool.enclave.custodian_link import CustodianLink
@@ -25,7 +25,6 @@ from aigovtool.ids import ModelId, RequestKey
 from aigovtool.protocol.messages import Push
 from aigovtool.protocol.party import BorrowerFile, CustodianAddress
 from aigovtool.testing.simulated_tee import wiring
-from aigovtool.transport.routes import application
 from aigovtool.transport.server import HttpServer, bind_loopback
 from aigovtool.transport.tls import server_context
 
@@ -128,7 +127,7 @@ async def open_site(directory: Path, **changes: Any) -> AsyncIterator[Site]:
     await bench.command(bench.upload())
     keys, cache = bench.custodian.keys, directory / "cache"
     cache.mkdir(mode=0o700)
-    app = application(routes(bench.custodian), clock_ms=lambda: bench.now_ms)
+    app = custodian_application(bench.custodian, clock_ms=lambda: bench.now_ms)
     with bind_loopback() as listener:
         tls = server_context([keys.tls_certificate], keys.tls, [keys.credentials_ca])
         async with HttpServer(app, listener, tls):

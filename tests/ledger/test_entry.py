@@ -38,6 +38,7 @@ BODIES: list[EntryBody] = [
     entry.KeyReleased(instance=INSTANCE, model=MODEL, manifest=DIGEST),
     entry.ReleaseRefused(instance=INSTANCE, model=MODEL, code="stopped", reason=""),
     entry.CommandRefused(command=COMMAND, code="conflict", reason="not_stopped"),
+    entry.Refused(role=entry.Refusable.CONSUMER, name="anna", act="GET /v1/log/head", code="forbidden", reason="role"),
     entry.LeaseGranted(
         lease_id=LEASE,
         instance=INSTANCE,
@@ -50,6 +51,7 @@ BODIES: list[EntryBody] = [
     entry.LeaseClosed(lease_id=LEASE, late=False, used=UNITS, charged=UNITS, ok=5, err=0, receipts="e" * 64),
     entry.LeaseExpired(lease_id=LEASE),
     entry.LeaseWrittenOff(lease_id=LEASE, command=COMMAND),
+    entry.GapFound(checkpoint="note", lost_generation=0, lost_size=9),
     entry.Restored(
         generation=1,
         checkpoint="note",

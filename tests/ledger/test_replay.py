@@ -40,6 +40,7 @@ from aigovtool.ledger.entry import (
     Entry,
     EntryBody,
     Forked,
+    GapFound,
     LeaseClosed,
     LeaseExpired,
     LeaseGranted,
@@ -50,6 +51,8 @@ from aigovtool.ledger.entry import (
     PartyAdded,
     PartyRevoked,
     PartyRole,
+    Refusable,
+    Refused,
     Restored,
     Resumed,
     Stopped,
@@ -174,6 +177,38 @@ def test_one_operator_enrols_the_second_and_nobody_beyond() -> None:
 
 
 # --- Restores ----------------------------------------------------------------------------------------
+
+
+def test_nothing_is_granted_between_the_finding_of_a_gap_and_its_settlement() -> None:
+    """Attack: a custodian that knew it had forgotten something lends on. Stops and refusals are no lending."""
+    log = begun()
+    log.add(GapFound(checkpoint=lost_note(99), lost_generation=0, lost_size=99))
+    log.add(Refused(role=Refusable.BORROWER, name="north", act="boot", code="forbidden", reason="", times=3))
+    log.add(Stopped(target=StopTarget.ALL, value="", epoch=1_000, command=COMMAND))
+    enrol(log, "zoe", None)
+    assert accepted(log)
+    log.grant(1)
+    assert reason(log) == "gap"
+    log = begun()
+    log.add(GapFound(checkpoint=lost_note(99), lost_generation=0, lost_size=99))
+    restored(log)
+    assert accepted(log)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"lost_size": 98}, "wrong_gap"),
+        ({"lost_generation": 1}, "wrong_gap"),
+        ({"checkpoint": lost_note(99, key=SigningKey.generate())}, "checkpoint"),
+    ],
+)
+def test_a_gap_is_found_by_a_signed_checkpoint(changes: dict[str, Any], why: str) -> None:
+    """Nobody may stop a custodian's service with a note that it never signed, nor explain a pause by one."""
+    log = begun()
+    found = GapFound(checkpoint=lost_note(99), lost_generation=0, lost_size=99)
+    log.add(replace(found, **changes))
+    assert reason(log) == why
 
 
 def test_a_charge_follows_a_restore() -> None:

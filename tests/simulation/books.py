@@ -10,13 +10,13 @@ from types import MappingProxyType
 
 import msgspec
 
-from aigovtool.custodian.custodian import _WITH_GAP, rolled_back
+from aigovtool.custodian.custodian import rolled_back
 from aigovtool.custodian.store.instances import Answered
 from aigovtool.custodian.store.transaction import Head
 from aigovtool.ids import BorrowerId, InstanceId, LeaseId
 from aigovtool.ledger.book import Book, Effects
 from aigovtool.ledger.budget import ROLLING, BudgetLimit, BudgetRow, RowKey, Scope, Window, key_now
-from aigovtool.ledger.entry import Entry, EntryBody, StopTarget
+from aigovtool.ledger.entry import Entry, EntryBody, StopTarget, may_follow_gap
 from aigovtool.ledger.lease import Lease
 from aigovtool.ledger.merkle import Frontier
 from aigovtool.ledger.units import Dimension
@@ -173,7 +173,7 @@ class Transaction:
         Raises:
             LedgerRollbackError: the ledger has a gap.
         """
-        if self.head.gap is not None and not isinstance(body, _WITH_GAP):
+        if self.head.gap is not None and not may_follow_gap(body):
             raise rolled_back()
         tree = self.head.frontier
         made = Entry(index=tree.size, at_ms=self.now_ms, generation=self.head.generation, body=body)

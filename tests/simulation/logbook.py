@@ -76,6 +76,9 @@ class LoggingCustodian(Custodian):
             lambda: entry.KeyReleased(instance=other, model=MODEL, manifest=MANIFEST),
             lambda: entry.ReleaseRefused(instance=other, model=MODEL, code="reattest_required", reason=""),
             lambda: entry.CommandRefused(command=self.command(), code="conflict", reason="unlimited"),
+            lambda: entry.Refused(
+                role=entry.Refusable.ENCLAVE, name=other, act="renew", code="log_invalid", reason="checkpoint", times=7
+            ),
             lambda: entry.Forked(instance=other, lease_id=LeaseId("e" * 32), epoch=epoch),
             lambda: entry.Asked(
                 ask_id=self._id(), role=PartyRole.BORROWER, name="north", scope=scope, units=20, reason="more patients"
@@ -122,7 +125,8 @@ class LoggingCustodian(Custodian):
             writes.record(entry.LeaseWrittenOff(lease_id=lease.lease_id, command=self.command("bob")))
         head = writes.head
         note = self.memory.note(head)
-        writes.head = msgspec.structs.replace(head, generation=head.generation + 1)
+        writes.record(entry.GapFound(checkpoint=note, lost_generation=head.generation, lost_size=head.frontier.size))
+        writes.head = msgspec.structs.replace(writes.head, generation=head.generation + 1)
         restored = entry.Restored(
             generation=writes.head.generation,
             checkpoint=note,

@@ -12,8 +12,8 @@ from tests.simulation.scene import CUSTODIAN
 
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey
-from aigovtool.custodian.service.continuity import _explained, _newer, is_behind, leapt
-from aigovtool.custodian.store.transaction import Gap, Head, Settled
+from aigovtool.custodian.service.continuity import _explained, _newer, found, gap_of, is_behind, leapt
+from aigovtool.custodian.store.transaction import Head, Settled
 from aigovtool.errors import ConflictError
 from aigovtool.ids import KeyId
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint, sign_checkpoint
@@ -49,9 +49,11 @@ class Memory:
         seen = open_checkpoint(note, [LOG_KEY.public])
         if _explained(head, seen):
             return head.gap is not None
+        if head.gap is None:
+            writes.record(found(note, seen))
         if _newer(head.gap, seen):
-            gap = Gap(checkpoint=note, generation=seen.generation, size=seen.size, found_at_ms=writes.now_ms)
-            writes.head = msgspec.structs.replace(head, gap=gap)
+            gap = gap_of(head, note, seen, writes.now_ms)
+            writes.head = msgspec.structs.replace(writes.head, gap=gap)
         elif not is_behind(head):
             return True
         self.leap(writes, seen.size)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 from starlette.responses import Response, StreamingResponse
+from starlette.routing import Router
 
 from aigovtool import __version__
 from aigovtool.attestation.appraisal import AppraisalPolicy
@@ -15,6 +16,7 @@ from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.ledger_api import ledger_routes
 from aigovtool.custodian.log_api import log_routes
 from aigovtool.custodian.service import asks, boot, commands, credentials, packages, renewal, views
+from aigovtool.custodian.service.refusals import noting
 from aigovtool.custodian.store import facts
 from aigovtool.custodian.store.records import Instance
 from aigovtool.ids import Digest, MessageId, Units
@@ -26,7 +28,7 @@ from aigovtool.protocol.messages import Push, RenewReply
 from aigovtool.protocol.release import ChallengeReply
 from aigovtool.transport.body import stream_body
 from aigovtool.transport.openapi import openapi
-from aigovtool.transport.routes import Call, Caller, Route
+from aigovtool.transport.routes import Call, Caller, Route, application
 
 #: Something is sent on a push stream at least this often, so that both ends notice a dead transaction.
 KEEPALIVE_S = 5.0
@@ -67,6 +69,11 @@ class PartyQuery(Message):
 
     role: PartyRole
     name: Annotated[str, Meta(max_length=100)]
+
+
+def custodian_application(custodian: Custodian, *, clock_ms: Callable[[], int]) -> Router:
+    """Return what is served: the table, and a line in the audit log for whom it refuses."""
+    return application(routes(custodian), clock_ms=clock_ms, refused=noting(custodian))
 
 
 def routes(custodian: Custodian) -> list[Route]:

@@ -16,10 +16,11 @@ from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.crypto.x509 import to_pem
 from aigovtool.custodian import keys as custodian_keys
-from aigovtool.custodian.api import routes
+from aigovtool.custodian.api import custodian_application
 from aigovtool.custodian.certificate import Served
 from aigovtool.custodian.custodian import Custodian, system_time_ms
 from aigovtool.custodian.keys import CustodianKeys
+from aigovtool.custodian.service import refusals
 from aigovtool.custodian.service.credentials import certificate_for
 from aigovtool.custodian.service.packages import remove_left
 from aigovtool.custodian.service.reports import sweep
@@ -33,7 +34,6 @@ from aigovtool.errors import AIGovToolError, StorageError
 from aigovtool.ids import KeyId, OperatorId, digest_of, parse_name
 from aigovtool.ledger.entry import AppraisalPolicySet, Genesis, KeySetPublished, PartyAdded, PartyRole
 from aigovtool.protocol.party import CustodianAddress, OperatorFile, parse_url
-from aigovtool.transport.routes import application
 from aigovtool.transport.server import HttpServer, bind
 
 _LOG = logging.getLogger(__name__)
@@ -270,7 +270,7 @@ async def _serve(
     ready: Callable[[str], None] | None,
     ledger: str | None,
 ) -> None:
-    served = application(routes(custodian), clock_ms=await ledger_clock(custodian))
+    served = custodian_application(custodian, clock_ms=await ledger_clock(custodian))
     server = HttpServer(served, bind(*listen), certificate.tls)
     ending = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -288,6 +288,7 @@ async def _serve(
         for instance in custodian.hub.connected():
             custodian.hub.cut(instance)
         await server.stop()
+        await refusals.write_all(custodian)
 
 
 async def _relay(custodian: Custodian, address: str) -> None:
@@ -308,6 +309,7 @@ async def _until(custodian: Custodian, server: HttpServer, certificate: Served, 
         except TimeoutError:
             try:
                 await custodian.database.run(lambda running: sweep(custodian, running, custodian.now(running)))
+                await refusals.write_due(custodian)
             except AIGovToolError as error:
                 _LOG.error("sweep_failed", extra={"code": error.code})
         if custodian.database.failed.is_set():

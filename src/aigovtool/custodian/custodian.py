@@ -5,23 +5,23 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from aigovtool.attestation.verifier import VerifierSet
 from aigovtool.codec import Message, encode
 from aigovtool.crypto.sign import Envelope, seal
 from aigovtool.custodian.hub import Announcement, Hub
 from aigovtool.custodian.keys import CustodianKeys
+from aigovtool.custodian.refusals import Refusals
 from aigovtool.custodian.senders import Senders
 from aigovtool.custodian.store import facts, log, stops
 from aigovtool.custodian.store.database import Database
 from aigovtool.custodian.store.records import Instance
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.custodian.witness_keys import WitnessKeys
-from aigovtool.errors import AIGovToolError, LedgerRollbackError
+from aigovtool.errors import LedgerRollbackError
 from aigovtool.ids import MessageId
 from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
-from aigovtool.ledger.entry import CommandRefused, EntryBody, Restored, Stopped
+from aigovtool.ledger.entry import EntryBody, may_follow_gap
 from aigovtool.protocol.stop import STOP_STATE
 
 
@@ -30,20 +30,11 @@ def system_time_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-#: What may be recorded while the ledger has a gap.
-_WITH_GAP: Final = (Stopped, CommandRefused, Restored)
-
-
 class Notice(Message):
     """An announcement on its way to other custodians on the same ledger."""
 
     origin: MessageId
     announcement: Announcement
-
-
-def refusal_of(error: AIGovToolError) -> dict[str, str]:
-    """Return what the audit log says of a refusal: its code and reason, never a message with a caller's values."""
-    return {"code": error.code, "reason": (error.reason or "")[:80]}
 
 
 def rolled_back() -> LedgerRollbackError:
@@ -65,6 +56,7 @@ class Custodian:
     packages: Path
     hub: Hub = field(default_factory=Hub)
     senders: Senders = field(default_factory=Senders)
+    refusals: Refusals = field(default_factory=Refusals)
     witness_keys: WitnessKeys = field(default_factory=WitnessKeys)
     #: The checkpoint that was signed last: renewals that change nothing share it.
     newest_note: tuple[Checkpoint, str] | None = None
@@ -81,12 +73,12 @@ class Custodian:
     def record(self, transaction: Transaction, body: EntryBody) -> int:
         """Append to the audit log in the running transaction.
 
-        Every effect is recorded, so a ledger with a gap has no effect: only a stop, and what settles the gap.
+        Every effect is recorded, so a ledger with a gap has none: only a stop, a refusal, and what settles the gap.
 
         Raises:
             LedgerRollbackError: the ledger was restored from a backup, and the gap is not settled.
         """
-        if transaction.head.gap is not None and not isinstance(body, _WITH_GAP):
+        if transaction.head.gap is not None and not may_follow_gap(body):
             raise rolled_back()
         return log.append(transaction, self.now(transaction), body)
 

@@ -7,7 +7,7 @@ none at all.
 
 import asyncio
 from collections import OrderedDict
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope
 from aigovtool.custodian.store import instances
@@ -21,12 +21,7 @@ _MAX_KEPT: Final = 50_000
 _LARGE_BYTES: Final = 64 << 10
 
 
-class _FromInstance(Protocol):
-    @property
-    def instance(self) -> InstanceId: ...
-
-
-M = TypeVar("M", bound=_FromInstance)
+M = TypeVar("M")
 
 
 class Senders:
@@ -35,21 +30,19 @@ class Senders:
     def __init__(self) -> None:
         self._kept: OrderedDict[KeyId, tuple[InstanceId, VerifyKey]] = OrderedDict()
 
-    async def opened(self, database: Database, envelope: Envelope, kind: str, message: type[M]) -> M:
-        """Return the message, if the instance that it speaks for signed it.
+    async def opened(self, database: Database, envelope: Envelope, kind: str, message: type[M]) -> tuple[InstanceId, M]:
+        """Return the instance that signed, and its message, whoever that speaks for.
 
         Raises:
             ForbiddenError: no instance with this key was ever admitted here (`unknown_instance`).
-            SignatureInvalidError: not signed by it, or it speaks for another instance (`wrong_sender`).
+            SignatureInvalidError: not signed by it.
         """
         instance, key = await self._sender(database, envelope)
         if len(envelope.payload) > _LARGE_BYTES:
             opened = await asyncio.to_thread(open_envelope, envelope, kind, message, [key])
         else:
             opened = open_envelope(envelope, kind, message, [key])
-        if opened.instance != instance:
-            raise SignatureInvalidError("an instance speaks for itself only", reason="wrong_sender")
-        return opened
+        return instance, opened
 
     async def _sender(self, database: Database, envelope: Envelope) -> tuple[InstanceId, VerifyKey]:
         if len(envelope.signatures) != 1:

@@ -38,7 +38,7 @@ from aigovtool.ids import KeyId
 from aigovtool.ledger.budget import BudgetRow
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint
 from aigovtool.ledger.cosignature import WitnessKey
-from aigovtool.ledger.entry import Entry, Genesis, Restored
+from aigovtool.ledger.entry import Entry, GapFound, Genesis, Restored
 from aigovtool.ledger.merkle import Frontier, leaf_hash
 from aigovtool.ledger.replay import Replay, Stop, bad
 from aigovtool.ledger.witnessing import Vouching, require_distinct, weigh
@@ -180,9 +180,11 @@ def _read(entries: Iterable[LoggedEntry], checkpoint: Checkpoint, trust: _Trust,
 
 
 def _shown_lost(entry: Entry, trust: _Trust) -> Checkpoint | None:
-    if not isinstance(entry.body, Restored):
+    """Return what an entry excuses: a gap that was found is not, before it is settled."""
+    if not isinstance(entry.body, GapFound | Restored):
         return None
-    return trust.opened(entry.body.checkpoint, "the checkpoint of what was lost")
+    lost = trust.opened(entry.body.checkpoint, "the checkpoint of what was lost")
+    return lost if isinstance(entry.body, Restored) else None
 
 
 def _require_signed(read: _Read, checkpoint: Checkpoint) -> None:

@@ -6,6 +6,7 @@ balance from the log alone. They carry no prompt, no output and no key.
 """
 
 from enum import StrEnum
+from typing import get_args
 
 from aigovtool.codec import Message, encode
 from aigovtool.ids import (
@@ -42,6 +43,16 @@ class StopTarget(StrEnum):
     BORROWER = "borrower"
     CONSUMER = "consumer"
     ENCLAVE = "enclave"
+
+
+class Refusable(StrEnum):
+    """Who can be refused something by name: parties, instances by their identifier, and witnesses."""
+
+    OPERATOR = "operator"
+    BORROWER = "borrower"
+    CONSUMER = "consumer"
+    ENCLAVE = "enclave"
+    WITNESS = "witness"
 
 
 class Command(Message, omit_defaults=True):
@@ -142,12 +153,13 @@ class Attested(Message, tag_field="kind", tag="attested"):
     result: Digest
 
 
-class AttestationRefused(Message, tag_field="kind", tag="attestation_refused"):
-    """A borrower's enclave was turned away."""
+class AttestationRefused(Message, tag_field="kind", tag="attestation_refused", omit_defaults=True):
+    """A borrower's enclave was turned away; `times` as in `Refused`."""
 
     borrower: BorrowerId
     code: str
     reason: str
+    times: Units = 1
 
 
 class KeyReleased(Message, tag_field="kind", tag="key_released"):
@@ -158,21 +170,42 @@ class KeyReleased(Message, tag_field="kind", tag="key_released"):
     manifest: Digest
 
 
-class ReleaseRefused(Message, tag_field="kind", tag="release_refused"):
-    """An admitted instance asked for a model key and did not get it."""
+class ReleaseRefused(Message, tag_field="kind", tag="release_refused", omit_defaults=True):
+    """An admitted instance asked for a model key and did not get it; `times` as in `Refused`."""
 
     instance: InstanceId
     model: ModelId
     code: str
     reason: str
+    times: Units = 1
 
 
-class CommandRefused(Message, tag_field="kind", tag="command_refused"):
-    """An operator's signed command was refused; nothing was changed."""
+class CommandRefused(Message, tag_field="kind", tag="command_refused", omit_defaults=True):
+    """An operator's signed command was refused; nothing was changed. `times` as in `Refused`."""
 
     command: Command
     code: str
     reason: str
+    times: Units = 1
+
+
+class Refused(Message, tag_field="kind", tag="refused", omit_defaults=True):
+    """Somebody whom this ledger knows was refused an act; nothing was changed.
+
+    The first refusal is written at once. The same again is counted, and written at most once an hour: `times` is how
+    many there were since the line before.
+    """
+
+    role: Refusable
+    name: str
+    act: str
+    code: str
+    reason: str
+    times: Units = 1
+
+
+#: What is said of a refusal.
+Refusal = AttestationRefused | ReleaseRefused | CommandRefused | Refused
 
 
 class LeaseGranted(Message, tag_field="kind", tag="lease_granted", omit_defaults=True):
@@ -211,6 +244,14 @@ class LeaseWrittenOff(Message, tag_field="kind", tag="lease_written_off"):
 
     lease_id: LeaseId
     command: Command
+
+
+class GapFound(Message, tag_field="kind", tag="gap_found"):
+    """Somebody showed a signed checkpoint of entries that this ledger has forgotten: nothing is granted from now on."""
+
+    checkpoint: str
+    lost_generation: Units
+    lost_size: Units
 
 
 class Restored(Message, tag_field="kind", tag="restored"):
@@ -315,10 +356,12 @@ EntryBody = (
     | KeyReleased
     | ReleaseRefused
     | CommandRefused
+    | Refused
     | LeaseGranted
     | LeaseClosed
     | LeaseExpired
     | LeaseWrittenOff
+    | GapFound
     | Restored
     | Charged
     | Forked
@@ -343,3 +386,13 @@ class Entry(Message):
     def leaf(self) -> bytes:
         """Return the RFC 6962 leaf hash of this entry."""
         return leaf_hash(encode(self))
+
+
+def may_follow_gap(body: EntryBody) -> bool:
+    """Return whether an entry may stand between the finding of a gap and its settlement: nothing that grants may.
+
+    Stops, refusals, and who is enrolled by whoever holds the custodian's directory, so that two can settle it.
+    """
+    if isinstance(body, PartyAdded):
+        return body.role is PartyRole.OPERATOR and body.command is None
+    return isinstance(body, (*get_args(Refusal), GapFound, Restored, Stopped))

@@ -23,6 +23,7 @@ from aigovtool.ledger.entry import (
     Entry,
     EntryBody,
     Forked,
+    GapFound,
     LeaseClosed,
     LeaseExpired,
     LeaseGranted,
@@ -39,6 +40,7 @@ from aigovtool.ledger.entry import (
     StopTarget,
     WitnessEnrolled,
     WitnessRetired,
+    may_follow_gap,
 )
 from aigovtool.ledger.lease import LeaseEvent, LeaseState, next_state
 from aigovtool.ledger.lease_ids import LeaseIds
@@ -84,6 +86,8 @@ class Replay:
     retired: set[str] = field(default_factory=set)
     epoch: int = 0
     generation: int = 0
+    #: Whether the ledger knew at this point that it had forgotten something.
+    gap: bool = False
 
     def take(self, entry: Entry) -> None:
         """Apply one entry.
@@ -92,6 +96,7 @@ class Replay:
             LogError: it breaks a rule; the reason says which.
         """
         self._begin_generation(entry)
+        self._require_gap_kept(entry.body)
         self._require_two(entry.body)
         match entry.body:
             case ModelAdded() as added:
@@ -126,6 +131,15 @@ class Replay:
             if lost.size != restored.lost_size or lost.generation >= begins:
                 raise bad("wrong_restore", "it says that more or less was lost than the checkpoint that it shows")
         self.generation = entry.generation
+
+    def _require_gap_kept(self, body: EntryBody) -> None:
+        if self.gap and not may_follow_gap(body):
+            raise bad("gap", "the ledger knew that it had forgotten something, and went on before that was settled")
+        if isinstance(body, GapFound):
+            lost = parse_checkpoint(body.checkpoint)
+            if (lost.size, lost.generation) != (body.lost_size, body.lost_generation):
+                raise bad("wrong_gap", "it says that another state was lost than the checkpoint that it shows")
+        self.gap = isinstance(body, GapFound) or (self.gap and not isinstance(body, Restored))
 
     def _require_two(self, body: EntryBody) -> None:
         """Refuse an order of one operator where the custodian takes none but of two."""

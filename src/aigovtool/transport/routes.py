@@ -129,6 +129,10 @@ class Route:
             raise ValueError(f"the route {self.method} {self.path} contradicts itself")
 
 
+#: Is told who was refused what, and why.
+Noter = Callable[[Identity, Route, AIGovToolError], Awaitable[None]]
+
+
 def path_names(path: str) -> list[str]:
     """Return the parameter names in a path template."""
     return [part[1:-1] for part in path.split("/") if part.startswith("{") and part.endswith("}")]
@@ -139,6 +143,7 @@ def application(
     *,
     clock_ms: Callable[[], int],
     authorize: Callable[[Identity, Route], None] | None = None,
+    refused: Noter | None = None,
 ) -> Router:
     """Return the ASGI application that serves exactly `routes`.
 
@@ -146,6 +151,7 @@ def application(
         routes: the table; two routes with the same method and path are an error.
         clock_ms: trusted time, read once per request.
         authorize: called with every identity before its request is looked at further; refuses by raising.
+        refused: told of each error on a route that needs a credential, once it is known whose; before the answer.
     """
     table: dict[str, dict[str, Route]] = {}
     for route in routes:
@@ -156,7 +162,8 @@ def application(
     # A literal path is found before a template that would match it too.
     paths = sorted(table, key=lambda path: (len(path_names(path)), path))
     endpoints = [
-        StarletteRoute(path, _Endpoint(table[path], clock_ms, authorize), include_in_schema=False) for path in paths
+        StarletteRoute(path, _Endpoint(table[path], clock_ms, authorize, refused), include_in_schema=False)
+        for path in paths
     ]
     return Router(endpoints, redirect_slashes=False, default=_not_found)
 
@@ -173,10 +180,12 @@ class _Endpoint:
         routes: dict[str, Route],
         clock_ms: Callable[[], int],
         authorize: Callable[[Identity, Route], None] | None,
+        refused: Noter | None,
     ) -> None:
         self._routes: Final = routes
         self._clock_ms: Final = clock_ms
         self._authorize: Final = authorize
+        self._refused: Final = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = await self._respond(Request(scope, receive))
@@ -190,14 +199,21 @@ class _Endpoint:
             response.headers["allow"] = ", ".join(sorted(self._routes))
             return response
         try:
-            return await self._answer(request, route)
+            call = self._called(request, route)
+            try:
+                return await self._answer(call, route)
+            except AIGovToolError as error:
+                if self._refused is not None and call.identity is not None and Caller.ANYONE not in route.who:
+                    await self._refused(call.identity, route, error)
+                raise
         except AIGovToolError as error:
             return problem(error)
         except Exception as exception:  # noqa: BLE001 - nothing of ours may show its text to a peer
             return problem(unexpected(exception))
 
-    async def _answer(self, request: Request, route: Route) -> Response:
-        call = self._authenticated(request, route)
+    async def _answer(self, call: Call, route: Route) -> Response:
+        self._require_allowed(call, route)
+        request = call.request
         call._parameters = (_path_parameters(request, route), _query_parameters(request, route))  # noqa: SLF001
         if route.body is not None:
             check_content_type(request)
@@ -207,16 +223,19 @@ class _Endpoint:
             await _require_no_body(request)
         return _encoded(await route.handler(call), route)
 
-    def _authenticated(self, request: Request, route: Route) -> Call:
+    def _called(self, request: Request, route: Route) -> Call:
         connection, now_ms = connection_of(request), self._clock_ms()
         if Caller.ANYONE in route.who and connection.peer_certificate is None:
             return Call(request, connection, None, now_ms)
-        identity = connection.identity(now_ms)
-        if Caller.ANYONE not in route.who and _caller_of(identity.kind) not in route.who:
-            raise ForbiddenError(f"this is not for a {identity.kind.value}", reason="wrong_role")
+        return Call(request, connection, connection.identity(now_ms), now_ms)
+
+    def _require_allowed(self, call: Call, route: Route) -> None:
+        if call.identity is None:
+            return
+        if Caller.ANYONE not in route.who and _caller_of(call.identity.kind) not in route.who:
+            raise ForbiddenError(f"this is not for a {call.identity.kind.value}", reason="wrong_role")
         if self._authorize is not None:
-            self._authorize(identity, route)
-        return Call(request, connection, identity, now_ms)
+            self._authorize(call.identity, route)
 
 
 def _caller_of(kind: IdentityKind) -> Caller:

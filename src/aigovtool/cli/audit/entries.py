@@ -74,7 +74,8 @@ def _limit(limit: BudgetLimit) -> str:
 
 
 def _refusal(body: Any) -> str:  # noqa: ANN401 - any entry with a code and a reason
-    return f"{body.code} ({body.reason})" if body.reason else str(body.code)
+    why = f"{body.code} ({body.reason})" if body.reason else str(body.code)
+    return why if body.times == 1 else f"{why}, {count(body.times)} times since the line before"
 
 
 def _target(body: log.Stopped | log.Resumed) -> str:
@@ -104,6 +105,10 @@ _SENTENCES: Final[Mapping[type, _Sentence]] = MappingProxyType(
         log.KeyReleased: (_by_enclave, lambda e: f"got the key of model {e.model}"),
         log.ReleaseRefused: (_by_enclave, lambda e: f"was refused the key of model {e.model}: {_refusal(e)}"),
         log.CommandRefused: (_by_custodian, lambda e: f"gave a command that was refused: {_refusal(e)}"),
+        log.Refused: (
+            lambda e: named(e.role.value, short(e.name) if e.role is log.Refusable.ENCLAVE else e.name),
+            lambda e: f"was refused {e.act!r}: {_refusal(e)}",
+        ),
         log.LeaseGranted: (
             _by_enclave,
             lambda e: f"drew lease {short(e.lease_id)}: {_units(e.units)} of {e.model} for {e.consumer}",
@@ -117,6 +122,13 @@ _SENTENCES: Final[Mapping[type, _Sentence]] = MappingProxyType(
         ),
         log.LeaseExpired: (_by_custodian, lambda e: f"charged lease {short(e.lease_id)} in full: nobody closed it"),
         log.LeaseWrittenOff: (_by_custodian, lambda e: f"gave up the holder of lease {short(e.lease_id)}"),
+        log.GapFound: (
+            _by_custodian,
+            lambda e: (
+                f"was shown a checkpoint of {count(e.lost_size)} entries that this ledger has forgotten, and granted "
+                "nothing from then on"
+            ),
+        ),
         log.Restored: (
             _by_custodian,
             lambda e: (

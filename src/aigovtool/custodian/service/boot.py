@@ -2,10 +2,12 @@
 
 Order of `admit`: enrolled borrower whose credential lasts -> both signatures -> nonce consumed, durably, whatever
 follows -> genuine -> bound to this conversation -> acceptable -> models allowed -> recorded. A refusal after the
-borrower has proved itself is written to the audit log. No admission outlives its borrower's credential.
+borrower's signature held is written to the audit log. No admission outlives its borrower's credential.
 """
 
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from aigovtool.attestation import appraisal
 from aigovtool.attestation.appraisal import AppraisalPolicy, policy_digest
@@ -14,7 +16,9 @@ from aigovtool.attestation.model import AttestationResult, TeeType, Unchecked
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope, require_signed_by, seal
 from aigovtool.crypto.wrap import wrap
-from aigovtool.custodian.custodian import Custodian, refusal_of, rolled_back
+from aigovtool.custodian.custodian import Custodian, rolled_back
+from aigovtool.custodian.service.hearing import heard
+from aigovtool.custodian.service.refusals import is_refusal, note, reason_of
 from aigovtool.custodian.store import facts, instances, models, parties, stops
 from aigovtool.custodian.store.records import Instance, Model, Party
 from aigovtool.custodian.store.transaction import Transaction
@@ -22,6 +26,7 @@ from aigovtool.errors import (
     AIGovToolError,
     ConfigurationError,
     ForbiddenError,
+    IdentityError,
     ReattestRequiredError,
     SignatureInvalidError,
     StoppedError,
@@ -57,31 +62,33 @@ async def challenge(custodian: Custodian, envelope: Envelope) -> ChallengeReply:
         UnauthenticatedError: the borrower's credential has ended (`credential_expired`).
         OverloadedError: too many boots are under way.
     """
-    borrower = await _borrower_of(custodian, envelope)
-    request = open_envelope(envelope, release.CHALLENGE_REQUEST, ChallengeRequest, [VerifyKey(borrower.key)])
-    if request.borrower != borrower.name:
-        raise SignatureInvalidError("a borrower asks for itself only", reason="wrong_sender")
-
-    def job(transaction: Transaction) -> Challenge:
-        if transaction.head.gap is not None:
-            raise rolled_back()
-        now_ms = custodian.now(transaction)
-        parties.require(transaction, PartyRole.BORROWER, request.borrower)
-        nonce = Nonce(secrets.token_hex(32))
-        instances.add_nonce(transaction, nonce, request.borrower, now_ms=now_ms, ttl_ms=NONCE_TTL_MS)
-        return Challenge(
-            custodian=custodian.keys.custodian,
-            nonce=nonce,
-            borrower=request.borrower,
-            appraisal_policy=policy_digest(policy_in_force(transaction)),
-            expires_at_ms=now_ms + NONCE_TTL_MS,
-            server_time_ms=now_ms,
-        )
-
-    made = await custodian.database.run(job)
+    borrower = await _borrower_of(custodian, envelope, release.CHALLENGE_REQUEST)
+    require_signed_by(envelope, release.CHALLENGE_REQUEST, VerifyKey(borrower.key))
+    async with _noted(custodian, borrower):
+        request = open_envelope(envelope, release.CHALLENGE_REQUEST, ChallengeRequest, [VerifyKey(borrower.key)])
+        if request.borrower != borrower.name:
+            raise SignatureInvalidError("a borrower asks for itself only", reason="wrong_sender")
+        made = await custodian.database.run(lambda transaction: _challenge(custodian, transaction, request))
     return ChallengeReply(
         key_set=custodian.keys.key_set_envelope,
         challenge=seal(release.CHALLENGE, made, custodian.keys.commands),
+    )
+
+
+def _challenge(custodian: Custodian, transaction: Transaction, request: ChallengeRequest) -> Challenge:
+    if transaction.head.gap is not None:
+        raise rolled_back()
+    now_ms = custodian.now(transaction)
+    parties.require(transaction, PartyRole.BORROWER, request.borrower)
+    nonce = Nonce(secrets.token_hex(32))
+    instances.add_nonce(transaction, nonce, request.borrower, now_ms=now_ms, ttl_ms=NONCE_TTL_MS)
+    return Challenge(
+        custodian=custodian.keys.custodian,
+        nonce=nonce,
+        borrower=request.borrower,
+        appraisal_policy=policy_digest(policy_in_force(transaction)),
+        expires_at_ms=now_ms + NONCE_TTL_MS,
+        server_time_ms=now_ms,
     )
 
 
@@ -93,33 +100,40 @@ async def admit(custodian: Custodian, envelope: Envelope) -> Envelope:
         UnauthenticatedError: the borrower's credential has ended (`credential_expired`).
         ConflictError: this instance, or another one with its identity key, was admitted before.
     """
-    request = _signed_by_both(envelope, await _borrower_of(custodian, envelope))
+    borrower = await _borrower_of(custodian, envelope, release.BOOT)
+    require_signed_by(envelope, release.BOOT, VerifyKey(borrower.key))
+    async with _noted(custodian, borrower):
+        return await _decide(custodian, _signed_by_both(envelope, borrower))
+
+
+@asynccontextmanager
+async def _noted(custodian: Custodian, borrower: Party) -> AsyncIterator[None]:
+    """Note what an enclave of a borrower is refused within; that the borrower signed was verified."""
+    try:
+        yield
+    except AIGovToolError as error:
+        if is_refusal(error):
+            await note(
+                custodian,
+                AttestationRefused(borrower=BorrowerId(borrower.name), code=error.code, reason=reason_of(error)),
+            )
+        raise
+
+
+async def _decide(custodian: Custodian, request: BootRequest) -> Envelope:
+    """Use up the nonce, whatever follows, and admit the instance or not."""
 
     def consume(transaction: Transaction) -> str | None:
         parties.require(transaction, PartyRole.BORROWER, request.borrower)
         return instances.use_nonce(transaction, request.claims.nonce, request.borrower, custodian.now(transaction))
 
     reason = await custodian.database.run(consume)
-
-    def decide(transaction: Transaction) -> Envelope | AIGovToolError:
-        try:
-            if reason is not None:
-                raise instances.nonce_error(reason)
-            return _admit(custodian, transaction, request)
-        except AIGovToolError as error:
-            custodian.record(
-                transaction,
-                AttestationRefused(borrower=request.borrower, **refusal_of(error)),
-            )
-            return error
-
-    outcome = await custodian.database.run(decide)
-    if isinstance(outcome, AIGovToolError):
-        raise outcome
-    return outcome
+    if reason is not None:
+        raise instances.nonce_error(reason)
+    return await custodian.database.run(lambda transaction: _admit(custodian, transaction, request))
 
 
-async def _borrower_of(custodian: Custodian, envelope: Envelope) -> Party:
+async def _borrower_of(custodian: Custodian, envelope: Envelope, kind: str) -> Party:
     """Return the enrolled borrower whose key an envelope claims to be signed with; its signature is not checked yet.
 
     Raises:
@@ -127,14 +141,32 @@ async def _borrower_of(custodian: Custodian, envelope: Envelope) -> Party:
         UnauthenticatedError: its credential has ended (`credential_expired`).
     """
 
-    def job(transaction: Transaction) -> Party:
+    def job(transaction: Transaction) -> tuple[Party, IdentityError | None]:
         found = [parties.by_key(transaction, PartyRole.BORROWER, one.keyid) for one in envelope.signatures]
-        borrower = next((party for party in found if party is not None and not party.revoked), None)
-        if borrower is None:
+        named = sorted((party for party in found if party is not None), key=lambda party: party.revoked)
+        if not named:
             raise ForbiddenError("no borrower with this enrolment key is enrolled", reason="not_enrolled")
-        return _lasting(custodian, transaction, BorrowerId(borrower.name))
+        try:
+            return _lasting(custodian, transaction, BorrowerId(named[0].name)), None
+        except IdentityError as error:
+            return named[0], error
 
-    return await custodian.database.run(job)
+    borrower, refusal = await custodian.database.run(job)
+    if refusal is not None:
+        # Anybody can name a key: it is a line about the borrower if the key was used.
+        if _is_signed_by(envelope, kind, borrower):
+            async with _noted(custodian, borrower):
+                raise refusal
+        raise refusal
+    return borrower
+
+
+def _is_signed_by(envelope: Envelope, kind: str, borrower: Party) -> bool:
+    try:
+        require_signed_by(envelope, kind, VerifyKey(borrower.key))
+    except SignatureInvalidError:
+        return False
+    return True
 
 
 def _lasting(custodian: Custodian, transaction: Transaction, name: BorrowerId) -> Party:
@@ -155,11 +187,10 @@ def _lasting(custodian: Custodian, transaction: Transaction, name: BorrowerId) -
 
 
 def _signed_by_both(envelope: Envelope, borrower: Party) -> BootRequest:
-    """Open a boot request that its borrower's enrolment key and its own identity key signed.
+    """Open a boot request that its borrower's enrolment key (as was verified) and its own identity key signed.
 
     Nothing is parsed before the borrower's signature holds: a stranger's bytes cost one signature check.
     """
-    require_signed_by(envelope, release.BOOT, VerifyKey(borrower.key))
     unverified = decode(envelope.payload, BootRequest)
     keys = [VerifyKey(borrower.key), VerifyKey(unverified.claims.identity_key)]
     if keys[0] == keys[1]:
@@ -296,47 +327,44 @@ async def release_key(custodian: Custodian, envelope: Envelope) -> Envelope:
         ForbiddenError, UnauthenticatedError, ReattestRequiredError, StoppedError, NotFoundError: why not; the refusal
             is in the audit log.
     """
-    request = await custodian.senders.opened(
-        custodian.database, envelope, release.RELEASE_REQUEST, release.ReleaseRequest
-    )
-
-    def decide(transaction: Transaction) -> Envelope | AIGovToolError:
-        instance = instances.require(transaction, request.instance)
+    async with heard(custodian, envelope, release.RELEASE_REQUEST, release.ReleaseRequest) as request:
         try:
-            model = _releasable(custodian, transaction, instance, request)
+            return await custodian.database.run(lambda transaction: _release(custodian, transaction, request))
         except AIGovToolError as error:
-            refused = ReleaseRefused(instance=instance.instance, model=request.model, **refusal_of(error))
-            custodian.record(transaction, refused)
-            return error
-        context = release.deposit_context(custodian.keys.custodian, model.manifest_digest)
-        with custodian.keys.keystore.unwrap(model.wrapped_key, context) as key:
-            wrapped = wrap(
-                key,
-                instance.hpke_key,
-                release.release_context(
-                    custodian.keys.custodian, instance.instance, model.model, model.manifest_digest
-                ),
-            )
-        custodian.record(
-            transaction,
-            KeyReleased(instance=instance.instance, model=model.model, manifest=model.manifest_digest),
-        )
-        answer = KeyRelease(
-            custodian=custodian.keys.custodian,
-            instance=instance.instance,
-            request_id=request.request_id,
-            model=model.model,
-            manifest=model.manifest_digest,
-            policy=model.policy.digest(),
-            stop_state=custodian.stop_state(transaction, instance),
-            wrapped_key=wrapped,
-        )
-        return seal(release.RELEASE, answer, custodian.keys.commands)
+            if is_refusal(error):
+                refused = ReleaseRefused(
+                    instance=request.instance, model=request.model, code=error.code, reason=reason_of(error)
+                )
+                await note(custodian, refused)
+                error.recorded = True
+            raise
 
-    outcome = await custodian.database.run(decide)
-    if isinstance(outcome, AIGovToolError):
-        raise outcome
-    return outcome
+
+def _release(custodian: Custodian, transaction: Transaction, request: release.ReleaseRequest) -> Envelope:
+    instance = instances.require(transaction, request.instance)
+    model = _releasable(custodian, transaction, instance, request)
+    context = release.deposit_context(custodian.keys.custodian, model.manifest_digest)
+    with custodian.keys.keystore.unwrap(model.wrapped_key, context) as key:
+        wrapped = wrap(
+            key,
+            instance.hpke_key,
+            release.release_context(custodian.keys.custodian, instance.instance, model.model, model.manifest_digest),
+        )
+    custodian.record(
+        transaction,
+        KeyReleased(instance=instance.instance, model=model.model, manifest=model.manifest_digest),
+    )
+    answer = KeyRelease(
+        custodian=custodian.keys.custodian,
+        instance=instance.instance,
+        request_id=request.request_id,
+        model=model.model,
+        manifest=model.manifest_digest,
+        policy=model.policy.digest(),
+        stop_state=custodian.stop_state(transaction, instance),
+        wrapped_key=wrapped,
+    )
+    return seal(release.RELEASE, answer, custodian.keys.commands)
 
 
 def _releasable(

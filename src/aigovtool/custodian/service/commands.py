@@ -8,7 +8,7 @@ import msgspec
 from aigovtool.attestation.appraisal import mark_of, policy_digest, require_successor
 from aigovtool.crypto.identity import Identity
 from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope
-from aigovtool.custodian.custodian import Custodian, refusal_of
+from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.hub import Announcement
 from aigovtool.custodian.service import asks as ask_service
 from aigovtool.custodian.service import lending, recovery, witnesses
@@ -18,13 +18,13 @@ from aigovtool.custodian.service.asks import party_of
 from aigovtool.custodian.service.continuity import EVERYBODY
 from aigovtool.custodian.service.credentials import certificate_for
 from aigovtool.custodian.service.lending import require_next
+from aigovtool.custodian.service.refusals import is_refusal, note, reason_of
 from aigovtool.custodian.store import asks, budgets, facts, instances, models, parties, stops
 from aigovtool.custodian.store.records import Party
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import (
     AIGovToolError,
     ConflictError,
-    FaultError,
     InvalidValueError,
     NotFoundError,
     SignatureInvalidError,
@@ -51,7 +51,7 @@ async def execute(custodian: Custodian, identity: Identity, envelope: Envelope) 
         AIGovToolError: why the act was refused; nothing was changed, and the refusal is in the audit log.
     """
     command, mark = await custodian.database.run(
-        lambda transaction: _accepted(custodian, transaction, identity, envelope)
+        lambda transaction: _opened(custodian, transaction, identity, envelope)
     )
     announced: list[Announcement] = []
 
@@ -63,6 +63,8 @@ async def execute(custodian: Custodian, identity: Identity, envelope: Envelope) 
             if before.epoch is not None or isinstance(command.act, _RAISING):
                 announced.append(EVERYBODY)  # the reply to that COMMIT may have been lost, and the announcement with it
             return before
+        # However old, a command gets its answer again.
+        _require_fresh(custodian, command, cosigned=mark.second is not None)
         acting = Acting(custodian, transaction, command, mark, custodian.now(transaction), announced)
         if mark.second is None and needs_two(command.act, operators=len(_operators(transaction))):
             raise ConflictError(
@@ -76,18 +78,17 @@ async def execute(custodian: Custodian, identity: Identity, envelope: Envelope) 
 
     try:
         result = await custodian.database.run(act)
-    except FaultError:
-        raise
     except AIGovToolError as error:
-        refused = entry.CommandRefused(command=mark, **refusal_of(error))
-        await custodian.database.run(lambda transaction: custodian.record(transaction, refused))
+        if is_refusal(error):
+            await note(custodian, entry.CommandRefused(command=mark, code=error.code, reason=reason_of(error)))
+            error.recorded = True
         raise
     for announcement in announced:
         await announce(custodian, announcement)
     return result
 
 
-def _accepted(
+def _opened(
     custodian: Custodian, transaction: Transaction, identity: Identity, envelope: Envelope
 ) -> tuple[Command, entry.Command]:
     """Return a command that the operator on this connection signed, alone or with another, and its mark in the log."""
@@ -96,12 +97,11 @@ def _accepted(
     names = [signer.name for signer in signers]
     if command.operator not in names or command.custodian != custodian.keys.custodian:
         raise SignatureInvalidError("the command is not by this operator for this custodian", reason="wrong_command")
-    digest = digest_of(envelope.payload)
-    if asks.done(transaction, command.command_id, digest) is None:  # else, however old, it gets its answer again
-        _require_fresh(custodian, command, cosigned=len(signers) > 1)
     second = next((OperatorId(name) for name in names if name != command.operator), None)
-    mark = entry.Command(operator=command.operator, command_id=command.command_id, digest=digest, second=second)
-    return command, mark
+    digest = digest_of(envelope.payload)
+    return command, entry.Command(
+        operator=command.operator, command_id=command.command_id, digest=digest, second=second
+    )
 
 
 def _signers(custodian: Custodian, transaction: Transaction, identity: Identity, envelope: Envelope) -> list[Party]:

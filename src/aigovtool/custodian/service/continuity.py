@@ -20,7 +20,7 @@ from aigovtool.custodian.store import log, stops
 from aigovtool.custodian.store.transaction import Gap, Head, Transaction
 from aigovtool.errors import LogError
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
-from aigovtool.ledger.entry import StopTarget
+from aigovtool.ledger.entry import GapFound, StopTarget
 
 #: What is announced after a leap: every enclave that listens gets its stop state.
 EVERYBODY: Final = Announcement(stop=StopTarget.ALL)
@@ -48,14 +48,32 @@ def note_gap(custodian: Custodian, transaction: Transaction, note: str) -> bool:
     if _explained(head, seen):
         return head.gap is not None
     now_ms = custodian.now(transaction)
+    if head.gap is None:
+        custodian.record(transaction, found(note, seen))
     if _newer(head.gap, seen):
-        gap = Gap(checkpoint=note, generation=seen.generation, size=seen.size, found_at_ms=now_ms)
+        gap = gap_of(head, note, seen, now_ms)
         transaction.head = msgspec.structs.replace(transaction.head, gap=gap)
     elif not is_behind(transaction.head):
         return True
     leap(transaction, seen.size)
     custodian.tell(transaction, EVERYBODY)
     return True
+
+
+def found(note: str, seen: Checkpoint) -> GapFound:
+    """Return the line of the log that says that it has forgotten something; once, whatever else is shown later."""
+    return GapFound(checkpoint=note, lost_generation=seen.generation, lost_size=seen.size)
+
+
+def gap_of(head: Head, note: str, seen: Checkpoint, now_ms: int) -> Gap:
+    """Return the gap of a ledger with this head, now that a newer note than any before is shown."""
+    return Gap(
+        checkpoint=note,
+        generation=seen.generation,
+        size=seen.size,
+        found_at_ms=now_ms,
+        remembered=head.frontier.size if head.gap is None else head.gap.remembered,
+    )
 
 
 def note_epoch(custodian: Custodian, transaction: Transaction, epoch: int) -> None:

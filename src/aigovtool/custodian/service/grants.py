@@ -16,10 +16,10 @@ from aigovtool.ids import BorrowerId, ConsumerId, LeaseId, ModelId
 from aigovtool.ledger import book
 from aigovtool.ledger.book import Draw, Effects, Outcome
 from aigovtool.ledger.budget import path
-from aigovtool.ledger.entry import LeaseGranted, PartyRole
+from aigovtool.ledger.entry import LeaseGranted, PartyRole, Refusable, Refused
 from aigovtool.ledger.policy import GRACE_MS, Dial, ServingPolicy
 from aigovtool.ledger.units import ZERO, Dimension, UnitVector
-from aigovtool.protocol.messages import Deny, DenyCode, Grant, Want
+from aigovtool.protocol.messages import RENEW, Deny, DenyCode, Grant, Want
 from aigovtool.protocol.stop import StopState
 
 _DENIALS: Final = {
@@ -62,6 +62,8 @@ class Granting:
         self._held: Final[dict[ModelId, tuple[UnitVector, UnitVector]]] = {}
         #: What is left to grant on each path that was wanted, where it is limited.
         self.rooms: Final[dict[tuple[ModelId, ConsumerId], dict[Dimension, int]]] = {}
+        #: What the audit log should say beside the grants.
+        self.refused: Final[list[Refused]] = []
 
     def grant(self, want: Want) -> Grant | Deny:
         """Return a lease or the reason why there is none."""
@@ -88,11 +90,19 @@ class Granting:
             return DenyCode.REATTEST
         consumer = self._consumers.get(want.consumer)
         if consumer is None or consumer.borrower != instance.borrower:
+            if consumer is not None:
+                self._note_foreign()
             return DenyCode.NO_BUDGET_ROW
         model = self._models.get(want.model)
         if self._borrower is None or self._borrower.revoked or not _is_lent(model, instance.borrower):
             return DenyCode.STOPPED
         return DenyCode.REATTEST if model is not None and self._on_other_terms(want, model.policy) else None
+
+    def _note_foreign(self) -> None:
+        """An enclave serves its own borrower's consumers only: one that wants units for another's is not sound."""
+        code = DenyCode.NO_BUDGET_ROW.value
+        name, reason = self._instance.instance, "foreign_consumer"
+        self.refused.append(Refused(role=Refusable.ENCLAVE, name=name, act=RENEW, code=code, reason=reason))
 
     def _is_over(self) -> bool:
         """Return whether the attestation has ended, or the credential of the borrower who is to renew it."""

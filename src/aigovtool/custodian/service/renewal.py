@@ -15,16 +15,18 @@ from aigovtool.custodian.hub import Announcement
 from aigovtool.custodian.service.announcements import announce
 from aigovtool.custodian.service.continuity import EVERYBODY, note_epoch, note_gap, place_of
 from aigovtool.custodian.service.grants import Granting
+from aigovtool.custodian.service.hearing import heard
+from aigovtool.custodian.service.refusals import note
 from aigovtool.custodian.service.reports import find_fork, fork_of, sweep, take_reports
 from aigovtool.custodian.store import budgets, facts, instances, models, stops
 from aigovtool.custodian.store.instances import Answered
 from aigovtool.custodian.store.records import Instance
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import AIGovToolError, ConflictError
-from aigovtool.ids import ConsumerId, InstanceId, ModelId, digest_of
+from aigovtool.ids import ConsumerId, Digest, InstanceId, ModelId, digest_of
 from aigovtool.ledger.book import rooms_on
 from aigovtool.ledger.budget import path
-from aigovtool.ledger.entry import Wiped
+from aigovtool.ledger.entry import Refused, Wiped
 from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.ledger.units import Dimension
 from aigovtool.limits import MAX_ROOMS_PER_ANSWER
@@ -45,6 +47,7 @@ class _Renewed:
     outcome: RenewReply | AIGovToolError
     short: frozenset[ModelId] = field(default_factory=frozenset)
     announced: tuple[Announcement, ...] = ()
+    refused: tuple[Refused, ...] = ()
 
 
 async def renew(custodian: Custodian, envelope: Envelope) -> RenewReply:
@@ -57,9 +60,18 @@ async def renew(custodian: Custodian, envelope: Envelope) -> RenewReply:
         LogError: the checkpoint that it returns is none of this log.
         LedgerRollbackError: that checkpoint is newer than this ledger, or another one was before.
     """
-    request = await custodian.senders.opened(custodian.database, envelope, messages.RENEW, Renew)
-    digest = digest_of(envelope.payload)
+    async with heard(custodian, envelope, messages.RENEW, Renew) as request:
+        renewed = await _answered(custodian, request, digest_of(envelope.payload))
+        for announcement in (*(Announcement(recall=model) for model in renewed.short), *renewed.announced):
+            await announce(custodian, announcement)
+        for refusal in renewed.refused:
+            await note(custodian, refusal)
+        if isinstance(renewed.outcome, AIGovToolError):
+            raise renewed.outcome
+        return renewed.outcome
 
+
+async def _answered(custodian: Custodian, request: Renew, digest: Digest) -> _Renewed:
     def job(transaction: Transaction) -> _Renewed:
         instance = instances.require(transaction, request.instance)
         epoch = facts.epoch(transaction)
@@ -79,12 +91,7 @@ async def renew(custodian: Custodian, envelope: Envelope) -> RenewReply:
         instances.remember(transaction, instance.instance, answered, digest, reply)
         return renewed
 
-    renewed = await custodian.database.run(job)
-    for announcement in (*(Announcement(recall=model) for model in renewed.short), *renewed.announced):
-        await announce(custodian, announcement)
-    if isinstance(renewed.outcome, AIGovToolError):
-        raise renewed.outcome
-    return renewed.outcome
+    return await custodian.database.run(job)
 
 
 def _superseded(custodian: Custodian, transaction: Transaction, instance: Instance, request: Renew) -> _Renewed:
@@ -130,7 +137,8 @@ def _renew(
     short = {one.model for one in results if isinstance(one, Deny) and one.code is DenyCode.RESERVED}
     for model in short:
         custodian.tell(transaction, Announcement(recall=model))
-    return _Renewed(reply, frozenset(short), (fork_of(instance.instance),) if taken.forked else ()), reply
+    forks = (fork_of(instance.instance),) if taken.forked else ()
+    return _Renewed(reply, frozenset(short), forks, tuple(granting.refused)), reply
 
 
 def _rooms(
@@ -161,29 +169,29 @@ def _rooms(
 
 async def wiped(custodian: Custodian, envelope: Envelope) -> Envelope:
     """Take an instance's statement that everything is gone, with (some of) its final reports."""
-    statement = await custodian.senders.opened(custodian.database, envelope, messages.WIPED, messages.Wiped)
-
-    def job(transaction: Transaction) -> tuple[Envelope, bool]:
-        instance = instances.require(transaction, statement.instance)
-        instances.touch(transaction, instance.instance, custodian.now(transaction))
-        taken = take_reports(custodian, transaction, instance, statement.reports)
-        instance = instances.require(transaction, instance.instance)
-        if instance.state == "live":
-            instance = msgspec.structs.replace(instance, state="wiped", wiped_epoch=statement.epoch)
-            instances.replace(transaction, instance)
-            custodian.record(transaction, Wiped(instance=instance.instance, epoch=statement.epoch))
-        return custodian.stop_state(transaction, instance), taken.forked
-
-    state, forked = await custodian.database.run(job)
+    async with heard(custodian, envelope, messages.WIPED, messages.Wiped) as statement:
+        state, forked = await custodian.database.run(lambda transaction: _wiped(custodian, transaction, statement))
     if forked:
         await announce(custodian, fork_of(statement.instance))
     return state
 
 
+def _wiped(custodian: Custodian, transaction: Transaction, statement: messages.Wiped) -> tuple[Envelope, bool]:
+    instance = instances.require(transaction, statement.instance)
+    instances.touch(transaction, instance.instance, custodian.now(transaction))
+    taken = take_reports(custodian, transaction, instance, statement.reports)
+    instance = instances.require(transaction, instance.instance)
+    if instance.state == "live":
+        instance = msgspec.structs.replace(instance, state="wiped", wiped_epoch=statement.epoch)
+        instances.replace(transaction, instance)
+        custodian.record(transaction, Wiped(instance=instance.instance, epoch=statement.epoch))
+    return custodian.stop_state(transaction, instance), taken.forked
+
+
 async def listener(custodian: Custodian, envelope: Envelope) -> Instance:
     """Authenticate an instance that opens its push stream."""
-    request = await custodian.senders.opened(custodian.database, envelope, messages.LISTEN, messages.Listen)
-    return await custodian.database.run(lambda transaction: instances.require(transaction, request.instance))
+    async with heard(custodian, envelope, messages.LISTEN, messages.Listen) as request:
+        return await custodian.database.run(lambda transaction: instances.require(transaction, request.instance))
 
 
 async def stop_state_of(custodian: Custodian, instance: InstanceId) -> Envelope:

@@ -246,7 +246,7 @@ async def show_gap(custodian: Custodian) -> views.GapView:
     gap = head.gap
     return views.GapView(
         generation=head.generation,
-        size=head.frontier.size,
+        size=(gap.remembered if gap is not None else 0) or head.frontier.size,
         quiet_until_ms=head.quiet_until_ms,
         checkpoint=None if gap is None else gap.checkpoint,
         lost_size=None if gap is None else gap.size,

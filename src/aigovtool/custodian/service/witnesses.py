@@ -18,6 +18,7 @@ from aigovtool.custodian.custodian import Custodian, rolled_back
 from aigovtool.custodian.service.acting import Acting
 from aigovtool.custodian.service.announcements import announce
 from aigovtool.custodian.service.continuity import EVERYBODY, note_gap, remembers
+from aigovtool.custodian.service.refusals import noted
 from aigovtool.custodian.store import log, witnesses
 from aigovtool.custodian.store.records import Cosigned, Witness
 from aigovtool.custodian.store.transaction import Transaction
@@ -33,6 +34,7 @@ from aigovtool.ledger.cosignature import (
     parse_witness_key,
     with_cosignatures,
 )
+from aigovtool.ledger.entry import Refusable
 from aigovtool.limits import MAX_WITNESSES
 from aigovtool.protocol import commands, views
 from aigovtool.protocol.commands import CommandResult
@@ -101,15 +103,22 @@ async def receive(custodian: Custodian, sent: views.CosignedCheckpoint) -> views
     witness = await custodian.witness_keys.find(custodian.database, name, custodian.time_ms())
     checkpoint, by = open_cosigned(note, custodian.keys.key_set.log_keys(), [witness])
     (signed,) = by
+    async with noted(custodian, Refusable.WITNESS, name, "cosign"):
+        return await _received(custodian, witness, note, checkpoint, signed)
+
+
+async def _received(
+    custodian: Custodian, witness: WitnessKey, note: str, checkpoint: Checkpoint, signed: Witnessed
+) -> views.WitnessView:
     if signed.time_s * 1000 > custodian.time_ms() + _AHEAD_MS:
         raise LogError(
             "the time of this co-signature is in the future", reason="future_time", fix="check the witness's clock"
         )
 
     def job(transaction: Transaction) -> Witness | None:
-        known = witnesses.find(transaction, name)
+        known = witnesses.find(transaction, witness.name)
         if known is None or known.retired or known.key != witness.key.raw:
-            custodian.witness_keys.forget(name)
+            custodian.witness_keys.forget(witness.name)
             raise unknown_witness()
         if note_gap(custodian, transaction, note):
             return None  # and the gap is written down

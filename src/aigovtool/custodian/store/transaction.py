@@ -45,12 +45,16 @@ CHANNEL: Final = "aigovtool"
 
 
 class Gap(Message):
-    """Somebody showed a checkpoint that this ledger signed and does not remember: it was restored from a backup."""
+    """Somebody showed a checkpoint that this ledger signed and does not remember: it was restored from a backup.
+
+    `remembered` is how many entries the ledger had when that was found; 0 where an earlier version found it.
+    """
 
     checkpoint: str
     generation: Units
     size: Units
     found_at_ms: Millis
+    remembered: Units = 0
 
 
 class Settled(Message):

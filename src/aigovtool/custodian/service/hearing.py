@@ -1,0 +1,35 @@
+"""What an instance says: opened once its signature holds, and what it is refused for it is noted."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol, TypeVar
+
+from aigovtool.crypto.sign import Envelope
+from aigovtool.custodian.custodian import Custodian
+from aigovtool.custodian.service.refusals import noted
+from aigovtool.errors import SignatureInvalidError
+from aigovtool.ids import InstanceId
+from aigovtool.ledger.entry import Refusable
+
+
+class _FromInstance(Protocol):
+    @property
+    def instance(self) -> InstanceId: ...
+
+
+M = TypeVar("M", bound=_FromInstance)
+
+
+@asynccontextmanager
+async def heard(custodian: Custodian, envelope: Envelope, kind: str, message: type[M]) -> AsyncIterator[M]:
+    """Yield the message of the instance that signed it.
+
+    Raises:
+        ForbiddenError: no instance with this key was ever admitted here (`unknown_instance`).
+        SignatureInvalidError: not signed by it, or it speaks for another instance (`wrong_sender`).
+    """
+    sender, opened = await custodian.senders.opened(custodian.database, envelope, kind, message)
+    async with noted(custodian, Refusable.ENCLAVE, sender, kind):
+        if opened.instance != sender:
+            raise SignatureInvalidError("an instance speaks for itself only", reason="wrong_sender")
+        yield opened
