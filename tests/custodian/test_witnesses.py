@@ -27,11 +27,17 @@ from aigovtool.errors import (
 from aigovtool.ids import KeyId
 from aigovtool.ledger import entry
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint, sign_checkpoint
-from aigovtool.ledger.cosignature import WitnessKey, cosign, open_cosigned, without_cosignatures, witnessed
+from aigovtool.ledger.cosignature import WitnessKey, cosign, open_cosigned, witnessed
 from aigovtool.ledger.entry import PartyRole
 from aigovtool.limits import MAX_WITNESSES
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol.views import CosignedCheckpoint, LogHead, WitnessView
+
+
+def bare(note: str) -> str:
+    """Return a note with its first signature alone, which is the log's."""
+    text, _, signatures = note.partition("\n\n")
+    return f"{text}\n\n{signatures.splitlines(keepends=True)[0]}"
 
 
 @dataclass
@@ -53,7 +59,7 @@ class Signer:
         """The log's note with this witness's co-signature."""
         found = parse_checkpoint(note)
         at_s = self.bench.now_ms // 1000 if time_s is None else time_s
-        return without_cosignatures(note, found.origin()) + cosign(found.text(), self.name, key or self.key, at_s)
+        return bare(note) + cosign(found.text(), self.name, key or self.key, at_s)
 
     async def hand_in(self, note: str, *, to: Custodian | None = None) -> WitnessView:
         return await witnesses.receive(to or self.bench.custodian, CosignedCheckpoint(checkpoint=note))
@@ -210,14 +216,14 @@ async def test_a_stranger_costs_one_look_a_second_and_changes_nothing(bench: Ben
     stranger = Signer(bench, "stranger.example")
     before = await head(bench)
     note = stranger.note(before.checkpoint)
-    asked = []
-    run = bench.custodian.database.run
+    asked: list[object] = []
+    submit = bench.custodian.database._submit
 
-    async def counted(job: Any) -> Any:
+    def counted(job: Any, line: Any) -> Any:
         asked.append(job)
-        return await run(job)
+        return submit(job, line)
 
-    bench.custodian.database.run = counted  # type: ignore[method-assign]
+    bench.custodian.database._submit = counted  # type: ignore[method-assign]
     for second in range(3):
         for attempt in range(50):
             with pytest.raises(AIGovToolError) as refused:
@@ -225,7 +231,7 @@ async def test_a_stranger_costs_one_look_a_second_and_changes_nothing(bench: Ben
             assert isinstance(refused.value, OverloadedError if attempt else ForbiddenError)
         assert len(asked) == second + 1
         bench.now_ms += 1000
-    bench.custodian.database.run = run  # type: ignore[method-assign]
+    bench.custodian.database._submit = submit  # type: ignore[method-assign]
     assert await head(bench) == before
 
 
@@ -237,27 +243,27 @@ async def test_a_stranger_in_a_witnesss_name_never_reaches_the_ledger(signer: Si
     thief = SigningKey.generate()
     own = signer.note(note, key=thief)
     found = parse_checkpoint(note)
-    asked = []
-    run = bench.custodian.database.run
+    asked: list[object] = []
+    submit = bench.custodian.database._submit
 
-    async def counted(job: Any) -> Any:
+    def counted(job: Any, line: Any) -> Any:
         asked.append(job)
-        return await run(job)
+        return submit(job, line)
 
-    bench.custodian.database.run = counted  # type: ignore[method-assign]
+    bench.custodian.database._submit = counted  # type: ignore[method-assign]
     moved = sign_checkpoint(msgspec.structs.replace(found, size=found.size - 1), bench.custodian.keys.log)
-    line = signer.note(note).removeprefix(without_cosignatures(note, found.origin()))
+    line = signer.note(note).removeprefix(bare(note))
     for bad, why in (
         (own, "cosignature"),
         (moved + line, "cosignature"),
-        (without_cosignatures(note, found.origin()), "cosignature"),
+        (bare(note), "cosignature"),
         (signer.note(sign_checkpoint(found, thief)), "checkpoint"),
         ("nonsense", "checkpoint"),
     ):
         with pytest.raises(LogError) as refused:
             await signer.hand_in(bad)
         assert refused.value.reason == why
-    bench.custodian.database.run = run  # type: ignore[method-assign]
+    bench.custodian.database._submit = submit  # type: ignore[method-assign]
     assert asked == []
 
 

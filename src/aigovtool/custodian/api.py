@@ -108,7 +108,7 @@ def routes(custodian: Custodian) -> list[Route]:
 
 def _public(custodian: Custodian) -> list[Route]:
     async def health(_call: Call) -> shown.Health:
-        generation, epoch = await custodian.database.run(
+        generation, epoch = await custodian.database.run_open(
             lambda transaction: (facts.generation(transaction), facts.epoch(transaction))
         )
         return shown.Health(

@@ -50,7 +50,7 @@ class Senders:
         key_id = envelope.signatures[0].keyid
         kept = self._kept.get(key_id)
         if kept is None:
-            found = await database.run(lambda transaction: instances.by_key(transaction, key_id))
+            found = await database.run_open(lambda transaction: instances.by_key(transaction, key_id))
             if found is None:
                 raise ForbiddenError("this instance was never admitted here", reason="unknown_instance")
             kept = self._kept[key_id] = (found.instance, VerifyKey(found.identity_key))

@@ -53,7 +53,7 @@ class WitnessKeys:
             if self._looked_ms is not None and 0 <= now_ms - self._looked_ms < _LOOK_EVERY_MS:
                 raise OverloadedError("too many co-signatures by unknown witnesses", retry_after_s=1)
             self._looked_ms = now_ms
-            found = await database.run(witnesses.active)
+            found = await database.run_open(witnesses.active)
             self._keys = {one.name: WitnessKey(name=one.name, key=VerifyKey(one.key)) for one in found}
         if name not in self._keys:
             raise unknown_witness()

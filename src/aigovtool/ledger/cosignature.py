@@ -112,16 +112,6 @@ def with_cosignatures(note: str, lines: Collection[str]) -> str:
     return note + "".join(sorted(lines))
 
 
-def without_cosignatures(note: str, log: str) -> str:
-    """Return a note with the log's own signatures alone.
-
-    Raises:
-        LogError: `checkpoint` when it is malformed.
-    """
-    text, signatures = split_note(note)
-    return f"{text}\n" + "".join(signature.line for signature in signatures if signature.name == log)
-
-
 def cosigner_name(note: str, log: str) -> str:
     """Return who co-signed a note that has two signatures: the log's, and then one of somebody else.
 

@@ -69,7 +69,7 @@ def look(transaction: Transaction) -> None:
     leaves = [leaf_hash(entry) for entry in entries]
     for size in (1, 2, 31, 32, 33, len(leaves)):
         assert log.root_at(transaction, size) == root_of(leaves[:size])
-    proof = inclusion_path(log.nodes(transaction), 5, len(leaves))
+    proof = log.proof(transaction, lambda at: inclusion_path(at, 5, len(leaves)))
     verify_inclusion(leaves[5], 5, len(leaves), proof, head.frontier.root())
     (instance,) = [one for one, _ in instances.newest(transaction, 10)]
     assert instances.by_key(transaction, key_id_of(instance.identity_key)) == instance

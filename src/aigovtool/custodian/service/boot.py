@@ -151,7 +151,7 @@ async def _borrower_of(custodian: Custodian, envelope: Envelope, kind: str) -> P
         except IdentityError as error:
             return named[0], error
 
-    borrower, refusal = await custodian.database.run(job)
+    borrower, refusal = await custodian.database.run_open(job)
     if refusal is not None:
         # Anybody can name a key: it is a line about the borrower if the key was used.
         if _is_signed_by(envelope, kind, borrower):

@@ -105,11 +105,6 @@ def root_at(transaction: Transaction, size: int) -> bytes:
     return bytes(root)
 
 
-def nodes(transaction: Transaction) -> NodeAt:
-    """Return the stored subtrees, for proofs; each is read when it is asked for."""
-    return lambda level, index: _read(transaction, {(level, index)})[level, index]
-
-
 def proof(transaction: Transaction, path: Callable[[NodeAt], list[bytes]]) -> list[bytes]:
     """Return the proof that `path` makes of subtrees, all of which are read at once: anybody may ask for proofs.
 
