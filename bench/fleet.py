@@ -86,7 +86,7 @@ class FleetEnclave:
             models=[self._model],
             boot_nonce=Nonce(self._boot_nonce.hex()),
             claims=claims,
-            evidence=wiring.platform().attest(claims.report_data()),
+            evidence=wiring.platform().attest(claims),
         )
         await self._post("/v1/boot", seal(release.BOOT, request, enrolment, self._identity))
 

@@ -17,10 +17,15 @@ MAX_CONTROL_BODY_BYTES: Final = 1 << 20
 MAX_JSON_DEPTH: Final = 24
 
 # --- Evidence --------------------------------------------------------------------------------
-# The largest real bundle seen, a TPM quote with a firmware event log, is under 50 KiB.
-MAX_EVIDENCE_BYTES: Final = 64 << 10
+# The largest real bundles seen, quotes with their collateral or with the digests of an event log, are under 64 KiB; a
+# revocation list can grow to as much again.
+MAX_EVIDENCE_BYTES: Final = 192 << 10
 # A platform key's chain is at most four certificates; Intel's collateral is nine parts.
 MAX_ENDORSEMENTS: Final = 16
+# A vendor's list of revoked platform keys: Intel's has some hundred entries of 40 bytes.
+MAX_REVOCATION_LIST_BYTES: Final = 128 << 10
+# Events measured into one register. Firmware of servers measures some hundred, a kernel with many modules a thousand.
+MAX_EVENTS: Final = 4096
 # Manifests bound into one report: as many packages as one enclave could hold in memory, and more.
 MAX_BOUND_MANIFESTS: Final = 64
 # Entries, sets of reference values, allowed chips: lists that people write in an appraisal policy.

@@ -5,6 +5,7 @@ import dataclasses
 import msgspec
 import pytest
 
+from aigovtool.attestation.examination import Examined
 from aigovtool.attestation.model import (
     Evidence,
     Fact,
@@ -39,10 +40,10 @@ class Answers:
     def __init__(self, answer: VerifiedEvidence) -> None:
         self.answer = answer
 
-    def verify(self, evidence: Evidence, now_ms: int) -> VerifiedEvidence:
+    def examine(self, evidence: Evidence, now_ms: int) -> Examined:
         """Return the same answer for all evidence."""
         del evidence, now_ms
-        return self.answer
+        return Examined((), self.answer)
 
 
 def test_evidence_of_a_platform_nobody_wired_in_is_refused() -> None:

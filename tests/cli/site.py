@@ -115,7 +115,7 @@ class Site:
             signed=signed,
             identity_key=enclave.identity.public.raw,
             claims=claims,
-            evidence=enclave.platform.attest(claims.report_data()),
+            evidence=enclave.platform.attest(claims),
             key_set=bench.custodian.keys.key_set_envelope,
             salt=b"",
             request=receipt.request,

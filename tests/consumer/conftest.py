@@ -250,7 +250,7 @@ class FakeEnclave:
         )
         return self.forge_session(
             SessionEvidence(
-                evidence=self.platform.attest(claims.report_data()),
+                evidence=self.platform.attest(claims),
                 claims=claims,
                 key_set=self.key_set,
                 models=[ServedModel(model=model, manifest=digest) for model, digest in self.manifests.items()],

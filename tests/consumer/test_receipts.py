@@ -225,7 +225,7 @@ def test_a_saved_receipt_that_names_another_tee_is_refused(world: World, enclave
 TAMPER: dict[str, Callable[[SavedReceipt], SavedReceipt]] = {
     "request": lambda saved: msgspec.structs.replace(saved, request=OTHER),
     "response": lambda saved: msgspec.structs.replace(saved, response=OTHER),
-    "evidence": lambda saved: msgspec.structs.replace(saved, evidence=SimulatedPlatform(MEASUREMENT).attest(bytes(64))),
+    "evidence": lambda saved: msgspec.structs.replace(saved, evidence=SimulatedPlatform(MEASUREMENT).report(bytes(64))),
     "claims": lambda saved: msgspec.structs.replace(
         saved, claims=msgspec.structs.replace(saved.claims, configuration=OTHER)
     ),

@@ -122,7 +122,7 @@ class Enclave:
             models=self.models,
             boot_nonce=Nonce(self.boot_nonce.hex()),
             claims=claims,
-            evidence=self.platform.attest((evidence_of or claims).report_data()),
+            evidence=self.platform.attest(evidence_of or claims),
         )
 
     def sealed(self, request: BootRequest, *keys: SigningKey) -> Envelope:

@@ -23,6 +23,7 @@ from aigovtool.enclave.boot import boot
 from aigovtool.enclave.clock import ElapsedClock
 from aigovtool.errors import AIGovToolError, ConfigurationError, ForbiddenError, SignatureInvalidError
 from aigovtool.ids import ModelId, Nonce
+from aigovtool.ledger.entry import AttestationRefused
 from aigovtool.protocol import release
 from aigovtool.testing.simulated_tee import wiring
 
@@ -54,7 +55,7 @@ async def test_a_boot_ends_with_a_loaded_model_and_bound_evidence(site: Site) ->
         assert (await site.bench.kinds())[-2:] == ["Attested", "KeyReleased"]
         nonce = Nonce("cd" * 32)
         claims, evidence = instance.session_evidence("ward7", nonce)
-        verified = wiring.verifier().verify(evidence, site.bench.now_ms)
+        verified = wiring.verifier().examine(evidence, site.bench.now_ms).genuine()
         expected = Expectation(
             role="session",
             audience=release.session_audience("ward7"),
@@ -243,7 +244,8 @@ async def test_an_answer_of_another_kind_is_refused(path: str, other: str, site:
 
 
 async def test_a_borrower_cannot_ask_in_anothers_name(site: Site) -> None:
-    """Its key is known, the name is not its own: refused before any evidence is made."""
+    """Its key is known, the name is not its own: refused before any evidence is made, and logged of who signed."""
     party = msgspec.structs.replace(site.party, borrower="nobody")
     await site.refused(SignatureInvalidError, "wrong_sender", party)
-    assert "AttestationRefused" not in await site.bench.kinds()
+    refused = [line for line in await site.bench.log() if isinstance(line, AttestationRefused)]
+    assert [(line.borrower, line.reason) for line in refused] == [(site.party.borrower, "wrong_sender")]

@@ -45,11 +45,11 @@ CHIP_ID = b"\xc1" * 32
 @cache
 def genuine() -> Evidence:
     """Return the same genuine evidence to every test."""
-    return SimulatedPlatform(MEASUREMENT, chip_id=CHIP_ID, tcb=(1, 2, 3), host_data=b"\x07" * 32).attest(REPORT_DATA)
+    return SimulatedPlatform(MEASUREMENT, chip_id=CHIP_ID, tcb=(1, 2, 3), host_data=b"\x07" * 32).report(REPORT_DATA)
 
 
 def verify(evidence: Evidence, now_ms: int = NOW_MS) -> VerifiedEvidence:
-    return SimulatedVerifier().verify(evidence, now_ms)
+    return SimulatedVerifier().examine(evidence, now_ms).genuine()
 
 
 def reason(evidence: Evidence, now_ms: int = NOW_MS) -> str | None:
@@ -120,7 +120,7 @@ def test_root_is_the_published_sentence_and_nothing_else() -> None:
 
 def test_each_boot_has_its_own_platform_key() -> None:
     """Two boots of one machine do not share a key."""
-    first, second = (SimulatedPlatform(MEASUREMENT).attest(REPORT_DATA) for _ in range(2))
+    first, second = (SimulatedPlatform(MEASUREMENT).report(REPORT_DATA) for _ in range(2))
     assert first.endorsements[0] != second.endorsements[0]
     assert first.endorsements[1] == second.endorsements[1]
     crossed = msgspec.structs.replace(first, endorsements=second.endorsements)
@@ -222,7 +222,7 @@ def test_a_value_that_a_report_cannot_hold_is_refused(field: str, value: object)
 def test_report_data_of_another_length_is_refused_by_the_attester() -> None:
     """Report data is never padded: 63 bytes are an error."""
     with pytest.raises(EvidenceError):
-        SimulatedPlatform(MEASUREMENT).attest(bytes(63))
+        SimulatedPlatform(MEASUREMENT).report(bytes(63))
     for wrong in ("5a" * 32, "zz" * 48):
         with pytest.raises(EvidenceError):
             SimulatedPlatform(MeasurementHex(wrong))
@@ -289,7 +289,7 @@ def test_a_certificate_out_of_its_validity_is_refused(link: str) -> None:
 def test_an_expired_platform_is_refused() -> None:
     """The attester's own validity arguments reach the verifier."""
     platform = SimulatedPlatform(MEASUREMENT, not_before_ms=NOW_MS - 1_000, not_after_ms=NOW_MS)
-    assert reason(platform.attest(REPORT_DATA)) == "validity"
+    assert reason(platform.report(REPORT_DATA)) == "validity"
 
 
 def test_white_space_in_a_certificate_is_refused() -> None:
@@ -328,7 +328,7 @@ def test_development_policy_refuses_debug_and_missing_memory_encryption() -> Non
     """Even the most lenient policy we ship refuses a debug TEE, and names both failed checks."""
     platform = SimulatedPlatform(MEASUREMENT, debug=True, memory_encryption=False)
     with pytest.raises(AppraisalError, match=r"debug: .*memory_encryption: ") as caught:
-        appraise(verify(platform.attest(REPORT_DATA)), simulated_policy(MEASUREMENT), NOW_MS)
+        appraise(verify(platform.report(REPORT_DATA)), simulated_policy(MEASUREMENT), NOW_MS)
     assert caught.value.reason == "debug"
 
 

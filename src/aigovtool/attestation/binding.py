@@ -14,6 +14,7 @@ recursion into measured code. The tests compare the two.
 
 import hmac
 import re
+from collections.abc import Sequence
 from hashlib import sha512
 from itertools import pairwise
 from typing import Annotated, Final, Literal, NewType
@@ -128,14 +129,19 @@ class Expectation(Message):
     manifests: tuple[Digest, ...] | Unchecked
 
 
-def require_bound(claims: Binding, report_data: bytes, expected: Expectation) -> None:
+def require_bound(
+    claims: Binding, report_data: bytes, expected: Expectation, also_bound: Sequence[tuple[str, bytes]] = ()
+) -> None:
     """Accept `claims` only if genuine `report_data` covers them and they are what the reader expects.
 
+    `also_bound` are claims that the platform carries beside the report data, by their names: they must say the same.
+
     Raises:
-        EvidenceError: reason `channel_binding` when the report data is not that of `claims`; else
+        EvidenceError: reason `channel_binding` when the report data, or what is beside it, is not of `claims`; else
             `binding_FIELD` for the first field of `Expectation`, in its order, that differs. The message names all.
     """
-    if not hmac.compare_digest(claims.report_data(), report_data):
+    beside = all(hmac.compare_digest(_raw(claims, name), value) for name, value in also_bound)
+    if not hmac.compare_digest(claims.report_data(), report_data) or not beside:
         raise EvidenceError(
             "the report data does not cover these claims: evidence and claims belong to different conversations",
             reason="channel_binding",
@@ -148,6 +154,11 @@ def require_bound(claims: Binding, report_data: bytes, expected: Expectation) ->
             reason=f"binding_{wrong[0]}",
             fix="ask for fresh evidence over this connection; if it differs again, do not use this enclave",
         )
+
+
+def _raw(claims: Binding, name: str) -> bytes:
+    value = getattr(claims, name)
+    return value if isinstance(value, bytes) else bytes.fromhex(value)
 
 
 def _differences(claims: Binding, expected: Expectation) -> list[str]:

@@ -22,7 +22,7 @@ from msgspec import Meta, field
 from aigovtool.codec import Message
 from aigovtool.errors import AppraisalError, EvidenceError, ReattestRequiredError, TooLargeError
 from aigovtool.ids import Digest, Millis
-from aigovtool.limits import MAX_ENDORSEMENTS, MAX_EVIDENCE_BYTES, MAX_INTEGER
+from aigovtool.limits import MAX_ENDORSEMENTS, MAX_EVENTS, MAX_EVIDENCE_BYTES, MAX_INTEGER
 
 REPORT_DATA_BYTES: Final = 64
 
@@ -118,16 +118,33 @@ class Tcb(Message):
         return (*below, *missing, *unjudged)
 
 
+class MeasuredEvents(Message):
+    """What was measured into one register, in order: replayed, these digests give the measurement of that name."""
+
+    register: Label
+    digests: Annotated[tuple[MeasurementHex, ...], Meta(max_length=MAX_EVENTS)]
+
+
+#: Names one of a vendor's security advisories, for example `INTEL-SA-00615`.
+Advisory = NewType("Advisory", Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,63}$(?!\n)")])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedEvidence:
     """What a platform verifier found in genuine evidence; made by verifiers only.
 
     Attributes:
         report_data: the 64 bytes that `aigovtool.attestation.binding` compares.
+        debug: the TEE runs in a mode in which its host can read or change it.
         memory_encryption: the platform encrypts the memory of the TEE against its host.
         chip_id: which processor or TPM, where the platform tells.
         facts: everything else an appraisal policy must judge; a fact without a rule is a failed check.
         endorsed_until_ms: when the first of the endorsements used runs out.
+        endorsed_since_ms: when the oldest of those that say what is revoked and what is up to date was issued
+            (revocation lists, TCB information); None where none was used.
+        advisories: what the vendor knows to be wrong with a platform of this TCB.
+        events: for registers whose log came along, what was measured into them.
+        also_bound: claims that the platform carries beside the report data, by their name in `Binding`.
     """
 
     tee: TeeType
@@ -139,6 +156,10 @@ class VerifiedEvidence:
     chip_id: ChipId | None
     facts: tuple[Fact, ...]
     endorsed_until_ms: int
+    endorsed_since_ms: int | None = None
+    advisories: tuple[Advisory, ...] = ()
+    events: tuple[MeasuredEvents, ...] = ()
+    also_bound: tuple[tuple[str, bytes], ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.report_data) != REPORT_DATA_BYTES:
@@ -147,6 +168,9 @@ class VerifiedEvidence:
             raise EvidenceError("measurements are missing or named twice", reason="bad_measurements")
         if len({fact.name for fact in self.facts}) != len(self.facts):
             raise EvidenceError("a fact is named twice", reason="bad_facts")
+        registers = [log.register for log in self.events]
+        if len(set(registers)) != len(registers) or not set(registers) <= {part.name for part in self.measurements}:
+            raise EvidenceError("events are of no measurement, or of one twice", reason="bad_events")
 
 
 class Outcome(StrEnum):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, Protocol
 
+from aigovtool.attestation.examination import Examined
 from aigovtool.attestation.model import Evidence, TeeType, VerifiedEvidence
 from aigovtool.errors import EvidenceError
 
@@ -17,18 +18,17 @@ from aigovtool.errors import EvidenceError
 class Verifier(Protocol):
     """Verifies the evidence of one platform."""
 
-    def verify(self, evidence: Evidence, now_ms: int) -> VerifiedEvidence:
-        """Return what genuine `evidence` says.
+    def examine(self, evidence: Evidence, now_ms: int) -> Examined:
+        """Make every step of verification and return their report, with what the evidence says if it is genuine.
 
-        Raises:
-            EvidenceError: for anything that is not genuine, complete, valid at `now_ms` and strictly encoded. Nothing
-                else leaves this function, whatever the bytes are.
+        Genuine is what is authentic, complete, valid at `now_ms` and strictly encoded. It raises nothing, whatever the
+        bytes are.
         """
         ...
 
 
 class VerifierSet:
-    """The verifiers that a role was wired with, by TEE type. It is a `Verifier` itself."""
+    """The verifiers that a role was wired with, by TEE type."""
 
     __slots__ = ("_verifiers",)
 
@@ -41,11 +41,22 @@ class VerifierSet:
         return frozenset(self._verifiers)
 
     def verify(self, evidence: Evidence, now_ms: int) -> VerifiedEvidence:
-        """Verify with the verifier for `evidence.tee`.
+        """Return what genuine `evidence` says, by the verifier for `evidence.tee`.
 
         Raises:
-            EvidenceError: reason `tee_unknown` when there is none, `tee_mismatch` when it answers for another
-                platform, and whatever the verifier raises.
+            EvidenceError: reason `tee_unknown` when there is no such verifier, `tee_mismatch` when it answers for
+                another platform, and else the reason of the first step that failed; the message names all of them.
+        """
+        verified = self.examine(evidence, now_ms).genuine()
+        if verified.tee is not evidence.tee:
+            raise EvidenceError(f"evidence labelled {evidence.tee} is of type {verified.tee}", reason="tee_mismatch")
+        return verified
+
+    def examine(self, evidence: Evidence, now_ms: int) -> Examined:
+        """Return the report of the verifier for `evidence.tee`, which believes its label until a step says otherwise.
+
+        Raises:
+            EvidenceError: reason `tee_unknown` when there is no such verifier.
         """
         verifier = self._verifiers.get(evidence.tee)
         if verifier is None:
@@ -55,7 +66,4 @@ class VerifierSet:
                 reason="tee_unknown",
                 fix="run the enclave on a TEE that this custodian verifies",
             )
-        verified = verifier.verify(evidence, now_ms)
-        if verified.tee is not evidence.tee:
-            raise EvidenceError(f"evidence labelled {evidence.tee} is of type {verified.tee}", reason="tee_mismatch")
-        return verified
+        return verifier.examine(evidence, now_ms)

@@ -223,7 +223,7 @@ def verify_session(
     # 3. Genuine
     verified = trust.verifiers.verify(session.evidence, now_ms)
     # 4. Bound to this conversation
-    require_bound(session.claims, verified.report_data, expected)
+    require_bound(session.claims, verified.report_data, expected, verified.also_bound)
     # 5. Acceptable
     result = appraise(verified, trust.policy, now_ms)
     # 6. The models that were meant

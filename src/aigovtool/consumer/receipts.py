@@ -223,7 +223,7 @@ def _attested(
         )
     verified = verifiers.verify(saved.evidence, saved.attested_at_ms)
     # 3. Bound to the consumer, instance and model of the receipt
-    require_bound(saved.claims, verified.report_data, _expectation(saved, root))
+    require_bound(saved.claims, verified.report_data, _expectation(saved, root), verified.also_bound)
     # 4. Acceptable
     return key_set, appraise(verified, policy, saved.attested_at_ms)
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from aigovtool.attestation.attester import Attester
 from aigovtool.attestation.model import TeeType
 from aigovtool.codec import decode
 from aigovtool.crypto.keyfile import make_private_directory, read_secret_file
-from aigovtool.enclave.boot import Attester, Instance, boot
+from aigovtool.enclave.boot import Instance, boot
 from aigovtool.enclave.custodian_link import CustodianLink
 from aigovtool.enclave.gateway.api import routes
 from aigovtool.enclave.instance_run import Ending, InstanceRun

@@ -10,10 +10,10 @@ import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
+from aigovtool.attestation.attester import Attester
 from aigovtool.attestation.binding import Binding, HpkePublicKey, IdentityPublicKey, SpkiHash
 from aigovtool.attestation.model import Evidence, TeeType
 from aigovtool.crypto.secret import Secret
@@ -32,14 +32,6 @@ from aigovtool.protocol.release import Admission, BootRequest, Challenge, Challe
 from aigovtool.protocol.stop import STOP_STATE, StopState
 from aigovtool.protocol.trust import KeySet, open_key_set
 from aigovtool.transport.tls import ServerTls, server_context
-
-
-class Attester(Protocol):
-    """The port to a TEE: evidence whose report carries 64 bytes of report data."""
-
-    def attest(self, report_data: bytes) -> Evidence:
-        """Return evidence over `report_data`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +83,7 @@ class Instance:
             nonce=nonce,
             manifests=manifests,
         )
-        return claims, self.attester.attest(claims.report_data())
+        return claims, self.attester.attest(claims)
 
 
 async def boot(
@@ -190,7 +182,7 @@ class _Boot:
             models=self.models,
             boot_nonce=Nonce(boot_nonce.hex()),
             claims=claims,
-            evidence=self.attester.attest(claims.report_data()),
+            evidence=self.attester.attest(claims),
         )
         enrolment = SigningKey.from_secret(Secret(self.party.enrolment_key))
         answer = await self.link.post("/v1/boot", seal(release.BOOT, request, enrolment, identity), Envelope)

@@ -259,6 +259,7 @@ def _appraise(custodian: Custodian, transaction: Transaction, request: BootReque
             appraisal_policy=(policy_digest(policy),),
             manifests=(),
         ),
+        verified.also_bound,
     )
     result = appraisal.appraise(verified, policy, now_ms)
     result.require_report_data(claims.report_data())

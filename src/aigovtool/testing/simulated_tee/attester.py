@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import aigovtool
+from aigovtool.attestation.binding import Binding
 from aigovtool.attestation.model import Evidence, MeasurementHex, TeeType
 from aigovtool.codec import encode
 from aigovtool.crypto.sign import SigningKey, seal
@@ -109,7 +110,16 @@ class SimulatedPlatform:
         )
         self._endorsements: Final = (encode(seal(PLATFORM_KIND, certificate, ca_key())), encode(ca_certificate()))
 
-    def attest(self, report_data: bytes) -> Evidence:
+    @property
+    def tee(self) -> TeeType:
+        """The simulated TEE."""
+        return TeeType.SIMULATED
+
+    def attest(self, claims: Binding) -> Evidence:
+        """Return evidence that covers `claims`."""
+        return self.report(claims.report_data())
+
+    def report(self, report_data: bytes) -> Evidence:
         """Return evidence whose report carries `report_data` (64 bytes).
 
         Raises:

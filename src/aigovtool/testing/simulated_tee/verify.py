@@ -1,20 +1,14 @@
 """Is evidence of the simulated TEE genuine? (spec: attestation, section 6.3).
 
-1. The evidence is labelled `simulated` and brings two endorsements: platform certificate, CA certificate.
-2. The report is strictly encoded (`abi.parse`).
-3. The CA certificate is strictly encoded, signed by the pinned root, and names the platform CA.
-4. The platform certificate is strictly encoded and signed by that CA.
-5. Both certificates are valid at `now_ms`.
-6. The report is signed by the certified platform key.
-7. The report speaks of the chip and the TCB version that the platform certificate names.
-
-"Genuine" here means: made by somebody who knows a public sentence. What the caller still owes: the binding of the
-report data (`attestation.binding`) and the appraisal (`attestation.appraisal`), which refuses this TEE by default.
+The steps are numbered in `STEPS`. "Genuine" here means: made by somebody who knows a public sentence. What the caller
+still owes: the binding of the report data (`attestation.binding`) and the appraisal (`attestation.appraisal`), which
+refuses this TEE by default.
 """
 
 from typing import Final
 
 from aigovtool.attestation.appraisal import AcceptedTee, AppraisalPolicy, FactRule, ReferenceSet, ReferenceValue
+from aigovtool.attestation.examination import Examination, Examined, Step
 from aigovtool.attestation.model import (
     ChipId,
     Evidence,
@@ -45,35 +39,34 @@ from aigovtool.testing.simulated_tee.root import (
 _DAY_MS: Final = 86_400_000
 
 
+_SPEC: Final = "attestation spec, 6.3"
+STEPS: Final = (
+    Step(Label("label"), "the evidence is labelled simulated, and brings two certificates", _SPEC),
+    Step(Label("report"), "the report is strictly encoded", "attestation spec, 6.1"),
+    Step(Label("chain"), "platform certificate, by the platform CA, by the pinned root", _SPEC),
+    Step(Label("validity"), "both certificates are valid now", _SPEC),
+    Step(Label("signature"), "the report is signed by the certified platform key", _SPEC),
+    Step(Label("chip"), "certificate and report speak of the same chip", _SPEC),
+    Step(Label("tcb"), "certificate and report speak of the same TCB version", _SPEC),
+)
+
+
 class SimulatedVerifier:
     """Verifies evidence of the simulated TEE; an `aigovtool.attestation.verifier.Verifier`."""
 
     __slots__ = ()
 
-    def verify(self, evidence: Evidence, now_ms: int) -> VerifiedEvidence:
-        """Return what genuine simulated `evidence` says at `now_ms` (steps 1 to 7 of the module).
-
-        Raises:
-            EvidenceError: with a reason named after the failed step: `tee_mismatch`, `chain_length`, `report_*`,
-                `chain`, `validity`, `signature`, `chip_mismatch`, `tcb_mismatch`.
-        """
-        # 1. Label and endorsements
-        if evidence.tee is not TeeType.SIMULATED:
-            raise EvidenceError(f"evidence labelled {evidence.tee} is not simulated", reason="tee_mismatch")
-        if len(evidence.endorsements) != 2:
-            raise EvidenceError("simulated evidence brings exactly two certificates", reason="chain_length")
-        # 2. Strict encoding of the report
-        report, signature = parse(evidence.data)
-        # 3. to 5. Chain and validity
-        platform, endorsed_until_ms = _open_chain(evidence.endorsements[0], evidence.endorsements[1], now_ms)
-        # 6. Signature of the report
-        _verify_report(platform.public_key, signature, evidence.data[:SIGNED_BYTES])
-        # 7. The platform certificate is for this chip and this TCB version
-        if platform.chip_id != report.chip_id:
-            raise EvidenceError("the platform key belongs to another chip", reason="chip_mismatch")
-        if platform.tcb != report.tcb:
-            raise EvidenceError("the platform key belongs to another TCB version", reason="tcb_mismatch")
-        return _verified(report, endorsed_until_ms)
+    def examine(self, evidence: Evidence, now_ms: int) -> Examined:
+        """Make every step. Reasons: `tee_mismatch`, `chain_length`, `report_*`, and the names of the other steps."""
+        look = Examination(STEPS)
+        look.run("label", lambda: _require_label(evidence))
+        report = look.run("report", lambda: parse(evidence.data))
+        chain = look.run("chain", lambda: _open_chain(evidence.endorsements))
+        until = look.run("validity", lambda: _require_valid(chain.found(), now_ms))
+        look.run("signature", lambda: _require_signed(chain.found()[0], report.found()[1], evidence.data))
+        look.run("chip", lambda: _require_same_chip(chain.found()[0], report.found()[0]))
+        look.run("tcb", lambda: _require_same_tcb(chain.found()[0], report.found()[0]))
+        return look.ended(lambda: _verified(report.found()[0], until.found()))
 
 
 def simulated_policy(
@@ -102,8 +95,15 @@ def simulated_policy(
     return AppraisalPolicy(version=version, accepted=(entry,), allow_simulated=True)
 
 
-def _open_chain(platform: bytes, ca: bytes, now_ms: int) -> tuple[PlatformCertificate, int]:
-    """Return the platform certificate and the time when the chain runs out (steps 3 to 5)."""
+def _require_label(evidence: Evidence) -> None:
+    if evidence.tee is not TeeType.SIMULATED:
+        raise EvidenceError(f"evidence labelled {evidence.tee} is not simulated", reason="tee_mismatch")
+    if len(evidence.endorsements) != 2:
+        raise EvidenceError("simulated evidence brings exactly two certificates", reason="chain_length")
+
+
+def _open_chain(endorsements: tuple[bytes, ...]) -> tuple[PlatformCertificate, CaCertificate]:
+    platform, ca = endorsements if len(endorsements) == 2 else (b"", b"")
     try:
         ca_certificate = open_envelope(_envelope(ca), CA_KIND, CaCertificate, [VerifyKey(ROOT_PUBLIC_KEY)])
         issuer = VerifyKey(ca_certificate.public_key)
@@ -112,10 +112,25 @@ def _open_chain(platform: bytes, ca: bytes, now_ms: int) -> tuple[PlatformCertif
         raise EvidenceError(f"the certificate chain does not verify: {error.message}", reason="chain") from None
     if ca_certificate.subject != CA_SUBJECT:
         raise EvidenceError("the chain's CA is not the platform CA", reason="chain")
-    for link in (ca_certificate, certificate):
+    return certificate, ca_certificate
+
+
+def _require_valid(chain: tuple[PlatformCertificate, CaCertificate], now_ms: int) -> int:
+    """Return when the chain runs out."""
+    for link in chain:
         if not link.not_before_ms <= now_ms < link.not_after_ms:
             raise EvidenceError("a certificate of the platform is not valid now", reason="validity")
-    return certificate, min(ca_certificate.not_after_ms, certificate.not_after_ms)
+    return min(link.not_after_ms for link in chain)
+
+
+def _require_same_chip(platform: PlatformCertificate, report: Report) -> None:
+    if platform.chip_id != report.chip_id:
+        raise EvidenceError("the platform key belongs to another chip", reason="chip_mismatch")
+
+
+def _require_same_tcb(platform: PlatformCertificate, report: Report) -> None:
+    if platform.tcb != report.tcb:
+        raise EvidenceError("the platform key belongs to another TCB version", reason="tcb_mismatch")
 
 
 def _envelope(data: bytes) -> Envelope:
@@ -123,9 +138,9 @@ def _envelope(data: bytes) -> Envelope:
     return decode_signed(data, Envelope, max_bytes=MAX_EVIDENCE_BYTES)
 
 
-def _verify_report(public_key: bytes, signature: bytes, signed: bytes) -> None:
+def _require_signed(platform: PlatformCertificate, signature: bytes, data: bytes) -> None:
     try:
-        VerifyKey(public_key).verify(signature, signed)
+        VerifyKey(platform.public_key).verify(signature, data[:SIGNED_BYTES])
     except VerificationError:
         raise EvidenceError("the report is not signed by the platform key", reason="signature") from None
 
