@@ -13,6 +13,7 @@ from aigovtool.attestation.appraisal import (
     CHECK_NAMES,
     AcceptedTee,
     AppraisalPolicy,
+    EventRule,
     FactRule,
     PolicyMark,
     ReferenceSet,
@@ -24,10 +25,12 @@ from aigovtool.attestation.appraisal import (
     require_successor,
 )
 from aigovtool.attestation.model import (
+    Advisory,
     AttestationResult,
     ChipId,
     Fact,
     Label,
+    MeasuredEvents,
     Measurement,
     MeasurementHex,
     Outcome,
@@ -153,7 +156,9 @@ def test_every_failed_check_is_listed() -> None:
 
 def test_a_tee_without_an_entry_is_refused() -> None:
     """What the policy does not mention is not accepted, and nothing about it counts as passed."""
-    assert failed(verified(tee=TeeType.TDX), policy()) == ["tee", "measurements", "tcb", "chip", "facts"]
+    assert failed(verified(tee=TeeType.TDX), policy()) == [
+        *("tee", "measurements", "tcb", "chip", "facts", "advisories", "collateral_age"),
+    ]
 
 
 def test_simulated_is_refused_unless_allowed_by_name() -> None:
@@ -205,13 +210,90 @@ def test_debug_is_refused_by_the_most_generous_policy() -> None:
     assert failed(dataclasses.replace(evidence, debug=True), generous) == ["debug"]
 
 
-@pytest.mark.parametrize("name", AcceptedTee.__struct_fields__)
+#: What an entry may leave out: then no advisory is accepted, and no collateral that is older than 30 days.
+DEFAULTED = ("advisories", "max_collateral_age_ms")
+
+
+@pytest.mark.parametrize("name", [name for name in AcceptedTee.__struct_fields__ if name not in DEFAULTED])
 def test_an_entry_that_leaves_a_field_out_is_no_entry(name: str) -> None:
-    """Nothing is accepted by absence: every field of an entry is required."""
+    """Nothing is accepted by absence: what has no refusing default is required."""
     raw = msgspec.to_builtins(policy())
     del raw["accepted"][0][name]
     with pytest.raises(InvalidValueError):
         decode(encode(raw), AppraisalPolicy)
+
+
+def test_an_advisory_is_accepted_by_its_name_only() -> None:
+    """What the vendor knows to be wrong with a platform is accepted one by one, and by default not at all."""
+    evidence = verified(advisories=(Advisory("INTEL-SA-00615"), Advisory("INTEL-SA-00289")))
+    assert failed(evidence, policy()) == ["advisories"]
+    assert failed(evidence, policy(entry(advisories=(Advisory("INTEL-SA-00289"),)))) == ["advisories"]
+    both = entry(advisories=(Advisory("INTEL-SA-00289"), Advisory("INTEL-SA-00615")))
+    body = appraise(evidence, policy(both), NOW_MS).body
+    assert (body.status, body.trust.hardware) == (Status.AFFIRMING, 2)
+    body = appraise(evidence, policy(entry(advisories=WHY)), NOW_MS).body
+    assert (body.status, body.trust.hardware) == (Status.WARNING, 32)
+
+
+def test_collateral_is_not_older_than_the_policy_says() -> None:
+    """30 days to the millisecond, or as the policy says; leaving it out is said and shown."""
+    day_ms = 24 * HOUR_MS
+    assert failed(verified(endorsed_since_ms=NOW_MS - 30 * day_ms - 1), policy()) == ["collateral_age"]
+    appraise(verified(endorsed_since_ms=NOW_MS - 30 * day_ms), policy(), NOW_MS)
+    week = policy(entry(max_collateral_age_ms=7 * day_ms))
+    assert failed(verified(endorsed_since_ms=NOW_MS - 7 * day_ms - 1), week) == ["collateral_age"]
+    appraise(verified(endorsed_since_ms=NOW_MS - 7 * day_ms), week, NOW_MS)
+    old = verified(endorsed_since_ms=NOW_MS - 300 * day_ms)
+    body = appraise(old, policy(entry(max_collateral_age_ms=WHY)), NOW_MS).body
+    assert body.status is Status.WARNING
+
+
+def logged(*digests: str) -> VerifiedEvidence:
+    """Evidence with one more register, into which these digests were measured."""
+    pcr4 = Measurement(name=Label("pcr4"), digest=MeasurementHex("44" * 32))
+    log = MeasuredEvents(register=Label("pcr4"), digests=tuple(MeasurementHex(digest * 32) for digest in digests))
+    return verified(measurements=(*verified().measurements, pcr4), events=(log,) if digests else ())
+
+
+def ruled(required: str, allowed: str = "", **values: str) -> AppraisalPolicy:
+    rule = EventRule(
+        register=Label("pcr4"),
+        required=tuple(MeasurementHex(digest * 32) for digest in required.split()),
+        allowed=tuple(MeasurementHex(digest * 32) for digest in allowed.split()),
+    )
+    more = tuple(ReferenceValue(name=Label(name), digest=MeasurementHex(v)) for name, v in values.items())
+    (known,) = references()
+    return policy(
+        entry(reference_values=(msgspec.structs.replace(known, values=(*known.values, *more), events=(rule,)),))
+    )
+
+
+def test_a_register_is_judged_by_what_was_measured_into_it() -> None:
+    """Everything required, and nothing that is not named; its value may be anything then."""
+    appraise(logged("aa", "bb", "aa"), ruled("aa bb"), NOW_MS)
+    appraise(logged("bb", "aa", "cc"), ruled("aa bb", "cc dd"), NOW_MS)
+    assert failed(logged("aa", "bb", "cc"), ruled("aa bb")) == ["measurements"]
+    assert failed(logged("aa"), ruled("aa bb", "cc")) == ["measurements"]
+    assert failed(logged(), ruled("aa")) == ["measurements"]
+    appraise(logged("aa"), ruled("aa", pcr4="44" * 32), NOW_MS)
+    assert failed(logged("aa"), ruled("aa", pcr4="45" * 32)) == ["measurements"]
+
+
+def test_a_register_without_value_and_without_rule_is_not_accepted() -> None:
+    """Nothing by absence; and a rule for a register that is not there matches nothing, nor do two for one."""
+    assert failed(logged("aa"), policy()) == ["measurements"]
+    assert failed(verified(), ruled("aa")) == ["measurements"]
+    twice = ruled("aa")
+    (known,) = twice.accepted[0].reference_values
+    known = msgspec.structs.replace(known, events=known.events * 2)
+    assert failed(logged("aa"), policy(entry(reference_values=(known,)))) == ["measurements"]
+
+
+def test_a_policy_of_before_has_the_same_digest() -> None:
+    """What may be left out is not written, so that policies, and what is bound to their digests, stay what they are."""
+    raw = msgspec.to_builtins(policy())
+    assert not set(DEFAULTED) & raw["accepted"][0].keys()
+    assert "events" not in raw["accepted"][0]["reference_values"][0]
 
 
 @pytest.mark.parametrize("name", ["version", "accepted"])

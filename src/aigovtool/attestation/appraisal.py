@@ -20,6 +20,7 @@ from msgspec import Meta
 
 from aigovtool.attestation.model import (
     APPRAISAL_TOKEN,
+    Advisory,
     AttestationResult,
     Check,
     ChipId,
@@ -50,11 +51,26 @@ class ReferenceValue(Message):
     digest: MeasurementHex | Unchecked
 
 
-class ReferenceSet(Message):
-    """The reference values of one build of the enclave; they are only ever accepted together."""
+class EventRule(Message, omit_defaults=True):
+    """What must, and what else may, have been measured into a register whose log travels with the evidence.
+
+    For registers whose value varies between machines although each thing measured into it is known.
+    """
+
+    register: Label
+    required: Annotated[tuple[MeasurementHex, ...], _Items]
+    allowed: Annotated[tuple[MeasurementHex, ...], Meta(max_length=MAX_POLICY_ITEMS)] = ()
+
+
+class ReferenceSet(Message, omit_defaults=True):
+    """The reference values of one build of the enclave; they are only ever accepted together.
+
+    A register that an event rule judges needs no value, but may have one.
+    """
 
     label: PrintableText
     values: Annotated[tuple[ReferenceValue, ...], _Items]
+    events: Annotated[tuple[EventRule, ...], Meta(max_length=32)] = ()
 
 
 class FactRule(Message):
@@ -64,10 +80,11 @@ class FactRule(Message):
     allowed: Annotated[tuple[PrintableText, ...], _Items] | Unchecked
 
 
-class AcceptedTee(Message):
-    """What is accepted of one TEE type. Every field is required.
+class AcceptedTee(Message, omit_defaults=True):
+    """What is accepted of one TEE type. What has no default must be there.
 
-    `max_attestation_age_ms` bounds how long a result is valid, at most 30 days.
+    `max_attestation_age_ms` bounds how long a result is valid, at most 30 days. No advisory is accepted that is not
+    named. Collateral (revocation lists, TCB information) may be 30 days old at most, unless another age is given.
     """
 
     tee: TeeType
@@ -76,6 +93,8 @@ class AcceptedTee(Message):
     chips: Annotated[tuple[ChipId, ...], _Items] | Unchecked
     facts: Annotated[tuple[FactRule, ...], Meta(max_length=MAX_POLICY_ITEMS)]
     max_attestation_age_ms: Annotated[int, Meta(ge=1_000, le=30 * 86_400_000)]
+    advisories: Annotated[tuple[Advisory, ...], Meta(max_length=MAX_POLICY_ITEMS)] | Unchecked = ()
+    max_collateral_age_ms: Annotated[int, Meta(ge=60_000, le=366 * 86_400_000)] | Unchecked = 30 * 86_400_000
 
 
 class AppraisalPolicy(Message):
@@ -274,12 +293,22 @@ def _measurements(verified: VerifiedEvidence, entry: AcceptedTee) -> _Finding:
 
 
 def _matches(verified: VerifiedEvidence, reference: ReferenceSet) -> bool:
-    """Whether every measurement has a reference value, every reference value a measurement, and all agree."""
+    """Whether every measurement is judged, by value or by its events, nothing else is, and all agree."""
     wanted = {value.name: value.digest for value in reference.values}
     seen = {part.name: part.digest for part in verified.measurements}
-    if len(wanted) != len(reference.values) or wanted.keys() != seen.keys():
+    ruled = {rule.register for rule in reference.events}
+    once = len(wanted) == len(reference.values) and len(ruled) == len(reference.events)
+    if not once or wanted.keys() | ruled != seen.keys():
         return False
-    return all(isinstance(digest, Unchecked) or digest == seen[name] for name, digest in wanted.items())
+    equal = all(isinstance(digest, Unchecked) or digest == seen[name] for name, digest in wanted.items())
+    return equal and all(_follows(verified, rule) for rule in reference.events)
+
+
+def _follows(verified: VerifiedEvidence, rule: EventRule) -> bool:
+    """Whether the log of a register is there, has all that is required, and nothing that is not named."""
+    logs = [set(log.digests) for log in verified.events if log.register == rule.register]
+    required = set(rule.required)
+    return bool(logs) and required <= logs[0] <= required | set(rule.allowed)
 
 
 def _left_out(reference: ReferenceSet) -> list[str]:
@@ -319,6 +348,29 @@ def _facts(verified: VerifiedEvidence, entry: AcceptedTee) -> _Finding:
     return _unchecked(sorted(left_out)) if left_out else _passed("every fact has an allowed value")
 
 
+def _advisories(verified: VerifiedEvidence, entry: AcceptedTee) -> _Finding:
+    if isinstance(entry.advisories, Unchecked):
+        return _unchecked([entry.advisories.reason])
+    beyond = [advisory for advisory in verified.advisories if advisory not in entry.advisories]
+    if beyond:
+        return _failed(f"advisories that the policy does not accept: {', '.join(beyond)}")
+    known = ", ".join(verified.advisories)
+    return _passed(f"accepted by name: {known}" if known else "the platform's vendor knows of none")
+
+
+def _collateral_age(case: _Case) -> _Finding:
+    if case.entry is None:
+        return _failed(f"the policy says nothing about {case.verified.tee}")
+    most, since_ms = case.entry.max_collateral_age_ms, case.verified.endorsed_since_ms
+    if isinstance(most, Unchecked):
+        return _unchecked([most.reason])
+    if since_ms is None:
+        return _passed("nothing was used that ages")
+    age_ms = case.now_ms - since_ms
+    days = f"{age_ms / 86_400_000:.1f} days old; {most / 86_400_000:g} are accepted"
+    return _passed(f"the oldest collateral is {days}") if age_ms <= most else _failed(f"collateral is {days}")
+
+
 #: The order of appraisal; a name is the check's name and the error's reason.
 _RULES: Final[dict[Label, _Rule]] = {
     Label("tee"): _tee,
@@ -330,6 +382,8 @@ _RULES: Final[dict[Label, _Rule]] = {
     Label("chip"): _of_entry(_chip),
     Label("facts"): _of_entry(_facts),
     Label("endorsements"): _endorsements,
+    Label("advisories"): _of_entry(_advisories),
+    Label("collateral_age"): _collateral_age,
 }
 CHECK_NAMES: Final = tuple(_RULES)
 
@@ -349,11 +403,20 @@ def _trust(verified: VerifiedEvidence, outcome: dict[Label, Outcome]) -> TrustVe
         configuration=96 if verified.debug else claim("facts", 2, 96),
         executables=claim("measurements", 3, 96, 33),
         file_system=0,
-        hardware=claim("tcb", 2, 96) if real else 0,
+        hardware=_worst(claim("tcb", 2, 96), claim("advisories", 2, 96, 32)) if real else 0,
         runtime_opaque=(96 if verified.debug else claim("memory_encryption", 2, 96, 32)) if real else 0,
         storage_opaque=0,
         sourced_data=0,
     )
+
+
+def _worst(*claims: int) -> int:
+    """Return the claim that says least good: one that says nothing if there is such and none is worse."""
+    return max(claims, key=lambda claim: (_ORDER[_tier(claim)], claim))
+
+
+#: From AR4SI section 2.3.2, but that no claim is worse than a good one.
+_ORDER: Final = {Status.AFFIRMING: 0, Status.NONE: 1, Status.WARNING: 2, Status.CONTRAINDICATED: 3}
 
 
 def _status(verified: VerifiedEvidence, checks: Sequence[Check], trust: TrustVector) -> Status:

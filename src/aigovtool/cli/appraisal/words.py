@@ -98,8 +98,16 @@ def _of_tee(entry: "AcceptedTee") -> Iterator[Rule]:
     yield _listed(f"{tee}: chips", entry.chips)
     for fact in entry.facts:
         yield _listed(f"{tee}: fact {fact.name}", fact.allowed)
-    age = entry.max_attestation_age_ms
-    yield Rule(f"{tee}: an attestation is good for", f"{span(age)} ({count(age)} ms)", {"": age})
+    yield _age(f"{tee}: an attestation is good for", entry.max_attestation_age_ms)
+    if entry.advisories:
+        yield _listed(f"{tee}: accepted advisories", entry.advisories)
+    oldest = entry.max_collateral_age_ms
+    what = f"{tee}: collateral is at most so old"
+    yield _unchecked(what, oldest) if isinstance(oldest, Unchecked) else _age(what, oldest)
+
+
+def _age(what: str, age_ms: int) -> Rule:
+    return Rule(what, f"{span(age_ms)} ({count(age_ms)} ms)", {"": age_ms})
 
 
 def _listed(what: str, allowed: "Sequence[str] | Unchecked") -> Rule:
@@ -117,8 +125,14 @@ def _unchecked(what: str, unchecked: "Unchecked") -> Rule:
 def _build(reference: "ReferenceSet") -> str:
     from aigovtool.attestation.model import Unchecked  # noqa: PLC0415
 
-    return ", ".join(
+    values = [
         f"{value.name} "
         + (f"NOT CHECKED: {value.digest.reason}" if isinstance(value.digest, Unchecked) else value.digest)
         for value in reference.values
-    )
+    ]
+    events = [
+        f"{rule.register} by its log: {', '.join(rule.required)}"
+        + (f", and perhaps {', '.join(rule.allowed)}" if rule.allowed else "")
+        for rule in reference.events
+    ]
+    return ", ".join((*values, *events))
