@@ -11,15 +11,16 @@ from tests.cli.conftest import Place
 from tests.cli.site import Site, do, make_site
 from tests.custodian.conftest import Enclave, make_bench
 
-from aigovtool.attestation.appraisal import (
+from aigovtool.attestation.model import Advisory, ChipId, Label, MeasurementHex, TcbComponent, TeeType, Unchecked
+from aigovtool.attestation.policy import (
     AcceptedTee,
     AppraisalPolicy,
+    EventRule,
     FactRule,
     ReferenceSet,
     ReferenceValue,
     policy_digest,
 )
-from aigovtool.attestation.model import ChipId, Label, MeasurementHex, TcbComponent, TeeType, Unchecked
 from aigovtool.cli.appraisal.words import AS_MUCH, LESS, MORE, changes, rules
 from aigovtool.codec import encode
 from aigovtool.errors import AppraisalError
@@ -171,11 +172,15 @@ def build(digest: MeasurementHex | Unchecked) -> tuple[ReferenceSet, ...]:
     return (ReferenceSet(label="release 1", values=(ReferenceValue(name=Label("mrtd"), digest=digest),)),)
 
 
+(BUILD,), ONE = build(MeasurementHex("cd" * 32)), MeasurementHex("11" * 32)
 #: Each admits something that the other does not, or cannot be shown not to.
 SWAPPED = (
     of(chips=(ChipId("aa"), ChipId("cc"))),
     of(reference_values=build(MeasurementHex("cd" * 32))),
     of(reference_values=build(WHY)),
+    of(
+        reference_values=(msgspec.structs.replace(BUILD, events=(EventRule(register=Label("mrtd"), required=(ONE,)),)),)
+    ),
 )
 
 
@@ -198,6 +203,11 @@ SWAPPED = (
         (of(facts=()), "tdx: fact mode", LESS),
         (of(max_attestation_age_ms=3_600_001), "tdx: an attestation is good for", MORE),
         (of(max_attestation_age_ms=3_599_999), "tdx: an attestation is good for", LESS),
+        (of(advisories=(Advisory("INTEL-SA-1"),)), "tdx: accepted advisories", MORE),
+        (of(advisories=WHY), "tdx: accepted advisories", MORE),
+        (of(max_collateral_age_ms=86_400_000), "tdx: collateral is at most so old", LESS),
+        (of(max_collateral_age_ms=WHY), "tdx: collateral is at most so old", MORE),
+        (SWAPPED[3], "tdx: build release 1", MORE),
     ],
 )
 def test_each_rule_that_changes_is_named_with_its_direction(changed: AppraisalPolicy, what: str, accepts: str) -> None:
@@ -227,8 +237,10 @@ def test_every_field_of_a_policy_is_in_what_is_shown() -> None:
         "chips",
         "facts",
         "max_attestation_age_ms",
+        "advisories",
+        "max_collateral_age_ms",
     }
-    assert len(rules(POLICY)) == 2 + 5
+    assert len(rules(POLICY)) == 2 + 6
     assert policy_digest(POLICY) != policy_digest(of(chips=WHY))
 
 
@@ -236,8 +248,8 @@ def test_a_tee_that_comes_or_goes_is_listed_rule_by_rule() -> None:
     """Another TEE accepts more with each of its rules; one that is gone accepts less. Two builds may share a label."""
     snp = msgspec.structs.replace(ENTRY, tee=TeeType.SEV_SNP, reference_values=ENTRY.reference_values * 2)
     both = msgspec.structs.replace(POLICY, accepted=(ENTRY, snp))
-    assert [change.accepts for change in changes(POLICY, both)] == [MORE] * 6
-    assert [change.accepts for change in changes(both, POLICY)] == [LESS] * 6
+    assert [change.accepts for change in changes(POLICY, both)] == [MORE] * 7
+    assert [change.accepts for change in changes(both, POLICY)] == [LESS] * 7
     assert [change.what for change in changes(POLICY, both)][:2] == [
         "sev-snp: build release 1",
         "sev-snp: build release 1 (2)",

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from starlette.responses import Response
 
-from aigovtool.attestation.appraisal import AppraisalPolicy
 from aigovtool.attestation.binding import Binding, HpkePublicKey, IdentityPublicKey, SpkiHash
 from aigovtool.attestation.model import MeasurementHex
+from aigovtool.attestation.policy import AppraisalPolicy
 from aigovtool.codec import Message, encode
 from aigovtool.consumer import Client
 from aigovtool.consumer.clock import Clock

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from tests.custodian.conftest import BORROWER, CONSUMER, MODEL, OTHER, STRANGER, Bench, Enclave, report, want
 
-from aigovtool.attestation.appraisal import policy_digest
+from aigovtool.attestation.policy import policy_digest
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.sign import SigningKey, seal
 from aigovtool.custodian.service import renewal, views

@@ -1,4 +1,4 @@
-"""Is genuine evidence acceptable? The appraisal policy, and what it makes of evidence (spec: attestation, section 5).
+"""Is genuine evidence acceptable? What an appraisal policy makes of evidence (spec: attestation, section 5).
 
 Rules:
 
@@ -14,142 +14,23 @@ What it does not do: it does not ask whether evidence is genuine (`verifier`) or
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final
-
-from msgspec import Meta
+from typing import Final
 
 from aigovtool.attestation.model import (
     APPRAISAL_TOKEN,
-    Advisory,
     AttestationResult,
     Check,
-    ChipId,
     Label,
-    MeasurementHex,
     Outcome,
-    PrintableText,
     ResultBody,
     Status,
-    TcbComponent,
     TeeType,
     TrustVector,
     Unchecked,
     VerifiedEvidence,
 )
-from aigovtool.codec import Message, encode
-from aigovtool.errors import AppraisalError, InvalidValueError
-from aigovtool.ids import Digest, digest_of
-from aigovtool.limits import MAX_INTEGER, MAX_POLICY_ITEMS
-
-_Items = Meta(min_length=1, max_length=MAX_POLICY_ITEMS)
-
-
-class ReferenceValue(Message):
-    """What one named measurement must be."""
-
-    name: Label
-    digest: MeasurementHex | Unchecked
-
-
-class EventRule(Message, omit_defaults=True):
-    """What must, and what else may, have been measured into a register whose log travels with the evidence.
-
-    For registers whose value varies between machines although each thing measured into it is known.
-    """
-
-    register: Label
-    required: Annotated[tuple[MeasurementHex, ...], _Items]
-    allowed: Annotated[tuple[MeasurementHex, ...], Meta(max_length=MAX_POLICY_ITEMS)] = ()
-
-
-class ReferenceSet(Message, omit_defaults=True):
-    """The reference values of one build of the enclave; they are only ever accepted together.
-
-    A register that an event rule judges needs no value, but may have one.
-    """
-
-    label: PrintableText
-    values: Annotated[tuple[ReferenceValue, ...], _Items]
-    events: Annotated[tuple[EventRule, ...], Meta(max_length=32)] = ()
-
-
-class FactRule(Message):
-    """The values that one fact of a platform's report may have."""
-
-    name: Label
-    allowed: Annotated[tuple[PrintableText, ...], _Items] | Unchecked
-
-
-class AcceptedTee(Message, omit_defaults=True):
-    """What is accepted of one TEE type. What has no default must be there.
-
-    `max_attestation_age_ms` bounds how long a result is valid, at most 30 days. No advisory is accepted that is not
-    named. Collateral (revocation lists, TCB information) may be 30 days old at most, unless another age is given.
-    """
-
-    tee: TeeType
-    reference_values: Annotated[tuple[ReferenceSet, ...], _Items]
-    min_tcb: Annotated[tuple[TcbComponent, ...], _Items] | Unchecked
-    chips: Annotated[tuple[ChipId, ...], _Items] | Unchecked
-    facts: Annotated[tuple[FactRule, ...], Meta(max_length=MAX_POLICY_ITEMS)]
-    max_attestation_age_ms: Annotated[int, Meta(ge=1_000, le=30 * 86_400_000)]
-    advisories: Annotated[tuple[Advisory, ...], Meta(max_length=MAX_POLICY_ITEMS)] | Unchecked = ()
-    max_collateral_age_ms: Annotated[int, Meta(ge=60_000, le=366 * 86_400_000)] | Unchecked = 30 * 86_400_000
-
-
-class AppraisalPolicy(Message):
-    """Which enclaves a custodian or a consumer accepts. The two switches default to refusing.
-
-    Raises:
-        InvalidValueError: with reason `duplicate_tee` when a TEE type has two entries.
-    """
-
-    version: Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
-    accepted: Annotated[tuple[AcceptedTee, ...], _Items]
-    memory_encryption_required: bool = True
-    allow_simulated: bool = False
-
-    def __post_init__(self) -> None:
-        if len({entry.tee for entry in self.accepted}) != len(self.accepted):
-            raise InvalidValueError("an appraisal policy has two entries for one TEE type", reason="duplicate_tee")
-
-
-class PolicyMark(Message):
-    """The version and digest of the newest policy seen; whoever keeps policies keeps this."""
-
-    version: Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
-    digest: Digest
-
-
-def policy_digest(policy: AppraisalPolicy) -> Digest:
-    """Return the SHA-256 digest of the only encoding of `policy`."""
-    return digest_of(encode(policy))
-
-
-def mark_of(policy: AppraisalPolicy) -> PolicyMark:
-    """Return what is kept of `policy` so that an older one is recognised."""
-    return PolicyMark(version=policy.version, digest=policy_digest(policy))
-
-
-def require_successor(policy: AppraisalPolicy, seen: PolicyMark) -> None:
-    """Accept `policy` only if it is newer than `seen`, or the same.
-
-    Raises:
-        AppraisalError: with reason `policy_rollback` for an older version, `policy_fork` for another policy with the
-            same version.
-    """
-    if policy.version < seen.version:
-        raise AppraisalError(
-            f"the appraisal policy has version {policy.version}; version {seen.version} was seen already",
-            reason="policy_rollback",
-            fix="raise the version of the policy",
-        )
-    if policy.version == seen.version and policy_digest(policy) != seen.digest:
-        raise AppraisalError(
-            f"two different appraisal policies have version {policy.version}",
-            reason="policy_fork",
-            fix="raise the version of the changed policy",
-        )
+from aigovtool.attestation.policy import AcceptedTee, AppraisalPolicy, EventRule, ReferenceSet, policy_digest
+from aigovtool.errors import AppraisalError
 
 
 def appraise(verified: VerifiedEvidence, policy: AppraisalPolicy, now_ms: int) -> AttestationResult:

@@ -22,9 +22,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from aigovtool.attestation.appraisal import AppraisalPolicy, appraise
+from aigovtool.attestation.appraisal import appraise
 from aigovtool.attestation.binding import Expectation, SpkiHash, require_bound
 from aigovtool.attestation.model import AttestationResult, TeeType, Unchecked
+from aigovtool.attestation.policy import AppraisalPolicy
 from aigovtool.attestation.verifier import VerifierSet
 from aigovtool.codec import decode, encode
 from aigovtool.consumer.credential import Credential

@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from aigovtool.attestation.appraisal import AppraisalPolicy
+from aigovtool.attestation.policy import AppraisalPolicy
 from aigovtool.codec import decode
 from aigovtool.crypto.identity import IdentityKind, read_credential
 from aigovtool.crypto.keyfile import read_secret_file

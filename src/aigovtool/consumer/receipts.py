@@ -23,9 +23,10 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from aigovtool.attestation.appraisal import AppraisalPolicy, appraise
+from aigovtool.attestation.appraisal import appraise
 from aigovtool.attestation.binding import Binding, Expectation, require_bound
 from aigovtool.attestation.model import AttestationResult, Evidence, ResultBody, TeeType, Unchecked
+from aigovtool.attestation.policy import AppraisalPolicy
 from aigovtool.attestation.verifier import VerifierSet
 from aigovtool.codec import Message, decode, decode_signed, encode
 from aigovtool.consumer.attest import SIMULATED_WARNING, Session

@@ -7,8 +7,8 @@ The simulated TEE is reached through one function, imported only when it was ask
 from collections.abc import Callable
 from typing import Final
 
-from aigovtool.attestation.appraisal import AppraisalPolicy
 from aigovtool.attestation.model import TeeType
+from aigovtool.attestation.policy import AppraisalPolicy
 from aigovtool.attestation.verifier import Verifier, VerifierSet
 
 #: Hardware platforms. Each function imports its verifier when a policy accepts the platform, and not before.

@@ -9,7 +9,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Router
 
 from aigovtool import __version__
-from aigovtool.attestation.appraisal import AppraisalPolicy
+from aigovtool.attestation.policy import AppraisalPolicy
 from aigovtool.codec import Message, encode
 from aigovtool.crypto.sign import Envelope
 from aigovtool.custodian.custodian import Custodian

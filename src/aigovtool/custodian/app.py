@@ -7,8 +7,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from aigovtool.attestation.appraisal import AppraisalPolicy, policy_digest
 from aigovtool.attestation.model import TeeType
+from aigovtool.attestation.policy import AppraisalPolicy, policy_digest
 from aigovtool.attestation.verifier import Verifier, VerifierSet
 from aigovtool.codec import Message, decode, encode
 from aigovtool.crypto.keyfile import make_private_directory, read_secret_file, write_secret_file

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 from urllib.parse import quote
 
-from aigovtool.attestation.appraisal import AppraisalPolicy
+from aigovtool.attestation.policy import AppraisalPolicy
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import Envelope, SigningKey, VerifyKey, seal

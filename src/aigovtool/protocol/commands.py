@@ -8,7 +8,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from aigovtool.attestation.appraisal import AppraisalPolicy
+from aigovtool.attestation.policy import AppraisalPolicy
 from aigovtool.codec import Message
 from aigovtool.ids import BorrowerId, Digest, InstanceId, KeyId, MessageId, Millis, ModelId, OperatorId, Units
 from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window

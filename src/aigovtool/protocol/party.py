@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta
 
-from aigovtool.attestation.appraisal import AppraisalPolicy
+from aigovtool.attestation.policy import AppraisalPolicy
 from aigovtool.codec import Message, convert, encode
 from aigovtool.errors import AIGovToolError, InvalidValueError
 from aigovtool.ids import BorrowerId, ConsumerId, Digest, OperatorId, digest_of

@@ -24,7 +24,7 @@ from aigovtool.cli.words import short
 from aigovtool.errors import AppraisalError, ConfigurationError, ConflictError, InputError
 
 if TYPE_CHECKING:
-    from aigovtool.attestation.appraisal import AppraisalPolicy
+    from aigovtool.attestation.policy import AppraisalPolicy
     from aigovtool.operator.client import OperatorClient
 
 _NOW_ON = (
@@ -63,7 +63,7 @@ def appraisal() -> None:
 @click.pass_obj
 def show(screen: Screen, operator_file: Path | None) -> None:
     """Show the appraisal policy in force; with --json as the file that `appraisal set` takes."""
-    from aigovtool.attestation.appraisal import policy_digest  # noqa: PLC0415
+    from aigovtool.attestation.policy import policy_digest  # noqa: PLC0415
 
     with connected(operator_file) as client:
         policy = client.appraisal_policy()
@@ -126,7 +126,7 @@ def policy_changes(client: "OperatorClient", policy: "AppraisalPolicy", *, file:
         AppraisalError: `policy_rollback`, `policy_fork`.
         ConflictError: `same_policy`.
     """
-    from aigovtool.attestation.appraisal import policy_digest  # noqa: PLC0415
+    from aigovtool.attestation.policy import policy_digest  # noqa: PLC0415
 
     old = in_force(client)
     require_next(policy, old, file)
@@ -145,7 +145,7 @@ def read_policy(file: Path) -> "AppraisalPolicy":
     Raises:
         ConfigurationError: `unreadable_policy`, `bad_policy`.
     """
-    from aigovtool.attestation.appraisal import AppraisalPolicy  # noqa: PLC0415
+    from aigovtool.attestation.policy import AppraisalPolicy  # noqa: PLC0415
     from aigovtool.codec import decode  # noqa: PLC0415
     from aigovtool.limits import MAX_CONTROL_BODY_BYTES  # noqa: PLC0415
 
@@ -182,7 +182,7 @@ def require_next(policy: "AppraisalPolicy", old: "AppraisalPolicy | None", file:
         AppraisalError: `policy_rollback`, `policy_fork`.
         ConflictError: `same_policy`.
     """
-    from aigovtool.attestation.appraisal import mark_of, require_successor  # noqa: PLC0415
+    from aigovtool.attestation.policy import mark_of, require_successor  # noqa: PLC0415
 
     if old is None:
         return

@@ -14,8 +14,8 @@ from msgspec import Struct
 from aigovtool.cli.words import count, span
 
 if TYPE_CHECKING:
-    from aigovtool.attestation.appraisal import AcceptedTee, AppraisalPolicy, ReferenceSet
     from aigovtool.attestation.model import Unchecked
+    from aigovtool.attestation.policy import AcceptedTee, AppraisalPolicy, ReferenceSet
 
 ABSENT: Final = "-"
 MORE: Final = "more"

@@ -23,7 +23,7 @@ from aigovtool.cli.words import count, short, when
 from aigovtool.errors import ConfigurationError, InputError, ReceiptError, VerificationError
 
 if TYPE_CHECKING:
-    from aigovtool.attestation.appraisal import AppraisalPolicy
+    from aigovtool.attestation.policy import AppraisalPolicy
     from aigovtool.crypto.sign import VerifyKey
     from aigovtool.ledger.entry import Charged
     from aigovtool.ledger.receipt import Receipt

@@ -20,7 +20,7 @@ from aigovtool.cli.words import short, when
 from aigovtool.errors import ConflictError, InvalidValueError, NotFoundError
 
 if TYPE_CHECKING:
-    from aigovtool.attestation.appraisal import AppraisalPolicy
+    from aigovtool.attestation.policy import AppraisalPolicy
     from aigovtool.operator.client import OperatorClient
     from aigovtool.protocol.commands import AddParty
 

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aigovtool.attestation import appraisal
-from aigovtool.attestation.appraisal import AppraisalPolicy, policy_digest
 from aigovtool.attestation.binding import Expectation, require_bound
 from aigovtool.attestation.model import AttestationResult, TeeType, Unchecked
+from aigovtool.attestation.policy import AppraisalPolicy, policy_digest
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope, require_signed_by, seal
 from aigovtool.crypto.wrap import wrap

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from aigovtool.attestation.appraisal import mark_of, policy_digest, require_successor
+from aigovtool.attestation.policy import mark_of, policy_digest, require_successor
 from aigovtool.crypto.identity import Identity
 from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope
 from aigovtool.custodian.custodian import Custodian

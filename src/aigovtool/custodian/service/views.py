@@ -3,8 +3,8 @@
 import asyncio
 from typing import get_args
 
-from aigovtool.attestation.appraisal import AppraisalPolicy
 from aigovtool.attestation.model import TeeType
+from aigovtool.attestation.policy import AppraisalPolicy
 from aigovtool.custodian.custodian import Custodian, rolled_back
 from aigovtool.custodian.service import witnesses
 from aigovtool.custodian.service.announcements import announce

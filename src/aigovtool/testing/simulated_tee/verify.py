@@ -7,7 +7,6 @@ refuses this TEE by default.
 
 from typing import Final
 
-from aigovtool.attestation.appraisal import AcceptedTee, AppraisalPolicy, FactRule, ReferenceSet, ReferenceValue
 from aigovtool.attestation.examination import Examination, Examined, Step
 from aigovtool.attestation.model import (
     ChipId,
@@ -22,6 +21,7 @@ from aigovtool.attestation.model import (
     Unchecked,
     VerifiedEvidence,
 )
+from aigovtool.attestation.policy import AcceptedTee, AppraisalPolicy, FactRule, ReferenceSet, ReferenceValue
 from aigovtool.codec import decode_signed
 from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope
 from aigovtool.errors import EvidenceError, InputError, VerificationError

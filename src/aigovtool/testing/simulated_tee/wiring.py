@@ -1,6 +1,6 @@
 """The one entry through which a role may come to the simulated TEE, after its own explicit opt-in."""
 
-from aigovtool.attestation.appraisal import AppraisalPolicy
+from aigovtool.attestation.policy import AppraisalPolicy
 from aigovtool.testing.simulated_tee.attester import SimulatedPlatform, measure
 from aigovtool.testing.simulated_tee.verify import SimulatedVerifier, simulated_policy
 
