@@ -1,0 +1,95 @@
+"""The vendors' services: three fixed hosts, and nothing that evidence says leads anywhere else.
+
+An address is made from strictly parsed fields of evidence (which chip, which TCB version). What comes back is believed
+by nobody here: it is verified like endorsements that travel with evidence.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import urlsplit
+
+import httpx
+
+from aigovtool.attestation.tee.fetched import Fetched
+from aigovtool.errors import InvalidValueError, UnreachableError
+from aigovtool.limits import MAX_REVOCATION_LIST_BYTES
+
+#: AMD's Key Distribution Service, Intel's Provisioning Certification Service, and where Intel's root list lies.
+HOSTS: Final = frozenset({"kdsintf.amd.com", "api.trustedservices.intel.com", "certificates.trustedservices.intel.com"})
+#: In which Intel sends the chain that signed a body.
+_KEPT_HEADERS: Final = frozenset(
+    {
+        "sgx-pck-crl-issuer-chain",
+        "tcb-info-issuer-chain",
+        "sgx-tcb-info-issuer-chain",
+        "sgx-enclave-identity-issuer-chain",
+    }
+)
+_TIMEOUT_S: Final = 10.0
+_AT_ONCE: Final = 4
+#: A chain of three certificates, URL-encoded.
+_MAX_HEADER_CHARS: Final = 16 << 10
+
+
+class VendorServices:
+    """Fetches from the vendors' hosts. TLS is verified with the system's authorities."""
+
+    def __init__(self, *, client: httpx.AsyncClient | None = None) -> None:
+        """Make the client; another one is given where a proxy must be used, and by tests."""
+        self._client: Final = client or httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False)
+        self._turns: Final = asyncio.Semaphore(_AT_ONCE)
+
+    async def fetch(self, url: str, now_ms: int) -> Fetched:
+        """Return what the vendor answers at an address.
+
+        Raises:
+            InvalidValueError: it is not an https address at one of the vendors' hosts (`not_a_vendor`).
+            UnreachableError: no answer, another one than 200, or one that is too large (`vendor_unreachable`).
+        """
+        require_vendor(url)
+        try:
+            async with self._turns, asyncio.timeout(_TIMEOUT_S):
+                return await self._fetched(url, now_ms)
+        except (httpx.HTTPError, TimeoutError) as error:
+            raise _unreachable(url, type(error).__name__) from None
+
+    async def _fetched(self, url: str, now_ms: int) -> Fetched:
+        body = bytearray()
+        async with self._client.stream("GET", url, follow_redirects=False) as response:
+            if response.status_code != 200:
+                raise _unreachable(url, f"it answers {response.status_code}")
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > MAX_REVOCATION_LIST_BYTES:
+                    raise _unreachable(url, "its answer is too large")
+            return Fetched(url=url, fetched_at_ms=now_ms, body=bytes(body), headers=_kept(response.headers))
+
+    async def close(self) -> None:
+        """End all connections."""
+        await self._client.aclose()
+
+
+def require_vendor(url: str) -> None:
+    """Refuse an address that is not one of a vendor; raises `InvalidValueError` (`not_a_vendor`)."""
+    try:
+        parts = urlsplit(url)
+        good = (parts.scheme, parts.netloc in HOSTS, parts.fragment) == ("https", True, "")
+    except ValueError:
+        good = False
+    if not good or not url.isascii() or not url.isprintable() or " " in url:
+        raise InvalidValueError("endorsements are fetched from their vendors only", reason="not_a_vendor")
+
+
+def _kept(headers: Mapping[str, str]) -> dict[str, str]:
+    found = {name.lower(): value for name, value in headers.items()}
+    return {name: found[name][:_MAX_HEADER_CHARS] for name in sorted(_KEPT_HEADERS & found.keys())}
+
+
+def _unreachable(url: str, why: str) -> UnreachableError:
+    return UnreachableError(
+        f"the vendor's service {urlsplit(url).netloc} gives no endorsements: {why}",
+        reason="vendor_unreachable",
+        fix="let the custodian reach it by https, or put the endorsements into its cache: `aigovtool endorsements add`",
+        retry_after_s=30,
+    )

@@ -1,0 +1,150 @@
+"""Vendors' services: fixed hosts, over TLS, bounded; nothing in evidence or in an answer leads anywhere else."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from aigovtool.crypto.tlskey import TlsKey
+from aigovtool.crypto.x509 import issue_server_certificate, new_authority
+from aigovtool.custodian.endorsements import vendor
+from aigovtool.custodian.endorsements.vendor import HOSTS, VendorServices, require_vendor
+from aigovtool.errors import InvalidValueError, UnreachableError
+from aigovtool.limits import MAX_REVOCATION_LIST_BYTES
+from aigovtool.transport.server import HttpServer, bind_loopback
+from aigovtool.transport.tls import client_context, server_context
+
+AMD = "https://kdsintf.amd.com"
+YEAR_MS = 365 * 86_400_000
+
+
+class ToLoopback(httpx.AsyncHTTPTransport):
+    """Every host is at one local port; its name is still the one that the certificate must have."""
+
+    def __init__(self, port: int, **how: object) -> None:
+        super().__init__(**how)  # type: ignore[arg-type]
+        self.port = port
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        request.extensions["sni_hostname"] = request.url.host
+        request.url = request.url.copy_with(host="127.0.0.1", port=self.port)
+        return await super().handle_async_request(request)
+
+
+@dataclass
+class Site:
+    """A pretended vendor, and what it was asked."""
+
+    services: VendorServices
+    asked: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    """One server for all vendors' names, with certificates of an authority of its own."""
+    made: list[Site] = []
+
+    async def answer(request: Request) -> Response:
+        made[0].asked.append(f"{request.headers['host']} {request.url.path}?{request.url.query}")
+        match request.url.path:
+            case "/elsewhere":
+                return RedirectResponse("https://attacker.example/")
+            case "/busy":
+                return Response(status_code=429)
+            case "/large":
+                return Response(b"x" * (MAX_REVOCATION_LIST_BYTES + 1))
+            case "/slow":
+                await asyncio.sleep(30)
+                return Response()
+            case _:
+                headers = {"TCB-Info-Issuer-Chain": "a%0Achain", "Set-Cookie": "who=you", "Server": "x"}
+                return Response(b"answer", headers=headers)
+
+    authority_key, key = TlsKey.generate(), TlsKey.generate()
+    authority = new_authority(authority_key, "test vendors", not_before_ms=0, not_after_ms=60 * YEAR_MS)
+    certificate = issue_server_certificate(
+        authority_key, authority, key, sorted(HOSTS), not_before_ms=0, not_after_ms=60 * YEAR_MS
+    )
+    app = Starlette(routes=[Route("/{path:path}", answer)])
+    with bind_loopback() as listener:
+        server = HttpServer(app, listener, server_context([certificate], key, None))
+        await server.start()
+        transport = ToLoopback(server.address[1], verify=client_context([authority]))
+        made.append(Site(VendorServices(client=httpx.AsyncClient(transport=transport, timeout=5, trust_env=False))))
+        yield made[0]
+        await made[0].services.close()
+        await server.stop()
+
+
+async def test_an_answer_is_kept_with_the_headers_that_belong_to_it(site: Site) -> None:
+    """Intel sends the chain that signed a body in a header; cookies and the like are nobody's business."""
+    found = await site.services.fetch(f"{AMD}/vcek/v1/Milan/crl?x=1", 7)
+    assert (found.body, found.fetched_at_ms, found.headers) == (b"answer", 7, {"tcb-info-issuer-chain": "a%0Achain"})
+    assert site.asked == ["kdsintf.amd.com /vcek/v1/Milan/crl?x=1"]
+
+
+@pytest.mark.parametrize("path", ["/elsewhere", "/busy", "/large", "/slow"])
+async def test_no_answer_is_no_answer(path: str, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A redirect is not followed; a refusal, too much, and too slow are the same to us: nothing."""
+    monkeypatch.setattr(vendor, "_TIMEOUT_S", 0.5)
+    with pytest.raises(UnreachableError) as caught:
+        await site.services.fetch(AMD + path, 0)
+    assert caught.value.reason == "vendor_unreachable"
+    assert len(site.asked) == 1
+
+
+async def test_a_server_with_another_certificate_is_not_the_vendor() -> None:
+    """Attack: somebody between us and the vendor. What it sends would not verify, but it would see whom we ask for."""
+    authority_key, key = TlsKey.generate(), TlsKey.generate()
+    authority = new_authority(authority_key, "another", not_before_ms=0, not_after_ms=60 * YEAR_MS)
+    certificate = issue_server_certificate(
+        authority_key, authority, key, ["attacker.example"], not_before_ms=0, not_after_ms=60 * YEAR_MS
+    )
+    with bind_loopback() as listener:
+        server = HttpServer(Starlette(), listener, server_context([certificate], key, None))
+        await server.start()
+        transport = ToLoopback(server.address[1], verify=client_context([authority]))
+        services = VendorServices(client=httpx.AsyncClient(transport=transport, trust_env=False))
+        with pytest.raises(UnreachableError):
+            await services.fetch(f"{AMD}/x", 0)
+        await services.close()
+        await server.stop()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://kdsintf.amd.com/x",
+        "https://kdsintf.amd.com.attacker.example/x",
+        "https://attacker.example/kdsintf.amd.com",
+        "https://kdsintf.amd.com@attacker.example/x",
+        "https://user@kdsintf.amd.com/x",
+        "https://kdsintf.amd.com:8443/x",
+        "https://KDSINTF.AMD.COM/x",
+        "https://kdsintf.amd.com/x#y",
+        "https://kdsintf.amd.com/x y",
+        "https://kdsintf.amd.com/\r\nHost: attacker.example",
+        "https://kdsintf.amd.com/\u0430",
+        "https://[kdsintf.amd.com/x",
+        "//kdsintf.amd.com/x",
+        "",
+    ],
+)
+async def test_nothing_but_the_vendors_hosts_is_asked(url: str, site: Site) -> None:
+    """Attack: evidence whose fields lead to another address."""
+    with pytest.raises(InvalidValueError) as caught:
+        await site.services.fetch(url, 0)
+    assert caught.value.reason == "not_a_vendor"
+    assert site.asked == []
+
+
+def test_the_vendors_hosts_are_asked() -> None:
+    """Each of the three."""
+    for host in HOSTS:
+        require_vendor(f"https://{host}/a/b?c=d&e=f")
