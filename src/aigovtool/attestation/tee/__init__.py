@@ -1,0 +1,1 @@
+"""Verifiers of the TEE platforms, one package each: is this evidence genuine?"""

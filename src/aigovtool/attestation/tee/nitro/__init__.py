@@ -1,0 +1,1 @@
+"""AWS Nitro Enclaves: attestation documents, signed by the Nitro hypervisor (spec: attestation/nitro)."""
