@@ -1,0 +1,1 @@
+"""How a workload asks its own platform for evidence, one module per platform."""
