@@ -27,6 +27,7 @@ VERBS: Final[Mapping[str, str]] = MappingProxyType(
         "usage": "aigovtool.cli.usage:usage",
         "enclaves": "aigovtool.cli.enclaves.verb:enclaves",
         "appraisal": "aigovtool.cli.appraisal.verb:appraisal",
+        "evidence": "aigovtool.cli.evidence.verb:evidence",
         "stop": "aigovtool.cli.stop.verb:stop",
         "resume": "aigovtool.cli.stop.verb:resume",
         "cosign": "aigovtool.cli.cosign:cosign",

@@ -1,0 +1,224 @@
+"""`aigovtool evidence`: is evidence genuine, and is it acceptable; offline, with everything that was checked.
+
+Two questions, kept apart: *verifying* asks whether a platform made this evidence, *appraising* whether a policy accepts
+what it says. Everything that is checked is listed, also after something has failed. Exit code 5 is the answer no.
+"""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from aigovtool.cli.appraisal.verb import read_policy
+from aigovtool.cli.evidence.files import read_evidence, read_roots
+from aigovtool.cli.evidence.verdict import Verdict, checks_of, first_failed, said_of, show_verdict, steps_of
+from aigovtool.cli.screen import Screen
+from aigovtool.cli.verb import FILE, Verb, VerbGroup
+from aigovtool.errors import InvalidValueError, VerificationError
+
+if TYPE_CHECKING:
+    from aigovtool.attestation.examination import Examined
+    from aigovtool.attestation.model import Evidence, TeeType
+    from aigovtool.attestation.policy import AppraisalPolicy
+    from aigovtool.attestation.verifier import Verifier
+
+_TEES: Final = ("sev-snp", "tdx", "sgx", "nitro", "tpm", "simulated")
+#: Seconds since 1970 have ten digits until the year 2286, milliseconds thirteen.
+_SECONDS_BELOW: Final = 10**11
+_ROOTS: Final = "Not the vendor's roots: whoever made these keys made what they certify."
+
+
+@click.group(cls=VerbGroup, example="aigovtool evidence verify report.bin --tee sev-snp --endorsements vcek.der")
+def evidence() -> None:
+    """Evidence of TEEs: verify it, and appraise it by a policy."""
+
+
+@evidence.command(cls=Verb, example="aigovtool evidence verify quote.bin --tee tdx --endorsements collateral.json")
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("--tee", type=click.Choice(_TEES), help="Whose evidence it is, where the file does not say.")
+@click.option(
+    "--endorsements",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Certificates, lists, certificate table or collateral: DER, PEM or JSON, or a directory of them; repeat.",
+)
+@click.option("--event-log", type=FILE, help="The firmware's event log of a TD (CCEL), to compare with its RTMRs.")
+@click.option("--at", metavar="TIME", help="As of when: ISO 8601 with a zone, or seconds since 1970. [default: now]")
+@click.option("--policy", "policy_file", type=FILE, help="Appraise by the policy in this file, too.")
+@click.option("--report-data", metavar="HEX", help="The report data that you expect; zeros may be left out at its end.")
+@click.option("--nonce", metavar="HEX", help="The nonce in a TPM quote that another program asked for.")
+@click.option("--root", "roots", multiple=True, type=FILE, help="Believe these roots, not the vendor's; repeat.")
+@click.pass_context
+def verify(
+    context: click.Context,
+    *,
+    file: Path,
+    tee: str | None,
+    endorsements: tuple[Path, ...],
+    event_log: Path | None,
+    at: str | None,
+    policy_file: Path | None,
+    report_data: str | None,
+    nonce: str | None,
+    roots: tuple[Path, ...],
+) -> None:
+    """Verify evidence, and appraise it if a policy is given.
+
+    FILE is what the platform gave (a report, quote or document, also in base64), evidence in this program's own JSON,
+    an attestation of go-tpm-tools, or a directory of files by tpm2-tools. Nothing is fetched. Every step is listed with
+    the specification that demands it; exit code 5 says that one failed.
+    """
+    from aigovtool.attestation.model import TeeType  # noqa: PLC0415
+
+    screen: Screen = context.obj
+    at_ms = moment_ms(at)
+    wanted, asked = (None if text is None else _unhex(text) for text in (report_data, nonce))
+    policy = None if policy_file is None else read_policy(policy_file)
+    found = read_evidence(None if tee is None else TeeType(tee), file, endorsements, event_log)
+    if found.tee is TeeType.SIMULATED:
+        screen.banner()
+    if roots:
+        screen.banner(_ROOTS)
+    verifier = verifier_for(found.tee, read_roots(roots), asked)
+    verdict = judge(found, verifier.examine(found, at_ms), at_ms, policy)
+    if wanted is not None and verdict.genuine:
+        verdict = _compared(verdict, wanted)
+    screen.show(verdict, lambda: show_verdict(screen, verdict))
+    if not verdict.genuine or verdict.acceptable is False:
+        context.exit(VerificationError.exit_code)
+
+
+def judge(evidence: "Evidence", examined: "Examined", at_ms: int, policy: "AppraisalPolicy | None") -> Verdict:
+    """Return what an examination found, and what a policy says about it."""
+    from aigovtool import __version__  # noqa: PLC0415
+    from aigovtool.attestation.appraisal import examine  # noqa: PLC0415
+    from aigovtool.attestation.ear import claims_of  # noqa: PLC0415
+
+    verified = examined.verified
+    steps = steps_of(examined)
+    failed = first_failed(steps)
+    reason = None if failed is None else failed.reason
+    verdict = Verdict(
+        tee=evidence.tee.value,
+        at_ms=at_ms,
+        genuine=verified is not None,
+        reason=reason,
+        steps=steps,
+        says=None if verified is None else said_of(verified),
+    )
+    if verified is None or policy is None:
+        return verdict
+    body = examine(verified, policy, at_ms)
+    checks = checks_of(body)
+    refused = first_failed(checks)
+    return Verdict(
+        tee=verdict.tee,
+        at_ms=at_ms,
+        genuine=True,
+        reason=None,
+        steps=steps,
+        says=verdict.says,
+        policy=body.appraisal_policy,
+        policy_version=body.policy_version,
+        acceptable=refused is None,
+        refused=None if refused is None else refused.name,
+        checks=checks,
+        result=claims_of(body, verified, build=__version__),
+    )
+
+
+def verifier_for(tee: "TeeType", roots: Sequence[bytes], nonce: bytes | None) -> "Verifier":
+    """Return the verifier of a platform, with the vendor's roots or with others.
+
+    Raises:
+        InvalidValueError: such roots cannot be given for it (`bad_root`).
+    """
+    from aigovtool.attestation.model import TeeType  # noqa: PLC0415
+    from aigovtool.attestation.tee.catalogue import HARDWARE  # noqa: PLC0415
+
+    match tee:
+        case TeeType.SIMULATED:
+            from aigovtool.testing.simulated_tee.verify import SimulatedVerifier  # noqa: PLC0415
+
+            return SimulatedVerifier()
+        case TeeType.TPM:
+            return _tpm_verifier(roots, nonce)
+        case _ if not roots:
+            return HARDWARE[tee]()
+        case TeeType.NITRO:
+            from hashlib import sha256  # noqa: PLC0415
+
+            from aigovtool.attestation.tee.nitro.verify import NitroVerifier  # noqa: PLC0415
+
+            return NitroVerifier(roots=[sha256(root).hexdigest() for root in roots])
+        case TeeType.SGX | TeeType.TDX if len(roots) == 1:
+            from aigovtool.attestation.tee.intel.verify import SgxVerifier, TdxVerifier  # noqa: PLC0415
+
+            return SgxVerifier(roots[0]) if tee is TeeType.SGX else TdxVerifier(roots[0])
+        case _:
+            raise InvalidValueError(f"other roots for {tee.value} cannot be given so", reason="bad_root")
+
+
+def _tpm_verifier(roots: Sequence[bytes], nonce: bytes | None) -> "Verifier":
+    from cryptography import x509  # noqa: PLC0415
+
+    from aigovtool.attestation.tee.tpm.verify import TpmVerifier  # noqa: PLC0415
+
+    certificates = [x509.load_der_x509_certificate(root) for root in roots]
+    return TpmVerifier(roots=certificates or None, foreign_nonce=nonce)
+
+
+def moment_ms(text: str | None) -> int:
+    """Return a moment in milliseconds since 1970: now, ISO 8601 with a zone, or a number of seconds or milliseconds.
+
+    Raises:
+        InvalidValueError: `bad_time`.
+    """
+    if text is None:
+        return time.time_ns() // 1_000_000
+    if text.isdecimal() and len(text) <= 14:
+        number = int(text)
+        return number * 1000 if number < _SECONDS_BELOW else number
+    try:
+        moment = datetime.fromisoformat(text)
+        if len(text) == len("2026-06-01"):
+            moment = moment.replace(tzinfo=UTC)
+    except ValueError:
+        moment = datetime.min  # noqa: DTZ901 - without a zone, so it is refused below
+    if moment.tzinfo is None:
+        raise InvalidValueError(
+            f"{text[:40]!r} is no time", reason="bad_time", fix="use 2026-06-01, 2026-06-01T12:00Z or 1780315200"
+        )
+    return int(moment.timestamp() * 1000)
+
+
+def _compared(verdict: Verdict, wanted: bytes) -> Verdict:
+    """Add the comparison of the report data as a last step."""
+    from msgspec.structs import replace  # noqa: PLC0415
+
+    from aigovtool.attestation.model import REPORT_DATA_BYTES  # noqa: PLC0415
+    from aigovtool.cli.evidence.verdict import Made  # noqa: PLC0415
+
+    says = verdict.says
+    same = says is not None and says.report_data == wanted.ljust(REPORT_DATA_BYTES, b"\0").hex()
+    step = Made(
+        name="report_data",
+        outcome="passed" if same else "failed",
+        detail="" if same else "the report data is not what was expected",
+        number=len(verdict.steps) + 1,
+        title="the report data is what was expected",
+        source="--report-data",
+        reason=None if same else "report_data",
+    )
+    found = replace(verdict, steps=[*verdict.steps, step])
+    return found if same else replace(found, genuine=False, reason="report_data", says=None, acceptable=None)
+
+
+def _unhex(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise InvalidValueError(f"{text[:40]!r} is not hexadecimal", reason="bad_hex") from None
