@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Final, Protocol, TypeVar
+from typing import Annotated, Final, TypeVar
 from urllib.parse import unquote
 
 import msgspec
@@ -63,18 +63,12 @@ class _AnyCollateral(Message):
     pck_certificate_chain: str | None = None
 
 
-class PcsAnswer(Protocol):
+@dataclass(frozen=True, slots=True)
+class PcsAnswer:
     """What the PCS answered: the body as it came, and the headers, whose names are read in any case."""
 
-    @property
-    def body(self) -> bytes:
-        """The body, nothing decoded."""
-        ...
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """At least the one in which the PCS sends the chain of the key that signed the body."""
-        ...
+    body: bytes
+    headers: Mapping[str, str]
 
 
 class _Dated(msgspec.Struct, frozen=True, rename="camel"):

@@ -35,12 +35,12 @@ def wanted(data: bytes) -> tuple[str, ...]:
     )
 
 
-def assembled(data: bytes, answers: Mapping[str, PcsAnswer]) -> bytes:
+def assembled(data: bytes, answers: Mapping[str, tuple[bytes, Mapping[str, str]]]) -> bytes:
     """Return the collateral for the quote `data`, in its only encoding, from answers by their addresses.
 
     Args:
         data: the quote.
-        answers: for each address of `wanted(data)` the answer; others are not looked at.
+        answers: for each address of `wanted(data)` the body and the headers of the answer; others are not looked at.
 
     Raises:
         EvidenceError: as `wanted`; `pcs_answer` when an answer is missing or not of its form; `collateral_encoding`,
@@ -50,7 +50,7 @@ def assembled(data: bytes, answers: Mapping[str, PcsAnswer]) -> bytes:
     for address in wanted(data):
         if address not in answers:
             raise EvidenceError(f"no answer from {address}", reason="pcs_answer")
-        found.append(answers[address])
+        found.append(PcsAnswer(*answers[address]))
     tcb_info, qe_identity, pck_crl, root_ca_crl = found
     return collateral_from_pcs(tcb_info=tcb_info, qe_identity=qe_identity, pck_crl=pck_crl, root_ca_crl=root_ca_crl)
 
