@@ -5,12 +5,14 @@ certificate say what it is meant to be, and each is there at most once; whether 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeVar
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from aigovtool.attestation.certificates import fingerprint, read_certificates, read_revocation_list
 from aigovtool.attestation.tee.snp.endorsement_key import common_name
@@ -18,6 +20,7 @@ from aigovtool.attestation.tee.snp.table import Content, looks_like_table, read_
 from aigovtool.errors import EvidenceError
 
 _Part = x509.Certificate | x509.CertificateRevocationList
+_PartT = TypeVar("_PartT", bound=_Part)
 
 #: AMD keeps one list for VCEKs and one for VLEKs; both are signed by the same ARK.
 _MOST_LISTS: Final = 2
@@ -110,9 +113,9 @@ def _parts(endorsements: Sequence[bytes]) -> Iterator[_Part]:
 def _table_parts(data: bytes) -> Iterator[_Part]:
     for entry in read_table(data):
         if entry.content is Content.CRL:
-            yield read_revocation_list(entry.data)
+            yield _of_one_form(read_revocation_list(entry.data))
             continue
-        certificates = read_certificates(entry.data)
+        certificates = [_of_one_form(one) for one in read_certificates(entry.data)]
         if [role_of(one) for one in certificates] != [_ROLES[entry.content]]:
             raise EvidenceError(f"the certificate table has another thing as its {entry.content}", reason="table_entry")
         yield from certificates
@@ -121,24 +124,45 @@ def _table_parts(data: bytes) -> Iterator[_Part]:
 def _file_parts(data: bytes) -> Iterator[_Part]:
     """Read a file whose form says what it is, or DER, which may be a certificate or a list."""
     if data.startswith(b"-----BEGIN X509 CRL-----"):
-        yield read_revocation_list(data)
+        yield _of_one_form(read_revocation_list(data))
     elif data.startswith(b"-----BEGIN "):
-        yield from read_certificates(data)
+        yield from map(_of_one_form, read_certificates(data))
     else:
-        try:
-            yield from read_certificates(data)
-        except EvidenceError:
-            yield _revocation_list(data)
+        yield _of_one_form(_der_part(data))
 
 
-def _revocation_list(data: bytes) -> x509.CertificateRevocationList:
+def _der_part(data: bytes) -> _Part:
+    readers: tuple[Callable[[bytes], tuple[_Part, ...]], ...] = (
+        read_certificates,
+        lambda der: (read_revocation_list(der),),
+    )
+    for read in readers:
+        with suppress(EvidenceError):
+            (part,) = read(data)
+            return part
+    raise EvidenceError(
+        f"an endorsement of {len(data)} bytes is no certificate table, certificate or revocation list",
+        reason="endorsement_unknown",
+    )
+
+
+def _of_one_form(part: _PartT) -> _PartT:
+    """Return `part` if it has what the library leaves open: names that can be read, and a signature of whole bytes.
+
+    It parses names only when they are asked for. And of the signature's bit string it ignores how many of the last bits
+    are said to be unused; no signature covers that number.
+    """
     try:
-        return read_revocation_list(data)
-    except EvidenceError:
-        raise EvidenceError(
-            f"an endorsement of {len(data)} bytes is no certificate table, certificate or revocation list",
-            reason="endorsement_unknown",
-        ) from None
+        readable = all(_names(part))
+    except (ValueError, TypeError):
+        readable = False
+    if not readable or part.public_bytes(Encoding.DER)[-len(part.signature) - 1]:
+        raise EvidenceError("a certificate or list that is not in its only form", reason="certificate_encoding")
+    return part
+
+
+def _names(part: _Part) -> tuple[x509.Name, ...]:
+    return (part.issuer, part.subject) if isinstance(part, x509.Certificate) else (part.issuer,)
 
 
 def _require_first(again: object, what: str) -> None:
