@@ -4,23 +4,18 @@ The simulated TEE is reached through one function, imported only when it was ask
 (`allow_simulated=True`) and by the appraisal policy of the consumer file.
 """
 
-from collections.abc import Callable
-from typing import Final
-
 from aigovtool.attestation.model import TeeType
 from aigovtool.attestation.policy import AppraisalPolicy
+from aigovtool.attestation.tee.catalogue import HARDWARE
 from aigovtool.attestation.verifier import Verifier, VerifierSet
-
-#: Hardware platforms. Each function imports its verifier when a policy accepts the platform, and not before.
-_HARDWARE: Final[dict[TeeType, Callable[[], Verifier]]] = {}
 
 
 def verifiers_for(policy: AppraisalPolicy, *, allow_simulated: bool) -> VerifierSet:
     """Return the verifiers of the platforms that `policy` accepts."""
     wired: dict[TeeType, Verifier] = {}
     for entry in policy.accepted:
-        if entry.tee in _HARDWARE:
-            wired[entry.tee] = _HARDWARE[entry.tee]()
+        if entry.tee in HARDWARE:  # each is loaded when a policy accepts the platform, and not before
+            wired[entry.tee] = HARDWARE[entry.tee]()
     if allow_simulated and policy.allow_simulated:
         wired[TeeType.SIMULATED] = _simulated()
     return VerifierSet(wired)

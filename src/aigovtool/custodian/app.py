@@ -9,7 +9,8 @@ from pathlib import Path
 
 from aigovtool.attestation.model import TeeType
 from aigovtool.attestation.policy import AppraisalPolicy, policy_digest
-from aigovtool.attestation.verifier import Verifier, VerifierSet
+from aigovtool.attestation.tee.catalogue import HARDWARE
+from aigovtool.attestation.verifier import VerifierSet
 from aigovtool.codec import Message, decode, encode
 from aigovtool.crypto.keyfile import make_private_directory, read_secret_file, write_secret_file
 from aigovtool.crypto.secret import Secret
@@ -19,6 +20,8 @@ from aigovtool.custodian import keys as custodian_keys
 from aigovtool.custodian.api import custodian_application
 from aigovtool.custodian.certificate import Served
 from aigovtool.custodian.custodian import Custodian, system_time_ms
+from aigovtool.custodian.endorsements.cache import EndorsementCache
+from aigovtool.custodian.endorsements.vendor import VendorServices
 from aigovtool.custodian.keys import CustodianKeys
 from aigovtool.custodian.service import refusals
 from aigovtool.custodian.service.credentials import certificate_for
@@ -38,6 +41,7 @@ from aigovtool.transport.server import HttpServer, bind
 
 _LOG = logging.getLogger(__name__)
 _SWEEP_S = 5.0
+_REFRESH_S = 3_600.0
 _OPERATOR_VALIDITY_MS = 365 * 86_400_000
 
 
@@ -60,6 +64,8 @@ class Settings(Message):
     ledger: str | None = None
     #: Where sealed packages lie, for custodians on several machines; none means the directory beside this file.
     packages: str | None = None
+    #: Whether certificates, revocation lists and TCB information are fetched from the vendors of TEEs.
+    fetch_endorsements: bool = True
 
 
 def initialise(
@@ -199,7 +205,7 @@ def first_policy(*, allow_simulated: bool) -> AppraisalPolicy | None:
 
 def verifiers(*, allow_simulated: bool) -> VerifierSet:
     """Return the verifiers that this custodian is wired with."""
-    found: dict[TeeType, Verifier] = {}
+    found = {tee: verifier() for tee, verifier in HARDWARE.items()}
     if allow_simulated:
         from aigovtool.testing.simulated_tee import wiring  # noqa: PLC0415 - behind the explicit opt-in only
 
@@ -229,6 +235,8 @@ def open_custodian(directory: Path) -> Custodian:
         verifiers=verifiers(allow_simulated=settings.allow_simulated),
         packages=Path(settings.packages) if settings.packages else directory / "packages",
     )
+    fetch = VendorServices().fetch if settings.fetch_endorsements else None
+    made.endorsements = EndorsementCache(directory / "endorsements", fetch, system_time_ms)
     remove_left(made.packages)
     return made
 
@@ -278,17 +286,29 @@ async def _serve(
     await server.start()
     if ready is not None:
         ready("https://{}:{}".format(*server.address))
-    relaying = None if ledger is None else asyncio.create_task(_relay(custodian, ledger))
+    tasks = [asyncio.create_task(_refresh(custodian))]
+    if ledger is not None:
+        tasks.append(asyncio.create_task(_relay(custodian, ledger)))
     try:
         await _until(custodian, server, certificate, ending)
     finally:
-        if relaying is not None:
-            relaying.cancel()
-            await asyncio.gather(relaying, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for instance in custodian.hub.connected():
             custodian.hub.cut(instance)
         await server.stop()
         await refusals.write_all(custodian)
+
+
+async def _refresh(custodian: Custodian) -> None:
+    """Keep endorsements that were used lately from getting old."""
+    while custodian.endorsements is not None:
+        await asyncio.sleep(_REFRESH_S)
+        try:
+            await custodian.endorsements.refresh()
+        except AIGovToolError as error:
+            _LOG.error("refresh_failed", extra={"code": error.code})
 
 
 async def _relay(custodian: Custodian, address: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from aigovtool.attestation.verifier import VerifierSet
 from aigovtool.codec import Message, encode
 from aigovtool.crypto.sign import Envelope, seal
+from aigovtool.custodian.endorsements.cache import EndorsementCache
 from aigovtool.custodian.hub import Announcement, Hub
 from aigovtool.custodian.keys import CustodianKeys
 from aigovtool.custodian.refusals import Refusals
@@ -57,6 +58,8 @@ class Custodian:
     hub: Hub = field(default_factory=Hub)
     senders: Senders = field(default_factory=Senders)
     refusals: Refusals = field(default_factory=Refusals)
+    #: What vendors say of platforms; None means that evidence must bring all that it needs.
+    endorsements: EndorsementCache | None = None
     witness_keys: WitnessKeys = field(default_factory=WitnessKeys)
     #: The checkpoint that was signed last: renewals that change nothing share it.
     newest_note: tuple[Checkpoint, str] | None = None

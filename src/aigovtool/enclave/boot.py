@@ -83,7 +83,10 @@ class Instance:
             nonce=nonce,
             manifests=manifests,
         )
-        return claims, self.attester.attest(claims)
+        evidence = self.attester.attest(claims)
+        # The custodian knew more of this platform than it could say itself: consumers need that, too.
+        endorsements = (*evidence.endorsements, *self.admission.endorsements)
+        return claims, msgspec.structs.replace(evidence, endorsements=endorsements)
 
 
 async def boot(

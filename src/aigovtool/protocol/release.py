@@ -19,6 +19,7 @@ from aigovtool.codec import Message, encode
 from aigovtool.crypto.sign import Envelope
 from aigovtool.ids import BorrowerId, Digest, InstanceId, KeyId, MessageId, Millis, ModelId, Nonce, Units
 from aigovtool.ledger.policy import ServingPolicy
+from aigovtool.limits import MAX_ENDORSEMENTS
 
 CHALLENGE_REQUEST = "boot-challenge-request.v1"
 CHALLENGE = "boot-challenge.v1"
@@ -77,7 +78,11 @@ class ModelOffer(Message):
 
 
 class Admission(Message):
-    """The instance is attested; what it may do until `valid_until_ms`."""
+    """The instance is attested; what it may do until `valid_until_ms`.
+
+    `endorsements` are those that the custodian added to the evidence: the enclave adds them to its evidence for
+    consumers, who need no way to the platform's vendor then.
+    """
 
     custodian: KeyId
     instance: InstanceId
@@ -90,6 +95,7 @@ class Admission(Message):
     valid_until_ms: Millis
     stop_state: Envelope
     models: list[ModelOffer]
+    endorsements: Annotated[tuple[bytes, ...], Meta(max_length=MAX_ENDORSEMENTS)] = ()
 
 
 class ReleaseRequest(Message):

@@ -37,7 +37,7 @@ class VendorServices:
 
     def __init__(self, *, client: httpx.AsyncClient | None = None) -> None:
         """Make the client; another one is given where a proxy must be used, and by tests."""
-        self._client: Final = client or httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False)
+        self._client = client
         self._turns: Final = asyncio.Semaphore(_AT_ONCE)
 
     async def fetch(self, url: str, now_ms: int) -> Fetched:
@@ -56,6 +56,8 @@ class VendorServices:
 
     async def _fetched(self, url: str, now_ms: int) -> Fetched:
         body = bytearray()
+        if self._client is None:  # most custodians never need one
+            self._client = httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False)
         async with self._client.stream("GET", url, follow_redirects=False) as response:
             if response.status_code != 200:
                 raise _unreachable(url, f"it answers {response.status_code}")
@@ -67,7 +69,8 @@ class VendorServices:
 
     async def close(self) -> None:
         """End all connections."""
-        await self._client.aclose()
+        if self._client is not None:
+            await self._client.aclose()
 
 
 def require_vendor(url: str) -> None:

@@ -5,18 +5,22 @@ follows -> genuine -> bound to this conversation -> acceptable -> models allowed
 borrower's signature held is written to the audit log. No admission outlives its borrower's credential.
 """
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import msgspec
+
 from aigovtool.attestation import appraisal
 from aigovtool.attestation.binding import Expectation, require_bound
-from aigovtool.attestation.model import AttestationResult, TeeType, Unchecked
+from aigovtool.attestation.model import AttestationResult, TeeType, Unchecked, VerifiedEvidence
 from aigovtool.attestation.policy import AppraisalPolicy, policy_digest
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope, require_signed_by, seal
 from aigovtool.crypto.wrap import wrap
 from aigovtool.custodian.custodian import Custodian, rolled_back
+from aigovtool.custodian.endorsements.completion import complete
 from aigovtool.custodian.service.hearing import heard
 from aigovtool.custodian.service.refusals import is_refusal, note, reason_of
 from aigovtool.custodian.store import facts, instances, models, parties, stops
@@ -123,14 +127,19 @@ async def _noted(custodian: Custodian, borrower: Party) -> AsyncIterator[None]:
 async def _decide(custodian: Custodian, request: BootRequest) -> Envelope:
     """Use up the nonce, whatever follows, and admit the instance or not."""
 
-    def consume(transaction: Transaction) -> str | None:
+    def consume(transaction: Transaction) -> tuple[str | None, int]:
         parties.require(transaction, PartyRole.BORROWER, request.borrower)
-        return instances.use_nonce(transaction, request.claims.nonce, request.borrower, custodian.now(transaction))
+        now_ms = custodian.now(transaction)
+        return instances.use_nonce(transaction, request.claims.nonce, request.borrower, now_ms), now_ms
 
-    reason = await custodian.database.run(consume)
+    reason, now_ms = await custodian.database.run(consume)
     if reason is not None:
         raise instances.nonce_error(reason)
-    return await custodian.database.run(lambda transaction: _admit(custodian, transaction, request))
+    evidence = await complete(custodian.endorsements, request.evidence)
+    # Signatures, chains and lists take milliseconds: the ledger's writer and everybody's heartbeats do not wait.
+    verified = await asyncio.to_thread(custodian.verifiers.verify, evidence, now_ms)
+    added = evidence.endorsements[len(request.evidence.endorsements) :]
+    return await custodian.database.run(lambda transaction: _admit(custodian, transaction, request, verified, added))
 
 
 async def _borrower_of(custodian: Custodian, envelope: Envelope, kind: str) -> Party:
@@ -201,10 +210,16 @@ def _signed_by_both(envelope: Envelope, borrower: Party) -> BootRequest:
     return request
 
 
-def _admit(custodian: Custodian, transaction: Transaction, request: BootRequest) -> Envelope:
+def _admit(
+    custodian: Custodian,
+    transaction: Transaction,
+    request: BootRequest,
+    verified: VerifiedEvidence,
+    added: tuple[bytes, ...],
+) -> Envelope:
     now_ms = custodian.now(transaction)
     borrower = _lasting(custodian, transaction, request.borrower)
-    body = _appraise(custodian, transaction, request, now_ms).body
+    body = _appraise(custodian, transaction, request, verified, now_ms).body
     offered = [_offer(transaction, model, request.borrower) for model in request.models]
     refundable = body.memory_encryption or body.tee is TeeType.SIMULATED
     _require_bound_mode(offered, refundable=refundable)
@@ -236,15 +251,15 @@ def _admit(custodian: Custodian, transaction: Transaction, request: BootRequest)
             result=digest_of(encode(body)),
         ),
     )
-    return seal(
-        release.ADMISSION, _admission(custodian, transaction, instance, offered, request), custodian.keys.commands
-    )
+    admission = _admission(custodian, transaction, instance, offered, request)
+    return seal(release.ADMISSION, msgspec.structs.replace(admission, endorsements=added), custodian.keys.commands)
 
 
-def _appraise(custodian: Custodian, transaction: Transaction, request: BootRequest, now_ms: int) -> AttestationResult:
+def _appraise(
+    custodian: Custodian, transaction: Transaction, request: BootRequest, verified: VerifiedEvidence, now_ms: int
+) -> AttestationResult:
     policy = policy_in_force(transaction)
     claims = request.claims
-    verified = custodian.verifiers.verify(request.evidence, now_ms)
     require_bound(
         claims,
         verified.report_data,
