@@ -215,10 +215,8 @@ class TpmAttester:
             # PolicyA: whoever may use the endorsement hierarchy may use the key (EK Credential Profile, annex B).
             tpm.policy_secret(tss.ESYS_TR.ENDORSEMENT, session, b"", b"", b"", 0)
             return bytes(tpm.activate_credential(ak, ek, blob, secret, session1=password, session2=session))
-        except tss.TSS2_Exception:
-            # A session that was used has ended; one that was refused is still there.
+        finally:
             tpm.flush_context(session)
-            raise
 
     def _quoted(self, tpm: Any, ak: Any, extra: bytes) -> tuple[bytes, bytes, dict[int, MeasurementHex]]:  # noqa: ANN401
         """Return a quote, its signature, and the values that it is over: read again if one changed meanwhile."""

@@ -73,6 +73,8 @@ def read_chain(certificate: bytes, endorsements: Sequence[bytes]) -> tuple[x509.
         EvidenceError: `certificate_encoding`, `certificate_too_large`.
     """
     chain = [one for data in (certificate, *endorsements) for one in read_certificates(data)]
+    for one in chain:
+        _require_whole(one)
     if [one.public_bytes(Encoding.DER) for one in chain] != [certificate, *endorsements]:
         raise EvidenceError("a certificate that is not in DER", reason="certificate_encoding")
     return tuple(chain)
@@ -132,6 +134,14 @@ def key_of(certificate: x509.Certificate) -> PublicKey:
     if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
         raise EvidenceError("the certified key is neither RSA nor ECC", reason="chain_algorithm")
     return key
+
+
+def _require_whole(certificate: x509.Certificate) -> None:
+    """Require what the library parses only when it is asked for, so that nothing later trips over it."""
+    try:
+        _ = (certificate.subject, certificate.issuer, certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+    except (ValueError, TypeError, x509.UnsupportedGeneralNameType):
+        raise EvidenceError("a certificate with a malformed name or time", reason="certificate_encoding") from None
 
 
 def _issued(certificate: x509.Certificate, root: x509.Certificate) -> bool:

@@ -264,8 +264,9 @@ def _scheme(read: Reader) -> tuple[int, str]:
 def _rsa_key(read: Reader) -> rsa.RSAPublicKey:
     bits, exponent = read.number(2), read.number(4)
     modulus = read.sized(_MAX_RSA)
-    # A TPM writes 0 for the exponent 65537 (Part 2, section 12.2.3.5).
-    if bits not in RSA_BITS or exponent not in {0, 65537} or len(modulus) * 8 != bits or not modulus[0] & 0x80:
+    # A TPM writes 0 for the exponent 65537 (Part 2, section 12.2.3.5). The product of two large primes is odd.
+    whole = len(modulus) * 8 == bits and modulus[0] & 0x80 and modulus[-1] & 1
+    if bits not in RSA_BITS or exponent not in {0, 65537} or not whole:
         raise read.bad("has an RSA key that is not of 2048, 3072 or 4096 bits with the exponent 65537")
     try:
         return rsa.RSAPublicNumbers(65537, int.from_bytes(modulus)).public_key()

@@ -147,10 +147,10 @@ class TpmVerifier:
                 report_data=bundle.found().report_data or quote.found().extra_data.ljust(REPORT_DATA_BYTES, b"\0"),
                 # A TPM has no debug mode: a restricted key quotes what was measured, and nothing else.
                 debug=False,
-                tcb=_tcb(quote.found(), ak.found(), key_of(read.found()[0])),
+                tcb=_tcb(quote.found(), ak.found(), key_of(read.found()[0]), proof.found()),
                 # Whoever owns the machine reads its memory: a TPM encrypts none of it.
                 memory_encryption=False,
-                chip_id=ChipId(ek_digest(key_of(read.found()[0])).hex()),
+                chip_id=_chip_id(read.found()[0], proof.found()),
                 facts=_facts(bundle.found(), quote.found(), identity.found(), proof.found()),
                 endorsed_until_ms=period.found().until_ms,
                 events=_events(bundle.found()),
@@ -255,18 +255,23 @@ def _events(bundle: TpmEvidence) -> tuple[MeasuredEvents, ...]:
     return tuple(log for log in bundle.events.registers if log.register != "pcr0" or not bundle.startup_locality)
 
 
-def _tcb(quote: Quote, ak: PublicArea, certified: PublicKey) -> Tcb:
+def _chip_id(leaf: x509.Certificate, proof: KeyProof) -> ChipId | None:
+    """Return which TPM has quoted, or None while nothing shows that it was that of the certificate."""
+    return None if proof is KeyProof.UNPROVEN else ChipId(ek_digest(key_of(leaf)).hex())
+
+
+def _tcb(quote: Quote, ak: PublicArea, certified: PublicKey, proof: KeyProof) -> Tcb:
     """Return the TPM's firmware version, most significant part first, if the quote tells it truly.
 
     For keys outside the endorsement hierarchy a TPM adds a number to the version and the reset counters that only it
     knows (Part 1, 36.7), so only for keys in that hierarchy is it told: primary keys, and children of the endorsement
-    key. Which it is, is in the Qualified Name of the signer (Part 1, 26.5).
+    key. Which it is, is in the Qualified Name of the signer (Part 1, 26.5). Of an unproven key nothing is known.
     """
     qualified = {named(ak.name_alg, RH_ENDORSEMENT + ak.name)}
     if spki(certified) != spki(ak.key):
         ek = ek_public(certified)
         qualified.add(named(ak.name_alg, named(ek.name_alg, RH_ENDORSEMENT + ek.name) + ak.name))
-    if quote.qualified_signer not in qualified:
+    if proof is KeyProof.UNPROVEN or quote.qualified_signer not in qualified:
         return Tcb(components=())
     return Tcb(
         components=(
