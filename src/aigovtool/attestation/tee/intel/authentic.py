@@ -25,11 +25,10 @@ from aigovtool.attestation.certificates import (
     Profile,
     fingerprint,
     read_certificates,
-    read_revocation_list,
     require_chain,
     require_not_revoked,
 )
-from aigovtool.attestation.tee.intel.collateral import Collateral, SignedDocument, read_chain, read_document
+from aigovtool.attestation.tee.intel.collateral import Collateral, SignedDocument, read_chain, read_document, read_list
 from aigovtool.attestation.tee.intel.quote import Quote
 from aigovtool.errors import EvidenceError
 
@@ -193,16 +192,16 @@ def _require_names(chain: Chain, names: Sequence[set[str]]) -> None:
 
 def _lists(collateral: Collateral) -> tuple[x509.CertificateRevocationList, x509.CertificateRevocationList]:
     """Return the lists of the root and of the PCK CA."""
-    return (
-        read_revocation_list(bytes.fromhex(collateral.root_ca_crl)),
-        read_revocation_list(bytes.fromhex(collateral.pck_crl)),
-    )
+    return read_list(collateral.root_ca_crl), read_list(collateral.pck_crl)
 
 
 def _period(revoked: x509.CertificateRevocationList) -> Period:
+    """Return when a list is good: until before its next update, which is how the library counts, too."""
     if revoked.next_update_utc is None:
         raise EvidenceError("a revocation list never ends", reason="revocation_stale")
-    return Period(since_ms=_ms(revoked.last_update_utc.timestamp()), until_ms=_ms(revoked.next_update_utc.timestamp()))
+    return Period(
+        since_ms=_ms(revoked.last_update_utc.timestamp()), until_ms=_ms(revoked.next_update_utc.timestamp()) - 1
+    )
 
 
 def _ms(seconds: float) -> int:

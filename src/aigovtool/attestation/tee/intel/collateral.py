@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import Meta
 
@@ -30,7 +31,7 @@ COLLATERAL_PREFIX: Final = b'{"pck_crl_issuer_chain":'
 
 _HexText = Annotated[str, Meta(pattern=r"^([0-9a-f]{2})+$(?!\n)")]
 _SignatureHex = Annotated[str, Meta(pattern=r"^[0-9a-f]{128}$(?!\n)")]
-_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 _SIGNED_ANSWER: Final = r'\{"%s":(\{.*\}),"signature":"([0-9a-fA-F]{128})"\}\s*'
 
 
@@ -101,7 +102,7 @@ def read_collateral(data: bytes) -> Collateral:
     ):
         read_chain(chain)
     for revoked in (collateral.root_ca_crl, collateral.pck_crl):
-        read_revocation_list(bytes.fromhex(revoked))
+        read_list(revoked)
     return collateral
 
 
@@ -115,7 +116,27 @@ def read_chain(text: str) -> tuple[x509.Certificate, ...]:
     chain = read_certificates(text.encode("ascii", "replace"))
     if _pem(chain) != text:
         raise EvidenceError("a chain is not in its usual form", reason="certificate_encoding")
+    _parsed(lambda: [(one.subject, one.issuer, one.public_key(), one.signature_hash_algorithm) for one in chain])
     return chain
+
+
+def read_list(revoked: str) -> x509.CertificateRevocationList:
+    """Return the revocation list with this DER encoding in hexadecimal.
+
+    Raises:
+        EvidenceError: `certificate_encoding`, `certificate_too_large`.
+    """
+    found = read_revocation_list(bytes.fromhex(revoked))
+    _parsed(lambda: (found.issuer, list(found.extensions), found.next_update_utc, [one.extensions for one in found]))
+    return found
+
+
+def _parsed(look: Callable[[], object]) -> None:
+    """Look at what the X.509 library would only parse later, in the middle of a step that is about something else."""
+    try:
+        look()
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        raise EvidenceError("a certificate or list cannot be parsed", reason="certificate_encoding") from None
 
 
 def read_document(text: str) -> SignedDocument:

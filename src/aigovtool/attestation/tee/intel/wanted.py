@@ -26,11 +26,11 @@ def wanted(data: bytes) -> tuple[str, ...]:
             `pck_extension`).
     """
     quote = read_quote(data)
-    tee = "tdx" if quote.header.tee == TEE_TDX else "sgx"
+    tee, authority = "tdx" if quote.header.tee == TEE_TDX else "sgx", _authority(quote)
     return (
         f"{PCS}/{tee}/certification/v4/tcb?fmspc={platform_of(quote.pck_chain)}",
         f"{PCS}/{tee}/certification/v4/qe/identity",
-        f"{PCS}/sgx/certification/v4/pckcrl?ca={_authority(quote)}&encoding=der",
+        f"{PCS}/sgx/certification/v4/pckcrl?ca={authority}&encoding=der",
         ROOT_CA_CRL,
     )
 

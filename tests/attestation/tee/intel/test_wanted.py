@@ -1,0 +1,82 @@
+"""What a quote needs is named from the quote alone, and only at Intel's own hosts."""
+
+from urllib.parse import quote as percent
+
+import pytest
+from tests.attestation.tee.intel import maker
+from tests.attestation.tee.intel.maker import SGX, TDX4, TDX15, but
+
+from aigovtool.attestation.tee.intel.wanted import assembled, wanted
+from aigovtool.codec import encode
+from aigovtool.errors import EvidenceError
+
+PROCESSOR = but(SGX, certificate={"authority": {"name": "Intel SGX PCK Processor CA"}}, pck={"platform": None})
+TDX_WANTED = (
+    "https://api.trustedservices.intel.com/tdx/certification/v4/tcb?fmspc=00906EA10000",
+    "https://api.trustedservices.intel.com/tdx/certification/v4/qe/identity",
+    "https://api.trustedservices.intel.com/sgx/certification/v4/pckcrl?ca=platform&encoding=der",
+    "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der",
+)
+
+
+def answers(recipe: maker.Recipe) -> dict[str, tuple[bytes, dict[str, str]]]:
+    said = maker.collateral(recipe)
+    body = '{"%s":%s,"signature":"%s"}'
+    bodies = (
+        (body % ("tcbInfo", said.tcb_info, said.tcb_info_signature)).encode(),
+        (body % ("enclaveIdentity", said.qe_identity, said.qe_identity_signature)).encode(),
+        bytes.fromhex(said.pck_crl),
+        bytes.fromhex(said.root_ca_crl),
+    )
+    headers = (
+        {"tcb-info-issuer-chain": percent(said.tcb_info_issuer_chain)},
+        {"sgx-enclave-identity-issuer-chain": percent(said.qe_identity_issuer_chain)},
+        {"sgx-pck-crl-issuer-chain": percent(said.pck_crl_issuer_chain)},
+        dict[str, str](),
+    )
+    return dict(zip(wanted(maker.quote(recipe)), zip(bodies, headers, strict=True), strict=True))
+
+
+def test_addresses_follow_from_the_quote() -> None:
+    """Platform and authority come from the PCK certificate, the kind of platform from the header."""
+    assert wanted(maker.quote(TDX4)) == wanted(maker.quote(TDX15)) == TDX_WANTED
+    assert wanted(maker.quote(PROCESSOR)) == (
+        "https://api.trustedservices.intel.com/sgx/certification/v4/tcb?fmspc=00906EA10000",
+        "https://api.trustedservices.intel.com/sgx/certification/v4/qe/identity",
+        "https://api.trustedservices.intel.com/sgx/certification/v4/pckcrl?ca=processor&encoding=der",
+        TDX_WANTED[3],
+    )
+
+
+@pytest.mark.parametrize("recipe", [SGX, TDX4, PROCESSOR], ids=["sgx", "tdx", "processor"])
+def test_what_was_answered_there_is_the_collateral(recipe: maker.Recipe) -> None:
+    """Assembled from the answers, it is the collateral that verification reads; other answers are not looked at."""
+    found = {**answers(recipe), "https://example.com/": (b"?", {})}
+    assert assembled(maker.quote(recipe), found) == encode(maker.collateral(recipe))
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_a_missing_answer_is_named(index: int) -> None:
+    """Without one of the four there is no collateral, and the message says which."""
+    found = answers(TDX4)
+    del found[TDX_WANTED[index]]
+    with pytest.raises(EvidenceError, match=TDX_WANTED[index].partition("?")[0]) as caught:
+        assembled(maker.quote(TDX4), found)
+    assert caught.value.reason == "pcs_answer"
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", "quote_length"),
+        (maker.quote(but(TDX4, certificate={"authority": {"name": "Intel SGX Other CA"}})), "chain_name"),
+        (maker.quote(but(TDX4, pck={"fmspc": "00"})), "pck_extension"),
+        (maker.quote(TDX4).replace(b"-----BEGIN CERT", b"-----BEGIN CARD", 1), "certificate_encoding"),
+    ],
+    ids=["empty", "authority", "fmspc", "pem"],
+)
+def test_what_is_no_quote_of_intels_wants_nothing(data: bytes, expected: str) -> None:
+    """No address is made of bytes that could not be verified anyway."""
+    with pytest.raises(EvidenceError) as caught:
+        wanted(data)
+    assert caught.value.reason == expected
