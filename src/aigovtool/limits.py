@@ -30,6 +30,8 @@ MAX_EVENTS: Final = 4096
 MAX_BOUND_MANIFESTS: Final = 64
 # Entries, sets of reference values, allowed chips: lists that people write in an appraisal policy.
 MAX_POLICY_ITEMS: Final = 256
+# Nonces under one quote: as many consumers as ask within the second that a slow platform takes for it.
+MAX_SHARERS: Final = 256
 # RATS freshness: a nonce is used once and soon; a boot needs one round trip after receiving it.
 NONCE_TTL_MS: Final = 60_000
 MAX_OUTSTANDING_NONCES: Final = 10_000

@@ -54,7 +54,7 @@ async def test_a_boot_ends_with_a_loaded_model_and_bound_evidence(site: Site) ->
         assert list(instance.models) == [MODEL]
         assert (await site.bench.kinds())[-2:] == ["Attested", "KeyReleased"]
         nonce = Nonce("cd" * 32)
-        claims, evidence = instance.session_evidence("ward7", nonce)
+        claims, evidence = instance.session_evidence(release.session_audience("ward7"), nonce)
         verified = wiring.verifier().examine(evidence, site.bench.now_ms).genuine()
         expected = Expectation(
             role="session",

@@ -44,7 +44,7 @@ from aigovtool.errors import (
 from aigovtool.ids import Digest, InstanceId, ModelId, Nonce
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
 from aigovtool.protocol.release import session_audience
-from aigovtool.protocol.session import ATTESTATION_PATH, SessionChallenge, SessionEvidence
+from aigovtool.protocol.session import ATTESTATION_PATH, SessionChallenge, SessionEvidence, expected_of
 from aigovtool.protocol.trust import KeySet, open_key_set
 
 #: Shown wherever a simulated TEE answers, whatever the enclave says itself.
@@ -74,6 +74,7 @@ class Session:
 
     certificate: bytes
     evidence: SessionEvidence
+    nonce: Nonce
     result: AttestationResult
     key_set: KeySet
     identity_key: VerifyKey
@@ -154,10 +155,12 @@ def read_session(
         raise EvidenceError(
             f"the answer to the challenge cannot be read: {error.message}", reason="bad_session"
         ) from None
+    own = session_audience(trust.credential.consumer)
+    audience, quoted = expected_of(evidence.share, evidence.claims, own, nonce)
     expected = Expectation(
         role="session",
-        audience=session_audience(trust.credential.consumer),
-        nonce=nonce,
+        audience=audience,
+        nonce=quoted,
         tls_spki=spki,
         instance=_NEW_EACH_BOOT,
         custodian_root=trust.credential.custodian_root.key_id,
@@ -171,6 +174,7 @@ def read_session(
     return Session(
         certificate=reply.certificate,
         evidence=evidence,
+        nonce=nonce,
         result=result,
         key_set=key_set,
         identity_key=VerifyKey(evidence.claims.identity_key),

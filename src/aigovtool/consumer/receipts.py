@@ -34,10 +34,11 @@ from aigovtool.crypto.keyfile import write_secret_file
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import Envelope, VerifyKey
 from aigovtool.errors import AppraisalError, ConfigurationError, InputError, ReceiptError, VerificationError
-from aigovtool.ids import ConsumerId, Digest, Millis, ModelId, RequestKey
+from aigovtool.ids import ConsumerId, Digest, Millis, ModelId, Nonce, RequestKey
 from aigovtool.ledger.receipt import MAX_SALT_BYTES, Receipt, SignedReceipt, salted_digest, verify_receipt
 from aigovtool.limits import MAX_RECEIPT_BYTES, MAX_SAVED_RECEIPT_BYTES
 from aigovtool.protocol.release import session_audience
+from aigovtool.protocol.session import Share, expected_of
 from aigovtool.protocol.trust import KeySet, open_key_set
 
 _OFFLINE: Final = Unchecked(reason="the connection is over")
@@ -59,6 +60,9 @@ class SavedReceipt(Message):
     request: Digest
     response: Digest
     attested_at_ms: Millis
+    #: Where the evidence was shared with others who asked at once: the consumer's own nonce, and its place.
+    nonce: Nonce | None = None
+    share: Share | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +138,8 @@ def save(signed: SignedReceipt, session: Session, answered: Answered) -> SavedRe
         request=answered.request,
         response=answered.response,
         attested_at_ms=session.attested_at_ms,
+        nonce=None if session.evidence.share is None else session.nonce,
+        share=session.evidence.share,
     )
 
 
@@ -231,10 +237,13 @@ def _attested(
 
 def _expectation(saved: SavedReceipt, root: VerifyKey) -> Expectation:
     receipt = saved.signed.receipt
+    # The nonce was fresh when it was received; the record says so, nothing can prove it now.
+    own = session_audience(receipt.consumer), saved.nonce or saved.claims.nonce
+    audience, nonce = expected_of(saved.share, saved.claims, *own)
     return Expectation(
         role="session",
-        audience=session_audience(receipt.consumer),
-        nonce=saved.claims.nonce,  # fresh when it was received; the record says so, nothing can prove it now
+        audience=audience,
+        nonce=nonce,
         tls_spki=_OFFLINE,
         instance=receipt.instance,
         custodian_root=root.key_id,

@@ -29,6 +29,7 @@ from aigovtool.protocol.release import ChallengeReply
 from aigovtool.transport.body import stream_body
 from aigovtool.transport.openapi import openapi
 from aigovtool.transport.routes import Call, Caller, Route, application
+from aigovtool.transport.source import SourceResponse
 
 #: Something is sent on a push stream at least this often, so that both ends notice a dead transaction.
 KEEPALIVE_S = 5.0
@@ -124,13 +125,11 @@ def _public(custodian: Custodian) -> list[Route]:
 
     async def package(call: Call) -> Response:
         asked = call.request.headers.get("range")
-        chunks, start, count, total = packages.read(custodian, call.path(PackagePath).package, asked)
-        headers = {"content-length": str(count), "accept-ranges": "bytes"}
+        found = packages.open_range(custodian, call.path(PackagePath).package, asked)
+        headers = {"content-length": str(found.count), "accept-ranges": "bytes"}
         if asked is not None:
-            headers["content-range"] = f"bytes {start}-{start + count - 1}/{total}"
-        return StreamingResponse(
-            chunks, status_code=206 if asked else 200, headers=headers, media_type="application/octet-stream"
-        )
+            headers["content-range"] = f"bytes {found.start}-{found.start + found.count - 1}/{found.total}"
+        return SourceResponse(found, status_code=206 if asked else 200, headers=headers)
 
     return [
         Route(method="GET", path="/v1/health", handler=health, who=_ANYONE, summary="Health", answer=shown.Health),

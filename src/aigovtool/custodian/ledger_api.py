@@ -2,13 +2,13 @@
 
 import base64
 
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
 from aigovtool.custodian.custodian import Custodian
-from aigovtool.custodian.service.backup import LedgerCopy, copy_ledger
+from aigovtool.custodian.service.backup import copy_ledger
 from aigovtool.protocol.backup import CHECKPOINT_HEADER
 from aigovtool.transport.routes import Call, Caller, Route
+from aigovtool.transport.source import SourceResponse
 
 _MEDIA = "application/octet-stream"
 
@@ -17,7 +17,12 @@ def ledger_routes(custodian: Custodian) -> list[Route]:
     """Return the part of the table that is about the ledger as a whole."""
 
     async def copy(call: Call) -> Response:
-        return _CopyResponse(await copy_ledger(custodian, call.caller()))
+        found = await copy_ledger(custodian, call.caller())
+        headers = {
+            "content-length": str(found.size_bytes),
+            CHECKPOINT_HEADER: base64.b64encode(found.checkpoint.encode()).decode(),
+        }
+        return SourceResponse(found, headers=headers)
 
     return [
         Route(
@@ -29,21 +34,3 @@ def ledger_routes(custodian: Custodian) -> list[Route]:
             answer_media=_MEDIA,
         )
     ]
-
-
-class _CopyResponse(StreamingResponse):
-    """Sends a copy of the ledger, and frees its space however the sending ends."""
-
-    def __init__(self, copy: LedgerCopy) -> None:
-        headers = {
-            "content-length": str(copy.size_bytes),
-            CHECKPOINT_HEADER: base64.b64encode(copy.checkpoint.encode()).decode(),
-        }
-        super().__init__(copy.chunks(), headers=headers, media_type=_MEDIA)
-        self._copy = copy
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._copy.close()

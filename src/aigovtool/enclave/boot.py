@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from aigovtool.attestation.attester import Attester
-from aigovtool.attestation.binding import Binding, HpkePublicKey, IdentityPublicKey, SpkiHash
+from aigovtool.attestation.binding import Audience, Binding, HpkePublicKey, IdentityPublicKey, SpkiHash
 from aigovtool.attestation.model import Evidence, TeeType
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import Envelope, SigningKey, VerifyKey, open_by_any, seal
@@ -73,13 +73,13 @@ class Instance:
         """Verify a stop state."""
         return open_by_any(envelope, STOP_STATE, StopState, self.key_set.command_keys())
 
-    def session_evidence(self, consumer: str, nonce: Nonce) -> tuple[Binding, Evidence]:
-        """Return claims for a consumer's nonce and evidence over them."""
+    def session_evidence(self, audience: Audience, nonce: Nonce) -> tuple[Binding, Evidence]:
+        """Return claims for an audience and its nonce, and evidence over them; it may block."""
         manifests = tuple(sorted(model.offer.manifest for model in self.models.values()))
         claims = msgspec.structs.replace(
             self.claims,
             role="session",
-            audience=release.session_audience(consumer),
+            audience=audience,
             nonce=nonce,
             manifests=manifests,
         )

@@ -5,15 +5,25 @@ verifies the evidence, recomputes the binding with the SPKI of *this* connection
 then sends data (spec: attestation, section 3). Headers of an inference are named here too.
 """
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Annotated, Final
 
-from aigovtool.attestation.binding import Binding
+from msgspec import Meta
+
+from aigovtool.attestation.binding import Audience, Binding
 from aigovtool.attestation.model import Evidence
 from aigovtool.codec import Message
 from aigovtool.crypto.sign import Envelope
-from aigovtool.ids import Digest, ModelId, Nonce
+from aigovtool.errors import EvidenceError, LogError
+from aigovtool.ids import Digest, ModelId, Nonce, Units
+from aigovtool.ledger.merkle import inclusion_proof, leaf_hash, root_of, verify_inclusion
+from aigovtool.limits import MAX_SHARERS
 
 ATTESTATION_PATH: Final = "/.well-known/aigovtool/attestation"
+
+#: Whom a quote is for that several consumers share; each sees its own name and nonce in its share.
+SHARED_AUDIENCE: Final = Audience("consumers")
+_DOMAIN: Final = b"aigovtool shared quote v1\0"
 
 #: Idempotency key of an inference, chosen by the consumer; absent: the enclave makes one.
 REQUEST_ID_HEADER: Final = "aigovtool-request-id"
@@ -33,6 +43,14 @@ class SessionChallenge(Message):
     nonce: Nonce
 
 
+class Share(Message):
+    """The place of one caller's nonce among those of one quote: an inclusion proof (RFC 9162, section 2.1.3)."""
+
+    index: Units
+    size: Annotated[int, Meta(ge=2, le=MAX_SHARERS)]
+    proof: Annotated[tuple[bytes, ...], Meta(max_length=8)]
+
+
 class ServedModel(Message):
     """A model that this enclave holds."""
 
@@ -41,10 +59,46 @@ class ServedModel(Message):
 
 
 class SessionEvidence(Message):
-    """Evidence over `claims`, the custodian's key set, and what is served."""
+    """Evidence over `claims`, the custodian's key set, and what is served; `share` where others asked at once."""
 
     evidence: Evidence
     claims: Binding
     key_set: Envelope
     models: list[ServedModel]
     warning: str | None
+    share: Share | None = None
+
+
+def shares_of(callers: Sequence[tuple[Audience, Nonce]]) -> tuple[Nonce, tuple[Share, ...]]:
+    """Return the nonce that is quoted for several callers, and the share of each, in their order (spec: 3.4)."""
+    leaves = [_leaf(audience, nonce) for audience, nonce in callers]
+    shares = (
+        Share(index=index, size=len(leaves), proof=tuple(inclusion_proof(leaves, index)))
+        for index in range(len(leaves))
+    )
+    return Nonce(root_of(leaves).hex()), tuple(shares)
+
+
+def expected_of(share: Share | None, claims: Binding, audience: Audience, nonce: Nonce) -> tuple[Audience, Nonce]:
+    """Return for which audience and nonce a caller's evidence must be: its own, or those of all who shared a quote.
+
+    Raises:
+        EvidenceError: the caller's own audience and nonce have no part in what was quoted (`binding_nonce`).
+    """
+    if share is None:
+        return audience, nonce
+    try:
+        root = bytes.fromhex(claims.nonce)
+        verify_inclusion(_leaf(audience, nonce), share.index, share.size, share.proof, root)
+    except LogError:
+        raise EvidenceError(
+            "the quote was made for other callers: this one's nonce is not among theirs",
+            reason="binding_nonce",
+            fix="ask for fresh evidence over this connection; if it differs again, do not use this enclave",
+        ) from None
+    return SHARED_AUDIENCE, claims.nonce
+
+
+def _leaf(audience: Audience, nonce: Nonce) -> bytes:
+    # An audience has no byte 0, so there is one reading only.
+    return leaf_hash(_DOMAIN + audience.encode() + b"\0" + bytes.fromhex(nonce))

@@ -13,6 +13,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -141,32 +142,54 @@ def registered_model(custodian: Custodian, transaction: Transaction, command: Co
     )
 
 
-def read(custodian: Custodian, package: Digest, range_header: str | None) -> tuple[Iterator[bytes], int, int, int]:
-    """Return chunks, first byte, byte count and total size of a package or one range of it.
+@dataclass(frozen=True, slots=True)
+class PackageRange:
+    """A package that is open for reading, and which bytes of it are wanted; whoever asked for it closes it."""
+
+    file: BinaryIO
+    start: int
+    count: int
+    total: int
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the wanted bytes."""
+        self.file.seek(self.start)
+        left = self.count
+        while left > 0 and (chunk := self.file.read(min(_CHUNK, left))):
+            left -= len(chunk)
+            yield chunk
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+def open_range(custodian: Custodian, package: Digest, range_header: str | None) -> PackageRange:
+    """Open a package, or one range of it.
 
     Raises:
         NotFoundError: no such package.
         InvalidValueError: a range that does not lie in it (`bad_range`).
     """
-    path = path_of(custodian, package)
     try:
-        total = path.stat().st_size
+        file = path_of(custodian, package).open("rb")
     except FileNotFoundError:
         raise NotFoundError("there is no such package", reason="no_package") from None
-    start, end = 0, total - 1
-    if range_header is not None:
-        match = _RANGE_RE.fullmatch(range_header)
-        if match is None:
-            raise InvalidValueError("only one simple byte range is served", reason="bad_range")
-        start, end = int(match[1]), min(int(match[2] or total - 1), total - 1)
-        if start > end:
-            raise InvalidValueError("the range does not lie in the package", reason="bad_range")
-    return _chunks(path, start, end - start + 1), start, end - start + 1, total
+    try:
+        total = os.fstat(file.fileno()).st_size
+        start, end = (0, total - 1) if range_header is None else _bounds(range_header, total)
+    except BaseException:
+        file.close()
+        raise
+    return PackageRange(file, start, end - start + 1, total)
 
 
-def _chunks(path: Path, start: int, count: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        file.seek(start)
-        while count > 0 and (chunk := file.read(min(_CHUNK, count))):
-            count -= len(chunk)
-            yield chunk
+def _bounds(range_header: str, total: int) -> tuple[int, int]:
+    """Return the first and the last byte of a range."""
+    match = _RANGE_RE.fullmatch(range_header)
+    if match is None:
+        raise InvalidValueError("only one simple byte range is served", reason="bad_range")
+    start, end = int(match[1]), min(int(match[2] or total - 1), total - 1)
+    if start > end:
+        raise InvalidValueError("the range does not lie in the package", reason="bad_range")
+    return start, end

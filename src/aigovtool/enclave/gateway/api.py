@@ -14,6 +14,7 @@ from aigovtool.enclave.boot import ServedModel
 from aigovtool.enclave.gateway.inference import LENGTH_HEADER, Asked, infer
 from aigovtool.enclave.instance_run import InstanceRun
 from aigovtool.enclave.results import Answered
+from aigovtool.enclave.session_quotes import SessionQuotes
 from aigovtool.errors import InvalidValueError, LeaseExpiredError, NotFoundError
 from aigovtool.ids import ConsumerId, ModelId, RequestKey
 from aigovtool.ledger.receipt import MAX_SALT_BYTES
@@ -27,6 +28,7 @@ from aigovtool.protocol.oip_metadata import (
     ServerReady,
     TensorMetadata,
 )
+from aigovtool.protocol.release import session_audience
 from aigovtool.protocol.session import (
     ATTESTATION_PATH,
     REQUEST_ID_HEADER,
@@ -134,6 +136,7 @@ class _Served:
     def __init__(self, run: InstanceRun) -> None:
         self._run: Final = run
         self._instance: Final = run.instance
+        self._quotes: Final = SessionQuotes(run.instance.session_evidence)
 
     async def live(self, _call: Call) -> ServerLive:
         return ServerLive(live=True)
@@ -147,10 +150,12 @@ class _Served:
         return ServerMetadata(name="aigovtool", version=__version__, extensions=("binary_tensor_data",))
 
     async def attest(self, call: Call) -> SessionEvidence:
-        claims, evidence = self._instance.session_evidence(call.caller().name, call.body(SessionChallenge).nonce)
+        audience, nonce = session_audience(call.caller().name), call.body(SessionChallenge).nonce
+        quoted = await self._quotes.evidence_for(audience, nonce)
         return SessionEvidence(
-            evidence=evidence,
-            claims=claims,
+            evidence=quoted.evidence,
+            claims=quoted.claims,
+            share=quoted.share,
             key_set=self._instance.key_set_envelope,
             models=[
                 ServedModelView(model=model.offer.model, manifest=model.offer.manifest)
