@@ -219,6 +219,18 @@ def test_a_tpm_of_another_maker_is_refused(tpm: SoftwareTpm, other: SoftwareTpm)
     assert failures(examine(crossed, tpm, other)) == {"chain": "chain_signature"}
 
 
+def test_a_certificate_from_elsewhere_must_be_of_this_tpm(tpm: SoftwareTpm, other: SoftwareTpm) -> None:
+    """A TPM that holds no certificate is given one; that of another TPM is found out before anything is activated."""
+    own, foreign = attester(tpm).keys(), attester(other).keys()
+    maker = attester(tpm, ek_certificate=own.ek_certificate, certificate_indexes=())
+    maker.activate(asked(maker.keys()))
+    assert facts(examine(maker.quote(REPORT_DATA), tpm))["attestation_key"] == "activated"
+    wrong = attester(tpm, ek_certificate=foreign.ek_certificate)
+    with pytest.raises(EvidenceError) as caught:
+        wrong.activate(asked(wrong.keys()))
+    assert caught.value.reason == "attester_certificate"
+
+
 def test_what_is_missing_is_said(tpm: SoftwareTpm, log: Path) -> None:
     """No TPM, no certificate, no log, or report data of another size: typed errors, with a way out."""
     for failing, reason in (

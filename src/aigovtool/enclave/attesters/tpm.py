@@ -69,7 +69,8 @@ class TpmAttester:
         registers: the indices of the PCRs that are quoted, 0 to 23.
         event_log: the firmware's log, or None to send no events.
         endorsements: DER of the certificates between the endorsement key's and a root, in their order.
-        certificate_indexes: NV indices in which the endorsement key certificate is looked for, in this order.
+        ek_certificate: DER, where the TPM holds none itself: makers of TPMs in processors hand theirs out by network.
+        certificate_indexes: NV indices in which the endorsement key certificate is looked for otherwise, in this order.
 
     Raises:
         ConfigurationError: `tpm_library` when tpm2-pytss cannot be loaded.
@@ -83,6 +84,7 @@ class TpmAttester:
         registers: Sequence[int] = BOOT_REGISTERS,
         event_log: Path | None = EVENT_LOG,
         endorsements: Sequence[bytes] = (),
+        ek_certificate: bytes | None = None,
         certificate_indexes: Sequence[int] = EK_CERTIFICATE_INDEXES,
     ) -> None:
         self._tss: Final = _library()
@@ -91,6 +93,7 @@ class TpmAttester:
         self._registers: Final = tuple(sorted(set(registers)))
         self._event_log: Final = event_log
         self._endorsements: Final = tuple(endorsements)
+        self._ek_certificate: Final = ek_certificate
         self._indexes: Final = tuple(certificate_indexes)
         self._lock: Final = threading.Lock()
         self._secret: bytes | None = None
@@ -183,13 +186,15 @@ class TpmAttester:
             tpm.flush_context(made[0])
 
     def _certificate(self, tpm: Any) -> bytes:  # noqa: ANN401 - a foreign object
+        if self._ek_certificate is not None:
+            return self._ek_certificate
         for index in self._indexes:
             if (found := self._nv_index(tpm, index)) is not None:
                 return _der_at_start(found)
         raise EvidenceError(
             "the TPM holds no endorsement key certificate where the TCG puts them",
             reason="attester_certificate",
-            fix="a TPM without one cannot be told from software: see the maker's documentation",
+            fix="get it from the maker and configure it: without one a TPM cannot be told from software",
         )
 
     def _nv_index(self, tpm: Any, index: int) -> bytes | None:  # noqa: ANN401 - a foreign object

@@ -191,6 +191,7 @@ BAD_AK = "attestation_key"
         ("signature", "signature_scheme", {"ak": rsa_key("ak"), "signature_scheme": RSAPSS}),
         ("signature", "signature_encoding", {"signature_hash": SHA1}),
         ("signature", "signature_encoding", {"signature_scheme": 0x0005}),
+        ("signature", "signature_encoding", {"ak": rsa_key("ak"), "signature_scheme": 0x0015}),
         ("signature", "signature_encoding", {"signature_tail": b"\0"}),
         # -- what it is over
         ("freshness", "extra_data", {"extra": hashlib.sha256(bytes(64)).digest()}),
@@ -204,6 +205,15 @@ BAD_AK = "attestation_key"
         ("pcrs", "pcr_selection", {"selected": (0, 4, 7, 13)}),
         ("pcrs", "pcr_selection", {"message": {"bank": "sha384"}, "events": []}),
         ("pcrs", "pcr_selection", {"pcrs": {0: bytes(32), 3: bytes(48)}, "events": []}),
+        (
+            "pcrs",
+            "pcr_selection",
+            {
+                "bank": "sha384",
+                "measured": P384_BANK,
+                "banks": (1).to_bytes(4) + u16(SHA256) + b"\x03" + selection(0, 9),
+            },
+        ),
         # -- what was measured
         ("replay", "replay", {"events": [{"register": "pcr4", "digests": ["00" * 32]}]}),
         ("replay", "event_digest", {"events": [{"register": "pcr4", "digests": ["00" * 48]}]}),

@@ -95,7 +95,7 @@ class PublicArea:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quote:
-    """A TPMS_ATTEST of type TPM_ST_ATTEST_QUOTE over one PCR bank (Part 2, section 10.12.8).
+    """A TPMS_ATTEST of type TPM_ST_ATTEST_QUOTE over one PCR bank (Part 2, section 10.12).
 
     `selected` are the indices of the PCRs, ascending; `firmware_version` is 64 bits of the TPM vendor's.
     """

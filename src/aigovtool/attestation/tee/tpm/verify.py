@@ -85,7 +85,7 @@ STEPS: Final = (
     Step(Label("proof"), "what is said of the quoting key's place is proved", f"{_PART_1}, 24"),
     Step(Label("signature"), "the quote is signed by the quoting key", f"{_PART_2}, 11.3"),
     Step(Label("freshness"), "the quote is over the report data", "attestation spec, 3.1"),
-    Step(Label("pcrs"), "the PCR values are those quoted, all of them and no others", f"{_PART_2}, 10.12.1"),
+    Step(Label("pcrs"), "the PCR values are those quoted, all of them and no others", "TPM 2.0 Library, Part 3, 18.4"),
     Step(Label("replay"), "the measured events replay to the PCR values", "TCG PC Client PFP 1.06, 10.4"),
 )
 
@@ -264,7 +264,7 @@ def _tcb(quote: Quote, ak: PublicArea, certified: PublicKey, proof: KeyProof) ->
     """Return the TPM's firmware version, most significant part first, if the quote tells it truly.
 
     For keys outside the endorsement hierarchy a TPM adds a number to the version and the reset counters that only it
-    knows (Part 1, 36.7), so only for keys in that hierarchy is it told: primary keys, and children of the endorsement
+    knows (Part 1, 36), so only for keys in that hierarchy is it told: primary keys, and children of the endorsement
     key. Which it is, is in the Qualified Name of the signer (Part 1, 26.5). Of an unproven key nothing is known.
     """
     qualified = {named(ak.name_alg, RH_ENDORSEMENT + ak.name)}
