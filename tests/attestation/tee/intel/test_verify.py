@@ -354,6 +354,14 @@ def test_only_the_given_root_is_believed() -> None:
         assert failures(other)["pck_chain"] == "chain_root"
 
 
+@pytest.mark.parametrize("root", [b"", b"\x30\x00", ROOT + b"\0", maker.pem(maker.certificate(TDX4, "root")).encode()])
+def test_a_root_is_one_certificate(root: bytes) -> None:
+    """A verifier cannot be made with a root that is none, so it is not found out at the first evidence."""
+    for kind in (SgxVerifier, TdxVerifier):
+        with pytest.raises(EvidenceError):
+            kind(root)
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

@@ -50,6 +50,27 @@ def pinned_root() -> bytes:
     return read_certificates(pem)[0].public_bytes(Encoding.DER)
 
 
+@dataclass(frozen=True, slots=True)
+class Root:
+    """The only root that is believed: its DER encoding, and its fingerprint."""
+
+    der: bytes
+    fingerprint: str
+
+
+def trusted(der: bytes | None) -> Root:
+    """Return the root with this DER encoding; Intel's if none is given.
+
+    Raises:
+        EvidenceError: `certificate_encoding`, `certificate_too_large`, `chain_length` for more than one certificate.
+    """
+    der = pinned_root() if der is None else der
+    found = read_certificates(der)
+    if len(found) != 1 or found[0].public_bytes(Encoding.DER) != der:
+        raise EvidenceError("a root is one certificate in DER", reason="chain_length")
+    return Root(der, fingerprint(found[0]))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signers:
     """The chains of what Intel signed for all platforms."""
@@ -175,11 +196,6 @@ def common_name(certificate: x509.Certificate) -> str:
     """Return the subject's common name, or nothing where there is not exactly one."""
     found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(found[0].value) if len(found) == 1 else ""
-
-
-def root_of(der: bytes) -> str:
-    """Return the fingerprint of the root certificate with this DER encoding."""
-    return fingerprint(read_certificates(der)[0])
 
 
 def _require_names(chain: Chain, names: Sequence[set[str]]) -> None:

@@ -71,8 +71,12 @@ class SgxVerifier:
     __slots__ = ("_root",)
 
     def __init__(self, root: bytes | None = None) -> None:
-        """Take the DER encoding of the only root that is believed; Intel's if none is given."""
-        self._root: Final = authentic.pinned_root() if root is None else root
+        """Take the DER encoding of the only root that is believed; Intel's if none is given.
+
+        Raises:
+            EvidenceError: as `authentic.trusted`.
+        """
+        self._root: Final = authentic.trusted(root)
 
     def examine(self, evidence: Evidence, now_ms: int) -> Examined:
         """Make every step of `SGX_STEPS`; the reasons of each are in the specification, section 3."""
@@ -94,8 +98,12 @@ class TdxVerifier:
     __slots__ = ("_root",)
 
     def __init__(self, root: bytes | None = None) -> None:
-        """Take the DER encoding of the only root that is believed; Intel's if none is given."""
-        self._root: Final = authentic.pinned_root() if root is None else root
+        """Take the DER encoding of the only root that is believed; Intel's if none is given.
+
+        Raises:
+            EvidenceError: as `authentic.trusted`.
+        """
+        self._root: Final = authentic.trusted(root)
 
     def examine(self, evidence: Evidence, now_ms: int) -> Examined:
         """Make every step of `TDX_STEPS`; the reasons of each are in the specification, section 3."""
@@ -126,7 +134,7 @@ class _Parts:
 @dataclass(frozen=True, slots=True)
 class _Given:
     data: bytes
-    root: bytes
+    root: authentic.Root
     now_ms: int
 
 
@@ -139,7 +147,7 @@ class _Genuine:
 
 def _authenticate(look: Examination, given: _Given, quote: Product[Quote], collateral: Product[Collateral]) -> _Genuine:
     """Make the steps that both platforms share."""
-    root = authentic.root_of(given.root)
+    root = given.root.fingerprint
     pck = look.run("pck_chain", lambda: authentic.pck_chain(quote.found(), root))
     by = look.run("signers", lambda: authentic.signers(collateral.found(), pck.found(), root))
     said = look.run("documents", lambda: authentic.documents(collateral.found(), by.found()))
@@ -157,7 +165,7 @@ def _authenticate(look: Examination, given: _Given, quote: Product[Quote], colla
         # Compiled code sees only what was read strictly, is signed, and is of this time.
         for step in (period, unrevoked, vouched, signed):
             step.found()
-        claims = judged(given.data, collateral.found(), given.root, given.now_ms)
+        claims = judged(given.data, collateral.found(), given.root.der, given.now_ms)
         _require_same(quote.found(), said.found(), claims)
         return claims
 
