@@ -136,10 +136,10 @@ def members(certificates: Sequence[bytes] | None = None, **other: Any) -> dict[A
     return usual | other
 
 
-def signature(payload: bytes, protected: bytes = PROTECTED, *, signer: str = "leaf") -> bytes:
-    """Return the ES384 signature over a payload."""
+def signature(payload: bytes, protected: bytes = PROTECTED, *, signer: str = "leaf", curve: str = "secp384r1") -> bytes:
+    """Return the signature over a payload: of ES384, or of its like for a key of another curve if the halves fit."""
     signed = write(["Signature1", protected, b"", payload])
-    der = key(signer).sign(signed, ec.ECDSA(SHA384(), deterministic_signing=True))
+    der = key(signer, curve).sign(signed, ec.ECDSA(SHA384(), deterministic_signing=True))
     return b"".join(part.to_bytes(48, "big") for part in decode_dss_signature(der))
 
 
@@ -149,15 +149,18 @@ def sealed(
     protected: bytes = PROTECTED,
     unprotected: Any = None,
     signer: str = "leaf",
+    curve: str = "secp384r1",
 ) -> bytes:
     """Return a payload with its COSE_Sign1 structure."""
-    made = signature(payload, protected, signer=signer)
+    made = signature(payload, protected, signer=signer, curve=curve)
     return write([protected, {} if unprotected is None else unprotected, payload, made])
 
 
-def document(certificates: Sequence[bytes] | None = None, *, signer: str = "leaf", **other: Any) -> bytes:
+def document(
+    certificates: Sequence[bytes] | None = None, *, signer: str = "leaf", curve: str = "secp384r1", **other: Any
+) -> bytes:
     """Return a signed document with these members."""
-    return sealed(write(members(certificates, **other)), signer=signer)
+    return sealed(write(members(certificates, **other)), signer=signer, curve=curve)
 
 
 def evidence(data: bytes | None = None) -> Evidence:

@@ -168,6 +168,7 @@ def test_a_document_under_another_label_is_refused(tee: TeeType) -> None:
     with pytest.raises(EvidenceError) as caught:
         VerifierSet({tee: verifier}).verify(relabelled, maker.NOW_MS)
     assert caught.value.reason == "tee_mismatch"
+    assert verifier.examine(relabelled, maker.NOW_MS).steps[0].reason == "tee_mismatch"
 
 
 @pytest.mark.parametrize("beside", [(b"",), (b"x",), (maker.chain()[0],)], ids=["empty", "byte", "root"])
@@ -305,6 +306,13 @@ def test_a_document_by_another_key_is_refused(signer: str) -> None:
     assert failures(maker.document(signer=signer)) == {"signature": "signature"}
 
 
+def test_a_signature_of_another_curve_is_refused() -> None:
+    """ES384 goes with P-384 alone, though the library would verify P-256 with SHA-384, whose halves fit."""
+    certificates = maker.chain(maker.changed("leaf", curve="secp256r1"))
+    expected = {"chain": "chain_algorithm", "signature": "signature"}
+    assert failures(maker.document(certificates, curve="secp256r1")) == expected
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -322,6 +330,16 @@ def test_a_changed_member_breaks_the_signature(change: dict[str, Any]) -> None:
     payload, altered = write(maker.members()), write(maker.members(**change))
     data = write([maker.PROTECTED, {}, altered, maker.signature(payload)])
     assert failures(data) == {"signature": "signature"}
+
+
+def test_a_flawless_signature_does_not_mend_the_headers() -> None:
+    """The signature covers the protected header, whatever it says, and never the other one: both are fixed."""
+    payload = write(maker.members())
+    assert failures(maker.sealed(payload, unprotected={4: b"key"})) == {"headers": "envelope_headers"}
+    es512 = bytes.fromhex("a1013823")
+    assert failures(maker.sealed(payload, protected=es512)) == {"headers": "envelope_algorithm"}
+    longer = write([maker.PROTECTED, {}, payload, maker.signature(payload) + b"\x00"])
+    assert failures(longer)["headers"] == "envelope_signature"
 
 
 def test_the_signature_covers_the_received_bytes() -> None:
