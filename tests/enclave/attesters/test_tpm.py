@@ -82,8 +82,7 @@ def attester(tpm: SoftwareTpm, log: Path | None = None, **options: Any) -> TpmAt
 
 
 def asked(keys: TpmKeys, nonce: bytes = NONCE) -> Credential:
-    ek = key_of(read_certificates(keys.ek_certificate)[0])
-    return challenge(KEY, nonce, ek, keys.ak_public, os.urandom(32))
+    return challenge(KEY, nonce, keys.ek_certificate, keys.ak_public, os.urandom(32))
 
 
 def examine(evidence: Evidence, *trusted: SoftwareTpm, nonce: bytes = NONCE) -> Examined:
@@ -238,6 +237,9 @@ def test_what_is_missing_is_said(tpm: SoftwareTpm, log: Path) -> None:
         (lambda: attester(tpm, certificate_indexes=(0x01C0FFFF,)).keys(), "attester_certificate"),
         (lambda: attester(tpm, log.with_name("none")).quote(REPORT_DATA), "attester_event_log"),
         (lambda: attester(tpm).quote(bytes(63)), "bad_report_data"),
+        (lambda: attester(tpm).activate(Credential(blob=b"", secret=b"")), "attester_tpm"),
+        (lambda: attester(tpm).activate(Credential(blob=b"\0\1\0", secret=b"\xff\xff")), "attester_tpm"),
+        (lambda: attester(tpm, ek_certificate=b"x").activate(asked(attester(tpm).keys())), "certificate_encoding"),
     ):
         with pytest.raises(EvidenceError) as caught:
             failing()

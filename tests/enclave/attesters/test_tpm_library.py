@@ -15,3 +15,11 @@ def test_without_the_library_the_fix_is_named(monkeypatch: pytest.MonkeyPatch) -
         TpmAttester()
     assert caught.value.reason == "tpm_library"
     assert "aigovtool[tpm]" in (caught.value.fix or "")
+
+
+@pytest.mark.parametrize("registers", [(), (24,), (-1, 0)])
+def test_registers_that_do_not_exist_are_a_mistake_of_configuration(registers: tuple[int, ...]) -> None:
+    """A quote over nothing would be genuine and say nothing."""
+    with pytest.raises(ConfigurationError) as caught:
+        TpmAttester(registers=registers)
+    assert caught.value.reason == "tpm_registers"

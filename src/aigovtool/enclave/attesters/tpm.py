@@ -16,17 +16,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from aigovtool.attestation.binding import Binding
 from aigovtool.attestation.event_list import EventList
 from aigovtool.attestation.model import REPORT_DATA_BYTES, Evidence, MeasurementHex, TeeType
 from aigovtool.attestation.tee.tpm.credential import Credential, ek_public
-from aigovtool.attestation.tee.tpm.endorsement import key_of
+from aigovtool.attestation.tee.tpm.endorsement import key_of, read_chain
 from aigovtool.attestation.tee.tpm.event_log import parse_log
 from aigovtool.attestation.tee.tpm.evidence import Bank, Certifies, PcrValue, TpmEvidence, wrap
-from aigovtool.attestation.tee.tpm.structures import CURVES, USER_WITH_AUTH, parse_public, parse_quote, unwrapped_public
+from aigovtool.attestation.tee.tpm.structures import (
+    CURVES,
+    PCR_COUNT,
+    USER_WITH_AUTH,
+    parse_public,
+    parse_quote,
+    unwrapped_public,
+)
 from aigovtool.errors import ConfigurationError, EvidenceError
 
 #: Firmware, boot loader and kernel. Not 10, into which IMA measures each file that is opened, and not 16 and 23, which
@@ -73,7 +79,8 @@ class TpmAttester:
         certificate_indexes: NV indices in which the endorsement key certificate is looked for otherwise, in this order.
 
     Raises:
-        ConfigurationError: `tpm_library` when tpm2-pytss cannot be loaded.
+        ConfigurationError: `tpm_library` when tpm2-pytss cannot be loaded, `tpm_registers` when no PCRs are to be
+            quoted, or some that do not exist.
     """
 
     def __init__(
@@ -87,6 +94,10 @@ class TpmAttester:
         ek_certificate: bytes | None = None,
         certificate_indexes: Sequence[int] = EK_CERTIFICATE_INDEXES,
     ) -> None:
+        if not registers or not set(registers) <= set(range(PCR_COUNT)):
+            raise ConfigurationError(
+                "the PCRs to be quoted are none, or do not exist", reason="tpm_registers", fix="name some of 0 to 23"
+            )
         self._tss: Final = _library()
         self._tcti: Final = tcti
         self._bank: Final = bank
@@ -286,7 +297,7 @@ def _ek_template(certificate: bytes) -> bytes:
 
     In the templates of the low range (RSA-2048, P-256) the place of the key holds zeros, in the others it is empty.
     """
-    area = ek_public(key_of(x509.load_der_x509_certificate(certificate)))
+    area = ek_public(key_of(read_chain(certificate, ())[0]))
     if isinstance(area.key, rsa.RSAPublicKey):
         parts, size = 1, area.key.key_size // 8
     else:
@@ -296,7 +307,7 @@ def _ek_template(certificate: bytes) -> bytes:
 
 
 def _require_certified(certificate: bytes, made: bytes) -> None:
-    if parse_public(made).encoded != ek_public(key_of(x509.load_der_x509_certificate(certificate))).encoded:
+    if parse_public(made).encoded != ek_public(key_of(read_chain(certificate, ())[0])).encoded:
         raise EvidenceError(
             "the TPM's certificate is not of the key that the TCG's template makes",
             reason="attester_certificate",

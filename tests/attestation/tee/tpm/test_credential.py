@@ -172,7 +172,8 @@ def test_a_challenge_carries_the_secret_of_this_exchange() -> None:
     """What the TPM finds is what the custodian computes again later, from key, nonce and both public keys."""
     forgery = Forgery()
     for key in EKS.values():
-        credential = challenge(KEY, NONCE, key.public_key(), forgery.ak_public(), bytes(32))
+        certificate = replace(forgery, ek=key).leaf_certificate()
+        credential = challenge(KEY, NONCE, certificate, forgery.ak_public(), bytes(32))
         found = opened(key, credential, forgery.ak_name())
         expected = secret_for(KEY, NONCE)(ek_digest(key.public_key()), forgery.ak_name())
         require_activated(found, expected)
@@ -199,7 +200,7 @@ def test_every_part_of_an_exchange_makes_another_secret() -> None:
 
 def test_weak_arguments_are_refused() -> None:
     """A short key, a nonce of another size, or less chance than 32 bytes."""
-    ek, ak = EKS["rsa"].public_key(), Forgery().ak_public()
+    ek, ak = Forgery().leaf_certificate(), Forgery().ak_public()
     for action in (
         lambda: secret_for(bytes(31), NONCE),
         lambda: secret_for(KEY, bytes(31)),
@@ -208,6 +209,7 @@ def test_weak_arguments_are_refused() -> None:
         with pytest.raises(EvidenceError) as caught:
             action()
         assert caught.value.reason == "activation_key"
-    with pytest.raises(EvidenceError) as malformed:
-        challenge(KEY, NONCE, ek, ak[:-1], bytes(32))
-    assert malformed.value.reason == "public_area"
+    for certificate, public, expected in ((ek, ak[:-1], "public_area"), (ek[:-1], ak, "certificate_encoding")):
+        with pytest.raises(EvidenceError) as malformed:
+            challenge(KEY, NONCE, certificate, public, bytes(32))
+        assert malformed.value.reason == expected

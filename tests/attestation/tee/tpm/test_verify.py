@@ -2,8 +2,10 @@
 
 import hashlib
 import random
+import tomllib
 from dataclasses import replace
 from datetime import timedelta
+from importlib import resources
 from typing import Any
 
 import msgspec
@@ -45,12 +47,14 @@ from tests.attestation.tee.tpm.maker import (
     selection,
     sized,
     u16,
+    unique,
 )
 
-from aigovtool.attestation.certificates import read_certificates
+from aigovtool.attestation.certificates import fingerprint, read_certificates
 from aigovtool.attestation.examination import Examined, StepOutcome
 from aigovtool.attestation.model import Evidence, TeeType
 from aigovtool.attestation.tee.tpm.activation import ek_digest, secret_for
+from aigovtool.attestation.tee.tpm.endorsement import google_roots
 from aigovtool.attestation.tee.tpm.verify import STEPS, TpmVerifier
 
 CUSTODIAN_KEY = bytes(32)
@@ -157,9 +161,12 @@ BAD_AK = "attestation_key"
         (BAD_AK, "public_area", {"ak_name_alg": SHA1, "signer": b""}),
         (BAD_AK, "public_area", {"ak_policy": bytes(31)}),
         (BAD_AK, "public_area", {"ak_symmetric": u16(6) + u16(128) + u16(0x44)}),
+        (BAD_AK, "public_area", {"ak_symmetric": u16(0x26) + u16(128) + u16(0x43)}),
+        (BAD_AK, "public_area", {"ak_symmetric": u16(6) + u16(192) + u16(0x43)}),
         (BAD_AK, "public_area", {"ak_type": 0x0025}),
         (BAD_AK, "public_area", {"ak": ecc_key("ak", ec.SECP521R1())}),
-        (BAD_AK, "public_area", {"ak_unique": u16(3) + u16(0x20) + u16(SHA256) + sized(bytes(32)) * 2}),
+        (BAD_AK, "public_area", {"ak_unique": u16(3) + u16(0x20) + unique(ecc_key("ak"))[4:]}),
+        (BAD_AK, "public_area", {"ak_unique": u16(2) + unique(ecc_key("ak"))[2:]}),
         (BAD_AK, "public_area", {"ak_unique": u16(3) + u16(NULL) + sized(b"\x01" * 32) * 2}),
         (BAD_AK, "public_area", {"ak": rsa_key("ak"), "ak_unique": u16(1024) + bytes(4) + sized(b"\xff" * 128)}),
         (BAD_AK, "public_area", {"ak": rsa_key("ak"), "ak_unique": u16(2048) + bytes(4) + sized(b"\x7f" * 256)}),
@@ -452,6 +459,17 @@ def test_without_roots_only_googles_are_trusted() -> None:
     made = Forgery().made()
     assert failures(TpmVerifier().examine(made, NOW_MS)) == {"chain": "chain_root"}
     assert failures(TpmVerifier(roots=()).examine(made, NOW_MS)) == {"chain": "chain_root"}
+
+
+def test_built_in_roots_are_those_of_the_list_of_sources() -> None:
+    """Every file of the trust folder is listed with its address and its digest, and every one listed is trusted."""
+    folder = resources.files("aigovtool.attestation.tee.tpm") / "trust"
+    listed = tomllib.loads((folder / "SOURCES.toml").read_text())["root"]
+    assert {one["file"] for one in listed} == {one.name for one in folder.iterdir()} - {"SOURCES.toml"}
+    assert [one["sha256"] for one in listed] == [fingerprint(root) for root in google_roots()]
+    for one in listed:
+        assert [fingerprint(root) for root in read_certificates((folder / one["file"]).read_bytes())] == [one["sha256"]]
+        assert one["url"].startswith("http")
 
 
 def test_a_subject_or_a_critical_name_is_needed() -> None:

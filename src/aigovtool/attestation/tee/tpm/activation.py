@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from aigovtool.attestation.tee.tpm.credential import ENTROPY_BYTES, Credential, ek_public, make_credential
+from aigovtool.attestation.tee.tpm.endorsement import key_of, read_chain
 from aigovtool.attestation.tee.tpm.structures import PublicKey, parse_public, spki
 from aigovtool.errors import EvidenceError
 
@@ -50,20 +51,21 @@ def secret_for(key: bytes, nonce: bytes) -> SecretFor:
     return secret
 
 
-def challenge(key: bytes, nonce: bytes, ek: PublicKey, ak_public: bytes, entropy: bytes) -> Credential:
-    """Return the credential to be activated by the TPM of `ek` beside the attestation key.
+def challenge(key: bytes, nonce: bytes, ek_certificate: bytes, ak_public: bytes, entropy: bytes) -> Credential:
+    """Return the credential to be activated by the TPM of the certificate, beside the attestation key.
 
     Args:
         key: as for `secret_for`.
         nonce: as for `secret_for`.
-        ek: the key of the endorsement certificate. Its chain need not have been verified: that is asked of the
-            evidence, and a secret for a stranger's key opens nothing else.
+        ek_certificate: DER. Its chain need not have been verified: that is asked of the evidence, and the secret for
+            a stranger's key is good for that key only.
         ak_public: TPMT_PUBLIC of the attestation key.
         entropy: 32 bytes or more of a cryptographic random source.
 
     Raises:
-        EvidenceError: `activation_key`, `ek_kind`, `public_area`.
+        EvidenceError: `activation_key`, `certificate_encoding`, `chain_algorithm`, `ek_kind`, `public_area`.
     """
+    ek = key_of(read_chain(ek_certificate, ())[0])
     ak_name = parse_public(ak_public).name
     secret = secret_for(key, nonce)(ek_digest(ek), ak_name)
     if len(entropy) < 32:

@@ -82,7 +82,7 @@ STEPS: Final = (
     Step(Label("chain"), "the certificate is a TPM key's, up to a trusted root", f"{_EK_PROFILE}, 3.2; RFC 5280, 6"),
     Step(Label("validity"), "all certificates are valid now", "RFC 5280, 6.1.3"),
     Step(Label("identity"), "the certificate names the TPM's maker, model and version", f"{_EK_PROFILE}, 3.2.9"),
-    Step(Label("proof"), "what is said of the quoting key's place is proved", f"{_PART_1}, 24"),
+    Step(Label("proof"), "a proof that the quoting key is in the TPM, where there is one, holds", f"{_PART_1}, 24"),
     Step(Label("signature"), "the quote is signed by the quoting key", f"{_PART_2}, 11.3"),
     Step(Label("freshness"), "the quote is over the report data", "attestation spec, 3.1"),
     Step(Label("pcrs"), "the PCR values are those quoted, all of them and no others", "TPM 2.0 Library, Part 3, 18.4"),
