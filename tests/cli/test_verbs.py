@@ -461,7 +461,7 @@ def test_the_simulated_tee_is_never_chosen_by_auto(lent: Place) -> None:
         "--listen",
         "127.0.0.1:0",
     ]
-    for more, reason in (([], "no_tee"), (["--tee", "simulated"], "simulated_refused")):
+    for more, reason in (([], "attester_none_found"), (["--tee", "simulated"], "simulated_refused")):
         result = lent.run(*common, *more, "--cache", lent.file("cache"))
         assert (result.exit_code, reason in result.stderr) == (2, True), result.output
 

@@ -29,7 +29,7 @@ from aigovtool.testing.simulated_tee import wiring
 
 
 @pytest.mark.parametrize(
-    ("tee", "allow", "reason"), [("simulated", False, "simulated_refused"), ("sev-snp", True, "no_tee")]
+    ("tee", "allow", "reason"), [("simulated", False, "simulated_refused"), ("auto", True, "attester_none_found")]
 )
 def test_the_simulated_tee_is_never_a_default(tee: str, allow: bool, reason: str, tmp_path: Path) -> None:  # noqa: FBT001
     """Not without the opt-in, and not in place of a real one that is absent."""

@@ -13,6 +13,14 @@ from aigovtool.cli.verb import DIRECTORY, FILE, Verb, VerbGroup
 _SIMULATED = "simulated"
 
 
+class Found(Struct, frozen=True, kw_only=True):
+    """Whether a platform is here to be used, and in words why so."""
+
+    tee: str
+    usable: bool
+    detail: str
+
+
 class Measured(Struct, frozen=True, kw_only=True):
     """What a TEE reports of this program."""
 
@@ -32,10 +40,10 @@ def enclave() -> None:
 )
 @click.option(
     "--tee",
-    type=click.Choice(["auto", _SIMULATED]),
+    type=click.Choice(["auto", "sev-snp", "tdx", "sgx", "nitro", "tpm", _SIMULATED]),
     default="auto",
     show_default=True,
-    help="Which TEE; auto never chooses the simulated one.",
+    help="Which TEE; auto takes the one that is here, and never a TPM or the simulated one.",
 )
 @click.option("--allow-simulated", is_flag=True, help="DEVELOPMENT ONLY: confirm --tee simulated.")
 @click.option("--borrower-file", type=FILE, required=True, help="The file from `aigovtool borrower add`.")
@@ -86,3 +94,18 @@ def measure(screen: Screen) -> None:
     found = Measured(tee=_SIMULATED, simulated=True, measurement=measure_program())
     screen.banner()
     screen.show(found, lambda: screen.facts([("tee", found.tee), ("measurement", found.measurement)]))
+
+
+@enclave.command(cls=Verb, example="aigovtool enclave detect")
+@click.pass_obj
+def detect(screen: Screen) -> None:
+    """Show which TEEs are here: what `serve --tee auto` looks for, and what it finds."""
+    from aigovtool.enclave.attesters.detect import look  # noqa: PLC0415
+
+    found = [Found(tee=one.tee.value, usable=one.usable, detail=one.detail) for one in look()]
+
+    def render() -> None:
+        rows = [(one.tee, "yes" if one.usable else "no", one.detail) for one in found]
+        screen.table(("tee", "usable", "found"), rows, "")
+
+    screen.show(found, render)

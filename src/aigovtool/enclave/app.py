@@ -36,12 +36,14 @@ from aigovtool.transport.routes import application
 from aigovtool.transport.server import HttpServer, bind
 
 _LOG: Final = logging.getLogger(__name__)
+#: Whatever platform is here that protects memory.
+AUTO: Final = "auto"
 _BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnclaveOptions:
-    """How to run an enclave. `tee` is a TEE type; the simulated one also needs `allow_simulated`."""
+    """How to run an enclave. `tee` is a TEE type, or `auto`; the simulated one also needs `allow_simulated`."""
 
     tee: str
     allow_simulated: bool
@@ -53,17 +55,18 @@ class EnclaveOptions:
 
 
 def attester_for(options: EnclaveOptions) -> Attester:
-    """Return the attester of the chosen TEE.
+    """Return the attester of the chosen TEE; with `auto`, of the one that is here, and log what was found.
 
     Raises:
         ConfigurationError: the TEE is not available, or is the simulated one without explicit opt-in.
     """
     if options.tee != TeeType.SIMULATED.value:
-        raise ConfigurationError(
-            f"no attester for TEE {options.tee!r} on this machine",
-            reason="no_tee",
-            fix="run on a supported TEE; `--tee simulated --allow-simulated` is for development and protects nothing",
-        )
+        from aigovtool.enclave.attesters import detect  # noqa: PLC0415 - the drivers of platforms that are not here
+
+        found = detect.look()
+        tee = detect.choose(found) if options.tee == AUTO else TeeType(options.tee)
+        _LOG.info("tee_chosen", extra={"tee": tee.value, "found": [finding.detail for finding in found]})
+        return detect.attester_for(tee)
     if not options.allow_simulated:
         raise ConfigurationError(
             "the simulated TEE protects nothing and is refused by default",
