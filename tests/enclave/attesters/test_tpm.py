@@ -111,8 +111,7 @@ def test_evidence_of_an_activated_key_is_genuine(tpm: SoftwareTpm, log: Path, in
     """Challenge, activation, quote and log of a TPM pass every step, with either endorsement key and either bank."""
     maker = attester(tpm, log, certificate_indexes=(index,), bank=bank)
     keys = maker.keys()
-    maker.activate(asked(keys))
-    examined = examine(maker.quote(REPORT_DATA), tpm)
+    examined = examine(maker.quote(REPORT_DATA, maker.activate(asked(keys))), tpm)
     assert failures(examined) == {}
     assert facts(examined) | {"attestation_key": "activated", "bank": bank, "tpm_model": "swtpm"} == facts(examined)
     verified = examined.genuine()
@@ -130,6 +129,16 @@ def test_it_is_an_attester_whose_quote_covers_the_claims(tpm: SoftwareTpm) -> No
     evidence = maker.attest(covered)
     assert examine(evidence, tpm).genuine().report_data == covered.report_data()
     assert failures(examine(changed(evidence, report_data=REPORT_DATA), tpm)) == {"freshness": "extra_data"}
+
+
+def test_what_was_activated_goes_to_the_custodian_alone(tpm: SoftwareTpm) -> None:
+    """Whoever did not ask could not judge it: evidence for a consumer is without it."""
+    maker = attester(tpm)
+    maker.activate(asked(maker.keys()))
+    boot, session = maker.attest(claims(role="boot")), maker.attest(claims(role="session"))
+    assert facts(examine(boot, tpm))["attestation_key"] == "activated"
+    consumer = TpmVerifier([tpm.root]).examine(session, NOW_MS)
+    assert facts(consumer)["attestation_key"] == "unproven"
 
 
 def test_without_activation_the_key_is_unproven(tpm: SoftwareTpm) -> None:
@@ -162,8 +171,7 @@ def test_another_tpm_cannot_activate(tpm: SoftwareTpm, other: SoftwareTpm) -> No
 def test_a_quote_by_another_tpms_key_is_refused(tpm: SoftwareTpm, other: SoftwareTpm) -> None:
     """A genuine secret does not carry over to the key of another TPM, nor one TPM's quote to another's certificate."""
     ours, theirs = attester(tpm), attester(other)
-    ours.activate(asked(ours.keys()))
-    genuine, foreign = ours.quote(REPORT_DATA), theirs.quote(REPORT_DATA)
+    genuine, foreign = ours.quote(REPORT_DATA, ours.activate(asked(ours.keys()))), theirs.quote(REPORT_DATA)
     message = unwrap(foreign.data)
     lent = changed(genuine, ak_public=message.ak_public, attest=message.attest, signature=message.signature)
     found = failures(examine(lent, tpm, other))
@@ -173,8 +181,8 @@ def test_a_quote_by_another_tpms_key_is_refused(tpm: SoftwareTpm, other: Softwar
 def test_an_answer_is_good_for_one_nonce(tpm: SoftwareTpm) -> None:
     """What was activated for an earlier exchange is refused in the next."""
     maker = attester(tpm)
-    maker.activate(asked(maker.keys()))
-    assert failures(examine(maker.quote(REPORT_DATA), tpm, nonce=b"\x23" * 32)) == {"proof": "activation"}
+    secret = maker.activate(asked(maker.keys()))
+    assert failures(examine(maker.quote(REPORT_DATA, secret), tpm, nonce=b"\x23" * 32)) == {"proof": "activation"}
 
 
 def test_a_replayed_quote_is_refused(tpm: SoftwareTpm) -> None:
@@ -222,8 +230,8 @@ def test_a_certificate_from_elsewhere_must_be_of_this_tpm(tpm: SoftwareTpm, othe
     """A TPM that holds no certificate is given one; that of another TPM is found out before anything is activated."""
     own, foreign = attester(tpm).keys(), attester(other).keys()
     maker = attester(tpm, ek_certificate=own.ek_certificate, certificate_indexes=())
-    maker.activate(asked(maker.keys()))
-    assert facts(examine(maker.quote(REPORT_DATA), tpm))["attestation_key"] == "activated"
+    secret = maker.activate(asked(maker.keys()))
+    assert facts(examine(maker.quote(REPORT_DATA, secret), tpm))["attestation_key"] == "activated"
     wrong = attester(tpm, ek_certificate=foreign.ek_certificate)
     with pytest.raises(EvidenceError) as caught:
         wrong.activate(asked(wrong.keys()))

@@ -124,8 +124,8 @@ class TpmAttester:
         with self._session() as tpm, self._primary(tpm, _AK_TEMPLATE) as (_, ak_public):
             return TpmKeys(ek_certificate=self._certificate(tpm), ak_public=ak_public)
 
-    def activate(self, credential: Credential) -> None:
-        """Open a custodian's credential; what is inside travels with all evidence from now on.
+    def activate(self, credential: Credential) -> bytes:
+        """Open a custodian's credential and return what is inside; it travels with evidence for that custodian.
 
         Raises:
             EvidenceError: `attester_tpm` when this TPM cannot open it: it was made for another TPM or another key.
@@ -135,18 +135,22 @@ class TpmAttester:
             with self._primary(tpm, _ek_template(certificate)) as (ek, made):
                 _require_certified(certificate, made)
                 user = bool(parse_public(made).attributes & USER_WITH_AUTH)
-                self._secret = self._activated(tpm, ak, ek, credential, user=user)
+                secret = self._activated(tpm, ak, ek, credential, user=user)
+        self._secret = secret
+        return secret
 
     def attest(self, claims: Binding) -> Evidence:
         """Return evidence whose quote is over SHA-256 of the report data of `claims`.
 
+        What was activated goes to the custodian alone: a consumer did not ask for it, and could not judge it.
+
         Raises:
             EvidenceError: as for `keys`; `attester_race` when PCRs change all the time; the reasons of `parse_log`.
         """
-        return self.quote(claims.report_data())
+        return self.quote(claims.report_data(), self._secret if claims.role == "boot" else None)
 
-    def quote(self, report_data: bytes) -> Evidence:
-        """Return evidence that is bound to these 64 bytes.
+    def quote(self, report_data: bytes, secret: bytes | None = None) -> Evidence:
+        """Return evidence that is bound to these 64 bytes, with an activated secret or without.
 
         Raises:
             EvidenceError: as for `attest`; `bad_report_data` for another size.
@@ -168,7 +172,7 @@ class TpmAttester:
             report_data=report_data,
             certifies=Certifies.EK,
             certificate=certificate,
-            secret=self._secret,
+            secret=secret,
         )
         return wrap(evidence, self._endorsements)
 

@@ -6,6 +6,10 @@
 3. The enclave sends what it found inside with its evidence. The custodian computes it again and compares.
 
 Nothing is remembered between 2 and 3. The answer is good for one nonce and one pair of keys.
+
+A custodian may also ask with the same nonce always (`STANDING_NONCE`). Then an answer is good for this pair of keys as
+long as the custodian keeps its key. That is as sound: an attestation key never leaves its TPM, the answer names it, and
+the quote that it signs is fresh by itself.
 """
 
 import hashlib
@@ -23,6 +27,8 @@ SecretFor = Callable[[bytes, bytes], bytes]
 
 SECRET_BYTES: Final = 32
 NONCE_BYTES: Final = 32
+#: Of a custodian that asks each TPM once, and verifies all evidence with one verifier.
+STANDING_NONCE: Final = bytes(NONCE_BYTES)
 _LABEL: Final = b"aigovtool tpm activation v1\0"
 _CHANCE: Final = b"aigovtool tpm activation v1 chance\0"
 
