@@ -205,7 +205,22 @@ def revocation_list(recipe: Recipe, part: str) -> bytes:
             entry = x509.RevokedCertificateBuilder().serial_number(SERIALS[revoked]).revocation_date(NOW - 11 * DAY)
             builder = builder.add_revoked_certificate(entry.build())
     signer = key(_signer(recipe, part, issuer))
-    return builder.sign(signer, own.get("hash", SHA256()), ecdsa_deterministic=True).public_bytes(Encoding.DER)
+    made = builder.sign(signer, own.get("hash", SHA256()), ecdsa_deterministic=True)
+    return _endless(made, signer) if "endless" in own else made.public_bytes(Encoding.DER)
+
+
+def _endless(made: x509.CertificateRevocationList, signer: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return the list without its next update, signed again: the library's builder makes no such list."""
+    until = made.next_update_utc
+    assert until is not None
+    body = made.tbs_certlist_bytes
+    short = body.replace(_der(0x17, until.strftime("%y%m%d%H%M%SZ").encode()), b"", 1)
+    assert len(body) - len(short) == 15
+    signed = _der(0x30, short[3:] if short[1] == 0x81 else short[2:])
+    signature = signer.sign(signed, ec.ECDSA(SHA256(), deterministic_signing=True))
+    # ecdsa-with-SHA256
+    algorithm = _der(0x30, _der(0x06, bytes.fromhex("2a8648ce3d040302")))
+    return _der(0x30, signed + algorithm + _der(0x03, b"\0" + signature))
 
 
 # -- The extension of a PCK certificate ---------------------------------------------------------------------

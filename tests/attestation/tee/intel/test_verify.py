@@ -488,6 +488,13 @@ def test_a_list_is_a_whole_one_by_the_right_issuer(part: str) -> None:
     assert first(evidence) == ("revocation", "revocation_issuer")
 
 
+@pytest.mark.parametrize("part", ["root_crl", "pck_crl"])
+def test_a_list_that_never_ends_is_refused(part: str) -> None:
+    """Without a next update nobody could tell that a newer list is held back."""
+    told = failures(but(TDX4, lists={part: {"endless": True}}))
+    assert told == {"time": "revocation_stale", "revocation": "revocation_stale"}
+
+
 CERTIFIED = ("leaf", "authority", "signing")
 LISTED = ("root_crl", "pck_crl")
 DATED = ("tcb_info", "qe_identity")
