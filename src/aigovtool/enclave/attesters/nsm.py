@@ -124,7 +124,7 @@ def _document_in(response: bytes) -> bytes:
     except MalformedError as error:
         raise EvidenceError(f"the module's response: {error.message}", reason="attester_answer") from None
     match item:
-        case {"Attestation": {"document": bytes() as document, **inner}, **rest} if document and not (inner or rest):
+        case {"Attestation": {"document": bytes() as document, **inner}, **rest} if not (inner or rest):
             return document
         case {"Error": str() as name, **rest} if not rest:
             said = name if name in ERRORS else "an error that is not known here"
