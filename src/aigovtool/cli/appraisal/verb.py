@@ -15,13 +15,15 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from aigovtool.cli import orders
+from aigovtool.cli.appraisal.draft import draft
+from aigovtool.cli.appraisal.policy_file import read_policy
 from aigovtool.cli.appraisal.words import MORE, Change, changes, rules
 from aigovtool.cli.confirm import confirm, yes_option
 from aigovtool.cli.credentials import connected
 from aigovtool.cli.screen import SIMULATED, Screen
 from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
 from aigovtool.cli.words import short
-from aigovtool.errors import AppraisalError, ConfigurationError, ConflictError, InputError
+from aigovtool.errors import AppraisalError, ConfigurationError, ConflictError
 
 if TYPE_CHECKING:
     from aigovtool.attestation.policy import AppraisalPolicy
@@ -31,7 +33,6 @@ _NOW_ON = (
     "It holds for enclaves that attest from now on. Those that were admitted serve until their attestation runs out "
     "(`aigovtool enclaves`); what must end at once is stopped with `aigovtool stop`."
 )
-_BEGIN = "begin with the file that `aigovtool appraisal show --json > policy.json` writes"
 _CONSUMERS = (
     "Consumers judge enclaves by the policy in their own files, as it was when these were made: whoever must accept "
     "another build is enrolled anew, under another name."
@@ -139,32 +140,6 @@ def policy_changes(client: "OperatorClient", policy: "AppraisalPolicy", *, file:
     )
 
 
-def read_policy(file: Path) -> "AppraisalPolicy":
-    """Return the policy in a file.
-
-    Raises:
-        ConfigurationError: `unreadable_policy`, `bad_policy`.
-    """
-    from aigovtool.attestation.policy import AppraisalPolicy  # noqa: PLC0415
-    from aigovtool.codec import decode  # noqa: PLC0415
-    from aigovtool.limits import MAX_CONTROL_BODY_BYTES  # noqa: PLC0415
-
-    try:
-        with file.open("rb") as stream:
-            content = stream.read(MAX_CONTROL_BODY_BYTES + 1)
-        return decode(content, AppraisalPolicy)
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot read {file}: {error.strerror}", reason="unreadable_policy", fix=_BEGIN
-        ) from None
-    except InputError as error:
-        raise ConfigurationError(
-            f"{file} is not an appraisal policy: {error.message}",
-            reason="bad_policy",
-            fix=_BEGIN,
-        ) from None
-
-
 def in_force(client: "OperatorClient") -> "AppraisalPolicy | None":
     """Return the policy in force; None where none was ever set, and no enclave is admitted."""
     try:
@@ -217,3 +192,6 @@ def show_changes(screen: Screen, found: PolicySet) -> None:
 
 def _named(version: int | None, digest: str) -> str:
     return f"{version} ({short(digest[7:])})"
+
+
+appraisal.add_command(draft)

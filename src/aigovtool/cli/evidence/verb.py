@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from aigovtool.cli.appraisal.verb import read_policy
+from aigovtool.cli.appraisal.policy_file import read_policy
 from aigovtool.cli.evidence.files import read_evidence, read_roots
 from aigovtool.cli.evidence.verdict import Verdict, checks_of, first_failed, said_of, show_verdict, steps_of
 from aigovtool.cli.screen import Screen
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from aigovtool.attestation.policy import AppraisalPolicy
     from aigovtool.attestation.verifier import Verifier
 
-_TEES: Final = ("sev-snp", "tdx", "sgx", "nitro", "tpm", "simulated")
+#: What evidence may be of.
+TEES: Final = ("sev-snp", "tdx", "sgx", "nitro", "tpm", "simulated")
 #: Seconds since 1970 have ten digits until the year 2286, milliseconds thirteen.
 _SECONDS_BELOW: Final = 10**11
 _ROOTS: Final = "Not the vendor's roots: whoever made these keys made what they certify."
@@ -38,7 +39,7 @@ def evidence() -> None:
 
 @evidence.command(cls=Verb, example="aigovtool evidence verify quote.bin --tee tdx --endorsements collateral.json")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--tee", type=click.Choice(_TEES), help="Whose evidence it is, where the file does not say.")
+@click.option("--tee", type=click.Choice(TEES), help="Whose evidence it is, where the file does not say.")
 @click.option(
     "--endorsements",
     multiple=True,
@@ -75,14 +76,14 @@ def verify(
 
     screen: Screen = context.obj
     at_ms = moment_ms(at)
-    wanted, asked = (None if text is None else _unhex(text) for text in (report_data, nonce))
+    wanted = None if report_data is None else _unhex(report_data)
     policy = None if policy_file is None else read_policy(policy_file)
     found = read_evidence(None if tee is None else TeeType(tee), file, endorsements, event_log)
     if found.tee is TeeType.SIMULATED:
         screen.banner()
     if roots:
         screen.banner(_ROOTS)
-    verifier = verifier_for(found.tee, read_roots(roots), asked)
+    verifier = verifier_for(found.tee, roots, nonce)
     verdict = judge(found, verifier.examine(found, at_ms), at_ms, policy)
     if wanted is not None and verdict.genuine:
         verdict = _compared(verdict, wanted)
@@ -130,8 +131,8 @@ def judge(evidence: "Evidence", examined: "Examined", at_ms: int, policy: "Appra
     )
 
 
-def verifier_for(tee: "TeeType", roots: Sequence[bytes], nonce: bytes | None) -> "Verifier":
-    """Return the verifier of a platform, with the vendor's roots or with others.
+def verifier_for(tee: "TeeType", root_files: Sequence[Path] = (), nonce: str | None = None) -> "Verifier":
+    """Return the verifier of a platform, with the vendor's roots or with those in files.
 
     Raises:
         InvalidValueError: such roots cannot be given for it (`bad_root`).
@@ -139,13 +140,14 @@ def verifier_for(tee: "TeeType", roots: Sequence[bytes], nonce: bytes | None) ->
     from aigovtool.attestation.model import TeeType  # noqa: PLC0415
     from aigovtool.attestation.tee.catalogue import HARDWARE  # noqa: PLC0415
 
+    roots, asked = read_roots(root_files), None if nonce is None else _unhex(nonce)
     match tee:
         case TeeType.SIMULATED:
             from aigovtool.testing.simulated_tee.verify import SimulatedVerifier  # noqa: PLC0415
 
             return SimulatedVerifier()
         case TeeType.TPM:
-            return _tpm_verifier(roots, nonce)
+            return _tpm_verifier(roots, asked)
         case _ if not roots:
             return HARDWARE[tee]()
         case TeeType.NITRO:

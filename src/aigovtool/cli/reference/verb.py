@@ -1,0 +1,265 @@
+"""`aigovtool reference-values`: which builds of the enclave exist, who measured them, and which are retired.
+
+A library is a file that belongs under version control. Records are added and retired, never changed or removed; what a
+policy accepts is taken from those in use. Whoever publishes one signs it, and others check the signature.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+from msgspec import Struct
+
+from aigovtool.cli.appraisal.policy_file import read_policy
+from aigovtool.cli.credentials import read_operator
+from aigovtool.cli.evidence.files import read_evidence
+from aigovtool.cli.evidence.verb import TEES, moment_ms, verifier_for
+from aigovtool.cli.reference.library import read_library, write_document
+from aigovtool.cli.screen import Screen
+from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
+from aigovtool.cli.words import when
+from aigovtool.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from aigovtool.attestation.policy import ReferenceSet
+    from aigovtool.attestation.reference_values import ReferenceRecord
+
+_FILE: Final = Path("reference-values.json")
+library_option = click.option("--library", type=FILE, default=_FILE, show_default=True, help="The library's file.")
+tee_option = click.option("--tee", type=click.Choice(TEES), required=True, help="For which TEE.")
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """One build for one TEE; `retired_ms` and `retired_because` are null while it is in use."""
+
+    tee: str
+    label: str
+    values: dict[str, str]
+    origin: str
+    added_ms: int
+    retired_ms: int | None
+    retired_because: str | None
+
+
+class Library(Struct, frozen=True, kw_only=True):
+    """A library of reference values; `signed_by` is the key that was checked, and null where none was given."""
+
+    version: int
+    records: list[Record]
+    signed_by: str | None = None
+
+
+class Signed(Struct, frozen=True, kw_only=True):
+    """A library that was signed, and the key that others check it with."""
+
+    version: int
+    file: str
+    key: str
+
+
+class Applied(Struct, frozen=True, kw_only=True):
+    """A policy that was made of another one and a library."""
+
+    version: int
+    file: str
+    builds: dict[str, int]
+
+
+@click.group("reference-values", cls=VerbGroup, example="aigovtool reference-values list")
+def reference_values() -> None:
+    """Which builds of the enclave are known: add, list, retire, sign, and put into a policy."""
+
+
+@reference_values.command(
+    cls=Verb,
+    example='aigovtool reference-values add "release 7" --tee sev-snp --from report.bin --origin "our lab"',
+)
+@click.argument("label")
+@tee_option
+@click.option("--value", "values", multiple=True, metavar="NAME=HEX", help="A measurement of this build; repeat.")
+@click.option("--from", "source", type=click.Path(path_type=Path), help="Take them from genuine evidence of it.")
+@click.option("--endorsements", multiple=True, type=click.Path(path_type=Path), help="For that evidence; repeat.")
+@click.option("--root", "roots", multiple=True, type=FILE, help="For that evidence: these roots, not the vendor's.")
+@click.option("--nonce", metavar="HEX", help="For a TPM quote that another program asked for.")
+@click.option("--at", metavar="TIME", help="As of when that evidence is judged.  [default: now]")
+@click.option("--origin", required=True, help="Who measured this build, and how: it is for auditors.")
+@library_option
+@click.pass_obj
+def add(
+    screen: Screen,
+    *,
+    label: str,
+    tee: str,
+    values: tuple[str, ...],
+    source: Path | None,
+    endorsements: tuple[Path, ...],
+    roots: tuple[Path, ...],
+    nonce: str | None,
+    at: str | None,
+    origin: str,
+    library: Path,
+) -> None:
+    """Add the measurements of a build, as they were computed or as genuine evidence of it says.
+
+    A label is given once, also after its build was retired.
+    """
+    from aigovtool.attestation.model import TeeType  # noqa: PLC0415
+    from aigovtool.attestation.reference_values import ReferenceLibrary, ReferenceRecord, added  # noqa: PLC0415
+    from aigovtool.codec import convert  # noqa: PLC0415
+
+    kind = TeeType(tee)
+    if (source is None) == (not values):
+        raise InvalidValueError(
+            "measurements come from --value or from --from", reason="no_values", fix="give one of the two"
+        )
+    if source is None:
+        found = _named(values)
+    else:
+        evidence = read_evidence(kind, source, endorsements, None)
+        verifier = verifier_for(kind, roots, nonce)
+        verified = verifier.examine(evidence, moment_ms(at)).genuine()
+        found = {part.name: part.digest for part in verified.measurements}
+    known = read_library(library) if library.exists() else ReferenceLibrary()
+    record = convert(
+        {
+            "tee": tee,
+            "values": {"label": label, "values": [{"name": name, "digest": hex_} for name, hex_ in found.items()]},
+            "origin": origin,
+            "added_at_ms": time.time_ns() // 1_000_000,
+        },
+        ReferenceRecord,
+    )
+    changed = added(known, record)
+    write_document(library, changed, replace=library.exists())
+    screen.show(_of(record), lambda: screen.line(f"{label} is in {library}, version {changed.version}", style="green"))
+
+
+@reference_values.command(
+    "list", cls=Verb, example="aigovtool reference-values list --library signed.json"
+)
+@library_option
+@click.option("--signer", metavar="HEX", help="Only if it is signed with this key.")
+@click.pass_obj
+def list_(screen: Screen, *, library: Path, signer: str | None) -> None:
+    """List all builds, with those that were retired and why."""
+    found = read_library(library, signer)
+    shown = Library(version=found.version, records=[_of(record) for record in found.records], signed_by=signer)
+
+    def render() -> None:
+        rows = [
+            (one.tee, one.label, _values(one), one.origin, when(one.added_ms), _state(one)) for one in shown.records
+        ]
+        signed = "" if signer is None else ", signed with that key"
+        screen.line(f"version {shown.version}{signed}")
+        screen.table(("tee", "build", "measurements", "origin", "added", "state"), rows, "no builds yet")
+
+    screen.show(shown, render)
+
+
+@reference_values.command(
+    cls=Verb, example='aigovtool reference-values retire "release 6" --tee sev-snp --reason "CVE-2026-1"'
+)
+@click.argument("label")
+@tee_option
+@click.option("--reason", required=True, help="Why it is not accepted any more.")
+@library_option
+@click.pass_obj
+def retire(screen: Screen, *, label: str, tee: str, reason: str, library: Path) -> None:
+    """Take a build out of use; its record stays, with the reason.
+
+    Enclaves are refused once a policy without it is in force: `reference-values apply`, then `appraisal set`.
+    """
+    from aigovtool.attestation.model import TeeType  # noqa: PLC0415
+    from aigovtool.attestation.reference_values import Retirement, retired  # noqa: PLC0415
+    from aigovtool.codec import convert  # noqa: PLC0415
+
+    retirement = convert({"at_ms": time.time_ns() // 1_000_000, "reason": reason}, Retirement)
+    changed = retired(read_library(library), TeeType(tee), label, retirement)
+    write_document(library, changed, replace=True)
+    record = next(one for one in changed.records if (one.tee.value, one.values.label) == (tee, label))
+    screen.show(
+        _of(record),
+        lambda: screen.line(f"{label} is retired; {library} is version {changed.version} now", style="green"),
+    )
+
+
+@reference_values.command(cls=Verb, example="aigovtool reference-values sign -o reference-values.signed.json")
+@library_option
+@click.option("-o", "--out", type=FILE, required=True, help="Where the signed library is written.")
+@operator_option
+@click.pass_obj
+def sign(screen: Screen, *, library: Path, out: Path, operator_file: Path | None) -> None:
+    """Sign a library with an operator's key, so that others can check who vouches for it."""
+    from aigovtool.attestation.reference_values import signed  # noqa: PLC0415
+    from aigovtool.crypto.secret import Secret  # noqa: PLC0415
+    from aigovtool.crypto.sign import SigningKey  # noqa: PLC0415
+
+    key = SigningKey.from_secret(Secret(read_operator(operator_file).key))
+    found = read_library(library)
+    write_document(out, signed(found, key), replace=False)
+    shown = Signed(version=found.version, file=str(out), key=key.public.raw.hex())
+    screen.show(
+        shown, lambda: screen.facts([("signed", f"{out}, version {shown.version}"), ("key for others", shown.key)])
+    )
+
+
+@reference_values.command(cls=Verb, example="aigovtool reference-values apply policy.json -o next.json")
+@click.argument("policy_file", metavar="POLICY.json", type=FILE)
+@library_option
+@click.option("--signer", metavar="HEX", help="Only if the library is signed with this key.")
+@click.option("-o", "--out", type=FILE, required=True, help="Where the next version of the policy is written.")
+@click.pass_obj
+def apply(screen: Screen, *, policy_file: Path, library: Path, signer: str | None, out: Path) -> None:
+    """Make the next version of a policy, which accepts the builds in use and no other.
+
+    `aigovtool appraisal set` puts it in force.
+    """
+    from aigovtool.attestation.reference_values import with_reference_values  # noqa: PLC0415
+
+    policy = with_reference_values(read_policy(policy_file), read_library(library, signer))
+    write_document(out, policy, replace=False)
+    builds = {entry.tee.value: len(entry.reference_values) for entry in policy.accepted}
+    shown = Applied(version=policy.version, file=str(out), builds=builds)
+
+    def render() -> None:
+        screen.table(("tee", ">builds accepted"), [(name, str(number)) for name, number in builds.items()], "")
+        screen.line(f"version {shown.version} is in {out}; next: aigovtool appraisal set {out}")
+
+    screen.show(shown, render)
+
+
+def _named(values: Sequence[str]) -> dict[str, str]:
+    pairs = [value.partition("=") for value in values]
+    found = {name: digest.lower() for name, _, digest in pairs}
+    if len(found) != len(pairs) or not all(separator for _, separator, _ in pairs):
+        raise InvalidValueError("a measurement is given as NAME=HEX, each name once", reason="bad_value")
+    return found
+
+
+def _of(record: "ReferenceRecord") -> Record:
+    return Record(
+        tee=record.tee.value,
+        label=record.values.label,
+        values=_digests(record.values),
+        origin=record.origin,
+        added_ms=record.added_at_ms,
+        retired_ms=None if record.retired is None else record.retired.at_ms,
+        retired_because=None if record.retired is None else record.retired.reason,
+    )
+
+
+def _digests(values: "ReferenceSet") -> dict[str, str]:
+    found = {str(one.name): str(one.digest) if isinstance(one.digest, str) else "not checked" for one in values.values}
+    return {**found, **{str(rule.register): "by its log" for rule in values.events}}
+
+
+def _values(record: Record) -> str:
+    return ", ".join(f"{name} {digest}" for name, digest in record.values.items())
+
+
+def _state(record: Record) -> str:
+    if record.retired_ms is None:
+        return "in use"
+    return f"retired {when(record.retired_ms)}: {record.retired_because}"

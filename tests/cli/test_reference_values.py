@@ -1,0 +1,120 @@
+"""`aigovtool reference-values` and `appraisal draft`: from genuine evidence to a policy that accepts it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from tests.cli.conftest import Place
+
+from aigovtool.attestation.model import Evidence, MeasurementHex
+from aigovtool.cli.app import app
+from aigovtool.codec import encode
+from aigovtool.testing.simulated_tee.attester import SimulatedPlatform
+
+FIRST, SECOND = MeasurementHex("5a" * 48), MeasurementHex("5b" * 48)
+AT = ("--at", "2026-11-26T00:00:00Z")
+
+
+def run(folder: Path, *arguments: str) -> Result:
+    """Run a verb; words that begin with `@` are files in `folder`."""
+    words = [str(folder / word[1:]) if word.startswith("@") else word for word in arguments]
+    return CliRunner().invoke(app, words, env={"NO_COLOR": "1"}, prog_name="aigovtool")
+
+
+def done(folder: Path, *arguments: str) -> Any:
+    result = run(folder, *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def refused(folder: Path, *arguments: str) -> tuple[int, str]:
+    result = run(folder, *arguments, "--json")
+    return result.exit_code, json.loads(result.stdout)["error"]["reason"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, measurement in (("first.json", FIRST), ("second.json", SECOND)):
+        evidence: Evidence = SimulatedPlatform(measurement).report(bytes(64))
+        (tmp_path / name).write_bytes(encode(evidence))
+    return tmp_path
+
+
+def add(folder: Path, label: str, *source: str) -> Any:
+    return done(
+        folder, "reference-values", "add", label, "--tee", "simulated", *source, *AT, "--origin", "our lab",
+        "--library", "@library.json",
+    )  # fmt: skip
+
+
+def accepted(folder: Path, evidence: str, policy: str) -> bool:
+    result = run(folder, "evidence", "verify", evidence, *AT, "--policy", policy, "--json")
+    found = json.loads(result.stdout)
+    assert (result.exit_code == 0) is found["acceptable"]
+    return bool(found["acceptable"])
+
+
+def test_a_policy_is_drafted_from_evidence_and_accepts_it_and_nothing_else(folder: Path) -> None:
+    """Every rule is what that machine said."""
+    done(folder, "appraisal", "draft", "@first.json", *AT, "-o", "@policy.json")
+    assert accepted(folder, "@first.json", "@policy.json")
+    assert not accepted(folder, "@second.json", "@policy.json")
+    shown = run(folder, "appraisal", "draft", "@second.json", *AT, "--this-chip", "-o", "@other.json")
+    assert "Go through every rule" in shown.stdout
+    assert json.loads((folder / "other.json").read_text())["accepted"][0]["chips"] != {"unchecked": ""}
+    assert refused(folder, "appraisal", "draft", "@first.json", *AT, "-o", "@policy.json") == (2, "unwritable_file")
+
+
+def test_builds_come_and_go_and_the_policy_follows(folder: Path) -> None:
+    """Added from evidence or by value, put into a policy, retired: enclaves of it are not acceptable any more."""
+    done(folder, "appraisal", "draft", "@first.json", *AT, "-o", "@policy.json")
+    add(folder, "first", "--from", "@first.json")
+    add(folder, "second", "--value", f"source={SECOND}")
+    applied = done(folder, "reference-values", "apply", "@policy.json", "--library", "@library.json", "-o", "@2.json")
+    assert (applied["version"], applied["builds"]) == (2, {"simulated": 2})
+    assert accepted(folder, "@first.json", "@2.json")
+    assert accepted(folder, "@second.json", "@2.json")
+    gone = ("first", "--tee", "simulated", "--reason", "a flaw", "--library", "@library.json")
+    assert done(folder, "reference-values", "retire", *gone)["retired_because"] == "a flaw"
+    done(folder, "reference-values", "apply", "@2.json", "--library", "@library.json", "-o", "@3.json")
+    assert not accepted(folder, "@first.json", "@3.json")
+    assert accepted(folder, "@second.json", "@3.json")
+    shown = run(folder, "reference-values", "list", "--library", "@library.json")
+    assert "a flaw" in shown.stdout
+    assert "in use" in shown.stdout
+
+
+def test_a_library_is_signed_by_an_operator_and_checked_by_others(place: Place, folder: Path) -> None:
+    """Whoever has the key sees who vouches; another key, or an unsigned file, is refused."""
+    add(folder, "first", "--from", "@first.json")
+    library = ("--library", str(folder / "library.json"))
+    signed = place.document("reference-values", "sign", *library, "-o", str(folder / "signed.json"))
+    seen = done(folder, "reference-values", "list", "--library", "@signed.json", "--signer", signed["key"])
+    assert (seen["signed_by"], [one["label"] for one in seen["records"]]) == (signed["key"], ["first"])
+    key = ("--signer", "00" * 31 + "07")
+    assert refused(folder, "reference-values", "list", "--library", "@signed.json", *key) == (5, "wrong_key")
+    assert refused(folder, "reference-values", "list", "--library", "@library.json", *key) == (2, "not_signed")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("add", "x", "--tee", "tdx", "--origin", "o"), "no_values"),
+        (("add", "x", "--tee", "tdx", "--origin", "o", "--value", "mr_td"), "bad_value"),
+        (("add", "x", "--tee", "tdx", "--origin", "o", "--value", "mr_td=xyz"), None),
+        (("list", "--library", "@first.json"), "not_a_library"),
+        (("list", "--library", "@nowhere.json"), "unreadable_file"),
+        (("retire", "x", "--tee", "tdx", "--reason", "r", "--library", "@nowhere.json"), "unreadable_file"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(folder: Path, arguments: tuple[str, ...], reason: str | None) -> None:
+    """A typed error, and no file is written or changed."""
+    before = sorted(path.name for path in folder.iterdir())
+    more = () if "--library" in arguments else ("--library", "@library.json")
+    result = run(folder, "reference-values", *arguments, *more, "--json")
+    assert result.exit_code in {2, 3}, result.output
+    if reason is not None:
+        assert json.loads(result.stdout)["error"]["reason"] == reason
+    assert sorted(path.name for path in folder.iterdir()) == before
