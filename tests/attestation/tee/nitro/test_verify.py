@@ -297,6 +297,17 @@ def test_a_certificate_that_is_not_der_is_refused(twisted: Any, index: int) -> N
     assert failures(maker.document(certificates)) == {"certificates": "certificate_encoding"}
 
 
+def test_a_certificate_whose_signature_has_unused_bits_is_refused() -> None:
+    """A bit string that ends with zeros can be written in several ways, and the library takes all of them."""
+    chains = (maker.chain(maker.changed("instance", ends=timedelta(hours=23, seconds=extra))) for extra in range(64))
+    certificates = list(next(one for one in chains if one[3][-1] & 1 == 0))
+    signature = x509.load_der_x509_certificate(certificates[3]).signature
+    verify(maker.document(certificates))
+    certificates[3] = certificates[3][: -len(signature) - 1] + b"\x01" + signature
+    assert x509.load_der_x509_certificate(certificates[3]).signature == signature
+    assert failures(maker.document(certificates)) == {"certificates": "certificate_encoding"}
+
+
 # -- Signature and time -----------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from aigovtool.attestation.certificates import (
     Period,
@@ -131,12 +132,18 @@ def _read_chain(document: Document) -> tuple[x509.Certificate, ...]:
 
 
 def _require_whole(certificate: x509.Certificate) -> None:
-    """Have the library parse what it parses only when it is asked, so that no later step meets what it cannot read."""
+    """Require what the library leaves open: names and a key that can be parsed, and a signature of whole bytes.
+
+    It parses the first two only when it is asked; and of the signature's bit string it ignores how many of the last
+    bits are said to be unused, a number that no signature covers.
+    """
     try:
         _ = (certificate.issuer, certificate.subject, certificate.not_valid_before_utc, certificate.not_valid_after_utc)
         certificate.public_key()
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise EvidenceError("a certificate of the document cannot be parsed", reason="certificate_encoding") from None
+    if certificate.public_bytes(Encoding.DER)[-len(certificate.signature) - 1]:
+        raise EvidenceError("a certificate's signature is not of whole bytes", reason="certificate_encoding")
 
 
 def _require_signer(leaf: x509.Certificate) -> None:
