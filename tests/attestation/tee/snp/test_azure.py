@@ -47,6 +47,12 @@ def test_every_field_of_a_container_is_exact(words: dict[str, Any]) -> None:
     assert refused(bundle(container(inner(), **words)))["container"] == "container"
 
 
+def test_claims_are_not_empty() -> None:
+    """A container without claims says nothing, even if its headers and the report data agree on that."""
+    empty = container(report(report_data=claims_hash(b"")), b"")
+    assert refused(bundle(empty)) == {"container": "container"}
+
+
 def test_a_container_cut_anywhere_is_refused() -> None:
     """A part of a container is none; only its filling may be shorter."""
     whole = container(inner(), filling=0)

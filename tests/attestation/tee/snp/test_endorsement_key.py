@@ -138,6 +138,8 @@ def test_a_long_provider_is_refused() -> None:
     """127 characters are the longest text with a short length."""
     assert reason(leaf(kind="vlek", changes={"5": b"\x16\x7f" + b"x" * 128})) == "leaf_extension"
     assert reason(leaf(kind="vlek", changes={"5": b"\x16\x81\x80" + b"x" * 128})) == "leaf_extension"
+    # 258 characters, whose number has the low byte 2.
+    assert reason(leaf(kind="vlek", changes={"5": b"\x16\x02" + b"x" * 258})) == "leaf_extension"
 
 
 @pytest.mark.parametrize(("product", "structure"), [(MILAN, 1), (GENOA, 1), (TURIN, 0), (TURIN, 2)], ids=str)

@@ -156,6 +156,19 @@ def test_a_certificate_of_another_name_is_refused() -> None:
         assert why(*der(usual_leaf(), stranger)) == "endorsement_unknown"
 
 
+def test_names_that_cannot_be_read_are_refused() -> None:
+    """The library reads a name only when it is asked for; issuer or subject, nobody is surprised later."""
+    for part in (usual_leaf(), authorities().ask, revocation_list()):
+        (data,) = der(part)
+        rest = () if part is usual_leaf() else der(usual_leaf())
+        pieces = data.split(b"Santa Clara")
+        for index in range(1, len(pieces)):
+            names = [b"Santa Clara"] * (len(pieces) - 1)
+            names[index - 1] = b"Santa \xff\xfeara"
+            changed = pieces[0] + b"".join(name + piece for name, piece in zip(names, pieces[1:], strict=True))
+            assert why(changed, *rest) == "certificate_encoding"
+
+
 def test_trailing_bytes_are_refused() -> None:
     """Nothing follows a certificate or a list."""
     for part in (usual_leaf(), authorities().ask, revocation_list()):

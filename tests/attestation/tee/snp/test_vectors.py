@@ -20,11 +20,13 @@ from tests.attestation.tee.snp.public import (
 from aigovtool.attestation.certificates import fingerprint
 from aigovtool.attestation.examination import Examined
 from aigovtool.attestation.model import Evidence, VerifiedEvidence
+from aigovtool.attestation.tee.snp import authorities
 from aigovtool.attestation.tee.snp.authorities import PINS, VENDOR
 from aigovtool.attestation.tee.snp.endorsement_key import read_endorsement_key
 from aigovtool.attestation.tee.snp.product import Product
 from aigovtool.attestation.tee.snp.verify import SnpVerifier
 from aigovtool.attestation.tee.snp.wanted import wanted
+from aigovtool.errors import ConfigurationError
 
 _EXPECTED = {
     # measurement, report data from its start, host data from its start, reported TCB, guest SVN, chip id or none
@@ -195,3 +197,11 @@ def test_pins_sources_and_files_agree() -> None:
             assert entry["sha256"] == fingerprint(getattr(ours, kind))
             service = "vlek" if kind == "asvk" else "vcek"
             assert entry["url"] == f"https://kdsintf.amd.com/{service}/v1/{product}/cert_chain"
+
+
+def test_a_trust_anchor_that_is_not_the_pinned_one_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever replaces a file of this installation gets no verifier."""
+    monkeypatch.setattr(authorities, "PINS", {**PINS, "ark_milan": PINS["ark_genoa"]})
+    with pytest.raises(ConfigurationError) as caught:
+        authorities._load("ark_milan")
+    assert caught.value.reason == "trust_anchor"
