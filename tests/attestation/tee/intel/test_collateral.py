@@ -120,6 +120,20 @@ def test_lists_are_lists(member: str) -> None:
         assert reason(written({**PARTS, member: revoked})) == "certificate_encoding"
 
 
+def test_names_in_lists_and_chains_are_parsed_when_they_are_read() -> None:
+    """The X.509 library looks at a name when it is asked for: too late, in the middle of another step."""
+    for member, common in (("root_ca_crl", b"Intel SGX Root CA"), ("pck_crl", b"Intel SGX PCK Platform CA")):
+        usual = bytes.fromhex(PARTS[member])
+        at = usual.index(common) - 2
+        broken = usual[:at] + b"\x07" + usual[at + 1 :]
+        assert reason(written({**PARTS, member: broken.hex()})) == "certificate_encoding"
+    der = maker.certificate(maker.TDX4, "signing").public_bytes(Encoding.DER)
+    at = der.index(b"Intel SGX TCB Signing") - 2
+    other = x509.load_der_x509_certificate(der[:at] + b"\x07" + der[at + 1 :])
+    chain = other.public_bytes(Encoding.PEM).decode() + maker.pem(maker.certificate(maker.TDX4, "root"))
+    assert reason(written({**PARTS, "tcb_info_issuer_chain": chain})) == "certificate_encoding"
+
+
 def test_what_other_tools_write_becomes_the_only_encoding() -> None:
     """White space, order, case, line ends and a PCK chain beside the rest do not matter to the converter."""
     chains = {member: PARTS[member].replace("\n", "\r\n") for member in CHAINS}
