@@ -476,20 +476,44 @@ def test_a_subject_or_a_critical_name_is_needed() -> None:
     """Where the subject is empty the other name must not be ignorable; where it is not, it may be."""
     assert failures(examine(Forgery(leaf={"extensions": ((names(*NAMES), False), PURPOSE)}))) == {}
     for critical, expected in ((True, {}), (False, {"identity": "tpm_identity"})):
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([]))
-            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "TPM issuing CA")]))
-            .public_key(rsa_key("ek").public_key())
-            .serial_number(1)
-            .not_valid_before(NOW - timedelta(days=1))
-            .not_valid_after(NOW + timedelta(days=1))
-            .add_extension(key_usage(key_encipherment=True), critical=True)
-            .add_extension(names(*NAMES), critical=critical)
-            .add_extension(*PURPOSE)
-        )
-        leaf = builder.sign(key_of("TPM issuing CA"), hashes.SHA384(), ecdsa_deterministic=True)
-        assert failures(examine(Forgery(certificate=der(leaf)))) == expected
+        leaf = built(subject=x509.Name([]), critical=critical)
+        assert failures(examine(Forgery(certificate=leaf))) == expected
+
+
+def test_a_certificate_that_does_not_say_what_its_key_is_for_is_refused() -> None:
+    """Without a key usage an endorsement key cannot be told from one that signs."""
+    assert failures(examine(Forgery(certificate=built()))) == {}
+    assert failures(examine(Forgery(certificate=built(used=None)))) == {"chain": "key_usage"}
+
+
+@pytest.mark.parametrize("purpose", [EK_PURPOSE, ObjectIdentifier("2.5.29.37.0")])
+def test_an_authority_may_be_limited_to_this_purpose(purpose: ObjectIdentifier) -> None:
+    """Google's authorities are for endorsement keys only; others are for any purpose, and say so."""
+    authority = issuing(extensions=((x509.ExtendedKeyUsage([purpose]), False),))
+    assert failures(examine(Forgery(endorsements=(der(authority),)))) == {}
+
+
+def built(
+    *,
+    subject: x509.Name | None = None,
+    critical: bool = True,
+    used: x509.KeyUsage | None = key_usage(key_encipherment=True),  # noqa: B008 - it never changes
+) -> bytes:
+    """Return a leaf that `Certified` does not make: with an empty subject, or without a key usage."""
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a TPM")]) if subject is None else subject)
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "TPM issuing CA")]))
+        .public_key(rsa_key("ek").public_key())
+        .serial_number(1)
+        .not_valid_before(NOW - timedelta(days=1))
+        .not_valid_after(NOW + timedelta(days=1))
+        .add_extension(names(*NAMES), critical=critical)
+        .add_extension(*PURPOSE)
+    )
+    if used is not None:
+        builder = builder.add_extension(used, critical=True)
+    return der(builder.sign(key_of("TPM issuing CA"), hashes.SHA384(), ecdsa_deterministic=True))
 
 
 def test_certificates_are_one_der_encoding_each() -> None:
