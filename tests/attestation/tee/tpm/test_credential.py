@@ -118,8 +118,9 @@ def test_a_credential_of_other_sizes_is_not_made(secret: bytes, entropy: bytes) 
 
 def test_keys_that_no_template_makes_are_refused() -> None:
     """An endorsement key is RSA of a known size, P-256 or P-384."""
-    odd = rsa.generate_private_key(65537, 2056).public_key()
-    for key in (ecc_key("ek", ec.SECP521R1()).public_key(), ecc_key("ek", ec.SECP256K1()).public_key(), odd):
+    odd = rsa.RSAPublicNumbers(65537, (1 << 2055) + 1).public_key()
+    small = rsa.RSAPublicNumbers(3, rsa_key("ek").public_key().public_numbers().n).public_key()
+    for key in (ecc_key("ek", ec.SECP521R1()).public_key(), ecc_key("ek", ec.SECP256K1()).public_key(), odd, small):
         with pytest.raises(EvidenceError) as caught:
             ek_public(key)
         assert caught.value.reason == "ek_kind"
