@@ -19,6 +19,7 @@ from aigovtool.errors import EvidenceError
         lambda read: (read.take(2), read.sized(9)),
         lambda read: read.end(),
     ],
+    ids=range(6),
 )
 def test_a_part_that_is_not_there_is_refused(action: Callable[[Reader], Any]) -> None:
     """Short reads, lengths above their bound or beyond the end, and bytes that are left, have the reader's reason."""
