@@ -63,8 +63,8 @@ def test_the_policy_is_shown_and_saved_as_the_file_that_set_takes(site: Site) ->
         assert (same.exit_code, "same_policy" in same.stderr) == (3, True)
 
 
-def test_another_policy_is_obeyed_from_the_next_attestation(site: Site) -> None:
-    """Old and new are compared, nothing happens without an answer; then the old build is refused, the new one taken."""
+def test_another_policy_is_obeyed_at_once(site: Site) -> None:
+    """Old and new are compared, nothing happens without an answer; then the old build is refused everywhere."""
     with site.served() as place:
         policy = present(place)
         (build,) = policy["accepted"][0]["reference_values"]
@@ -86,7 +86,11 @@ def test_another_policy_is_obeyed_from_the_next_attestation(site: Site) -> None:
         assert present(place)["version"] == 2
         with pytest.raises(AppraisalError):
             do(Enclave(site.bench).boot())
-        site.draw(1)  # who was admitted serves on
+        with pytest.raises(AssertionError):
+            site.draw(1)  # who was admitted by the old one gets no lease any more
+        (gone, *_) = place.document("enclaves", "list")["enclaves"]
+        assert (gone["state"], "measurements" in gone["why"]) == ("unaccepted", True)
+        assert "is accepted no more: " in place.run("enclaves", "list").stdout
         (told,) = place.document("audit", "list", "--kind", "appraisal_policy_set")["entries"][-1:]
         assert "version 2" in place.run("audit", "list", "--kind", "appraisal_policy_set").stdout
         assert told["who"] == "operator alice"

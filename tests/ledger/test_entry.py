@@ -35,6 +35,7 @@ BODIES: list[EntryBody] = [
     entry.BudgetSet(limit=LIMIT, command=COMMAND),
     entry.Attested(instance=INSTANCE, borrower=BORROWER, tee="simulated", measurement="00", result=DIGEST),
     entry.AttestationRefused(borrower=BORROWER, code="evidence_unacceptable", reason="debug"),
+    entry.AttestationWithdrawn(instance=INSTANCE, borrower=BORROWER, code="evidence_unacceptable", reason="tcb"),
     entry.KeyReleased(instance=INSTANCE, model=MODEL, manifest=DIGEST),
     entry.ReleaseRefused(instance=INSTANCE, model=MODEL, code="stopped", reason=""),
     entry.CommandRefused(command=COMMAND, code="conflict", reason="not_stopped"),

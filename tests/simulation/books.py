@@ -16,7 +16,8 @@ from aigovtool.custodian.store.transaction import Head
 from aigovtool.ids import BorrowerId, InstanceId, LeaseId
 from aigovtool.ledger.book import Book, Effects
 from aigovtool.ledger.budget import ROLLING, BudgetLimit, BudgetRow, RowKey, Scope, Window, key_now
-from aigovtool.ledger.entry import Entry, EntryBody, StopTarget, may_follow_gap
+from aigovtool.ledger.entry import Entry, EntryBody, StopTarget
+from aigovtool.ledger.gap import may_follow_gap
 from aigovtool.ledger.lease import Lease
 from aigovtool.ledger.merkle import Frontier
 from aigovtool.ledger.units import Dimension

@@ -73,6 +73,9 @@ class LoggingCustodian(Custodian):
             lambda: entry.ModelWithdrawn(model=_FACES, epoch=epoch, command=self.command()),
             lambda: entry.AppraisalPolicySet(version=self.scene.number(), digest=DIGEST, command=self.command()),
             lambda: entry.AttestationRefused(borrower=NORTH, code="appraisal", reason="measurement"),
+            lambda: entry.AttestationWithdrawn(
+                instance=other, borrower=NORTH, code="evidence_unacceptable", reason="measurements"
+            ),
             lambda: entry.KeyReleased(instance=other, model=MODEL, manifest=MANIFEST),
             lambda: entry.ReleaseRefused(instance=other, model=MODEL, code="reattest_required", reason=""),
             lambda: entry.CommandRefused(command=self.command(), code="conflict", reason="unlimited"),

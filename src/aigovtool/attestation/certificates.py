@@ -101,7 +101,11 @@ def read_revocation_list(data: bytes) -> x509.CertificateRevocationList:
         EvidenceError: `certificate_encoding`, `certificate_too_large`.
     """
     (der,) = _one(_encodings(data, "X509 CRL", MAX_REVOCATION_LIST_BYTES))
-    return _parsed(lambda: x509.load_der_x509_crl(der), "a revocation list")
+    revoked = _parsed(lambda: x509.load_der_x509_crl(der), "a revocation list")
+    _parsed(lambda: (revoked.issuer, list(revoked.extensions), revoked.next_update_utc), "a revocation list")
+    _parsed(lambda: [one.extensions for one in revoked], "a revocation list")
+    _require_whole_signature(der, revoked.signature)
+    return revoked
 
 
 def fingerprint(certificate: x509.Certificate) -> str:
@@ -191,6 +195,9 @@ def _encodings(data: bytes, label: str, most: int) -> list[bytes]:
 
 def _der_of(block: bytes, label: str, most: int) -> bytes:
     """Return the DER encoding in one PEM block that is exactly as the library writes it."""
+    ends = {line[-2:] == b"\r\n" for line in block.splitlines(keepends=True)[:-1]}
+    if len(ends) > 1:
+        raise EvidenceError("PEM with two kinds of line ends", reason="certificate_encoding")
     plain = block.replace(b"\r\n", b"\n").removesuffix(b"\n")
     if label == "CERTIFICATE":
         certificate = _parsed(lambda: x509.load_pem_x509_certificate(plain), "a certificate")
@@ -206,8 +213,22 @@ def _der_of(block: bytes, label: str, most: int) -> bytes:
 
 def _certificate(der: bytes) -> x509.Certificate:
     certificate = _parsed(lambda: x509.load_der_x509_certificate(der), "a certificate")
-    _parsed(lambda: certificate.extensions, "a certificate")
+    _parsed(
+        # The library parses these when it is asked for them; here they are asked for before anything rests on them.
+        lambda: (
+            *(certificate.issuer, certificate.subject, certificate.extensions, certificate.public_key()),
+            *(certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.signature_hash_algorithm),
+        ),
+        "a certificate",
+    )
+    _require_whole_signature(der, certificate.signature)
     return certificate
+
+
+def _require_whole_signature(der: bytes, signature: bytes) -> None:
+    """Require that a signature has no unused bits: the library ignores their number, and nothing signs it."""
+    if der[-len(signature) - 1 :] != b"\0" + signature:
+        raise EvidenceError("a signature is not of whole bytes", reason="certificate_encoding")
 
 
 def _parsed(load: Callable[[], T], what: str) -> T:

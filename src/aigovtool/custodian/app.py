@@ -26,6 +26,7 @@ from aigovtool.custodian.keys import CustodianKeys
 from aigovtool.custodian.service import refusals
 from aigovtool.custodian.service.credentials import certificate_for
 from aigovtool.custodian.service.packages import remove_left
+from aigovtool.custodian.service.reexamination import reexamine
 from aigovtool.custodian.service.reports import sweep
 from aigovtool.custodian.store import facts, log, parties, postgres
 from aigovtool.custodian.store.backend import Backend
@@ -302,13 +303,15 @@ async def _serve(
 
 
 async def _refresh(custodian: Custodian) -> None:
-    """Keep endorsements that were used lately from getting old."""
-    while custodian.endorsements is not None:
-        await asyncio.sleep(_REFRESH_S)
+    """Keep endorsements from getting old, and judge who was admitted by what they say now; also when we begin."""
+    while True:
         try:
-            await custodian.endorsements.refresh()
+            if custodian.endorsements is not None:
+                await custodian.endorsements.refresh()
+            await reexamine(custodian)
         except AIGovToolError as error:
             _LOG.error("refresh_failed", extra={"code": error.code})
+        await asyncio.sleep(_REFRESH_S)
 
 
 async def _relay(custodian: Custodian, address: str) -> None:

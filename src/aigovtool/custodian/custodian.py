@@ -22,7 +22,8 @@ from aigovtool.custodian.witness_keys import WitnessKeys
 from aigovtool.errors import LedgerRollbackError
 from aigovtool.ids import MessageId
 from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
-from aigovtool.ledger.entry import EntryBody, may_follow_gap
+from aigovtool.ledger.entry import EntryBody
+from aigovtool.ledger.gap import may_follow_gap
 from aigovtool.protocol.stop import STOP_STATE
 
 

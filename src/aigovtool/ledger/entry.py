@@ -6,7 +6,6 @@ balance from the log alone. They carry no prompt, no output and no key.
 """
 
 from enum import StrEnum
-from typing import get_args
 
 from aigovtool.codec import Message, encode
 from aigovtool.ids import (
@@ -160,6 +159,15 @@ class AttestationRefused(Message, tag_field="kind", tag="attestation_refused", o
     code: str
     reason: str
     times: Units = 1
+
+
+class AttestationWithdrawn(Message, tag_field="kind", tag="attestation_withdrawn"):
+    """An instance that was admitted would not be any more: by the policy, or by what its vendor says since."""
+
+    instance: InstanceId
+    borrower: BorrowerId
+    code: str
+    reason: str
 
 
 class KeyReleased(Message, tag_field="kind", tag="key_released"):
@@ -353,6 +361,7 @@ EntryBody = (
     | BudgetSet
     | Attested
     | AttestationRefused
+    | AttestationWithdrawn
     | KeyReleased
     | ReleaseRefused
     | CommandRefused
@@ -386,13 +395,3 @@ class Entry(Message):
     def leaf(self) -> bytes:
         """Return the RFC 6962 leaf hash of this entry."""
         return leaf_hash(encode(self))
-
-
-def may_follow_gap(body: EntryBody) -> bool:
-    """Return whether an entry may stand between the finding of a gap and its settlement: nothing that grants may.
-
-    Stops, refusals, and who is enrolled by whoever holds the custodian's directory, so that two can settle it.
-    """
-    if isinstance(body, PartyAdded):
-        return body.role is PartyRole.OPERATOR and body.command is None
-    return isinstance(body, (*get_args(Refusal), GapFound, Restored, Stopped))

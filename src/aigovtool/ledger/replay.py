@@ -40,8 +40,8 @@ from aigovtool.ledger.entry import (
     StopTarget,
     WitnessEnrolled,
     WitnessRetired,
-    may_follow_gap,
 )
+from aigovtool.ledger.gap import may_follow_gap
 from aigovtool.ledger.lease import LeaseEvent, LeaseState, next_state
 from aigovtool.ledger.lease_ids import LeaseIds
 from aigovtool.ledger.units import Dimension

@@ -119,7 +119,7 @@ class Usage(Message):
 
 
 class EnclaveView(Message):
-    """One instance. `state` is live, silent, stopped, wiped or forked.
+    """One instance. `state` is live, silent, stopped, wiped, forked or unaccepted; `why` says why it is the last.
 
     `authority_until_ms` is when it can release its last answer, however much its host withholds (given a clock that the
     host cannot slow); `outstanding` is what it could use without any clock.
@@ -139,6 +139,7 @@ class EnclaveView(Message):
     wiped_epoch: Units | None
     connected: bool
     result: ResultBody
+    why: str = ""
 
 
 class Enclaves(Message):

@@ -31,6 +31,7 @@ BROKEN = {
     "schema-1": "INSERT INTO instances VALUES ('broken', 'b', 'live', 0, 0, 'no JSON')",
     "schema-2": "INSERT INTO models VALUES ('broken', 'p', 'no JSON')",
     "schema-3": "CREATE INDEX usage_held ON usage_units (held)",
+    "schema-4": "CREATE TABLE evidence (something INTEGER)",
 }
 
 

@@ -52,15 +52,17 @@ def completed(evidence: Evidence, found: Mapping[str, Fetched]) -> Evidence:
     """
     if not found:
         return evidence
+    brought, added = list(evidence.endorsements), list[bytes]()
     match evidence.tee:
         case TeeType.SEV_SNP:
             added = [answer.body for answer in found.values()]
-        case TeeType.TDX | TeeType.SGX:
+        case TeeType.TDX | TeeType.SGX if _answers_all(evidence, found):
+            brought = [part for part in brought if part not in _collaterals(evidence)]
             added = [_collateral(evidence, found)]
         case _:
-            added = []
+            pass
     try:
-        return msgspec.structs.replace(evidence, endorsements=(*evidence.endorsements, *added))
+        return msgspec.structs.replace(evidence, endorsements=(*brought, *added))
     except InputError as error:
         raise EvidenceError(error.message, reason=error.reason) from None
 
@@ -77,23 +79,34 @@ def _wanted_snp(evidence: Evidence) -> Wanted:
             lists = (*lists, url)
         elif kind != "cert_chain":  # AMD's authorities come with this package
             leaves = (*leaves, url)
+    # A list of one's own does not spare anybody the newest one: it may be from before a revocation.
     try:
-        brought = read_endorsements(evidence.endorsements)
+        read_endorsements(evidence.endorsements)
     except EvidenceError as error:
         if error.reason != "leaf_missing":
             return NOTHING
         return Wanted(needed=(leaves,) if leaves else (), useful=lists[:1])
-    return Wanted(useful=() if brought.lists else lists[:1])
+    return Wanted(useful=lists[:1])
 
 
 def _wanted_intel(evidence: Evidence) -> Wanted:
-    from aigovtool.attestation.tee.intel.collateral import COLLATERAL_PREFIX  # noqa: PLC0415
     from aigovtool.attestation.tee.intel.wanted import wanted as addresses  # noqa: PLC0415
 
-    # Collateral that came along may be older than the vendor's: it is only asked for where there is none.
-    if any(part.startswith(COLLATERAL_PREFIX) for part in evidence.endorsements):
-        return NOTHING
-    return Wanted(needed=tuple((url,) for url in addresses(evidence.data)))
+    urls = addresses(evidence.data)
+    # Collateral that came along may be from before a new advisory, as long as it is valid: the vendor's own is better.
+    return Wanted(useful=urls) if _collaterals(evidence) else Wanted(needed=tuple((url,) for url in urls))
+
+
+def _collaterals(evidence: Evidence) -> list[bytes]:
+    from aigovtool.attestation.tee.intel.collateral import COLLATERAL_PREFIX  # noqa: PLC0415
+
+    return [part for part in evidence.endorsements if part.startswith(COLLATERAL_PREFIX)]
+
+
+def _answers_all(evidence: Evidence, found: Mapping[str, Fetched]) -> bool:
+    from aigovtool.attestation.tee.intel.wanted import wanted as addresses  # noqa: PLC0415
+
+    return set(addresses(evidence.data)) <= found.keys()
 
 
 def _collateral(evidence: Evidence, found: Mapping[str, Fetched]) -> bytes:

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from aigovtool.operator.client import OperatorClient
 
 _NOW_ON = (
-    "It holds for enclaves that attest from now on. Those that were admitted serve until their attestation runs out "
-    "(`aigovtool enclaves`); what must end at once is stopped with `aigovtool stop`."
+    "It holds at once. Enclaves that were admitted and that it does not accept get no lease and no key any more, and "
+    "serve until the lease that they hold runs out (`aigovtool enclaves` says which and why); what must end sooner is "
+    "stopped with `aigovtool stop`."
 )
 _CONSUMERS = (
     "Consumers judge enclaves by the policy in their own files, as it was when these were made: whoever must accept "

@@ -102,6 +102,10 @@ _SENTENCES: Final[Mapping[type, _Sentence]] = MappingProxyType(
         log.BudgetSet: (_by_custodian, lambda e: f"set the {_limit(e.limit)}"),
         log.Attested: (_by_borrower, lambda e: f"attested enclave {short(e.instance)} on {e.tee}"),
         log.AttestationRefused: (_by_borrower, lambda e: f"was refused an enclave: {_refusal(e)}"),
+        log.AttestationWithdrawn: (
+            _by_custodian,
+            lambda e: f"accepts enclave {short(e.instance)} of {e.borrower} no more: {e.code} ({e.reason})",
+        ),
         log.KeyReleased: (_by_enclave, lambda e: f"got the key of model {e.model}"),
         log.ReleaseRefused: (_by_enclave, lambda e: f"was refused the key of model {e.model}: {_refusal(e)}"),
         log.CommandRefused: (_by_custodian, lambda e: f"gave a command that was refused: {_refusal(e)}"),

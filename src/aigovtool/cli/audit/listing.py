@@ -31,6 +31,7 @@ KINDS: Final = (
     "budget_set",
     "attested",
     "attestation_refused",
+    "attestation_withdrawn",
     "key_released",
     "release_refused",
     "command_refused",

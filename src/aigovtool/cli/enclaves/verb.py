@@ -47,7 +47,14 @@ def list_enclaves(screen: Screen, operator_file: Path | None) -> None:
         "bound",
     )
     rows = [_row(one, view.server_time_ms) for one in view.enclaves]
-    screen.show(view, lambda: screen.table(columns, rows, "no enclave has attested yet"))
+
+    def render() -> None:
+        screen.table(columns, rows, "no enclave has attested yet")
+        for one in view.enclaves:
+            if one.why:
+                screen.line(f"{short(one.instance)} is accepted no more: {one.why}", style="red")
+
+    screen.show(view, render)
 
 
 def _row(one: "EnclaveView", now_ms: int) -> tuple[str, ...]:

@@ -136,9 +136,7 @@ def add(
     screen.show(_of(record), lambda: screen.line(f"{label} is in {library}, version {changed.version}", style="green"))
 
 
-@reference_values.command(
-    "list", cls=Verb, example="aigovtool reference-values list --library signed.json"
-)
+@reference_values.command("list", cls=Verb, example="aigovtool reference-values list --library signed.json")
 @library_option
 @click.option("--signer", metavar="HEX", help="Only if it is signed with this key.")
 @click.pass_obj

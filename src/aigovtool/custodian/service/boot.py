@@ -23,7 +23,8 @@ from aigovtool.custodian.custodian import Custodian, rolled_back
 from aigovtool.custodian.endorsements.completion import complete
 from aigovtool.custodian.service.hearing import heard
 from aigovtool.custodian.service.refusals import is_refusal, note, reason_of
-from aigovtool.custodian.store import facts, instances, models, parties, stops
+from aigovtool.custodian.store import evidence, facts, instances, models, parties, stops
+from aigovtool.custodian.store.evidence import Kept
 from aigovtool.custodian.store.records import Instance, Model, Party
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import (
@@ -135,10 +136,10 @@ async def _decide(custodian: Custodian, request: BootRequest) -> Envelope:
     reason, now_ms = await custodian.database.run(consume)
     if reason is not None:
         raise instances.nonce_error(reason)
-    evidence = await complete(custodian.endorsements, request.evidence)
+    completed = await complete(custodian.endorsements, request.evidence)
     # Signatures, chains and lists take milliseconds: the ledger's writer and everybody's heartbeats do not wait.
-    verified = await asyncio.to_thread(custodian.verifiers.verify, evidence, now_ms)
-    added = evidence.endorsements[len(request.evidence.endorsements) :]
+    verified = await asyncio.to_thread(custodian.verifiers.verify, completed, now_ms)
+    added = tuple(part for part in completed.endorsements if part not in request.evidence.endorsements)
     return await custodian.database.run(lambda transaction: _admit(custodian, transaction, request, verified, added))
 
 
@@ -240,6 +241,7 @@ def _admit(
     )
     _refuse_stopped(transaction, instance)
     instances.add(transaction, instance)
+    evidence.add(transaction, instance.instance, Kept(evidence=request.evidence, nonce=request.claims.nonce), now_ms)
     measurement = " ".join(f"{part.name}={part.digest}" for part in body.measurements)
     custodian.record(
         transaction,

@@ -18,6 +18,7 @@ from aigovtool.custodian.service.asks import party_of
 from aigovtool.custodian.service.continuity import EVERYBODY
 from aigovtool.custodian.service.credentials import certificate_for
 from aigovtool.custodian.service.lending import require_next
+from aigovtool.custodian.service.reexamination import reexamine
 from aigovtool.custodian.service.refusals import is_refusal, note, reason_of
 from aigovtool.custodian.store import asks, budgets, facts, instances, models, parties, stops
 from aigovtool.custodian.store.records import Party
@@ -85,6 +86,8 @@ async def execute(custodian: Custodian, identity: Identity, envelope: Envelope) 
         raise
     for announcement in announced:
         await announce(custodian, announcement)
+    if isinstance(command.act, commands.SetAppraisalPolicy):
+        await reexamine(custodian)
     return result
 
 

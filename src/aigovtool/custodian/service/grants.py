@@ -34,6 +34,10 @@ _DENIALS: Final = {
 _RETRY_AFTER_MS: Final = 2_000
 
 
+#: The state of an instance that would not be admitted any more (`reexamination`).
+UNACCEPTED: Final = "unaccepted"
+
+
 class Granting:
     """The wants of one renewal, in one transaction."""
 
@@ -84,6 +88,8 @@ class Granting:
 
     def _refusal(self, want: Want) -> DenyCode | None:
         instance, state = self._instance, self._state
+        if instance.state == UNACCEPTED:
+            return DenyCode.REATTEST
         if instance.state != "live" or state.is_wide() or state.stops_consumer(want.consumer):
             return DenyCode.STOPPED
         if self._is_over() or instance.generation < self._transaction.head.generation:

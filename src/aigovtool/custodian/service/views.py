@@ -140,6 +140,7 @@ async def show_enclaves(custodian: Custodian) -> views.Enclaves:
                     wiped_epoch=instance.wiped_epoch,
                     connected=instance.instance in connected,
                     result=instance.result,
+                    why=instance.why,
                 )
             )
         return views.Enclaves(enclaves=shown, server_time_ms=now_ms)

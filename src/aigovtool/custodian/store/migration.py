@@ -13,11 +13,17 @@ from aigovtool.codec import encode
 from aigovtool.custodian.store.migration_1 import from_1_to_2
 from aigovtool.custodian.store.migration_2 import from_2_to_3
 from aigovtool.custodian.store.migration_3 import from_3_to_4
+from aigovtool.custodian.store.migration_4 import from_4_to_5
 from aigovtool.custodian.store.schema import SCHEMA_VERSION, head, metadata
 from aigovtool.custodian.store.transaction import Head
 from aigovtool.errors import ConfigurationError
 
-_STEPS: Final[dict[int, Callable[[Connection], None]]] = {1: from_1_to_2, 2: from_2_to_3, 3: from_3_to_4}
+_STEPS: Final[dict[int, Callable[[Connection], None]]] = {
+    1: from_1_to_2,
+    2: from_2_to_3,
+    3: from_3_to_4,
+    4: from_4_to_5,
+}
 
 
 def create_schema(connection: Connection) -> None:

@@ -57,7 +57,7 @@ class Witness(Message):
 
 
 class Instance(Message):
-    """An admitted instance. `state` is live, stopped, wiped or forked."""
+    """An admitted instance. `state` is live, stopped, wiped, forked or unaccepted, and `why` says why the last."""
 
     instance: InstanceId
     borrower: BorrowerId
@@ -73,3 +73,4 @@ class Instance(Message):
     wiped_epoch: Units | None = None
     #: The ledger's generation when it was admitted: an older one must attest again.
     generation: Units = 0
+    why: str = ""

@@ -19,7 +19,7 @@ from sqlalchemy import (
 
 from aigovtool.ledger.units import Dimension
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 
 metadata: Final = MetaData()
 
@@ -114,6 +114,16 @@ instances: Final = Table(
     Column("body", LargeBinary, nullable=False),
     Index("instances_by_time", "attested_at_ms"),
     Index("instances_by_key", "key_id"),
+)
+
+#: What each instance was admitted for, so that it can be judged again; beside it, because a renewal does not read it.
+evidence: Final = Table(
+    "evidence",
+    metadata,
+    Column("instance", String(64), primary_key=True),
+    Column("attested_at_ms", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("evidence_by_time", "attested_at_ms"),
 )
 
 #: The answer to the newest renewal of each instance: a repeated request gets the same bytes, an older one none.

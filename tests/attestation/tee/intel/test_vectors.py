@@ -131,9 +131,10 @@ def test_a_td_without_sept_ve_disable_on_an_old_platform_is_refused_for_both() -
     """An early quote: attributes and TCB are refused, each by its step; two months later it is too late, too."""
     quoted = file(EARLY)
     text = b"\nextra bytes(only for testing purpose)\n"
-    assert failures(examine(evidence(EARLY), TIMES[EARLY])) == {"quote": "quote_trailing"}
+    why = {"attributes": "td_sept_ve", "platform": "tcb_level"}
+    assert failures(examine(evidence(EARLY), TIMES[EARLY])) == {**why, "trailing": "quote_trailing"}
     cut = evidence(EARLY, quoted.removesuffix(text))
-    assert failures(examine(cut, TIMES[EARLY])) == {"attributes": "td_sept_ve", "platform": "tcb_level"}
+    assert failures(examine(cut, TIMES[EARLY])) == why
     assert failures(examine(cut, 1693526400))["time"] == "collateral_expired"
 
 

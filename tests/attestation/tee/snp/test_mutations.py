@@ -127,7 +127,7 @@ def test_a_signature_has_no_unused_bits(kind: str) -> None:
     assert _OURS.examine(bundle(None, data, *rest), NOW_MS).verified
     at = len(data) - 513
     changed = data[:at] + b"\1" + data[at + 1 :]
-    assert failures(_OURS.examine(bundle(None, changed, *rest), NOW_MS)) == {"endorsements": "certificate_encoding"}
+    assert failures(_OURS.examine(bundle(None, changed, *rest), NOW_MS)) == {"endorsements": "endorsement_unknown"}
 
 
 def _refused(data: bytes, endorsements: tuple[bytes, ...]) -> None:

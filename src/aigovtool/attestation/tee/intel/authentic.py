@@ -135,7 +135,8 @@ def documents(collateral: Collateral, by: Signers) -> Documents:
 def in_time(pck: Chain, by: Signers, said: Documents, collateral: Collateral, now_ms: int) -> Period:
     """Require that all of it is valid at `now_ms`; return the period in which all is.
 
-    `since_ms` is that of the oldest statement of what is revoked and what is up to date, not of a certificate.
+    `since_ms` is that of the oldest statement that Intel makes anew each month: TCB information, QE identity, and the
+    list of revoked platforms. The root's list is made once a year, and no certificate states anything about today.
 
     Raises:
         EvidenceError: `not_yet_valid`, `collateral_expired`.
@@ -151,7 +152,9 @@ def in_time(pck: Chain, by: Signers, said: Documents, collateral: Collateral, no
     until_ms = min(period.until_ms for period in periods)
     if now_ms > until_ms:
         raise EvidenceError("a part of the collateral has expired", reason="collateral_expired")
-    return Period(since_ms=min(period.since_ms for period in of_statements), until_ms=until_ms)
+    _, monthly = _lists(collateral)
+    since_ms = min(period.since_ms for period in (said.tcb_info.period, said.qe_identity.period, _period(monthly)))
+    return Period(since_ms=since_ms, until_ms=until_ms)
 
 
 def not_revoked(pck: Chain, by: Signers, collateral: Collateral, now_ms: int) -> None:

@@ -101,6 +101,7 @@ class Quote:
         attestation_key: x and y, 32 bytes each.
         qe_report: what the quoting enclave is; `qe_report_bytes` are the bytes that `qe_report_signature` covers.
         pck_chain: certificates in PEM, leaf first, without the NUL that ends them in most quotes.
+        padded: whether nothing follows the quote but zeros, as in a buffer of a guest.
     """
 
     header: Header
@@ -113,6 +114,7 @@ class Quote:
     qe_report_signature: bytes
     qe_auth_data: bytes
     pck_chain: bytes
+    padded: bool
 
 
 def read_quote(data: bytes) -> Quote:
@@ -120,7 +122,7 @@ def read_quote(data: bytes) -> Quote:
 
     Raises:
         EvidenceError: `quote_length`, `quote_version`, `quote_tee`, `quote_key_type`, `quote_vendor`,
-            `quote_reserved`, `quote_body`, `quote_certification`, `quote_trailing`.
+            `quote_reserved`, `quote_body`, `quote_certification`.
     """
     cursor = _Cursor(data)
     header = _header(cursor.take(HEADER_BYTES))
@@ -128,8 +130,6 @@ def read_quote(data: bytes) -> Quote:
     report = _enclave(body) if header.tee == TEE_SGX else _td(body)
     signed = data[: cursor.offset]
     section = _Cursor(cursor.sized(4))
-    if any(cursor.rest()):
-        raise EvidenceError("what follows the quote is not zero", reason="quote_trailing")
     signature, key = section.take(64), section.take(64)
     # Versions 4 and 5 put everything about the quoting enclave into certification data of its own type.
     certified = section if header.version == 3 else _Cursor(_certification(section, CERTIFICATION_QE_REPORT))
@@ -147,6 +147,7 @@ def read_quote(data: bytes) -> Quote:
         qe_report_signature=qe_signature,
         qe_auth_data=auth,
         pck_chain=_certification(certified, CERTIFICATION_PCK_CHAIN).removesuffix(b"\0"),
+        padded=not any(cursor.rest()),
     )
 
 

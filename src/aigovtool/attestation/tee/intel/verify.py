@@ -52,6 +52,7 @@ _AUTHENTIC: Final = (
     Step(Label("signature"), "header and body are signed by the attestation key", _QUOTE),
     Step(Label("attributes"), "not in debug mode, and no attribute that is never verified", "attestation/intel, 3.2"),
     Step(Label("platform"), "Intel's identity of the quoting enclave, and a TCB level", f"{_PCS}; dcap-qvl"),
+    Step(Label("trailing"), "nothing follows the quote but zeros", "attestation/intel, 1"),
 )
 SGX_STEPS: Final = (*_BEFORE, *_AUTHENTIC)
 TDX_STEPS: Final = (
@@ -169,7 +170,9 @@ def _authenticate(look: Examination, given: _Given, quote: Product[Quote], colla
         _require_same(quote.found(), said.found(), claims)
         return claims
 
-    return _Genuine(pck, period, look.run("platform", judge))
+    claims = look.run("platform", judge)
+    look.run("trailing", lambda: _require_padded(quote.found()))
+    return _Genuine(pck, period, claims)
 
 
 def _parts(evidence: Evidence, tee: TeeType) -> _Parts:
@@ -187,6 +190,11 @@ def _parts(evidence: Evidence, tee: TeeType) -> _Parts:
     if len(collateral) + len(events) != len(evidence.endorsements):
         raise EvidenceError("an endorsement is neither collateral nor a list of events", reason="endorsement_unknown")
     return _Parts(collateral[0], events[0] if events else None)
+
+
+def _require_padded(quote: Quote) -> None:
+    if not quote.padded:
+        raise EvidenceError("what follows the quote is not zero", reason="quote_trailing")
 
 
 def _quote(data: bytes, tee: int) -> Quote:

@@ -14,11 +14,10 @@ from importlib.resources import files
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from aigovtool.attestation.certificates import (
     Period,
@@ -125,25 +124,7 @@ def _read_chain(document: Document) -> tuple[x509.Certificate, ...]:
     encodings = (document.certificate, *reversed(document.cabundle))
     if not all(one.startswith(b"\x30") for one in encodings):
         raise EvidenceError("a certificate of the document is not in DER", reason="certificate_encoding")
-    chain = tuple(certificate for one in encodings for certificate in read_certificates(one))
-    for certificate in chain:
-        _require_whole(certificate)
-    return chain
-
-
-def _require_whole(certificate: x509.Certificate) -> None:
-    """Require what the library leaves open: names and a key that can be parsed, and a signature of whole bytes.
-
-    It parses the first two only when it is asked; and of the signature's bit string it ignores how many of the last
-    bits are said to be unused, a number that no signature covers.
-    """
-    try:
-        _ = (certificate.issuer, certificate.subject, certificate.not_valid_before_utc, certificate.not_valid_after_utc)
-        certificate.public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise EvidenceError("a certificate of the document cannot be parsed", reason="certificate_encoding") from None
-    if certificate.public_bytes(Encoding.DER)[-len(certificate.signature) - 1]:
-        raise EvidenceError("a certificate's signature is not of whole bytes", reason="certificate_encoding")
+    return tuple(certificate for one in encodings for certificate in read_certificates(one))
 
 
 def _require_signer(leaf: x509.Certificate) -> None:

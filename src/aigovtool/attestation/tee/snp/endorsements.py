@@ -5,14 +5,13 @@ certificate say what it is meant to be, and each is there at most once; whether 
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, TypeVar
+from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from aigovtool.attestation.certificates import fingerprint, read_certificates, read_revocation_list
 from aigovtool.attestation.tee.snp.endorsement_key import common_name
@@ -20,10 +19,9 @@ from aigovtool.attestation.tee.snp.table import Content, looks_like_table, read_
 from aigovtool.errors import EvidenceError
 
 _Part = x509.Certificate | x509.CertificateRevocationList
-_PartT = TypeVar("_PartT", bound=_Part)
 
-#: AMD keeps one list for VCEKs and one for VLEKs; both are signed by the same ARK.
-_MOST_LISTS: Final = 2
+#: AMD keeps one list for VCEKs and one for VLEKs, both signed by the same ARK; older ones may come along.
+_MOST_LISTS: Final = 4
 
 
 class Role(StrEnum):
@@ -75,8 +73,8 @@ def read_endorsements(endorsements: Sequence[bytes]) -> Endorsements:
             _require_first(role in certificates, found)
             certificates[role] = part
         else:
-            _require_first(part.signature in lists or len(lists) == _MOST_LISTS, "revocation list")
-            lists[part.signature] = part
+            lists[part.signature] = part  # the verifier adds the newest one, which may have come along
+            _require_few(lists)
     if Role.VCEK not in certificates:
         raise EvidenceError("no certificate of the key that signed the report came along", reason="leaf_missing")
     return Endorsements(
@@ -113,9 +111,9 @@ def _parts(endorsements: Sequence[bytes]) -> Iterator[_Part]:
 def _table_parts(data: bytes) -> Iterator[_Part]:
     for entry in read_table(data):
         if entry.content is Content.CRL:
-            yield _of_one_form(read_revocation_list(entry.data))
+            yield read_revocation_list(entry.data)
             continue
-        certificates = [_of_one_form(one) for one in read_certificates(entry.data)]
+        certificates = read_certificates(entry.data)
         if [role_of(one) for one in certificates] != [_ROLES[entry.content]]:
             raise EvidenceError(f"the certificate table has another thing as its {entry.content}", reason="table_entry")
         yield from certificates
@@ -124,11 +122,11 @@ def _table_parts(data: bytes) -> Iterator[_Part]:
 def _file_parts(data: bytes) -> Iterator[_Part]:
     """Read a file whose form says what it is, or DER, which may be a certificate or a list."""
     if data.startswith(b"-----BEGIN X509 CRL-----"):
-        yield _of_one_form(read_revocation_list(data))
+        yield read_revocation_list(data)
     elif data.startswith(b"-----BEGIN "):
-        yield from map(_of_one_form, read_certificates(data))
+        yield from read_certificates(data)
     else:
-        yield _of_one_form(_der_part(data))
+        yield _der_part(data)
 
 
 def _der_part(data: bytes) -> _Part:
@@ -146,23 +144,9 @@ def _der_part(data: bytes) -> _Part:
     )
 
 
-def _of_one_form(part: _PartT) -> _PartT:
-    """Return `part` if it has what the library leaves open: names that can be read, and a signature of whole bytes.
-
-    It parses names only when they are asked for. And of the signature's bit string it ignores how many of the last bits
-    are said to be unused; no signature covers that number.
-    """
-    try:
-        readable = all(_names(part))
-    except (ValueError, TypeError):
-        readable = False
-    if not readable or part.public_bytes(Encoding.DER)[-len(part.signature) - 1]:
-        raise EvidenceError("a certificate or list that is not in its only form", reason="certificate_encoding")
-    return part
-
-
-def _names(part: _Part) -> tuple[x509.Name, ...]:
-    return (part.issuer, part.subject) if isinstance(part, x509.Certificate) else (part.issuer,)
+def _require_few(lists: Sized) -> None:
+    if len(lists) > _MOST_LISTS:
+        raise EvidenceError(f"more than {_MOST_LISTS} revocation lists came along", reason="endorsement_twice")
 
 
 def _require_first(again: object, what: str) -> None:

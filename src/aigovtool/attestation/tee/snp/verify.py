@@ -97,7 +97,7 @@ class SnpVerifier:
                 report.found(),
                 key.found(),
                 endorsed_until_ms=min(one.until_ms for one in (period.found(), *lists.found())),
-                endorsed_since_ms=min((one.since_ms for one in lists.found()), default=None),
+                revocation_checked=bool(lists.found()),
             )
         )
 

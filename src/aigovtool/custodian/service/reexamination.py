@@ -1,0 +1,78 @@
+"""Instances that were admitted are judged again: when the policy has changed, and by what vendors say since.
+
+The evidence of each live instance is kept. It is completed with endorsements of now, verified as of now, and appraised
+by the policy in force. An instance that would not be admitted any more gets no lease and no key from then on, and is
+told to attest again; why is in the audit log and in the list of enclaves. A vendor that does not answer changes
+nothing.
+"""
+
+import asyncio
+import logging
+from typing import Final
+
+import msgspec
+
+from aigovtool.attestation import appraisal
+from aigovtool.attestation.model import VerifiedEvidence
+from aigovtool.custodian.custodian import Custodian
+from aigovtool.custodian.endorsements.completion import complete
+from aigovtool.custodian.service.boot import policy_in_force
+from aigovtool.custodian.service.grants import UNACCEPTED
+from aigovtool.custodian.service.refusals import reason_of
+from aigovtool.custodian.store import evidence, instances
+from aigovtool.custodian.store.transaction import Transaction
+from aigovtool.errors import AIGovToolError, AppraisalError, ConfigurationError, EvidenceError, FaultError
+from aigovtool.ids import InstanceId
+from aigovtool.ledger.entry import AttestationWithdrawn
+
+_LOG: Final = logging.getLogger(__name__)
+_MAX_WHY: Final = 500
+
+
+async def reexamine(custodian: Custodian) -> None:
+    """Judge every live instance again, one after the other.
+
+    Raises:
+        StorageError: the ledger cannot be written.
+    """
+    for instance in await custodian.database.run(evidence.of_live_instances):
+        try:
+            await _again(custodian, instance)
+        except FaultError as error:
+            if isinstance(error, ConfigurationError):  # no policy: nothing is admitted, and those that were go on
+                return
+            _LOG.warning("not_reexamined", extra={"code": error.code, "reason": error.reason})
+
+
+async def _again(custodian: Custodian, instance: InstanceId) -> None:
+    kept = await custodian.database.run(lambda transaction: evidence.find(transaction, instance))
+    if kept is None:
+        return
+    now_ms = await custodian.database.run(custodian.now)
+    try:
+        completed = await complete(custodian.endorsements, kept.evidence)
+        verified = await asyncio.to_thread(custodian.verifiers.verify, completed, now_ms)
+    except EvidenceError as error:
+        refusal: AIGovToolError = error
+        await custodian.database.run(lambda transaction: _withdraw(custodian, transaction, instance, refusal))
+        return
+    await custodian.database.run(lambda transaction: _appraise(custodian, transaction, instance, verified))
+
+
+def _appraise(custodian: Custodian, transaction: Transaction, instance: InstanceId, verified: VerifiedEvidence) -> None:
+    try:
+        appraisal.appraise(verified, policy_in_force(transaction), custodian.now(transaction))
+    except AppraisalError as error:
+        _withdraw(custodian, transaction, instance, error)
+
+
+def _withdraw(custodian: Custodian, transaction: Transaction, instance: InstanceId, error: AIGovToolError) -> None:
+    known = instances.find(transaction, instance)
+    if known is None or known.state != "live" or transaction.head.gap is not None:
+        return
+    changed = msgspec.structs.replace(known, state=UNACCEPTED, why=error.message[:_MAX_WHY])
+    instances.replace(transaction, changed)
+    custodian.record(
+        transaction,
+        AttestationWithdrawn(instance=instance, borrower=known.borrower, code=error.code, reason=reason_of(error)),
+    )

@@ -1,0 +1,46 @@
+"""The evidence of admitted instances, as it came: it is judged again when policy or platform has changed."""
+
+from typing import Final
+
+from sqlalchemy import bindparam, delete, insert, select
+
+from aigovtool.attestation.model import Evidence
+from aigovtool.codec import Message, encode
+from aigovtool.custodian.store.bodies import decoded
+from aigovtool.custodian.store.schema import evidence, instances
+from aigovtool.custodian.store.transaction import Transaction
+from aigovtool.ids import InstanceId, Nonce
+
+#: No attestation lasts longer: policies allow 30 days at most.
+_KEPT_MS: Final = 31 * 86_400_000
+_FIND: Final = select(evidence.c.body).where(evidence.c.instance == bindparam("wanted"))
+
+
+class Kept(Message):
+    """Evidence of a boot, and the custodian's nonce that it was made for."""
+
+    evidence: Evidence
+    nonce: Nonce
+
+
+def add(transaction: Transaction, instance: InstanceId, kept: Kept, now_ms: int) -> None:
+    """Keep the evidence of an instance that was just admitted; what no attestation rests on any more is forgotten."""
+    transaction.execute(delete(evidence).where(evidence.c.attested_at_ms < now_ms - _KEPT_MS))
+    transaction.execute(insert(evidence).values(instance=instance, attested_at_ms=now_ms, body=encode(kept)))
+
+
+def find(transaction: Transaction, instance: InstanceId) -> Kept | None:
+    """Return the evidence of an instance, if it is kept."""
+    body = transaction.execute(_FIND, {"wanted": instance}).scalar_one_or_none()
+    return None if body is None else decoded(body, Kept)
+
+
+def of_live_instances(transaction: Transaction) -> list[InstanceId]:
+    """Return the live instances whose evidence is kept."""
+    statement = (
+        select(evidence.c.instance)
+        .join(instances, instances.c.instance == evidence.c.instance)
+        .where(instances.c.state == "live")
+        .order_by(evidence.c.attested_at_ms)
+    )
+    return [InstanceId(found) for found in transaction.execute(statement).scalars()]
