@@ -117,3 +117,14 @@ async def test_who_has_gone_is_not_judged_again(admitted: Enclave, lent: Bench) 
     await reexamine(lent.custodian)
     assert vendor.asked == 0
     assert await withdrawn(lent) == []
+
+
+async def test_an_attestation_that_has_run_out_is_not_judged_again(admitted: Enclave, lent: Bench) -> None:
+    """It ends by itself: certificates that live for hours would else make each end look like a refusal."""
+    vendor = Vendor(EvidenceError("expired", reason="expired"))
+    lent.custodian.verifiers = VerifierSet({TeeType.SIMULATED: vendor})
+    lent.now_ms = (await admitted.record()).valid_until_ms
+    await reexamine(lent.custodian)
+    assert vendor.asked == 0
+    lent.now_ms -= 1
+    assert await withdrawn(lent) == []

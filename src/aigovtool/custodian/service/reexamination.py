@@ -14,12 +14,14 @@ import msgspec
 
 from aigovtool.attestation import appraisal
 from aigovtool.attestation.model import VerifiedEvidence
+from aigovtool.attestation.verifier import Exchange
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.endorsements.completion import complete
 from aigovtool.custodian.service.boot import policy_in_force
 from aigovtool.custodian.service.grants import UNACCEPTED
 from aigovtool.custodian.service.refusals import reason_of
 from aigovtool.custodian.store import evidence, instances
+from aigovtool.custodian.store.evidence import Kept
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import AIGovToolError, AppraisalError, ConfigurationError, EvidenceError, FaultError
 from aigovtool.ids import InstanceId
@@ -45,13 +47,18 @@ async def reexamine(custodian: Custodian) -> None:
 
 
 async def _again(custodian: Custodian, instance: InstanceId) -> None:
-    kept = await custodian.database.run(lambda transaction: evidence.find(transaction, instance))
-    if kept is None:
+    def job(transaction: Transaction) -> tuple[Kept | None, int]:
+        known, now_ms = instances.find(transaction, instance), custodian.now(transaction)
+        lasts = known is not None and known.state == "live" and now_ms < known.valid_until_ms
+        return (evidence.find(transaction, instance) if lasts else None), now_ms
+
+    kept, now_ms = await custodian.database.run(job)
+    if kept is None:  # what has run out ends by itself
         return
-    now_ms = await custodian.database.run(custodian.now)
     try:
         completed = await complete(custodian.endorsements, kept.evidence)
-        verified = await asyncio.to_thread(custodian.verifiers.verify, completed, now_ms)
+        verifiers = custodian.verifiers.within(Exchange(nonce=bytes.fromhex(kept.nonce)))
+        verified = await asyncio.to_thread(verifiers.verify, completed, now_ms)
     except EvidenceError as error:
         refusal: AIGovToolError = error
         await custodian.database.run(lambda transaction: _withdraw(custodian, transaction, instance, refusal))
