@@ -56,7 +56,7 @@ FOREIGN = {
 OURS = {
     "aigovtool": {"codec", "crypto", "enclave", "errors", "ids", "ledger", "limits"}
     | {"attestation", "package", "protocol", "transport"},
-    "aigovtool.attestation": {"appraisal", "binding", "model"},
+    "aigovtool.attestation": {"appraisal", "attester", "binding", "model", "policy"},
     "aigovtool.package": {"manifest"},
     "aigovtool.ledger": {"budget", "checkpoint", "entry", "merkle", "policy", "receipt", "units"},
     "aigovtool.crypto": {"aead", "identity", "keyfile", "secret", "sign", "tlskey", "x509"},
@@ -70,6 +70,7 @@ OURS = {
         "instance_run",
         "results",
         "room",
+        "session_quotes",
         "spent_ids",
     },
     # What talks to the engine child; what runs in it is not loaded here.

@@ -22,7 +22,13 @@ from msgspec import Meta, field
 from aigovtool.codec import Message
 from aigovtool.errors import AppraisalError, EvidenceError, ReattestRequiredError, TooLargeError
 from aigovtool.ids import Digest, Millis
-from aigovtool.limits import MAX_ENDORSEMENTS, MAX_EVENTS, MAX_EVIDENCE_BYTES, MAX_INTEGER
+from aigovtool.limits import (
+    MAX_CERTIFICATE_BYTES,
+    MAX_ENDORSEMENTS,
+    MAX_EVENTS,
+    MAX_EVIDENCE_BYTES,
+    MAX_INTEGER,
+)
 
 REPORT_DATA_BYTES: Final = 64
 
@@ -78,6 +84,24 @@ class Evidence(Message):
                 f"and {MAX_ENDORSEMENTS} are read",
                 reason="evidence_too_large",
             )
+
+
+class ActivationKeys(Message):
+    """Two keys of one platform: a certified one that signs nothing, and the one that signs its evidence.
+
+    `ek_certificate` is DER, `ak_public` the platform's own encoding of the second key (of a TPM: TPMT_PUBLIC). That
+    both are of one platform is a claim until the second is activated.
+    """
+
+    ek_certificate: Annotated[bytes, Meta(min_length=1, max_length=MAX_CERTIFICATE_BYTES)]
+    ak_public: Annotated[bytes, Meta(min_length=1, max_length=2048)]
+
+
+class ActivationCredential(Message):
+    """A secret that only the platform of certain `ActivationKeys` can open: TPM2B_ID_OBJECT, TPM2B_ENCRYPTED_SECRET."""
+
+    blob: Annotated[bytes, Meta(max_length=1024)]
+    secret: Annotated[bytes, Meta(max_length=1024)]
 
 
 class Measurement(Message):

@@ -6,7 +6,8 @@ the evidence or were fetched before; it never fetches, and it judges nothing tha
 platform that was not wired in cannot be used, whatever the evidence says.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Protocol
 
@@ -27,13 +28,45 @@ class Verifier(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """What is known in one exchange only, and matters to the verifiers of some platforms.
+
+    Attributes:
+        nonce: the 32 bytes that the verifying side has chosen for it, where it is the one that activates keys.
+        authorities: DER of the authorities whose word about attestation keys is believed in it.
+    """
+
+    nonce: bytes | None = None
+    authorities: tuple[bytes, ...] = ()
+
+
 class VerifierSet:
-    """The verifiers that a role was wired with, by TEE type."""
+    """The verifiers that a role was wired with, by TEE type.
 
-    __slots__ = ("_verifiers",)
+    `by_exchange` has, for some of these types, what makes the verifier for one exchange.
+    """
 
-    def __init__(self, verifiers: Mapping[TeeType, Verifier]) -> None:
+    __slots__ = ("_by_exchange", "_verifiers")
+
+    def __init__(
+        self,
+        verifiers: Mapping[TeeType, Verifier],
+        by_exchange: Mapping[TeeType, Callable[[Exchange], Verifier]] | None = None,
+    ) -> None:
         self._verifiers: Final = MappingProxyType(dict(verifiers))
+        self._by_exchange: Final = MappingProxyType(dict(by_exchange or {}))
+
+    def within(self, exchange: Exchange) -> "VerifierSet":
+        """Return the same verifiers, as they judge within one exchange.
+
+        Raises:
+            EvidenceError: an authority is not a certificate (`certificate_encoding`).
+        """
+        if not self._by_exchange:
+            return self
+        made = {tee: make(exchange) for tee, make in self._by_exchange.items() if tee in self._verifiers}
+        return VerifierSet({**self._verifiers, **made})
 
     @property
     def tees(self) -> frozenset[TeeType]:

@@ -98,6 +98,8 @@ def infer(
     with Client.connect(url, credential, allow_simulated=allow_simulated) as client:
         if client.evidence.tee.value == "simulated":
             screen.banner()
+        elif client.warnings:
+            screen.banner("; ".join(client.warnings))
         result = client.infer(model, inputs, request_id=request_id, wait=wait, deadline_s=deadline_s)
     if save_receipt is not None:
         result.save_receipt(save_receipt.absolute())
@@ -206,7 +208,7 @@ def _answer(result: "Result", receipt_file: Path | None) -> Answer:
         manifest=statement.manifest,
         instance=statement.instance,
         tee=statement.tee,
-        simulated=result.warning is not None,
+        simulated=statement.tee == "simulated",
         receipt_file=None if receipt_file is None else str(receipt_file),
     )
 

@@ -38,6 +38,13 @@ def count(units: int | None) -> str:
     return "unlimited" if units is None else f"{units:,}"
 
 
+def tee_name(tee: str, *, encrypted: bool) -> str:
+    """Return a type of TEE with what must be said of it beside its name."""
+    if tee == "simulated":
+        return "SIMULATED"
+    return tee if encrypted else f"{tee}: boot integrity, no memory encryption"
+
+
 def counted(units: int, dimension: str) -> str:
     """Return a number of units with what they are; a bare number of inferences."""
     return count(units) if dimension == "inferences" else f"{count(units)} {dimension}"

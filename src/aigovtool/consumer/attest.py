@@ -24,9 +24,9 @@ from typing import Final
 
 from aigovtool.attestation.appraisal import appraise
 from aigovtool.attestation.binding import Expectation, SpkiHash, require_bound
-from aigovtool.attestation.model import AttestationResult, TeeType, Unchecked
+from aigovtool.attestation.model import AttestationResult, ResultBody, TeeType, Unchecked
 from aigovtool.attestation.policy import AppraisalPolicy
-from aigovtool.attestation.verifier import VerifierSet
+from aigovtool.attestation.verifier import Exchange, VerifierSet
 from aigovtool.codec import decode, encode
 from aigovtool.consumer.credential import Credential
 from aigovtool.consumer.exchange import ATTESTATION_CHANNEL, Call, Failure, Flow, Reply, exchange
@@ -44,7 +44,13 @@ from aigovtool.errors import (
 from aigovtool.ids import Digest, InstanceId, ModelId, Nonce
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
 from aigovtool.protocol.release import session_audience
-from aigovtool.protocol.session import ATTESTATION_PATH, SessionChallenge, SessionEvidence, expected_of
+from aigovtool.protocol.session import (
+    ATTESTATION_PATH,
+    NO_MEMORY_ENCRYPTION,
+    SessionChallenge,
+    SessionEvidence,
+    expected_of,
+)
 from aigovtool.protocol.trust import KeySet, open_key_set
 
 #: Shown wherever a simulated TEE answers, whatever the enclave says itself.
@@ -94,8 +100,8 @@ class Session:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What somebody should read before using an answer; empty for a TEE that protects."""
-        own = (SIMULATED_WARNING,) if self.result.body.tee is TeeType.SIMULATED else ()
-        return add_warning(own, self.evidence.warning)
+        own = warning_of(self.result.body)
+        return add_warning(() if own is None else (own,), self.evidence.warning)
 
     def is_current(self, now_ms: int, monotonic_s: float) -> bool:
         """Return whether the result is still valid, by both clocks."""
@@ -110,6 +116,13 @@ class Moment:
 
     now_ms: int
     monotonic_s: float
+
+
+def warning_of(result: ResultBody) -> str | None:
+    """Return what must be said of the TEE of an accepted appraisal; None for one that protects what is in it."""
+    if result.tee is TeeType.SIMULATED:
+        return SIMULATED_WARNING
+    return None if result.memory_encryption else NO_MEMORY_ENCRYPTION
 
 
 def add_warning(warnings: tuple[str, ...], said: str | None) -> tuple[str, ...]:
@@ -226,7 +239,8 @@ def verify_session(
     if session.evidence.tee is TeeType.SIMULATED:
         _require_opt_in(trust)
     # 3. Genuine
-    verified = trust.verifiers.verify(session.evidence, now_ms)
+    verifiers = trust.verifiers.within(Exchange(authorities=key_set.attestation))
+    verified = verifiers.verify(session.evidence, now_ms)
     # 4. Bound to this conversation
     require_bound(session.claims, verified.report_data, expected, verified.also_bound)
     # 5. Acceptable

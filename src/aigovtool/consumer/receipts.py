@@ -27,9 +27,9 @@ from aigovtool.attestation.appraisal import appraise
 from aigovtool.attestation.binding import Binding, Expectation, require_bound
 from aigovtool.attestation.model import AttestationResult, Evidence, ResultBody, TeeType, Unchecked
 from aigovtool.attestation.policy import AppraisalPolicy
-from aigovtool.attestation.verifier import VerifierSet
+from aigovtool.attestation.verifier import Exchange, VerifierSet
 from aigovtool.codec import Message, decode, decode_signed, encode
-from aigovtool.consumer.attest import SIMULATED_WARNING, Session
+from aigovtool.consumer.attest import Session, warning_of
 from aigovtool.crypto.keyfile import write_secret_file
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import Envelope, VerifyKey
@@ -188,7 +188,7 @@ def verify_saved_receipt(
         result=result.body,
         custodian_key_set_version=key_set.version,
         bodies_checked=checked,
-        warning=SIMULATED_WARNING if result.body.tee is TeeType.SIMULATED else None,
+        warning=warning_of(result.body),
     )
 
 
@@ -228,7 +228,8 @@ def _attested(
             reason="simulated",
             fix="for development only: pass allow_simulated=True; the appraisal policy must allow it too",
         )
-    verified = verifiers.verify(saved.evidence, saved.attested_at_ms)
+    within = verifiers.within(Exchange(authorities=key_set.attestation))
+    verified = within.verify(saved.evidence, saved.attested_at_ms)
     # 3. Bound to the consumer, instance and model of the receipt
     require_bound(saved.claims, verified.report_data, _expectation(saved, root), verified.also_bound)
     # 4. Acceptable

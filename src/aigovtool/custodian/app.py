@@ -5,17 +5,19 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from aigovtool.attestation.model import TeeType
 from aigovtool.attestation.policy import AppraisalPolicy, policy_digest
 from aigovtool.attestation.tee.catalogue import HARDWARE
-from aigovtool.attestation.verifier import VerifierSet
+from aigovtool.attestation.verifier import Exchange, VerifierSet
 from aigovtool.codec import Message, decode, encode
 from aigovtool.crypto.keyfile import make_private_directory, read_secret_file, write_secret_file
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.crypto.x509 import to_pem
+from aigovtool.custodian import activation
 from aigovtool.custodian import keys as custodian_keys
 from aigovtool.custodian.api import custodian_application
 from aigovtool.custodian.certificate import Served
@@ -204,14 +206,20 @@ def first_policy(*, allow_simulated: bool) -> AppraisalPolicy | None:
     return wiring.development_policy()
 
 
-def verifiers(*, allow_simulated: bool) -> VerifierSet:
-    """Return the verifiers that this custodian is wired with."""
+def verifiers(directory: Path, keys: CustodianKeys, *, allow_simulated: bool) -> VerifierSet:
+    """Return the verifiers that this custodian is wired with.
+
+    Raises:
+        ConfigurationError: `tpm_roots`.
+    """
+    roots = activation.read_roots(directory)
     found = {tee: verifier() for tee, verifier in HARDWARE.items()}
+    found[TeeType.TPM] = activation.verifier(keys, roots, Exchange())
     if allow_simulated:
         from aigovtool.testing.simulated_tee import wiring  # noqa: PLC0415 - behind the explicit opt-in only
 
         found[TeeType.SIMULATED] = wiring.verifier()
-    return VerifierSet(found)
+    return VerifierSet(found, {TeeType.TPM: partial(activation.verifier, keys, roots)})
 
 
 def backend(directory: Path, settings: Settings, *, create: bool = False) -> Backend:
@@ -233,7 +241,7 @@ def open_custodian(directory: Path) -> Custodian:
     made = Custodian(
         keys=keys,
         database=Database(backend(directory, settings)),
-        verifiers=verifiers(allow_simulated=settings.allow_simulated),
+        verifiers=verifiers(directory, keys, allow_simulated=settings.allow_simulated),
         packages=Path(settings.packages) if settings.packages else directory / "packages",
     )
     fetch = VendorServices().fetch if settings.fetch_endorsements else None

@@ -7,9 +7,10 @@ DIR/keys/log.key           Ed25519; signs checkpoints
 DIR/keys/credentials.key   Ed25519; certificate authority of client certificates
 DIR/keys/keystore.key      X25519; opens the keys of sealed models
 DIR/keys/tls-ca.key, tls.key    P-256; the custodian's own TLS
+DIR/keys/attestation.key        P-256; authority that certifies attestation keys which were activated here
 ```
 
-Serving never reads the root key.
+Serving never reads the root key. A custodian that an earlier version made has no `attestation.key`, and certifies none.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from aigovtool.codec import decode, encode
@@ -48,6 +51,7 @@ from aigovtool.protocol.trust import KEY_SET, KeySet, open_key_set
 _TEN_YEARS_MS: Final = 10 * 365 * 86_400_000
 _ONE_YEAR_MS: Final = 365 * 86_400_000
 _BACKDATE_MS: Final = 3_600_000
+_ACTIVATION_LABEL: Final = b"aigovtool tpm activation key v1\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +69,21 @@ class CustodianKeys:
     tls_ca: bytes
     key_set: KeySet
     key_set_envelope: Envelope
+    attestation: TlsKey | None
 
     @property
     def custodian(self) -> KeyId:
         """The custodian's identifier: that of its root key."""
         return self.root.key_id
+
+    def activation_key(self) -> bytes:
+        """Return the 32 bytes from which secrets for attestation keys are made: HKDF-SHA-256 of the commands key.
+
+        It is the same on every machine that serves this custodian, and says nothing about the key it comes from.
+        """
+        with self.commands.to_secret() as seed:
+            info = _ACTIVATION_LABEL + self.custodian.encode()
+            return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(seed.reveal())
 
 
 def create(directory: Path, hosts: list[str], now_ms: int) -> CustodianKeys:
@@ -81,7 +95,8 @@ def create(directory: Path, hosts: list[str], now_ms: int) -> CustodianKeys:
         InvalidValueError: one of `hosts` is no name or address; nothing was written.
     """
     root, commands, log, credentials = (SigningKey.generate() for _ in range(4))
-    tls_ca_key, tls, keystore = TlsKey.generate(), TlsKey.generate(), WrapKey.generate()
+    tls_ca_key, tls, attestation = (TlsKey.generate() for _ in range(3))
+    keystore = WrapKey.generate()
     span = {"not_before_ms": now_ms - _BACKDATE_MS, "not_after_ms": now_ms + _TEN_YEARS_MS}
     credentials_ca = new_authority(credentials, "aigovtool credentials", **span)
     tls_ca = new_authority(tls_ca_key, "aigovtool custodian tls", **span)
@@ -94,14 +109,15 @@ def create(directory: Path, hosts: list[str], now_ms: int) -> CustodianKeys:
         log=[log.public.raw],
         credentials=[credentials_ca],
         keystore=keystore.public,
+        attestation=(new_authority(attestation, "aigovtool attestation keys", **span),),
     )
     for name in ("", "offline", "keys"):
         make_private_directory(directory / name)
     write_key(directory / "offline" / "root.key", root)
     for name, key in {"commands": commands, "log": log, "credentials": credentials}.items():
         write_key(directory / "keys" / f"{name}.key", key)
-    write_key(directory / "keys" / "tls-ca.key", tls_ca_key)
-    write_key(directory / "keys" / "tls.key", tls)
+    for name, tls_key in {"tls-ca": tls_ca_key, "tls": tls, "attestation": attestation}.items():
+        write_key(directory / "keys" / f"{name}.key", tls_key)
     write_secret_file(directory / "keys" / "keystore.key", keystore.to_secret())
     public = {
         "root.pub": root.public.raw,
@@ -145,12 +161,14 @@ def load(directory: Path) -> CustodianKeys:
     commands, log, credentials = (read_signing_key(keys / f"{name}.key") for name in ("commands", "log", "credentials"))
     keystore = WrapKey.from_secret(read_secret_file(keys / "keystore.key"))
     tls, tls_certificate = read_tls_key(keys / "tls.key"), from_pem(_read(keys / "tls.pem"))[0]
+    attestation = read_tls_key(keys / "attestation.key") if key_set.attestation else None
     fits = (
         commands.public.raw in key_set.commands
         and log.public.raw in key_set.log
         and keystore.public == key_set.keystore
         and [spki_sha256(authority) for authority in key_set.credentials[:1]] == [_spki_sha256(credentials)]
         and spki_sha256(tls_certificate) == tls.spki_sha256()
+        and (attestation is None or spki_sha256(key_set.attestation[0]) == attestation.spki_sha256())
     )
     if not fits:
         raise ConfigurationError("the key files do not fit the signed key set", reason="key_set_mismatch")
@@ -166,6 +184,7 @@ def load(directory: Path) -> CustodianKeys:
         tls_ca=from_pem(_read(keys / "tls-ca.pem"))[0],
         key_set=key_set,
         key_set_envelope=envelope,
+        attestation=attestation,
     )
 
 

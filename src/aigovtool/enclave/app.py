@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from aigovtool.attestation.attester import Attester
 from aigovtool.attestation.model import TeeType
 from aigovtool.codec import decode
@@ -26,6 +28,7 @@ from aigovtool.errors import (
     AIGovToolError,
     AppraisalError,
     ConfigurationError,
+    EvidenceError,
     ForbiddenError,
     RefusalError,
     UnreachableError,
@@ -42,8 +45,30 @@ _BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TpmOptions:
+    """Where the TPM is and what goes with its quotes; used with `tee` `tpm` only.
+
+    Attributes:
+        tcti: a device, or how tpm2-tss reaches the TPM (for example `swtpm:host=127.0.0.1,port=2321`).
+        bank: the PCR bank, `sha256` or `sha384`.
+        event_log: the firmware's log; None to send no events.
+        issuers: PEM or DER file with the certificates between the endorsement key's and its maker's root.
+        ek_certificate: PEM or DER file, where the TPM holds no certificate of its endorsement key itself.
+    """
+
+    tcti: str = "/dev/tpmrm0"
+    bank: str = "sha256"
+    event_log: Path | None = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
+    issuers: Path | None = None
+    ek_certificate: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EnclaveOptions:
-    """How to run an enclave. `tee` is a TEE type, or `auto`; the simulated one also needs `allow_simulated`."""
+    """How to run an enclave. `tee` is a TEE type, or `auto`; the simulated one also needs `allow_simulated`.
+
+    `tpm` has the settings of a TPM, if they are not the usual ones.
+    """
 
     tee: str
     allow_simulated: bool
@@ -52,6 +77,7 @@ class EnclaveOptions:
     host: str
     port: int
     cache: Path
+    tpm: TpmOptions | None = None
 
 
 def attester_for(options: EnclaveOptions) -> Attester:
@@ -66,7 +92,7 @@ def attester_for(options: EnclaveOptions) -> Attester:
         found = detect.look()
         tee = detect.choose(found) if options.tee == AUTO else TeeType(options.tee)
         _LOG.info("tee_chosen", extra={"tee": tee.value, "found": [finding.detail for finding in found]})
-        return detect.attester_for(tee)
+        return _tpm(options.tpm or TpmOptions()) if tee is TeeType.TPM else detect.attester_for(tee)
     if not options.allow_simulated:
         raise ConfigurationError(
             "the simulated TEE protects nothing and is refused by default",
@@ -76,6 +102,33 @@ def attester_for(options: EnclaveOptions) -> Attester:
     from aigovtool.testing.simulated_tee import wiring  # noqa: PLC0415 - behind the explicit opt-in only
 
     return wiring.platform()
+
+
+def _tpm(options: TpmOptions) -> Attester:
+    from aigovtool.attestation.tee.tpm.evidence import Bank  # noqa: PLC0415 - of machines with a TPM
+    from aigovtool.enclave.attesters.tpm import TpmAttester  # noqa: PLC0415
+
+    certificate = _certificates(options.ek_certificate)
+    return TpmAttester(
+        f"device:{options.tcti}" if options.tcti.startswith("/") else options.tcti,
+        bank=Bank(options.bank),
+        event_log=options.event_log,
+        endorsements=_certificates(options.issuers),
+        ek_certificate=certificate[0] if certificate else None,
+    )
+
+
+def _certificates(path: Path | None) -> list[bytes]:
+    from aigovtool.attestation.certificates import read_certificates  # noqa: PLC0415 - of machines with a TPM
+
+    if path is None:
+        return []
+    try:
+        return [one.public_bytes(Encoding.DER) for one in read_certificates(path.read_bytes())]
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}", reason="unreadable_certificate") from None
+    except EvidenceError as error:
+        raise ConfigurationError(f"{path}: {error.message}", reason="unreadable_certificate") from None
 
 
 def serve(options: EnclaveOptions, *, ready: Callable[[str], None] | None = None) -> None:

@@ -4,16 +4,22 @@ All ciphertext is fetched before the first key is asked for: that may take hours
 then on the dead-man switch holds, as it does for an instance that serves: each answered release is a contact with the
 custodian, counted from when it was asked for, and a model that is not loaded when silence has lasted too long is wiped
 with the engine. Booting again would take as long, so this is told as what it is: an operator's terms do not fit.
+
+Where nobody has certified the key that the platform attests with (a TPM), the custodian's challenge has a credential
+for it, which is activated before anything is attested. Platforms are slow, so nothing of this holds up the event loop.
 """
 
+import asyncio
 import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import msgspec
+from msgspec import UNSET
 
-from aigovtool.attestation.attester import Attester
+from aigovtool.attestation.attester import ActivatedAttester, Attester
 from aigovtool.attestation.binding import Audience, Binding, HpkePublicKey, IdentityPublicKey, SpkiHash
 from aigovtool.attestation.model import Evidence, TeeType
 from aigovtool.crypto.secret import Secret
@@ -29,9 +35,13 @@ from aigovtool.protocol import release
 from aigovtool.protocol.metering import Meter
 from aigovtool.protocol.party import BorrowerFile
 from aigovtool.protocol.release import Admission, BootRequest, Challenge, ChallengeReply, ChallengeRequest, KeyRelease
+from aigovtool.protocol.session import NO_MEMORY_ENCRYPTION
 from aigovtool.protocol.stop import STOP_STATE, StopState
 from aigovtool.protocol.trust import KeySet, open_key_set
 from aigovtool.transport.tls import ServerTls, server_context
+
+#: Told to whoever uses an enclave on the simulated TEE.
+SIMULATED_WARNING: Final = "SIMULATED TEE: protects nothing; for development only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +74,13 @@ class Instance:
     def simulated(self) -> bool:
         """Whether the TEE is the simulated one."""
         return self.admission.tee is TeeType.SIMULATED
+
+    @property
+    def warning(self) -> str | None:
+        """What whoever uses this enclave is told of its TEE; None for one that encrypts its memory."""
+        if self.simulated:
+            return SIMULATED_WARNING
+        return NO_MEMORY_ENCRYPTION if self.admission.tee is TeeType.TPM else None
 
     def custodian_time_ms(self) -> int:
         """Return the custodian's time as of admission, carried on by the elapsed clock."""
@@ -122,20 +139,13 @@ class _Boot:
         identity, tls_key, boot_nonce = SigningKey.generate(), TlsKey.generate(), os.urandom(32)
         certificate = self_signed_server_certificate(tls_key)
         root = VerifyKey(self.party.custodian.root)
-        reply = await self.link.post(
-            "/v1/boot/challenge",
-            seal(
-                release.CHALLENGE_REQUEST,
-                ChallengeRequest(borrower=self.party.borrower, models=self.models),
-                SigningKey.from_secret(Secret(self.party.enrolment_key)),
-            ),
-            ChallengeReply,
-        )
+        reply = await self._ask()
         key_set = open_key_set(reply.key_set, root)
         tls = server_context([certificate], tls_key, key_set.credentials)
         challenge = open_by_any(reply.challenge, release.CHALLENGE, Challenge, key_set.command_keys())
         if (challenge.custodian, challenge.borrower) != (root.key_id, self.party.borrower):
             raise SignatureInvalidError("the challenge is for another party", reason="wrong_challenge")
+        await self._activate(challenge)
         instance = instance_id_of(identity.public.raw, self.engine.hpke_public_key, boot_nonce)
         claims = self._claims(challenge, tls, identity, instance)
         self.heard_ms = self.clock.now_ms()
@@ -164,6 +174,21 @@ class _Boot:
             link=self.link,
         )
 
+    async def _ask(self) -> ChallengeReply:
+        activation = None
+        if isinstance(self.attester, ActivatedAttester):
+            activation = await asyncio.to_thread(self.attester.keys)
+        request = ChallengeRequest(borrower=self.party.borrower, models=self.models, activation=activation)
+        enrolment = SigningKey.from_secret(Secret(self.party.enrolment_key))
+        return await self.link.post(
+            "/v1/boot/challenge", seal(release.CHALLENGE_REQUEST, request, enrolment), ChallengeReply
+        )
+
+    async def _activate(self, challenge: Challenge) -> None:
+        """Show the custodian's credential to the platform; a custodian that sends none says later what it misses."""
+        if isinstance(self.attester, ActivatedAttester) and challenge.credential is not None:
+            await asyncio.to_thread(self.attester.activate, challenge.credential)
+
     def _claims(self, challenge: Challenge, tls: ServerTls, identity: SigningKey, instance: InstanceId) -> Binding:
         return Binding(
             role="boot",
@@ -185,7 +210,7 @@ class _Boot:
             models=self.models,
             boot_nonce=Nonce(boot_nonce.hex()),
             claims=claims,
-            evidence=self.attester.attest(claims),
+            evidence=await asyncio.to_thread(self.attester.attest, claims),
         )
         enrolment = SigningKey.from_secret(Secret(self.party.enrolment_key))
         answer = await self.link.post("/v1/boot", seal(release.BOOT, request, enrolment, identity), Envelope)
@@ -198,6 +223,8 @@ class _Boot:
         )
         if not fits:
             raise SignatureInvalidError("the admission is for another boot", reason="wrong_admission")
+        if isinstance(self.attester, ActivatedAttester) and admission.certificate is not UNSET:
+            self.attester.certify(admission.certificate)
         return admission
 
     async def _load_all(

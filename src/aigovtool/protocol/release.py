@@ -1,7 +1,8 @@
 """Boot and key release: from a nonce to a model key that only one attested instance can open.
 
 1. The enclave asks for a challenge for the models that it is to serve, signed by its borrower's enrolment key.
-2. The custodian answers, signed: nonce, appraisal policy digest, its key set.
+   A TPM adds its keys, because nobody has certified the one that it attests with.
+2. The custodian answers, signed: nonce, appraisal policy digest, its key set; and a credential for such keys.
 3. The enclave makes evidence over the binding (spec: attestation, section 3) and sends it with its claims,
    signed by *both* its borrower's enrolment key (whose enclave is this?) and its own identity key.
 4. The custodian appraises and admits: models, serving policies, stop state.
@@ -11,15 +12,15 @@
 
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from aigovtool.attestation.binding import Audience, Binding
-from aigovtool.attestation.model import Evidence, TeeType
+from aigovtool.attestation.model import ActivationCredential, ActivationKeys, Evidence, TeeType
 from aigovtool.codec import Message, encode
 from aigovtool.crypto.sign import Envelope
 from aigovtool.ids import BorrowerId, Digest, InstanceId, KeyId, MessageId, Millis, ModelId, Nonce, Units
 from aigovtool.ledger.policy import ServingPolicy
-from aigovtool.limits import MAX_ENDORSEMENTS
+from aigovtool.limits import MAX_CERTIFICATE_BYTES, MAX_ENDORSEMENTS
 
 CHALLENGE_REQUEST = "boot-challenge-request.v1"
 CHALLENGE = "boot-challenge.v1"
@@ -31,15 +32,16 @@ _WRAP_LABEL = "aigovtool model key v1"
 MAX_MODELS = 64
 
 
-class ChallengeRequest(Message):
-    """Who wants to boot, and for which models."""
+class ChallengeRequest(Message, omit_defaults=True):
+    """Who wants to boot, and for which models. `activation`: keys to be activated, where the platform has such."""
 
     borrower: BorrowerId
     models: Annotated[list[ModelId], Meta(min_length=1, max_length=MAX_MODELS)]
+    activation: ActivationKeys | None = None
 
 
-class Challenge(Message):
-    """A nonce to be used once and soon."""
+class Challenge(Message, omit_defaults=True):
+    """A nonce to be used once and soon. `credential` is for the keys of the request, and for this nonce."""
 
     custodian: KeyId
     nonce: Nonce
@@ -47,6 +49,7 @@ class Challenge(Message):
     appraisal_policy: Digest
     expires_at_ms: Millis
     server_time_ms: Millis
+    credential: ActivationCredential | None = None
 
 
 class ChallengeReply(Message):
@@ -81,7 +84,8 @@ class Admission(Message):
     """The instance is attested; what it may do until `valid_until_ms`.
 
     `endorsements` are those that the custodian added to the evidence: the enclave adds them to its evidence for
-    consumers, who need no way to the platform's vendor then.
+    consumers, who need no way to the platform's vendor then. `certificate` (DER) is there if a key was activated: the
+    custodian certifies it for consumers, to whom the activation shows nothing.
     """
 
     custodian: KeyId
@@ -96,6 +100,7 @@ class Admission(Message):
     stop_state: Envelope
     models: list[ModelOffer]
     endorsements: Annotated[tuple[bytes, ...], Meta(max_length=MAX_ENDORSEMENTS)] = ()
+    certificate: Annotated[bytes, Meta(min_length=1, max_length=MAX_CERTIFICATE_BYTES)] | UnsetType = UNSET
 
 
 class ReleaseRequest(Message):

@@ -33,8 +33,14 @@ SALT_HEADER: Final = "aigovtool-salt"
 UNITS_HEADER: Final = "aigovtool-units-remaining"
 #: Base64 of the `SignedReceipt` in its only encoding.
 RECEIPT_HEADER: Final = "aigovtool-receipt"
-#: Present, with a warning text, only when the TEE is simulated.
+#: Present, with a warning text, only when the TEE is simulated, or does not encrypt its memory.
 WARNING_HEADER: Final = "aigovtool-warning"
+
+
+#: Shown wherever a TEE answers that shows what was booted, and hides nothing from whoever owns the machine.
+NO_MEMORY_ENCRYPTION: Final = (
+    "boot integrity, no memory encryption: whoever runs the host can read the model and what it is asked"
+)
 
 
 class SessionChallenge(Message):

@@ -5,6 +5,10 @@ and accept a key set only if its number is not lower than the last one they saw.
 overlap while they are rotated.
 """
 
+from typing import Annotated
+
+from msgspec import Meta
+
 from aigovtool.codec import Message
 from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope
 from aigovtool.errors import SignatureInvalidError
@@ -13,12 +17,13 @@ from aigovtool.ids import KeyId, Millis, Units
 KEY_SET = "key-set.v1"
 
 
-class KeySet(Message):
+class KeySet(Message, omit_defaults=True):
     """The custodian's keys, by role.
 
     `commands` sign everything said to enclaves and parties; `log` signs checkpoints; `credentials` are
     the certificate authorities (DER) that issue client certificates; `keystore` is the X25519 key to
-    which the keys of new packages are wrapped.
+    which the keys of new packages are wrapped; `attestation` are the authorities (DER) that certify
+    attestation keys which the custodian has activated. Custodians made by earlier versions have none.
     """
 
     custodian: KeyId
@@ -28,6 +33,7 @@ class KeySet(Message):
     log: list[bytes]
     credentials: list[bytes]
     keystore: bytes
+    attestation: Annotated[tuple[bytes, ...], Meta(max_length=8)] = ()
 
     def command_keys(self) -> list[VerifyKey]:
         """Return the keys that may sign for the custodian."""

@@ -16,13 +16,12 @@ from tests.enclave.attesters.stand_ins import claims
 from aigovtool.attestation.attester import Attester
 from aigovtool.attestation.certificates import read_certificates
 from aigovtool.attestation.examination import Examined, StepOutcome
-from aigovtool.attestation.model import Evidence, TeeType
+from aigovtool.attestation.model import ActivationCredential, ActivationKeys, Evidence, TeeType
 from aigovtool.attestation.tee.tpm.activation import challenge, ek_digest, secret_for
-from aigovtool.attestation.tee.tpm.credential import Credential
 from aigovtool.attestation.tee.tpm.endorsement import key_of
 from aigovtool.attestation.tee.tpm.evidence import Bank, TpmEvidence, unwrap, wrap
 from aigovtool.attestation.tee.tpm.verify import TpmVerifier
-from aigovtool.enclave.attesters.tpm import TpmAttester, TpmKeys
+from aigovtool.enclave.attesters.tpm import TpmAttester
 from aigovtool.errors import EvidenceError
 
 if missing():
@@ -81,7 +80,7 @@ def attester(tpm: SoftwareTpm, log: Path | None = None, **options: Any) -> TpmAt
     return TpmAttester(tpm.tcti, event_log=log, endorsements=(tpm.issuer,), **options)
 
 
-def asked(keys: TpmKeys, nonce: bytes = NONCE) -> Credential:
+def asked(keys: ActivationKeys, nonce: bytes = NONCE) -> ActivationCredential:
     return challenge(KEY, nonce, keys.ek_certificate, keys.ak_public, os.urandom(32))
 
 
@@ -159,7 +158,7 @@ def test_another_tpm_cannot_activate(tpm: SoftwareTpm, other: SoftwareTpm) -> No
     with pytest.raises(EvidenceError) as foreign:
         attester(other).activate(asked(ours))
     assert foreign.value.reason == "attester_tpm"
-    mixed = TpmKeys(ek_certificate=ours.ek_certificate, ak_public=theirs.ak_public)
+    mixed = ActivationKeys(ek_certificate=ours.ek_certificate, ak_public=theirs.ak_public)
     with pytest.raises(EvidenceError) as stranger:
         attester(tpm).activate(asked(mixed))
     assert stranger.value.reason == "attester_tpm"
@@ -245,8 +244,8 @@ def test_what_is_missing_is_said(tpm: SoftwareTpm, log: Path) -> None:
         (lambda: attester(tpm, certificate_indexes=(0x01C0FFFF,)).keys(), "attester_certificate"),
         (lambda: attester(tpm, log.with_name("none")).quote(REPORT_DATA), "attester_event_log"),
         (lambda: attester(tpm).quote(bytes(63)), "bad_report_data"),
-        (lambda: attester(tpm).activate(Credential(blob=b"", secret=b"")), "attester_tpm"),
-        (lambda: attester(tpm).activate(Credential(blob=b"\0\1\0", secret=b"\xff\xff")), "attester_tpm"),
+        (lambda: attester(tpm).activate(ActivationCredential(blob=b"", secret=b"")), "attester_tpm"),
+        (lambda: attester(tpm).activate(ActivationCredential(blob=b"\0\1\0", secret=b"\xff\xff")), "attester_tpm"),
         (lambda: attester(tpm, ek_certificate=b"x").activate(asked(attester(tpm).keys())), "certificate_encoding"),
     ):
         with pytest.raises(EvidenceError) as caught:

@@ -227,7 +227,7 @@ def _receipts(
             what = f"{_text(path)}: {error.message}"
             taken.bad.append(Found(kind=_INVALID, contradiction=True, lease="", what=what))
             continue
-        taken.receipts[verdict.receipt] = verdict.warning is not None
+        taken.receipts[verdict.receipt] = verdict.result.tee.value == "simulated"
     return taken
 
 

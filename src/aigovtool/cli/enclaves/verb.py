@@ -12,7 +12,7 @@ from aigovtool.cli.credentials import connected
 from aigovtool.cli.enclaves.write_off import write_off
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import DefaultVerbGroup, Verb, operator_option
-from aigovtool.cli.words import amount, short, span, when
+from aigovtool.cli.words import amount, short, span, tee_name, when
 
 if TYPE_CHECKING:
     from aigovtool.protocol.views import EnclaveView
@@ -62,7 +62,7 @@ def _row(one: "EnclaveView", now_ms: int) -> tuple[str, ...]:
     return (
         short(one.instance),
         one.borrower,
-        "SIMULATED" if one.simulated else one.tee.value,
+        tee_name(one.tee.value, encrypted=one.result.memory_encryption),
         f"{one.state}, connected" if one.connected else one.state,
         ", ".join(one.models),
         f"{span(max(0, now_ms - one.last_contact_ms) // 1000 * 1000)} ago",

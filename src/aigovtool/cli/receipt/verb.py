@@ -7,9 +7,9 @@ import click
 from msgspec import Struct
 
 from aigovtool.cli.receipt.prove import prove
-from aigovtool.cli.screen import Screen
+from aigovtool.cli.screen import SIMULATED, Screen
 from aigovtool.cli.verb import FILE, Verb, VerbGroup
-from aigovtool.cli.words import amount, when
+from aigovtool.cli.words import amount, tee_name, when
 
 if TYPE_CHECKING:
     from aigovtool.ledger.units import UnitVector
@@ -71,8 +71,9 @@ def verify(
         response_path=response_path,
     )
     said = verdict.receipt
+    simulated = verdict.result.tee.value == "simulated"
     if verdict.warning is not None:
-        screen.banner()
+        screen.banner(SIMULATED if simulated else verdict.warning)
     found = VerifiedReceipt(
         request_id=said.request_key,
         model=said.model,
@@ -80,7 +81,7 @@ def verify(
         consumer=said.consumer,
         instance=said.instance,
         tee=said.tee,
-        simulated=verdict.warning is not None,
+        simulated=simulated,
         units=said.units,
         remaining=said.remaining,
         lease=said.lease_id,
@@ -88,17 +89,17 @@ def verify(
         at_ms=said.at_ms,
         bodies_checked=list(verdict.bodies_checked),
     )
-    screen.show(found, lambda: _render(screen, file, found))
+    screen.show(found, lambda: _render(screen, file, found, encrypted=verdict.result.memory_encryption))
 
 
-def _render(screen: Screen, file: Path, found: VerifiedReceipt) -> None:
+def _render(screen: Screen, file: Path, found: VerifiedReceipt, *, encrypted: bool) -> None:
     screen.line(f"{file} verifies: signed by an attested enclave", style="green")
     screen.facts(
         [
             ("model", f"{found.model} ({found.manifest})"),
             ("request", found.request_id),
             ("consumer", found.consumer),
-            ("tee", "SIMULATED" if found.simulated else found.tee),
+            ("tee", tee_name(found.tee, encrypted=encrypted)),
             ("enclave", found.instance),
             ("at (enclave's clock)", when(found.at_ms)),
             ("charged", amount(found.units)),

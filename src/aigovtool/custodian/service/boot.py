@@ -16,11 +16,14 @@ from aigovtool.attestation import appraisal
 from aigovtool.attestation.binding import Expectation, require_bound
 from aigovtool.attestation.model import AttestationResult, TeeType, Unchecked, VerifiedEvidence
 from aigovtool.attestation.policy import AppraisalPolicy, policy_digest
+from aigovtool.attestation.verifier import Exchange
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope, require_signed_by, seal
 from aigovtool.crypto.wrap import wrap
+from aigovtool.custodian.activation import credential_for
 from aigovtool.custodian.custodian import Custodian, rolled_back
 from aigovtool.custodian.endorsements.completion import complete
+from aigovtool.custodian.service.admission import admission_of
 from aigovtool.custodian.service.hearing import heard
 from aigovtool.custodian.service.refusals import is_refusal, note, reason_of
 from aigovtool.custodian.store import evidence, facts, instances, models, parties, stops
@@ -42,7 +45,7 @@ from aigovtool.ledger.entry import AttestationRefused, Attested, KeyReleased, Pa
 from aigovtool.ledger.policy import Dial
 from aigovtool.limits import NONCE_TTL_MS
 from aigovtool.protocol import release
-from aigovtool.protocol.release import Admission, BootRequest, Challenge, ChallengeReply, ChallengeRequest, KeyRelease
+from aigovtool.protocol.release import BootRequest, Challenge, ChallengeReply, ChallengeRequest, KeyRelease
 
 
 def policy_in_force(transaction: Transaction) -> AppraisalPolicy:
@@ -65,6 +68,7 @@ async def challenge(custodian: Custodian, envelope: Envelope) -> ChallengeReply:
     Raises:
         ForbiddenError, SignatureInvalidError: nobody enrolled signed this, or for another borrower.
         UnauthenticatedError: the borrower's credential has ended (`credential_expired`).
+        EvidenceError: keys that are to be activated cannot be.
         OverloadedError: too many boots are under way.
     """
     borrower = await _borrower_of(custodian, envelope, release.CHALLENGE_REQUEST)
@@ -74,6 +78,9 @@ async def challenge(custodian: Custodian, envelope: Envelope) -> ChallengeReply:
         if request.borrower != borrower.name:
             raise SignatureInvalidError("a borrower asks for itself only", reason="wrong_sender")
         made = await custodian.database.run(lambda transaction: _challenge(custodian, transaction, request))
+        if request.activation is not None:
+            asked = custodian.keys, request.activation, bytes.fromhex(made.nonce)
+            made = msgspec.structs.replace(made, credential=await asyncio.to_thread(credential_for, *asked))
     return ChallengeReply(
         key_set=custodian.keys.key_set_envelope,
         challenge=seal(release.CHALLENGE, made, custodian.keys.commands),
@@ -138,7 +145,8 @@ async def _decide(custodian: Custodian, request: BootRequest) -> Envelope:
         raise instances.nonce_error(reason)
     completed = await complete(custodian.endorsements, request.evidence)
     # Signatures, chains and lists take milliseconds: the ledger's writer and everybody's heartbeats do not wait.
-    verified = await asyncio.to_thread(custodian.verifiers.verify, completed, now_ms)
+    verifiers = custodian.verifiers.within(Exchange(nonce=bytes.fromhex(request.claims.nonce)))
+    verified = await asyncio.to_thread(verifiers.verify, completed, now_ms)
     added = tuple(part for part in completed.endorsements if part not in request.evidence.endorsements)
     return await custodian.database.run(lambda transaction: _admit(custodian, transaction, request, verified, added))
 
@@ -253,8 +261,8 @@ def _admit(
             result=digest_of(encode(body)),
         ),
     )
-    admission = _admission(custodian, transaction, instance, offered, request)
-    return seal(release.ADMISSION, msgspec.structs.replace(admission, endorsements=added), custodian.keys.commands)
+    admission = admission_of(custodian, transaction, instance, offered, request=request, verified=verified, added=added)
+    return seal(release.ADMISSION, admission, custodian.keys.commands)
 
 
 def _appraise(
@@ -308,34 +316,6 @@ def _require_bound_mode(offered: list[Model], *, refundable: bool) -> None:
 def _refuse_stopped(transaction: Transaction, instance: Instance) -> None:
     if stops.state_for(transaction, instance).is_wide():
         raise StoppedError("the custodian has stopped this", fix="ask the custodian to resume", retry_after_s=5)
-
-
-def _admission(
-    custodian: Custodian, transaction: Transaction, instance: Instance, offered: list[Model], request: BootRequest
-) -> Admission:
-    return Admission(
-        custodian=custodian.keys.custodian,
-        instance=instance.instance,
-        borrower=instance.borrower,
-        tee=instance.tee,
-        nonce=request.claims.nonce,
-        generation=facts.generation(transaction),
-        epoch=facts.epoch(transaction),
-        server_time_ms=custodian.now(transaction),
-        valid_until_ms=instance.valid_until_ms,
-        stop_state=custodian.stop_state(transaction, instance),
-        models=[
-            release.ModelOffer(
-                model=model.model,
-                manifest=model.manifest_digest,
-                package=model.package,
-                package_bytes=model.package_bytes,
-                sealer=model.sealer,
-                policy=model.policy,
-            )
-            for model in offered
-        ],
-    )
 
 
 async def release_key(custodian: Custodian, envelope: Envelope) -> Envelope:

@@ -12,7 +12,6 @@ import importlib
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -20,8 +19,15 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from aigovtool.attestation.binding import Binding
 from aigovtool.attestation.event_list import EventList
-from aigovtool.attestation.model import REPORT_DATA_BYTES, Evidence, MeasurementHex, TeeType
-from aigovtool.attestation.tee.tpm.credential import Credential, ek_public
+from aigovtool.attestation.model import (
+    REPORT_DATA_BYTES,
+    ActivationCredential,
+    ActivationKeys,
+    Evidence,
+    MeasurementHex,
+    TeeType,
+)
+from aigovtool.attestation.tee.tpm.credential import ek_public
 from aigovtool.attestation.tee.tpm.endorsement import key_of, read_chain
 from aigovtool.attestation.tee.tpm.event_log import parse_log
 from aigovtool.attestation.tee.tpm.evidence import Bank, Certifies, PcrValue, TpmEvidence, wrap
@@ -58,16 +64,8 @@ class TpmLibrary(Protocol):
         """Return a class or constant of the library."""
 
 
-@dataclass(frozen=True, slots=True)
-class TpmKeys:
-    """What a custodian needs for its challenge: an endorsement key certificate (DER) and a TPMT_PUBLIC."""
-
-    ek_certificate: bytes
-    ak_public: bytes
-
-
 class TpmAttester:
-    """Makes evidence with the TPM of this machine; an `aigovtool.attestation.attester.Attester`.
+    """Makes evidence with the TPM of this machine; an `aigovtool.attestation.attester.ActivatedAttester`.
 
     Args:
         tcti: how tpm2-tss reaches the TPM.
@@ -108,13 +106,14 @@ class TpmAttester:
         self._indexes: Final = tuple(certificate_indexes)
         self._lock: Final = threading.Lock()
         self._secret: bytes | None = None
+        self._ak_certificate: bytes | None = None
 
     @property
     def tee(self) -> TeeType:
         """`tpm`."""
         return TeeType.TPM
 
-    def keys(self) -> TpmKeys:
+    def keys(self) -> ActivationKeys:
         """Return certificate and key for a custodian's challenge.
 
         Raises:
@@ -122,9 +121,9 @@ class TpmAttester:
                 endorsement key certificate.
         """
         with self._session() as tpm, self._primary(tpm, _AK_TEMPLATE) as (_, ak_public):
-            return TpmKeys(ek_certificate=self._certificate(tpm), ak_public=ak_public)
+            return ActivationKeys(ek_certificate=self._certificate(tpm), ak_public=ak_public)
 
-    def activate(self, credential: Credential) -> bytes:
+    def activate(self, credential: ActivationCredential) -> bytes:
         """Open a custodian's credential and return what is inside; it travels with evidence for that custodian.
 
         Raises:
@@ -139,18 +138,27 @@ class TpmAttester:
         self._secret = secret
         return secret
 
+    def certify(self, certificate: bytes) -> None:
+        """Take the custodian's certificate of the attestation key: it is for whoever did not activate it."""
+        self._ak_certificate = certificate
+
     def attest(self, claims: Binding) -> Evidence:
         """Return evidence whose quote is over SHA-256 of the report data of `claims`.
 
-        What was activated goes to the custodian alone: a consumer did not ask for it, and could not judge it.
+        What was activated goes to the custodian alone: a consumer did not ask for it, and could not judge it. It gets
+        the custodian's certificate of the attestation key instead, if there is one.
 
         Raises:
             EvidenceError: as for `keys`; `attester_race` when PCRs change all the time; the reasons of `parse_log`.
         """
-        return self.quote(claims.report_data(), self._secret if claims.role == "boot" else None)
+        if claims.role == "boot":
+            return self.quote(claims.report_data(), self._secret)
+        return self.quote(claims.report_data(), ak_certificate=self._ak_certificate)
 
-    def quote(self, report_data: bytes, secret: bytes | None = None) -> Evidence:
-        """Return evidence that is bound to these 64 bytes, with an activated secret or without.
+    def quote(
+        self, report_data: bytes, secret: bytes | None = None, *, ak_certificate: bytes | None = None
+    ) -> Evidence:
+        """Return evidence that is bound to these 64 bytes, with an activated secret or a certificate of the key.
 
         Raises:
             EvidenceError: as for `attest`; `bad_report_data` for another size.
@@ -158,7 +166,7 @@ class TpmAttester:
         if len(report_data) != REPORT_DATA_BYTES:
             raise EvidenceError(f"report data has {REPORT_DATA_BYTES} bytes", reason="bad_report_data")
         with self._session() as tpm, self._primary(tpm, _AK_TEMPLATE) as (ak, ak_public):
-            certificate = self._certificate(tpm)
+            certificate = ak_certificate or self._certificate(tpm)
             attest, signature, values = self._quoted(tpm, ak, hashlib.sha256(report_data).digest())
         events, locality = self._events(values)
         evidence = TpmEvidence(
@@ -170,11 +178,11 @@ class TpmAttester:
             events=events,
             startup_locality=locality,
             report_data=report_data,
-            certifies=Certifies.EK,
+            certifies=Certifies.EK if ak_certificate is None else Certifies.AK,
             certificate=certificate,
             secret=secret,
         )
-        return wrap(evidence, self._endorsements)
+        return wrap(evidence, self._endorsements if ak_certificate is None else ())
 
     @contextmanager
     def _session(self) -> Iterator[Any]:
@@ -221,7 +229,7 @@ class TpmAttester:
         parts = [bytes(tpm.nv_read(handle, min(_NV_CHUNK, size - at), at)) for at in range(0, size, _NV_CHUNK)]
         return b"".join(parts)
 
-    def _activated(self, tpm: Any, ak: Any, ek: Any, credential: Credential, *, user: bool) -> bytes:  # noqa: ANN401
+    def _activated(self, tpm: Any, ak: Any, ek: Any, credential: ActivationCredential, *, user: bool) -> bytes:  # noqa: ANN401
         """Return what is in a credential. `user`: the key may be used with its empty password, without its policy."""
         tss = self._tss
         blob, _ = tss.TPM2B_ID_OBJECT.unmarshal(credential.blob)

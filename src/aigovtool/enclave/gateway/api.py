@@ -42,7 +42,6 @@ from aigovtool.protocol.tensor import Datatype
 from aigovtool.transport.body import check_declared, read_body
 from aigovtool.transport.routes import Call, Caller, Route, check_content_type
 
-SIMULATED_WARNING: Final = "SIMULATED TEE: protects nothing; for development only"
 #: A large answer is encrypted and handed to the socket in pieces of this size: 64 MiB at once take 0.4 s of the event
 #: loop, and as much memory again until the consumer has read them.
 _PIECE_BYTES: Final = 256 << 10
@@ -161,7 +160,7 @@ class _Served:
                 ServedModelView(model=model.offer.model, manifest=model.offer.manifest)
                 for model in self._instance.models.values()
             ],
-            warning=SIMULATED_WARNING if self._instance.simulated else None,
+            warning=self._instance.warning,
         )
 
     def _model(self, call: Call) -> ServedModel:
@@ -210,8 +209,8 @@ class _Served:
             )
             answered = await infer(self._run, asked)
         response = response_of(answered)
-        if self._instance.simulated:
-            response.headers[WARNING_HEADER] = SIMULATED_WARNING
+        if self._instance.warning is not None:
+            response.headers[WARNING_HEADER] = self._instance.warning
         return response
 
 

@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.attestation.tee.tpm.maker import HASHES, SHA256, SHA384, Forgery, ecc_key, rsa_key
 
+from aigovtool.attestation.model import ActivationCredential
 from aigovtool.attestation.tee.tpm.activation import challenge, ek_digest, require_activated, secret_for
 from aigovtool.attestation.tee.tpm.credential import (
     ENTROPY_BYTES,
-    Credential,
     ek_public,
     kdfa,
     make_credential,
@@ -42,7 +42,7 @@ def counter_mode(hash_name: str, key: bytes, label: bytes, context: bytes, bits:
     return hmac.digest(key, message, hash_name)[: bits // 8]
 
 
-def opened(key: Any, credential: Credential, name: bytes) -> bytes:
+def opened(key: Any, credential: ActivationCredential, name: bytes) -> bytes:
     """Do what TPM2_ActivateCredential does (Part 1, section 24), by the private key."""
     strong = isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.key_size == 384
     hash_id, bits = (SHA384, 256) if strong else (SHA256, 128)
@@ -152,7 +152,7 @@ def test_credentials_of_tpm2_pytss_are_the_same_but_for_chance(kind: str) -> Non
     pem = EKS[kind].public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     assert public.to_pem() == pem
     blob, secret = make(public, SECRET, pytss.TPM2B_NAME(NAME))
-    theirs = Credential(blob=blob.marshal(), secret=secret.marshal())
+    theirs = ActivationCredential(blob=blob.marshal(), secret=secret.marshal())
     ours = make_credential(area, NAME, SECRET, ENTROPY)
     assert opened(EKS[kind], theirs, NAME) == opened(EKS[kind], ours, NAME) == SECRET
     assert (len(theirs.blob), len(theirs.secret)) == (len(ours.blob), len(ours.secret))

@@ -17,7 +17,8 @@ import hmac
 from collections.abc import Callable
 from typing import Final
 
-from aigovtool.attestation.tee.tpm.credential import ENTROPY_BYTES, Credential, ek_public, make_credential
+from aigovtool.attestation.model import ActivationCredential
+from aigovtool.attestation.tee.tpm.credential import ENTROPY_BYTES, ek_public, make_credential
 from aigovtool.attestation.tee.tpm.endorsement import key_of, read_chain
 from aigovtool.attestation.tee.tpm.structures import PublicKey, parse_public, spki
 from aigovtool.errors import EvidenceError
@@ -57,7 +58,9 @@ def secret_for(key: bytes, nonce: bytes) -> SecretFor:
     return secret
 
 
-def challenge(key: bytes, nonce: bytes, ek_certificate: bytes, ak_public: bytes, entropy: bytes) -> Credential:
+def challenge(
+    key: bytes, nonce: bytes, ek_certificate: bytes, ak_public: bytes, entropy: bytes
+) -> ActivationCredential:
     """Return the credential to be activated by the TPM of the certificate, beside the attestation key.
 
     Args:

@@ -10,7 +10,6 @@ from the kind of key in the certificate. Randomness is an argument.
 
 import hashlib
 import hmac
-from dataclasses import dataclass
 from typing import Final
 
 from cryptography.hazmat.decrepit.ciphers.modes import CFB
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
 
+from aigovtool.attestation.model import ActivationCredential
 from aigovtool.attestation.tee.tpm.structures import (
     ADMIN_WITH_POLICY,
     ALG_AES,
@@ -55,14 +55,6 @@ _POLICY_B_SHA384: Final = bytes.fromhex(
 _EK_ATTRIBUTES: Final = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | ADMIN_WITH_POLICY | RESTRICTED | DECRYPT
 
 
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """What TPM2_ActivateCredential takes: a TPM2B_ID_OBJECT and a TPM2B_ENCRYPTED_SECRET, each with its length."""
-
-    blob: bytes
-    secret: bytes
-
-
 def ek_public(key: PublicKey) -> PublicArea:
     """Return the public area that the TCG's template gives to an endorsement key.
 
@@ -90,7 +82,7 @@ def ek_public(key: PublicKey) -> PublicArea:
     )
 
 
-def make_credential(ek: PublicArea, name: bytes, secret: bytes, entropy: bytes) -> Credential:
+def make_credential(ek: PublicArea, name: bytes, secret: bytes, entropy: bytes) -> ActivationCredential:
     """Return `secret` for the TPM of `ek`, to be opened beside the object that has this Name (Part 1, section 24).
 
     Args:
@@ -116,7 +108,7 @@ def make_credential(ek: PublicArea, name: bytes, secret: bytes, entropy: bytes) 
     identity = encryptor.update(_sized(secret)) + encryptor.finalize()
     integrity_key = kdfa(ek.name_alg, seed, b"INTEGRITY", b"", size * 8)
     integrity = hmac.digest(integrity_key, identity + name, ek.name_alg)
-    return Credential(blob=_sized(_sized(integrity) + identity), secret=_sized(encrypted_seed))
+    return ActivationCredential(blob=_sized(_sized(integrity) + identity), secret=_sized(encrypted_seed))
 
 
 def kdfa(hash_name: str, key: bytes, label: bytes, context: bytes, bits: int) -> bytes:

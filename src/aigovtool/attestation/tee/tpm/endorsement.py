@@ -21,7 +21,7 @@ from aigovtool.errors import EvidenceError
 EK_PURPOSE: Final = ObjectIdentifier("2.23.133.8.1")
 AK_PURPOSE: Final = ObjectIdentifier("2.23.133.8.3")
 #: tcg-at-tpmManufacturer, tcg-at-tpmModel, tcg-at-tpmVersion: directoryName of the subjectAltName (3.2.9).
-_NAMES: Final = {
+NAMES: Final = {
     ObjectIdentifier("2.23.133.2.1"): "tpm_manufacturer",
     ObjectIdentifier("2.23.133.2.2"): "tpm_model",
     ObjectIdentifier("2.23.133.2.3"): "tpm_version",
@@ -73,8 +73,6 @@ def read_chain(certificate: bytes, endorsements: Sequence[bytes]) -> tuple[x509.
         EvidenceError: `certificate_encoding`, `certificate_too_large`.
     """
     chain = [one for data in (certificate, *endorsements) for one in read_certificates(data)]
-    for one in chain:
-        _require_whole(one)
     if [one.public_bytes(Encoding.DER) for one in chain] != [certificate, *endorsements]:
         raise EvidenceError("a certificate that is not in DER", reason="certificate_encoding")
     return tuple(chain)
@@ -116,7 +114,7 @@ def identity_of(leaf: x509.Certificate, certifies: Certifies) -> TpmIdentity:
     found = _stated(leaf)
     if not found and certifies is Certifies.AK:
         return TpmIdentity(NOT_STATED, NOT_STATED, NOT_STATED)
-    if found.keys() != set(_NAMES.values()):
+    if found.keys() != set(NAMES.values()):
         raise EvidenceError("the certificate does not name the TPM's maker, model and version", reason="tpm_identity")
     return TpmIdentity(found["tpm_manufacturer"], found["tpm_model"], found["tpm_version"])
 
@@ -134,14 +132,6 @@ def key_of(certificate: x509.Certificate) -> PublicKey:
     if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
         raise EvidenceError("the certified key is neither RSA nor ECC", reason="chain_algorithm")
     return key
-
-
-def _require_whole(certificate: x509.Certificate) -> None:
-    """Require what the library parses only when it is asked for, so that nothing later trips over it."""
-    try:
-        _ = (certificate.subject, certificate.issuer, certificate.not_valid_before_utc, certificate.not_valid_after_utc)
-    except (ValueError, TypeError, x509.UnsupportedGeneralNameType):
-        raise EvidenceError("a certificate with a malformed name or time", reason="certificate_encoding") from None
 
 
 def _issued(certificate: x509.Certificate, root: x509.Certificate) -> bool:
@@ -184,9 +174,9 @@ def _stated(leaf: x509.Certificate) -> dict[str, str]:
     found: dict[str, str] = {}
     for directory in names[0].value.get_values_for_type(x509.DirectoryName):
         for attribute in directory:
-            if attribute.oid not in _NAMES:
+            if attribute.oid not in NAMES:
                 continue
-            label, value = _NAMES[attribute.oid], attribute.value
+            label, value = NAMES[attribute.oid], attribute.value
             if label in found or not isinstance(value, str) or not _PRINTABLE.fullmatch(value):
                 raise EvidenceError(f"{label} is stated twice, or not in printable ASCII", reason="tpm_identity")
             found[label] = value

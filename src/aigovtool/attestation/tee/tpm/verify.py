@@ -33,6 +33,7 @@ from aigovtool.attestation.model import (
     VerifiedEvidence,
 )
 from aigovtool.attestation.tee.tpm.activation import SecretFor, ek_digest, require_activated
+from aigovtool.attestation.tee.tpm.certification import certified_chip
 from aigovtool.attestation.tee.tpm.credential import ek_public
 from aigovtool.attestation.tee.tpm.endorsement import (
     PROFILES,
@@ -82,6 +83,7 @@ STEPS: Final = (
     Step(Label("chain"), "the certificate is a TPM key's, up to a trusted root", f"{_EK_PROFILE}, 3.2; RFC 5280, 6"),
     Step(Label("validity"), "all certificates are valid now", "RFC 5280, 6.1.3"),
     Step(Label("identity"), "the certificate names the TPM's maker, model and version", f"{_EK_PROFILE}, 3.2.9"),
+    Step(Label("chip"), "which TPM it is, as the certificate says or as its key", "attestation spec, tpm, 2.1"),
     Step(Label("proof"), "a proof that the quoting key is in the TPM, where there is one, holds", f"{_PART_1}, 24"),
     Step(Label("signature"), "the quote is signed by the quoting key", f"{_PART_2}, 11.3"),
     Step(Label("freshness"), "the quote is over the report data", "attestation spec, 3.1"),
@@ -110,19 +112,23 @@ class TpmVerifier:
             secret is refused, because nobody can tell whether it is the right one.
         foreign_nonce: the whole extraData that evidence without report data must have: for bundles of other tools.
             Such evidence is bound to nothing of ours, and says so by the fact `foreign_nonce`.
+        authorities: custodians' authorities, which have attestation keys activated and then certify them
+            (`certification.certify`). Roots for that alone: no certificate of an endorsement key may lead to them.
     """
 
-    __slots__ = ("_activation", "_foreign_nonce", "_roots")
+    __slots__ = ("_activation", "_authorities", "_foreign_nonce", "_roots")
 
     def __init__(
         self,
         roots: Sequence[x509.Certificate] | None = None,
         activation: SecretFor | None = None,
         foreign_nonce: bytes | None = None,
+        authorities: Sequence[x509.Certificate] = (),
     ) -> None:
         self._roots: Final = google_roots() if roots is None else tuple(roots)
         self._activation: Final = activation
         self._foreign_nonce: Final = foreign_nonce
+        self._authorities: Final = tuple(authorities)
 
     def examine(self, evidence: Evidence, now_ms: int) -> Examined:
         """Make every step. The reasons are those of the specification's table."""
@@ -132,9 +138,10 @@ class TpmVerifier:
         ak = look.run("attestation_key", lambda: _attestation_key(bundle.found().ak_public))
         quote = look.run("quote", lambda: parse_quote(bundle.found().attest))
         read = look.run("certificates", lambda: read_chain(bundle.found().certificate, evidence.endorsements))
-        chain = look.run("chain", lambda: complete(read.found(), self._roots, bundle.found().certifies))
+        chain = look.run("chain", lambda: self._chain(read.found(), bundle.found().certifies))
         period = look.run("validity", lambda: require_period(chain.found(), now_ms, PROFILES[bundle.found().certifies]))
         identity = look.run("identity", lambda: identity_of(read.found()[0], bundle.found().certifies))
+        chip = look.run("chip", lambda: self._chip(chain.found()))
         proof = look.run("proof", lambda: self._proof(bundle.found(), read.found()[0], ak.found()))
         look.run("signature", lambda: _require_signed(bundle.found(), ak.found()))
         look.run("freshness", lambda: self._require_fresh(bundle.found(), quote.found()))
@@ -150,12 +157,22 @@ class TpmVerifier:
                 tcb=_tcb(quote.found(), ak.found(), key_of(read.found()[0]), proof.found()),
                 # Whoever owns the machine reads its memory: a TPM encrypts none of it.
                 memory_encryption=False,
-                chip_id=_chip_id(read.found()[0], proof.found()),
+                chip_id=None if proof.found() is KeyProof.UNPROVEN else chip.found(),
                 facts=_facts(bundle.found(), quote.found(), identity.found(), proof.found()),
                 endorsed_until_ms=period.found().until_ms,
                 events=_events(bundle.found()),
             )
         )
+
+    def _chain(self, read: tuple[x509.Certificate, ...], certifies: Certifies) -> tuple[x509.Certificate, ...]:
+        authorities = self._authorities if certifies is Certifies.AK else ()
+        return complete(read, (*self._roots, *authorities), certifies)
+
+    def _chip(self, chain: tuple[x509.Certificate, ...]) -> ChipId:
+        """Return which TPM it is: by the certified key, or by what a custodian wrote who had activated another."""
+        if chain[-1] in self._authorities:
+            return certified_chip(chain[0])
+        return ChipId(ek_digest(key_of(chain[0])).hex())
 
     def _proof(self, bundle: TpmEvidence, leaf: x509.Certificate, ak: PublicArea) -> KeyProof:
         key = key_of(leaf)
@@ -253,11 +270,6 @@ def _measurements(bundle: TpmEvidence) -> tuple[Measurement, ...]:
 def _events(bundle: TpmEvidence) -> tuple[MeasuredEvents, ...]:
     """Return what replays from zero to a measurement: not PCR 0 where it starts with a locality."""
     return tuple(log for log in bundle.events.registers if log.register != "pcr0" or not bundle.startup_locality)
-
-
-def _chip_id(leaf: x509.Certificate, proof: KeyProof) -> ChipId | None:
-    """Return which TPM has quoted, or None while nothing shows that it was that of the certificate."""
-    return None if proof is KeyProof.UNPROVEN else ChipId(ek_digest(key_of(leaf)).hex())
 
 
 def _tcb(quote: Quote, ak: PublicArea, certified: PublicKey, proof: KeyProof) -> Tcb:
