@@ -305,6 +305,34 @@ def test_reference_values_are_not_mixed_between_builds() -> None:
     assert failed(runs("01", "04"), rules) == ["measurements"]
 
 
+def test_evidence_satisfies_one_entry_whole() -> None:
+    """Attack: the build for the old processor on old microcode, where only the new one may have that."""
+    other, third = MeasurementHex("cd" * 48), MeasurementHex("ef" * 48)
+
+    def seen(launch: MeasurementHex, snp: int) -> VerifiedEvidence:
+        measured = (Measurement(name=Label("launch"), digest=launch),)
+        return verified(measurements=measured, tcb=tcb(loader=3, snp=snp))
+
+    old = entry(label=Label("old"), min_tcb=tcb(loader=3, snp=100).components)
+    new = entry(label=Label("new"), reference_values=references(other), min_tcb=tcb(loader=3, snp=10).components)
+    rules = AppraisalPolicy(version=1, accepted=(old, new))
+    for launch, snp, name in ((LAUNCH, 100, "old"), (other, 10, "new")):
+        body = appraise(seen(launch, snp), rules, NOW_MS).body
+        assert body.checks[0].detail == f"sev-snp {name} has an entry"
+    assert failed(seen(LAUNCH, 99), rules) == ["tcb"]
+    assert failed(seen(other, 9), rules) == ["tcb"]
+    assert failed(seen(third, 100), rules) == ["measurements"]
+
+
+def test_a_full_match_is_preferred_to_an_entry_that_leaves_something_out() -> None:
+    """Whichever comes first: the result says what was really checked."""
+    lax, strict = entry(label=Label("lax"), chips=WHY), entry(label=Label("strict"))
+    for accepted in ((lax, strict), (strict, lax)):
+        result = appraise(verified(), AppraisalPolicy(version=1, accepted=accepted), NOW_MS).body
+        assert result.checks[0].detail == "sev-snp strict has an entry"
+        assert Outcome.UNCHECKED not in {check.outcome for check in result.checks}
+
+
 def test_reference_value_named_twice_accepts_nothing() -> None:
     """A set that names one measurement twice is ambiguous, so it does not match, in whichever order."""
     right, wrong = references()[0].values, references(MeasurementHex("00" * 48))[0].values

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from tests.attestation.test_appraisal import WHY, entry, policy
 
+from aigovtool.attestation.model import Label
 from aigovtool.attestation.policy import (
     AcceptedTee,
     AppraisalPolicy,
@@ -17,7 +18,7 @@ from aigovtool.errors import AppraisalError, InvalidValueError
 from aigovtool.ids import digest_of
 
 #: What an entry may leave out: then no advisory is accepted, and no collateral that is older than 30 days.
-DEFAULTED = ("advisories", "max_collateral_age_ms")
+DEFAULTED = ("advisories", "max_collateral_age_ms", "label")
 
 
 @pytest.mark.parametrize("where", ["policy", "entry"])
@@ -88,10 +89,18 @@ def test_leaving_a_check_out_needs_a_reason(reason: str) -> None:
 
 
 def test_two_entries_for_one_tee_are_refused() -> None:
-    """Which of two entries holds must not depend on their order."""
-    with pytest.raises(InvalidValueError) as caught:
-        AppraisalPolicy(version=1, accepted=(entry(), entry(min_tcb=WHY)))
-    assert caught.value.reason == "duplicate_tee"
+    """Unless labels tell them apart: people must see which one evidence was judged by."""
+    milan = Label("milan")
+    for labels in ((None, None), (milan, milan)):
+        one, other = (entry(label=label) for label in labels)
+        with pytest.raises(InvalidValueError) as caught:
+            AppraisalPolicy(version=1, accepted=(one, msgspec.structs.replace(other, min_tcb=WHY)))
+        assert caught.value.reason == "duplicate_tee"
+    told_apart = AppraisalPolicy(
+        version=1, accepted=(entry(label=Label("milan")), entry(label=Label("turin")), entry())
+    )
+    assert decode(encode(told_apart), AppraisalPolicy) == told_apart
+    assert b'label":null' not in encode(told_apart)
 
 
 def test_an_older_policy_cannot_come_back() -> None:

@@ -112,10 +112,10 @@ def test_an_older_policy_and_a_second_of_one_version_are_refused(site: Site) -> 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "bad_policy"),
-        (b"{}", "bad_policy"),
-        (b'{"version": 2, "url": "x"}', "bad_policy"),
-        (None, "unreadable_policy"),
+        (b"", "bad_document"),
+        (b"{}", "bad_document"),
+        (b'{"version": 2, "url": "x"}', "bad_document"),
+        (None, "unreadable_file"),
     ],
 )
 def test_a_file_that_is_no_policy_is_refused(content: bytes | None, reason: str, site: Site) -> None:
@@ -243,6 +243,7 @@ def test_every_field_of_a_policy_is_in_what_is_shown() -> None:
         "max_attestation_age_ms",
         "advisories",
         "max_collateral_age_ms",
+        "label",
     }
     assert len(rules(POLICY)) == 2 + 6
     assert policy_digest(POLICY) != policy_digest(of(chips=WHY))

@@ -96,6 +96,39 @@ def test_a_library_is_signed_by_an_operator_and_checked_by_others(place: Place, 
     key = ("--signer", "00" * 31 + "07")
     assert refused(folder, "reference-values", "list", "--library", "@signed.json", *key) == (5, "wrong_key")
     assert refused(folder, "reference-values", "list", "--library", "@library.json", *key) == (2, "not_signed")
+    assert refused(folder, "reference-values", "list", "--library", "@signed.json") == (2, "signer_not_given")
+
+
+def test_a_policy_is_signed_and_an_older_one_does_not_come_back(place: Place, folder: Path) -> None:
+    """Whoever appraises elsewhere checks who made the policy, and remembers the newest that it saw."""
+    keys = set()
+    for version in ("1", "2"):
+        made = ("appraisal", "draft", "@first.json", *AT, "--version", version, "-o", f"@{version}.json")
+        done(folder, *made)
+        signed = place.document("appraisal", "sign", str(folder / f"{version}.json"), "-o", str(folder / f"s{version}"))
+        keys.add(signed["key"])
+    verify = ("evidence", "verify", "@first.json", *AT, "--policy-seen", "@seen.json")
+    key = ("--policy-signer", keys.pop())
+    for name in ("@s1", "@s2", "@s2"):
+        assert done(folder, *verify, "--policy", name, *key)["acceptable"]
+    assert refused(folder, *verify, "--policy", "@s1", *key) == (5, "policy_rollback")
+    assert refused(folder, *verify, "--policy", "@2.json", *key) == (2, "not_signed")
+    assert refused(folder, *verify, "--policy", "@s2", "--policy-signer", "00" * 31 + "07") == (5, "wrong_key")
+    done(folder, "appraisal", "draft", "@second.json", *AT, "--version", "2", "-o", "@other.json")
+    assert refused(folder, *verify, "--policy", "@other.json") == (5, "policy_fork")
+
+
+def test_a_second_kind_of_processor_gets_an_entry_of_its_own(folder: Path) -> None:
+    """Beside the first, by its name; without a name of its own it is refused."""
+    done(folder, "appraisal", "draft", "@first.json", *AT, "--entry", "old", "-o", "@1.json")
+    add_to = ("appraisal", "draft", "@second.json", *AT, "--add-to", "@1.json", "-o", "@2.json")
+    assert refused(folder, *add_to, "--entry", "old") == (3, "duplicate_tee")
+    assert run(folder, *add_to, "--entry", "old: chips").exit_code == 3
+    assert done(folder, *add_to, "--entry", "new")["version"] == 2
+    assert accepted(folder, "@first.json", "@2.json")
+    assert accepted(folder, "@second.json", "@2.json")
+    shown = run(folder, "evidence", "verify", "@second.json", *AT, "--policy", "@2.json")
+    assert "simulated new has an entry" in shown.stdout
 
 
 @pytest.mark.parametrize(
@@ -104,7 +137,7 @@ def test_a_library_is_signed_by_an_operator_and_checked_by_others(place: Place, 
         (("add", "x", "--tee", "tdx", "--origin", "o"), "no_values"),
         (("add", "x", "--tee", "tdx", "--origin", "o", "--value", "mr_td"), "bad_value"),
         (("add", "x", "--tee", "tdx", "--origin", "o", "--value", "mr_td=xyz"), None),
-        (("list", "--library", "@first.json"), "not_a_library"),
+        (("list", "--library", "@first.json"), "bad_document"),
         (("list", "--library", "@nowhere.json"), "unreadable_file"),
         (("retire", "x", "--tee", "tdx", "--reason", "r", "--library", "@nowhere.json"), "unreadable_file"),
     ],

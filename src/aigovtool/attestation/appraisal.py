@@ -7,7 +7,8 @@ Rules:
 2. A TEE in debug mode is refused. No field of a policy can allow it, and unknown fields are errors.
 3. The simulated TEE and TEEs without memory encryption are refused unless the policy opts in by name.
 4. All checks are made, always in the same order, and a refusal names every one that failed.
-5. A policy's version only grows: an older one cannot come back (`require_successor`).
+5. Where a TEE type has several entries, evidence must satisfy one whole: nothing is taken from two.
+6. A policy's version only grows: an older one cannot come back (`require_successor`).
 
 What it does not do: it does not ask whether evidence is genuine (`verifier`) or fresh (`binding`).
 """
@@ -59,9 +60,9 @@ def examine(verified: VerifiedEvidence, policy: AppraisalPolicy, now_ms: int) ->
 
     It never raises and authorises nothing; only `appraise` makes an `AttestationResult`.
     """
-    entry = next((entry for entry in policy.accepted if entry.tee is verified.tee), None)
-    case = _Case(verified, policy, entry, now_ms)
-    checks = tuple(_check(name, rule, case) for name, rule in _RULES.items())
+    entries = [entry for entry in policy.accepted if entry.tee is verified.tee]
+    judged = [_judged(_Case(verified, policy, entry, now_ms)) for entry in entries or (None,)]
+    entry, checks = min(judged, key=_shortcomings)
     trust = _trust(verified, {check.name: check.outcome for check in checks})
     age_ms = entry.max_attestation_age_ms if entry else 0
     return ResultBody(
@@ -116,10 +117,20 @@ def _check(name: Label, rule: _Rule, case: _Case) -> Check:
     return Check(name=name, outcome=finding.outcome, detail=finding.detail)
 
 
+def _judged(case: _Case) -> tuple[AcceptedTee | None, tuple[Check, ...]]:
+    return case.entry, tuple(_check(name, rule, case) for name, rule in _RULES.items())
+
+
+def _shortcomings(judged: tuple[AcceptedTee | None, Sequence[Check]]) -> tuple[int, int]:
+    """Order entries: the one with the fewest failed checks is the one to judge by, then with the fewest left out."""
+    outcomes = [check.outcome for check in judged[1]]
+    return outcomes.count(Outcome.FAILED), outcomes.count(Outcome.UNCHECKED)
+
+
 def _tee(case: _Case) -> _Finding:
     if case.entry is None:
         return _failed(f"the policy has no entry for {case.verified.tee}")
-    return _passed(f"{case.verified.tee} has an entry")
+    return _passed(f"{case.entry.name} has an entry")
 
 
 def _simulated(case: _Case) -> _Finding:

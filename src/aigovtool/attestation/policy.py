@@ -5,7 +5,7 @@ written `Unchecked(reason)`, and shows in every result. No field can allow debug
 policy's version only grows: an older one cannot come back.
 """
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from msgspec import Meta
 
@@ -23,6 +23,9 @@ from aigovtool.codec import Message, encode
 from aigovtool.errors import AppraisalError, InvalidValueError
 from aigovtool.ids import Digest, digest_of
 from aigovtool.limits import MAX_INTEGER, MAX_POLICY_ITEMS
+
+#: Payload type of a signed policy.
+POLICY: Final = "appraisal-policy.v1"
 
 _Items = Meta(min_length=1, max_length=MAX_POLICY_ITEMS)
 
@@ -67,7 +70,8 @@ class AcceptedTee(Message, omit_defaults=True):
     """What is accepted of one TEE type. What has no default must be there.
 
     `max_attestation_age_ms` bounds how long a result is valid, at most 30 days. No advisory is accepted that is not
-    named. Collateral (revocation lists, TCB information) may be 30 days old at most, unless another age is given.
+    named. Collateral (revocation lists, TCB information) may be 30 days old at most, unless another age is given. A TEE
+    type with several kinds of processor has an entry for each, with a `label`; evidence must satisfy one of them whole.
     """
 
     tee: TeeType
@@ -78,13 +82,19 @@ class AcceptedTee(Message, omit_defaults=True):
     max_attestation_age_ms: Annotated[int, Meta(ge=1_000, le=30 * 86_400_000)]
     advisories: Annotated[tuple[Advisory, ...], Meta(max_length=MAX_POLICY_ITEMS)] | Unchecked = ()
     max_collateral_age_ms: Annotated[int, Meta(ge=60_000, le=366 * 86_400_000)] | Unchecked = 30 * 86_400_000
+    label: Label | None = None
+
+    @property
+    def name(self) -> str:
+        """The TEE type, with the label where there is one."""
+        return self.tee.value if self.label is None else f"{self.tee.value} {self.label}"
 
 
 class AppraisalPolicy(Message):
     """Which enclaves a custodian or a consumer accepts. The two switches default to refusing.
 
     Raises:
-        InvalidValueError: with reason `duplicate_tee` when a TEE type has two entries.
+        InvalidValueError: with reason `duplicate_tee` when labels do not tell two entries of a TEE type apart.
     """
 
     version: Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
@@ -93,8 +103,12 @@ class AppraisalPolicy(Message):
     allow_simulated: bool = False
 
     def __post_init__(self) -> None:
-        if len({entry.tee for entry in self.accepted}) != len(self.accepted):
-            raise InvalidValueError("an appraisal policy has two entries for one TEE type", reason="duplicate_tee")
+        if len({(entry.tee, entry.label) for entry in self.accepted}) != len(self.accepted):
+            raise InvalidValueError(
+                "an appraisal policy has two entries for one TEE type with the same label, or with none",
+                reason="duplicate_tee",
+                fix="give each a label of its own",
+            )
 
 
 class PolicyMark(Message):

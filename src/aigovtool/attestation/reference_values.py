@@ -12,7 +12,6 @@ from msgspec import Meta
 from aigovtool.attestation.model import PrintableText, TeeType
 from aigovtool.attestation.policy import AppraisalPolicy, ReferenceSet
 from aigovtool.codec import Message
-from aigovtool.crypto.sign import Envelope, SigningKey, VerifyKey, open_by_any, seal
 from aigovtool.errors import ConflictError, InvalidValueError, NotFoundError
 from aigovtool.ids import Millis
 from aigovtool.limits import MAX_INTEGER, MAX_POLICY_ITEMS
@@ -86,16 +85,6 @@ def retired(library: ReferenceLibrary, tee: TeeType, label: str, retirement: Ret
         version=library.version + 1,
         records=tuple(ended if record is found else record for record in library.records),
     )
-
-
-def signed(library: ReferenceLibrary, key: SigningKey) -> Envelope:
-    """Return the library, signed by whoever vouches for its records."""
-    return seal(REFERENCE_VALUES, library, key)
-
-
-def opened(envelope: Envelope, keys: list[VerifyKey]) -> ReferenceLibrary:
-    """Return a signed library; raises `SignatureInvalidError` if none of `keys` signed it."""
-    return open_by_any(envelope, REFERENCE_VALUES, ReferenceLibrary, keys)
 
 
 def with_reference_values(policy: AppraisalPolicy, library: ReferenceLibrary) -> AppraisalPolicy:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 _WIDTH_OFF_TERMINAL: Final = 400
 SIMULATED: Final = "SIMULATED TEE: development only. It protects nothing: whoever runs the host can read the model."
 
+UNENCRYPTED: Final = (
+    "TPM: boot integrity, no memory encryption. It shows what was booted; whoever runs the host can read the model."
+)
+
 Progress = Callable[[int, int], None]
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Final
 import click
 from msgspec import Struct
 
+from aigovtool.cli.appraisal.policy_file import read_policy
 from aigovtool.cli.appraisal.words import rules
+from aigovtool.cli.document import write_document
 from aigovtool.cli.evidence.files import read_evidence
 from aigovtool.cli.evidence.verb import TEES, moment_ms, verifier_for
-from aigovtool.cli.reference.library import write_document
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import FILE, Verb
 
@@ -44,7 +45,9 @@ class Drafted(Struct, frozen=True, kw_only=True):
 @click.option("--at", metavar="TIME", help="As of when it is judged.  [default: now]")
 @click.option("--this-chip", is_flag=True, help="Accept this chip alone, not any that its vendor certifies.")
 @click.option("--label", default="first build", show_default=True, help="What the build is called.")
-@click.option("--version", default=1, show_default=True, type=click.IntRange(1), help="The policy's version.")
+@click.option("--entry", metavar="LABEL", help="What the entry is called (milan, turin); for policies with several.")
+@click.option("--add-to", type=FILE, help="Write the next version of this policy, with this entry beside its own.")
+@click.option("--version", default=1, show_default=True, type=click.IntRange(1), help="The version of a new policy.")
 @click.option("-o", "--out", type=FILE, required=True, help="Where the policy is written.")
 @click.pass_obj
 def draft(
@@ -59,6 +62,8 @@ def draft(
     at: str | None,
     this_chip: bool,
     label: str,
+    entry: str | None,
+    add_to: Path | None,
     version: int,
     out: Path,
 ) -> None:
@@ -71,7 +76,9 @@ def draft(
 
     evidence = read_evidence(None if tee is None else TeeType(tee), file, endorsements, event_log)
     verified = verifier_for(evidence.tee, roots, nonce).examine(evidence, moment_ms(at)).genuine()
-    policy = drafted(verified, label=label, version=version, this_chip=this_chip)
+    policy = drafted(verified, label=label, version=version, this_chip=this_chip, entry=entry)
+    if add_to is not None:
+        policy = joined(read_policy(add_to), policy)
     write_document(out, policy, replace=False)
     shown = Drafted(file=str(out), version=policy.version, rules=len(rules(policy)))
 
@@ -83,9 +90,11 @@ def draft(
     screen.show(shown, render)
 
 
-def drafted(verified: "VerifiedEvidence", *, label: str, version: int, this_chip: bool) -> "AppraisalPolicy":
+def drafted(
+    verified: "VerifiedEvidence", *, label: str, version: int, this_chip: bool, entry: str | None = None
+) -> "AppraisalPolicy":
     """Return a policy that accepts what `verified` says and nothing else, but for the chip."""
-    from aigovtool.attestation.model import TeeType, Unchecked  # noqa: PLC0415
+    from aigovtool.attestation.model import Label, TeeType, Unchecked  # noqa: PLC0415
     from aigovtool.attestation.policy import (  # noqa: PLC0415
         AcceptedTee,
         AppraisalPolicy,
@@ -93,10 +102,11 @@ def drafted(verified: "VerifiedEvidence", *, label: str, version: int, this_chip
         ReferenceSet,
         ReferenceValue,
     )
+    from aigovtool.codec import convert  # noqa: PLC0415
 
     values = tuple(ReferenceValue(name=part.name, digest=part.digest) for part in verified.measurements)
     chips = Unchecked(reason=_ANY_CHIP) if verified.chip_id is None or not this_chip else (verified.chip_id,)
-    entry = AcceptedTee(
+    accepted = AcceptedTee(
         tee=verified.tee,
         reference_values=(ReferenceSet(label=label, values=values),),
         min_tcb=verified.tcb.components or Unchecked(reason="this platform tells no versions"),
@@ -104,10 +114,28 @@ def drafted(verified: "VerifiedEvidence", *, label: str, version: int, this_chip
         facts=tuple(FactRule(name=fact.name, allowed=(fact.value,)) for fact in verified.facts),
         max_attestation_age_ms=_DAY_MS,
         advisories=verified.advisories,
+        label=None if entry is None else convert(entry, Label),
     )
     return AppraisalPolicy(
         version=version,
-        accepted=(entry,),
+        accepted=(accepted,),
         memory_encryption_required=verified.memory_encryption or verified.tee is TeeType.SIMULATED,
         allow_simulated=verified.tee is TeeType.SIMULATED,
+    )
+
+
+def joined(policy: "AppraisalPolicy", other: "AppraisalPolicy") -> "AppraisalPolicy":
+    """Return the next version of a policy, with the entries of another one after its own.
+
+    Raises:
+        InvalidValueError: an entry of that name is there (`duplicate_tee`).
+    """
+    from msgspec.structs import replace  # noqa: PLC0415
+
+    return replace(
+        policy,
+        version=policy.version + 1,
+        accepted=(*policy.accepted, *other.accepted),
+        memory_encryption_required=policy.memory_encryption_required and other.memory_encryption_required,
+        allow_simulated=policy.allow_simulated or other.allow_simulated,
     )

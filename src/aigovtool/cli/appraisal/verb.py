@@ -20,7 +20,8 @@ from aigovtool.cli.appraisal.policy_file import read_policy
 from aigovtool.cli.appraisal.words import MORE, Change, changes, rules
 from aigovtool.cli.confirm import confirm, yes_option
 from aigovtool.cli.credentials import connected
-from aigovtool.cli.screen import SIMULATED, Screen
+from aigovtool.cli.screen import Screen
+from aigovtool.cli.signing import sign_document
 from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
 from aigovtool.cli.words import short
 from aigovtool.errors import AppraisalError, ConfigurationError, ConflictError
@@ -74,8 +75,7 @@ def show(screen: Screen, operator_file: Path | None) -> None:
         screen.facts([("version", policy.version), ("digest", policy_digest(policy))])
         screen.table(("what", "accepted"), [(rule.what, rule.text) for rule in rules(policy)], "")
 
-    if policy.allow_simulated:
-        screen.banner()
+    warn(screen, policy)
     screen.show(policy, render)
 
 
@@ -100,8 +100,7 @@ def set_policy(screen: Screen, *, file: Path, save: Path | None, operator_file: 
         orders.require_signers(client, act, save)
         if not screen.json:
             show_changes(screen, found)
-        if policy.allow_simulated:
-            screen.banner(SIMULATED)
+        warn(screen, policy)
         if save is not None:
             done = replace(found, order=orders.saved(client, act, save))
         else:
@@ -109,6 +108,34 @@ def set_policy(screen: Screen, *, file: Path, save: Path | None, operator_file: 
                 confirm(screen, "appraisal set", [_NOW_ON, _CONSUMERS])
             done = replace(found, entry=client.command(act).entry)
     screen.show(done, lambda: _say_set(screen, done, asked=not yes))
+
+
+@appraisal.command(cls=Verb, example="aigovtool appraisal sign policy.json -o policy.signed.json")
+@click.argument("file", metavar="POLICY.json", type=FILE)
+@click.option("-o", "--out", type=FILE, required=True, help="Where the signed policy is written.")
+@operator_option
+@click.pass_obj
+def sign(screen: Screen, *, file: Path, out: Path, operator_file: Path | None) -> None:
+    """Sign a policy with an operator's key, for others who appraise by it: `evidence verify --policy-signer`.
+
+    The custodian needs no such file: `appraisal set` signs the order that brings the policy.
+    """
+    from aigovtool.attestation.policy import POLICY  # noqa: PLC0415
+
+    policy = read_policy(file)
+    warn(screen, policy)
+    sign_document(screen, out, POLICY, policy, version=policy.version, operator_file=operator_file)
+
+
+def warn(screen: Screen, policy: "AppraisalPolicy") -> None:
+    """Say in red what a policy accepts that protects less than a TEE should, also to whoever reads JSON."""
+    if policy.allow_simulated:
+        screen.banner()
+    if not policy.memory_encryption_required:
+        screen.banner(
+            "This policy accepts enclaves with boot integrity, no memory encryption: whoever runs such a host can read "
+            "the model."
+        )
 
 
 def _say_set(screen: Screen, done: PolicySet, *, asked: bool) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ABSENT: Final = "-"
 MORE: Final = "more"
 LESS: Final = "less"
+UNENCRYPTED: Final = "not required: boot integrity, no memory encryption, is enough"
 AS_MUCH: Final = "as much"
 
 
@@ -45,7 +46,7 @@ def rules(policy: "AppraisalPolicy") -> list[Rule]:
     """Return what a policy says, rule by rule."""
     encrypted, simulated = policy.memory_encryption_required, policy.allow_simulated
     return [
-        Rule("memory encryption", "required" if encrypted else "not required", {} if encrypted else {"without": 1}),
+        Rule("memory encryption", "required" if encrypted else UNENCRYPTED, {} if encrypted else {"without": 1}),
         Rule(
             "simulated TEEs", "accepted: they protect nothing" if simulated else "refused", {"": 1} if simulated else {}
         ),
@@ -85,7 +86,7 @@ def _wider(old: Rule | None, new: Rule | None) -> bool:
 def _of_tee(entry: "AcceptedTee") -> Iterator[Rule]:
     from aigovtool.attestation.model import Unchecked  # noqa: PLC0415
 
-    tee = entry.tee.value
+    tee = entry.name
     for number, reference in enumerate(entry.reference_values):
         again = sum(other.label == reference.label for other in entry.reference_values[:number])
         text = _build(reference)

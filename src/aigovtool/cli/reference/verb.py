@@ -13,11 +13,12 @@ import click
 from msgspec import Struct
 
 from aigovtool.cli.appraisal.policy_file import read_policy
-from aigovtool.cli.credentials import read_operator
+from aigovtool.cli.document import write_document
 from aigovtool.cli.evidence.files import read_evidence
 from aigovtool.cli.evidence.verb import TEES, moment_ms, verifier_for
-from aigovtool.cli.reference.library import read_library, write_document
+from aigovtool.cli.reference.library import read_library
 from aigovtool.cli.screen import Screen
+from aigovtool.cli.signing import sign_document
 from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
 from aigovtool.cli.words import when
 from aigovtool.errors import InvalidValueError
@@ -49,14 +50,6 @@ class Library(Struct, frozen=True, kw_only=True):
     version: int
     records: list[Record]
     signed_by: str | None = None
-
-
-class Signed(Struct, frozen=True, kw_only=True):
-    """A library that was signed, and the key that others check it with."""
-
-    version: int
-    file: str
-    key: str
 
 
 class Applied(Struct, frozen=True, kw_only=True):
@@ -190,17 +183,10 @@ def retire(screen: Screen, *, label: str, tee: str, reason: str, library: Path) 
 @click.pass_obj
 def sign(screen: Screen, *, library: Path, out: Path, operator_file: Path | None) -> None:
     """Sign a library with an operator's key, so that others can check who vouches for it."""
-    from aigovtool.attestation.reference_values import signed  # noqa: PLC0415
-    from aigovtool.crypto.secret import Secret  # noqa: PLC0415
-    from aigovtool.crypto.sign import SigningKey  # noqa: PLC0415
+    from aigovtool.attestation.reference_values import REFERENCE_VALUES  # noqa: PLC0415
 
-    key = SigningKey.from_secret(Secret(read_operator(operator_file).key))
     found = read_library(library)
-    write_document(out, signed(found, key), replace=False)
-    shown = Signed(version=found.version, file=str(out), key=key.public.raw.hex())
-    screen.show(
-        shown, lambda: screen.facts([("signed", f"{out}, version {shown.version}"), ("key for others", shown.key)])
-    )
+    sign_document(screen, out, REFERENCE_VALUES, found, version=found.version, operator_file=operator_file)
 
 
 @reference_values.command(cls=Verb, example="aigovtool reference-values apply policy.json -o next.json")
@@ -218,7 +204,7 @@ def apply(screen: Screen, *, policy_file: Path, library: Path, signer: str | Non
 
     policy = with_reference_values(read_policy(policy_file), read_library(library, signer))
     write_document(out, policy, replace=False)
-    builds = {entry.tee.value: len(entry.reference_values) for entry in policy.accepted}
+    builds = {entry.name: len(entry.reference_values) for entry in policy.accepted}
     shown = Applied(version=policy.version, file=str(out), builds=builds)
 
     def render() -> None:

@@ -1,0 +1,91 @@
+"""Documents in files, for people and version control: indented JSON, or the same signed by whoever vouches for it.
+
+A signed document is read only together with the key that is to have signed it: a signature that nobody checks is worth
+nothing, and looks like one that is.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from aigovtool.errors import ConfigurationError, InputError, VerificationError
+
+if TYPE_CHECKING:
+    from aigovtool.codec import Message
+    from aigovtool.crypto.sign import VerifyKey
+
+T = TypeVar("T", bound="Message")
+
+
+def read_document(path: Path, kind: str, message: type[T], key: str | None, *, what: str, begin: str) -> T:
+    """Return the document in a file; with `key` (hexadecimal, 32 bytes) it must be signed with that key.
+
+    Args:
+        path: the file; at most 1 MiB is read.
+        kind: the payload type that a signature is for.
+        message: what the document is read as.
+        key: who must have signed it; without, it must be unsigned.
+        what: what the document is, for messages: "an appraisal policy".
+        begin: how to come to such a file, for messages.
+
+    Raises:
+        ConfigurationError: `unreadable_file`, `bad_document`, `not_signed` (a key was given), `signer_not_given` (it is
+            signed, and no key was given), `bad_key`.
+        SignatureInvalidError: another key signed it (`wrong_key`), or what it signed was changed.
+    """
+    from aigovtool.codec import decode  # noqa: PLC0415
+    from aigovtool.crypto.sign import Envelope, open_by_any  # noqa: PLC0415
+    from aigovtool.limits import MAX_CONTROL_BODY_BYTES  # noqa: PLC0415
+
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_CONTROL_BODY_BYTES + 1)
+    except OSError as error:
+        problem = f"cannot read {path}: {error.strerror}"
+        raise ConfigurationError(problem, reason="unreadable_file", fix=begin) from None
+    signed = b'"payloadType"' in content
+    if signed and key is None:
+        raise ConfigurationError(
+            f"{path} is signed, and it was not said by whom",
+            reason="signer_not_given",
+            fix="give the signer's public key, which you have from the signer and not from this file",
+        )
+    if key is not None and not signed:
+        raise ConfigurationError(f"{path} is not signed", reason="not_signed", fix="ask for the signed file")
+    try:
+        if key is not None:
+            return open_by_any(decode(content, Envelope), kind, message, [_verify_key(key)])
+        return decode(content, message)
+    except InputError as error:
+        raise ConfigurationError(f"{path} is not {what}: {error.message}", reason="bad_document", fix=begin) from None
+
+
+def write_document(path: Path, document: "Message", *, replace: bool) -> None:
+    """Write a document: indented JSON, one member per line; without `replace`, only where there is no such file.
+
+    Raises:
+        ConfigurationError: `unwritable_file`.
+    """
+    import msgspec  # noqa: PLC0415
+
+    from aigovtool.codec import encode  # noqa: PLC0415
+
+    text = msgspec.json.format(encode(document), indent=2) + b"\n"
+    try:
+        if not replace:
+            with path.open("xb") as file:
+                file.write(text)
+            return
+        partial = path.with_name(f".{path.name}.tmp")
+        partial.write_bytes(text)
+        partial.replace(path)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {path}: {error.strerror}", reason="unwritable_file") from None
+
+
+def _verify_key(text: str) -> "VerifyKey":
+    from aigovtool.crypto.sign import VerifyKey  # noqa: PLC0415
+
+    try:
+        return VerifyKey(bytes.fromhex(text))
+    except (ValueError, VerificationError):
+        raise ConfigurationError(f"{text[:80]!r} is no public key: 64 hexadecimal digits", reason="bad_key") from None
