@@ -84,7 +84,7 @@ def _understood(
     Raises:
         ConflictError: `no_gap`, `gap_changed`, `terms_changed`, and what the act itself cannot be done for.
     """
-    from aigovtool.cli.appraisal.verb import policy_changes, show_changes  # noqa: PLC0415
+    from aigovtool.cli.appraisal.verb import policy_changes, show_changes, warn  # noqa: PLC0415
     from aigovtool.cli.enclaves.write_off import expired_of, show_expired  # noqa: PLC0415
     from aigovtool.cli.model.terms import compare, show_terms  # noqa: PLC0415
     from aigovtool.protocol.commands import (  # noqa: PLC0415
@@ -110,8 +110,7 @@ def _understood(
             return [], lambda: _show_enrolment(screen, act)
         case SetAppraisalPolicy(policy=policy):
             found = policy_changes(client, policy)
-            if policy.allow_simulated:
-                screen.banner()
+            warn(screen, policy)
             return [], lambda: show_changes(screen, found)
         case SettleGap():
             return _settlement(screen, client, act)

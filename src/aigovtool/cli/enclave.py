@@ -7,10 +7,12 @@ from msgspec import Struct
 
 from aigovtool.cli.address import LISTEN, Address
 from aigovtool.cli.credentials import read_borrower
-from aigovtool.cli.screen import Screen
+from aigovtool.cli.screen import UNENCRYPTED, Screen
 from aigovtool.cli.verb import DIRECTORY, FILE, Verb, VerbGroup
 
 _SIMULATED = "simulated"
+_TPM = "tpm"
+_EVENT_LOG = "/sys/kernel/security/tpm0/binary_bios_measurements"
 
 
 class Found(Struct, frozen=True, kw_only=True):
@@ -40,12 +42,33 @@ def enclave() -> None:
 )
 @click.option(
     "--tee",
-    type=click.Choice(["auto", "sev-snp", "tdx", "sgx", "nitro", "tpm", _SIMULATED]),
+    type=click.Choice(["auto", "sev-snp", "tdx", "sgx", "nitro", _TPM, _SIMULATED]),
     default="auto",
     show_default=True,
     help="Which TEE; auto takes the one that is here, and never a TPM or the simulated one.",
 )
 @click.option("--allow-simulated", is_flag=True, help="DEVELOPMENT ONLY: confirm --tee simulated.")
+@click.option(
+    "--tpm", metavar="DEVICE", default="/dev/tpmrm0", show_default=True, help="With --tee tpm: a device, or a TCTI."
+)
+@click.option(
+    "--tpm-bank",
+    type=click.Choice(["sha256", "sha384"]),
+    default="sha256",
+    show_default=True,
+    help="With --tee tpm: the bank of PCRs that is quoted.",
+)
+@click.option(
+    "--tpm-event-log",
+    metavar="FILE",
+    default=_EVENT_LOG,
+    show_default=True,
+    help="With --tee tpm: the firmware's log of what it measured, or none.",
+)
+@click.option(
+    "--tpm-issuers", type=FILE, help="With --tee tpm: the certificates between the TPM's and its maker's root."
+)
+@click.option("--tpm-certificate", type=FILE, help="With --tee tpm: the TPM's certificate, if it does not hold it.")
 @click.option("--borrower-file", type=FILE, required=True, help="The file from `aigovtool borrower add`.")
 @click.option("--model", "models", multiple=True, required=True, help="Model to serve; repeat for more.")
 @click.option("--listen", type=LISTEN, default="127.0.0.1:8443", show_default=True, help="HOST:PORT to accept on.")
@@ -60,10 +83,18 @@ def serve(
     listen: Address,
     cache: Path,
     allow_simulated: bool,
+    tpm: str,
+    tpm_bank: str,
+    tpm_event_log: str,
+    tpm_issuers: Path | None,
+    tpm_certificate: Path | None,
 ) -> None:
-    """Attest to the custodian, get the models' keys, and serve until interrupted."""
+    """Attest to the custodian, get the models' keys, and serve until interrupted.
+
+    A TPM shows what was booted and encrypts no memory, so it is used only if it is named.
+    """
     from aigovtool.cli.logs import log_to_stderr  # noqa: PLC0415
-    from aigovtool.enclave.app import EnclaveOptions  # noqa: PLC0415
+    from aigovtool.enclave.app import EnclaveOptions, TpmOptions  # noqa: PLC0415
     from aigovtool.enclave.app import serve as run  # noqa: PLC0415
 
     options = EnclaveOptions(
@@ -74,9 +105,18 @@ def serve(
         host=listen.host,
         port=listen.port,
         cache=cache,
+        tpm=TpmOptions(
+            tcti=tpm,
+            bank=tpm_bank,
+            event_log=None if tpm_event_log == "none" else Path(tpm_event_log),
+            issuers=tpm_issuers,
+            ek_certificate=tpm_certificate,
+        ),
     )
     if tee == _SIMULATED:
         screen.banner()
+    elif tee == _TPM:
+        screen.banner(UNENCRYPTED)
     read_borrower(borrower_file)  # says which kind of file it is, if it is another
     log_to_stderr()
     run(options, ready=lambda url: screen.note(f"serving {', '.join(models)} on {url}"))

@@ -1,7 +1,5 @@
 """The attester of a TPM against real ones (swtpm): what it makes is genuine, and nothing else passes for it."""
 
-import hashlib
-import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.attestation.tee.tpm.test_event_log import event, header
+from tests.attestation.tee.tpm.test_event_log import event
+from tests.enclave.attesters.measured_boot import BANKS, LOG, MEASURED, extend
 from tests.enclave.attesters.software_tpm import SoftwareTpm, missing, software_tpm
 from tests.enclave.attesters.stand_ins import claims
 
@@ -34,23 +33,6 @@ NOW_MS = 1_900_000_000_000
 REPORT_DATA = bytes(range(64))
 KEY, NONCE = b"\x77" * 32, b"\x22" * 32
 RSA_INDEX, P384_INDEX = 0x01C00002, 0x01C00016
-MEASURED = ((0, b"firmware"), (4, b"boot loader"), (4, b"kernel"), (7, b"secure boot"))
-BANKS = (0x000B, 0x000C)
-LOG = header(*BANKS) + b"".join(event(index, text, algorithms=BANKS) for index, text in MEASURED)
-
-
-def extend(tpm: SoftwareTpm, index: int, text: bytes) -> None:
-    tpm2_pytss = importlib.import_module("tpm2_pytss")
-
-    digests = [hashlib.new(name, text).digest() for name in ("sha256", "sha384")]
-    listed = tpm2_pytss.TPML_DIGEST_VALUES(
-        [
-            tpm2_pytss.TPMT_HA(hashAlg=tpm2_pytss.TPM2_ALG.SHA256, digest=tpm2_pytss.TPMU_HA(sha256=digests[0])),
-            tpm2_pytss.TPMT_HA(hashAlg=tpm2_pytss.TPM2_ALG.SHA384, digest=tpm2_pytss.TPMU_HA(sha384=digests[1])),
-        ]
-    )
-    with tpm.esapi() as esapi:
-        esapi.pcr_extend(getattr(tpm2_pytss.ESYS_TR, f"PCR{index}"), listed)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,124 @@
+"""A whole deployment on a machine with a TPM (swtpm): it serves, an answer comes, and an altered boot gets no key."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from tests.e2e.commandline import aigovtool
+from tests.e2e.model import one_digit
+from tests.e2e.world import BORROWER, CONSUMER, MODEL, World, wait_for
+from tests.enclave.attesters.measured_boot import LOG, extend, measure_boot, policy_for
+from tests.enclave.attesters.software_tpm import SoftwareTpm, missing, software_tpm
+
+from aigovtool.attestation.policy import AppraisalPolicy
+from aigovtool.codec import encode
+from aigovtool.custodian.activation import ROOTS_DIRECTORY
+from aigovtool.ledger.policy import Dial, default_policy
+from aigovtool.protocol import commands
+from aigovtool.protocol.party import ConsumerFile
+
+if missing():
+    pytest.skip(f"not installed: {missing()}; no deployment with a (software) TPM was tried", allow_module_level=True)
+
+SAID = "boot integrity, no memory encryption"
+ENCLAVE = "import sys\nfrom aigovtool.cli import main\nmain()\n"
+
+
+@pytest.fixture
+def tpm(tmp_path: Path) -> Iterator[SoftwareTpm]:
+    """A TPM into which a boot was measured."""
+    (tmp_path / "tpm").mkdir()
+    with software_tpm(tmp_path / "tpm") as running:
+        measure_boot(running)
+        yield running
+
+
+@pytest.fixture
+def world(tmp_path: Path, tpm: SoftwareTpm, digits_model: bytes) -> Iterator[World]:
+    """A custodian that believes this TPM's maker, with a policy for exactly this TPM and this boot."""
+    made = World(tmp_path / "world")
+    roots = made.directory / "custodian" / ROOTS_DIRECTORY
+    for directory in (made.directory, roots.parent, roots):
+        directory.mkdir(mode=0o700)
+    (roots / "maker.pem").write_bytes(tpm.root.public_bytes(Encoding.PEM))
+    try:
+        made.prepare(digits_model, default_policy(Dial.BOUND, ttl_ms=3_000))
+        made.grant(20)
+        made.command(commands.SetAppraisalPolicy(policy=policy_for(tpm)))
+        yield made
+    finally:
+        made.close()
+
+
+def start(world: World, tpm: SoftwareTpm) -> None:
+    log, issuers = world.directory / "event.log", world.directory / "issuers.der"
+    log.write_bytes(LOG)
+    issuers.write_bytes(tpm.issuer)
+    words = ["enclave", "serve", "--tee", "tpm", "--tpm", tpm.tcti, "--tpm-event-log", str(log)]
+    words += ["--tpm-issuers", str(issuers), "--borrower-file", str(world.directory / "borrower.json")]
+    words += [
+        "--model",
+        MODEL,
+        "--listen",
+        f"127.0.0.1:{world.enclave_port}",
+        "--cache",
+        str(world.directory / "cache"),
+    ]
+    world.spawn("enclave", ENCLAVE, *words)
+
+
+def consumer_file(world: World, policy: AppraisalPolicy) -> Path:
+    path = world.directory / "ward7.json"
+    path.write_bytes(
+        encode(
+            ConsumerFile(
+                consumer=CONSUMER,
+                borrower=BORROWER,
+                custodian=world.operator.custodian,
+                certificate=world.consumer_certificate,
+                key=world.consumer_key.to_secret().reveal(),
+                policy=policy,
+            )
+        )
+    )
+    path.chmod(0o600)
+    return path
+
+
+def test_a_machine_with_a_tpm_serves_until_its_boot_changes(world: World, tpm: SoftwareTpm) -> None:
+    """Key, answer, receipt; everybody reads that no memory is encrypted; a boot that differs gets no key again."""
+    start(world, tpm)
+    world.wait_ready()
+    assert SAID in (world.directory / "enclave.log").read_text()
+    policy = policy_for(tpm)
+    ward, operator = consumer_file(world, policy), world.directory / "custodian" / "operator.json"
+    image = world.directory / "digit.npy"
+    np.save(image, np.array(json.loads(one_digit())["inputs"][0]["data"], np.float32).reshape(1, 64))
+    url, receipt = f"https://127.0.0.1:{world.enclave_port}", world.directory / "receipt.json"
+    asked = aigovtool(
+        *("infer", MODEL, "--enclave", url, "--credential", ward, "--input", image, "--save-receipt", receipt, "--json")
+    )
+    answer = json.loads(asked.stdout)
+    assert (answer["tee"], answer["simulated"], answer["units_remaining"]) == ("tpm", False, 19)
+    assert SAID in asked.stderr
+    checked = aigovtool("receipt", "verify", receipt, "--credential", ward)
+    assert "tpm: " + SAID in checked.stdout
+    assert SAID in checked.stderr
+    assert "tpm: " + SAID in aigovtool("enclaves", operator=operator).stdout
+    shown = aigovtool("appraisal", "show", operator=operator)
+    assert SAID in shown.stdout
+    assert SAID in shown.stderr
+
+    world.kill("enclave")
+    extend(tpm, 4, b"another boot loader")
+    start(world, tpm)
+    wait_for(lambda: world.processes["enclave"].poll() is not None, "the enclave gives up")
+    assert world.processes["enclave"].returncode != 0
+    assert "pcr4" in (world.directory / "enclave.log").read_text()
+    kinds = aigovtool("audit", "list", "--json", operator=operator).stdout
+    assert kinds.count('"attestation_refused"') == 1
+    assert kinds.count('"key_released"') == 1
+    assert "was refused an enclave: evidence_unacceptable (measurements)" in kinds
