@@ -44,6 +44,7 @@ demo: $(READY) ## Play the whole story with all real parts
 
 test: $(READY) ## Run the tests (ARGS="-k budget" for some of them)
 	@scripts/debian-packages.sh
+	@scripts/tpm-library.sh "$(VENV)"
 	@$(BIN)/python -m pytest -p no:cacheprovider -q -p randomly --randomly-seed=$(SEED) $(ARGS)
 
 lint: $(READY) ## Check style, types and import contracts

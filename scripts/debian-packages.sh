@@ -9,6 +9,12 @@ set -euo pipefail
 missing=()
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || missing+=(postgresql)
 command -v strace >/dev/null || missing+=(strace)
+# A software TPM, and what scripts/tpm-library.sh builds the library against.
+command -v swtpm >/dev/null || missing+=(swtpm)
+command -v swtpm_setup >/dev/null && command -v swtpm_localca >/dev/null || missing+=(swtpm-tools)
+command -v pkg-config >/dev/null || missing+=(pkg-config)
+command -v cc >/dev/null || missing+=(gcc libc6-dev)
+pkg-config --exists tss2-esys 2>/dev/null || missing+=(libtss2-dev)
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 as_root=()

@@ -19,8 +19,11 @@ compile() {
   printf '%s: %s packages\n' "$out" "$(grep -c '==' "$out")"
 }
 
-compile dev.txt --all-extras --group dev "$@"
+compile dev.txt --extra all --group dev "$@"
 # One environment holds all of these, and the enclave runs what was tested: the same versions everywhere.
 compile enclave.txt --extra enclave --constraints requirements/dev.txt "$@"
 compile docs.txt --group docs --constraints requirements/dev.txt "$@"
+# Installed only where tpm2-tss is (scripts/tpm-library.sh); tpm2-pytss itself has no wheels.
+compile tpm_build.txt --group tpm-build --constraints requirements/dev.txt "$@"
+compile tpm.txt --extra tpm --constraints requirements/dev.txt "$@"
 compile lock.txt --group lock --constraints requirements/dev.txt "$@"
