@@ -16,7 +16,7 @@ from aigovtool.attestation.model import (
     TeeType,
     VerifiedEvidence,
 )
-from aigovtool.attestation.verifier import VerifierSet
+from aigovtool.attestation.verifier import Exchange, VerifierSet
 from aigovtool.codec import decode, encode
 from aigovtool.errors import AIGovToolError, EvidenceError, InvalidValueError, TooLargeError
 from aigovtool.limits import MAX_ENDORSEMENTS, MAX_EVIDENCE_BYTES
@@ -115,3 +115,23 @@ def test_verified_evidence_is_whole() -> None:
             dataclasses.replace(GENUINE, measurements=measurements)
     with pytest.raises(EvidenceError):
         dataclasses.replace(GENUINE, facts=(fact, fact))
+
+
+def test_an_exchange_changes_the_verifiers_that_depend_on_it_and_no_other() -> None:
+    """What one exchange knows reaches those platforms alone, and brings none in that was not wired."""
+    seen: list[Exchange] = []
+
+    def within(exchange: Exchange) -> Answers:
+        seen.append(exchange)
+        return Answers(GENUINE)
+
+    other = dataclasses.replace(GENUINE, tee=TeeType.SEV_SNP)
+    plain = {TeeType.TDX: Answers(other), TeeType.SEV_SNP: Answers(other)}
+    wired = VerifierSet(plain, {TeeType.TDX: within, TeeType.TPM: within})
+    exchange = Exchange(nonce=b"n", authorities=(b"a",))
+    found = wired.within(exchange)
+    assert seen == [exchange]
+    assert found.tees == wired.tees == {TeeType.TDX, TeeType.SEV_SNP}
+    assert found.verify(Evidence(tee=TeeType.TDX, data=b"x"), 0) is GENUINE
+    assert found.verify(Evidence(tee=TeeType.SEV_SNP, data=b"x"), 0) is other
+    assert VerifierSet(plain).within(exchange).verify(Evidence(tee=TeeType.SEV_SNP, data=b"x"), 0) is other

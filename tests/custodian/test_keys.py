@@ -30,7 +30,7 @@ from aigovtool.protocol.party import OperatorFile
 from aigovtool.protocol.trust import open_key_set
 
 NOW_MS = 1_800_000_000_000
-SECRETS = ("commands.key", "log.key", "credentials.key", "keystore.key", "tls.key")
+SECRETS = ("commands.key", "log.key", "credentials.key", "keystore.key", "tls.key", "attestation.key")
 
 
 @pytest.fixture

@@ -4,11 +4,13 @@ import itertools
 
 import pytest
 
+from aigovtool.attestation.model import ActivationCredential, ActivationKeys
 from aigovtool.codec import decode, encode
 from aigovtool.errors import InvalidValueError
-from aigovtool.ids import Digest, InstanceId, KeyId, ModelId
+from aigovtool.ids import BorrowerId, Digest, InstanceId, KeyId, ModelId, Nonce
 from aigovtool.protocol.release import (
     MAX_MODELS,
+    Challenge,
     ChallengeRequest,
     boot_audience,
     deposit_context,
@@ -59,3 +61,32 @@ def test_a_boot_names_some_models_and_not_too_many(models: object) -> None:
     assert decode(encode({"borrower": "north", "models": ["digits"]}), ChallengeRequest).models == ["digits"]
     with pytest.raises(InvalidValueError):
         decode(encode({"borrower": "north", "models": models}), ChallengeRequest)
+
+
+def test_messages_without_keys_to_activate_are_what_they_were() -> None:
+    """A platform whose key is certified sends and gets the bytes of the versions before there was activation."""
+    assert encode(ChallengeRequest(borrower=BorrowerId("north"), models=[ModelId("digits")])) == (
+        b'{"borrower":"north","models":["digits"]}'
+    )
+    challenge = Challenge(
+        custodian=CUSTODIANS[0],
+        nonce=Nonce("0" * 64),
+        borrower=BorrowerId("north"),
+        appraisal_policy=MANIFESTS[0],
+        expires_at_ms=2,
+        server_time_ms=1,
+    )
+    assert encode(challenge).endswith(b'"expires_at_ms":2,"server_time_ms":1}')
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key"), [(0, 1), (16 << 10 | 1, 1), (1, 0), (1, 2049)], ids=["none", "large", "no key", "large key"]
+)
+def test_keys_to_activate_are_bounded(certificate: int, key: int) -> None:
+    """A certificate has at most 16 KiB and a public area 2 KiB, and neither is empty; nor are credentials larger."""
+    fine = ActivationKeys(ek_certificate=bytes(16 << 10), ak_public=bytes(2048))
+    assert decode(encode(fine), ActivationKeys) == fine
+    with pytest.raises(InvalidValueError):
+        decode(encode(ActivationKeys(ek_certificate=bytes(certificate), ak_public=bytes(key))), ActivationKeys)
+    with pytest.raises(InvalidValueError):
+        decode(encode(ActivationCredential(blob=bytes(1025), secret=b"")), ActivationCredential)

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from aigovtool.codec import encode
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey, seal
 from aigovtool.errors import InvalidValueError, SignatureInvalidError
@@ -74,3 +75,11 @@ def test_a_signed_set_of_another_shape_is_refused() -> None:
     plain = {name: value for name, value in msgspec.to_builtins(SET).items() if name != "log"}
     with pytest.raises(InvalidValueError):
         open_key_set(seal(KEY_SET, plain, ROOT), ROOT.public)
+
+
+def test_a_key_set_of_an_earlier_version_is_still_the_same_bytes() -> None:
+    """Authorities of attestation keys came later: a set without them has the encoding that its root signed."""
+    assert SET.attestation == ()
+    assert encode(SET).endswith(b'"keystore":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}')
+    newer = msgspec.structs.replace(SET, attestation=(b"DER",))
+    assert open_key_set(seal(KEY_SET, newer, ROOT), ROOT.public).attestation == (b"DER",)
