@@ -6,6 +6,7 @@ import importlib.util
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography.hazmat.decrepit.ciphers.modes import CFB
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -94,7 +95,7 @@ def test_a_changed_credential_does_not_open(kind: str) -> None:
         changed = bytearray(made.blob)
         changed[at] ^= 1
         with pytest.raises((PermissionError, AssertionError)):
-            opened(key, replace(made, blob=bytes(changed)), NAME)
+            opened(key, msgspec.structs.replace(made, blob=bytes(changed)), NAME)
 
 
 @pytest.mark.parametrize("kind", [*EKS])
