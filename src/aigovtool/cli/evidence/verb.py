@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from aigovtool.cli.appraisal.policy_file import read_policy
+from aigovtool.cli.appraisal.policy_file import read_policy, require_newest
 from aigovtool.cli.evidence.files import read_evidence, read_roots
 from aigovtool.cli.evidence.verdict import Verdict, checks_of, first_failed, said_of, show_verdict, steps_of
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import FILE, Verb, VerbGroup
-from aigovtool.errors import InvalidValueError, VerificationError
+from aigovtool.errors import EvidenceError, InvalidValueError, VerificationError
 
 if TYPE_CHECKING:
     from aigovtool.attestation.examination import Examined
@@ -49,6 +49,8 @@ def evidence() -> None:
 @click.option("--event-log", type=FILE, help="The firmware's event log of a TD (CCEL), to compare with its RTMRs.")
 @click.option("--at", metavar="TIME", help="As of when: ISO 8601 with a zone, or seconds since 1970. [default: now]")
 @click.option("--policy", "policy_file", type=FILE, help="Appraise by the policy in this file, too.")
+@click.option("--policy-signer", metavar="HEX", help="The public key that is to have signed that policy.")
+@click.option("--policy-seen", type=FILE, help="Remember the newest version of that policy here; refuse an older one.")
 @click.option("--report-data", metavar="HEX", help="The report data that you expect; zeros may be left out at its end.")
 @click.option("--nonce", metavar="HEX", help="The nonce in a TPM quote that another program asked for.")
 @click.option("--root", "roots", multiple=True, type=FILE, help="Believe these roots, not the vendor's; repeat.")
@@ -62,6 +64,8 @@ def verify(
     event_log: Path | None,
     at: str | None,
     policy_file: Path | None,
+    policy_signer: str | None,
+    policy_seen: Path | None,
     report_data: str | None,
     nonce: str | None,
     roots: tuple[Path, ...],
@@ -77,7 +81,9 @@ def verify(
     screen: Screen = context.obj
     at_ms = moment_ms(at)
     wanted = None if report_data is None else _unhex(report_data)
-    policy = None if policy_file is None else read_policy(policy_file)
+    policy = None if policy_file is None else read_policy(policy_file, policy_signer)
+    if policy is not None and policy_seen is not None:
+        require_newest(policy, policy_seen)
     found = read_evidence(None if tee is None else TeeType(tee), file, endorsements, event_log)
     if found.tee is TeeType.SIMULATED:
         screen.banner()
@@ -135,12 +141,21 @@ def verifier_for(tee: "TeeType", root_files: Sequence[Path] = (), nonce: str | N
     """Return the verifier of a platform, with the vendor's roots or with those in files.
 
     Raises:
-        InvalidValueError: such roots cannot be given for it (`bad_root`).
+        ConfigurationError: a file cannot be read (`unreadable_file`).
+        InvalidValueError: such roots cannot be given for it, or are no certificates (`bad_root`); `bad_hex`.
     """
+    asked = None if nonce is None else _unhex(nonce)
+    try:
+        return _verifier(tee, read_roots(root_files), asked)
+    except (EvidenceError, ValueError) as error:
+        # It is not the evidence that is wrong, so this is no verdict.
+        raise InvalidValueError(f"a root cannot be read: {error}", reason="bad_root") from None
+
+
+def _verifier(tee: "TeeType", roots: Sequence[bytes], asked: bytes | None) -> "Verifier":
     from aigovtool.attestation.model import TeeType  # noqa: PLC0415
     from aigovtool.attestation.tee.catalogue import HARDWARE  # noqa: PLC0415
 
-    roots, asked = read_roots(root_files), None if nonce is None else _unhex(nonce)
     match tee:
         case TeeType.SIMULATED:
             from aigovtool.testing.simulated_tee.verify import SimulatedVerifier  # noqa: PLC0415
@@ -156,6 +171,11 @@ def verifier_for(tee: "TeeType", root_files: Sequence[Path] = (), nonce: str | N
             from aigovtool.attestation.tee.nitro.verify import NitroVerifier  # noqa: PLC0415
 
             return NitroVerifier(roots=[sha256(root).hexdigest() for root in roots])
+        case TeeType.SEV_SNP:
+            from aigovtool.attestation.tee.snp.authorities import authorities_of  # noqa: PLC0415
+            from aigovtool.attestation.tee.snp.verify import SnpVerifier  # noqa: PLC0415
+
+            return SnpVerifier(authorities_of(roots))
         case TeeType.SGX | TeeType.TDX if len(roots) == 1:
             from aigovtool.attestation.tee.intel.verify import SgxVerifier, TdxVerifier  # noqa: PLC0415
 

@@ -5,7 +5,7 @@ the root is what is trusted; the other two are here so that they need not travel
 does as well.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from types import MappingProxyType
@@ -14,9 +14,9 @@ from typing import Final
 from cryptography import x509
 
 from aigovtool.attestation.certificates import fingerprint, read_certificates
-from aigovtool.attestation.tee.snp.endorsement_key import KeyKind
+from aigovtool.attestation.tee.snp.endorsement_key import KeyKind, common_name
 from aigovtool.attestation.tee.snp.product import Product
-from aigovtool.errors import ConfigurationError
+from aigovtool.errors import ConfigurationError, InvalidValueError
 
 #: SHA-256 of the DER encodings.
 PINS: Final = MappingProxyType(
@@ -45,6 +45,37 @@ class Authorities:
     def issuer_of(self, kind: KeyKind) -> x509.Certificate:
         """Return the authority for keys of this kind."""
         return self.ask if kind is KeyKind.VCEK else self.asvk
+
+
+def authorities_of(encodings: Sequence[bytes]) -> Mapping[Product, Authorities]:
+    """Return whom to believe instead of AMD: of each product a root, `ARK-<Product>`, and maybe its authorities.
+
+    An authority (`SEV-<Product>`, `SEV-VLEK-<Product>`) that is not given must come with the evidence.
+
+    Args:
+        encodings: certificates in DER, in any order, told apart by the common names of their subjects.
+
+    Raises:
+        EvidenceError: `certificate_encoding`, `certificate_too_large`.
+        InvalidValueError: `bad_root`: a certificate of another name, one of a kind twice, or no root.
+    """
+    certificates = [one for encoding in encodings for one in read_certificates(encoding)]
+    named = {common_name(one.subject): one for one in certificates}
+    found: dict[Product, Authorities] = {}
+    used = 0
+    for product in Product:
+        ark, ask, asvk = (named.get(f"{kind}-{product}") for kind in ("ARK", "SEV", "SEV-VLEK"))
+        if ark is not None:
+            # No leaf names the root as its issuer, so in place of an authority the root endorses nothing.
+            found[product] = Authorities(ark=ark, ask=ask or ark, asvk=asvk or ark)
+            used += sum(one is not None for one in (ark, ask, asvk))
+    if not found or used != len(certificates):
+        raise InvalidValueError(
+            "these are not the roots of AMD's product lines",
+            reason="bad_root",
+            fix="give certificates named ARK-Milan, SEV-Milan, SEV-VLEK-Milan, or the same of Genoa or Turin",
+        )
+    return found
 
 
 def _load(name: str) -> x509.Certificate:
