@@ -14,16 +14,17 @@ ARGS ?=
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.ready-docs
 LOCK_READY := $(VENV)/.ready-lock
+FUZZ_READY := $(VENV)/.ready-fuzz
 
 # Nothing below may be changed by somebody's environment.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONWARNINGS PYTEST_ADDOPTS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: help setup demo test lint format docs assurance lock clean
+.PHONY: help setup demo test lint format docs assurance conformance fuzz bench lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## Make the virtual environment from the lock (every other target does this by itself)
 
@@ -37,6 +38,10 @@ $(DOCS_READY): requirements/docs.txt $(READY)
 
 $(LOCK_READY): requirements/lock.txt $(READY)
 	@$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r requirements/lock.txt
+	@touch $@
+
+$(FUZZ_READY): requirements/fuzz.txt $(READY)
+	@$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r requirements/fuzz.txt
 	@touch $@
 
 demo: $(READY) ## Play the whole story with all real parts
@@ -63,6 +68,12 @@ docs: $(DOCS_READY) ## Build the documentation into site/ (a warning is an error
 
 assurance: $(READY) ## Search for a broken promise until every target is met; many hours (QUICK=1: ten minutes)
 	@$(BIN)/python -m assurance $(if $(QUICK),--quick) $(ARGS)
+
+conformance: $(READY) ## Ask a verifier about every vector of the conformance suite (ARGS='--command "my-verifier"' for another one)
+	@$(BIN)/python -m conformance $(ARGS)
+
+fuzz: $(FUZZ_READY) ## Search malformed evidence, guided by the code that it reaches (ARGS="tdx -max_total_time=600")
+	@$(BIN)/python -m fuzz $(ARGS)
 
 bench: $(READY) ## Measure what it costs, and write docs/benchmarks.md (LONG=1: logs of ten million entries; ARGS="--dry" only prints)
 	@scripts/debian-packages.sh
