@@ -2,7 +2,7 @@
 
 from assurance.campaign import Bound, Campaign, Target, each_seed
 from assurance.campaigns.evidence_mutations import COVERS
-from assurance.evidence.fuzz import INPUTS, peak_mib, play
+from assurance.evidence.fuzz import INPUTS, grown_mib, peak_mib, play
 from assurance.figures import Figures, of_seed
 
 _TEES = ("sev-snp", "tdx", "sgx", "nitro", "tpm")
@@ -11,6 +11,7 @@ _TEES = ("sev-snp", "tdx", "sgx", "nitro", "tpm")
 def _figures(seed: int) -> Figures:
     found = play(seed)
     samples = {"slowest_s": [round(found.slowest_s, 4)], "peak_mib": [round(peak_mib(), 1)]}
+    samples["grown_mib"] = [round(grown_mib(), 1)]
     violation = "; ".join(found.wrong[:5]) or None
     return of_seed(seed, counts=dict(found.counts), samples=samples, violation=violation)
 
@@ -24,12 +25,13 @@ def figure(figures: Figures) -> str:
     """Say what was counted."""
     count = figures.count
     kinds = ", ".join(f"{count(f'of {tee}'):,} {tee}" for tee in _TEES)
-    slowest, peak = (max(figures.sample(name), default=0.0) for name in ("slowest_s", "peak_mib"))
+    slowest, peak, grown = (max(figures.sample(name), default=0.0) for name in ("slowest_s", "peak_mib", "grown_mib"))
     again = count("signed anew and genuine") + count("put together anew and genuine")
     return (
         f"{count('inputs'):,} malformed inputs ({kinds}; {count('signed anew'):,} of them signed anew): "
         f"{count('refused'):,} refused by a step of verification. Slowest {slowest * 1000:.0f} ms, at most {peak:.0f} "
-        f"MiB in a process. Beside them {again:,} that turned out to be well-formed and genuine, and do not count"
+        f"MiB in a process, {grown:.0f} of them since its first input. Beside them {again:,} that turned out to be "
+        f"well-formed and genuine, and do not count"
     )
 
 

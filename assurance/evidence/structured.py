@@ -55,7 +55,7 @@ def _kind(data: bytes) -> Callable[[bytes, Random], bytes]:
 
 def pem(data: bytes, chance: Random) -> bytes:
     """Change one of several blocks, their order, or how they are written."""
-    blocks = [_BEGIN + block for block in data.split(_BEGIN)[1:]]
+    blocks = [_BEGIN + block for block in data.split(_BEGIN)[1:]] or [data]
     number = chance.randrange(len(blocks))
     match chance.randrange(6):
         case 0:
@@ -89,7 +89,7 @@ def around_pem(data: bytes, chance: Random) -> bytes:
     """
     start = data.index(_BEGIN)
     end = data.rfind(b"-----\n") + 6
-    if end < start or chance.random() < 0.4:
+    if _BEGIN not in data[start:end] or chance.random() < 0.4:
         return edits.edit(data[:start], chance) + data[start:]
     chain = pem(data[start:end], chance)
     head = bytearray(data[:start])

@@ -173,6 +173,15 @@ def test_edits_take_any_bytes(data: bytes, seed: int) -> None:
     der.edit(data, Random(seed))
 
 
+def test_edits_take_what_edits_have_made() -> None:
+    """A search goes on from its own inputs for hours: whatever became of them, they can be edited again."""
+    for bundle in OWN[::5]:
+        for part in bundle.parts:
+            chance, data = Random(part[-9:]), part
+            for _ in range(150):
+                data = structured.edit(data, chance)[:8_000]
+
+
 def test_elements_are_written_as_they_were_read() -> None:
     """What is not edited keeps its bytes, to the depths of a certificate."""
     certificate = named("sev-snp genuine-milan-vcek").parts[1]
