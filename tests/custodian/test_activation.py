@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from tests.attestation.authority import NOW, NOW_MS
 from tests.attestation.tee.tpm.maker import Forgery, ecc_key, issuing, root
 from tests.attestation.tee.tpm.test_appraised import policy
@@ -20,6 +22,7 @@ from aigovtool.attestation.binding import Binding
 from aigovtool.attestation.examination import StepOutcome
 from aigovtool.attestation.model import ActivationKeys, Evidence, TeeType
 from aigovtool.attestation.tee.tpm.activation import ek_digest
+from aigovtool.attestation.tee.tpm.certification import certified_chip
 from aigovtool.attestation.tee.tpm.endorsement import google_roots
 from aigovtool.attestation.tee.tpm.verify import TpmVerifier
 from aigovtool.attestation.verifier import Exchange
@@ -212,6 +215,19 @@ async def test_a_custodians_certificate_must_say_which_tpm_it_is_of(lender: Benc
     leaf = {"issuer": "aigovtool attestation keys", "issuer_key": authority_key.private()}
     forged = Forgery(certifies="ak", leaf=leaf).leaf_certificate()
     assert failures(examined(lender, forged)) == {"chip": "tpm_identity"}
+
+
+@pytest.mark.parametrize(
+    "numbers", [(), (CHIP, CHIP), (CHIP.upper(),), (CHIP[:-2],), (CHIP + "00",), ("x" * 64,)], ids=range(6)
+)
+def test_the_name_of_a_tpm_is_one_digest_in_lower_case(numbers: tuple[str, ...]) -> None:
+    """None, two, or another form: chips are compared with lists in policies as text."""
+    subject = [x509.NameAttribute(NameOID.SERIAL_NUMBER, number) for number in numbers]
+    made = x509.CertificateBuilder().subject_name(x509.Name(subject)).issuer_name(x509.Name([]))
+    made = made.public_key(EK.public_key()).serial_number(1).not_valid_before(NOW).not_valid_after(NOW)
+    with pytest.raises(EvidenceError) as caught:
+        certified_chip(made.sign(ecc_key("issuer"), SHA256()))
+    assert caught.value.reason == "tpm_identity"
 
 
 async def test_what_was_not_activated_is_not_certified(lender: Bench) -> None:
