@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.serialization import Encoding
+from tests.attestation.tee.snp import maker as snp
 
 from aigovtool.attestation.certificates import read_certificates
 from aigovtool.attestation.model import Evidence, MeasurementHex, TeeType
@@ -121,7 +122,7 @@ def test_report_data_is_compared_whole(site: Site) -> None:
     """Zeros at the end may be left out, nothing else; evidence for another conversation is not what was asked for."""
     padded = SimulatedPlatform(MEASUREMENT).report(b"hello" + bytes(59))
     assert site.verdict(site.simulated(padded), "--at", NOW, "--report-data", b"hello".hex())["genuine"]
-    for other in (b"hell", b"hello\1", b"", REPORT_DATA):
+    for other in (b"hell", b"hello\1", REPORT_DATA):
         found = site.verdict(site.simulated(padded), "--at", NOW, "--report-data", other.hex(), code=5)
         assert (found["genuine"], found["reason"], found["says"]) == (False, "report_data", None)
 
@@ -145,6 +146,9 @@ def test_evidence_is_judged_as_of_a_time(site: Site) -> None:
         (("evidence.json", "--tee", "tdx"), 5, "tee_mismatch"),
         (("other.json", "--tee", "tdx"), 5, "evidence_encoding"),
         (("raw.bin", "--tee", "tdx", "--report-data", "xyz"), 3, "bad_hex"),
+        (("evidence.json", "--report-data", ""), 3, "bad_report_data"),
+        (("evidence.json", "--report-data", "00" * 32), 3, "bad_report_data"),
+        (("evidence.json", "--report-data", "01" * 65), 3, "bad_report_data"),
         (("evidence.json", "--nonce", "xyz"), 3, "bad_hex"),
         (("raw.bin", "--tee", "sgx", "--event-log", "raw.bin"), 2, "no_event_log"),
         (("raw.bin", "--tee", "sev-snp", "--root", "raw.bin"), 3, "bad_root"),
@@ -161,22 +165,40 @@ def test_what_cannot_be_judged_says_why(site: Site, arguments: tuple[str, ...], 
     assert json.loads(result.stdout)["error"]["reason"] == reason
 
 
+def test_every_block_of_a_pem_file_is_read(site: Site) -> None:
+    """Attack: two lists in one file, of which the second revokes; a leaf behind a list. What is neither is refused."""
+    known = snp.authorities()
+    report, root = (
+        site.file("report.bin", snp.report()),
+        site.file("roots.pem", snp.pem(known.ark, known.ask, known.asvk)),
+    )
+    judged = (report, "--tee", "sev-snp", "--root", root, "--at", str(snp.NOW_MS))
+    leaf, harmless, revoking = snp.usual_leaf(), snp.revocation_list(), snp.revocation_list(11)
+    for parts, reason in (((harmless, leaf), None), ((leaf, harmless, revoking), "revoked")):
+        given = site.file("all.pem", b"Subject: for people\n" + snp.pem(*parts))
+        found = site.verdict(*judged, "--endorsements", given, code=0 if reason is None else 5)
+        assert (found["genuine"], found["reason"]) == (reason is None, reason)
+    for odd in (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", b"-----BEGIN X509 CRL-----\nAAAA\n"):
+        result = site.run(*judged, "--endorsements", site.file("odd.pem", snp.pem(leaf) + odd), "--json")
+        assert (result.exit_code, json.loads(result.stdout)["error"]["reason"]) == (5, "certificate_encoding")
+
+
 # --- Public evidence ---------------------------------------------------------------------------------------------
 
 
 @needs_vectors
 def test_a_report_with_a_vcek_in_any_form_is_verified(site: Site) -> None:
     """PEM, DER, a directory, and the report in base64: one verdict."""
-    snp = VECTORS / "snp"
-    report = snp / "ms_milan_attestation_report.bin"
-    (leaf,) = read_certificates((snp / "ms_milan_vcek.pem").read_bytes())
+    milan = VECTORS / "snp"
+    report = milan / "ms_milan_attestation_report.bin"
+    (leaf,) = read_certificates((milan / "ms_milan_vcek.pem").read_bytes())
     folder = site.folder / "endorsements"
     folder.mkdir()
     (folder / "vcek.der").write_bytes(leaf.public_bytes(Encoding.DER))
     text = site.file("report.b64", base64.encodebytes(report.read_bytes()))
     at = ("--at", "2026-06-01")
     verdicts = [
-        site.verdict(report, "--tee", "sev-snp", "--endorsements", snp / "ms_milan_vcek.pem", *at),
+        site.verdict(report, "--tee", "sev-snp", "--endorsements", milan / "ms_milan_vcek.pem", *at),
         site.verdict(report, "--tee", "sev-snp", "--endorsements", folder, *at),
         site.verdict(text, "--tee", "sev-snp", "--endorsements", folder / "vcek.der", *at),
         site.verdict(

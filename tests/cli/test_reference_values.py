@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.attestation.tee.snp import maker as snp
+from tests.attestation.test_appraisal import verified
 from tests.cli.conftest import Place
 
-from aigovtool.attestation.model import Evidence, MeasurementHex
+from aigovtool.attestation.model import Evidence, Fact, Label, MeasurementHex
 from aigovtool.cli.app import app
+from aigovtool.cli.appraisal.draft import require_draftable
 from aigovtool.codec import encode
+from aigovtool.errors import AIGovToolError
 from aigovtool.testing.simulated_tee.attester import SimulatedPlatform
 
 FIRST, SECOND = MeasurementHex("5a" * 48), MeasurementHex("5b" * 48)
@@ -86,6 +90,25 @@ def test_builds_come_and_go_and_the_policy_follows(folder: Path) -> None:
     assert "in use" in shown.stdout
 
 
+def test_a_retired_build_does_not_come_back_with_an_older_library(folder: Path) -> None:
+    """Attack: a copy of the library, well signed, from before the build was retired."""
+    done(folder, "appraisal", "draft", "@first.json", *AT, "-o", "@policy.json")
+    add(folder, "first", "--from", "@first.json")
+    add(folder, "second", "--value", f"source={SECOND}")
+    (folder / "old.json").write_bytes((folder / "library.json").read_bytes())
+    gone = ("first", "--tee", "simulated", "--reason", "a flaw", "--library", "@library.json")
+    done(folder, "reference-values", "retire", *gone)
+    apply = ("reference-values", "apply", "@policy.json", "--seen", "@seen.json")
+    done(folder, *apply, "--library", "@library.json", "-o", "@2.json")
+    assert refused(folder, *apply, "--library", "@old.json", "-o", "@3.json") == (5, "library_rollback")
+    changed = (folder / "library.json").read_bytes().replace(b"a flaw", b"a Flaw")
+    (folder / "library.json").write_bytes(changed)
+    assert refused(folder, *apply, "--library", "@library.json", "-o", "@3.json") == (5, "library_fork")
+    verify = ("evidence", "verify", "@first.json", *AT, "--policy", "@policy.json", "--policy-seen", "@seen.json")
+    assert refused(folder, *verify) == (2, "bad_document")
+    assert not (folder / "3.json").exists()
+
+
 def test_a_library_is_signed_by_an_operator_and_checked_by_others(place: Place, folder: Path) -> None:
     """Whoever has the key sees who vouches; another key, or an unsigned file, is refused."""
     add(folder, "first", "--from", "@first.json")
@@ -151,3 +174,41 @@ def test_what_makes_no_sense_is_refused(folder: Path, arguments: tuple[str, ...]
     if reason is not None:
         assert json.loads(result.stdout)["error"]["reason"] == reason
     assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def from_amd(folder: Path, *parts: Any) -> tuple[str, ...]:
+    known = snp.authorities()
+    (folder / "report.bin").write_bytes(snp.report())
+    (folder / "roots.pem").write_bytes(snp.pem(known.ark, known.ask, known.asvk))
+    (folder / "parts.pem").write_bytes(snp.pem(*parts))
+    brought = ("--tee", "sev-snp", "--endorsements", "@parts.pem", "--root", "@roots.pem", "--at", str(snp.NOW_MS))
+    return ("@report.bin", *brought)
+
+
+def test_a_draft_demands_that_revocation_is_checked(folder: Path) -> None:
+    """Attack: drafted where no list was at hand, it would accept only who keeps the list from us."""
+    result = run(folder, "appraisal", "draft", *from_amd(folder, snp.usual_leaf()), "-o", "@policy.json")
+    assert result.exit_code == 0, result.output
+    assert "Not the vendor's roots" in result.stderr
+    verify = ("evidence", "verify", *from_amd(folder, snp.usual_leaf()), "--policy", "@policy.json", "--json")
+    assert json.loads(run(folder, *verify).stdout)["refused"] == "facts"
+    verify = ("evidence", "verify", *from_amd(folder, snp.usual_leaf(), snp.revocation_list()), "--policy")
+    assert done(folder, *verify, "@policy.json")["acceptable"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"debug": True}, "debug"),
+        ({"facts": (Fact(name=Label("attestation_key"), value="unproven"),)}, "attestation_key"),
+        ({"facts": (Fact(name=Label("foreign_nonce"), value="00"),)}, "foreign_nonce"),
+        ({"chip_id": None}, "no_chip"),
+    ],
+)
+def test_nothing_is_drafted_from_what_no_policy_should_accept(changes: dict[str, Any], reason: str) -> None:
+    """Attack: a quote by a software key, which would pass every check of a policy made from one like it."""
+    require_draftable(verified(), this_chip=True)
+    require_draftable(verified(chip_id=None), this_chip=False)
+    with pytest.raises(AIGovToolError) as caught:
+        require_draftable(verified(**changes), this_chip="chip_id" in changes)
+    assert caught.value.reason == reason

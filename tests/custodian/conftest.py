@@ -326,15 +326,20 @@ def bench(tmp_path: Path, ledger: str | None) -> Iterator[Bench]:
     made.custodian.database.close()
 
 
-@pytest.fixture
-async def lent(bench: Bench) -> Bench:
-    """The custodian lends one model to one of two borrowers, each of which has a consumer; no budget."""
+async def lend(bench: Bench) -> Bench:
+    """Have the custodian lend one model to one of two borrowers, each of which has a consumer; no budget."""
     await bench.add_borrower(BORROWER)
     await bench.add_borrower(OTHER)
     await bench.add_consumer(CONSUMER, BORROWER)
     await bench.add_consumer(STRANGER, OTHER)
     await bench.command(bench.upload())
     return bench
+
+
+@pytest.fixture
+async def lent(bench: Bench) -> Bench:
+    """The custodian lends one model to one of two borrowers, each of which has a consumer; no budget."""
+    return await lend(bench)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from aigovtool.attestation.verifier import VerifierSet
 from aigovtool.crypto.sign import seal
 from aigovtool.custodian.service import renewal, views
 from aigovtool.custodian.service.reexamination import reexamine
-from aigovtool.errors import AIGovToolError, AppraisalError, EvidenceError, ReattestRequiredError, UnreachableError
+from aigovtool.errors import AIGovToolError, AppraisalError, EvidenceError, ReattestRequiredError
 from aigovtool.ledger.entry import AttestationWithdrawn
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol import messages
@@ -97,15 +97,6 @@ async def test_a_platform_that_its_vendor_has_revoked_ends_its_leases(admitted: 
     (denied,) = (await admitted.renew(want(1))).results
     assert isinstance(denied, Deny)
     assert denied.code is DenyCode.REATTEST
-
-
-async def test_a_vendor_that_does_not_answer_ends_nothing(admitted: Enclave, lent: Bench) -> None:
-    """An outage of somebody else's service must not stop a hospital's enclaves."""
-    lent.custodian.verifiers = VerifierSet({TeeType.SIMULATED: Vendor(UnreachableError("away"))})
-    await reexamine(lent.custodian)
-    assert await withdrawn(lent) == []
-    (shown,) = (await views.show_enclaves(lent.custodian)).enclaves
-    assert (shown.instance, shown.state) == (admitted.instance, "live")
 
 
 async def test_who_has_gone_is_not_judged_again(admitted: Enclave, lent: Bench) -> None:

@@ -253,7 +253,7 @@ def _advisories(verified: VerifiedEvidence, entry: AcceptedTee) -> _Finding:
 def _collateral_age(case: _Case) -> _Finding:
     if case.entry is None:
         return _failed(f"the policy says nothing about {case.verified.tee}")
-    most, since_ms = case.entry.max_collateral_age_ms, case.verified.endorsed_since_ms
+    most, since_ms = case.entry.collateral_age_ms, case.verified.endorsed_since_ms
     if isinstance(most, Unchecked):
         return _unchecked([most.reason])
     if since_ms is None:

@@ -27,6 +27,9 @@ from aigovtool.limits import MAX_INTEGER, MAX_POLICY_ITEMS
 #: Payload type of a signed policy.
 POLICY: Final = "appraisal-policy.v1"
 
+_USUAL_AGE_MS: Final = 30 * 86_400_000
+_USUAL_AGE_SNP_MS: Final = 366 * 86_400_000
+
 _Items = Meta(min_length=1, max_length=MAX_POLICY_ITEMS)
 
 
@@ -70,8 +73,9 @@ class AcceptedTee(Message, omit_defaults=True):
     """What is accepted of one TEE type. What has no default must be there.
 
     `max_attestation_age_ms` bounds how long a result is valid, at most 30 days. No advisory is accepted that is not
-    named. Collateral (revocation lists, TCB information) may be 30 days old at most, unless another age is given. A TEE
-    type with several kinds of processor has an entry for each, with a `label`; evidence must satisfy one of them whole.
+    named. Collateral (revocation lists, TCB information) may be 30 days old at most, AMD's lists 366, unless an age is
+    given. A TEE type with several kinds of processor has an entry for each, with a `label`; evidence must satisfy one
+    of them whole.
     """
 
     tee: TeeType
@@ -81,8 +85,18 @@ class AcceptedTee(Message, omit_defaults=True):
     facts: Annotated[tuple[FactRule, ...], Meta(max_length=MAX_POLICY_ITEMS)]
     max_attestation_age_ms: Annotated[int, Meta(ge=1_000, le=30 * 86_400_000)]
     advisories: Annotated[tuple[Advisory, ...], Meta(max_length=MAX_POLICY_ITEMS)] | Unchecked = ()
-    max_collateral_age_ms: Annotated[int, Meta(ge=60_000, le=366 * 86_400_000)] | Unchecked = 30 * 86_400_000
+    max_collateral_age_ms: Annotated[int, Meta(ge=60_000, le=366 * 86_400_000)] | Unchecked | None = None
     label: Label | None = None
+
+    @property
+    def collateral_age_ms(self) -> int | Unchecked:
+        """How old the oldest collateral may be: what is written, or what is usual for the platform.
+
+        Intel makes its statements anew each month. AMD makes a list when something is revoked, and it is good for long.
+        """
+        if self.max_collateral_age_ms is not None:
+            return self.max_collateral_age_ms
+        return _USUAL_AGE_MS if self.tee is not TeeType.SEV_SNP else _USUAL_AGE_SNP_MS
 
     @property
     def name(self) -> str:

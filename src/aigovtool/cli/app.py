@@ -28,6 +28,7 @@ VERBS: Final[Mapping[str, str]] = MappingProxyType(
         "enclaves": "aigovtool.cli.enclaves.verb:enclaves",
         "appraisal": "aigovtool.cli.appraisal.verb:appraisal",
         "evidence": "aigovtool.cli.evidence.verb:evidence",
+        "endorsements": "aigovtool.cli.endorsements.verb:endorsements",
         "reference-values": "aigovtool.cli.reference.verb:reference_values",
         "stop": "aigovtool.cli.stop.verb:stop",
         "resume": "aigovtool.cli.stop.verb:resume",

@@ -16,16 +16,19 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="Message")
 
 
-def read_document(path: Path, kind: str, message: type[T], key: str | None, *, what: str, begin: str) -> T:
+def read_document(
+    path: Path, kind: str, message: type[T], key: str | None, *, what: str, begin: str, max_bytes: int = 1 << 20
+) -> T:
     """Return the document in a file; with `key` (hexadecimal, 32 bytes) it must be signed with that key.
 
     Args:
-        path: the file; at most 1 MiB is read.
+        path: the file.
         kind: the payload type that a signature is for.
         message: what the document is read as.
         key: who must have signed it; without, it must be unsigned.
         what: what the document is, for messages: "an appraisal policy".
         begin: how to come to such a file, for messages.
+        max_bytes: a larger file is refused.
 
     Raises:
         ConfigurationError: `unreadable_file`, `bad_document`, `not_signed` (a key was given), `signer_not_given` (it is
@@ -34,11 +37,10 @@ def read_document(path: Path, kind: str, message: type[T], key: str | None, *, w
     """
     from aigovtool.codec import decode  # noqa: PLC0415
     from aigovtool.crypto.sign import Envelope, open_by_any  # noqa: PLC0415
-    from aigovtool.limits import MAX_CONTROL_BODY_BYTES  # noqa: PLC0415
 
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_CONTROL_BODY_BYTES + 1)
+            content = file.read(max_bytes + 1)
     except OSError as error:
         problem = f"cannot read {path}: {error.strerror}"
         raise ConfigurationError(problem, reason="unreadable_file", fix=begin) from None
@@ -53,8 +55,8 @@ def read_document(path: Path, kind: str, message: type[T], key: str | None, *, w
         raise ConfigurationError(f"{path} is not signed", reason="not_signed", fix="ask for the signed file")
     try:
         if key is not None:
-            return open_by_any(decode(content, Envelope), kind, message, [_verify_key(key)])
-        return decode(content, message)
+            return open_by_any(decode(content, Envelope), kind, message, [_verify_key(key)], max_bytes=max_bytes)
+        return decode(content, message, max_bytes=max_bytes)
     except InputError as error:
         raise ConfigurationError(f"{path} is not {what}: {error.message}", reason="bad_document", fix=begin) from None
 

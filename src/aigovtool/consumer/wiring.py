@@ -31,7 +31,8 @@ def _tpm(exchange: Exchange) -> Verifier:
     from aigovtool.attestation.certificates import read_certificates  # noqa: PLC0415
     from aigovtool.attestation.tee.tpm.verify import TpmVerifier  # noqa: PLC0415
 
-    return TpmVerifier(authorities=[one for data in exchange.authorities for one in read_certificates(data)])
+    # No maker's root: what only a maker vouches for says nothing of who runs the machine.
+    return TpmVerifier(roots=(), authorities=[one for data in exchange.authorities for one in read_certificates(data)])
 
 
 def _simulated() -> Verifier:

@@ -22,7 +22,7 @@ from aigovtool.custodian import keys as custodian_keys
 from aigovtool.custodian.api import custodian_application
 from aigovtool.custodian.certificate import Served
 from aigovtool.custodian.custodian import Custodian, system_time_ms
-from aigovtool.custodian.endorsements.cache import EndorsementCache
+from aigovtool.custodian.endorsements.cache import CACHE_DIRECTORY, EndorsementCache
 from aigovtool.custodian.endorsements.vendor import VendorServices
 from aigovtool.custodian.keys import CustodianKeys
 from aigovtool.custodian.service import refusals
@@ -245,7 +245,7 @@ def open_custodian(directory: Path) -> Custodian:
         packages=Path(settings.packages) if settings.packages else directory / "packages",
     )
     fetch = VendorServices().fetch if settings.fetch_endorsements else None
-    made.endorsements = EndorsementCache(directory / "endorsements", fetch, system_time_ms)
+    made.endorsements = EndorsementCache(directory / CACHE_DIRECTORY, fetch, system_time_ms)
     remove_left(made.packages)
     return made
 
@@ -314,11 +314,13 @@ async def _refresh(custodian: Custodian) -> None:
     """Keep endorsements from getting old, and judge who was admitted by what they say now; also when we begin."""
     while True:
         try:
+            # First by what is known, which waits for nobody, and names what is to be refreshed.
+            await reexamine(custodian)
             if custodian.endorsements is not None:
                 await custodian.endorsements.refresh()
-            await reexamine(custodian)
-        except AIGovToolError as error:
-            _LOG.error("refresh_failed", extra={"code": error.code})
+                await reexamine(custodian)
+        except Exception as error:  # noqa: BLE001 - it must go on, or a revoked machine would not be noticed
+            _LOG.error("refresh_failed", extra={"error": type(error).__name__})
         await asyncio.sleep(_REFRESH_S)
 
 

@@ -22,6 +22,7 @@ from msgspec import UNSET
 from aigovtool.attestation.attester import ActivatedAttester, Attester
 from aigovtool.attestation.binding import Audience, Binding, HpkePublicKey, IdentityPublicKey, SpkiHash
 from aigovtool.attestation.model import Evidence, TeeType
+from aigovtool.attestation.tee.supplement import supplemented
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import Envelope, SigningKey, VerifyKey, open_by_any, seal
 from aigovtool.crypto.tlskey import TlsKey
@@ -102,8 +103,7 @@ class Instance:
         )
         evidence = self.attester.attest(claims)
         # The custodian knew more of this platform than it could say itself: consumers need that, too.
-        endorsements = (*evidence.endorsements, *self.admission.endorsements)
-        return claims, msgspec.structs.replace(evidence, endorsements=endorsements)
+        return claims, supplemented(evidence, self.admission.endorsements)
 
 
 async def boot(

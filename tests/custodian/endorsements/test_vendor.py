@@ -1,7 +1,7 @@
 """Vendors' services: fixed hosts, over TLS, bounded; nothing in evidence or in an answer leads anywhere else."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import httpx
@@ -22,6 +22,16 @@ from aigovtool.transport.tls import client_context, server_context
 
 AMD = "https://kdsintf.amd.com"
 YEAR_MS = 365 * 86_400_000
+
+
+ANSWERS: dict[str, Callable[[], Response]] = {
+    "/elsewhere": lambda: RedirectResponse("https://attacker.example/"),
+    "/busy": lambda: Response(status_code=429),
+    "/down": lambda: Response(status_code=503),
+    "/nothing": lambda: Response(status_code=404),
+    "/packed": lambda: Response(b"\x1f\x8b", headers={"content-encoding": "gzip"}),
+    "/large": lambda: Response(b"x" * (MAX_REVOCATION_LIST_BYTES + 1)),
+}
 
 
 class ToLoopback(httpx.AsyncHTTPTransport):
@@ -52,19 +62,10 @@ async def site() -> AsyncIterator[Site]:
 
     async def answer(request: Request) -> Response:
         made[0].asked.append(f"{request.headers['host']} {request.url.path}?{request.url.query}")
-        match request.url.path:
-            case "/elsewhere":
-                return RedirectResponse("https://attacker.example/")
-            case "/busy":
-                return Response(status_code=429)
-            case "/large":
-                return Response(b"x" * (MAX_REVOCATION_LIST_BYTES + 1))
-            case "/slow":
-                await asyncio.sleep(30)
-                return Response()
-            case _:
-                headers = {"TCB-Info-Issuer-Chain": "a%0Achain", "Set-Cookie": "who=you", "Server": "x"}
-                return Response(b"answer", headers=headers)
+        if request.url.path == "/slow":
+            await asyncio.sleep(30)
+        headers = {"TCB-Info-Issuer-Chain": "a%0Achain", "Set-Cookie": "who=you", "Server": "x"}
+        return ANSWERS.get(request.url.path, lambda: Response(b"answer", headers=headers))()
 
     authority_key, key = TlsKey.generate(), TlsKey.generate()
     authority = new_authority(authority_key, "test vendors", not_before_ms=0, not_after_ms=60 * YEAR_MS)
@@ -89,14 +90,30 @@ async def test_an_answer_is_kept_with_the_headers_that_belong_to_it(site: Site) 
     assert site.asked == ["kdsintf.amd.com /vcek/v1/Milan/crl?x=1"]
 
 
-@pytest.mark.parametrize("path", ["/elsewhere", "/busy", "/large", "/slow"])
+@pytest.mark.parametrize("path", ["/elsewhere", "/busy", "/down", "/large", "/packed", "/slow"])
 async def test_no_answer_is_no_answer(path: str, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A redirect is not followed; a refusal, too much, and too slow are the same to us: nothing."""
+    """A redirect is not followed; busy, too much, packed (small, then large) and too slow are the same to us."""
     monkeypatch.setattr(vendor, "_TIMEOUT_S", 0.5)
     with pytest.raises(UnreachableError) as caught:
         await site.services.fetch(AMD + path, 0)
     assert caught.value.reason == "vendor_unreachable"
     assert len(site.asked) == 1
+
+
+async def test_nothing_there_is_another_thing_than_no_answer(site: Site) -> None:
+    """A chip that AMD does not know says nothing about how AMD's service is."""
+    with pytest.raises(UnreachableError) as caught:
+        await site.services.fetch(f"{AMD}/nothing", 0)
+    assert caught.value.reason == "not_at_vendor"
+
+
+async def test_a_vendor_that_is_slow_keeps_a_queue_waiting_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attack: many at once. The time of each begins when it is asked for, not when its turn comes."""
+    monkeypatch.setattr(vendor, "_TIMEOUT_S", 0.5)
+    slow = [site.services.fetch(f"{AMD}/slow?{number}", 0) for number in range(12)]
+    answers = await asyncio.gather(*slow, return_exceptions=True)
+    assert all(isinstance(answer, UnreachableError) for answer in answers)
+    assert len(site.asked) == 4  # the others' time was over when a turn came
 
 
 async def test_a_server_with_another_certificate_is_not_the_vendor() -> None:

@@ -1,12 +1,15 @@
 """What a vendor's service answered, as it is kept: endorsements that did not come with the evidence."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from msgspec import Meta
 
 from aigovtool.codec import Message
 from aigovtool.ids import Millis
 from aigovtool.limits import MAX_REVOCATION_LIST_BYTES
+
+#: What a file of answers is called.
+FETCHED: Final = "fetched-endorsements.v1"
 
 
 class Fetched(Message):
@@ -16,3 +19,9 @@ class Fetched(Message):
     fetched_at_ms: Millis
     body: Annotated[bytes, Meta(max_length=MAX_REVOCATION_LIST_BYTES)]
     headers: dict[str, str]
+
+
+class FetchedAnswers(Message):
+    """Answers that are brought to a verifier which cannot ask: what one piece of evidence, or some, needed."""
+
+    answers: Annotated[tuple[Fetched, ...], Meta(max_length=64)]

@@ -1,7 +1,8 @@
 """`aigovtool appraisal draft`: a policy that accepts what one piece of genuine evidence says, to begin with.
 
 Every rule is what that machine said, and nothing is left out: it is a list of questions for whoever decides, not an
-answer. The chip alone is left open, unless it is asked for.
+answer. The chip alone is left open, unless it is asked for; and that revocation was checked is demanded even where it
+could not be checked now.
 """
 
 from pathlib import Path
@@ -14,9 +15,10 @@ from aigovtool.cli.appraisal.policy_file import read_policy
 from aigovtool.cli.appraisal.words import rules
 from aigovtool.cli.document import write_document
 from aigovtool.cli.evidence.files import read_evidence
-from aigovtool.cli.evidence.verb import TEES, moment_ms, verifier_for
+from aigovtool.cli.evidence.verb import TEES, moment_ms, verifier_for, warn
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import FILE, Verb
+from aigovtool.errors import AppraisalError, InvalidValueError
 
 if TYPE_CHECKING:
     from aigovtool.attestation.model import VerifiedEvidence
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 _DAY_MS: Final = 86_400_000
 _ANY_CHIP: Final = "any chip that its vendor certifies"
+#: What is demanded whatever the machine said: that a list could not be had when a policy was drafted is no rule.
+_DEMANDED: Final = {"revocation": "checked"}
 _REVIEW: Final = "This is what one machine said. Go through every rule before it decides who gets a model."
 
 
@@ -75,7 +79,9 @@ def draft(
     from aigovtool.attestation.model import TeeType  # noqa: PLC0415
 
     evidence = read_evidence(None if tee is None else TeeType(tee), file, endorsements, event_log)
+    warn(screen, evidence.tee, roots)
     verified = verifier_for(evidence.tee, roots, nonce).examine(evidence, moment_ms(at)).genuine()
+    require_draftable(verified, this_chip=this_chip)
     policy = drafted(verified, label=label, version=version, this_chip=this_chip, entry=entry)
     if add_to is not None:
         policy = joined(read_policy(add_to), policy)
@@ -88,6 +94,26 @@ def draft(
         screen.line(_REVIEW)
 
     screen.show(shown, render)
+
+
+def require_draftable(verified: "VerifiedEvidence", *, this_chip: bool) -> None:
+    """Refuse to draft from what no policy should accept.
+
+    Raises:
+        AppraisalError: it is in debug mode (`debug`), or nothing shows that a TPM made it, for us
+            (`attestation_key`, `foreign_nonce`).
+        InvalidValueError: this chip is to be accepted alone, and the platform does not tell which it is (`no_chip`).
+    """
+    facts = {str(fact.name): fact.value for fact in verified.facts}
+    for reason, unfit, why in (
+        ("debug", verified.debug, "the TEE is in debug mode: its host can read its memory"),
+        ("attestation_key", facts.get("attestation_key") == "unproven", "nothing shows its key to be in any TPM"),
+        ("foreign_nonce", "foreign_nonce" in facts, "it was made for another program, and binds nothing of ours"),
+    ):
+        if unfit:
+            raise AppraisalError(f"no policy is drafted from this evidence: {why}", reason=reason)
+    if this_chip and verified.chip_id is None:
+        raise InvalidValueError("the platform does not tell which chip it is", reason="no_chip")
 
 
 def drafted(
@@ -111,7 +137,7 @@ def drafted(
         reference_values=(ReferenceSet(label=label, values=values),),
         min_tcb=verified.tcb.components or Unchecked(reason="this platform tells no versions"),
         chips=chips,
-        facts=tuple(FactRule(name=fact.name, allowed=(fact.value,)) for fact in verified.facts),
+        facts=tuple(FactRule(name=one.name, allowed=(_DEMANDED.get(one.name, one.value),)) for one in verified.facts),
         max_attestation_age_ms=_DAY_MS,
         advisories=verified.advisories,
         label=None if entry is None else convert(entry, Label),

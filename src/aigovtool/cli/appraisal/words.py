@@ -102,7 +102,7 @@ def _of_tee(entry: "AcceptedTee") -> Iterator[Rule]:
     yield _age(f"{tee}: an attestation is good for", entry.max_attestation_age_ms)
     if entry.advisories:
         yield _listed(f"{tee}: accepted advisories", entry.advisories)
-    oldest = entry.max_collateral_age_ms
+    oldest = entry.collateral_age_ms
     what = f"{tee}: collateral is at most so old"
     yield _unchecked(what, oldest) if isinstance(oldest, Unchecked) else _age(what, oldest)
 

@@ -6,6 +6,7 @@ brought into its only encoding here, where nothing is decided; verifiers accept 
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 #: An event log of a server with all its option ROMs; everything else is far smaller.
 _MAX_FILE_BYTES: Final = 1 << 20
 _MOST_FILES: Final = 32
+_PEM_BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 
 
 def read_evidence(tee: "TeeType | None", path: Path, endorsements: Sequence[Path], log: Path | None) -> "Evidence":
@@ -104,10 +106,16 @@ def _certificates(content: bytes) -> list[bytes]:
 
     from aigovtool.attestation import certificates  # noqa: F401, PLC0415 - it silences what means nothing here
 
+    readers: dict[bytes, Callable[[bytes], x509.Certificate | x509.CertificateRevocationList]] = {
+        b"CERTIFICATE": x509.load_pem_x509_certificate,
+        b"X509 CRL": x509.load_pem_x509_crl,
+    }
+    blocks = list(_PEM_BLOCK.finditer(content))
+    # What stands between blocks is for people (RFC 7468, section 2), but no block is passed over.
+    if b"-----" in _PEM_BLOCK.sub(b"", content) or not {block[1] for block in blocks} <= readers.keys():
+        raise EvidenceError("a PEM file has other things than certificates and lists", reason="certificate_encoding")
     try:
-        if b"-----BEGIN X509 CRL" in content:
-            return [x509.load_pem_x509_crl(content).public_bytes(Encoding.DER)]
-        return [one.public_bytes(Encoding.DER) for one in x509.load_pem_x509_certificates(content)]
+        return [readers[block[1]](block[0]).public_bytes(Encoding.DER) for block in blocks]
     except ValueError:
         raise EvidenceError("a PEM file cannot be parsed", reason="certificate_encoding") from None
 

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from aigovtool.cli.appraisal.policy_file import read_policy, require_newest
+from aigovtool.cli.appraisal.policy_file import read_policy
+from aigovtool.cli.endorsements.answers import read_answers, with_answers
 from aigovtool.cli.evidence.files import read_evidence, read_roots
 from aigovtool.cli.evidence.verdict import Verdict, checks_of, first_failed, said_of, show_verdict, steps_of
 from aigovtool.cli.screen import Screen
+from aigovtool.cli.seen import require_newest
 from aigovtool.cli.verb import FILE, Verb, VerbGroup
 from aigovtool.errors import EvidenceError, InvalidValueError, VerificationError
 
@@ -46,6 +48,7 @@ def evidence() -> None:
     type=click.Path(path_type=Path),
     help="Certificates, lists, certificate table or collateral: DER, PEM or JSON, or a directory of them; repeat.",
 )
+@click.option("--fetched", type=FILE, help="What `aigovtool endorsements fetch` wrote.")
 @click.option("--event-log", type=FILE, help="The firmware's event log of a TD (CCEL), to compare with its RTMRs.")
 @click.option("--at", metavar="TIME", help="As of when: ISO 8601 with a zone, or seconds since 1970. [default: now]")
 @click.option("--policy", "policy_file", type=FILE, help="Appraise by the policy in this file, too.")
@@ -61,6 +64,7 @@ def verify(
     file: Path,
     tee: str | None,
     endorsements: tuple[Path, ...],
+    fetched: Path | None,
     event_log: Path | None,
     at: str | None,
     policy_file: Path | None,
@@ -80,15 +84,14 @@ def verify(
 
     screen: Screen = context.obj
     at_ms = moment_ms(at)
-    wanted = None if report_data is None else _unhex(report_data)
+    wanted = None if report_data is None else _report_data(report_data)
     policy = None if policy_file is None else read_policy(policy_file, policy_signer)
     if policy is not None and policy_seen is not None:
         require_newest(policy, policy_seen)
     found = read_evidence(None if tee is None else TeeType(tee), file, endorsements, event_log)
-    if found.tee is TeeType.SIMULATED:
-        screen.banner()
-    if roots:
-        screen.banner(_ROOTS)
+    if fetched is not None:
+        found = with_answers(found, read_answers(fetched))
+    warn(screen, found.tee, roots)
     verifier = verifier_for(found.tee, roots, nonce)
     verdict = judge(found, verifier.examine(found, at_ms), at_ms, policy)
     if wanted is not None and verdict.genuine:
@@ -96,6 +99,14 @@ def verify(
     screen.show(verdict, lambda: show_verdict(screen, verdict))
     if not verdict.genuine or verdict.acceptable is False:
         context.exit(VerificationError.exit_code)
+
+
+def warn(screen: Screen, tee: "TeeType", roots: Sequence[Path]) -> None:
+    """Say in red that a verdict is not what it would be with the vendor's roots."""
+    if tee.value == "simulated":
+        screen.banner()
+    if roots:
+        screen.banner(_ROOTS)
 
 
 def judge(evidence: "Evidence", examined: "Examined", at_ms: int, policy: "AppraisalPolicy | None") -> Verdict:
@@ -237,6 +248,18 @@ def _compared(verdict: Verdict, wanted: bytes) -> Verdict:
     )
     found = replace(verdict, steps=[*verdict.steps, step])
     return found if same else replace(found, genuine=False, reason="report_data", says=None, acceptable=None)
+
+
+def _report_data(text: str) -> bytes:
+    """Return report data that is expected; nothing, or zeros alone, would be found where nothing was bound."""
+    from aigovtool.attestation.model import REPORT_DATA_BYTES  # noqa: PLC0415
+
+    data = _unhex(text)
+    if not any(data) or len(data) > REPORT_DATA_BYTES:
+        raise InvalidValueError(
+            f"report data has 1 to {REPORT_DATA_BYTES} bytes, which are not all zero", reason="bad_report_data"
+        )
+    return data
 
 
 def _unhex(text: str) -> bytes:

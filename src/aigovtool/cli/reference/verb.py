@@ -15,9 +15,10 @@ from msgspec import Struct
 from aigovtool.cli.appraisal.policy_file import read_policy
 from aigovtool.cli.document import write_document
 from aigovtool.cli.evidence.files import read_evidence
-from aigovtool.cli.evidence.verb import TEES, moment_ms, verifier_for
+from aigovtool.cli.evidence.verb import TEES, moment_ms, verifier_for, warn
 from aigovtool.cli.reference.library import read_library
 from aigovtool.cli.screen import Screen
+from aigovtool.cli.seen import require_newest
 from aigovtool.cli.signing import sign_document
 from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
 from aigovtool.cli.words import when
@@ -111,6 +112,7 @@ def add(
         found = _named(values)
     else:
         evidence = read_evidence(kind, source, endorsements, None)
+        warn(screen, kind, roots)
         verifier = verifier_for(kind, roots, nonce)
         verified = verifier.examine(evidence, moment_ms(at)).genuine()
         found = {part.name: part.digest for part in verified.measurements}
@@ -193,16 +195,23 @@ def sign(screen: Screen, *, library: Path, out: Path, operator_file: Path | None
 @click.argument("policy_file", metavar="POLICY.json", type=FILE)
 @library_option
 @click.option("--signer", metavar="HEX", help="Only if the library is signed with this key.")
+@click.option("--seen", type=FILE, help="Remember the newest version of the library here; refuse an older one.")
 @click.option("-o", "--out", type=FILE, required=True, help="Where the next version of the policy is written.")
 @click.pass_obj
-def apply(screen: Screen, *, policy_file: Path, library: Path, signer: str | None, out: Path) -> None:
+def apply(
+    screen: Screen, *, policy_file: Path, library: Path, signer: str | None, seen: Path | None, out: Path
+) -> None:
     """Make the next version of a policy, which accepts the builds in use and no other.
 
-    `aigovtool appraisal set` puts it in force.
+    `aigovtool appraisal set` puts it in force. Give --seen where the library comes from somebody else: an older copy of
+    it does not know yet what was retired since.
     """
     from aigovtool.attestation.reference_values import with_reference_values  # noqa: PLC0415
 
-    policy = with_reference_values(read_policy(policy_file), read_library(library, signer))
+    known = read_library(library, signer)
+    policy = with_reference_values(read_policy(policy_file), known)
+    if seen is not None:
+        require_newest(known, seen)
     write_document(out, policy, replace=False)
     builds = {entry.name: len(entry.reference_values) for entry in policy.accepted}
     shown = Applied(version=policy.version, file=str(out), builds=builds)

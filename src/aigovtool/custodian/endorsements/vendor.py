@@ -28,6 +28,8 @@ _KEPT_HEADERS: Final = frozenset(
 )
 _TIMEOUT_S: Final = 10.0
 _AT_ONCE: Final = 4
+#: Answers that say nothing about what was asked for: try again later.
+_BUSY: Final = frozenset({401, 403, 407, 408, 425, 429})
 #: A chain of three certificates, URL-encoded.
 _MAX_HEADER_CHARS: Final = 16 << 10
 
@@ -45,11 +47,12 @@ class VendorServices:
 
         Raises:
             InvalidValueError: it is not an https address at one of the vendors' hosts (`not_a_vendor`).
-            UnreachableError: no answer, another one than 200, or one that is too large (`vendor_unreachable`).
+            UnreachableError: there is nothing (`not_at_vendor`), no answer in time, one that says that the service is
+                busy or not well, or one that is too large (`vendor_unreachable`).
         """
         require_vendor(url)
         try:
-            async with self._turns, asyncio.timeout(_TIMEOUT_S):
+            async with asyncio.timeout(_TIMEOUT_S), self._turns:
                 return await self._fetched(url, now_ms)
         except (httpx.HTTPError, TimeoutError) as error:
             raise _unreachable(url, type(error).__name__) from None
@@ -58,10 +61,16 @@ class VendorServices:
         body = bytearray()
         if self._client is None:  # most custodians never need one
             self._client = httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False)
-        async with self._client.stream("GET", url, follow_redirects=False) as response:
+        # Not packed: what is small on the way must not become large here.
+        headers = {"accept-encoding": "identity"}
+        async with self._client.stream("GET", url, headers=headers, follow_redirects=False) as response:
             if response.status_code != 200:
-                raise _unreachable(url, f"it answers {response.status_code}")
-            async for chunk in response.aiter_bytes():
+                absent = 400 <= response.status_code < 500 and response.status_code not in _BUSY
+                reason = "not_at_vendor" if absent else "vendor_unreachable"
+                raise _unreachable(url, f"it answers {response.status_code}", reason)
+            if "content-encoding" in response.headers:
+                raise _unreachable(url, "its answer is packed")
+            async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > MAX_REVOCATION_LIST_BYTES:
                     raise _unreachable(url, "its answer is too large")
@@ -89,10 +98,10 @@ def _kept(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: found[name][:_MAX_HEADER_CHARS] for name in sorted(_KEPT_HEADERS & found.keys())}
 
 
-def _unreachable(url: str, why: str) -> UnreachableError:
+def _unreachable(url: str, why: str, reason: str = "vendor_unreachable") -> UnreachableError:
     return UnreachableError(
         f"the vendor's service {urlsplit(url).netloc} gives no endorsements: {why}",
-        reason="vendor_unreachable",
+        reason=reason,
         fix="let the custodian reach it by https, or put the endorsements into its cache: `aigovtool endorsements add`",
         retry_after_s=30,
     )

@@ -22,7 +22,7 @@ from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope, require_si
 from aigovtool.crypto.wrap import wrap
 from aigovtool.custodian.activation import credential_for
 from aigovtool.custodian.custodian import Custodian, rolled_back
-from aigovtool.custodian.endorsements.completion import complete
+from aigovtool.custodian.endorsements.completion import Completed, complete
 from aigovtool.custodian.service.admission import admission_of
 from aigovtool.custodian.service.hearing import heard
 from aigovtool.custodian.service.refusals import is_refusal, note, reason_of
@@ -143,12 +143,15 @@ async def _decide(custodian: Custodian, request: BootRequest) -> Envelope:
     reason, now_ms = await custodian.database.run(consume)
     if reason is not None:
         raise instances.nonce_error(reason)
-    completed = await complete(custodian.endorsements, request.evidence)
+    completed = await complete(custodian.endorsements, request.evidence, request.borrower)
     # Signatures, chains and lists take milliseconds: the ledger's writer and everybody's heartbeats do not wait.
     verifiers = custodian.verifiers.within(Exchange(nonce=bytes.fromhex(request.claims.nonce)))
-    verified = await asyncio.to_thread(verifiers.verify, completed, now_ms)
-    added = tuple(part for part in completed.endorsements if part not in request.evidence.endorsements)
-    return await custodian.database.run(lambda transaction: _admit(custodian, transaction, request, verified, added))
+    verified = await asyncio.to_thread(verifiers.verify, completed.evidence, now_ms)
+    if custodian.endorsements is not None:
+        await custodian.endorsements.confirm(completed.answers)
+    return await custodian.database.run(
+        lambda transaction: _admit(custodian, transaction, request, verified, completed)
+    )
 
 
 async def _borrower_of(custodian: Custodian, envelope: Envelope, kind: str) -> Party:
@@ -224,7 +227,7 @@ def _admit(
     transaction: Transaction,
     request: BootRequest,
     verified: VerifiedEvidence,
-    added: tuple[bytes, ...],
+    completed: Completed,
 ) -> Envelope:
     now_ms = custodian.now(transaction)
     borrower = _lasting(custodian, transaction, request.borrower)
@@ -249,7 +252,7 @@ def _admit(
     )
     _refuse_stopped(transaction, instance)
     instances.add(transaction, instance)
-    evidence.add(transaction, instance.instance, Kept(evidence=request.evidence, nonce=request.claims.nonce), now_ms)
+    evidence.add(transaction, instance.instance, Kept(evidence=completed.evidence, nonce=request.claims.nonce), now_ms)
     measurement = " ".join(f"{part.name}={part.digest}" for part in body.measurements)
     custodian.record(
         transaction,
@@ -261,6 +264,7 @@ def _admit(
             result=digest_of(encode(body)),
         ),
     )
+    added = completed.added
     admission = admission_of(custodian, transaction, instance, offered, request=request, verified=verified, added=added)
     return seal(release.ADMISSION, admission, custodian.keys.commands)
 

@@ -1,9 +1,9 @@
 """Instances that were admitted are judged again: when the policy has changed, and by what vendors say since.
 
-The evidence of each live instance is kept. It is completed with endorsements of now, verified as of now, and appraised
-by the policy in force. An instance that would not be admitted any more gets no lease and no key from then on, and is
-told to attest again; why is in the audit log and in the list of enclaves. A vendor that does not answer changes
-nothing.
+The evidence of each live instance is kept. It is completed with what the cache of endorsements has learned since (no
+vendor is asked for it here), verified as of now, and appraised by the policy in force. An instance that would not be
+admitted any more gets no lease and no key from then on, and is told to attest again; why is in the audit log and in the
+list of enclaves. A vendor that does not answer, or answers with something else, changes nothing.
 """
 
 import asyncio
@@ -14,16 +14,16 @@ import msgspec
 
 from aigovtool.attestation import appraisal
 from aigovtool.attestation.model import VerifiedEvidence
-from aigovtool.attestation.verifier import Exchange
+from aigovtool.attestation.verifier import Exchange, VerifierSet
 from aigovtool.custodian.custodian import Custodian
-from aigovtool.custodian.endorsements.completion import complete
+from aigovtool.custodian.endorsements.completion import completed_again
 from aigovtool.custodian.service.boot import policy_in_force
 from aigovtool.custodian.service.grants import UNACCEPTED
 from aigovtool.custodian.service.refusals import reason_of
 from aigovtool.custodian.store import evidence, instances
 from aigovtool.custodian.store.evidence import Kept
 from aigovtool.custodian.store.transaction import Transaction
-from aigovtool.errors import AIGovToolError, AppraisalError, ConfigurationError, EvidenceError, FaultError
+from aigovtool.errors import AIGovToolError, AppraisalError, ConfigurationError, EvidenceError, StorageError
 from aigovtool.ids import InstanceId
 from aigovtool.ledger.entry import AttestationWithdrawn
 
@@ -40,10 +40,14 @@ async def reexamine(custodian: Custodian) -> None:
     for instance in await custodian.database.run(evidence.of_live_instances):
         try:
             await _again(custodian, instance)
-        except FaultError as error:
-            if isinstance(error, ConfigurationError):  # no policy: nothing is admitted, and those that were go on
+        except ConfigurationError as error:
+            if error.reason == "no_policy":  # nothing is admitted, and those that were go on
                 return
             _LOG.warning("not_reexamined", extra={"code": error.code, "reason": error.reason})
+        except StorageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others are still judged
+            _LOG.warning("not_reexamined", extra={"error": type(error).__name__})
 
 
 async def _again(custodian: Custodian, instance: InstanceId) -> None:
@@ -56,14 +60,21 @@ async def _again(custodian: Custodian, instance: InstanceId) -> None:
     if kept is None:  # what has run out ends by itself
         return
     try:
-        completed = await complete(custodian.endorsements, kept.evidence)
         verifiers = custodian.verifiers.within(Exchange(nonce=bytes.fromhex(kept.nonce)))
-        verified = await asyncio.to_thread(verifiers.verify, completed, now_ms)
+        completed, verified = await asyncio.to_thread(_verified, custodian, verifiers, kept, now_ms)
     except EvidenceError as error:
         refusal: AIGovToolError = error
         await custodian.database.run(lambda transaction: _withdraw(custodian, transaction, instance, refusal))
         return
+    if completed is not kept:
+        await custodian.database.run(lambda transaction: evidence.replace(transaction, instance, completed))
     await custodian.database.run(lambda transaction: _appraise(custodian, transaction, instance, verified))
+
+
+def _verified(custodian: Custodian, verifiers: VerifierSet, kept: Kept, now_ms: int) -> tuple[Kept, VerifiedEvidence]:
+    completed = completed_again(custodian.endorsements, kept.evidence)
+    verified = verifiers.verify(completed, now_ms)
+    return (kept if completed == kept.evidence else Kept(evidence=completed, nonce=kept.nonce)), verified
 
 
 def _appraise(custodian: Custodian, transaction: Transaction, instance: InstanceId, verified: VerifiedEvidence) -> None:

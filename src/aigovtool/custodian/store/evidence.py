@@ -1,8 +1,8 @@
-"""The evidence of admitted instances, as it came: it is judged again when policy or platform has changed."""
+"""The evidence of live instances, with what its custodian added: it is judged again when policy or platform changes."""
 
 from typing import Final
 
-from sqlalchemy import bindparam, delete, insert, select
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from aigovtool.attestation.model import Evidence
 from aigovtool.codec import Message, encode
@@ -25,8 +25,14 @@ class Kept(Message):
 
 def add(transaction: Transaction, instance: InstanceId, kept: Kept, now_ms: int) -> None:
     """Keep the evidence of an instance that was just admitted; what no attestation rests on any more is forgotten."""
-    transaction.execute(delete(evidence).where(evidence.c.attested_at_ms < now_ms - _KEPT_MS))
+    lives = select(instances.c.instance).where(instances.c.instance == evidence.c.instance, instances.c.state == "live")
+    transaction.execute(delete(evidence).where((evidence.c.attested_at_ms < now_ms - _KEPT_MS) | ~lives.exists()))
     transaction.execute(insert(evidence).values(instance=instance, attested_at_ms=now_ms, body=encode(kept)))
+
+
+def replace(transaction: Transaction, instance: InstanceId, kept: Kept) -> None:
+    """Keep evidence with newer endorsements in the place of the same with older ones."""
+    transaction.execute(update(evidence).where(evidence.c.instance == instance).values(body=encode(kept)))
 
 
 def find(transaction: Transaction, instance: InstanceId) -> Kept | None:

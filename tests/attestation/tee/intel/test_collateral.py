@@ -10,13 +10,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tests.attestation.tee.intel import maker
 
 from aigovtool.attestation.tee.intel.collateral import (
-    COLLATERAL_PREFIX,
     PcsAnswer,
     collateral_from_json,
-    collateral_from_pcs,
     read_collateral,
     read_document,
 )
+from aigovtool.attestation.tee.intel.wanted import merged, wanted
+from aigovtool.attestation.tee.supplement import COLLATERAL_PREFIX
 from aigovtool.codec import encode
 from aigovtool.errors import EvidenceError
 from aigovtool.limits import MAX_EVIDENCE_BYTES
@@ -55,7 +55,8 @@ def pcs(**changes: PcsAnswer) -> bytes:
         ),
         "root_ca_crl": PcsAnswer(bytes.fromhex(COLLATERAL.root_ca_crl), {}),
     }
-    return collateral_from_pcs(**{**answers, **changes})
+    quoted = maker.quote(maker.TDX4)
+    return merged(quoted, dict(zip(wanted(quoted), {**answers, **changes}.values(), strict=True)), None)
 
 
 def test_the_only_encoding_is_read_and_recognised() -> None:

@@ -6,7 +6,8 @@ import pytest
 from tests.attestation.tee.intel import maker
 from tests.attestation.tee.intel.maker import SGX, TDX4, TDX15, but
 
-from aigovtool.attestation.tee.intel.wanted import assembled, wanted
+from aigovtool.attestation.tee.intel.collateral import PcsAnswer, read_collateral
+from aigovtool.attestation.tee.intel.wanted import merged, wanted
 from aigovtool.codec import encode
 from aigovtool.errors import EvidenceError
 
@@ -48,21 +49,51 @@ def test_addresses_follow_from_the_quote() -> None:
     )
 
 
+def pcs(recipe: maker.Recipe) -> dict[str, PcsAnswer]:
+    return {url: PcsAnswer(body, headers) for url, (body, headers) in answers(recipe).items()}
+
+
 @pytest.mark.parametrize("recipe", [SGX, TDX4, PROCESSOR], ids=["sgx", "tdx", "processor"])
 def test_what_was_answered_there_is_the_collateral(recipe: maker.Recipe) -> None:
-    """Assembled from the answers, it is the collateral that verification reads; other answers are not looked at."""
-    found = {**answers(recipe), "https://example.com/": (b"?", {})}
-    assert assembled(maker.quote(recipe), found) == encode(maker.collateral(recipe))
+    """Made of the answers, it is the collateral that verification reads; other answers are not looked at."""
+    found = {**pcs(recipe), "https://example.com/": PcsAnswer(b"?", {})}
+    assert merged(maker.quote(recipe), found, None) == encode(maker.collateral(recipe))
 
 
 @pytest.mark.parametrize("index", range(4))
 def test_a_missing_answer_is_named(index: int) -> None:
     """Without one of the four there is no collateral, and the message says which."""
-    found = answers(TDX4)
+    found = pcs(TDX4)
     del found[TDX_WANTED[index]]
     with pytest.raises(EvidenceError, match=TDX_WANTED[index].partition("?")[0]) as caught:
-        assembled(maker.quote(TDX4), found)
+        merged(maker.quote(TDX4), found, None)
     assert caught.value.reason == "pcs_answer"
+
+
+def of_the_day(days: int) -> maker.Recipe:
+    """A vendor whose statements were all made so many days ago, and say so."""
+    since = maker.NOW - days * maker.DAY
+    return but(
+        TDX4,
+        tcb_info={"issueDate": maker.stamp(since)},
+        qe_identity={"issueDate": maker.stamp(since)},
+        lists={part: {"since": since} for part in ("root_crl", "pck_crl")},
+    )
+
+
+@pytest.mark.parametrize("silent", range(4))
+def test_of_each_part_the_newest_counts(silent: int) -> None:
+    """Attack: old collateral comes along, and one of the vendor's addresses is silent: the other three count."""
+    old, new = maker.collateral(of_the_day(9)), maker.collateral(of_the_day(2))
+    found = pcs(of_the_day(2))
+    del found[TDX_WANTED[silent]]
+    parts = ("tcb_info", "qe_identity", "pck_crl", "root_ca_crl")
+    made = read_collateral(merged(maker.quote(TDX4), found, old))
+    for index, part in enumerate(parts):
+        assert getattr(made, part) == getattr(old if index == silent else new, part)
+    # What came along is not replaced by what was fetched before it.
+    assert merged(maker.quote(TDX4), pcs(of_the_day(9)), new) == encode(new)
+    assert merged(maker.quote(TDX4), {}, old) == encode(old)
 
 
 @pytest.mark.parametrize(

@@ -83,12 +83,11 @@ def test_both_refuse_every_mixture() -> None:
         mixtures = [other for _, _, other, _ in known if other[0] != chain[0]]
         mixtures += [(chain[0], *other[1:]) for _, _, other, _ in known if other[1] != chain[1]]
         mixtures += [(leaf, *chain[1:]) for leaf in altered]
-        mixtures += [(chain[0], chain[2], chain[2]), (chain[0], chain[1], chain[1])]
         for mixture in mixtures:
             assert product_says(data, mixture, now) is None, name
             assert independent_says(data, mixture, now) is None, name
             tried += 1
-    assert tried == 100
+    assert tried == 86
 
 
 @needs_evidence

@@ -324,10 +324,13 @@ def test_an_expired_root_is_refused() -> None:
 
 
 def test_a_list_that_came_along_is_checked() -> None:
-    """The list of the root that revokes nothing of this chain passes; its end is reported."""
+    """The list of the root that revokes nothing of this chain passes; its date and its end are reported."""
     found = genuine(bundle(None, *der(usual_leaf(), revocation_list(1, 12, 99))))
     assert {str(fact.name): fact.value for fact in found.facts}["revocation"] == "checked"
-    assert found.endorsed_since_ms is None  # AMD makes one when something is revoked: its date is not its age
+    assert found.endorsed_since_ms == NOW_MS - 86_400_000
+    older = revocation_list(since=NOW - 9 * DAY)
+    assert genuine(bundle(None, *der(usual_leaf(), older, revocation_list()))).endorsed_since_ms == NOW_MS - 86_400_000
+    assert genuine(bundle()).endorsed_since_ms is None
     assert found.endorsed_until_ms == NOW_MS + 10 * 86_400_000
 
 

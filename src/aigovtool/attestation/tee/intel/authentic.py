@@ -95,7 +95,7 @@ def pck_chain(quote: Quote, root: str) -> Chain:
             `chain_length`, `chain_name`.
     """
     chain = read_chain(quote.pck_chain.decode("ascii", "replace"))
-    _require_names(chain, [{PCK_NAME}, set(PCK_AUTHORITIES), {ROOT_NAME}])
+    require_names(chain, [{PCK_NAME}, set(PCK_AUTHORITIES), {ROOT_NAME}])
     require_chain(chain, [root], PROFILE)
     return chain
 
@@ -113,7 +113,7 @@ def signers(collateral: Collateral, pck: Chain, root: str) -> Signers:
         qe_identity=read_chain(collateral.qe_identity_issuer_chain),
     )
     for chain in (found.tcb_info, found.qe_identity):
-        _require_names(chain, [{SIGNING_NAME}, {ROOT_NAME}])
+        require_names(chain, [{SIGNING_NAME}, {ROOT_NAME}])
         require_chain(chain, [root], PROFILE)
     return found
 
@@ -128,7 +128,7 @@ def documents(collateral: Collateral, by: Signers) -> Documents:
         (collateral.tcb_info, collateral.tcb_info_signature, by.tcb_info, "tcb_info_signature"),
         (collateral.qe_identity, collateral.qe_identity_signature, by.qe_identity, "qe_identity_signature"),
     ):
-        _require_signed(_key(chain[0]), bytes.fromhex(signature), text.encode(), reason)
+        require_signed(key_of(chain[0]), bytes.fromhex(signature), text.encode(), reason)
     return Documents(tcb_info=read_document(collateral.tcb_info), qe_identity=read_document(collateral.qe_identity))
 
 
@@ -145,7 +145,7 @@ def in_time(pck: Chain, by: Signers, said: Documents, collateral: Collateral, no
         Period(since_ms=_ms(one.not_valid_before_utc.timestamp()), until_ms=_ms(one.not_valid_after_utc.timestamp()))
         for one in (*pck, *by.tcb_info, *by.qe_identity)
     ]
-    of_statements = [said.tcb_info.period, said.qe_identity.period, *map(_period, _lists(collateral))]
+    of_statements = [said.tcb_info.period, said.qe_identity.period, *map(period_of, _lists(collateral))]
     periods = of_certificates + of_statements
     if now_ms < max(period.since_ms for period in periods):
         raise EvidenceError("a part of the collateral is not valid yet", reason="not_yet_valid")
@@ -153,7 +153,7 @@ def in_time(pck: Chain, by: Signers, said: Documents, collateral: Collateral, no
     if now_ms > until_ms:
         raise EvidenceError("a part of the collateral has expired", reason="collateral_expired")
     _, monthly = _lists(collateral)
-    since_ms = min(period.since_ms for period in (said.tcb_info.period, said.qe_identity.period, _period(monthly)))
+    since_ms = min(period.since_ms for period in (said.tcb_info.period, said.qe_identity.period, period_of(monthly)))
     return Period(since_ms=since_ms, until_ms=until_ms)
 
 
@@ -176,7 +176,7 @@ def require_qe_report(quote: Quote, pck: Chain) -> None:
     Raises:
         EvidenceError: `qe_report_signature`, `qe_key`.
     """
-    _require_signed(_key(pck[0]), quote.qe_report_signature, quote.qe_report_bytes, "qe_report_signature")
+    require_signed(key_of(pck[0]), quote.qe_report_signature, quote.qe_report_bytes, "qe_report_signature")
     named = sha256(quote.attestation_key + quote.qe_auth_data).digest() + bytes(32)
     if quote.qe_report.report_data != named:
         raise EvidenceError("the quoting enclave vouches for another attestation key", reason="qe_key")
@@ -192,7 +192,7 @@ def require_quote_signed(quote: Quote) -> None:
         key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + quote.attestation_key)
     except ValueError:
         raise EvidenceError("the attestation key is not on its curve", reason="quote_signature") from None
-    _require_signed(key, quote.signature, quote.signed, "quote_signature")
+    require_signed(key, quote.signature, quote.signed, "quote_signature")
 
 
 def common_name(certificate: x509.Certificate) -> str:
@@ -201,7 +201,12 @@ def common_name(certificate: x509.Certificate) -> str:
     return str(found[0].value) if len(found) == 1 else ""
 
 
-def _require_names(chain: Chain, names: Sequence[set[str]]) -> None:
+def require_names(chain: Chain, names: Sequence[set[str]]) -> None:
+    """Require that these certificates, by their names, are what the positions of the chain are for.
+
+    Raises:
+        EvidenceError: `chain_length`, `chain_name`.
+    """
     if len(chain) != len(names):
         raise EvidenceError(f"Intel's chain has {len(names)} certificates, not {len(chain)}", reason="chain_length")
     for certificate, allowed in zip(chain, names, strict=True):
@@ -214,7 +219,7 @@ def _lists(collateral: Collateral) -> tuple[x509.CertificateRevocationList, x509
     return read_list(collateral.root_ca_crl), read_list(collateral.pck_crl)
 
 
-def _period(revoked: x509.CertificateRevocationList) -> Period:
+def period_of(revoked: x509.CertificateRevocationList) -> Period:
     """Return when a list is good: until before its next update, which is how the library counts, too."""
     if revoked.next_update_utc is None:
         raise EvidenceError("a revocation list never ends", reason="revocation_stale")
@@ -227,14 +232,16 @@ def _ms(seconds: float) -> int:
     return int(seconds) * 1000
 
 
-def _key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
+def key_of(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
+    """Return the key of a certificate whose chain was verified."""
     key = certificate.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey):  # `require_chain` has refused it
         raise EvidenceError("a certificate has a key of another kind", reason="chain_algorithm")
     return key
 
 
-def _require_signed(key: ec.EllipticCurvePublicKey, signature: bytes, data: bytes, reason: str) -> None:
+def require_signed(key: ec.EllipticCurvePublicKey, signature: bytes, data: bytes, reason: str) -> None:
+    """Require an ECDSA signature (r and s, 64 bytes) over `data`; raises `EvidenceError` with `reason`."""
     r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
     try:
         key.verify(encode_dss_signature(r, s), data, ec.ECDSA(SHA256()))

@@ -19,14 +19,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import Meta
 
 from aigovtool.attestation.certificates import Period, read_certificates, read_revocation_list
-from aigovtool.codec import Message, decode, decode_signed, encode
+from aigovtool.codec import Message, convert, decode, decode_signed, encode
 from aigovtool.errors import EvidenceError, InputError
 from aigovtool.limits import MAX_EVIDENCE_BYTES
 
 T = TypeVar("T")
-
-#: Collateral is recognised by how its only encoding begins.
-COLLATERAL_PREFIX: Final = b'{"pck_crl_issuer_chain":'
 
 _HexText = Annotated[str, Meta(pattern=r"^([0-9a-f]{2})+$(?!\n)")]
 _SignatureHex = Annotated[str, Meta(pattern=r"^[0-9a-f]{128}$(?!\n)")]
@@ -159,24 +156,15 @@ def collateral_from_json(text: bytes) -> bytes:
     )
 
 
-def collateral_from_pcs(
-    *, tcb_info: PcsAnswer, qe_identity: PcsAnswer, pck_crl: PcsAnswer, root_ca_crl: PcsAnswer
-) -> bytes:
-    """Return collateral in its only encoding, made of four answers of Intel's PCS (API version 4).
+def collateral_from_parts(parts: Mapping[str, str]) -> bytes:
+    """Return collateral in its only encoding, made of all its members, each as it was in such collateral.
 
     Raises:
-        EvidenceError: `pcs_answer` for one that is not of its form; `collateral_encoding`, `certificate_encoding`,
-            `certificate_too_large`.
+        EvidenceError: `collateral_encoding`, `certificate_encoding`, `certificate_too_large`.
     """
-    return _canonical(
-        pck_crl_issuer_chain=_issuer_chain(pck_crl, "sgx-pck-crl-issuer-chain"),
-        root_ca_crl=root_ca_crl.body,
-        pck_crl=pck_crl.body,
-        tcb_info_issuer_chain=_issuer_chain(tcb_info, "tcb-info-issuer-chain"),
-        tcb_info=_cut(tcb_info.body, "tcbInfo"),
-        qe_identity_issuer_chain=_issuer_chain(qe_identity, "sgx-enclave-identity-issuer-chain"),
-        qe_identity=_cut(qe_identity.body, "enclaveIdentity"),
-    )
+    data = _as_evidence(lambda: encode(convert(dict(parts), Collateral)))
+    read_collateral(data)
+    return data
 
 
 def _canonical(
@@ -206,15 +194,24 @@ def _canonical(
     return data
 
 
-def _issuer_chain(answer: PcsAnswer, header: str) -> str:
+def issuer_chain(answer: PcsAnswer, header: str) -> str:
+    """Return the chain (PEM, leaf first) that the PCS sends in a header.
+
+    Raises:
+        EvidenceError: `pcs_answer`, `certificate_encoding`, `certificate_too_large`.
+    """
     found = [value for name, value in answer.headers.items() if name.lower() == header]
     if len(found) != 1:
         raise EvidenceError(f"an answer of the PCS has no header {header}", reason="pcs_answer")
-    return unquote(found[0])
+    return _usual(unquote(found[0]))
 
 
-def _cut(body: bytes, member: str) -> tuple[str, str]:
-    """Return the bytes that were signed, as text, and the signature over them."""
+def cut(body: bytes, member: str) -> tuple[str, str]:
+    """Return the bytes that were signed, as text, and the signature over them in hexadecimal.
+
+    Raises:
+        EvidenceError: `pcs_answer`.
+    """
     try:
         found = re.fullmatch(_SIGNED_ANSWER % member, body.decode("utf-8"), re.DOTALL)
     except UnicodeDecodeError:

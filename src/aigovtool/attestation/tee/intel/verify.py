@@ -16,7 +16,7 @@ from aigovtool.attestation.event_list import EventList, replay
 from aigovtool.attestation.examination import Examination, Examined, Product, Step
 from aigovtool.attestation.model import Evidence, Label, TeeType
 from aigovtool.attestation.tee.intel import authentic
-from aigovtool.attestation.tee.intel.collateral import COLLATERAL_PREFIX, Collateral, read_collateral
+from aigovtool.attestation.tee.intel.collateral import Collateral, read_collateral
 from aigovtool.attestation.tee.intel.findings import (
     SGX_DEBUG,
     TD_ALLOWED,
@@ -29,6 +29,7 @@ from aigovtool.attestation.tee.intel.findings import (
 )
 from aigovtool.attestation.tee.intel.quote import TEE_SGX, TEE_TDX, EnclaveReport, Quote, TdReport, read_quote
 from aigovtool.attestation.tee.intel.qvl import Claims, judged
+from aigovtool.attestation.tee.supplement import COLLATERAL_PREFIX
 from aigovtool.codec import decode_signed
 from aigovtool.errors import EvidenceError, InputError
 from aigovtool.limits import MAX_EVIDENCE_BYTES

@@ -6,10 +6,23 @@ twelve hexadecimal digits or as one of two words.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from aigovtool.attestation.certificates import read_revocation_list
 from aigovtool.attestation.tee.intel.authentic import PCK_AUTHORITIES, common_name
-from aigovtool.attestation.tee.intel.collateral import PcsAnswer, collateral_from_pcs, read_chain
+from aigovtool.attestation.tee.intel.collateral import (
+    Collateral,
+    PcsAnswer,
+    collateral_from_parts,
+    cut,
+    issuer_chain,
+    read_chain,
+    read_document,
+    read_list,
+)
 from aigovtool.attestation.tee.intel.quote import TEE_TDX, Quote, read_quote
 from aigovtool.attestation.tee.intel.qvl import platform_of
 from aigovtool.errors import EvidenceError
@@ -35,24 +48,85 @@ def wanted(data: bytes) -> tuple[str, ...]:
     )
 
 
-def assembled(data: bytes, answers: Mapping[str, tuple[bytes, Mapping[str, str]]]) -> bytes:
-    """Return the collateral for the quote `data`, in its only encoding, from answers by their addresses.
+def merged(data: bytes, answers: Mapping[str, PcsAnswer], brought: Collateral | None) -> bytes:
+    """Return the collateral for the quote `data`, in its only encoding: of each part the one that was issued last.
+
+    What a quote brings may be from before a new advisory, and what was fetched some days ago may be older than that.
 
     Args:
         data: the quote.
-        answers: for each address of `wanted(data)` the body and the headers of the answer; others are not looked at.
+        answers: what was answered, by the addresses of `wanted(data)`; others are not looked at.
+        brought: the collateral that came along, of which nothing is verified yet.
 
     Raises:
-        EvidenceError: as `wanted`; `pcs_answer` when an answer is missing or not of its form; `collateral_encoding`,
-            `certificate_encoding`, `certificate_too_large` for a part of it.
+        EvidenceError: as `wanted`; `pcs_answer` when an answer is not of its form, or a part is not there at all;
+            `collateral_encoding`, `certificate_encoding`, `certificate_too_large` for a part of it.
     """
-    found = []
-    for address in wanted(data):
-        if address not in answers:
+    parts: dict[str, str] = {}
+    for address, read in zip(wanted(data), _PARTS, strict=True):
+        answered = read(answers[address]) if address in answers else None
+        came = None if brought is None else {name: getattr(brought, name) for name in read.names}
+        if answered is None and came is None:
             raise EvidenceError(f"no answer from {address}", reason="pcs_answer")
-        found.append(PcsAnswer(*answers[address]))
-    tcb_info, qe_identity, pck_crl, root_ca_crl = found
-    return collateral_from_pcs(tcb_info=tcb_info, qe_identity=qe_identity, pck_crl=pck_crl, root_ca_crl=root_ca_crl)
+        if answered is None or (came is not None and read.issued_ms(came) > read.issued_ms(answered)):
+            answered = came
+        parts |= answered or {}
+    return collateral_from_parts(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """A signed document: its members in collateral, in the answer, and the header with its chain."""
+
+    name: str
+    member: str
+    header: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return f"{self.name}_issuer_chain", self.name, f"{self.name}_signature"
+
+    def __call__(self, answer: PcsAnswer) -> dict[str, str]:
+        text, signature = cut(answer.body, self.member)
+        return dict(zip(self.names, (issuer_chain(answer, self.header), text, signature.lower()), strict=True))
+
+    def issued_ms(self, part: Mapping[str, str]) -> int:
+        try:
+            return read_document(part[self.name]).period.since_ms
+        except EvidenceError:
+            return -1
+
+
+@dataclass(frozen=True, slots=True)
+class _List:
+    """A revocation list, with its chain in a header where it is not the root's own."""
+
+    name: str
+    header: str | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name,) if self.header is None else (f"{self.name}_issuer_chain", self.name)
+
+    def __call__(self, answer: PcsAnswer) -> dict[str, str]:
+        chain = () if self.header is None else (issuer_chain(answer, self.header),)
+        listed = read_revocation_list(answer.body).public_bytes(Encoding.DER).hex()
+        return dict(zip(self.names, (*chain, listed), strict=True))
+
+    def issued_ms(self, part: Mapping[str, str]) -> int:
+        try:
+            return int(read_list(part[self.name]).last_update_utc.timestamp()) * 1000
+        except EvidenceError:
+            return -1
+
+
+#: In the order of `wanted`.
+_PARTS: Final[tuple[_Document | _List, ...]] = (
+    _Document("tcb_info", "tcbInfo", "tcb-info-issuer-chain"),
+    _Document("qe_identity", "enclaveIdentity", "sgx-enclave-identity-issuer-chain"),
+    _List("pck_crl", "sgx-pck-crl-issuer-chain"),
+    _List("root_ca_crl", None),
+)
 
 
 def _authority(quote: Quote) -> str:

@@ -65,24 +65,37 @@ def read_endorsements(endorsements: Sequence[bytes]) -> Endorsements:
         EvidenceError: `endorsement_unknown` for anything else than the parts named above, `endorsement_twice` for two
             of a kind, `leaf_missing`, and those of `read_table` and `read_certificates`.
     """
-    certificates: dict[Role, x509.Certificate] = {}
-    lists: dict[bytes, x509.CertificateRevocationList] = {}
-    for part in _parts(endorsements):
-        if isinstance(part, x509.Certificate):
-            role = Role.VCEK if (found := role_of(part)) is Role.VLEK else found  # a bundle has one leaf of either kind
-            _require_first(role in certificates, found)
-            certificates[role] = part
-        else:
-            lists[part.signature] = part  # the verifier adds the newest one, which may have come along
-            _require_few(lists)
+    certificates, lists = read_parts(endorsements)
     if Role.VCEK not in certificates:
         raise EvidenceError("no certificate of the key that signed the report came along", reason="leaf_missing")
     return Endorsements(
         leaf=certificates[Role.VCEK],
         authority=certificates.get(Role.AUTHORITY),
         root=certificates.get(Role.ROOT),
-        lists=tuple(lists.values()),
+        lists=lists,
     )
+
+
+def read_parts(
+    endorsements: Sequence[bytes],
+) -> tuple[dict[Role, x509.Certificate], tuple[x509.CertificateRevocationList, ...]]:
+    """Return what came along, sorted: certificates, of which the leaf of either kind is there as a VCEK, and lists.
+
+    Raises:
+        EvidenceError: as `read_endorsements`, but for `leaf_missing`.
+    """
+    certificates: dict[Role, x509.Certificate] = {}
+    lists: dict[bytes, x509.CertificateRevocationList] = {}
+    for part in _parts(endorsements):
+        if isinstance(part, x509.Certificate):
+            role = Role.VCEK if (found := role_of(part)) is Role.VLEK else found  # a bundle has one leaf of either kind
+            # The same certificate may come along twice: in the host's table, and from whoever completed the evidence.
+            _require_first(certificates.get(role, part) != part, found)
+            certificates[role] = part
+        else:
+            lists[part.signature] = part  # the verifier adds the newest one, which may have come along
+            _require_few(lists)
+    return certificates, tuple(lists.values())
 
 
 def role_of(certificate: x509.Certificate) -> Role:

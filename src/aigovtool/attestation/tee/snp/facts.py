@@ -34,18 +34,15 @@ def verified_evidence(
     key: EndorsementKey,
     *,
     endorsed_until_ms: int,
-    revocation_checked: bool,
+    newest_list_ms: int | None,
 ) -> VerifiedEvidence:
-    """Return what `report` says, which every step found genuine.
-
-    AMD makes a list when something is revoked, and it is good for long: its date says nothing of its age.
-    """
+    """Return what `report` says, which every step found genuine; `newest_list_ms` is None where no list came along."""
     facts = {
         "product": str(key.product),
         "signing_key": str(key.kind),
         "csp_id": key.provider or "none",
         "paravisor": container.paravisor,
-        "revocation": "checked" if revocation_checked else "not_checked",
+        "revocation": "not_checked" if newest_list_ms is None else "checked",
         **_report_facts(report),
     }
     return VerifiedEvidence(
@@ -58,6 +55,7 @@ def verified_evidence(
         chip_id=None if key.hardware_id is None else ChipId(report.chip_id.hex()),
         facts=tuple(Fact(name=Label(name), value=value) for name, value in facts.items()),
         endorsed_until_ms=endorsed_until_ms,
+        endorsed_since_ms=newest_list_ms,
     )
 
 

@@ -54,7 +54,8 @@ STEPS: Final = (
     Step(Label("tcb"), "the key is that of the reported TCB, and nothing exceeds what runs", "AMD 56860, TCB_VERSION"),
 )
 
-_PROFILE: Final = Profile(
+#: What AMD's certificates and lists look like.
+PROFILE: Final = Profile(
     vendor="AMD",
     signatures=frozenset({("rsa-pss", "sha384")}),
     curves=frozenset({"secp384r1"}),
@@ -84,7 +85,7 @@ class SnpVerifier:
         parts = look.run("endorsements", lambda: read_endorsements(evidence.endorsements))
         key = look.run("leaf", lambda: read_endorsement_key(parts.found().leaf))
         chain = look.run("chain", lambda: _chain(parts.found(), key.found(), self._roots))
-        period = look.run("validity", lambda: require_period(chain.found(), now_ms, _PROFILE))
+        period = look.run("validity", lambda: require_period(chain.found(), now_ms, PROFILE))
         lists = look.run("revocation", lambda: _require_not_revoked(parts.found(), chain.found(), now_ms))
         look.run("product", lambda: _require_product(report.found(), key.found()))
         look.run("signing_key", lambda: _require_signing_key(report.found(), key.found()))
@@ -97,7 +98,7 @@ class SnpVerifier:
                 report.found(),
                 key.found(),
                 endorsed_until_ms=min(one.until_ms for one in (period.found(), *lists.found())),
-                revocation_checked=bool(lists.found()),
+                newest_list_ms=max((one.since_ms for one in lists.found()), default=None),
             )
         )
 
@@ -115,13 +116,13 @@ def _chain(
     if known is None:
         raise EvidenceError(f"no root of {key.product} is trusted", reason="chain_root")
     chain = (parts.leaf, parts.authority or known.issuer_of(key.kind), parts.root or known.ark)
-    require_chain(chain, {fingerprint(known.ark)}, _PROFILE)
+    require_chain(chain, {fingerprint(known.ark)}, PROFILE)
     return chain
 
 
 def _require_not_revoked(parts: Endorsements, chain: Sequence[x509.Certificate], now_ms: int) -> tuple[Period, ...]:
     """Return the period of each list. AMD revokes authorities, and their root signs the lists."""
-    return tuple(require_not_revoked(chain, one, chain[-1], now_ms, _PROFILE) for one in parts.lists)
+    return tuple(require_not_revoked(chain, one, chain[-1], now_ms, PROFILE) for one in parts.lists)
 
 
 def _require_product(report: Report, key: EndorsementKey) -> None:

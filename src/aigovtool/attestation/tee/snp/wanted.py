@@ -7,6 +7,7 @@ is asked, so host and form of every address are fixed, and only numbers, hexadec
 from typing import Final
 
 from aigovtool.attestation.tee.snp.azure import open_container
+from aigovtool.attestation.tee.snp.endorsement_key import KeyKind
 from aigovtool.attestation.tee.snp.product import Product, read_tcb
 from aigovtool.attestation.tee.snp.report import UNSIGNED, VCEK, Report, parse_report
 from aigovtool.errors import EvidenceError
@@ -42,22 +43,34 @@ def wanted(data: bytes) -> tuple[str, ...]:
     return tuple(address for product in products for address in _addresses(report, product))
 
 
+def leaf_address(product: Product, hardware_id: bytes, tcb: bytes) -> str:
+    """Return where the certificate of a chip's VCEK for a TCB_VERSION (8 bytes) is.
+
+    Raises:
+        EvidenceError: `report_reserved` for a TCB version that the product does not have.
+    """
+    versions = read_tcb(tcb, product)
+    query = "&".join(f"{name}={versions[component]:02d}" for component, name in _LEVELS if component in versions)
+    return f"{_HOST}/vcek/v1/{product}/{hardware_id.hex()}?{query}"
+
+
+def list_address(product: Product, kind: KeyKind) -> str:
+    """Return where the list of revoked authorities for keys of a kind is."""
+    return f"{_HOST}/{kind}/v1/{product}/crl"
+
+
 def _addresses(report: Report, product: Product) -> tuple[str, ...]:
-    kind = "vcek" if report.signing_key == VCEK else "vlek"
-    base = f"{_HOST}/{kind}/v1/{product}"
-    leaf = (f"{base}/{_hardware_id(report, product)}?{_query(report, product)}",) if kind == "vcek" else ()
-    return (*leaf, f"{base}/cert_chain", f"{base}/crl")
+    kind = KeyKind.VCEK if report.signing_key == VCEK else KeyKind.VLEK
+    leaf: tuple[str, ...] = ()
+    if kind is KeyKind.VCEK:
+        leaf = (leaf_address(product, _hardware_id(report, product), report.reported_tcb),)
+    return (*leaf, f"{_HOST}/{kind}/v1/{product}/cert_chain", list_address(product, kind))
 
 
-def _hardware_id(report: Report, product: Product) -> str:
+def _hardware_id(report: Report, product: Product) -> bytes:
     size = product.hardware_id_bytes
     if not any(report.chip_id):
         raise EvidenceError("the host hides which chip this is", reason="chip_masked")
     if any(report.chip_id[size:]):
         raise EvidenceError(f"a chip id of {product} has {size} bytes", reason="report_reserved")
-    return report.chip_id[:size].hex()
-
-
-def _query(report: Report, product: Product) -> str:
-    versions = read_tcb(report.reported_tcb, product)
-    return "&".join(f"{name}={versions[component]:02d}" for component, name in _LEVELS if component in versions)
+    return report.chip_id[:size]

@@ -1,0 +1,116 @@
+"""`aigovtool endorsements`: fetched where there is a way to the vendor, and brought to who has none."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from tests.attestation.tee.snp import maker as snp
+from tests.custodian.amd import LIST, MILAN, Amd
+from tests.custodian.conftest import make_bench
+
+from aigovtool.attestation.tee.fetched import Fetched
+from aigovtool.attestation.tee.snp import authorities
+from aigovtool.cli.app import app
+from aigovtool.custodian.endorsements.vendor import VendorServices
+
+
+@pytest.fixture
+def amd(monkeypatch: pytest.MonkeyPatch) -> Amd:
+    """The network, and AMD's roots, are the test's own: everything between is the program's."""
+    made = Amd(time.time_ns() // 1_000_000)
+
+    async def fetch(services: VendorServices, url: str, now_ms: int) -> Fetched:
+        del services
+        return await made.fetch(url, now_ms)
+
+    monkeypatch.setattr(VendorServices, "fetch", fetch)
+    monkeypatch.setattr(authorities, "VENDOR", made.roots)
+    return made
+
+
+def run(folder: Path, *arguments: str) -> Result:
+    words = [str(folder / word[1:]) if word.startswith("@") else word for word in arguments]
+    return CliRunner().invoke(app, words, env={"NO_COLOR": "1"}, prog_name="aigovtool")
+
+
+def done(folder: Path, *arguments: str) -> Any:
+    result = run(folder, *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def refused(folder: Path, *arguments: str) -> tuple[int, str]:
+    result = run(folder, *arguments, "--json")
+    return result.exit_code, json.loads(result.stdout)["error"]["reason"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, amd: Amd) -> Path:
+    """A report, and the roots of whoever made its chain."""
+    known = amd.roots[MILAN]
+    (tmp_path / "report.bin").write_bytes(snp.report())
+    (tmp_path / "roots.pem").write_bytes(snp.pem(known.ark, known.ask))
+    return tmp_path
+
+
+FETCH = ("endorsements", "fetch", "@report.bin", "--tee", "sev-snp", "-o", "@fetched.json")
+VERIFY = ("evidence", "verify", "@report.bin", "--tee", "sev-snp", "--root", "@roots.pem")
+
+
+def test_what_was_fetched_makes_a_bare_report_verifiable(amd: Amd, folder: Path) -> None:
+    """On a machine with a network it is fetched, on one without it is used."""
+    assert [one["address"] for one in done(folder, *FETCH)["answers"]] == [amd.leaf_url, LIST]
+    without = run(folder, *VERIFY, "--json")
+    assert json.loads(without.stdout)["reason"] == "leaf_missing"
+    found = done(folder, *VERIFY, "--fetched", "@fetched.json")
+    assert (found["genuine"], found["says"]["facts"]["revocation"]) == (True, "checked")
+    assert refused(folder, *FETCH) == (2, "unwritable_file")
+
+
+def test_what_is_useful_may_be_missing_and_is_said(amd: Amd, folder: Path) -> None:
+    """Without the certificate there is nothing to bring; without a list there is."""
+    amd.gone = {LIST}
+    shown = run(folder, *FETCH)
+    assert shown.exit_code == 0
+    assert f"not there, and not needed: {LIST}" in shown.stdout
+    amd.gone = {amd.leaf_url}
+    assert refused(folder, *FETCH[:-1], "@other.json") == (7, "not_at_vendor")
+    assert not (folder / "other.json").exists()
+
+
+def test_an_answer_that_is_not_the_vendors_is_not_written(amd: Amd, folder: Path) -> None:
+    """A proxy's page, which would be carried to another machine."""
+    amd.page = b"<html>please log in</html>"
+    assert refused(folder, *FETCH) == (5, "certificate_encoding")
+    assert not (folder / "fetched.json").exists()
+
+
+def test_evidence_that_needs_nothing_is_told_so(folder: Path) -> None:
+    """Nitro brings its chain; and what cannot be read leads nowhere."""
+    (folder / "document.bin").write_bytes(b"x" * 100)
+    arguments = ("endorsements", "fetch", "@document.bin", "--tee", "nitro", "-o", "@fetched.json")
+    assert refused(folder, *arguments) == (3, "nothing_wanted")
+
+
+def test_a_custodian_without_a_network_is_fed_by_hand(amd: Amd, folder: Path) -> None:
+    """Once, and while it serves; what is not the vendor's does not get in."""
+    bench = make_bench(folder / "custodian")
+    bench.custodian.database.close()
+    done(folder, *FETCH)
+    add = ("endorsements", "add", "@custodian", "@fetched.json")
+    assert [one["address"] for one in done(folder, *add)["answers"]] == [amd.leaf_url, LIST]
+    assert done(folder, *add)["answers"] == []
+    shown = run(folder, *add)
+    assert "2 were there already, as new or newer" in shown.stdout
+    assert {one["address"] for one in done(folder, "endorsements", "list", "@custodian")["answers"]} == {
+        amd.leaf_url,
+        LIST,
+    }
+    page = (folder / "fetched.json").read_bytes().replace(b'"body": "', b'"body": "AAAA')
+    (folder / "fetched.json").write_bytes(page)
+    assert refused(folder, *add)[0] == 5
+    assert refused(folder, "endorsements", "add", "@nowhere", "@fetched.json") == (2, "no_custodian")
+    assert refused(folder, "endorsements", "add", "@custodian", "@report.bin") == (2, "bad_document")
