@@ -116,6 +116,7 @@ def _quotes(tee: TeeType) -> Iterator[Case]:
         ("unknown", "something beside the collateral", "endorsement_unknown", (part, b"{}")),
         ("spaces", "white space in the collateral", "collateral_encoding", (part.replace(b'","', b'", "', 1),)),
         ("trailing", "a byte behind the collateral", "collateral_encoding", (part + b"\n",)),
+        ("crlf", "a chain with other line ends", "certificate_encoding", (part.replace(b"\\n", b"\\r\\n", 1),)),
         (
             "twice-member",
             "a member twice",
@@ -261,7 +262,7 @@ _LEVEL: dict[str, Any] = {
 
 
 #: The same code decides for both; a second vector of each would double the size of the suite.
-_RULES_OF_TDX_ALONE = {"no-levels", "other-pce", "qe-product", "qe-misc", "unknown-status"}
+_RULES_OF_TDX_ALONE = {"no-levels", "other-pce", "qe-product", "qe-misc", "unknown-status", "no-time"}
 
 
 def _platform(tee: TeeType) -> Iterator[Case]:
@@ -282,6 +283,7 @@ def _platform(tee: TeeType) -> Iterator[Case]:
         ("qe-kind", "qe_identity", {"qe_identity": {"id": "QE" if mine == "TDX" else "TD_QE"}}),
         ("qe-old", "qe_level", {"qe": {"isv_svn": 3}}),
         ("unknown-status", "document_encoding", {"status": "Fine"}),
+        ("no-time", "document_encoding", {"tcb_info": {"issueDate": 7}}),
     ]
     if tee is TeeType.TDX:
         rules += [

@@ -114,6 +114,8 @@ def _endorsements() -> Iterator[Case]:
 
     yield bad("none", "no certificate of the signing key", "leaf_missing", *maker.der(known.ask, known.ark))
     yield bad("unknown", "something that is no endorsement", "endorsement_unknown", *maker.der(leaf), b"{}")
+    stranger = maker.certify("SEV-Milan2", "ARK-Milan", maker.leaf_key().public_key(), "root")
+    yield bad("name", "a certificate of no known name", "endorsement_unknown", *maker.der(leaf, stranger))
     yield bad("empty", "an empty endorsement", "endorsement_unknown", *maker.der(leaf), b"")
     yield bad("other-leaf", "leaves of two products", "endorsement_twice", *maker.der(leaf, maker.usual_leaf(GENOA)))
     yield bad("leaves", "VCEK and VLEK", "endorsement_twice", *maker.der(leaf, maker.usual_leaf(MILAN, "vlek")))
@@ -190,6 +192,8 @@ def _chains() -> Iterator[Case]:
     amds = {"roots": ()}
     title = "a self-made chain before AMD's own roots"
     yield bad("vendor-roots", title, "chain_root", leaf, known.ask, known.ark, **amds)
+    title = "roots of another product only"
+    yield bad("no-root", title, "chain_root", leaf, roots=roots(TURIN))
     yield bad("vendor-roots-leaf", "a leaf of a stranger who has AMD's names", "chain_signature", leaf, **amds)
     for name, part in (("leaf", maker.leaf), ("authority", wrong)):
         rest = () if name == "leaf" else (leaf,)

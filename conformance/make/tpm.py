@@ -221,6 +221,11 @@ _LINKS: tuple[tuple[str, str, dict[str, Any]], ...] = (
             "leaf": {"issuer_key": ecc_key("CA", ec.SECP521R1())},
         },
     ),
+    (
+        "named-twice",
+        "tpm_identity",
+        {"leaf": {"extensions": ((names(*NAMES, NAMES[0]), True), (x509.ExtendedKeyUsage([EK_PURPOSE]), False))}},
+    ),
     ("nameless", "tpm_identity", {"leaf": {"extensions": ((x509.ExtendedKeyUsage([EK_PURPOSE]), False),)}}),
 )
 
