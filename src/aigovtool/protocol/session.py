@@ -6,6 +6,7 @@ then sends data (spec: attestation, section 3). Headers of an inference are name
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Final
 
 from msgspec import Meta
@@ -16,7 +17,7 @@ from aigovtool.codec import Message
 from aigovtool.crypto.sign import Envelope
 from aigovtool.errors import EvidenceError, LogError
 from aigovtool.ids import Digest, ModelId, Nonce, Units
-from aigovtool.ledger.merkle import inclusion_proof, leaf_hash, root_of, verify_inclusion
+from aigovtool.ledger.merkle import inclusion_path, leaf_hash, nodes_of, root_of, verify_inclusion
 from aigovtool.limits import MAX_SHARERS
 
 ATTESTATION_PATH: Final = "/.well-known/aigovtool/attestation"
@@ -78,8 +79,9 @@ class SessionEvidence(Message):
 def shares_of(callers: Sequence[tuple[Audience, Nonce]]) -> tuple[Nonce, tuple[Share, ...]]:
     """Return the nonce that is quoted for several callers, and the share of each, in their order (spec: 3.4)."""
     leaves = [_leaf(audience, nonce) for audience, nonce in callers]
+    node = cache(nodes_of(leaves))  # each subtree is in the path of many
     shares = (
-        Share(index=index, size=len(leaves), proof=tuple(inclusion_proof(leaves, index)))
+        Share(index=index, size=len(leaves), proof=tuple(inclusion_path(node, index, len(leaves))))
         for index in range(len(leaves))
     )
     return Nonce(root_of(leaves).hex()), tuple(shares)
