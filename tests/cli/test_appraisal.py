@@ -21,6 +21,7 @@ from aigovtool.attestation.policy import (
     ReferenceValue,
     policy_digest,
 )
+from aigovtool.cli.appraisal.verb import one_minimum_for_several
 from aigovtool.cli.appraisal.words import AS_MUCH, LESS, MORE, changes, rules
 from aigovtool.codec import encode
 from aigovtool.errors import AppraisalError
@@ -224,6 +225,20 @@ def test_each_rule_that_changes_is_named_with_its_direction(changed: AppraisalPo
     assert (back.now, back.then) == (change.then, change.now)
     opposite = {MORE: LESS, LESS: MORE, AS_MUCH: AS_MUCH}[accepts]
     assert back.accepts == (MORE if changed in SWAPPED else opposite)
+
+
+def test_one_minimum_for_several_kinds_of_processor_is_found() -> None:
+    """Microcode of Milan counts higher than Genoa's: a minimum taken from Genoa would accept any old Milan."""
+    versions = (TcbComponent(name=Label("microcode"), version=84),)
+
+    def judged(product: tuple[str, ...] | Unchecked, minimum: tuple[TcbComponent, ...] | Unchecked = versions) -> bool:
+        facts = (FactRule(name=Label("product"), allowed=product),)
+        return one_minimum_for_several(msgspec.structs.replace(POLICY.accepted[0], facts=facts, min_tcb=minimum))
+
+    assert not judged(("Milan",))
+    assert judged(("Milan", "Genoa"))
+    assert judged(WHY)
+    assert not judged(("Milan", "Genoa"), WHY)
 
 
 def test_every_field_of_a_policy_is_in_what_is_shown() -> None:
