@@ -26,4 +26,5 @@ compile docs.txt --group docs --constraints requirements/dev.txt "$@"
 # Installed only where tpm2-tss is (scripts/tpm-library.sh); tpm2-pytss itself has no wheels.
 compile tpm_build.txt --group tpm-build --constraints requirements/dev.txt "$@"
 compile tpm.txt --extra tpm --constraints requirements/dev.txt "$@"
+compile fuzz.txt --group fuzz --constraints requirements/dev.txt "$@"
 compile lock.txt --group lock --constraints requirements/dev.txt "$@"

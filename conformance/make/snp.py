@@ -59,11 +59,11 @@ def _genuine() -> Iterator[Case]:
     for version in (2, 5):
         yield _case(f"genuine-version-{version}", "another version of the report", maker.report(version=version))
     known = maker.authorities()
-    parts = (maker.usual_leaf(), known.ask, known.ark, maker.revocation_list())
-    yield _case("genuine-chain-and-list", "leaf, authority, root and list in DER", None, *maker.der(*parts))
-    chain, lists = maker.pem(*parts[:3]), maker.pem(parts[3])
+    whole = (maker.usual_leaf(), known.ask, known.ark, maker.revocation_list())
+    yield _case("genuine-chain-and-list", "leaf, authority, root and list in DER", None, *maker.der(*whole))
+    chain, lists = maker.pem(*whole[:3]), maker.pem(whole[3])
     yield _case("genuine-pem", "the same in PEM", None, chain, lists)
-    entries = list(zip(("vcek", "ask", "ark", "crl"), maker.der(*parts), strict=True))
+    entries = list(zip(("vcek", "ask", "ark", "crl"), maker.der(*whole), strict=True))
     yield _case("genuine-table", "the same in the host's certificate table", None, maker.table(entries, gap=3))
     again = maker.authority("SEV-Milan", "ARK-Milan", path_length=0, serial=77)
     title = "another authority that the pinned root has issued"
