@@ -68,6 +68,9 @@ def test_what_was_fetched_makes_a_bare_report_verifiable(amd: Amd, folder: Path)
     found = done(folder, *VERIFY, "--fetched", "@fetched.json")
     assert (found["genuine"], found["says"]["facts"]["revocation"]) == (True, "checked")
     assert refused(folder, *FETCH) == (2, "unwritable_file")
+    draft = ("appraisal", "draft", *VERIFY[2:], "--fetched", "@fetched.json", "-o", "@policy.json")
+    done(folder, *draft)
+    assert done(folder, *VERIFY, "--fetched", "@fetched.json", "--policy", "@policy.json")["acceptable"]
 
 
 def test_what_is_useful_may_be_missing_and_is_said(amd: Amd, folder: Path) -> None:

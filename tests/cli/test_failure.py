@@ -122,7 +122,7 @@ def test_a_bug_is_told_even_when_it_cannot_be_logged(
         ["custodian", "serve", "x", "--listen", "nowhere"],
         ["custodian", "serve", "x", "--listen", "host:65536"],
         ["model", "add", "x.aigov", "--dial", "loose", "--borrower", "b"],
-        ["enclave", "serve", "--tee", "tpm", "--borrower-file", "x", "--model", "m"],
+        ["enclave", "serve", "--tee", "sev", "--borrower-file", "x", "--model", "m"],
     ],
 )
 def test_wrong_usage_is_refused_for_people_and_programs(run: Callable[..., Result], arguments: list[str]) -> None:

@@ -200,13 +200,12 @@ def test_a_draft_demands_that_revocation_is_checked(folder: Path) -> None:
     ("changes", "reason"),
     [
         ({"debug": True}, "debug"),
-        ({"facts": (Fact(name=Label("attestation_key"), value="unproven"),)}, "attestation_key"),
         ({"facts": (Fact(name=Label("foreign_nonce"), value="00"),)}, "foreign_nonce"),
         ({"chip_id": None}, "no_chip"),
     ],
 )
 def test_nothing_is_drafted_from_what_no_policy_should_accept(changes: dict[str, Any], reason: str) -> None:
-    """Attack: a quote by a software key, which would pass every check of a policy made from one like it."""
+    """Attack: a policy made from evidence that is bound to nothing, and accepts more like it."""
     require_draftable(verified(), this_chip=True)
     require_draftable(verified(chip_id=None), this_chip=False)
     with pytest.raises(AIGovToolError) as caught:

@@ -14,7 +14,7 @@ from tests.enclave.attesters.measured_boot import LOG, extend, measure_boot, pol
 from tests.enclave.attesters.software_tpm import SoftwareTpm, missing, software_tpm
 
 from aigovtool.attestation.policy import AppraisalPolicy
-from aigovtool.codec import encode
+from aigovtool.codec import decode, encode
 from aigovtool.custodian.activation import ROOTS_DIRECTORY
 from aigovtool.ledger.policy import Dial, default_policy
 from aigovtool.protocol import commands
@@ -86,6 +86,25 @@ def consumer_file(world: World, policy: AppraisalPolicy) -> Path:
     )
     path.chmod(0o600)
     return path
+
+
+def test_a_policy_for_a_machine_begins_with_what_it_says_of_itself(world: World, tpm: SoftwareTpm) -> None:
+    """Evidence is written down on the host, verified and made a policy elsewhere, and the host is admitted by it."""
+    log, issuers = world.directory / "event.log", world.directory / "issuers.der"
+    roots, evidence, drafted = (world.directory / name for name in ("roots.pem", "evidence.json", "policy.json"))
+    log.write_bytes(LOG)
+    issuers.write_bytes(tpm.issuer)
+    roots.write_bytes(tpm.root.public_bytes(Encoding.PEM))
+    tpm_options = ("--tpm", tpm.tcti, "--tpm-event-log", log, "--tpm-issuers", issuers)
+    written = aigovtool("enclave", "evidence", "--tee", "tpm", *tpm_options, "-o", evidence)
+    assert SAID in written.stderr
+    seen = json.loads(aigovtool("evidence", "verify", evidence, "--root", roots, "--json").stdout)
+    assert (seen["genuine"], seen["says"]["facts"]["attestation_key"]) == (True, "unproven")
+    aigovtool("appraisal", "draft", evidence, "--root", roots, "--version", "3", "-o", drafted)
+    policy = decode(drafted.read_bytes(), AppraisalPolicy)
+    world.command(commands.SetAppraisalPolicy(policy=policy))
+    start(world, tpm)
+    world.wait_ready()
 
 
 def test_a_machine_with_a_tpm_serves_until_its_boot_changes(world: World, tpm: SoftwareTpm) -> None:

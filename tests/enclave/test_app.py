@@ -36,7 +36,13 @@ async def test_an_enclave_that_is_told_to_end_while_it_boots_serves_nobody(
         port=0,
         cache=tmp_path,
     )
-    enclave = app._Enclave(options, site.party, app.attester_for(options), bind_loopback(), None)
+    enclave = app._Enclave(
+        options,
+        site.party,
+        app.attester_for(options.tee, allow_simulated=options.allow_simulated),
+        bind_loopback(),
+        None,
+    )
     async with asyncio.timeout(20):
         await enclave.run()
     (instance,) = booted

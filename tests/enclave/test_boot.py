@@ -43,7 +43,7 @@ def test_the_simulated_tee_is_never_a_default(tee: str, allow: bool, reason: str
         cache=tmp_path,
     )
     with pytest.raises(ConfigurationError) as caught:
-        attester_for(options)
+        attester_for(options.tee, allow_simulated=options.allow_simulated)
     assert caught.value.reason == reason
 
 

@@ -56,7 +56,8 @@ FOREIGN = {
 OURS = {
     "aigovtool": {"codec", "crypto", "enclave", "errors", "ids", "ledger", "limits"}
     | {"attestation", "package", "protocol", "transport"},
-    "aigovtool.attestation": {"appraisal", "attester", "binding", "model", "policy"},
+    "aigovtool.attestation": {"attester", "binding", "model", "policy", "tee"},
+    "aigovtool.attestation.tee": {"supplement"},
     "aigovtool.package": {"manifest"},
     "aigovtool.ledger": {"budget", "checkpoint", "entry", "merkle", "policy", "receipt", "units"},
     "aigovtool.crypto": {"aead", "identity", "keyfile", "secret", "sign", "tlskey", "x509"},

@@ -1,6 +1,8 @@
 """`aigovtool enclave`: run an enclave on this host, and say what it would measure."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec import Struct
@@ -9,6 +11,9 @@ from aigovtool.cli.address import LISTEN, Address
 from aigovtool.cli.credentials import read_borrower
 from aigovtool.cli.screen import UNENCRYPTED, Screen
 from aigovtool.cli.verb import DIRECTORY, FILE, Verb, VerbGroup
+
+if TYPE_CHECKING:
+    from aigovtool.enclave.app import TpmOptions
 
 _SIMULATED = "simulated"
 _TPM = "tpm"
@@ -21,6 +26,15 @@ class Found(Struct, frozen=True, kw_only=True):
     tee: str
     usable: bool
     detail: str
+
+
+class Written(Struct, frozen=True, kw_only=True):
+    """Evidence that was written to a file, in this program's own form."""
+
+    tee: str
+    file: str
+    bytes: int
+    endorsements: int
 
 
 class Measured(Struct, frozen=True, kw_only=True):
@@ -36,39 +50,51 @@ def enclave() -> None:
     """Run borrowed models in an enclave on this host."""
 
 
+_TEE_OPTIONS = (
+    click.option(
+        "--tee",
+        type=click.Choice(["auto", "sev-snp", "tdx", "sgx", "nitro", _TPM, _SIMULATED]),
+        default="auto",
+        show_default=True,
+        help="Which TEE; auto takes the one that is here, and never a TPM or the simulated one.",
+    ),
+    click.option("--allow-simulated", is_flag=True, help="DEVELOPMENT ONLY: confirm --tee simulated."),
+    click.option(
+        "--tpm", metavar="DEVICE", default="/dev/tpmrm0", show_default=True, help="With --tee tpm: a device, or a TCTI."
+    ),
+    click.option(
+        "--tpm-bank",
+        type=click.Choice(["sha256", "sha384"]),
+        default="sha256",
+        show_default=True,
+        help="With --tee tpm: the bank of PCRs that is quoted.",
+    ),
+    click.option(
+        "--tpm-event-log",
+        metavar="FILE",
+        default=_EVENT_LOG,
+        show_default=True,
+        help="With --tee tpm: the firmware's log of what it measured, or none.",
+    ),
+    click.option(
+        "--tpm-issuers", type=FILE, help="With --tee tpm: the certificates between the TPM's and its maker's root."
+    ),
+    click.option("--tpm-certificate", type=FILE, help="With --tee tpm: the TPM's certificate, if it does not hold it."),
+)
+
+
+def _tee_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say which TEE, and where it is."""
+    for option in reversed(_TEE_OPTIONS):
+        function = option(function)
+    return function
+
+
 @enclave.command(
     cls=Verb,
     example="aigovtool enclave serve --borrower-file st-mary.json --model xray --listen 0.0.0.0:8443",
 )
-@click.option(
-    "--tee",
-    type=click.Choice(["auto", "sev-snp", "tdx", "sgx", "nitro", _TPM, _SIMULATED]),
-    default="auto",
-    show_default=True,
-    help="Which TEE; auto takes the one that is here, and never a TPM or the simulated one.",
-)
-@click.option("--allow-simulated", is_flag=True, help="DEVELOPMENT ONLY: confirm --tee simulated.")
-@click.option(
-    "--tpm", metavar="DEVICE", default="/dev/tpmrm0", show_default=True, help="With --tee tpm: a device, or a TCTI."
-)
-@click.option(
-    "--tpm-bank",
-    type=click.Choice(["sha256", "sha384"]),
-    default="sha256",
-    show_default=True,
-    help="With --tee tpm: the bank of PCRs that is quoted.",
-)
-@click.option(
-    "--tpm-event-log",
-    metavar="FILE",
-    default=_EVENT_LOG,
-    show_default=True,
-    help="With --tee tpm: the firmware's log of what it measured, or none.",
-)
-@click.option(
-    "--tpm-issuers", type=FILE, help="With --tee tpm: the certificates between the TPM's and its maker's root."
-)
-@click.option("--tpm-certificate", type=FILE, help="With --tee tpm: the TPM's certificate, if it does not hold it.")
+@_tee_options
 @click.option("--borrower-file", type=FILE, required=True, help="The file from `aigovtool borrower add`.")
 @click.option("--model", "models", multiple=True, required=True, help="Model to serve; repeat for more.")
 @click.option("--listen", type=LISTEN, default="127.0.0.1:8443", show_default=True, help="HOST:PORT to accept on.")
@@ -76,6 +102,7 @@ def enclave() -> None:
 @click.pass_obj
 def serve(
     screen: Screen,
+    /,
     *,
     tee: str,
     borrower_file: Path,
@@ -83,18 +110,14 @@ def serve(
     listen: Address,
     cache: Path,
     allow_simulated: bool,
-    tpm: str,
-    tpm_bank: str,
-    tpm_event_log: str,
-    tpm_issuers: Path | None,
-    tpm_certificate: Path | None,
+    **tpm: Any,  # noqa: ANN401 - click's
 ) -> None:
     """Attest to the custodian, get the models' keys, and serve until interrupted.
 
     A TPM shows what was booted and encrypts no memory, so it is used only if it is named.
     """
     from aigovtool.cli.logs import log_to_stderr  # noqa: PLC0415
-    from aigovtool.enclave.app import EnclaveOptions, TpmOptions  # noqa: PLC0415
+    from aigovtool.enclave.app import EnclaveOptions  # noqa: PLC0415
     from aigovtool.enclave.app import serve as run  # noqa: PLC0415
 
     options = EnclaveOptions(
@@ -105,21 +128,63 @@ def serve(
         host=listen.host,
         port=listen.port,
         cache=cache,
-        tpm=TpmOptions(
-            tcti=tpm,
-            bank=tpm_bank,
-            event_log=None if tpm_event_log == "none" else Path(tpm_event_log),
-            issuers=tpm_issuers,
-            ek_certificate=tpm_certificate,
+        tpm=_tpm_options(**tpm),
+    )
+    _warn(screen, tee)
+    read_borrower(borrower_file)  # says which kind of file it is, if it is another
+    log_to_stderr()
+    run(options, ready=lambda url: screen.note(f"serving {', '.join(models)} on {url}"))
+
+
+@enclave.command(cls=Verb, example="aigovtool enclave evidence -o evidence.json")
+@_tee_options
+@click.option("-o", "--out", type=FILE, required=True, help="Where the evidence is written.")
+@click.pass_obj
+def evidence(screen: Screen, /, *, tee: str, allow_simulated: bool, out: Path, **tpm: Any) -> None:  # noqa: ANN401
+    """Write down what this platform says of itself, for whoever makes a policy.
+
+    `evidence verify`, `appraisal draft`, `reference-values add --from` and `endorsements fetch` take the file. It is
+    bound to nobody's keys, so nobody is admitted with it.
+    """
+    from aigovtool.cli.document import write_document  # noqa: PLC0415
+    from aigovtool.enclave.app import attester_for  # noqa: PLC0415
+    from aigovtool.enclave.sample import sample_evidence  # noqa: PLC0415
+
+    _warn(screen, tee)
+    made = sample_evidence(attester_for(tee, _tpm_options(**tpm), allow_simulated=allow_simulated))
+    write_document(out, made, replace=False)
+    shown = Written(tee=made.tee.value, file=str(out), bytes=len(made.data), endorsements=len(made.endorsements))
+    screen.show(
+        shown,
+        lambda: screen.facts(
+            [
+                ("tee", shown.tee),
+                ("evidence", f"{shown.bytes:,} bytes, with {shown.endorsements} endorsements"),
+                ("written to", shown.file),
+            ]
         ),
     )
+
+
+def _tpm_options(
+    *, tpm: str, tpm_bank: str, tpm_event_log: str, tpm_issuers: Path | None, tpm_certificate: Path | None
+) -> "TpmOptions":
+    from aigovtool.enclave.app import TpmOptions  # noqa: PLC0415
+
+    return TpmOptions(
+        tcti=tpm,
+        bank=tpm_bank,
+        event_log=None if tpm_event_log == "none" else Path(tpm_event_log),
+        issuers=tpm_issuers,
+        ek_certificate=tpm_certificate,
+    )
+
+
+def _warn(screen: Screen, tee: str) -> None:
     if tee == _SIMULATED:
         screen.banner()
     elif tee == _TPM:
         screen.banner(UNENCRYPTED)
-    read_borrower(borrower_file)  # says which kind of file it is, if it is another
-    log_to_stderr()
-    run(options, ready=lambda url: screen.note(f"serving {', '.join(models)} on {url}"))
 
 
 @enclave.command(cls=Verb, example="aigovtool enclave measure --json")

@@ -80,20 +80,20 @@ class EnclaveOptions:
     tpm: TpmOptions | None = None
 
 
-def attester_for(options: EnclaveOptions) -> Attester:
-    """Return the attester of the chosen TEE; with `auto`, of the one that is here, and log what was found.
+def attester_for(tee: str, tpm: TpmOptions | None = None, *, allow_simulated: bool) -> Attester:
+    """Return the attester of the named TEE; with `auto`, of the one that is here, and log what was found.
 
     Raises:
         ConfigurationError: the TEE is not available, or is the simulated one without explicit opt-in.
     """
-    if options.tee != TeeType.SIMULATED.value:
+    if tee != TeeType.SIMULATED.value:
         from aigovtool.enclave.attesters import detect  # noqa: PLC0415 - the drivers of platforms that are not here
 
         found = detect.look()
-        tee = detect.choose(found) if options.tee == AUTO else TeeType(options.tee)
-        _LOG.info("tee_chosen", extra={"tee": tee.value, "found": [finding.detail for finding in found]})
-        return _tpm(options.tpm or TpmOptions()) if tee is TeeType.TPM else detect.attester_for(tee)
-    if not options.allow_simulated:
+        chosen = detect.choose(found) if tee == AUTO else TeeType(tee)
+        _LOG.info("tee_chosen", extra={"tee": chosen.value, "found": [finding.detail for finding in found]})
+        return _tpm(tpm or TpmOptions()) if chosen is TeeType.TPM else detect.attester_for(chosen)
+    if not allow_simulated:
         raise ConfigurationError(
             "the simulated TEE protects nothing and is refused by default",
             reason="simulated_refused",
@@ -137,7 +137,7 @@ def serve(options: EnclaveOptions, *, ready: Callable[[str], None] | None = None
     Raises:
         AIGovToolError: configuration, or a refusal by the custodian that waiting cannot mend.
     """
-    attester = attester_for(options)
+    attester = attester_for(options.tee, options.tpm, allow_simulated=options.allow_simulated)
     party = decode(
         read_secret_file(options.borrower_file, max_bytes=MAX_PARTY_FILE_BYTES).reveal(),
         BorrowerFile,

@@ -14,6 +14,7 @@ from msgspec import Struct
 from aigovtool.cli.appraisal.policy_file import read_policy
 from aigovtool.cli.appraisal.words import rules
 from aigovtool.cli.document import write_document
+from aigovtool.cli.endorsements.answers import read_answers, with_answers
 from aigovtool.cli.evidence.files import read_evidence
 from aigovtool.cli.evidence.verb import TEES, moment_ms, verifier_for, warn
 from aigovtool.cli.screen import Screen
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
 _DAY_MS: Final = 86_400_000
 _ANY_CHIP: Final = "any chip that its vendor certifies"
-#: What is demanded whatever the machine said: that a list could not be had when a policy was drafted is no rule.
-_DEMANDED: Final = {"revocation": "checked"}
+#: What is demanded whatever was seen: that a list could not be had when a policy was drafted is no rule; and that a key
+#: is in a TPM is shown to custodians and by them, never by a file.
+_DEMANDED: Final = {"revocation": ("checked",), "attestation_key": ("activated", "certified")}
 _REVIEW: Final = "This is what one machine said. Go through every rule before it decides who gets a model."
 
 
@@ -43,6 +45,7 @@ class Drafted(Struct, frozen=True, kw_only=True):
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--tee", type=click.Choice(TEES), help="Whose evidence it is, where the file does not say.")
 @click.option("--endorsements", multiple=True, type=click.Path(path_type=Path), help="What it needs; repeat.")
+@click.option("--fetched", type=FILE, help="What `aigovtool endorsements fetch` wrote.")
 @click.option("--event-log", type=FILE, help="The firmware's event log of a TD (CCEL).")
 @click.option("--root", "roots", multiple=True, type=FILE, help="Believe these roots, not the vendor's; repeat.")
 @click.option("--nonce", metavar="HEX", help="The nonce in a TPM quote that another program asked for.")
@@ -60,6 +63,7 @@ def draft(
     file: Path,
     tee: str | None,
     endorsements: tuple[Path, ...],
+    fetched: Path | None,
     event_log: Path | None,
     roots: tuple[Path, ...],
     nonce: str | None,
@@ -79,6 +83,8 @@ def draft(
     from aigovtool.attestation.model import TeeType  # noqa: PLC0415
 
     evidence = read_evidence(None if tee is None else TeeType(tee), file, endorsements, event_log)
+    if fetched is not None:
+        evidence = with_answers(evidence, read_answers(fetched))
     warn(screen, evidence.tee, roots)
     verified = verifier_for(evidence.tee, roots, nonce).examine(evidence, moment_ms(at)).genuine()
     require_draftable(verified, this_chip=this_chip)
@@ -100,14 +106,12 @@ def require_draftable(verified: "VerifiedEvidence", *, this_chip: bool) -> None:
     """Refuse to draft from what no policy should accept.
 
     Raises:
-        AppraisalError: it is in debug mode (`debug`), or nothing shows that a TPM made it, for us
-            (`attestation_key`, `foreign_nonce`).
+        AppraisalError: it is in debug mode (`debug`), or was made for another program (`foreign_nonce`).
         InvalidValueError: this chip is to be accepted alone, and the platform does not tell which it is (`no_chip`).
     """
     facts = {str(fact.name): fact.value for fact in verified.facts}
     for reason, unfit, why in (
         ("debug", verified.debug, "the TEE is in debug mode: its host can read its memory"),
-        ("attestation_key", facts.get("attestation_key") == "unproven", "nothing shows its key to be in any TPM"),
         ("foreign_nonce", "foreign_nonce" in facts, "it was made for another program, and binds nothing of ours"),
     ):
         if unfit:
@@ -137,7 +141,7 @@ def drafted(
         reference_values=(ReferenceSet(label=label, values=values),),
         min_tcb=verified.tcb.components or Unchecked(reason="this platform tells no versions"),
         chips=chips,
-        facts=tuple(FactRule(name=one.name, allowed=(_DEMANDED.get(one.name, one.value),)) for one in verified.facts),
+        facts=tuple(FactRule(name=one.name, allowed=_DEMANDED.get(one.name, (one.value,))) for one in verified.facts),
         max_attestation_age_ms=_DAY_MS,
         advisories=verified.advisories,
         label=None if entry is None else convert(entry, Label),
