@@ -14,6 +14,7 @@ from aigovtool.attestation.model import (
     Advisory,
     AttestationResult,
     ChipId,
+    Clock,
     Fact,
     Label,
     MeasuredEvents,
@@ -150,7 +151,7 @@ def test_every_failed_check_is_listed() -> None:
 def test_a_tee_without_an_entry_is_refused() -> None:
     """What the policy does not mention is not accepted, and nothing about it counts as passed."""
     assert failed(verified(tee=TeeType.TDX), policy()) == [
-        *("tee", "measurements", "tcb", "chip", "facts", "advisories", "collateral_age"),
+        *("tee", "measurements", "tcb", "chip", "facts", "advisories", "collateral_age", "clock"),
     ]
 
 
@@ -223,6 +224,39 @@ def test_collateral_is_not_older_than_the_policy_says() -> None:
     old = verified(endorsed_since_ms=NOW_MS - 1_000 * day_ms)
     body = appraise(old, policy(entry(max_collateral_age_ms=WHY)), NOW_MS).body
     assert body.status is Status.WARNING
+
+
+def vouched(**changes: Any) -> tuple[ReferenceSet, ...]:
+    return (msgspec.structs.replace(references()[0], secure_tsc=True, **changes),)
+
+
+@pytest.mark.parametrize(
+    ("clock", "known", "outcome"),
+    [
+        (Clock.PLATFORM, references(), Outcome.PASSED),
+        (Clock.MEASURED, vouched(), Outcome.PASSED),
+        (Clock.MEASURED, references(), Outcome.FAILED),
+        (Clock.MEASURED, (*references(), *vouched(label="of a liar")), Outcome.FAILED),
+        (Clock.MEASURED, vouched(values=(ReferenceValue(name=Label("launch"), digest=WHY),)), Outcome.FAILED),
+        (Clock.HOST, vouched(), Outcome.FAILED),
+    ],
+    ids=["platform", "vouched for", "unknown", "the first that matches", "left out", "host"],
+)
+def test_a_clock_is_trusted_if_its_host_cannot_slow_it(
+    clock: Clock, known: tuple[ReferenceSet, ...], outcome: Outcome
+) -> None:
+    """Where the measurement alone tells, its author has to vouch; and what was not compared vouches for nothing."""
+    trusted = outcome is Outcome.PASSED
+    required = policy(entry(reference_values=known, trusted_clock_required=True))
+    found = examine(verified(clock=clock), policy(entry(reference_values=known)), NOW_MS)
+    assert found.trusted_clock is trusted
+    assert found.status is not Status.CONTRAINDICATED
+    detail = next(check.detail for check in found.checks if check.name == "clock")
+    assert ("units, not in time" in detail) is not trusted
+    if trusted:
+        assert appraise(verified(clock=clock), required, NOW_MS).body.trusted_clock
+    else:
+        assert failed(verified(clock=clock), required) == ["clock"]
 
 
 def logged(*digests: str) -> VerifiedEvidence:

@@ -18,7 +18,7 @@ from aigovtool.errors import AppraisalError, InvalidValueError
 from aigovtool.ids import digest_of
 
 #: What an entry may leave out: then no advisory is accepted, and no collateral that is older than 30 days.
-DEFAULTED = ("advisories", "max_collateral_age_ms", "label")
+DEFAULTED = ("advisories", "max_collateral_age_ms", "label", "trusted_clock_required")
 
 
 @pytest.mark.parametrize("where", ["policy", "entry"])

@@ -214,6 +214,7 @@ SWAPPED = (
         (of(max_collateral_age_ms=86_400_000), "tdx: collateral is at most so old", LESS),
         (of(max_collateral_age_ms=WHY), "tdx: collateral is at most so old", MORE),
         (SWAPPED[3], "tdx: build release 1", MORE),
+        (of(trusted_clock_required=True), "tdx: a clock that its host cannot slow", LESS),
     ],
 )
 def test_each_rule_that_changes_is_named_with_its_direction(changed: AppraisalPolicy, what: str, accepts: str) -> None:
@@ -260,8 +261,9 @@ def test_every_field_of_a_policy_is_in_what_is_shown() -> None:
         "advisories",
         "max_collateral_age_ms",
         "label",
+        "trusted_clock_required",
     }
-    assert len(rules(POLICY)) == 2 + 6
+    assert len(rules(POLICY)) == 2 + 7
     assert policy_digest(POLICY) != policy_digest(of(chips=WHY))
 
 
@@ -269,8 +271,8 @@ def test_a_tee_that_comes_or_goes_is_listed_rule_by_rule() -> None:
     """Another TEE accepts more with each of its rules; one that is gone accepts less. Two builds may share a label."""
     snp = msgspec.structs.replace(ENTRY, tee=TeeType.SEV_SNP, reference_values=ENTRY.reference_values * 2)
     both = msgspec.structs.replace(POLICY, accepted=(ENTRY, snp))
-    assert [change.accepts for change in changes(POLICY, both)] == [MORE] * 7
-    assert [change.accepts for change in changes(both, POLICY)] == [LESS] * 7
+    assert [change.accepts for change in changes(POLICY, both)] == [MORE] * 8
+    assert [change.accepts for change in changes(both, POLICY)] == [LESS] * 8
     assert [change.what for change in changes(POLICY, both)][:2] == [
         "sev-snp: build release 1",
         "sev-snp: build release 1 (2)",

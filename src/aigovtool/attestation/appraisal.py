@@ -21,6 +21,7 @@ from aigovtool.attestation.model import (
     APPRAISAL_TOKEN,
     AttestationResult,
     Check,
+    Clock,
     Label,
     Outcome,
     ResultBody,
@@ -79,6 +80,7 @@ def examine(verified: VerifiedEvidence, policy: AppraisalPolicy, now_ms: int) ->
         memory_encryption=verified.memory_encryption,
         report_data=verified.report_data,
         checks=checks,
+        trusted_clock=_has_trusted_clock(verified, entry),
     )
 
 
@@ -173,13 +175,17 @@ def _of_entry(rule: _EntryRule) -> _Rule:
     return with_entry
 
 
-def _measurements(verified: VerifiedEvidence, entry: AcceptedTee) -> _Finding:
+def _chosen(verified: VerifiedEvidence, entry: AcceptedTee) -> ReferenceSet | None:
+    """Return the reference values that match; a full match is preferred to one that leaves a measurement out."""
     matches = [reference for reference in entry.reference_values if _matches(verified, reference)]
-    if not matches:
+    return min(matches, key=lambda reference: len(_left_out(reference)), default=None)
+
+
+def _measurements(verified: VerifiedEvidence, entry: AcceptedTee) -> _Finding:
+    chosen = _chosen(verified, entry)
+    if chosen is None:
         seen = ", ".join(f"{part.name} {part.digest}" for part in verified.measurements)
         return _failed(f"no set of reference values has {seen}")
-    # A full match is preferred to one that leaves a measurement out.
-    chosen = min(matches, key=lambda reference: len(_left_out(reference)))
     reasons = _left_out(chosen)
     return _unchecked(reasons) if reasons else _passed(f"reference values {chosen.label!r}")
 
@@ -263,6 +269,20 @@ def _collateral_age(case: _Case) -> _Finding:
     return _passed(f"the oldest collateral is {days}") if age_ms <= most else _failed(f"collateral is {days}")
 
 
+def _has_trusted_clock(verified: VerifiedEvidence, entry: AcceptedTee | None) -> bool:
+    if verified.clock is not Clock.MEASURED or entry is None:
+        return verified.clock is Clock.PLATFORM
+    chosen = _chosen(verified, entry)
+    return chosen is not None and chosen.secure_tsc and not _left_out(chosen)
+
+
+def _clock(verified: VerifiedEvidence, entry: AcceptedTee) -> _Finding:
+    if _has_trusted_clock(verified, entry):
+        return _passed("its host cannot slow its clock")
+    by_host = "its host can slow its clock: a stop is bounded in units, not in time"
+    return _failed(by_host) if entry.trusted_clock_required else _passed(by_host)
+
+
 #: The order of appraisal; a name is the check's name and the error's reason.
 _RULES: Final[dict[Label, _Rule]] = {
     Label("tee"): _tee,
@@ -276,6 +296,7 @@ _RULES: Final[dict[Label, _Rule]] = {
     Label("endorsements"): _endorsements,
     Label("advisories"): _of_entry(_advisories),
     Label("collateral_age"): _collateral_age,
+    Label("clock"): _of_entry(_clock),
 }
 CHECK_NAMES: Final = tuple(_RULES)
 

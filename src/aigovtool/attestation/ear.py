@@ -72,6 +72,7 @@ def claims_of(body: ResultBody, verified: VerifiedEvidence, *, build: str) -> At
             "advisories": list(verified.advisories),
             "debug": verified.debug,
             "memory-encryption": verified.memory_encryption,
+            "clock": verified.clock.value,
             "report-data": verified.report_data.hex(),
             **({} if verified.chip_id is None else {"chip": verified.chip_id}),
         },

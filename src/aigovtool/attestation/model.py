@@ -153,6 +153,18 @@ class MeasuredEvents(Message):
 Advisory = NewType("Advisory", Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,63}$(?!\n)")])
 
 
+class Clock(StrEnum):
+    """By whose clock a TEE counts time: stops are bounded in time only where its host cannot slow it.
+
+    PLATFORM: by one that the platform keeps from the host. MEASURED: by such a one if the guest was started so, which
+    is in its measurement alone. HOST: by its host's.
+    """
+
+    PLATFORM = "platform"
+    MEASURED = "measured"
+    HOST = "host"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedEvidence:
     """What a platform verifier found in genuine evidence; made by verifiers only.
@@ -169,6 +181,7 @@ class VerifiedEvidence:
         advisories: what the vendor knows to be wrong with a platform of this TCB.
         events: for registers whose log came along, what was measured into them.
         also_bound: claims that the platform carries beside the report data, by their name in `Binding`.
+        clock: by whose clock it counts time.
     """
 
     tee: TeeType
@@ -184,6 +197,7 @@ class VerifiedEvidence:
     advisories: tuple[Advisory, ...] = ()
     events: tuple[MeasuredEvents, ...] = ()
     also_bound: tuple[tuple[str, bytes], ...] = ()
+    clock: Clock = Clock.HOST
 
     def __post_init__(self) -> None:
         if len(self.report_data) != REPORT_DATA_BYTES:
@@ -241,7 +255,8 @@ class TrustVector(Message, rename="kebab"):
 class ResultBody(Message):
     """The content of an attestation result, EAR-shaped; for transport, storage and the dashboard.
 
-    It may also describe a refusal (`status` contraindicated). It authorises nothing: `AttestationResult` does.
+    It may also describe a refusal (`status` contraindicated). It authorises nothing: `AttestationResult` does. Without
+    a `trusted_clock` stops are bounded in units, and not in time.
     """
 
     tee: TeeType
@@ -257,6 +272,7 @@ class ResultBody(Message):
     memory_encryption: bool
     report_data: Annotated[bytes, Meta(min_length=REPORT_DATA_BYTES, max_length=REPORT_DATA_BYTES)]
     checks: tuple[Check, ...]
+    trusted_clock: bool = False
 
 
 #: Only `aigovtool.attestation.appraisal` uses this.

@@ -54,12 +54,14 @@ class EventRule(Message, omit_defaults=True):
 class ReferenceSet(Message, omit_defaults=True):
     """The reference values of one build of the enclave; they are only ever accepted together.
 
-    A register that an event rule judges needs no value, but may have one.
+    A register that an event rule judges needs no value, but may have one. `secure_tsc`: whoever measured this build
+    vouches that these are values with a clock that the host cannot slow, where the platform says so by them alone.
     """
 
     label: PrintableText
     values: Annotated[tuple[ReferenceValue, ...], _Items]
     events: Annotated[tuple[EventRule, ...], Meta(max_length=32)] = ()
+    secure_tsc: bool = False
 
 
 class FactRule(Message):
@@ -87,6 +89,7 @@ class AcceptedTee(Message, omit_defaults=True):
     advisories: Annotated[tuple[Advisory, ...], Meta(max_length=MAX_POLICY_ITEMS)] | Unchecked = ()
     max_collateral_age_ms: Annotated[int, Meta(ge=60_000, le=366 * 86_400_000)] | Unchecked | None = None
     label: Label | None = None
+    trusted_clock_required: bool = False
 
     @property
     def collateral_age_ms(self) -> int | Unchecked:

@@ -102,6 +102,13 @@ def _of_tee(entry: "AcceptedTee") -> Iterator[Rule]:
     yield _age(f"{tee}: an attestation is good for", entry.max_attestation_age_ms)
     if entry.advisories:
         yield _listed(f"{tee}: accepted advisories", entry.advisories)
+    clock = entry.trusted_clock_required
+    text = (
+        "required"
+        if clock
+        else "not required: its host may slow its clock, and a stop is bounded in units, not in time"
+    )
+    yield Rule(f"{tee}: a clock that its host cannot slow", text, {} if clock else {"without": 1})
     oldest = entry.collateral_age_ms
     what = f"{tee}: collateral is at most so old"
     yield _unchecked(what, oldest) if isinstance(oldest, Unchecked) else _age(what, oldest)
@@ -136,4 +143,5 @@ def _build(reference: "ReferenceSet") -> str:
         + (f", and perhaps {', '.join(rule.allowed)}" if rule.allowed else "")
         for rule in reference.events
     ]
-    return ", ".join((*values, *events))
+    clock = ["with Secure TSC"] if reference.secure_tsc else []
+    return ", ".join((*values, *events, *clock))

@@ -58,7 +58,6 @@ def list_enclaves(screen: Screen, operator_file: Path | None) -> None:
 
 
 def _row(one: "EnclaveView", now_ms: int) -> tuple[str, ...]:
-    left_ms = max(0, one.authority_until_ms - now_ms)
     return (
         short(one.instance),
         one.borrower,
@@ -68,5 +67,15 @@ def _row(one: "EnclaveView", now_ms: int) -> tuple[str, ...]:
         f"{span(max(0, now_ms - one.last_contact_ms) // 1000 * 1000)} ago",
         when(one.valid_until_ms),
         amount(one.outstanding),
-        f"{span(left_ms // 1000 * 1000)} left" if left_ms else "no lease",
+        bound(one, now_ms),
     )
+
+
+def bound(one: "EnclaveView", now_ms: int) -> str:
+    """Return how long an enclave can go on, whatever its host withholds; in units alone if the host keeps its clock."""
+    left_ms = max(0, one.authority_until_ms - now_ms)
+    if not left_ms:
+        return "no lease"
+    if not one.result.trusted_clock and not one.simulated:
+        return f"{amount(one.outstanding)}, no time"
+    return f"{span(left_ms // 1000 * 1000)} left"

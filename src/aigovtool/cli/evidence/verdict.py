@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from aigovtool.attestation.model import ResultBody, VerifiedEvidence
     from aigovtool.cli.screen import Screen
 
+_CLOCKS = {
+    "platform": "the platform's",
+    "measured": "its host's, unless what was measured has it otherwise (Secure TSC)",
+    "host": "its host's: stops are bounded in units, not in time",
+}
 _MARKS = {"passed": "ok", "failed": "FAILED", "not_reached": "-", "unchecked": "not checked"}
 
 
@@ -34,6 +39,7 @@ class Said(Struct, frozen=True, kw_only=True):
     report_data: str
     debug: bool
     memory_encryption: bool
+    clock: str
     chip: str | None
     tcb: dict[str, int]
     facts: dict[str, str]
@@ -93,6 +99,7 @@ def said_of(verified: "VerifiedEvidence") -> Said:
         report_data=verified.report_data.hex(),
         debug=verified.debug,
         memory_encryption=verified.memory_encryption,
+        clock=verified.clock.value,
         chip=verified.chip_id,
         tcb={part.name: part.version for part in verified.tcb.components},
         facts={fact.name: fact.value for fact in verified.facts},
@@ -147,6 +154,7 @@ def _facts(says: Said) -> list[tuple[str, object]]:
         ("report data", says.report_data),
         ("debug", "DEBUG MODE: its host can read its memory" if says.debug else "off"),
         ("memory encryption", "yes" if says.memory_encryption else "NONE: boot integrity alone"),
+        ("clock", _CLOCKS[says.clock]),
         ("chip", says.chip or "not told"),
         *((f"version of {name}", number) for name, number in says.tcb.items()),
         *((name, value) for name, value in says.facts.items()),

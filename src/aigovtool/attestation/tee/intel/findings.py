@@ -13,6 +13,7 @@ from aigovtool.attestation.event_list import EventList
 from aigovtool.attestation.model import (
     Advisory,
     ChipId,
+    Clock,
     Fact,
     Label,
     Measurement,
@@ -124,6 +125,7 @@ def tdx_verified(
         endorsed_since_ms=period.since_ms,
         advisories=_advisories(claims),
         events=events.registers,
+        clock=Clock.PLATFORM,  # the TDX module keeps the time stamp counter of a TD from the host
     )
 
 

@@ -30,6 +30,7 @@ from aigovtool.attestation.certificates import (
 from aigovtool.attestation.examination import Examination, Examined, Step
 from aigovtool.attestation.model import (
     REPORT_DATA_BYTES,
+    Clock,
     Evidence,
     Fact,
     Label,
@@ -178,6 +179,7 @@ def _verified(document: Document, period: Period) -> VerifiedEvidence:
         ),
         endorsed_until_ms=period.until_ms,
         also_bound=bound,
+        clock=Clock.PLATFORM,  # AWS's hypervisor keeps it, not the instance beside the enclave
     )
 
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from aigovtool.attestation.model import (
     ChipId,
+    Clock,
     Fact,
     Label,
     Measurement,
@@ -56,6 +57,7 @@ def verified_evidence(
         facts=tuple(Fact(name=Label(name), value=value) for name, value in facts.items()),
         endorsed_until_ms=endorsed_until_ms,
         endorsed_since_ms=newest_list_ms,
+        clock=Clock.MEASURED,  # Secure TSC is a feature of SEV that the launch measurement covers, and no report tells
     )
 
 
