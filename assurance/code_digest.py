@@ -1,14 +1,23 @@
-"""Which code a figure is about: a digest over the files that a campaign covers, and the commit they were in."""
+"""Which code a figure is about: a digest over what a campaign covers, with the libraries in use, and the commit.
 
+A figure of one campaign must not become void because another one's library has a new version, or hours of counting
+never add up. So each campaign depends on the libraries that its own files name, and on what these require in turn.
+"""
+
+import ast
+import re
 import subprocess
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from functools import cache
 from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-#: What every campaign depends on: the versions of all libraries.
-_ALWAYS = ("requirements/dev.txt",)
 _SKIPPED = {"__pycache__"}
+#: Of this repository: covered as files.
+_OURS = {"aigovtool", "assurance", "bench", "conformance", "tests"}
 
 
 def files_under(covers: Iterable[str], root: Path = ROOT) -> list[Path]:
@@ -18,7 +27,7 @@ def files_under(covers: Iterable[str], root: Path = ROOT) -> list[Path]:
         FileNotFoundError: a path that covers nothing is a mistake.
     """
     found: set[Path] = set()
-    for name in (*covers, *_ALWAYS):
+    for name in covers:
         path = root / name
         inside = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc"]
         if not inside:
@@ -28,13 +37,30 @@ def files_under(covers: Iterable[str], root: Path = ROOT) -> list[Path]:
 
 
 def code_digest(covers: Iterable[str], root: Path = ROOT) -> str:
-    """Return a digest that changes when a covered file is added, removed, renamed or edited."""
+    """Return a digest that changes when a covered file is added, removed, renamed or edited, or a library changes."""
+    covers = tuple(covers)
     digest = sha256()
     for path in files_under(covers, root):
         name = path.relative_to(root).as_posix().encode()
         content = path.read_bytes()
         digest.update(f"{len(name)}:".encode() + name + f"{len(content)}:".encode() + content)
+    for line in libraries(covers, root):
+        digest.update(f"{len(line)}:{line}".encode())
     return digest.hexdigest()
+
+
+def libraries(covers: Iterable[str], root: Path = ROOT) -> list[str]:
+    """Return `name==version` of each library that covered files import, anywhere in them, and of what these require."""
+    named = {top for path in files_under(covers, root) if path.suffix == ".py" for top in _imported(path.read_text())}
+    known = _distributions()
+    found: set[str] = set()
+    waiting = [one for top in named - _OURS - set(sys.stdlib_module_names) for one in known.get(top, ())]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += _required(name)
+    return sorted(f"{name}=={version(name)}" for name in found)
 
 
 def commit_of(covers: Iterable[str], root: Path = ROOT) -> str:
@@ -42,7 +68,40 @@ def commit_of(covers: Iterable[str], root: Path = ROOT) -> str:
     head = _git(root, "rev-parse", "--short=12", "HEAD")
     if not head:
         return "none"
-    return head + ("+changes" if _git(root, "status", "--porcelain", "--", *covers, *_ALWAYS) else "")
+    return head + ("+changes" if _git(root, "status", "--porcelain", "--", *covers) else "")
+
+
+def _imported(source: str) -> Iterator[str]:
+    """Return the first names of all modules that a file imports, also within functions."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+@cache
+def _distributions() -> dict[str, list[str]]:
+    return {top: sorted({_usual(one) for one in names}) for top, names in packages_distributions().items()}
+
+
+@cache
+def _required(name: str) -> tuple[str, ...]:
+    """Return what a distribution requires and is installed; what it requires for an extra is not counted."""
+    found = []
+    for line in requires(name) or ():
+        other = _usual(re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0])
+        try:
+            version(other)
+        except PackageNotFoundError:
+            continue
+        if "extra ==" not in line:
+            found.append(other)
+    return tuple(found)
+
+
+def _usual(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _git(root: Path, *arguments: str) -> str:

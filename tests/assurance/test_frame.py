@@ -4,13 +4,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 from assurance.campaign import Bound, Campaign, Target
 from assurance.catalogue import CAMPAIGNS, campaign_named
-from assurance.code_digest import ROOT, code_digest, files_under
+from assurance.code_digest import ROOT, code_digest, files_under, libraries
 from assurance.failed_seeds import failed_seeds, keep_failed
 from assurance.figures import NOTHING, Figures, Span, next_seeds, of_seed, percentile, union
 from assurance.machine import this_machine
@@ -165,10 +166,8 @@ def test_a_change_of_the_code_voids_its_figures() -> None:
     assert changed.figures("counting", "other").count("tries") == 1
 
 
-def test_the_digest_sees_every_edit(tmp_path: Path) -> None:
-    """Another content, another name and another file all change it; compiled files do not."""
-    (tmp_path / "requirements").mkdir()
-    (tmp_path / "requirements" / "dev.txt").write_text("a==1\n")
+def test_the_digest_sees_every_edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another content, another name, another file and another library all change it; compiled files do not."""
     folder = tmp_path / "code"
     folder.mkdir()
     (folder / "a.py").write_text("1")
@@ -181,7 +180,14 @@ def test_the_digest_sees_every_edit(tmp_path: Path) -> None:
     seen.append(code_digest(["code"], tmp_path))
     (folder / "c.py").write_text("")
     seen.append(code_digest(["code"], tmp_path))
-    (tmp_path / "requirements" / "dev.txt").write_text("a==2\n")
+    assert libraries(["code"], tmp_path) == []
+    (folder / "c.py").write_text("def f():\n    import httpx\n    import json, aigovtool.codec\n")
+    found = libraries(["code"], tmp_path)
+    assert f"httpx=={version('httpx')}" in found
+    assert {"anyio", "httpcore", "idna"} <= {line.partition("==")[0] for line in found}
+    assert not {"json", "aigovtool", "sqlalchemy", "rich"} & {line.partition("==")[0] for line in found}
+    seen.append(code_digest(["code"], tmp_path))
+    monkeypatch.setattr("assurance.code_digest.version", lambda name: "0")
     seen.append(code_digest(["code"], tmp_path))
     assert len(set(seen)) == len(seen)
     with pytest.raises(FileNotFoundError):
