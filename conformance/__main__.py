@@ -92,8 +92,8 @@ def _print(rows: Sequence[_Row], *, everything: bool) -> int:
 
 
 def _mutated(number: int) -> int:
-    from assurance.evidence.bundles import load_bundles  # noqa: PLC0415 - only where it is asked for
-    from assurance.evidence.mutations import changes, play  # noqa: PLC0415
+    from conformance.malformed.bundles import load_bundles  # noqa: PLC0415 - only where it is asked for
+    from conformance.malformed.mutations import changes, play  # noqa: PLC0415
 
     counts, wrong = play(changes(load_bundles(), number))
     print(f"{counts['refused']:,} of {counts['changes']:,} single changed bytes refused")

@@ -1,25 +1,25 @@
 """One process that searches: which inputs it keeps is decided by the code of the verifier that they reach.
 
-Inputs are changed by the edits of `assurance.evidence`, which know the structures, and by the fuzzer's own.
+Inputs are changed by the edits of `conformance.malformed`, which know the structures, and by the fuzzer's own.
 """
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from random import Random
 
 import atheris  # type: ignore[import-untyped]
 
 with atheris.instrument_imports(include=["aigovtool.attestation"]):
-    from assurance.evidence import structured
-    from assurance.evidence.bundles import Bundle, broken, load_bundles
-    from assurance.evidence.fuzz import well_formed
+    from conformance.malformed import structured
+    from conformance.malformed.bundles import Bundle, broken, load_bundles
+    from conformance.malformed.fuzz import well_formed
 
     from aigovtool.attestation.model import TeeType
 
-from assurance.code_digest import ROOT
-
 from fuzz.frames import framed, unframed
 
+_ROOT = Path(__file__).resolve().parent.parent
 _OWN_SHARE = 0.7
 
 
@@ -55,7 +55,7 @@ def search(tee: str, options: Sequence[str]) -> None:
     """Search until the options say that it is enough; ends the process."""
     bundles = [one for one in load_bundles() if one is not None and one.tee is TeeType(tee)]
     own = [one for one in bundles if not one.public]  # all with one verifier and one time
-    corpus = ROOT / ".assurance" / "fuzz" / tee
+    corpus = _ROOT / ".assurance" / "fuzz" / tee
     corpus.mkdir(parents=True, exist_ok=True)
     for bundle in own:
         (corpus / f"genuine-{bundle.name.split(' ')[1]}").write_bytes(framed(bundle.parts))

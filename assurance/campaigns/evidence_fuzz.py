@@ -1,8 +1,9 @@
 """Evidence: malformed evidence of every kind is refused, quickly, and by a step."""
 
+from conformance.malformed.fuzz import INPUTS, grown_mib, peak_mib, play
+
 from assurance.campaign import Bound, Campaign, Target, each_seed
 from assurance.campaigns.evidence_mutations import COVERS
-from assurance.evidence.fuzz import INPUTS, grown_mib, peak_mib, play
 from assurance.figures import Figures, of_seed
 
 _TEES = ("sev-snp", "tdx", "sgx", "nitro", "tpm")

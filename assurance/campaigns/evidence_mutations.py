@@ -1,8 +1,9 @@
 """Evidence: no single changed byte of it is believed."""
 
+from conformance.malformed.bundles import load_bundles
+from conformance.malformed.mutations import of_seed, play
+
 from assurance.campaign import Campaign, Target, each_seed
-from assurance.evidence.bundles import load_bundles
-from assurance.evidence.mutations import of_seed, play
 from assurance.figures import Figures
 from assurance.figures import of_seed as figures_of_seed
 
@@ -14,7 +15,7 @@ COVERS = (
     "conformance/suite.py",
     "conformance/public.json",
     "conformance/vectors",
-    "assurance/evidence",
+    "conformance/malformed",
 )
 
 

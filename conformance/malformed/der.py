@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
-from assurance.evidence import edits
+from conformance.malformed import edits
 
 _CONSTRUCTED = 0x20
 _DEPTH = 24

@@ -26,7 +26,7 @@ from aigovtool.attestation.tee.snp.verify import SnpVerifier
 from aigovtool.attestation.tee.tpm.verify import TpmVerifier
 from aigovtool.attestation.verifier import Verifier
 from aigovtool.codec import encode
-from assurance.evidence import der, edits, structured
+from conformance.malformed import der, edits, structured
 
 Parts = tuple[bytes, ...]
 #: Edits that keep the size.

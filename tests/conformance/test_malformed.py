@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from assurance.campaigns import evidence_fuzz, evidence_mutations
-from assurance.evidence import anew, bundles, der, edits, fuzz, mutations, structured
-from assurance.evidence.bundles import Bundle, load_bundles
+from conformance.malformed import anew, bundles, der, edits, fuzz, mutations, structured
+from conformance.malformed.bundles import Bundle, load_bundles
 from fuzz.__main__ import main as search
 from fuzz.frames import framed, unframed
 from hypothesis import given

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from conformance.suite import Vector
-
 from aigovtool.attestation.examination import Examined, StepOutcome
 from aigovtool.attestation.model import Evidence, TeeType
 from aigovtool.attestation.verifier import Verifier
 from aigovtool.cli.evidence.verb import verifier_for
 from aigovtool.errors import TooLargeError
 from conformance import suite
+from conformance.suite import Vector
 
 
 @dataclass(frozen=True)

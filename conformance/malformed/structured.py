@@ -13,7 +13,7 @@ from typing import Any
 
 import cbor2
 
-from assurance.evidence import der, edits
+from conformance.malformed import der, edits
 
 _BEGIN = b"-----BEGIN "
 _VALUES: tuple[Any, ...] = (

@@ -15,9 +15,9 @@ from random import Random
 from aigovtool.attestation.examination import Examined
 from aigovtool.attestation.model import Evidence, TeeType
 from aigovtool.errors import TooLargeError
-from assurance.evidence import structured
-from assurance.evidence.anew import Parts, signed_anew, verifier
-from assurance.evidence.bundles import Bundle, broken, load_bundles
+from conformance.malformed import structured
+from conformance.malformed.anew import Parts, signed_anew, verifier
+from conformance.malformed.bundles import Bundle, broken, load_bundles
 
 INPUTS = 100
 _ANEW = 0.2

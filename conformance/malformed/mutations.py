@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from assurance.evidence.bundles import Bundle, broken
+from conformance.malformed.bundles import Bundle, broken
 
 CHUNK = 128
 _VALUES = 255
