@@ -21,7 +21,7 @@ from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey, seal
 from aigovtool.custodian.app import open_custodian
 from aigovtool.custodian.custodian import Custodian
-from aigovtool.custodian.service import boot, views
+from aigovtool.custodian.service import key_release, views
 from aigovtool.errors import AIGovToolError
 from aigovtool.ids import BorrowerId, ConsumerId, InstanceId, MessageId, ModelId
 from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window
@@ -183,7 +183,7 @@ async def _refusals(bench: Bench) -> None:
     asked = release.ReleaseRequest(
         instance=enclave.instance, request_id=message_id(), model=ModelId("another"), manifest=bench.manifest
     )
-    await _refused(boot.release_key(bench.custodian, seal(release.RELEASE_REQUEST, asked, enclave.identity)))
+    await _refused(key_release.release_key(bench.custodian, seal(release.RELEASE_REQUEST, asked, enclave.identity)))
     await _refused(bench.command(acts.WriteOff(instance=enclave.instance, reason="alone")))
     policy = msgspec.structs.replace(wiring.development_policy(), version=2)
     await bench.command_of_two(acts.SetAppraisalPolicy(policy=policy))

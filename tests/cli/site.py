@@ -22,7 +22,7 @@ from aigovtool.attestation.binding import Binding, HpkePublicKey, IdentityPublic
 from aigovtool.codec import encode
 from aigovtool.consumer.receipts import SavedReceipt
 from aigovtool.crypto.sign import SigningKey
-from aigovtool.custodian.service.boot import policy_in_force
+from aigovtool.custodian.service.standing import policy_in_force
 from aigovtool.errors import LedgerRollbackError
 from aigovtool.ids import LeaseId, Nonce, OperatorId, RequestKey, digest_of
 from aigovtool.ledger.entry import PartyRole

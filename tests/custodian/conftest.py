@@ -25,7 +25,7 @@ from aigovtool.crypto.sign import Envelope, SigningKey, open_by_any, seal
 from aigovtool.crypto.wrap import WrapKey, wrap
 from aigovtool.custodian.app import initialise, open_custodian
 from aigovtool.custodian.custodian import Custodian
-from aigovtool.custodian.service import boot, commands, renewal, views
+from aigovtool.custodian.service import boot, commands, key_release, renewal, views
 from aigovtool.custodian.service.packages import path_of
 from aigovtool.custodian.store import instances
 from aigovtool.custodian.store.records import Instance
@@ -142,7 +142,7 @@ class Enclave:
         return seal(release.RELEASE_REQUEST, request, by or self.identity)
 
     async def release(self, envelope: Envelope | None = None) -> KeyRelease:
-        answer = await boot.release_key(self.bench.custodian, envelope or self.release_request())
+        answer = await key_release.release_key(self.bench.custodian, envelope or self.release_request())
         return open_by_any(answer, release.RELEASE, KeyRelease, self.bench.command_keys)
 
     def renewal(self, *wants: Want, reports: tuple[Report, ...] = (), request_id: MessageId | None = None) -> Envelope:

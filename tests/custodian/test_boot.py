@@ -15,7 +15,7 @@ from aigovtool.crypto.sign import Signature, SigningKey, seal
 from aigovtool.crypto.wrap import WrapKey
 from aigovtool.custodian.app import open_custodian
 from aigovtool.custodian.refusals import INTERVAL_MS
-from aigovtool.custodian.service import boot, renewal, views
+from aigovtool.custodian.service import boot, key_release, renewal, views
 from aigovtool.custodian.store import instances
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import (
@@ -292,7 +292,7 @@ async def twice_known(lent: Bench) -> Enclave:
     return enclave
 
 
-@pytest.mark.parametrize("receive", [boot.release_key, renewal.renew, renewal.wiped, renewal.listener])
+@pytest.mark.parametrize("receive", [key_release.release_key, renewal.renew, renewal.wiped, renewal.listener])
 async def test_a_stranger_who_names_a_key_that_two_instances_have_stops_nobody(receive: Any, lent: Bench) -> None:
     """A `keyid` proves nothing: whatever the ledger knows of it, the sender alone is refused."""
     enclave = await twice_known(lent)
@@ -533,13 +533,13 @@ async def test_a_stranger_cannot_use_up_a_borrowers_nonces(lent: Bench) -> None:
     await enclave.boot()
 
 
-@pytest.mark.parametrize("receive", [boot.challenge, boot.admit, boot.release_key, renewal.renew, renewal.wiped])
+@pytest.mark.parametrize("receive", [boot.challenge, boot.admit, key_release.release_key, renewal.renew, renewal.wiped])
 async def test_nothing_is_parsed_before_somebody_known_signed_it(receive: Any, lent: Bench) -> None:
     """A stranger's payload is refused for its signature, however malformed it is: the parser never saw it."""
     kinds = {
         boot.challenge: release.CHALLENGE_REQUEST,
         boot.admit: release.BOOT,
-        boot.release_key: release.RELEASE_REQUEST,
+        key_release.release_key: release.RELEASE_REQUEST,
         renewal.renew: messages.RENEW,
         renewal.wiped: messages.WIPED,
     }

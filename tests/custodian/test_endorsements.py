@@ -10,6 +10,7 @@ from tests.custodian.amd import LIST, Amd
 from tests.custodian.conftest import Bench, Enclave, lend, want
 
 from aigovtool.attestation.binding import Binding
+from aigovtool.attestation.examination import Examined
 from aigovtool.attestation.model import Evidence, TeeType, Unchecked, VerifiedEvidence
 from aigovtool.attestation.policy import (
     AcceptedTee,
@@ -23,10 +24,12 @@ from aigovtool.attestation.tee.fetched import Fetched
 from aigovtool.attestation.tee.snp.verify import SnpVerifier
 from aigovtool.attestation.tee.supplement import supplemented
 from aigovtool.attestation.verifier import VerifierSet
+from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.endorsements.cache import FRESH_MS, EndorsementCache
+from aigovtool.custodian.service import commands
 from aigovtool.custodian.service.reexamination import reexamine
 from aigovtool.custodian.store import evidence
-from aigovtool.errors import AppraisalError, EvidenceError
+from aigovtool.errors import AppraisalError, EvidenceError, ReattestRequiredError
 from aigovtool.ledger.entry import AttestationWithdrawn
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol.messages import Deny, DenyCode, Grant
@@ -222,3 +225,49 @@ async def test_one_that_cannot_be_judged_does_not_spare_the_others(site: Site, m
     assert sorted([(await one.record()).state for one in (first, second)]) == ["live", "unaccepted"]
     await reexamine(site.lent.custodian)
     assert [(await one.record()).state for one in (first, second)] == ["unaccepted", "unaccepted"]
+
+
+async def test_lists_of_many_days_do_not_pile_up(site: Site) -> None:
+    """Attack: none. AMD's list is signed anew each day; the newest takes the place of the one before."""
+    enclave = await site.booted()
+    for day in range(8):
+        site.advance(FRESH_MS)
+        site.amd.revoked = (100 + day,)
+        await site.cache.refresh()
+        await reexamine(site.lent.custodian)
+    assert await site.withdrawn() == []
+    kept = await site.lent.custodian.database.run(lambda transaction: evidence.find(transaction, enclave.instance))
+    assert kept is not None
+    assert site.amd.list_made in kept.evidence.endorsements
+    assert len(kept.evidence.endorsements) == 2
+
+
+@pytest.mark.parametrize("reason", ["internal", "evidence_too_large"])
+async def test_a_fault_of_our_own_is_no_verdict(site: Site, reason: str) -> None:
+    """A verifier that ran out of memory, or was given too much at once, has found nothing wrong with a machine."""
+
+    class Failing:
+        def examine(self, _evidence: Evidence, _now_ms: int) -> Examined:
+            raise EvidenceError("no verdict", reason=reason)
+
+    enclave = await site.booted()
+    site.lent.custodian.verifiers = VerifierSet({TeeType.SEV_SNP: Failing()})
+    await reexamine(site.lent.custodian)
+    assert (await enclave.record()).state == "live"
+
+
+async def test_no_key_goes_out_before_the_new_policy_has_judged(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attack: thousands of instances, so that judging takes long, and a key is asked for in the meantime."""
+    enclave = await site.booted()
+
+    async def later(_custodian: Custodian) -> None: ...
+
+    monkeypatch.setattr(commands, "reexamine", later)
+    await enclave.release()
+    await site.lent.command(acts.SetAppraisalPolicy(policy=policy(3, said(site.amd))))
+    await enclave.release()
+    await site.lent.command(acts.SetAppraisalPolicy(policy=policy(4, said(site.amd), launch="ab" * 48)))
+    assert (await enclave.record()).state == "live"
+    with pytest.raises(ReattestRequiredError):
+        await enclave.release()
+    assert await site.withdrawn() == ["measurements"]

@@ -15,7 +15,7 @@ from aigovtool.crypto.sign import Envelope
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.ledger_api import ledger_routes
 from aigovtool.custodian.log_api import log_routes
-from aigovtool.custodian.service import asks, boot, commands, credentials, packages, renewal, views
+from aigovtool.custodian.service import asks, boot, commands, credentials, key_release, packages, renewal, views
 from aigovtool.custodian.service.refusals import noting
 from aigovtool.custodian.store import facts
 from aigovtool.custodian.store.records import Instance
@@ -176,7 +176,9 @@ def _enclave(custodian: Custodian) -> list[Route]:
             max_body_bytes=MAX_EVIDENCE_BYTES,
         ),
         signed("/v1/boot", boot.admit, Envelope, "Attest and be admitted"),
-        signed("/v1/release", boot.release_key, Envelope, "The key of one model, wrapped to an attested enclave"),
+        signed(
+            "/v1/release", key_release.release_key, Envelope, "The key of one model, wrapped to an attested enclave"
+        ),
         signed("/v1/renew", renewal.renew, RenewReply, "Heartbeat: reports and leases"),
         signed("/v1/wiped", renewal.wiped, Envelope, "Acknowledge a wipe, with final reports"),
         Route(

@@ -1,5 +1,6 @@
 """What every use case works with: the keys, the ledger, the clock, the verifiers and the push hub."""
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable
@@ -69,6 +70,8 @@ class Custodian:
     time_ms: Callable[[], int] = system_time_ms
     #: Whether the ledger is being copied: one copy at a time.
     copying: bool = False
+    #: Held while all instances are judged again: two at once would write each other's evidence.
+    judging: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def now(self, transaction: Transaction) -> int:
         """Return the ledger's time, which never goes back even if the host's does."""

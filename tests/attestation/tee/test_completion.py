@@ -45,7 +45,7 @@ def test_a_report_without_its_key_needs_it_and_then_is_better_with_a_list() -> N
     assert want.useful == ()
     (usual,) = snp.der(snp.usual_leaf())
     found = fetched({leaf: usual})
-    assert VENDORS.issued_ms(found[leaf], snp.NOW_MS) < snp.NOW_MS
+    assert VENDORS.issued(found[leaf], snp.NOW_MS).at_ms < snp.NOW_MS
     with_key = VENDORS.completed(BARE_SNP, found)
     assert VENDORS.wanted(with_key) == Wanted(useful=(SNP_LIST,))
     whole = VENDORS.completed(with_key, fetched({SNP_LIST: snp.der(snp.revocation_list())[0]}), own_lists=True)
@@ -92,7 +92,7 @@ def test_a_quote_without_collateral_gets_the_vendors() -> None:
     """Four answers of Intel's make what the verifier reads."""
     assert VENDORS.wanted(BARE_TDX) == Wanted(needed=tuple((url,) for url in TDX_WANTED))
     assert VENDORS.wanted(BARE_TDX).addresses == TDX_WANTED
-    assert [VENDORS.issued_ms(answer, intel.NOW_MS) < intel.NOW_MS for answer in pcs().values()] == [True] * 4
+    assert [VENDORS.issued(answer, intel.NOW_MS).at_ms < intel.NOW_MS for answer in pcs().values()] == [True] * 4
     whole = VENDORS.completed(BARE_TDX, pcs())
     assert TdxVerifier(intel.root_der()).examine(whole, intel.NOW_MS).verified is not None
 

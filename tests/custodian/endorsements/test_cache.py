@@ -18,6 +18,7 @@ from aigovtool.attestation.tee.snp.wanted import leaf_address, list_address
 from aigovtool.custodian.endorsements.allowance import MOST
 from aigovtool.custodian.endorsements.cache import FRESH_MS, EndorsementCache, fresh_ms
 from aigovtool.custodian.endorsements.completion import complete, completed_again
+from aigovtool.custodian.endorsements.kept import Kept, KeptAnswers
 from aigovtool.errors import (
     AIGovToolError,
     ConfigurationError,
@@ -52,12 +53,15 @@ class Vendor:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.away = False
+        self.broken: set[str] = set()
         self.now_ms = snp.NOW_MS
         self.says: dict[str, bytes | None] = {LIST: listing(), LEAF: snp.der(snp.usual_leaf())[0]}
 
     async def fetch(self, url: str, now_ms: int) -> Fetched:
         self.asked.append(url)
         await asyncio.sleep(0)
+        if url in self.broken:
+            raise RuntimeError
         if self.away:
             raise UnreachableError("the vendor is away", reason="vendor_unreachable")
         body = self.says.get(url)
@@ -151,9 +155,14 @@ async def test_many_at_once_ask_the_vendor_once(vendor: Vendor, tmp_path: Path) 
 async def test_a_queue_before_the_vendor_has_an_end(vendor: Vendor, tmp_path: Path) -> None:
     """Attack: more at once than the vendor answers; who comes then is told at once, and nothing is left behind."""
     cache = cache_of(vendor, tmp_path)
-    found = await cache.get([*(chip(number) for number in range(1, 101)), LIST], US)
-    assert found == {}
-    assert len(vendor.asked) == 32
+    greedy = cache.get([chip(number) for number in range(1, 101)], "greedy")
+    found, others = await asyncio.gather(greedy, cache.get([LIST, LEAF], "honest"))
+    assert not found
+    assert others.keys() == {LIST, LEAF}
+    assert len(vendor.asked) == 8 + 2
+    crowd = (cache.get([chip(1_000 * who + number) for number in range(8)], str(who)) for who in range(1, 20))
+    await asyncio.gather(*crowd)
+    assert len(vendor.asked) == 8 + 2 + 64
     assert await body(cache) == listing()
 
 
@@ -209,6 +218,95 @@ async def test_invented_chips_leave_nothing_behind(vendor: Vendor, tmp_path: Pat
         assert await body(cache, chip(number + 1), "greedy") is None
     assert len(vendor.asked) == MOST
     assert await body(cache, LEAF, "honest") is not None
+
+
+async def test_what_a_borrower_may_ask_is_used_up_by_asking(vendor: Vendor, tmp_path: Path) -> None:
+    """Attack: a vendor that is away while one machine tries to boot again and again; then it is back."""
+    cache = cache_of(vendor, tmp_path)
+    vendor.away = True
+    for _ in range(3 * MOST):
+        assert await body(cache, chip(1)) is None
+    vendor.away = False
+    vendor.now_ms += 30_000
+    assert await body(cache, LEAF) is not None
+
+
+async def test_of_two_products_the_one_that_is_known_is_meant(vendor: Vendor, tmp_path: Path) -> None:
+    """A report of version 2 does not say which. One of the addresses does not exist, and is asked for once."""
+    cache, other = cache_of(vendor, tmp_path), LEAF.replace("Milan", "Genoa")
+    assert (await cache.get_one([LEAF, other], US)).keys() == {LEAF}
+    assert vendor.asked == [LEAF, other]
+    for _ in range(3):
+        vendor.now_ms += 60_000
+        assert (await cache.get_one([other, LEAF], US)).keys() == {LEAF}
+    assert len(vendor.asked) == 2
+
+
+async def test_a_refresh_that_fails_somewhere_goes_on(vendor: Vendor, tmp_path: Path) -> None:
+    """Attack: one address that ends each pass at the same place, before the list that revokes."""
+    cache = cache_of(vendor, tmp_path)
+    await cache.confirm((await cache.get([GENOA_LIST, LEAF, LIST], US)).values())
+    cache.known([GENOA_LIST])
+    vendor.says[LIST] = listing(11)
+    vendor.broken = {GENOA_LIST}
+    vendor.now_ms += FRESH_MS
+    await cache.refresh()
+    assert GENOA_LIST in vendor.asked
+    assert cache.known([LIST])[LIST].body == listing(11)
+
+
+async def test_a_disk_that_is_full_does_not_make_an_answer_worse(
+    vendor: Vendor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is used for this boot, and asked for again for the next."""
+
+    def full(_self: KeptAnswers, _kept: Kept) -> None:
+        raise ConfigurationError("no space", reason="unwritable")
+
+    monkeypatch.setattr(KeptAnswers, "write", full)
+    cache = cache_of(vendor, tmp_path)
+    found = await cache.get([LIST, LEAF], US)
+    assert found.keys() == {LIST, LEAF}
+    await cache.confirm(found.values())
+    await cache.refresh()
+
+
+async def test_what_is_over_is_not_put_beside_evidence(vendor: Vendor, tmp_path: Path) -> None:
+    """Attack: a vendor that is silent until its list is over. Without the list, evidence was good, and still is."""
+    cache = cache_of(vendor, tmp_path)
+    vendor.says[LIST] = listing(lasts=2)
+    await body(cache)
+    vendor.away = True
+    vendor.now_ms += 3 * DAY_MS
+    assert cache.known([LIST]) == {}
+    assert await body(cache) is None
+
+
+async def test_evicted_machines_are_not_asked_for_again(
+    vendor: Vendor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attack: one chip that shows itself under many TCB versions. It pushes out its own borrower's machines only."""
+    monkeypatch.setattr("aigovtool.custodian.endorsements.kept._MOST_MACHINES", 3)
+    cache = cache_of(vendor, tmp_path)
+    await cache.confirm((await cache.get([LEAF], "honest")).values())
+    for number in range(5):
+        key = snp.CHIP[MILAN][:-1] + bytes([number])
+        url = leaf_address(MILAN, key, TCB)
+        vendor.says[url] = snp.der(snp.leaf(changes={"4": key}))[0]
+        await cache.confirm((await cache.get([url], "greedy")).values())
+    assert LEAF in cache.known([LEAF])
+    assert len(files(tmp_path)) == 3
+    vendor.asked.clear()
+    vendor.now_ms += 20 * DAY_MS
+    await cache.refresh()
+    assert len(vendor.asked) == 3
+
+
+async def test_invented_chips_are_not_refreshed(vendor: Vendor, tmp_path: Path) -> None:
+    """Attack: each hour a request for each chip that somebody has made up."""
+    cache = cache_of(vendor, tmp_path)
+    for number in range(20):
+        await body(cache, chip(number + 1))
     vendor.asked.clear()
     for _ in range(3):
         vendor.now_ms += 3_600_000
@@ -220,7 +318,7 @@ async def test_certificates_of_machines_have_a_bound_and_lists_stay(
     vendor: Vendor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The machine that was not seen for the longest makes room; lists are for all."""
-    monkeypatch.setattr("aigovtool.custodian.endorsements.cache._MOST_MACHINES", 3)
+    monkeypatch.setattr("aigovtool.custodian.endorsements.kept._MOST_MACHINES", 3)
     cache = cache_of(vendor, tmp_path)
     await body(cache)
     urls = []
@@ -293,6 +391,11 @@ async def test_an_answer_may_be_brought_by_hand(vendor: Vendor, tmp_path: Path) 
     vendor.now_ms += 1
     assert not cache.add(brought(listing(days=20)))
     assert cache.add(brought(listing(11, 12, days=0)))
+    # The file may have had AMD's list for the other kind of key: once AMD can be asked, its word counts.
+    vendor.now_ms += FRESH_MS
+    vendor.says[LIST] = listing(99, days=3)
+    assert await body(cache_of(vendor, tmp_path)) == listing(99, days=3)
+    assert await body(cache_of(vendor, tmp_path, offline=True)) == listing(99, days=3)
     refused: list[tuple[Fetched, type[AIGovToolError], str]] = [
         (brought(listing(), "https://attacker.example/crl"), InvalidValueError, "not_a_vendor"),
         (brought(listing(), age_ms=-601_000), InvalidValueError, "fetched_later"),
@@ -344,4 +447,5 @@ async def test_evidence_of_old_is_completed_with_what_is_known_since(vendor: Ven
     await cache.refresh()
     assert vendor.asked == [LIST]
     assert snp.refused(completed_again(cache, kept)) == {"revocation": "revoked"}
+    assert len(completed_again(cache, kept).endorsements) == len(kept.endorsements)
     assert completed_again(None, kept) == kept

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from aigovtool.attestation.model import Evidence, TeeType
-from aigovtool.attestation.tee.fetched import Fetched
+from aigovtool.attestation.tee.fetched import Fetched, Issued
 from aigovtool.attestation.tee.supplement import COLLATERAL_PREFIX, supplemented
 from aigovtool.errors import EvidenceError, InputError
 
@@ -77,7 +77,7 @@ class Vendors:
         except EvidenceError:
             return NOTHING
 
-    def issued_ms(self, answer: Fetched, now_ms: int) -> int:
+    def issued(self, answer: Fetched, now_ms: int) -> Issued:
         """Return when a vendor issued an answer, once it is known to be the vendor's, and valid at `now_ms`.
 
         Raises:
@@ -87,18 +87,18 @@ class Vendors:
             from aigovtool.attestation.tee.snp import answers as amd  # noqa: PLC0415
             from aigovtool.attestation.tee.snp.authorities import VENDOR  # noqa: PLC0415
 
-            return amd.issued_ms(answer.url, answer.body, now_ms, VENDOR if self.amd is None else self.amd)
+            return amd.issued(answer.url, answer.body, now_ms, VENDOR if self.amd is None else self.amd)
         from aigovtool.attestation.tee.intel import answers as intel  # noqa: PLC0415
         from aigovtool.attestation.tee.intel.collateral import PcsAnswer  # noqa: PLC0415
 
-        return intel.issued_ms(answer.url, PcsAnswer(answer.body, answer.headers), now_ms, self._intel())
+        return intel.issued(answer.url, PcsAnswer(answer.body, answer.headers), now_ms, self._intel())
 
     def completed(self, evidence: Evidence, found: Mapping[str, Fetched], *, own_lists: bool = False) -> Evidence:
         """Return the evidence with what was found at the addresses of `wanted`.
 
         Args:
             evidence: as it came.
-            found: answers, each of which `issued_ms` has judged.
+            found: answers, each of which `issued` has judged.
             own_lists: leave out AMD's revocation lists that came along. Nothing in a list says which of AMD's two
                 authorities of a product it is about, so whoever asks AMD believes what it was told there alone.
 

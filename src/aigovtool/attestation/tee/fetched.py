@@ -1,6 +1,6 @@
 """What a vendor's service answered, as it is kept: endorsements that did not come with the evidence."""
 
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 from msgspec import Meta
 
@@ -19,6 +19,16 @@ class Fetched(Message):
     fetched_at_ms: Millis
     body: Annotated[bytes, Meta(max_length=MAX_REVOCATION_LIST_BYTES)]
     headers: dict[str, str]
+
+
+class Issued(NamedTuple):
+    """When a vendor issued an answer, in the order in which answers replace each other.
+
+    `evaluation` is the number of Intel's evaluation, which grows: older ones are still signed anew, with later dates.
+    """
+
+    evaluation: int
+    at_ms: int
 
 
 class FetchedAnswers(Message):

@@ -156,7 +156,7 @@ async def _first(services: "VendorServices", vendors: "Vendors", urls: Sequence[
 
 async def _judged(services: "VendorServices", vendors: "Vendors", url: str) -> "Fetched":
     answer = await services.fetch(url, time.time_ns() // 1_000_000)
-    vendors.issued_ms(answer, answer.fetched_at_ms)
+    vendors.issued(answer, answer.fetched_at_ms)
     return answer
 
 

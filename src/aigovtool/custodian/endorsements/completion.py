@@ -1,5 +1,6 @@
 """Evidence with the endorsements that it needs and did not bring: from the cache, or from the vendor."""
 
+import asyncio
 from dataclasses import dataclass
 
 from aigovtool.attestation.model import Evidence
@@ -33,9 +34,10 @@ async def complete(cache: EndorsementCache | None, evidence: Evidence, borrower:
     answers: dict[str, Fetched] = {}
     whole, want = evidence, cache.vendors.wanted(evidence)
     if want.needed:
-        answers = await cache.get(want.addresses, borrower)
-        if not all(any(url in answers for url in group) for group in want.needed):
-            raise _unknown()
+        for found in await asyncio.gather(*(cache.get_one(group, borrower) for group in want.needed)):
+            if not found:
+                raise _unknown()
+            answers |= found
         whole = cache.vendors.completed(whole, answers)
         want = cache.vendors.wanted(whole)  # which list is useful depends on what was found
     useful = {url: answers[url] for url in want.useful if url in answers}
@@ -52,7 +54,9 @@ def completed_again(cache: EndorsementCache | None, evidence: Evidence) -> Evide
     """
     if cache is None:
         return evidence
-    return cache.vendors.completed(evidence, cache.known(cache.vendors.wanted(evidence).addresses))
+    found = cache.known(cache.vendors.wanted(evidence).addresses)
+    # The newest list takes the place of the one before: else they would be too many, and too much, some day.
+    return cache.vendors.completed(evidence, found, own_lists=bool(found))
 
 
 def _unknown() -> UnreachableError:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from aigovtool.attestation.tee.fetched import Fetched
-from aigovtool.errors import InvalidValueError, UnreachableError
+from aigovtool.errors import AIGovToolError, InvalidValueError, UnreachableError
 from aigovtool.limits import MAX_REVOCATION_LIST_BYTES
 
 #: AMD's Key Distribution Service, Intel's Provisioning Certification Service, and where Intel's root list lies.
@@ -40,22 +40,32 @@ class VendorServices:
     def __init__(self, *, client: httpx.AsyncClient | None = None) -> None:
         """Make the client; another one is given where a proxy must be used, and by tests."""
         self._client = client
-        self._turns: Final = asyncio.Semaphore(_AT_ONCE)
+        self._turns: Final[dict[str, asyncio.Semaphore]] = {}
 
     async def fetch(self, url: str, now_ms: int) -> Fetched:
         """Return what the vendor answers at an address.
 
         Raises:
             InvalidValueError: it is not an https address at one of the vendors' hosts (`not_a_vendor`).
-            UnreachableError: there is nothing (`not_at_vendor`), no answer in time, one that says that the service is
-                busy or not well, or one that is too large (`vendor_unreachable`).
+            UnreachableError: there is nothing (`not_at_vendor`), too much is asked from here (`vendor_busy`), no answer
+                in time, one that says that the service is busy or not well, or too large (`vendor_unreachable`).
         """
         require_vendor(url)
+        turns = self._turns.setdefault(urlsplit(url).netloc, asyncio.Semaphore(_AT_ONCE))
         try:
-            async with asyncio.timeout(_TIMEOUT_S), self._turns:
+            async with asyncio.timeout(_TIMEOUT_S):
+                await turns.acquire()
+        except TimeoutError:
+            raise _unreachable(url, "too much is asked of it", "vendor_busy") from None
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
                 return await self._fetched(url, now_ms)
-        except (httpx.HTTPError, TimeoutError) as error:
+        except AIGovToolError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever the library raises, there is no answer
             raise _unreachable(url, type(error).__name__) from None
+        finally:
+            turns.release()
 
     async def _fetched(self, url: str, now_ms: int) -> Fetched:
         body = bytearray()

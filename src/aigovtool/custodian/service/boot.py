@@ -1,4 +1,4 @@
-"""Boot and key release: who may become an instance, and who gets a model key (spec: leases section 9).
+"""Boot: who may become an instance (spec: leases section 9).
 
 Order of `admit`: enrolled borrower whose credential lasts -> both signatures -> nonce consumed, durably, whatever
 follows -> genuine -> bound to this conversation -> acceptable -> models allowed -> recorded. A refusal after the
@@ -15,49 +15,32 @@ import msgspec
 from aigovtool.attestation import appraisal
 from aigovtool.attestation.binding import Expectation, require_bound
 from aigovtool.attestation.model import AttestationResult, TeeType, Unchecked, VerifiedEvidence
-from aigovtool.attestation.policy import AppraisalPolicy, policy_digest
+from aigovtool.attestation.policy import policy_digest
 from aigovtool.attestation.verifier import Exchange
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope, require_signed_by, seal
-from aigovtool.crypto.wrap import wrap
 from aigovtool.custodian.activation import credential_for
 from aigovtool.custodian.custodian import Custodian, rolled_back
 from aigovtool.custodian.endorsements.completion import Completed, complete
 from aigovtool.custodian.service.admission import admission_of
-from aigovtool.custodian.service.hearing import heard
 from aigovtool.custodian.service.refusals import is_refusal, note, reason_of
-from aigovtool.custodian.store import evidence, facts, instances, models, parties, stops
+from aigovtool.custodian.service.standing import lasting, offer, policy_in_force, refuse_stopped
+from aigovtool.custodian.store import evidence, facts, instances, parties
 from aigovtool.custodian.store.evidence import Kept
 from aigovtool.custodian.store.records import Instance, Model, Party
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import (
     AIGovToolError,
-    ConfigurationError,
     ForbiddenError,
     IdentityError,
-    ReattestRequiredError,
     SignatureInvalidError,
-    StoppedError,
-    UnauthenticatedError,
 )
-from aigovtool.ids import BorrowerId, ModelId, Nonce, digest_of, instance_id_of
-from aigovtool.ledger.entry import AttestationRefused, Attested, KeyReleased, PartyRole, ReleaseRefused
+from aigovtool.ids import BorrowerId, Nonce, digest_of, instance_id_of
+from aigovtool.ledger.entry import AttestationRefused, Attested, PartyRole
 from aigovtool.ledger.policy import Dial
 from aigovtool.limits import NONCE_TTL_MS
 from aigovtool.protocol import release
-from aigovtool.protocol.release import BootRequest, Challenge, ChallengeReply, ChallengeRequest, KeyRelease
-
-
-def policy_in_force(transaction: Transaction) -> AppraisalPolicy:
-    """Return the appraisal policy.
-
-    Raises:
-        ConfigurationError: none was ever set (absent = deny).
-    """
-    policy = facts.get(transaction, facts.APPRAISAL_POLICY, AppraisalPolicy)
-    if policy is None:
-        raise ConfigurationError("no appraisal policy is set; no enclave can be admitted", reason="no_policy")
-    return policy
+from aigovtool.protocol.release import BootRequest, Challenge, ChallengeReply, ChallengeRequest
 
 
 async def challenge(custodian: Custodian, envelope: Envelope) -> ChallengeReply:
@@ -147,11 +130,12 @@ async def _decide(custodian: Custodian, request: BootRequest) -> Envelope:
     # Signatures, chains and lists take milliseconds: the ledger's writer and everybody's heartbeats do not wait.
     verifiers = custodian.verifiers.within(Exchange(nonce=bytes.fromhex(request.claims.nonce)))
     verified = await asyncio.to_thread(verifiers.verify, completed.evidence, now_ms)
-    if custodian.endorsements is not None:
-        await custodian.endorsements.confirm(completed.answers)
-    return await custodian.database.run(
+    admission = await custodian.database.run(
         lambda transaction: _admit(custodian, transaction, request, verified, completed)
     )
+    if custodian.endorsements is not None:
+        await custodian.endorsements.confirm(completed.answers)
+    return admission
 
 
 async def _borrower_of(custodian: Custodian, envelope: Envelope, kind: str) -> Party:
@@ -168,7 +152,7 @@ async def _borrower_of(custodian: Custodian, envelope: Envelope, kind: str) -> P
         if not named:
             raise ForbiddenError("no borrower with this enrolment key is enrolled", reason="not_enrolled")
         try:
-            return _lasting(custodian, transaction, BorrowerId(named[0].name)), None
+            return lasting(custodian, transaction, BorrowerId(named[0].name)), None
         except IdentityError as error:
             return named[0], error
 
@@ -188,23 +172,6 @@ def _is_signed_by(envelope: Envelope, kind: str, borrower: Party) -> bool:
     except SignatureInvalidError:
         return False
     return True
-
-
-def _lasting(custodian: Custodian, transaction: Transaction, name: BorrowerId) -> Party:
-    """Return a borrower that may act, by the ledger's time: its certificate is not looked at where it signs by itself.
-
-    Raises:
-        ForbiddenError: unknown or revoked (`not_enrolled`).
-        UnauthenticatedError: its credential has ended (`credential_expired`).
-    """
-    borrower = parties.require(transaction, PartyRole.BORROWER, name)
-    if custodian.now(transaction) > borrower.not_after_ms:
-        raise UnauthenticatedError(
-            "the borrower's credential has expired",
-            reason="credential_expired",
-            fix="ask the custodian for a new credential",
-        )
-    return borrower
 
 
 def _signed_by_both(envelope: Envelope, borrower: Party) -> BootRequest:
@@ -230,9 +197,9 @@ def _admit(
     completed: Completed,
 ) -> Envelope:
     now_ms = custodian.now(transaction)
-    borrower = _lasting(custodian, transaction, request.borrower)
+    borrower = lasting(custodian, transaction, request.borrower)
     body = _appraise(custodian, transaction, request, verified, now_ms).body
-    offered = [_offer(transaction, model, request.borrower) for model in request.models]
+    offered = [offer(transaction, model, request.borrower) for model in request.models]
     refundable = body.memory_encryption or body.tee is TeeType.SIMULATED
     _require_bound_mode(offered, refundable=refundable)
     ends = [now_ms + model.policy.max_attestation_age_ms for model in offered]
@@ -250,7 +217,7 @@ def _admit(
         result=body,
         generation=facts.generation(transaction),
     )
-    _refuse_stopped(transaction, instance)
+    refuse_stopped(transaction, instance)
     instances.add(transaction, instance)
     evidence.add(transaction, instance.instance, Kept(evidence=completed.evidence, nonce=request.claims.nonce), now_ms)
     measurement = " ".join(f"{part.name}={part.digest}" for part in body.measurements)
@@ -295,13 +262,6 @@ def _appraise(
     return result
 
 
-def _offer(transaction: Transaction, model: ModelId, borrower: BorrowerId) -> Model:
-    found = models.require(transaction, model)
-    if borrower not in found.borrowers:
-        raise ForbiddenError(f"{model} is not lent to {borrower}", reason="not_lent")
-    return found
-
-
 def _require_bound_mode(offered: list[Model], *, refundable: bool) -> None:
     """Lend to a TEE whose memory its host can copy in bound mode only: other leases could be used twice.
 
@@ -315,69 +275,3 @@ def _require_bound_mode(offered: list[Model], *, refundable: bool) -> None:
                 reason="bound_only",
                 fix="the custodian lends it with the bound dial, or on a TEE that encrypts its memory",
             )
-
-
-def _refuse_stopped(transaction: Transaction, instance: Instance) -> None:
-    if stops.state_for(transaction, instance).is_wide():
-        raise StoppedError("the custodian has stopped this", fix="ask the custodian to resume", retry_after_s=5)
-
-
-async def release_key(custodian: Custodian, envelope: Envelope) -> Envelope:
-    """Wrap a model key to an attested instance; the ledger entry is durable before the reply leaves.
-
-    Raises:
-        ForbiddenError, UnauthenticatedError, ReattestRequiredError, StoppedError, NotFoundError: why not; the refusal
-            is in the audit log.
-    """
-    async with heard(custodian, envelope, release.RELEASE_REQUEST, release.ReleaseRequest) as request:
-        try:
-            return await custodian.database.run(lambda transaction: _release(custodian, transaction, request))
-        except AIGovToolError as error:
-            if is_refusal(error):
-                refused = ReleaseRefused(
-                    instance=request.instance, model=request.model, code=error.code, reason=reason_of(error)
-                )
-                await note(custodian, refused)
-                error.recorded = True
-            raise
-
-
-def _release(custodian: Custodian, transaction: Transaction, request: release.ReleaseRequest) -> Envelope:
-    instance = instances.require(transaction, request.instance)
-    model = _releasable(custodian, transaction, instance, request)
-    context = release.deposit_context(custodian.keys.custodian, model.manifest_digest)
-    with custodian.keys.keystore.unwrap(model.wrapped_key, context) as key:
-        wrapped = wrap(
-            key,
-            instance.hpke_key,
-            release.release_context(custodian.keys.custodian, instance.instance, model.model, model.manifest_digest),
-        )
-    custodian.record(
-        transaction,
-        KeyReleased(instance=instance.instance, model=model.model, manifest=model.manifest_digest),
-    )
-    answer = KeyRelease(
-        custodian=custodian.keys.custodian,
-        instance=instance.instance,
-        request_id=request.request_id,
-        model=model.model,
-        manifest=model.manifest_digest,
-        policy=model.policy.digest(),
-        stop_state=custodian.stop_state(transaction, instance),
-        wrapped_key=wrapped,
-    )
-    return seal(release.RELEASE, answer, custodian.keys.commands)
-
-
-def _releasable(
-    custodian: Custodian, transaction: Transaction, instance: Instance, request: release.ReleaseRequest
-) -> Model:
-    outdated = instance.generation < facts.generation(transaction)
-    if instance.state != "live" or outdated or custodian.now(transaction) >= instance.valid_until_ms:
-        raise ReattestRequiredError("this instance is not attested any more", fix="attest again")
-    _lasting(custodian, transaction, instance.borrower)
-    _refuse_stopped(transaction, instance)
-    model = _offer(transaction, request.model, instance.borrower)
-    if model.model not in instance.models or model.manifest_digest != request.manifest:
-        raise ForbiddenError("this instance was not admitted for this model", reason="not_admitted")
-    return model

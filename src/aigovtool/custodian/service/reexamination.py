@@ -8,6 +8,7 @@ list of enclaves. A vendor that does not answer, or answers with something else,
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -17,9 +18,9 @@ from aigovtool.attestation.model import VerifiedEvidence
 from aigovtool.attestation.verifier import Exchange, VerifierSet
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.endorsements.completion import completed_again
-from aigovtool.custodian.service.boot import policy_in_force
 from aigovtool.custodian.service.grants import UNACCEPTED
 from aigovtool.custodian.service.refusals import reason_of
+from aigovtool.custodian.service.standing import policy_in_force
 from aigovtool.custodian.store import evidence, instances
 from aigovtool.custodian.store.evidence import Kept
 from aigovtool.custodian.store.transaction import Transaction
@@ -29,14 +30,27 @@ from aigovtool.ledger.entry import AttestationWithdrawn
 
 _LOG: Final = logging.getLogger(__name__)
 _MAX_WHY: Final = 500
+#: It is our own fault that there is no verdict: an unexpected error of a step, or more than can be judged at once.
+_NO_VERDICT: Final = frozenset({"internal", "evidence_too_large"})
 
 
 async def reexamine(custodian: Custodian) -> None:
-    """Judge every live instance again, one after the other.
+    """Judge every live instance again, one after the other; who is already at it is waited for first.
 
     Raises:
         StorageError: the ledger cannot be written.
     """
+    async with custodian.judging:
+        await _all(custodian)
+
+
+async def reexamine_one(custodian: Custodian, instance: InstanceId) -> None:
+    """Judge one instance again, before something is given to it that it must not have under the policy in force."""
+    with suppress(ConfigurationError):  # no policy: those that were admitted go on
+        await _again(custodian, instance)
+
+
+async def _all(custodian: Custodian) -> None:
     for instance in await custodian.database.run(evidence.of_live_instances):
         try:
             await _again(custodian, instance)
@@ -63,6 +77,9 @@ async def _again(custodian: Custodian, instance: InstanceId) -> None:
         verifiers = custodian.verifiers.within(Exchange(nonce=bytes.fromhex(kept.nonce)))
         completed, verified = await asyncio.to_thread(_verified, custodian, verifiers, kept, now_ms)
     except EvidenceError as error:
+        if error.reason in _NO_VERDICT:
+            _LOG.error("not_reexamined", extra={"code": error.code, "reason": error.reason})
+            return
         refusal: AIGovToolError = error
         await custodian.database.run(lambda transaction: _withdraw(custodian, transaction, instance, refusal))
         return

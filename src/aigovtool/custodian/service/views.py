@@ -8,9 +8,9 @@ from aigovtool.attestation.policy import AppraisalPolicy
 from aigovtool.custodian.custodian import Custodian, rolled_back
 from aigovtool.custodian.service import witnesses
 from aigovtool.custodian.service.announcements import announce
-from aigovtool.custodian.service.boot import policy_in_force
 from aigovtool.custodian.service.continuity import EVERYBODY, note_gap, remembers
 from aigovtool.custodian.service.reports import sweep
+from aigovtool.custodian.service.standing import policy_in_force
 from aigovtool.custodian.store import asks, budgets, facts, instances, leases, log, models, parties, stops
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import InvalidValueError

@@ -7,7 +7,7 @@ from tests.attestation.tee.intel import maker
 from tests.attestation.tee.intel.maker import DAY, NOW, NOW_MS, SGX, TDX4, but
 from tests.attestation.tee.intel.test_wanted import PROCESSOR, TDX_WANTED, answers
 
-from aigovtool.attestation.tee.intel.answers import issued_ms
+from aigovtool.attestation.tee.intel.answers import issued as judged
 from aigovtool.attestation.tee.intel.authentic import trusted
 from aigovtool.attestation.tee.intel.collateral import PcsAnswer
 from aigovtool.attestation.tee.intel.wanted import wanted
@@ -21,7 +21,7 @@ def issued(index: int, recipe: maker.Recipe = TDX4, now_ms: int = NOW_MS, **chan
     url = wanted(maker.quote(recipe))[index]
     body, headers = answers(recipe)[url]
     answer = PcsAnswer(changes.get("body", body), changes.get("headers", headers))
-    return issued_ms(changes.get("url", url), answer, now_ms, ROOT)
+    return judged(changes.get("url", url), answer, now_ms, ROOT).at_ms
 
 
 def why(index: int, recipe: maker.Recipe = TDX4, now_ms: int = NOW_MS, **changes: Any) -> str | None:

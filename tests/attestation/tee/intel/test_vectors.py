@@ -15,7 +15,7 @@ import pytest
 from aigovtool.attestation.event_list import EventList
 from aigovtool.attestation.examination import Examined, StepOutcome
 from aigovtool.attestation.model import Evidence, Label, MeasuredEvents, MeasurementHex, TeeType
-from aigovtool.attestation.tee.intel.answers import issued_ms
+from aigovtool.attestation.tee.intel.answers import issued as judged
 from aigovtool.attestation.tee.intel.authentic import pinned_root, trusted
 from aigovtool.attestation.tee.intel.collateral import PcsAnswer, collateral_from_json
 from aigovtool.attestation.tee.intel.verify import SgxVerifier, TdxVerifier
@@ -168,7 +168,7 @@ def test_raw_answers_of_intels_service_make_the_same_collateral() -> None:
     named = dict(zip(wanted(quoted), answers.values(), strict=True))
     assert merged(quoted, named, None) == collateral(EARLY)
     for url, answer in named.items():  # and each by itself is what Intel said in 2023
-        assert issued_ms(url, answer, TIMES[EARLY] * 1000, trusted(None)) <= TIMES[EARLY] * 1000
+        assert judged(url, answer, TIMES[EARLY] * 1000, trusted(None)).at_ms <= TIMES[EARLY] * 1000
 
 
 @pytest.mark.parametrize(

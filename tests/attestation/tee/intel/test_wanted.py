@@ -70,13 +70,13 @@ def test_a_missing_answer_is_named(index: int) -> None:
     assert caught.value.reason == "pcs_answer"
 
 
-def of_the_day(days: int) -> maker.Recipe:
-    """A vendor whose statements were all made so many days ago, and say so."""
+def of_the_day(days: int, evaluation: int = 17) -> maker.Recipe:
+    """A vendor whose statements were all made so many days ago, of one evaluation, and say so."""
     since = maker.NOW - days * maker.DAY
     return but(
         TDX4,
-        tcb_info={"issueDate": maker.stamp(since)},
-        qe_identity={"issueDate": maker.stamp(since)},
+        tcb_info={"issueDate": maker.stamp(since), "tcbEvaluationDataNumber": evaluation},
+        qe_identity={"issueDate": maker.stamp(since), "tcbEvaluationDataNumber": evaluation},
         lists={part: {"since": since} for part in ("root_crl", "pck_crl")},
     )
 
@@ -94,6 +94,25 @@ def test_of_each_part_the_newest_counts(silent: int) -> None:
     # What came along is not replaced by what was fetched before it.
     assert merged(maker.quote(TDX4), pcs(of_the_day(9)), new) == encode(new)
     assert merged(maker.quote(TDX4), {}, old) == encode(old)
+
+
+def test_an_older_evaluation_that_was_signed_later_does_not_count() -> None:
+    """Attack: Intel gives its older evaluations, too, signed anew; the borrower brings one of an hour ago."""
+    fetched, brought = of_the_day(2, evaluation=21), of_the_day(1, evaluation=20)
+    made = read_collateral(merged(maker.quote(TDX4), pcs(fetched), maker.collateral(brought)))
+    assert (made.tcb_info, made.qe_identity) == (
+        maker.collateral(fetched).tcb_info,
+        maker.collateral(fetched).qe_identity,
+    )
+    newer = maker.collateral(of_the_day(3, evaluation=22))
+    assert read_collateral(merged(maker.quote(TDX4), pcs(fetched), newer)).tcb_info == newer.tcb_info
+
+
+def test_the_chain_of_the_platform_is_that_of_its_list() -> None:
+    """Intel may issue its authority's certificate anew, with the same key; the quote has the one of its day."""
+    renewed = but(TDX4, certificate={"authority": {"until": maker.NOW + 800 * maker.DAY}})
+    made = merged(maker.quote(TDX4), pcs(renewed), None)
+    assert read_collateral(made).pck_crl_issuer_chain == maker.collateral(TDX4).pck_crl_issuer_chain
 
 
 @pytest.mark.parametrize(

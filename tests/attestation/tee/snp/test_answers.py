@@ -20,7 +20,7 @@ from tests.attestation.tee.snp.maker import (
     usual_leaf,
 )
 
-from aigovtool.attestation.tee.snp.answers import issued_ms
+from aigovtool.attestation.tee.snp.answers import issued as judged
 from aigovtool.attestation.tee.snp.endorsement_key import KeyKind, read_endorsement_key
 from aigovtool.attestation.tee.snp.product import Product
 from aigovtool.attestation.tee.snp.wanted import leaf_address, list_address
@@ -37,7 +37,7 @@ def address(product: Product = MILAN) -> str:
 
 
 def issued(url: str, body: bytes, now_ms: int = NOW_MS) -> int:
-    return issued_ms(url, body, now_ms, roots())
+    return judged(url, body, now_ms, roots()).at_ms
 
 
 def why(url: str, body: bytes, now_ms: int = NOW_MS) -> str | None:
@@ -113,5 +113,5 @@ def test_a_product_without_a_root_gets_nothing() -> None:
         (list_address(Product.GENOA, KeyKind.VCEK), revocation_list(issuer="ARK-Genoa").public_bytes(Encoding.DER)),
     ):
         with pytest.raises(EvidenceError) as caught:
-            issued_ms(url, body, NOW_MS, only)
+            judged(url, body, NOW_MS, only)
         assert caught.value.reason == "chain_root"

@@ -17,6 +17,7 @@ from aigovtool.attestation.certificates import (
     require_not_revoked,
     require_period,
 )
+from aigovtool.attestation.tee.fetched import Issued
 from aigovtool.attestation.tee.intel.authentic import (
     PCK_AUTHORITIES,
     PROFILE,
@@ -48,7 +49,7 @@ class _About(msgspec.Struct, frozen=True):
     fmspc: str = ""
 
 
-def issued_ms(url: str, answer: PcsAnswer, now_ms: int, root: Root) -> int:
+def issued(url: str, answer: PcsAnswer, now_ms: int, root: Root) -> Issued:
     """Return when Intel issued what was answered at an address of `wanted`.
 
     Raises:
@@ -73,16 +74,17 @@ def issued_ms(url: str, answer: PcsAnswer, now_ms: int, root: Root) -> int:
     raise EvidenceError("not an address of Intel's collateral", reason="answer_other")
 
 
-def _of_list(body: bytes, chain: Chain, now_ms: int) -> int:
-    return require_not_revoked((), read_revocation_list(body), chain[0], now_ms, PROFILE).since_ms
+def _of_list(body: bytes, chain: Chain, now_ms: int) -> Issued:
+    return Issued(0, require_not_revoked((), read_revocation_list(body), chain[0], now_ms, PROFILE).since_ms)
 
 
-def _of_document(signed: tuple[str, str], about: _About, chain: Chain, now_ms: int) -> int:
+def _of_document(signed: tuple[str, str], about: _About, chain: Chain, now_ms: int) -> Issued:
     text, signature = signed
     require_signed(key_of(chain[0]), bytes.fromhex(signature), text.encode(), "document_signature")
     if _about(text) != about:
         raise EvidenceError(f"a document about {_about(text).id}, not what was asked for", reason="answer_other")
-    return _in_time(read_document(text).period, now_ms).since_ms
+    document = read_document(text)
+    return Issued(document.evaluation, _in_time(document.period, now_ms).since_ms)
 
 
 def _chain(answer: PcsAnswer, header: str, names: list[set[str]], root: Root, now_ms: int) -> Chain:

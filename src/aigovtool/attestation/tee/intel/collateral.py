@@ -73,13 +73,18 @@ class _Dated(msgspec.Struct, frozen=True, rename="camel"):
 
     issue_date: str
     next_update: str
+    tcb_evaluation_data_number: int
     pce_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedDocument:
-    """What a TCB information or an identity says about itself; `pce_id` is empty in an identity."""
+    """What a TCB information or an identity says about itself; `pce_id` is empty in an identity.
 
+    `evaluation` grows with each of Intel's evaluations; a document of an older one may have a later date.
+    """
+
+    evaluation: int
     pce_id: str
     period: Period
 
@@ -110,7 +115,7 @@ def read_chain(text: str) -> tuple[x509.Certificate, ...]:
     """
     # What is not ASCII becomes "?", which no PEM holds.
     chain = read_certificates(text.encode("ascii", "replace"))
-    if _pem(chain) != text:
+    if pem(chain) != text:
         raise EvidenceError("a chain is not in its usual form", reason="certificate_encoding")
     return chain
 
@@ -135,7 +140,7 @@ def read_document(text: str) -> SignedDocument:
         period = Period(since_ms=_time_ms(dated.issue_date), until_ms=_time_ms(dated.next_update))
     except (InputError, ValueError):
         raise EvidenceError("a signed document does not say what it is", reason="document_encoding") from None
-    return SignedDocument(pce_id=dated.pce_id, period=period)
+    return SignedDocument(evaluation=dated.tcb_evaluation_data_number, pce_id=dated.pce_id, period=period)
 
 
 def collateral_from_json(text: bytes) -> bytes:
@@ -222,10 +227,11 @@ def cut(body: bytes, member: str) -> tuple[str, str]:
 
 
 def _usual(chain: str) -> str:
-    return _pem(read_certificates(chain.encode("ascii", "replace")))
+    return pem(read_certificates(chain.encode("ascii", "replace")))
 
 
-def _pem(chain: tuple[x509.Certificate, ...]) -> str:
+def pem(chain: tuple[x509.Certificate, ...]) -> str:
+    """Return a chain as every part of collateral is written: PEM with LF, and nothing else."""
     return "".join(certificate.public_bytes(Encoding.PEM).decode("ascii") for certificate in chain)
 
 

@@ -12,6 +12,7 @@ from typing import Final
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from aigovtool.attestation.certificates import read_revocation_list
+from aigovtool.attestation.tee.fetched import Issued
 from aigovtool.attestation.tee.intel.authentic import PCK_AUTHORITIES, common_name
 from aigovtool.attestation.tee.intel.collateral import (
     Collateral,
@@ -19,6 +20,7 @@ from aigovtool.attestation.tee.intel.collateral import (
     collateral_from_parts,
     cut,
     issuer_chain,
+    pem,
     read_chain,
     read_document,
     read_list,
@@ -52,6 +54,7 @@ def merged(data: bytes, answers: Mapping[str, PcsAnswer], brought: Collateral | 
     """Return the collateral for the quote `data`, in its only encoding: of each part the one that was issued last.
 
     What a quote brings may be from before a new advisory, and what was fetched some days ago may be older than that.
+    Documents are compared by Intel's evaluation before their date: Intel signs those of older evaluations anew, too.
 
     Args:
         data: the quote.
@@ -68,9 +71,11 @@ def merged(data: bytes, answers: Mapping[str, PcsAnswer], brought: Collateral | 
         came = None if brought is None else {name: getattr(brought, name) for name in read.names}
         if answered is None and came is None:
             raise EvidenceError(f"no answer from {address}", reason="pcs_answer")
-        if answered is None or (came is not None and read.issued_ms(came) > read.issued_ms(answered)):
+        if answered is None or (came is not None and read.issued(came) > read.issued(answered)):
             answered = came
         parts |= answered or {}
+    # Of the list's authority there may be a newer certificate with the same key: the quote says which one is meant.
+    parts["pck_crl_issuer_chain"] = pem(read_chain(read_quote(data).pck_chain.decode("ascii", "replace"))[1:])
     return collateral_from_parts(parts)
 
 
@@ -90,11 +95,12 @@ class _Document:
         text, signature = cut(answer.body, self.member)
         return dict(zip(self.names, (issuer_chain(answer, self.header), text, signature.lower()), strict=True))
 
-    def issued_ms(self, part: Mapping[str, str]) -> int:
+    def issued(self, part: Mapping[str, str]) -> Issued:
         try:
-            return read_document(part[self.name]).period.since_ms
+            document = read_document(part[self.name])
         except EvidenceError:
-            return -1
+            return Issued(-1, -1)
+        return Issued(document.evaluation, document.period.since_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +119,11 @@ class _List:
         listed = read_revocation_list(answer.body).public_bytes(Encoding.DER).hex()
         return dict(zip(self.names, (*chain, listed), strict=True))
 
-    def issued_ms(self, part: Mapping[str, str]) -> int:
+    def issued(self, part: Mapping[str, str]) -> Issued:
         try:
-            return int(read_list(part[self.name]).last_update_utc.timestamp()) * 1000
+            return Issued(0, int(read_list(part[self.name]).last_update_utc.timestamp()) * 1000)
         except EvidenceError:
-            return -1
+            return Issued(-1, -1)
 
 
 #: In the order of `wanted`.

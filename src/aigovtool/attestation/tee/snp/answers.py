@@ -16,6 +16,7 @@ from aigovtool.attestation.certificates import (
     require_not_revoked,
     require_period,
 )
+from aigovtool.attestation.tee.fetched import Issued
 from aigovtool.attestation.tee.snp.authorities import Authorities
 from aigovtool.attestation.tee.snp.endorsement_key import KeyKind, read_endorsement_key
 from aigovtool.attestation.tee.snp.product import Product
@@ -26,7 +27,7 @@ from aigovtool.errors import EvidenceError
 _LIST: Final = re.compile(r"https://kdsintf\.amd\.com/(vcek|vlek)/v1/(Milan|Genoa|Turin)/crl")
 
 
-def issued_ms(url: str, body: bytes, now_ms: int, roots: Mapping[Product, Authorities]) -> int:
+def issued(url: str, body: bytes, now_ms: int, roots: Mapping[Product, Authorities]) -> Issued:
     """Return when AMD issued what was answered at an address: a revocation list, or the certificate of a VCEK.
 
     Raises:
@@ -41,10 +42,10 @@ def issued_ms(url: str, body: bytes, now_ms: int, roots: Mapping[Product, Author
     if url != list_address(product, kind):
         raise _other(url)
     root = _known(roots, product).ark
-    return require_not_revoked((), read_revocation_list(body), root, now_ms, PROFILE).since_ms
+    return Issued(0, require_not_revoked((), read_revocation_list(body), root, now_ms, PROFILE).since_ms)
 
 
-def _of_leaf(url: str, body: bytes, now_ms: int, roots: Mapping[Product, Authorities]) -> int:
+def _of_leaf(url: str, body: bytes, now_ms: int, roots: Mapping[Product, Authorities]) -> Issued:
     certificates = read_certificates(body)
     key = read_endorsement_key(certificates[0])
     if len(certificates) != 1 or key.hardware_id is None or url != leaf_address(key.product, key.hardware_id, key.tcb):
@@ -53,7 +54,7 @@ def _of_leaf(url: str, body: bytes, now_ms: int, roots: Mapping[Product, Authori
     chain = (certificates[0], known.issuer_of(key.kind), known.ark)
     require_chain(chain, {fingerprint(known.ark)}, PROFILE)
     require_period(chain, now_ms, PROFILE)
-    return int(certificates[0].not_valid_before_utc.timestamp()) * 1000
+    return Issued(0, int(certificates[0].not_valid_before_utc.timestamp()) * 1000)
 
 
 def _known(roots: Mapping[Product, Authorities], product: Product) -> Authorities:
