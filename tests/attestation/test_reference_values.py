@@ -35,7 +35,8 @@ def test_every_change_raises_the_version_and_keeps_history() -> None:
     """A retired build is not in use, and its record says since when and why."""
     found = retired(library(record("one", "1"), record("two", "2")), TeeType.SEV_SNP, "one", WHY)
     assert found.version == 3
-    assert [one.label for one in found.in_use(TeeType.SEV_SNP)] == ["two"]
+    (accepted,) = with_reference_values(policy(), found).accepted
+    assert [one.label for one in accepted.reference_values] == ["two"]
     assert [one.retired for one in found.records] == [WHY, None]
 
 
@@ -75,7 +76,7 @@ def test_a_policy_takes_the_builds_in_use() -> None:
     found = library(record("one", "1"), record("two", "2"))
     after = with_reference_values(before, found)
     assert after.version == before.version + 1
-    assert after.accepted[0].reference_values == found.in_use(TeeType.SEV_SNP)
+    assert after.accepted[0].reference_values == tuple(one.values for one in found.records)
     assert after.accepted[1] == tdx
 
 
@@ -85,3 +86,24 @@ def test_a_policy_that_would_accept_nothing_is_not_made() -> None:
     with pytest.raises(InvalidValueError) as caught:
         with_reference_values(policy(), found)
     assert caught.value.reason == "no_reference_values"
+
+
+def test_a_build_goes_to_the_entry_that_it_is_for() -> None:
+    """Attack: the lab's build, which only the lab's chip may run, becomes one that any chip may run."""
+    lab, prod = (msgspec.structs.replace(entry(), label=Label(name)) for name in ("lab", "prod"))
+    before = msgspec.structs.replace(policy(), accepted=(lab, prod))
+    found = library(
+        msgspec.structs.replace(record("trial", "1"), entry=Label("lab")),
+        msgspec.structs.replace(record("release", "2"), entry=Label("prod")),
+    )
+    after = with_reference_values(before, found)
+    labels = [[one.label for one in known.reference_values] for known in after.accepted]
+    assert labels == [["trial"], ["release"]]
+    for nowhere in (
+        library(record("trial", "1")),
+        library(msgspec.structs.replace(found.records[0], entry=Label("x"))),
+    ):
+        with pytest.raises(InvalidValueError) as caught:
+            with_reference_values(before, nowhere)
+        assert caught.value.reason == "entry_not_named"
+    assert with_reference_values(before, library(record("other", "3", TeeType.TDX))).accepted == before.accepted

@@ -21,7 +21,7 @@ from aigovtool.attestation.policy import (
     ReferenceValue,
     policy_digest,
 )
-from aigovtool.cli.appraisal.verb import one_minimum_for_several
+from aigovtool.cli.appraisal.loud import one_minimum_for_several
 from aigovtool.cli.appraisal.words import AS_MUCH, LESS, MORE, changes, rules
 from aigovtool.codec import encode
 from aigovtool.errors import AppraisalError

@@ -10,11 +10,12 @@ from tests.attestation.tee.snp import maker as snp
 from tests.attestation.test_appraisal import verified
 from tests.cli.conftest import Place
 
-from aigovtool.attestation.model import Evidence, Fact, Label, MeasurementHex
+from aigovtool.attestation.model import Evidence, Fact, Label, MeasurementHex, Tcb, Unchecked
 from aigovtool.cli.app import app
-from aigovtool.cli.appraisal.draft import require_draftable
+from aigovtool.cli.appraisal.draft import differences, drafted
+from aigovtool.cli.evidence.genuine import require_fit
 from aigovtool.codec import encode
-from aigovtool.errors import AIGovToolError
+from aigovtool.errors import AppraisalError
 from aigovtool.testing.simulated_tee.attester import SimulatedPlatform
 
 FIRST, SECOND = MeasurementHex("5a" * 48), MeasurementHex("5b" * 48)
@@ -77,7 +78,7 @@ def test_builds_come_and_go_and_the_policy_follows(folder: Path) -> None:
     add(folder, "first", "--from", "@first.json")
     add(folder, "second", "--value", f"source={SECOND}")
     applied = done(folder, "reference-values", "apply", "@policy.json", "--library", "@library.json", "-o", "@2.json")
-    assert (applied["version"], applied["builds"]) == (2, {"simulated": 2})
+    assert (applied["version"], applied["builds"]) == (2, {"simulated": ["first", "second"]})
     assert accepted(folder, "@first.json", "@2.json")
     assert accepted(folder, "@second.json", "@2.json")
     gone = ("first", "--tee", "simulated", "--reason", "a flaw", "--library", "@library.json")
@@ -201,13 +202,43 @@ def test_a_draft_demands_that_revocation_is_checked(folder: Path) -> None:
     [
         ({"debug": True}, "debug"),
         ({"facts": (Fact(name=Label("foreign_nonce"), value="00"),)}, "foreign_nonce"),
-        ({"chip_id": None}, "no_chip"),
     ],
 )
-def test_nothing_is_drafted_from_what_no_policy_should_accept(changes: dict[str, Any], reason: str) -> None:
-    """Attack: a policy made from evidence that is bound to nothing, and accepts more like it."""
-    require_draftable(verified(), this_chip=True)
-    require_draftable(verified(chip_id=None), this_chip=False)
-    with pytest.raises(AIGovToolError) as caught:
-        require_draftable(verified(**changes), this_chip="chip_id" in changes)
+def test_nothing_is_made_from_what_no_policy_should_accept(changes: dict[str, Any], reason: str) -> None:
+    """Attack: a policy, or a known build, of evidence that is bound to nothing, or of a TEE that hides nothing."""
+    require_fit(verified())
+    with pytest.raises(AppraisalError) as caught:
+        require_fit(verified(**changes))
     assert caught.value.reason == reason
+
+
+def test_where_a_draft_is_not_what_was_said_is_listed() -> None:
+    """A list that was not at hand, a key that nobody activated, and what is new at each start."""
+    facts = {"revocation": "not_checked", "attestation_key": "unproven", "module_id": "i-1", "vmpl": "0"}
+    seen = verified(
+        tcb=Tcb(components=()), facts=tuple(Fact(name=Label(name), value=value) for name, value in facts.items())
+    )
+    listed = " ".join(differences(seen))
+    assert all(
+        words in listed for words in ("demanded is checked", "activated or certified", "new with each start", "by hand")
+    )
+    (entry,) = drafted(seen, label="x", version=1, this_chip=False).accepted
+    rules = {str(rule.name): rule.allowed for rule in entry.facts}
+    assert (rules["vmpl"], rules["revocation"]) == (("0",), ("checked",))
+    assert isinstance(rules["module_id"], Unchecked)
+    assert differences(verified()) == []
+
+
+def test_debug_mode_is_no_build_and_one_chip_must_be_told(folder: Path) -> None:
+    """Through the verbs: refused, and nothing is written."""
+    evidence = SimulatedPlatform(FIRST, debug=True).report(bytes(64))
+    (folder / "debug.json").write_bytes(encode(evidence))
+    source = ("--tee", "simulated", "--from", "@debug.json", *AT, "--origin", "o", "--library", "@library.json")
+    assert refused(folder, "reference-values", "add", "x", *source) == (5, "debug")
+    assert refused(folder, "appraisal", "draft", "@debug.json", *AT, "-o", "@policy.json") == (5, "debug")
+    parts = from_amd(folder, snp.usual_leaf(snp.MILAN, "vlek"))
+    (folder / "report.bin").write_bytes(snp.report(kind="vlek"))
+    chip = ("appraisal", "draft", *parts, "--this-chip", "-o", "@policy.json")
+    assert refused(folder, *chip) == (3, "no_chip")
+    assert not (folder / "library.json").exists()
+    assert not (folder / "policy.json").exists()

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from aigovtool.attestation.model import PrintableText, TeeType
+from aigovtool.attestation.model import Label, PrintableText, TeeType
 from aigovtool.attestation.policy import AppraisalPolicy, ReferenceSet
 from aigovtool.codec import Message
 from aigovtool.errors import ConflictError, InvalidValueError, NotFoundError
@@ -28,13 +28,17 @@ class Retirement(Message):
 
 
 class ReferenceRecord(Message):
-    """The reference values of one build for one TEE; `origin` says who measured it, and how."""
+    """The reference values of one build for one TEE; `origin` says who measured it, and how.
+
+    `entry` is the label of the policy's entry that it is for, where a policy has several for this TEE.
+    """
 
     tee: TeeType
     values: ReferenceSet
     origin: PrintableText
     added_at_ms: Millis
     retired: Retirement | None = None
+    entry: Label | None = None
 
 
 class ReferenceLibrary(Message):
@@ -42,10 +46,6 @@ class ReferenceLibrary(Message):
 
     version: Annotated[int, Meta(ge=0, le=MAX_INTEGER)] = 0
     records: Annotated[tuple[ReferenceRecord, ...], Meta(max_length=4096)] = ()
-
-    def in_use(self, tee: TeeType) -> tuple[ReferenceSet, ...]:
-        """Return what is accepted of a TEE."""
-        return tuple(record.values for record in self.records if record.tee is tee and record.retired is None)
 
 
 def added(library: ReferenceLibrary, record: ReferenceRecord) -> ReferenceLibrary:
@@ -90,26 +90,41 @@ def retired(library: ReferenceLibrary, tee: TeeType, label: str, retirement: Ret
 def with_reference_values(policy: AppraisalPolicy, library: ReferenceLibrary) -> AppraisalPolicy:
     """Return the next version of a policy, which accepts the builds in use and no other.
 
-    Entries of TEEs of which the library never knew a build stay as they are.
+    A build goes to the entry that it is for: one with a label to the entry of that label, others to an entry without.
+    Entries for which the library never knew a build stay as they are.
 
     Raises:
-        InvalidValueError: of a TEE that the policy accepts no build is in use any more (`no_reference_values`), or more
-            than a policy can list.
+        InvalidValueError: for an entry no build is in use any more (`no_reference_values`), or more than a policy can
+            list; a build names no entry, and the policy has several for its TEE (`entry_not_named`).
     """
     entries = []
     for entry in policy.accepted:
-        if not any(record.tee is entry.tee for record in library.records):
-            entries.append(entry)
-            continue
-        values = library.in_use(entry.tee)
-        if not 0 < len(values) <= MAX_POLICY_ITEMS:
+        known = [record for record in library.records if (record.tee, record.entry) == (entry.tee, entry.label)]
+        values = tuple(record.values for record in known if record.retired is None)
+        if known and not 0 < len(values) <= MAX_POLICY_ITEMS:
             raise InvalidValueError(
-                f"{len(values)} builds for {entry.tee.value} are in use; a policy lists 1 to {MAX_POLICY_ITEMS}",
+                f"{len(values)} builds for {entry.name} are in use; a policy lists 1 to {MAX_POLICY_ITEMS}",
                 reason="no_reference_values",
-                fix="add one, or take the TEE out of the policy",
+                fix="add one, or take the entry out of the policy",
             )
-        entries.append(msgspec.structs.replace(entry, reference_values=values))
+        entries.append(msgspec.structs.replace(entry, reference_values=values) if known else entry)
+    _require_used(policy, library)
     return msgspec.structs.replace(policy, version=policy.version + 1, accepted=tuple(entries))
+
+
+def _require_used(policy: AppraisalPolicy, library: ReferenceLibrary) -> None:
+    """Refuse builds in use that would be left out although the policy accepts their TEE: nobody would notice."""
+    names = {(entry.tee, entry.label) for entry in policy.accepted}
+    tees = {tee for tee, _ in names}
+    for record in library.records:
+        if record.retired is None and record.tee in tees and (record.tee, record.entry) not in names:
+            known = ", ".join(label or "(no label)" for tee, label in sorted(names, key=str) if tee is record.tee)
+            raise InvalidValueError(
+                f"{record.values.label!r} is for {record.tee.value}, entry {record.entry or '(no label)'}; "
+                f"the policy has: {known}",
+                reason="entry_not_named",
+                fix="add the build with --entry, or give the policy's entry that label",
+            )
 
 
 def _measured(record: ReferenceRecord) -> tuple[object, ...]:

@@ -84,7 +84,8 @@ def _understood(
     Raises:
         ConflictError: `no_gap`, `gap_changed`, `terms_changed`, and what the act itself cannot be done for.
     """
-    from aigovtool.cli.appraisal.verb import policy_changes, show_changes, warn  # noqa: PLC0415
+    from aigovtool.cli.appraisal.loud import warn  # noqa: PLC0415
+    from aigovtool.cli.appraisal.verb import policy_changes, show_changes  # noqa: PLC0415
     from aigovtool.cli.enclaves.write_off import expired_of, show_expired  # noqa: PLC0415
     from aigovtool.cli.model.terms import compare, show_terms  # noqa: PLC0415
     from aigovtool.protocol.commands import (  # noqa: PLC0415

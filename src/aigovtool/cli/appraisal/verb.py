@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from aigovtool.cli import orders
 from aigovtool.cli.appraisal.draft import draft
+from aigovtool.cli.appraisal.loud import warn
 from aigovtool.cli.appraisal.policy_file import read_policy
 from aigovtool.cli.appraisal.words import MORE, Change, changes, rules
 from aigovtool.cli.confirm import confirm, yes_option
@@ -27,7 +28,7 @@ from aigovtool.cli.words import short
 from aigovtool.errors import AppraisalError, ConfigurationError, ConflictError
 
 if TYPE_CHECKING:
-    from aigovtool.attestation.policy import AcceptedTee, AppraisalPolicy
+    from aigovtool.attestation.policy import AppraisalPolicy
     from aigovtool.operator.client import OperatorClient
 
 _NOW_ON = (
@@ -125,32 +126,6 @@ def sign(screen: Screen, *, file: Path, out: Path, operator_file: Path | None) -
     policy = read_policy(file)
     warn(screen, policy)
     sign_document(screen, out, POLICY, policy, version=policy.version, operator_file=operator_file)
-
-
-def warn(screen: Screen, policy: "AppraisalPolicy") -> None:
-    """Say in red what a policy accepts that protects less than a TEE should, also to whoever reads JSON."""
-    if policy.allow_simulated:
-        screen.banner()
-    if not policy.memory_encryption_required:
-        screen.banner(
-            "This policy accepts enclaves with boot integrity, no memory encryption: whoever runs such a host can read "
-            "the model."
-        )
-    for entry in policy.accepted:
-        if one_minimum_for_several(entry):
-            screen.banner(
-                f"{entry.name}: one least TCB for several kinds of processor, which count their versions differently. "
-                "Give each an entry with a label of its own."
-            )
-
-
-def one_minimum_for_several(entry: "AcceptedTee") -> bool:
-    """Return whether versions are compared although the kind of processor, by which they count, may be any of some."""
-    from aigovtool.attestation.model import Unchecked  # noqa: PLC0415
-
-    kinds = [fact.allowed for fact in entry.facts if fact.name in {"product", "fmspc"}]
-    several = any(isinstance(allowed, Unchecked) or len(allowed) > 1 for allowed in kinds)
-    return several and not isinstance(entry.min_tcb, Unchecked)
 
 
 def _say_set(screen: Screen, done: PolicySet, *, asked: bool) -> None:

@@ -91,7 +91,7 @@ def verify(
     found = read_evidence(None if tee is None else TeeType(tee), file, endorsements, event_log)
     if fetched is not None:
         found = with_answers(found, read_answers(fetched))
-    warn(screen, found.tee, roots)
+    warn_roots(screen, found.tee, roots)
     verifier = verifier_for(found.tee, roots, nonce)
     verdict = judge(found, verifier.examine(found, at_ms), at_ms, policy)
     if wanted is not None and verdict.genuine:
@@ -101,7 +101,7 @@ def verify(
         context.exit(VerificationError.exit_code)
 
 
-def warn(screen: Screen, tee: "TeeType", roots: Sequence[Path]) -> None:
+def warn_roots(screen: Screen, tee: "TeeType", roots: Sequence[Path]) -> None:
     """Say in red that a verdict is not what it would be with the vendor's roots."""
     if tee.value == "simulated":
         screen.banner()

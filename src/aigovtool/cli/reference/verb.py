@@ -7,15 +7,15 @@ policy accepts is taken from those in use. Whoever publishes one signs it, and o
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from msgspec import Struct
 
 from aigovtool.cli.appraisal.policy_file import read_policy
 from aigovtool.cli.document import write_document
-from aigovtool.cli.evidence.files import read_evidence
-from aigovtool.cli.evidence.verb import TEES, moment_ms, verifier_for, warn
+from aigovtool.cli.evidence.genuine import genuine, genuine_options
+from aigovtool.cli.evidence.verb import TEES
 from aigovtool.cli.reference.library import read_library
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.seen import require_newest
@@ -37,6 +37,7 @@ class Record(Struct, frozen=True, kw_only=True):
     """One build for one TEE; `retired_ms` and `retired_because` are null while it is in use."""
 
     tee: str
+    entry: str | None
     label: str
     values: dict[str, str]
     origin: str
@@ -54,11 +55,12 @@ class Library(Struct, frozen=True, kw_only=True):
 
 
 class Applied(Struct, frozen=True, kw_only=True):
-    """A policy that was made of another one and a library."""
+    """A policy that was made of another one and a library: its builds by entry, and which are accepted no more."""
 
     version: int
     file: str
-    builds: dict[str, int]
+    builds: dict[str, list[str]]
+    gone: dict[str, list[str]]
 
 
 @click.group("reference-values", cls=VerbGroup, example="aigovtool reference-values list")
@@ -74,36 +76,31 @@ def reference_values() -> None:
 @tee_option
 @click.option("--value", "values", multiple=True, metavar="NAME=HEX", help="A measurement of this build; repeat.")
 @click.option("--from", "source", type=click.Path(path_type=Path), help="Take them from genuine evidence of it.")
-@click.option("--endorsements", multiple=True, type=click.Path(path_type=Path), help="For that evidence; repeat.")
-@click.option("--root", "roots", multiple=True, type=FILE, help="For that evidence: these roots, not the vendor's.")
-@click.option("--nonce", metavar="HEX", help="For a TPM quote that another program asked for.")
-@click.option("--at", metavar="TIME", help="As of when that evidence is judged.  [default: now]")
+@genuine_options
+@click.option("--entry", metavar="LABEL", help="For which entry of the policy, where it has several for this TEE.")
 @click.option("--origin", required=True, help="Who measured this build, and how: it is for auditors.")
 @library_option
 @click.pass_obj
 def add(
     screen: Screen,
+    /,
     *,
     label: str,
     tee: str,
     values: tuple[str, ...],
     source: Path | None,
-    endorsements: tuple[Path, ...],
-    roots: tuple[Path, ...],
-    nonce: str | None,
-    at: str | None,
+    entry: str | None,
     origin: str,
     library: Path,
+    **options: Any,  # noqa: ANN401 - those of `genuine_options`
 ) -> None:
     """Add the measurements of a build, as they were computed or as genuine evidence of it says.
 
     A label is given once, also after its build was retired.
     """
-    from aigovtool.attestation.model import TeeType  # noqa: PLC0415
     from aigovtool.attestation.reference_values import ReferenceLibrary, ReferenceRecord, added  # noqa: PLC0415
     from aigovtool.codec import convert  # noqa: PLC0415
 
-    kind = TeeType(tee)
     if (source is None) == (not values):
         raise InvalidValueError(
             "measurements come from --value or from --from", reason="no_values", fix="give one of the two"
@@ -111,11 +108,7 @@ def add(
     if source is None:
         found = _named(values)
     else:
-        evidence = read_evidence(kind, source, endorsements, None)
-        warn(screen, kind, roots)
-        verifier = verifier_for(kind, roots, nonce)
-        verified = verifier.examine(evidence, moment_ms(at)).genuine()
-        found = {part.name: part.digest for part in verified.measurements}
+        found = {part.name: part.digest for part in genuine(screen, source, tee, **options).measurements}
     known = read_library(library) if library.exists() else ReferenceLibrary()
     record = convert(
         {
@@ -123,12 +116,19 @@ def add(
             "values": {"label": label, "values": [{"name": name, "digest": hex_} for name, hex_ in found.items()]},
             "origin": origin,
             "added_at_ms": time.time_ns() // 1_000_000,
+            "entry": entry,
         },
         ReferenceRecord,
     )
     changed = added(known, record)
     write_document(library, changed, replace=library.exists())
-    screen.show(_of(record), lambda: screen.line(f"{label} is in {library}, version {changed.version}", style="green"))
+    shown = _of(record)
+
+    def render() -> None:
+        screen.facts([(name, digest) for name, digest in shown.values.items()])
+        screen.line(f"{label} is in {library}, version {changed.version}", style="green")
+
+    screen.show(shown, render)
 
 
 @reference_values.command("list", cls=Verb, example="aigovtool reference-values list --library signed.json")
@@ -142,11 +142,12 @@ def list_(screen: Screen, *, library: Path, signer: str | None) -> None:
 
     def render() -> None:
         rows = [
-            (one.tee, one.label, _values(one), one.origin, when(one.added_ms), _state(one)) for one in shown.records
+            (one.tee, one.entry or "-", one.label, _values(one), one.origin, when(one.added_ms), _state(one))
+            for one in shown.records
         ]
         signed = "" if signer is None else ", signed with that key"
         screen.line(f"version {shown.version}{signed}")
-        screen.table(("tee", "build", "measurements", "origin", "added", "state"), rows, "no builds yet")
+        screen.table(("tee", "entry", "build", "measurements", "origin", "added", "state"), rows, "no builds yet")
 
     screen.show(shown, render)
 
@@ -209,15 +210,19 @@ def apply(
     from aigovtool.attestation.reference_values import with_reference_values  # noqa: PLC0415
 
     known = read_library(library, signer)
-    policy = with_reference_values(read_policy(policy_file), known)
+    old = read_policy(policy_file)
+    policy = with_reference_values(old, known)
     if seen is not None:
         require_newest(known, seen)
     write_document(out, policy, replace=False)
-    builds = {entry.name: len(entry.reference_values) for entry in policy.accepted}
-    shown = Applied(version=policy.version, file=str(out), builds=builds)
+    builds = {entry.name: [known.label for known in entry.reference_values] for entry in policy.accepted}
+    before = {entry.name: [known.label for known in entry.reference_values] for entry in old.accepted}
+    gone = {name: [label for label in labels if label not in builds[name]] for name, labels in before.items()}
+    shown = Applied(version=policy.version, file=str(out), builds=builds, gone=gone)
 
     def render() -> None:
-        screen.table(("tee", ">builds accepted"), [(name, str(number)) for name, number in builds.items()], "")
+        rows = [(name, ", ".join(labels), ", ".join(gone[name]) or "-") for name, labels in builds.items()]
+        screen.table(("tee", "builds accepted", "no more"), rows, "")
         screen.line(f"version {shown.version} is in {out}; next: aigovtool appraisal set {out}")
 
     screen.show(shown, render)
@@ -234,6 +239,7 @@ def _named(values: Sequence[str]) -> dict[str, str]:
 def _of(record: "ReferenceRecord") -> Record:
     return Record(
         tee=record.tee.value,
+        entry=record.entry,
         label=record.values.label,
         values=_digests(record.values),
         origin=record.origin,
