@@ -23,7 +23,6 @@ from aigovtool.attestation.examination import StepOutcome
 from aigovtool.attestation.model import ActivationKeys, Evidence, TeeType
 from aigovtool.attestation.tee.tpm.activation import ek_digest
 from aigovtool.attestation.tee.tpm.certification import certified_chip
-from aigovtool.attestation.tee.tpm.endorsement import google_roots
 from aigovtool.attestation.tee.tpm.verify import TpmVerifier
 from aigovtool.attestation.verifier import Exchange
 from aigovtool.codec import decode, encode
@@ -267,12 +266,12 @@ def reason_of(directory: Path) -> str:
 
 
 def test_makers_roots_are_those_in_the_directory(tmp_path: Path) -> None:
-    """PEM, several in one file, and DER; each once. Only where there is none are the built-in ones believed."""
-    assert read_roots(tmp_path) == google_roots()
+    """PEM, several in one file, and DER; each once. Where there is none, nobody is believed: a directory that was lost loosens nothing."""
+    assert read_roots(tmp_path) == ()
     place = tmp_path / ROOTS_DIRECTORY
     place.mkdir()
     (place / ".hidden").write_bytes(b"an editor's")
-    assert read_roots(tmp_path) == google_roots()
+    assert read_roots(tmp_path) == ()
     other = root(name="another root", issuer="another root")
     pems = b"".join(one.public_bytes(Encoding.PEM) for one in (root(), other))
     (place / "a.pem").write_bytes(pems)

@@ -14,7 +14,6 @@ from aigovtool.attestation.certificates import fingerprint, read_certificates
 from aigovtool.attestation.model import ActivationCredential, ActivationKeys, Evidence, TeeType, VerifiedEvidence
 from aigovtool.attestation.tee.tpm import activation
 from aigovtool.attestation.tee.tpm.certification import certify
-from aigovtool.attestation.tee.tpm.endorsement import google_roots
 from aigovtool.attestation.tee.tpm.verify import KeyProof, TpmVerifier
 from aigovtool.attestation.verifier import Exchange, Verifier
 from aigovtool.custodian.keys import CustodianKeys
@@ -30,7 +29,7 @@ _FIX: Final = "keep only certificates of makers' roots there, in PEM or DER"
 
 
 def read_roots(directory: Path) -> tuple[x509.Certificate, ...]:
-    """Return the roots of TPM makers in a custodian's directory; where there are none, those that are built in.
+    """Return the roots of TPM makers in a custodian's directory; where there are none, no TPM is believed.
 
     Raises:
         ConfigurationError: `tpm_roots`: a file there cannot be read, or is something else.
@@ -45,7 +44,7 @@ def read_roots(directory: Path) -> tuple[x509.Certificate, ...]:
     if len(paths) > _MAX_FILES:
         raise _unusable(place, f"more than {_MAX_FILES} files")
     found = {fingerprint(one): one for path in paths for one in _read(path)}
-    return tuple(found.values()) or google_roots()
+    return tuple(found.values())
 
 
 def _read(path: Path) -> tuple[x509.Certificate, ...]:
