@@ -8,13 +8,16 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from aigovtool.errors import ConfigurationError, EvidenceError, InputError
 
 if TYPE_CHECKING:
     from aigovtool.attestation.model import Evidence, TeeType
+
+T = TypeVar("T")
 
 #: An event log of a server with all its option ROMs; everything else is far smaller.
 _MAX_FILE_BYTES: Final = 1 << 20
@@ -30,8 +33,8 @@ def read_evidence(tee: "TeeType | None", path: Path, endorsements: Sequence[Path
         path: a report, quote or document as the platform gave it (also in base64), `{"tee": ..., "data": ...}`, an
             `attest.Attestation` of go-tpm-tools, or a directory of files by tpm2-tools.
         endorsements: certificates, revocation lists, certificate tables, collateral: DER, PEM or JSON; of a directory
-            all files.
-        log: a firmware's event log; for TDX and TPM.
+            all files. They come after those that the evidence brings.
+        log: a firmware's event log; for TDX and TPM. It takes the place of one that the evidence brings.
 
     Raises:
         ConfigurationError: a file cannot be read (`unreadable_file`), or the TEE is not named (`no_tee`).
@@ -40,9 +43,9 @@ def read_evidence(tee: "TeeType | None", path: Path, endorsements: Sequence[Path
     from aigovtool.attestation.model import TeeType  # noqa: PLC0415
 
     if path.is_dir():
-        return _from_directory(tee, path)
+        return _from_directory(tee, path, endorsements, log)
     content = _content(path)
-    own = _own_form(content)
+    own = about(path, lambda: _own_form(content))
     if own is not None:
         if tee not in {None, own.tee}:
             raise EvidenceError(f"{path} is evidence of {own.tee.value}, not of {tee}", reason="tee_mismatch")
@@ -51,18 +54,43 @@ def read_evidence(tee: "TeeType | None", path: Path, endorsements: Sequence[Path
         brought = []
     if tee is None:
         raise ConfigurationError(f"{path} does not say whose evidence it is", reason="no_tee", fix="name it with --tee")
-    given = [_content(one) for path in endorsements for one in _files(path)]
+    added = _endorsements(tee, endorsements)
     if tee is TeeType.TPM and own is None:
-        return _from_protobuf(content, given)
-    added = [part for one in given for part in _reader(tee)(one)]
+        return _from_protobuf(path, content, added, log)
     if log is not None:
-        added.append(_events(tee, _content(log)))
+        added.append(_events(tee, log))
     return _evidence(tee, _unwrapped(content), [*brought, *added])
 
 
 def read_roots(paths: Sequence[Path]) -> list[bytes]:
-    """Return the DER encodings of the certificates in files: whom to believe instead of the vendor."""
-    return [der for path in paths for der in _certificates(_content(path))]
+    """Return the DER encodings of the certificates in files: whom to believe instead of the vendor.
+
+    Raises:
+        ConfigurationError: a file cannot be read (`unreadable_file`).
+        EvidenceError: a file holds no certificates; it is named.
+    """
+    return [der for path in paths for der in about(path, partial(_read_with, _issuers, path))]
+
+
+def about(path: Path, read: Callable[[], T]) -> T:
+    """Return what `read` returns; where the file is at fault, the message begins with its name."""
+    try:
+        return read()
+    except EvidenceError as error:
+        if str(path) in error.message:
+            raise
+        raise EvidenceError(f"{path}: {error.message}", reason=error.reason, fix=error.fix) from None
+
+
+def _endorsements(tee: "TeeType", paths: Sequence[Path]) -> list[bytes]:
+    """Return what is in files, each read by itself."""
+    read = _reader(tee)
+    files = [one for path in paths for one in _files(path)]
+    return [part for one in files for part in about(one, partial(_read_with, read, one))]
+
+
+def _read_with(read: Callable[[bytes], list[bytes]], path: Path) -> list[bytes]:
+    return read(_content(path))
 
 
 def _evidence(tee: "TeeType", data: bytes, endorsements: Sequence[bytes]) -> "Evidence":
@@ -127,11 +155,32 @@ def _collateral(content: bytes) -> list[bytes]:
     return [collateral_from_json(content)] if content.lstrip().startswith(b"{") else [content]
 
 
+def _amd(content: bytes) -> list[bytes]:
+    """Return the certificates, lists and tables in a file, which is refused here where it has something else."""
+    from aigovtool.attestation.tee.snp.endorsements import read_parts  # noqa: PLC0415
+
+    found = _certificates(content)
+    for one in found:
+        read_parts([one])
+    return found
+
+
+def _issuers(content: bytes) -> list[bytes]:
+    """Return the certificates in a file, which is refused here where it has something else."""
+    from aigovtool.attestation.certificates import read_certificates  # noqa: PLC0415
+
+    found = _certificates(content)
+    for one in found:
+        read_certificates(one)
+    return found
+
+
 def _reader(tee: "TeeType") -> Callable[[bytes], list[bytes]]:
-    return _collateral if tee.value in {"sgx", "tdx"} else _certificates
+    readers = {"sgx": _collateral, "tdx": _collateral, "sev-snp": _amd, "tpm": _issuers}
+    return readers.get(tee.value, _certificates)
 
 
-def _events(tee: "TeeType", log: bytes) -> bytes:
+def _events(tee: "TeeType", log: Path) -> bytes:
     """Return the digests in an event log of a TD: its registers 1 to 4 are RTMR0 to RTMR3."""
     from aigovtool.attestation.model import TeeType  # noqa: PLC0415
     from aigovtool.attestation.tee.tpm.event_log import parse_log  # noqa: PLC0415
@@ -139,23 +188,38 @@ def _events(tee: "TeeType", log: bytes) -> bytes:
 
     if tee is not TeeType.TDX:
         raise ConfigurationError(f"evidence of {tee.value} comes with no event log of its own", reason="no_event_log")
-    found = parse_log(log)
+    content = _content(log)
+    found = about(log, lambda: parse_log(content))
     return encode(found.event_list("sha384", found.registers(), lambda register: f"rtmr{register - 1}"))
 
 
-def _from_directory(tee: "TeeType | None", path: Path) -> "Evidence":
+def _from_directory(tee: "TeeType | None", path: Path, endorsements: Sequence[Path], log: Path | None) -> "Evidence":
     from aigovtool.attestation.model import TeeType  # noqa: PLC0415
-    from aigovtool.attestation.tee.tpm.bundle import evidence_from_directory  # noqa: PLC0415
+    from aigovtool.attestation.tee.tpm.bundle import EVENT_LOG_FILE, evidence_from_directory  # noqa: PLC0415
 
     if tee not in {None, TeeType.TPM}:
         raise ConfigurationError(f"{path} is a directory; of {tee} give a file", reason="unreadable_file")
-    return evidence_from_directory({one.name: _content(one) for one in _files(path)})
+    files = {one.name: _content(one) for one in _files(path)}
+    if log is not None:
+        files[EVENT_LOG_FILE] = _log(log)
+    issuers = _endorsements(TeeType.TPM, endorsements)
+    return about(path, lambda: evidence_from_directory(files, issuers))
 
 
-def _from_protobuf(content: bytes, issuers: Sequence[bytes]) -> "Evidence":
+def _from_protobuf(path: Path, content: bytes, issuers: Sequence[bytes], log: Path | None) -> "Evidence":
     from aigovtool.attestation.tee.tpm.bundle import evidence_from_protobuf  # noqa: PLC0415
 
-    return evidence_from_protobuf(content, issuers=b"".join(issuers))
+    events = None if log is None else _log(log)
+    return about(path, lambda: evidence_from_protobuf(content, issuers=issuers, log=events))
+
+
+def _log(path: Path) -> bytes:
+    """Return the bytes of an event log; it is read here once so that a bad one is named."""
+    from aigovtool.attestation.tee.tpm.event_log import parse_log  # noqa: PLC0415
+
+    content = _content(path)
+    about(path, lambda: parse_log(content))
+    return content
 
 
 def _files(path: Path) -> list[Path]:

@@ -146,7 +146,7 @@ def test_a_protobuf_message_becomes_evidence_of_the_chosen_bank() -> None:
     issuers = pem(der(issuing()))
     for quotes in (BOTH, BOTH[::-1]):
         for bank, size in ((None, 96), (Bank.SHA384, 96), (Bank.SHA256, 64)):
-            evidence = evidence_from_protobuf(message(*quotes), bank, issuers)
+            evidence = evidence_from_protobuf(message(*quotes), bank, [issuers])
             assert verified(evidence) == ["pcr0", "pcr4"]
             assert (size == 96) == (b'"bank":"sha384"' in evidence.data)
     assert b'"bank":"sha256"' in evidence_from_protobuf(message(BOTH[0])).data

@@ -62,7 +62,7 @@ def examine_machine(evidence: Evidence, name: str) -> Examined:
 
 def google(bank: Bank | None = None) -> Evidence:
     intermediate = read("gotpm_ca_tpm_ek_intermediate_2.crt")
-    return evidence_from_protobuf(read("gotpm_gce-cos-85-no-nonce.pb"), bank, intermediate)
+    return evidence_from_protobuf(read("gotpm_gce-cos-85-no-nonce.pb"), bank, [intermediate])
 
 
 def examine_google(evidence: Evidence) -> Examined:
@@ -180,7 +180,7 @@ def test_googles_quote_is_refused_where_it_is_not_expected() -> None:
     bare = evidence_from_protobuf(read("gotpm_gce-cos-85-no-nonce.pb"))
     assert failures(examine_google(bare)) == {"chain": "chain_root"}
     second = evidence_from_protobuf(
-        read("gotpm_gce-cos-85-no-nonce.pb"), None, read("gotpm_ca_gcp_ek_ak_ca_intermediate_v3.crt")
+        read("gotpm_gce-cos-85-no-nonce.pb"), None, [read("gotpm_ca_gcp_ek_ak_ca_intermediate_v3.crt")]
     )
     assert failures(examine_google(second)) == {"chain": "chain_issuer"}
 

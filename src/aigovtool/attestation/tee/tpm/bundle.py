@@ -4,7 +4,7 @@ They are not bound to report data of ours: what comes out has none, so only a `T
 `foreign_nonce` takes it. Nothing is believed here: a reader that errs makes evidence that does not verify.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,12 +50,12 @@ _PCR: Final = {1: int, 2: bytes}
 _BANKS: Final = {Bank.SHA256: 0x000B, Bank.SHA384: 0x000C}
 
 
-def evidence_from_directory(files: Mapping[str, bytes]) -> Evidence:
+def evidence_from_directory(files: Mapping[str, bytes], issuers: Sequence[bytes] = ()) -> Evidence:
     """Return the evidence in the files of one quote by tpm2-tools, by name; others are left alone.
 
     `ak.pub` (TPM2B_PUBLIC), `q.msg` (TPMS_ATTEST), `q.sig` (TPMT_SIGNATURE), `q.pcr` (the quoted PCR values, one after
     the other), `ekcert.der`; optional: `issuercert.pem` (certificates above, in their order) and
-    `binary_bios_measurements.bin` (event log).
+    `binary_bios_measurements.bin` (event log). `issuers`, in DER or PEM, come after those of the directory.
 
     Raises:
         EvidenceError: `bundle_file` for a file that is missing or has another size; the reasons of `parse_quote`,
@@ -81,16 +81,19 @@ def evidence_from_directory(files: Mapping[str, bytes]) -> Evidence:
         Certifies.EK,
         files[EK_CERTIFICATE_FILE],
     )
-    return wrap(evidence, _ders(files.get(ISSUER_FILE, b"")))
+    return wrap(evidence, _ders([files.get(ISSUER_FILE, b""), *issuers]))
 
 
-def evidence_from_protobuf(data: bytes, bank: Bank | None = None, issuers: bytes = b"") -> Evidence:
+def evidence_from_protobuf(
+    data: bytes, bank: Bank | None = None, issuers: Sequence[bytes] = (), log: bytes | None = None
+) -> Evidence:
     """Return the evidence in an `attest.Attestation` of go-tpm-tools: one of its quotes, with its certified key.
 
     Args:
         data: the serialized message.
         bank: of which PCR bank the quote is taken; by default the strongest that is quoted.
-        issuers: PEM of the certificates between the key's and a root, if the message has none of its own.
+        issuers: files, in DER or PEM, with the certificates between the key's and a root; after those of the message.
+        log: an event log in place of that of the message.
 
     Raises:
         EvidenceError: `bundle_size`, `bundle_encoding`, `bundle_bank` (no quote of that bank), and the reasons of
@@ -104,10 +107,11 @@ def evidence_from_protobuf(data: bytes, bank: Bank | None = None, issuers: bytes
     chosen = next((quotes[_BANKS[one]] for one in wanted if _BANKS[one] in quotes), None)
     if chosen is None:
         raise EvidenceError("the bundle has no quote of this bank of PCRs", reason="bundle_bank")
-    log = only_bytes(fields, 3) if 3 in fields else None
+    if log is None and 3 in fields:
+        log = only_bytes(fields, 3)
     evidence = _evidence(chosen, log, only_bytes(fields, 1), Certifies.AK, only_bytes(fields, 6))
-    own = tuple(one for one in fields.get(7, []) if isinstance(one, bytes))
-    return wrap(evidence, own or _ders(issuers))
+    own = [one for one in fields.get(7, []) if isinstance(one, bytes)]
+    return wrap(evidence, (*own, *(one for one in _ders(issuers) if one not in own)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,5 +162,5 @@ def _evidence(
         raise EvidenceError(f"a bundle that is no quote: {error.message}", reason="bundle_encoding") from None
 
 
-def _ders(pem: bytes) -> tuple[bytes, ...]:
-    return tuple(one.public_bytes(Encoding.DER) for one in read_certificates(pem)) if pem else ()
+def _ders(files: Sequence[bytes]) -> tuple[bytes, ...]:
+    return tuple(one.public_bytes(Encoding.DER) for file in files if file for one in read_certificates(file))
