@@ -123,9 +123,9 @@ class PostgresServer:
         return self.url(name)
 
     def close(self) -> None:
-        """Stop the server and remove its data."""
+        """Stop the server and remove its data, which it need not write down any more."""
         if self.process is not None:
-            self.process.send_signal(signal.SIGINT)
+            self.process.send_signal(signal.SIGQUIT)
             try:
                 self.process.wait(20)
             except subprocess.TimeoutExpired:
