@@ -16,7 +16,7 @@ import re
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Final, TypeVar
 
@@ -140,14 +140,13 @@ def require_period(chain: Sequence[x509.Certificate], now_ms: int, profile: Prof
     Raises:
         EvidenceError: `not_yet_valid`, `expired`.
     """
-    period = Period(
-        since_ms=max(_ms(one.not_valid_before_utc) for one in chain),
-        until_ms=min(_ms(one.not_valid_after_utc) for one in chain),
-    )
+    latest = max(chain, key=lambda one: one.not_valid_before_utc)
+    first = min(chain, key=lambda one: one.not_valid_after_utc)
+    period = Period(since_ms=_ms(latest.not_valid_before_utc), until_ms=_ms(first.not_valid_after_utc))
     if now_ms < period.since_ms:
-        raise _bad("not_yet_valid", profile, "has a certificate that is not valid yet")
+        raise _bad("not_yet_valid", profile, f"has a certificate that begins on {day(period.since_ms)}{_named(latest)}")
     if now_ms > period.until_ms:
-        raise _bad("expired", profile, "has a certificate that has expired")
+        raise _bad("expired", profile, f"has a certificate that expired on {day(period.until_ms)}{_named(first)}")
     return period
 
 
@@ -172,11 +171,17 @@ def require_not_revoked(
         raise _bad("revocation_stale", profile, "comes with a revocation list that never ends")
     period = Period(since_ms=_ms(revoked.last_update_utc), until_ms=_ms(revoked.next_update_utc))
     if not period.since_ms <= now_ms <= period.until_ms:
-        raise _bad("revocation_stale", profile, "comes with a revocation list that is not of this time")
+        said = f"comes with a revocation list that is good from {day(period.since_ms)} to {day(period.until_ms)}"
+        raise _bad("revocation_stale", profile, said)
     for certificate in certificates:
         if certificate.issuer == revoked.issuer and _is_listed(revoked, certificate):
             raise _bad("revoked", profile, f"has a certificate that is revoked: {certificate.subject.rfc4514_string()}")
     return period
+
+
+def day(at_ms: int) -> str:
+    """Return the day of a moment for messages; a time of day where it matters is in the file that is named."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).date().isoformat()
 
 
 # -- Encodings ----------------------------------------------------------------------------------------------
@@ -341,6 +346,12 @@ def _is_listed(revoked: x509.CertificateRevocationList, certificate: x509.Certif
         lambda: revoked.get_revoked_certificate_by_serial_number(certificate.serial_number), "a revocation list"
     )
     return entry is not None
+
+
+def _named(certificate: x509.Certificate) -> str:
+    """Return which certificate is meant, in printable ASCII: names come from others."""
+    name = certificate.subject.rfc4514_string()
+    return f": {name[:120]}" if name.isascii() and name.isprintable() and name else ""
 
 
 def _ms(time: datetime) -> int:

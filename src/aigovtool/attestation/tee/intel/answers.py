@@ -11,6 +11,7 @@ import msgspec
 
 from aigovtool.attestation.certificates import (
     Period,
+    day,
     read_certificates,
     read_revocation_list,
     require_chain,
@@ -105,7 +106,7 @@ def _about(text: str) -> _About:
 
 def _in_time(period: Period, now_ms: int) -> Period:
     if now_ms < period.since_ms:
-        raise EvidenceError("a signed document is not valid yet", reason="not_yet_valid")
+        raise EvidenceError(f"a signed document begins on {day(period.since_ms)}", reason="not_yet_valid")
     if now_ms > period.until_ms:
-        raise EvidenceError("a signed document has expired", reason="collateral_expired")
+        raise EvidenceError(f"a signed document expired on {day(period.until_ms)}", reason="collateral_expired")
     return period

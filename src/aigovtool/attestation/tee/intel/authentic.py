@@ -23,6 +23,7 @@ from cryptography.x509.oid import NameOID
 from aigovtool.attestation.certificates import (
     Period,
     Profile,
+    day,
     fingerprint,
     read_certificates,
     require_chain,
@@ -141,20 +142,36 @@ def in_time(pck: Chain, by: Signers, said: Documents, collateral: Collateral, no
     Raises:
         EvidenceError: `not_yet_valid`, `collateral_expired`.
     """
-    of_certificates = [
-        Period(since_ms=_ms(one.not_valid_before_utc.timestamp()), until_ms=_ms(one.not_valid_after_utc.timestamp()))
-        for one in (*pck, *by.tcb_info, *by.qe_identity)
-    ]
-    of_statements = [said.tcb_info.period, said.qe_identity.period, *map(period_of, _lists(collateral))]
-    periods = of_certificates + of_statements
-    if now_ms < max(period.since_ms for period in periods):
-        raise EvidenceError("a part of the collateral is not valid yet", reason="not_yet_valid")
-    until_ms = min(period.until_ms for period in periods)
-    if now_ms > until_ms:
-        raise EvidenceError("a part of the collateral has expired", reason="collateral_expired")
-    _, monthly = _lists(collateral)
-    since_ms = min(period.since_ms for period in (said.tcb_info.period, said.qe_identity.period, period_of(monthly)))
-    return Period(since_ms=since_ms, until_ms=until_ms)
+    by_root, by_authority = _lists(collateral)
+    parts = {
+        "the platform's certificate chain": _of_chain(pck),
+        "the chain of the TCB information": _of_chain(by.tcb_info),
+        "the chain of the QE identity": _of_chain(by.qe_identity),
+        "the TCB information": said.tcb_info.period,
+        "the QE identity": said.qe_identity.period,
+        "the root's revocation list": period_of(by_root),
+        "the revocation list of platforms": period_of(by_authority),
+    }
+    latest = max(parts, key=lambda name: parts[name].since_ms)
+    first = min(parts, key=lambda name: parts[name].until_ms)
+    if now_ms < (since_ms := parts[latest].since_ms):
+        raise EvidenceError(
+            f"the collateral is not valid yet: {latest} begins on {day(since_ms)}", reason="not_yet_valid"
+        )
+    if now_ms > (until_ms := parts[first].until_ms):
+        raise EvidenceError(
+            f"the collateral has expired: {first} ended on {day(until_ms)}", reason="collateral_expired"
+        )
+    monthly = (said.tcb_info.period, said.qe_identity.period, parts["the revocation list of platforms"])
+    return Period(since_ms=min(period.since_ms for period in monthly), until_ms=until_ms)
+
+
+def _of_chain(chain: Chain) -> Period:
+    """Return when all certificates are valid."""
+    return Period(
+        since_ms=max(_ms(one.not_valid_before_utc.timestamp()) for one in chain),
+        until_ms=min(_ms(one.not_valid_after_utc.timestamp()) for one in chain),
+    )
 
 
 def not_revoked(pck: Chain, by: Signers, collateral: Collateral, now_ms: int) -> None:

@@ -8,6 +8,7 @@ A quote of an enclave or TD in debug mode is refused here, with the reason `debu
 the library verifies none.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -183,14 +184,18 @@ def _parts(evidence: Evidence, tee: TeeType) -> _Parts:
     collateral = [part for part in evidence.endorsements if part.startswith(COLLATERAL_PREFIX)]
     events = [part for part in evidence.endorsements if part.startswith(_EVENTS_PREFIX)]
     if len(collateral) != 1 or len(events) > (tee is TeeType.TDX):
-        raise EvidenceError(
-            "a quote travels with its collateral, and that of a TD with at most one list of events",
-            reason="endorsement_count",
-            fix="send the collateral that Intel publishes for this platform with the quote",
-        )
+        raise EvidenceError(_counted(collateral, evidence.endorsements), reason="endorsement_count")
     if len(collateral) + len(events) != len(evidence.endorsements):
         raise EvidenceError("an endorsement is neither collateral nor a list of events", reason="endorsement_unknown")
     return _Parts(collateral[0], events[0] if events else None)
+
+
+def _counted(collateral: Sequence[bytes], endorsements: Sequence[bytes]) -> str:
+    """Return in words what there is too little or too much of."""
+    if collateral:
+        return "a quote travels with one collateral, and that of a TD with at most one list of events"
+    beside = f", and {len(endorsements)} other endorsements did" if endorsements else ""
+    return f"no collateral came along with the quote{beside}"
 
 
 def _require_padded(quote: Quote) -> None:
