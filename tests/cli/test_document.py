@@ -8,10 +8,11 @@ from tests.attestation.test_appraisal import policy
 
 from aigovtool.attestation.policy import POLICY, AppraisalPolicy
 from aigovtool.attestation.reference_values import REFERENCE_VALUES
+from aigovtool.cli.appraisal.policy_file import read_policy
 from aigovtool.cli.document import read_document, write_document
 from aigovtool.codec import encode
 from aigovtool.crypto.sign import Envelope, SigningKey, seal
-from aigovtool.errors import ConfigurationError, SignatureInvalidError
+from aigovtool.errors import AIGovToolError, ConfigurationError, SignatureInvalidError
 
 KEY, THIEF = SigningKey.generate(), SigningKey.generate()
 FOR_OTHERS = KEY.public.raw.hex()
@@ -54,9 +55,20 @@ def test_a_signature_that_nobody_checks_is_not_passed_over(tmp_path: Path) -> No
         (signed, "00" * 31, "bad_key"),
         (signed, "00" * 32, "bad_key"),
     ):
-        with pytest.raises(ConfigurationError) as caught:
+        with pytest.raises(AIGovToolError) as caught:
             read(written(tmp_path, document), key)
         assert caught.value.reason == reason
+        # A wrong value of an option is the input's fault, as with every other option.
+        assert caught.value.exit_code == (3 if reason == "bad_key" else 2)
+
+
+def test_a_signed_file_is_refused_with_a_way_on(tmp_path: Path) -> None:
+    """Where the verb has an option for the key it is named; where it has none, the unsigned file is asked for."""
+    signed = written(tmp_path, seal(POLICY, policy(), KEY))
+    for option, word in (("--policy-signer", "--policy-signer"), (None, "the file that was signed")):
+        with pytest.raises(ConfigurationError) as caught:
+            read_policy(signed, option=option)
+        assert word in (caught.value.fix or "")
 
 
 def test_other_content_is_refused_and_no_file_is_written_over(tmp_path: Path) -> None:
@@ -72,5 +84,5 @@ def test_other_content_is_refused_and_no_file_is_written_over(tmp_path: Path) ->
         assert bad.value.reason == "bad_document"
     with pytest.raises(ConfigurationError) as taken:
         write_document(path, policy(), replace=False)
-    assert taken.value.reason == "unwritable_file"
+    assert (taken.value.reason, taken.value.fix) == ("unwritable_file", "name another file, or remove this one")
     assert path.read_bytes() != encode(policy())

@@ -134,8 +134,9 @@ def test_evidence_is_judged_as_of_a_time(site: Site) -> None:
     assert moment_ms("1780315200") == moment_ms("1780315200000") == moment_ms("2026-06-01T12:00:00Z")
     assert moment_ms("2026-06-01") == moment_ms("2026-06-01T02:00+02:00")
     for bad in ("yesterday", "2026-06-01T12:00", "", "-1", "2026-13-01"):
-        with pytest.raises(InvalidValueError):
+        with pytest.raises(InvalidValueError) as caught:
             moment_ms(bad)
+        assert ("does not say its zone" in caught.value.message) is (bad == "2026-06-01T12:00")
 
 
 @pytest.mark.parametrize(
@@ -163,6 +164,36 @@ def test_what_cannot_be_judged_says_why(site: Site, arguments: tuple[str, ...], 
     result = site.run(*words, "--json")
     assert result.exit_code == code, result.output
     assert json.loads(result.stdout)["error"]["reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "word"),
+    [
+        ("--policy-signer", "00" * 32, "without --policy"),
+        ("--policy-seen", "seen.json", "without --policy"),
+        ("--nonce", "00", "evidence of simulated"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(site: Site, option: str, value: str, word: str) -> None:
+    """Whoever gives it believes that it is looked at."""
+    result = site.run(site.simulated(), "--at", NOW, option, value)
+    assert (result.exit_code, word in result.stderr) == (2, True), result.stderr
+    assert "see `aigovtool evidence verify --help`" in result.stderr
+    assert not Path("seen.json").exists()
+
+
+def test_a_failed_verification_says_what_can_be_done(site: Site) -> None:
+    """A certificate that is not there can be fetched; evidence that was changed has no way on."""
+    report = site.file("report.bin", snp.report())
+    found = site.verdict(report, "--tee", "sev-snp", "--at", str(snp.NOW_MS), code=5)
+    assert found["reason"] == "leaf_missing"
+    shown = site.run(report, "--tee", "sev-snp", "--at", str(snp.NOW_MS)).stdout
+    for words in (found["fix"], shown):
+        assert "aigovtool endorsements fetch" in words
+        assert "--endorsements" in words
+    genuine = SimulatedPlatform(MEASUREMENT).report(REPORT_DATA)
+    changed = msgspec.structs.replace(genuine, data=genuine.data[:-1] + b"\0")
+    assert site.verdict(site.simulated(changed), "--at", NOW, code=5)["fix"] is None
 
 
 def test_every_block_of_a_pem_file_is_read(site: Site) -> None:
@@ -243,3 +274,36 @@ def test_a_quote_of_a_tpm_is_read_from_the_files_of_its_tools(site: Site) -> Non
     assert "boot integrity alone" in shown.stdout
     assert "Not the vendor's roots" in shown.stderr
     assert site.verdict(folder, "--nonce", nonce, "--at", NOW, code=5)["genuine"] is False
+
+
+@needs_vectors
+def test_what_is_out_of_time_is_named_with_its_day(site: Site) -> None:
+    """Whoever has old evidence sees which part of it ended, and when; without collateral that is said."""
+    quote, collateral = "dcap_qvl_tdx_quote_v4.bin", "dcap_qvl_tdx_quote_v4.collateral.json"
+    bare = site.verdict(VECTORS / "tdx" / quote, "--tee", "tdx", code=5)
+    assert (bare["reason"], bare["steps"][0]["detail"]) == (
+        "endorsement_count",
+        "no collateral came along with the quote",
+    )
+    assert "aigovtool endorsements fetch" in bare["fix"]
+    given = (VECTORS / "tdx" / quote, "--tee", "tdx", "--endorsements", VECTORS / "tdx" / collateral)
+    for moment, reason, words in (
+        ("2099-01-01", "collateral_expired", "ended on 20"),
+        ("2020-01-01", "not_yet_valid", "begins on 20"),
+    ):
+        found = site.verdict(*given, "--at", moment, code=5)
+        (failed,) = [step for step in found["steps"] if step["reason"] == reason]
+        assert words in failed["detail"]
+    report = VECTORS / "snp" / "ms_milan_attestation_report.bin"
+    leaf = ("--endorsements", VECTORS / "snp" / "ms_milan_vcek.pem", "--at", "2099-01-01")
+    found = site.verdict(report, "--tee", "sev-snp", *leaf, code=5)
+    assert "expired on 20" in next(step["detail"] for step in found["steps"] if step["reason"] == "expired")
+
+
+@needs_vectors
+def test_a_chain_of_a_tpm_without_an_end_says_where_to_bring_it(site: Site) -> None:
+    """Its maker's root, and what is between, are for whoever runs the custodian."""
+    folder = VECTORS / "tpm" / "swtpm_vm_uki"
+    found = site.verdict(folder, "--nonce", "00112233445566778899aabbccddeeff" * 2, "--at", NOW, code=5)
+    assert found["reason"] == "chain_root"
+    assert all(word in found["fix"] for word in ("--tpm-issuers", "--root", "tpm-roots/"))

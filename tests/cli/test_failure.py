@@ -134,6 +134,13 @@ def test_wrong_usage_is_refused_for_people_and_programs(run: Callable[..., Resul
     assert json.loads(document.stdout)["error"]["code"] == "usage"
 
 
+def test_the_choices_of_an_option_are_told_on_one_line(run: Callable[..., Result]) -> None:
+    """Line ends and tabs are no text, and would be shown as question marks."""
+    result = run("reference-values", "add", "x", "--origin", "y")
+    assert "Choose from: sev-snp, tdx," in result.stderr
+    assert "?" not in result.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["usage"], ["budget", "show"], ["stop", "--all"], ["audit", "export", "-o", "x.jsonl"], ["operator", "list"]],

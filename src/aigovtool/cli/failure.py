@@ -19,6 +19,7 @@ from typing import Final
 import click
 from msgspec import Struct
 
+from aigovtool.cli.evidence.advice import FIXES as OF_EVIDENCE
 from aigovtool.cli.screen import Screen
 from aigovtool.errors import AIGovToolError
 
@@ -141,7 +142,7 @@ def _of_ours(error: AIGovToolError) -> Failure:
 
 def _fix(error: AIGovToolError) -> str | None:
     if error.fix is None:
-        return _FIXES.get(error.reason or "")
+        return _FIXES.get(error.reason or "") or OF_EVIDENCE.get(error.reason or "")
     text = error.fix
     for theirs, ours in _WORDS:
         text = text.replace(theirs, ours)
@@ -151,7 +152,8 @@ def _fix(error: AIGovToolError) -> str | None:
 def _of_usage(error: click.ClickException) -> Failure:
     context = error.ctx if isinstance(error, click.UsageError) else None
     path = "aigovtool" if context is None else context.command_path
-    return _simple("usage", error.format_message(), 2, fix=f"see `{path} --help`")
+    # click puts the choices of an option below each other; here a message is one line.
+    return _simple("usage", " ".join(error.format_message().split()), 2, fix=f"see `{path} --help`")
 
 
 def _of_missing(module: str) -> Failure:

@@ -31,6 +31,11 @@ operator_option = click.option(
 )
 
 
+def wrong_usage(message: str) -> click.UsageError:
+    """Return the error for options that do not go together, with the verb whose help says more."""
+    return click.UsageError(message, click.get_current_context(silent=True))
+
+
 class Verb(click.Command):
     """A command with `--json` and an example; its function gets a `Screen` by `click.pass_obj`."""
 

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 BEGIN: Final = "begin with the file that `aigovtool appraisal show --json > policy.json` writes"
 
 
-def read_policy(file: Path, key: str | None = None) -> "AppraisalPolicy":
-    """Return the policy in a file; with `key` it must be signed with that key (hexadecimal).
+def read_policy(file: Path, key: str | None = None, *, option: str | None = None) -> "AppraisalPolicy":
+    """Return the policy in a file; with `key` (hexadecimal, from `option`) it must be signed with that key.
 
     Raises:
-        ConfigurationError, SignatureInvalidError: as for `read_document`.
+        ConfigurationError, InvalidValueError, SignatureInvalidError: as for `read_document`.
     """
     from aigovtool.attestation.policy import POLICY, AppraisalPolicy  # noqa: PLC0415
 
-    return read_document(file, POLICY, AppraisalPolicy, key, what="an appraisal policy", begin=BEGIN)
+    return read_document(file, POLICY, AppraisalPolicy, key, what="an appraisal policy", begin=BEGIN, option=option)

@@ -8,7 +8,7 @@ import click
 
 from aigovtool.cli.endorsements.answers import read_answers, with_answers
 from aigovtool.cli.evidence.files import read_evidence
-from aigovtool.cli.evidence.verb import moment_ms, verifier_for, warn_roots
+from aigovtool.cli.evidence.verb import AT_HELP, moment_ms, verifier_for, warn_roots
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import FILE
 from aigovtool.errors import AppraisalError
@@ -22,7 +22,7 @@ _OPTIONS: Final = (
     click.option("--event-log", type=FILE, help="For the evidence: the firmware's event log of a TD (CCEL)."),
     click.option("--root", "roots", multiple=True, type=FILE, help="Believe these roots, not the vendor's; repeat."),
     click.option("--nonce", metavar="HEX", help="The nonce in a TPM quote that another program asked for."),
-    click.option("--at", metavar="TIME", help="As of when the evidence is judged.  [default: now]"),
+    click.option("--at", metavar="TIME", help=AT_HELP),
 )
 _UNPROVEN: Final = (
     "Nothing in this file shows that a TPM made it: anybody can make one like it. Believe it for how you came by it."

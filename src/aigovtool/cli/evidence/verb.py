@@ -5,7 +5,7 @@ what it says. Everything that is checked is listed, also after something has fai
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,11 +14,12 @@ import click
 
 from aigovtool.cli.appraisal.policy_file import read_policy
 from aigovtool.cli.endorsements.answers import read_answers, with_answers
+from aigovtool.cli.evidence.advice import FIXES
 from aigovtool.cli.evidence.files import read_evidence, read_roots
 from aigovtool.cli.evidence.verdict import Verdict, checks_of, first_failed, said_of, show_verdict, steps_of
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.seen import require_newest
-from aigovtool.cli.verb import FILE, Verb, VerbGroup
+from aigovtool.cli.verb import FILE, Verb, VerbGroup, wrong_usage
 from aigovtool.errors import EvidenceError, InvalidValueError, VerificationError
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 TEES: Final = ("sev-snp", "tdx", "sgx", "nitro", "tpm", "simulated")
 #: Seconds since 1970 have ten digits until the year 2286, milliseconds thirteen.
 _SECONDS_BELOW: Final = 10**11
+AT_HELP: Final = (
+    "As of when it is judged: a day, ISO 8601 with a zone, or seconds or milliseconds since 1970.  [default: now]"
+)
 _ROOTS: Final = "Not the vendor's roots: whoever made these keys made what they certify."
 
 
@@ -50,7 +54,7 @@ def evidence() -> None:
 )
 @click.option("--fetched", type=FILE, help="What `aigovtool endorsements fetch` wrote.")
 @click.option("--event-log", type=FILE, help="The firmware's event log of a TD (CCEL), to compare with its RTMRs.")
-@click.option("--at", metavar="TIME", help="As of when: ISO 8601 with a zone, or seconds since 1970. [default: now]")
+@click.option("--at", metavar="TIME", help=AT_HELP)
 @click.option("--policy", "policy_file", type=FILE, help="Appraise by the policy in this file, too.")
 @click.option("--policy-signer", metavar="HEX", help="The public key that is to have signed that policy.")
 @click.option("--policy-seen", type=FILE, help="Remember the newest version of that policy here; refuse an older one.")
@@ -83,9 +87,10 @@ def verify(
     from aigovtool.attestation.model import TeeType  # noqa: PLC0415
 
     screen: Screen = context.obj
+    _require_policy(policy_file, {"--policy-signer": policy_signer, "--policy-seen": policy_seen})
     at_ms = moment_ms(at)
     wanted = None if report_data is None else _report_data(report_data)
-    policy = None if policy_file is None else read_policy(policy_file, policy_signer)
+    policy = None if policy_file is None else read_policy(policy_file, policy_signer, option="--policy-signer")
     if policy is not None and policy_seen is not None:
         require_newest(policy, policy_seen)
     found = read_evidence(None if tee is None else TeeType(tee), file, endorsements, event_log)
@@ -99,6 +104,13 @@ def verify(
     screen.show(verdict, lambda: show_verdict(screen, verdict))
     if not verdict.genuine or verdict.acceptable is False:
         context.exit(VerificationError.exit_code)
+
+
+def _require_policy(policy_file: Path | None, options: Mapping[str, object]) -> None:
+    """Refuse options that are about a policy where none is given: whoever gives them believes that one is checked."""
+    idle = [name for name, value in options.items() if value is not None]
+    if policy_file is None and idle:
+        raise wrong_usage(f"{' and '.join(idle)} without --policy: there is no policy to look at")
 
 
 def warn_roots(screen: Screen, tee: "TeeType", roots: Sequence[Path]) -> None:
@@ -124,6 +136,7 @@ def judge(evidence: "Evidence", examined: "Examined", at_ms: int, policy: "Appra
         at_ms=at_ms,
         genuine=verified is not None,
         reason=reason,
+        fix=None if reason is None else FIXES.get(reason),
         steps=steps,
         says=None if verified is None else said_of(verified),
     )
@@ -154,8 +167,11 @@ def verifier_for(tee: "TeeType", root_files: Sequence[Path] = (), nonce: str | N
     Raises:
         ConfigurationError: a file cannot be read (`unreadable_file`).
         InvalidValueError: such roots cannot be given for it, or are no certificates (`bad_root`); `bad_hex`.
+        click.UsageError: a nonce is given for another platform than a TPM.
     """
     asked = None if nonce is None else _unhex(nonce)
+    if asked is not None and tee.value != "tpm":
+        raise wrong_usage(f"--nonce is for quotes of a TPM, and this is evidence of {tee.value}")
     try:
         return _verifier(tee, read_roots(root_files), asked)
     except (EvidenceError, ValueError) as error:
@@ -219,13 +235,19 @@ def moment_ms(text: str | None) -> int:
         moment = datetime.fromisoformat(text)
         if len(text) == len("2026-06-01"):
             moment = moment.replace(tzinfo=UTC)
+        return int(_with_zone(moment, text).timestamp() * 1000)
     except ValueError:
-        moment = datetime.min  # noqa: DTZ901 - without a zone, so it is refused below
-    if moment.tzinfo is None:
         raise InvalidValueError(
             f"{text[:40]!r} is no time", reason="bad_time", fix="use 2026-06-01, 2026-06-01T12:00Z or 1780315200"
+        ) from None
+
+
+def _with_zone(moment: datetime, text: str) -> datetime:
+    if moment.tzinfo is None:
+        raise InvalidValueError(
+            f"{text[:40]!r} does not say its zone", reason="bad_time", fix="add the zone: Z for UTC, or +02:00"
         )
-    return int(moment.timestamp() * 1000)
+    return moment
 
 
 def _compared(verdict: Verdict, wanted: bytes) -> Verdict:

@@ -52,7 +52,8 @@ class Said(Struct, frozen=True, kw_only=True):
 class Verdict(Struct, frozen=True, kw_only=True):
     """The verdict on evidence, as of a time.
 
-    `genuine` is the verifier's answer, and `reason` names its first failed step. `acceptable` is the policy's answer,
+    `genuine` is the verifier's answer, and `reason` names its first failed step; `fix` says
+    what can be done about it, where something can. `acceptable` is the policy's answer,
     and null where no policy was given or the evidence is not genuine; `refused` names its first failed check. `result`
     is the EAR claims-set of the appraisal.
     """
@@ -61,6 +62,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
     at_ms: int
     genuine: bool
     reason: str | None
+    fix: str | None = None
     steps: list[Made]
     says: Said | None
     policy: str | None = None
@@ -124,6 +126,8 @@ def show_verdict(screen: "Screen", verdict: Verdict) -> None:
     screen.table((">step", "", "name", "what", "source"), rows, "")
     if verdict.says is None:
         screen.line(f"NOT GENUINE: {verdict.reason}", style="red")
+        if verdict.fix is not None:
+            screen.line(f"fix: {verdict.fix}")
         return
     screen.line("genuine", style="green")
     screen.line()

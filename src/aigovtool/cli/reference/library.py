@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 _BEGIN: Final = "begin one with `aigovtool reference-values add`"
 
 
-def read_library(path: Path, key: str | None = None) -> "ReferenceLibrary":
-    """Return the library in a file; with `key` it must be signed with that key (hexadecimal).
+def read_library(path: Path, key: str | None = None, *, option: str | None = None) -> "ReferenceLibrary":
+    """Return the library in a file; with `key` (hexadecimal, from `option`) it must be signed with that key.
 
     Raises:
-        ConfigurationError, SignatureInvalidError: as for `read_document`.
+        ConfigurationError, InvalidValueError, SignatureInvalidError: as for `read_document`.
     """
     from aigovtool.attestation.reference_values import REFERENCE_VALUES, ReferenceLibrary  # noqa: PLC0415
 
     return read_document(
-        path, REFERENCE_VALUES, ReferenceLibrary, key, what="a library of reference values", begin=_BEGIN
+        path, REFERENCE_VALUES, ReferenceLibrary, key, what="a library of reference values", begin=_BEGIN, option=option
     )

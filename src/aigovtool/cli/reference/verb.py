@@ -131,13 +131,13 @@ def add(
     screen.show(shown, render)
 
 
-@reference_values.command("list", cls=Verb, example="aigovtool reference-values list --library signed.json")
+@reference_values.command("list", cls=Verb, example="aigovtool reference-values list --library reference-values.json")
 @library_option
 @click.option("--signer", metavar="HEX", help="Only if it is signed with this key.")
 @click.pass_obj
 def list_(screen: Screen, *, library: Path, signer: str | None) -> None:
     """List all builds, with those that were retired and why."""
-    found = read_library(library, signer)
+    found = read_library(library, signer, option="--signer")
     shown = Library(version=found.version, records=[_of(record) for record in found.records], signed_by=signer)
 
     def render() -> None:
@@ -209,7 +209,7 @@ def apply(
     """
     from aigovtool.attestation.reference_values import with_reference_values  # noqa: PLC0415
 
-    known = read_library(library, signer)
+    known = read_library(library, signer, option="--signer")
     old = read_policy(policy_file)
     policy = with_reference_values(old, known)
     if seen is not None:
