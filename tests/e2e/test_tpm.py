@@ -98,6 +98,7 @@ def test_a_policy_for_a_machine_begins_with_what_it_says_of_itself(world: World,
     tpm_options = ("--tpm", tpm.tcti, "--tpm-event-log", log, "--tpm-issuers", issuers)
     written = aigovtool("enclave", "evidence", "--tee", "tpm", *tpm_options, "-o", evidence)
     assert SAID in written.stderr
+    assert "the event log gives 3 of 14 registers: their events are sent" in written.stderr
     seen = json.loads(aigovtool("evidence", "verify", evidence, "--root", roots, "--json").stdout)
     assert (seen["genuine"], seen["says"]["facts"]["attestation_key"]) == (True, "unproven")
     aigovtool("appraisal", "draft", evidence, "--root", roots, "--version", "3", "-o", drafted)

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from tests.enclave.site import Site
 
+from aigovtool.attestation.model import TeeType
 from aigovtool.enclave import app
+from aigovtool.enclave.attesters import detect
 from aigovtool.enclave.boot import Instance
+from aigovtool.errors import ConfigurationError
 from aigovtool.transport.server import bind_loopback
 
 
@@ -47,3 +50,45 @@ async def test_an_enclave_that_is_told_to_end_while_it_boots_serves_nobody(
         await enclave.run()
     (instance,) = booted
     assert instance.engine.died.is_set()
+
+
+@pytest.mark.parametrize(("reason", "tries"), [("attester_absent", 1), ("attester_provider", 1), ("elsewhere", 5)])
+async def test_a_platform_that_is_not_here_is_not_waited_for(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, tries: int
+) -> None:
+    """No waiting mends a host that is no such guest; other failures may pass."""
+    tried: list[None] = []
+
+    async def boot(*_: object) -> Instance:
+        tried.append(None)
+        raise ConfigurationError("no", reason=reason)
+
+    monkeypatch.setattr(app, "boot", boot)
+    monkeypatch.setattr(app, "_BACKOFF_S", (0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(app, "CustodianLink", lambda _: site.link)
+    options = app.EnclaveOptions(
+        tee="simulated",
+        allow_simulated=True,
+        borrower_file=tmp_path / "borrower.json",
+        models=(),
+        host="127.0.0.1",
+        port=0,
+        cache=tmp_path,
+    )
+    attester = app.attester_for(options.tee, allow_simulated=True)
+    with pytest.raises(ConfigurationError):
+        await app._Enclave(options, site.party, attester, bind_loopback(), None).run()
+    assert len(tried) == tries
+
+
+def test_what_was_found_is_logged_as_text(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """For people and for programs that read logs: one line with each platform by its name."""
+    found = [
+        detect.Finding(TeeType.NITRO, usable=True, detail="there"),
+        detect.Finding(TeeType.TPM, False, "not there"),
+    ]
+    monkeypatch.setattr(detect, "look", lambda: found)
+    caplog.set_level("INFO", "aigovtool")
+    app.attester_for("auto", allow_simulated=False)
+    (record,) = [one for one in caplog.records if one.getMessage() == "tee_chosen"]
+    assert vars(record)["found"] == "nitro: there; tpm: not there"

@@ -1,18 +1,21 @@
 """`aigovtool enclave`: run an enclave on this host, and say what it would measure."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from msgspec import Struct
 
 from aigovtool.cli.address import LISTEN, Address
 from aigovtool.cli.credentials import read_borrower
 from aigovtool.cli.screen import UNENCRYPTED, Screen
-from aigovtool.cli.verb import DIRECTORY, FILE, Verb, VerbGroup
+from aigovtool.cli.verb import DIRECTORY, FILE, Verb, VerbGroup, wrong_usage
 
 if TYPE_CHECKING:
+    from aigovtool.attestation.model import Evidence
     from aigovtool.enclave.app import TpmOptions
 
 _SIMULATED = "simulated"
@@ -84,7 +87,7 @@ _TEE_OPTIONS = (
 
 
 def _tee_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say which TEE, and where it is."""
+    """Add the options that say which TEE, and where it is; `_require_fitting` looks at them."""
     for option in reversed(_TEE_OPTIONS):
         function = option(function)
     return function
@@ -120,6 +123,7 @@ def serve(
     from aigovtool.enclave.app import EnclaveOptions  # noqa: PLC0415
     from aigovtool.enclave.app import serve as run  # noqa: PLC0415
 
+    _require_fitting(tee, allow_simulated=allow_simulated)
     options = EnclaveOptions(
         tee=tee,
         allow_simulated=allow_simulated,
@@ -150,9 +154,11 @@ def evidence(screen: Screen, /, *, tee: str, allow_simulated: bool, out: Path, *
     from aigovtool.enclave.app import attester_for  # noqa: PLC0415
     from aigovtool.enclave.sample import sample_evidence  # noqa: PLC0415
 
+    _require_fitting(tee, allow_simulated=allow_simulated)
     _warn(screen, tee)
     made = sample_evidence(attester_for(tee, _tpm_options(**tpm), allow_simulated=allow_simulated))
     write_document(out, made, replace=False)
+    _say_events(screen, made)
     shown = Written(tee=made.tee.value, file=str(out), bytes=len(made.data), endorsements=len(made.endorsements))
     screen.show(
         shown,
@@ -164,6 +170,33 @@ def evidence(screen: Screen, /, *, tee: str, allow_simulated: bool, out: Path, *
             ]
         ),
     )
+
+
+def _require_fitting(tee: str, *, allow_simulated: bool) -> None:
+    """Refuse options of another TEE than the one that is named, and keep the library of TPMs quiet."""
+    context = click.get_current_context()
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in context.params
+        if name.startswith("tpm") and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    if given and tee != _TPM:
+        raise wrong_usage(f"{' and '.join(given)} without --tee tpm: no TPM would be used")
+    if allow_simulated and tee != _SIMULATED:
+        raise wrong_usage("--allow-simulated without --tee simulated: no simulated TEE would be used")
+    # Read when the library is loaded. What it would print is told again by our own errors.
+    os.environ.setdefault("TSS2_LOG", "all+none")
+
+
+def _say_events(screen: Screen, evidence: "Evidence") -> None:
+    """Say of how many registers of a TPM the events are sent; who makes a policy would look for them."""
+    from aigovtool.attestation.tee.tpm.evidence import unwrap  # noqa: PLC0415
+
+    if evidence.tee.value != _TPM:
+        return
+    made = unwrap(evidence.data)
+    told, quoted = len(made.events.registers), len(made.pcrs)
+    screen.note(f"the event log gives {told} of {quoted} registers: {'their' if told else 'no'} events are sent")
 
 
 def _tpm_options(

@@ -91,7 +91,8 @@ def attester_for(tee: str, tpm: TpmOptions | None = None, *, allow_simulated: bo
 
         found = detect.look()
         chosen = detect.choose(found) if tee == AUTO else TeeType(tee)
-        _LOG.info("tee_chosen", extra={"tee": chosen.value, "found": [finding.detail for finding in found]})
+        seen = "; ".join(f"{finding.tee}: {finding.detail}" for finding in found)
+        _LOG.info("tee_chosen", extra={"tee": chosen.value, "found": seen})
         return _tpm(tpm or TpmOptions()) if chosen is TeeType.TPM else detect.attester_for(chosen)
     if not allow_simulated:
         raise ConfigurationError(
@@ -129,6 +130,11 @@ def _certificates(path: Path | None) -> list[bytes]:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}", reason="unreadable_certificate") from None
     except EvidenceError as error:
         raise ConfigurationError(f"{path}: {error.message}", reason="unreadable_certificate") from None
+
+
+def _is_of_this_host(error: AIGovToolError) -> bool:
+    """Return whether the platform is not here, or not for this program: no waiting mends that."""
+    return isinstance(error, ConfigurationError) and (error.reason or "").startswith("attester_")
 
 
 def serve(options: EnclaveOptions, *, ready: Callable[[str], None] | None = None) -> None:
@@ -199,7 +205,7 @@ class _Enclave:
             except (AppraisalError, ForbiddenError):
                 raise
             except AIGovToolError as error:
-                if failures >= len(_BACKOFF_S):
+                if failures >= len(_BACKOFF_S) or _is_of_this_host(error):
                     raise
                 _LOG.warning("boot_failed", extra={"code": error.code, "reason": error.reason})
             await self._pause(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])

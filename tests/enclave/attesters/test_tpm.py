@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.attestation.tee.tpm.test_event_log import event
+from tests.attestation.tee.tpm.test_event_log import event, header
 from tests.enclave.attesters.measured_boot import BANKS, LOG, MEASURED, extend
 from tests.enclave.attesters.software_tpm import SoftwareTpm, missing, software_tpm
 from tests.enclave.attesters.stand_ins import claims
@@ -233,3 +233,20 @@ def test_what_is_missing_is_said(tpm: SoftwareTpm, log: Path) -> None:
         with pytest.raises(EvidenceError) as caught:
             failing()
         assert caught.value.reason == reason
+
+
+def test_a_log_is_told_by_how_much_of_it_replays(tpm: SoftwareTpm, log: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Once, not with every quote: whoever runs the enclave sees that no events are sent. A bad log has a way on."""
+    caplog.set_level("INFO", "aigovtool")
+    maker = attester(tpm, log)
+    for _ in range(2):
+        maker.quote(REPORT_DATA)
+    log.write_bytes(header(*BANKS) + event(0, b"another firmware", algorithms=BANKS))
+    attester(tpm, log).quote(REPORT_DATA)
+    told = [vars(record)["registers"] for record in caplog.records if record.getMessage() == "event_log_replayed"]
+    assert told == ["3 of 14", "0 of 14"]
+    log.write_bytes(b"x")
+    with pytest.raises(EvidenceError) as caught:
+        attester(tpm, log).quote(REPORT_DATA)
+    assert str(log) in caught.value.message
+    assert "--tpm-event-log none" in (caught.value.fix or "")

@@ -12,7 +12,7 @@ def test_without_the_library_the_fix_is_named(monkeypatch: pytest.MonkeyPatch) -
     """Machines without a TPM need no library for it; whoever asks for one is told what to install."""
     monkeypatch.setitem(sys.modules, "tpm2_pytss", None)
     with pytest.raises(ConfigurationError) as caught:
-        TpmAttester()
+        TpmAttester("swtpm:port=2321")
     assert caught.value.reason == "tpm_library"
     assert "aigovtool[tpm]" in (caught.value.fix or "")
 

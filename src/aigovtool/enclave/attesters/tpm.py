@@ -7,8 +7,11 @@ Needs `tpm2-pytss` (the extra `tpm`) with the libraries of tpm2-tss, and access 
 Through /dev/tpmrm0 the kernel keeps programs apart; on a bare /dev/tpm0 objects that are left behind fill the TPM.
 """
 
+import errno
 import hashlib
 import importlib
+import logging
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +42,7 @@ from aigovtool.attestation.tee.tpm.structures import (
     parse_quote,
     unwrapped_public,
 )
+from aigovtool.enclave.attesters.attributes import failure
 from aigovtool.errors import ConfigurationError, EvidenceError
 
 #: Firmware, boot loader and kernel. Not 10, into which IMA measures each file that is opened, and not 16 and 23, which
@@ -51,6 +55,8 @@ EK_CERTIFICATE_INDEXES: Final = (0x01C00002, 0x01C0000A, 0x01C00016, 0x01C0001C)
 # TPMT_PUBLIC: ECC, SHA-256, {fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, restricted, sign}, no policy,
 # no symmetric algorithm, ECDSA with SHA-256, P-256, no key derivation, no point yet.
 _AK_TEMPLATE: Final = bytes.fromhex("0023 000b 00050072 0000 0010 0018 000b 0003 0010 0000 0000")
+_LOG: Final = logging.getLogger(__name__)
+_WITHOUT_LOG: Final = "send no events: --tpm-event-log none"
 _QUOTE_TRIES: Final = 3
 _PCRS_AT_ONCE: Final = 8
 _NV_CHUNK: Final = 512
@@ -77,8 +83,9 @@ class TpmAttester:
         certificate_indexes: NV indices in which the endorsement key certificate is looked for otherwise, in this order.
 
     Raises:
-        ConfigurationError: `tpm_library` when tpm2-pytss cannot be loaded, `tpm_registers` when no PCRs are to be
-            quoted, or some that do not exist.
+        ConfigurationError: `attester_absent`, `attester_permission` for a device that is not there, or not for this
+            program; `tpm_library` when tpm2-pytss cannot be loaded, `tpm_registers` when no PCRs are to be quoted, or
+            some that do not exist.
     """
 
     def __init__(
@@ -96,6 +103,7 @@ class TpmAttester:
             raise ConfigurationError(
                 "the PCRs to be quoted are none, or do not exist", reason="tpm_registers", fix="name some of 0 to 23"
             )
+        _require_device(tcti)
         self._tss: Final = _library()
         self._tcti: Final = tcti
         self._bank: Final = bank
@@ -105,6 +113,7 @@ class TpmAttester:
         self._ek_certificate: Final = ek_certificate
         self._indexes: Final = tuple(certificate_indexes)
         self._lock: Final = threading.Lock()
+        self._replayed = -1
         self._secret: bytes | None = None
         self._ak_certificate: bytes | None = None
 
@@ -285,10 +294,29 @@ class TpmAttester:
             raise EvidenceError(
                 f"the event log {self._event_log} cannot be read",
                 reason="attester_event_log",
-                fix="mount securityfs, or configure the attester without an event log",
+                fix=f"mount securityfs, or {_WITHOUT_LOG}",
             ) from None
+        except EvidenceError as error:
+            said = f"the event log {self._event_log}: {error.message}"
+            raise EvidenceError(said, reason=error.reason, fix=_WITHOUT_LOG) from None
         told = {index for index, digest in log.replay(self._bank).items() if values.get(index) == digest}
+        if len(told) != self._replayed:  # once, and not for each consumer that asks
+            self._replayed = len(told)
+            _LOG.info("event_log_replayed", extra={"registers": f"{len(told)} of {len(values)}"})
         return log.event_list(self._bank, told), log.startup_locality if 0 in told else 0
+
+
+def _require_device(tcti: str) -> None:
+    """Require a device that this program may use: the library would not say which of the two it is not."""
+    kind, _, path = tcti.partition(":")
+    if kind != "device" or not path:
+        return
+    try:
+        Path(path).stat()
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+    except OSError as error:
+        raise failure(error, "there is no TPM to be used") from None
 
 
 def _library() -> TpmLibrary:
