@@ -91,11 +91,35 @@ def test_an_answer_that_is_not_the_vendors_is_not_written(amd: Amd, folder: Path
     assert not (folder / "fetched.json").exists()
 
 
-def test_evidence_that_needs_nothing_is_told_so(folder: Path) -> None:
-    """Nitro brings its chain; and what cannot be read leads nowhere."""
+def test_why_nothing_is_fetched_is_told(amd: Amd, folder: Path) -> None:
+    """Nitro brings its chain; what cannot be read is no evidence; and a VLEK's certificate is its provider's."""
     (folder / "document.bin").write_bytes(b"x" * 100)
-    arguments = ("endorsements", "fetch", "@document.bin", "--tee", "nitro", "-o", "@fetched.json")
-    assert refused(folder, *arguments) == (3, "nothing_wanted")
+    fetch = ("endorsements", "fetch", "@document.bin", "-o", "@fetched.json", "--tee")
+    assert refused(folder, *fetch, "nitro") == (3, "nothing_wanted")
+    for tee, reason in (("sev-snp", "report_length"), ("tdx", "quote_tee")):
+        result = run(folder, *fetch, tee)
+        assert (result.exit_code, f"why:   {reason}" in result.stderr) == (5, True), result.stderr
+        assert f"error: {folder / 'document.bin'}: " in result.stderr
+    (folder / "document.bin").write_bytes(snp.report(kind="vlek"))
+    assert refused(folder, *fetch, "sev-snp") == (3, "leaf_of_provider")
+    assert amd.asked == []
+
+
+def test_what_is_there_already_says_what_is_fetched(amd: Amd, folder: Path) -> None:
+    """With a certificate it is not fetched again, and the list for its kind of key is."""
+    (folder / "leaf.pem").write_bytes(snp.pem(amd.leaf))
+    assert [one["address"] for one in done(folder, *FETCH, "--endorsements", "@leaf.pem")["answers"]] == [LIST]
+
+
+def test_without_a_network_the_way_on_is_another_machine(amd: Amd, folder: Path) -> None:
+    """Not the cache of a custodian: that is where the file goes that could not be made."""
+    amd.away = True
+    result = run(folder, *FETCH)
+    assert result.exit_code == 7
+    assert "fix:   run this where there is a network" in result.stderr
+    (folder / "leaf.pem").write_bytes(snp.pem(amd.leaf))
+    assert refused(folder, *FETCH, "--endorsements", "@leaf.pem") == (7, "vendor_unreachable")
+    assert not (folder / "fetched.json").exists()
 
 
 def test_a_custodian_without_a_network_is_fed_by_hand(amd: Amd, folder: Path) -> None:

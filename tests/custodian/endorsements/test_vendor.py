@@ -1,6 +1,7 @@
 """Vendors' services: fixed hosts, over TLS, bounded; nothing in evidence or in an answer leads anywhere else."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -97,7 +98,39 @@ async def test_no_answer_is_no_answer(path: str, site: Site, monkeypatch: pytest
     with pytest.raises(UnreachableError) as caught:
         await site.services.fetch(AMD + path, 0)
     assert caught.value.reason == "vendor_unreachable"
+    assert ("no answer in 0.5 seconds" in caught.value.message) is (path == "/slow")
     assert len(site.asked) == 1
+
+
+def nested(error: Exception) -> Exception:
+    """Return an error as libraries give it: wrapped, in a group, without a text of its own."""
+    outer = OSError("All connection attempts failed")
+    outer.__cause__ = ExceptionGroup("several", [error])
+    whole = httpx.ConnectError("failed")
+    whole.__cause__ = outer
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (socket.gaierror(-2, "Name or service not known"), "its name is not resolved (Name or service not known)"),
+        (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
+        (OSError(101, "Network is unreachable"), "Network is unreachable"),
+        (ValueError("the text of a library may quote anything"), "ConnectError"),
+    ],
+)
+async def test_why_there_is_no_answer_is_told_as_the_system_says_it(error: Exception, words: str) -> None:
+    """Whoever must mend a network is helped by its reason, and by no name of a class."""
+
+    def failing(_: httpx.Request) -> httpx.Response:
+        raise nested(error)
+
+    services = VendorServices(client=httpx.AsyncClient(transport=httpx.MockTransport(failing)))
+    with pytest.raises(UnreachableError) as caught:
+        await services.fetch(f"{AMD}/vcek/v1/Milan/crl", 0)
+    await services.close()
+    assert caught.value.message.endswith(f"gives no endorsements: {words}")
 
 
 async def test_nothing_there_is_another_thing_than_no_answer(site: Site) -> None:

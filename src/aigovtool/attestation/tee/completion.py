@@ -67,15 +67,23 @@ class Vendors:
         for that; a report of AMD's names its chip without any proof, before its certificate is there.
         """
         try:
-            match evidence.tee:
-                case TeeType.SEV_SNP:
-                    return _wanted_snp(evidence)
-                case TeeType.TDX | TeeType.SGX:
-                    return _wanted_intel(evidence, self._intel())
-                case _:
-                    return NOTHING
+            return self.wanted_or_refused(evidence)
         except EvidenceError:
             return NOTHING
+
+    def wanted_or_refused(self, evidence: Evidence) -> Wanted:
+        """Return the same as `wanted`, for whoever is there to be told why evidence cannot be read.
+
+        Raises:
+            EvidenceError: it cannot be read.
+        """
+        match evidence.tee:
+            case TeeType.SEV_SNP:
+                return _wanted_snp(evidence)
+            case TeeType.TDX | TeeType.SGX:
+                return _wanted_intel(evidence, self._intel())
+            case _:
+                return NOTHING
 
     def issued(self, answer: Fetched, now_ms: int) -> Issued:
         """Return when a vendor issued an answer, once it is known to be the vendor's, and valid at `now_ms`.

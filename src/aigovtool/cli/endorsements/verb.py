@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -17,7 +18,7 @@ from msgspec import Struct
 from aigovtool.cli.directory import require_custodian
 from aigovtool.cli.document import write_document
 from aigovtool.cli.endorsements.answers import read_answers
-from aigovtool.cli.evidence.files import read_evidence
+from aigovtool.cli.evidence.files import about, read_evidence
 from aigovtool.cli.evidence.verb import TEES
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import DIRECTORY, FILE, Verb, VerbGroup
@@ -31,9 +32,14 @@ if TYPE_CHECKING:
     from aigovtool.custodian.endorsements.cache import EndorsementCache
     from aigovtool.custodian.endorsements.vendor import VendorServices
 
-_NOTHING: Final = (
-    "This evidence needs nothing of its vendor that it does not bring, or cannot be read: `aigovtool evidence verify` "
-    "says which."
+_OF_A_PROVIDER: Final = "the report is signed with a VLEK, and AMD gives the certificate of one to its provider alone"
+#: What to do, by reason, where a vendor has no answer: what the custodian would be told is of no use here.
+_UNANSWERED: Final = MappingProxyType(
+    {
+        "vendor_unreachable": "run this where there is a network, and bring the file that it writes",
+        "vendor_busy": "try again later",
+        "not_at_vendor": "see that the evidence is of such a machine; what there is already goes with --endorsements",
+    }
 )
 directory_argument = click.argument("directory", metavar="DIRECTORY", type=DIRECTORY)
 
@@ -62,19 +68,29 @@ def endorsements() -> None:
 @endorsements.command(cls=Verb, example="aigovtool endorsements fetch report.bin --tee sev-snp -o endorsements.json")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--tee", type=click.Choice(TEES), help="Whose evidence it is, where the file does not say.")
+@click.option(
+    "--endorsements",
+    "brought",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="What is there already, as a VLEK's certificate: what is fetched depends on it; repeat.",
+)
 @click.option("-o", "--out", type=FILE, required=True, help="Where the answers are written.")
 @click.pass_obj
-def fetch(screen: Screen, *, file: Path, tee: str | None, out: Path) -> None:
+def fetch(screen: Screen, *, file: Path, tee: str | None, brought: tuple[Path, ...], out: Path) -> None:
     """Fetch what evidence needs and does not bring, from its vendor's fixed hosts and from nowhere else.
 
     `aigovtool evidence verify --fetched` and `aigovtool endorsements add` take the file that is written.
     """
     from aigovtool.attestation.model import TeeType  # noqa: PLC0415
 
-    evidence = read_evidence(None if tee is None else TeeType(tee), file, (), None)
-    found, missing = asyncio.run(_asked(evidence))
-    if not found.answers and not missing:
-        raise NotFoundError(_NOTHING, reason="nothing_wanted")
+    evidence = read_evidence(None if tee is None else TeeType(tee), file, brought, None)
+    about(file, lambda: _require_wanting(evidence))
+    try:
+        found, missing = asyncio.run(_asked(evidence))
+    except UnreachableError as error:
+        fix = _UNANSWERED.get(error.reason or "")
+        raise UnreachableError(error.message, reason=error.reason, fix=fix, retry_after_s=error.retry_after_s) from None
     write_document(out, found, replace=False)
     shown = Answers(answers=[_of(one) for one in found.answers], missing=missing, file=str(out))
 
@@ -118,11 +134,31 @@ def list_(screen: Screen, *, directory: Path) -> None:
     screen.show(shown, lambda: _table(screen, shown))
 
 
+def _require_wanting(evidence: "Evidence") -> None:
+    """Require that evidence can be read, and needs something of its vendor.
+
+    Raises:
+        EvidenceError: it cannot be read.
+        NotFoundError: it needs nothing of a vendor (`nothing_wanted`), or what its vendor gives to others alone
+            (`leaf_of_provider`).
+    """
+    from aigovtool.attestation.model import TeeType  # noqa: PLC0415
+    from aigovtool.attestation.tee.completion import Vendors  # noqa: PLC0415
+
+    if Vendors().wanted_or_refused(evidence).addresses:
+        return
+    if evidence.tee is TeeType.SEV_SNP:
+        raise NotFoundError(_OF_A_PROVIDER, reason="leaf_of_provider", fix="bring it with --endorsements")
+    raise NotFoundError(
+        f"evidence of {evidence.tee.value} needs nothing of a vendor's services", reason="nothing_wanted"
+    )
+
+
 async def _asked(evidence: "Evidence") -> "tuple[FetchedAnswers, list[str]]":
     """Ask the vendor for all that is wanted; what is only useful may be missing.
 
     Raises:
-        UnreachableError: something that is needed is not there.
+        UnreachableError: something that is needed is not there, or nothing is.
         EvidenceError: what is there is not the vendor's.
     """
     from aigovtool.attestation.tee.completion import Vendors  # noqa: PLC0415
@@ -138,9 +174,12 @@ async def _asked(evidence: "Evidence") -> "tuple[FetchedAnswers, list[str]]":
             found[answer.url] = answer
         want = vendors.wanted(vendors.completed(evidence, found)) if found else want
         for url in want.useful:
-            with suppress(UnreachableError):
+            try:
                 found[url] = found[url] if url in found else await _judged(services, vendors, url)
-            missing += [] if url in found else [url]
+            except UnreachableError:
+                missing.append(url)
+                if not found and url == want.useful[-1]:  # a file without any answer is of no use
+                    raise
     finally:
         await services.close()
     return FetchedAnswers(answers=tuple(found.values())), missing

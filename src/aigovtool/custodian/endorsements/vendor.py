@@ -5,6 +5,8 @@ by nobody here: it is verified like endorsements that travel with evidence.
 """
 
 import asyncio
+import socket
+import ssl
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
@@ -63,7 +65,7 @@ class VendorServices:
         except AIGovToolError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever the library raises, there is no answer
-            raise _unreachable(url, type(error).__name__) from None
+            raise _unreachable(url, _why(error)) from None
         finally:
             turns.release()
 
@@ -106,6 +108,27 @@ def require_vendor(url: str) -> None:
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:
     found = {name.lower(): value for name, value in headers.items()}
     return {name: found[name][:_MAX_HEADER_CHARS] for name in sorted(_KEPT_HEADERS & found.keys())}
+
+
+def _why(error: BaseException) -> str:
+    """Return in words why there is no answer: what the system says, below what libraries make of it."""
+    if isinstance(error, TimeoutError | httpx.TimeoutException):
+        return f"no answer in {_TIMEOUT_S:g} seconds"
+    found: OSError | None = None
+    below: BaseException | None = error
+    while below is not None:
+        found = below if isinstance(below, OSError) and below.strerror else found
+        inner = below.exceptions[0] if isinstance(below, BaseExceptionGroup) else None
+        below = inner or below.__cause__ or below.__context__
+    match found:
+        case socket.gaierror():
+            return f"its name is not resolved ({found.strerror})"
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not valid ({found.verify_message})"
+        case None:
+            return type(error).__name__
+        case _:
+            return found.strerror or type(found).__name__
 
 
 def _unreachable(url: str, why: str, reason: str = "vendor_unreachable") -> UnreachableError:
