@@ -18,15 +18,18 @@ from conformance import suite
 from conformance.suite import Expected, Vector
 
 YES, NO = 0, 5
+#: How the difference begins where there was no verdict at all.
+NO_ANSWER = "no answer"
 _SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: an exit code, and the document (empty if there was none)."""
+    """What came back: an exit code, the document (empty if there was none), and why there is neither."""
 
     code: int
     document: dict[str, Any]
+    failed: str = ""
 
 
 #: Asks one verifier about one vector whose files lie in a folder.
@@ -58,7 +61,9 @@ def command(words: Sequence[str]) -> Ask:
                     whole, capture_output=True, check=False, timeout=_SECONDS
                 )
             except subprocess.TimeoutExpired:
-                return Answer(-1, {})
+                return Answer(-1, {}, f"more than {_SECONDS} seconds")
+            except OSError as error:
+                return Answer(-1, {}, error.strerror or "it cannot be started")
         return Answer(done.returncode, _document(done.stdout))
 
     return ask
@@ -94,44 +99,58 @@ def differences(expected: Expected, answer: Answer, *, reasons: bool) -> list[st
     any failed step, because verifiers make their steps in another order.
     """
     if answer.code not in {YES, NO}:
-        return [f"no answer: exit code {answer.code}"]
+        return [f"{NO_ANSWER}: {answer.failed or f'exit code {answer.code}'}"]
     told = answer.document
     if not isinstance(told.get("genuine"), bool):
-        return ["no answer: no document with the member genuine"]
-    found = [] if told["genuine"] is expected.genuine else [f"genuine: {_word(told['genuine'])}"]
+        return [f"{NO_ANSWER}: no document with the member genuine"]
+    found: list[str] = []
+    if told["genuine"] is not expected.genuine:
+        wanted, got = _genuine(expected.genuine, expected.reason), _genuine(told["genuine"], told.get("reason"))
+        found.append(_difference("genuine", wanted, got))
     if expected.acceptable is not None and told.get("acceptable") is not expected.acceptable:
-        found.append(f"acceptable: {told.get('acceptable')}")
-    yes = expected.genuine and expected.acceptable is not False
-    if (answer.code == YES) is not yes:
-        found.append(f"exit code {answer.code}")
+        found.append(_difference("acceptable", _word(expected.acceptable), _word(told.get("acceptable"))))
+    code = YES if expected.genuine and expected.acceptable is not False else NO
+    if answer.code != code:
+        found.append(_difference("exit code", code, answer.code))
     return found + (_words_of(expected, told) if reasons and not found else [])
+
+
+def _difference(what: str, wanted: object, got: object) -> str:
+    return f"{what}: expected {wanted}, got {got}"
+
+
+def _genuine(genuine: bool, reason: object) -> str:  # noqa: FBT001 - it is the answer
+    return _word(genuine) if genuine or reason is None else f"no ({reason})"
+
+
+def _word(answer: object) -> str:
+    return "nothing" if answer is None else "yes" if answer is True else "no" if answer is False else repr(answer)
 
 
 def _words_of(expected: Expected, told: dict[str, Any]) -> list[str]:
     given = {told.get("reason"), *(step.get("reason") for step in told.get("steps") or ())}
-    found = [f"reason: {told.get('reason')}"] if expected.reason not in {None, *given} else []
+    found = []
+    if expected.reason not in {None, *given}:
+        found.append(_difference("reason", expected.reason, told.get("reason")))
     if "internal" in given:
         found.append("reason: internal")
     if expected.refused is not None and told.get("refused") != expected.refused:
-        found.append(f"refused: {told.get('refused')}")
+        found.append(_difference("refused", expected.refused, told.get("refused")))
     says = told.get("says") or {}
-    return found + [f"says.{path}: {seen!r}" for path, seen in _other(expected.says, says)]
+    other = _other(expected.says, says)
+    return found + [_difference(f"says.{path}", repr(wanted), repr(seen)) for path, wanted, seen in other]
 
 
-def _other(wanted: dict[str, Any], said: dict[str, Any], path: str = "") -> list[tuple[str, object]]:
+def _other(wanted: dict[str, Any], said: dict[str, Any], path: str = "") -> list[tuple[str, object, object]]:
     """Return what is said otherwise than wanted; a text that ends with `...` is the beginning of one."""
-    found: list[tuple[str, object]] = []
+    found: list[tuple[str, object, object]] = []
     for name, value in wanted.items():
         seen = said.get(name)
         if isinstance(value, dict):
             found += _other(value, seen if isinstance(seen, dict) else {}, f"{path}{name}.")
         elif isinstance(value, str) and value.endswith("..."):
             same = isinstance(seen, str) and seen.startswith(value[:-3])
-            found += [] if same else [(path + name, seen)]
+            found += [] if same else [(path + name, value, seen)]
         elif seen != value:
-            found.append((path + name, seen))
+            found.append((path + name, value, seen))
     return found
-
-
-def _word(genuine: bool) -> str:  # noqa: FBT001 - it is the answer
-    return "believed" if genuine else "refused"

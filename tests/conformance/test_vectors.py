@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conformance.__main__ import jobs, main, run
+from conformance.runner import Choice, jobs, main, run
 from conformance.suite import Expected, Vector
 from conformance.verdicts import Answer, command, differences, in_process
 
@@ -39,7 +39,7 @@ def vector(name: str) -> Vector:
 @pytest.mark.parametrize("tee", suite.TEES)
 def test_our_verifiers_give_each_vector_its_verdict(tee: str) -> None:
     """Genuine or not, for which reason, what it says, and acceptable or not: all as the suite says."""
-    chosen = list(jobs(public=False, only=[tee]))
+    chosen = list(jobs(Choice(public=False, only=[tee])))
     assert len(chosen) > 70
     assert {one.name: wrong for one, wrong in run(in_process, chosen, reasons=True) if wrong} == {}
 
@@ -112,7 +112,7 @@ def test_every_step_of_every_verifier_is_what_refuses_some_vector(tee: str) -> N
     """A verifier that leaves out any one step believes a vector that is refused by that step alone."""
     steps: set[str] = set()
     alone: set[str] = set()
-    for one, folder in jobs(public=False, only=[tee]):
+    for one, folder in jobs(Choice(public=False, only=[tee])):
         made = in_process(one, folder).document["steps"]
         failed = {step["name"] for step in made if step["outcome"] == "failed"}
         steps |= {step["name"] for step in made}
@@ -240,7 +240,7 @@ def test_the_public_files_are_those_of_the_manifest() -> None:
 @needs_evidence
 def test_our_verifiers_give_each_public_vector_its_verdict() -> None:
     """Evidence of real machines, with vendors' own roots."""
-    chosen = [job for job in jobs(public=True) if job[1] != suite.VECTORS]
+    chosen = [job for job in jobs(Choice()) if job[1] != suite.VECTORS]
     assert len(chosen) == len(suite.read_public().vectors)
     assert {one.name: wrong for one, wrong in run(in_process, chosen, reasons=True) if wrong} == {}
 
