@@ -2,6 +2,8 @@
 
 import enum
 import json
+import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -9,14 +11,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigovtool import codec
+from aigovtool import codec, ids
 from aigovtool.errors import InputError, InvalidValueError, MalformedError, TooLargeError
-from aigovtool.ids import Units
+from aigovtool.ids import ModelId, Units
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES, MAX_INTEGER, MAX_JSON_DEPTH
 
 
 class Colour(enum.Enum):
     RED = "red"
+
+
+class Size(enum.StrEnum):
+    SMALL = "small"
+    LARGE = "large"
+
+
+class Box(codec.Message):
+    size: Size | None = None
+    sizes: tuple[Size, ...] = ()
+    pair: tuple[int, Size] | None = None
+    by_name: dict[str, Size] = {}
+    inner: "Box | int" = 0
+    name: ModelId | None = None
+    code: Annotated[str, codec.text_like("^[0-9]{3}$", "three digits")] = "000"
 
 
 class Counted(codec.Message):
@@ -149,6 +166,37 @@ def test_what_is_not_strict_json_is_malformed(data: bytes, reason: str) -> None:
     with pytest.raises(MalformedError) as caught:
         codec.decode(data, Rich)
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"size": "huge"}, "Expected small or large - at `$.size`"),
+        ({"sizes": ["small", "` - at `$.name`"]}, "Expected small or large - at `$.sizes[1]`"),
+        ({"pair": [1, "x"]}, "Expected small or large - at `$.pair[1]`"),
+        ({"by_name": {"a.b": "x"}}, "Expected small or large - at `$.by_name[...]`"),
+        ({"inner": {"inner": {"size": "x"}}}, "Expected small or large - at `$.inner.inner.size`"),
+        ({"code": "12"}, "Expected three digits - at `$.code`"),
+        (
+            {"name": "^"},
+            "Expected 1 to 63 of a-z, 0-9, '.', '_' and '-', with a letter or digit at both ends - at `$.name`",
+        ),
+    ],
+)
+def test_what_is_allowed_is_said_in_words(value: object, words: str) -> None:
+    """Nobody is shown a pattern, and whoever names none of a few values is told which there are."""
+    with pytest.raises(InvalidValueError) as caught:
+        codec.decode(json.dumps(value).encode(), Box)
+    assert caught.value.message == words
+
+
+def test_every_pattern_of_a_message_has_words() -> None:
+    """A pattern of which the codec knows nothing would be shown as it is."""
+    source = Path(codec.__file__).parent
+    shown = {path.name for path in source.rglob("*.py") if "Meta(pattern=" in path.read_text(encoding="utf-8")}
+    assert shown == {"codec.py", "ids.py"}
+    said = re.findall(r"Meta\(pattern=(\w+)\)", (source / "ids.py").read_text(encoding="utf-8"))
+    assert {vars(ids)[name] for name in said} <= codec._IN_WORDS.keys()
 
 
 def test_a_pair_of_surrogate_escapes_is_one_character() -> None:

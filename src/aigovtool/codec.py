@@ -14,12 +14,15 @@ No value reaches the rest of the program except as a frozen `msgspec.Struct`.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any, Final, NoReturn, TypeVar, dataclass_transform
 
 import msgspec
+from msgspec import inspect
 
 from aigovtool.errors import InvalidValueError, MalformedError, TooLargeError
+from aigovtool.ids import DIGEST_PATTERN, HEX16_PATTERN, HEX32_PATTERN, NAME_PATTERN, REQUEST_KEY_PATTERN
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES, MAX_INTEGER, MAX_JSON_DEPTH
 
 T = TypeVar("T")
@@ -32,6 +35,25 @@ _STRUCTURE_RE: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL
 # " - at `$" itself, while the path of field names that follows is ours.
 _QUOTED_VALUE_RE: Final = re.compile(r"""value ['"].*['"]""", re.DOTALL)
 _MAX_MESSAGE_CHARS: Final = 200
+#: What msgspec says first of a value that is none of an enumeration, and where the value is: the path has our names.
+_NO_MEMBER: Final = "Invalid enum value"
+_PATH_RE: Final = re.compile(r" - at `\$([^`]*)`$")
+_PATH_PART_RE: Final = re.compile(r"\.([^.\[]+)|\[[^\]]*\]")
+
+#: What a pattern allows, in words: errors are read by people who cannot be asked to read patterns.
+_IN_WORDS: Final = {
+    NAME_PATTERN: "1 to 63 of a-z, 0-9, '.', '_' and '-', with a letter or digit at both ends",
+    HEX16_PATTERN: "32 lower-case hexadecimal digits",
+    HEX32_PATTERN: "64 lower-case hexadecimal digits",
+    DIGEST_PATTERN: "sha256: and 64 lower-case hexadecimal digits",
+    REQUEST_KEY_PATTERN: "1 to 64 of A-Z, a-z, 0-9, '.', '_', ':' and '-'",
+}
+
+
+def text_like(pattern: str, words: str) -> msgspec.Meta:
+    """Return what holds a text to a pattern, which errors tell in `words`: "expected `words`"."""
+    _IN_WORDS[pattern] = words
+    return msgspec.Meta(pattern=pattern)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
@@ -102,7 +124,57 @@ def convert(value: object, kind: type[T]) -> T:
     try:
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
-        raise InvalidValueError(_without_values(str(error)), reason="schema") from None
+        raise InvalidValueError(_without_values(_in_words(str(error), kind)), reason="schema") from None
+
+
+def _in_words(message: str, kind: object) -> str:
+    """Return msgspec's message with words for patterns, and with the values of an enumeration."""
+    if message.startswith(_NO_MEMBER):
+        found = _PATH_RE.search(message)
+        members = _members(kind, "" if found is None else found[1])
+        where = "" if found is None else found[0]
+        return f"Expected {' or '.join(members)}{where}" if members else message
+    for pattern, words in _IN_WORDS.items():
+        message = message.replace(f"`str` matching regex {pattern!r}", words)
+    return message
+
+
+#: Kinds are few, and all ours; looking into one takes as long as reading a thousand messages.
+_type_of: Final = lru_cache(maxsize=64)(inspect.type_info)
+
+
+def _members(kind: object, path: str) -> tuple[str, ...]:
+    """Return the values of the enumeration at `path` in `kind`."""
+    nodes: list[inspect.Type] = [_type_of(kind)]
+    for part in _PATH_PART_RE.finditer(path):
+        nodes = [below for node in nodes for plain in _plain(node) for below in _below(plain, part[1])]
+    enums = [plain.cls for node in nodes for plain in _plain(node) if isinstance(plain, inspect.EnumType)]
+    return tuple(str(member.value) for enum in enums for member in enum)
+
+
+def _plain(node: inspect.Type) -> Iterator[inspect.Type]:
+    """Yield a type without what is said about it; of a union all of its types."""
+    match node:
+        case inspect.Metadata(type=inner):
+            yield from _plain(inner)
+        case inspect.UnionType(types=types):
+            for one in types:
+                yield from _plain(one)
+        case _:
+            yield node
+
+
+def _below(node: inspect.Type, name: str | None) -> Iterator[inspect.Type]:
+    """Yield the type of the member with this name, or (None) of the elements."""
+    match node:
+        case inspect.StructType(fields=fields):
+            yield from (field.type for field in fields if field.encode_name == name)
+        case inspect.CollectionType(item_type=item) if name is None:
+            yield item
+        case inspect.TupleType(item_types=items) if name is None:
+            yield from items
+        case inspect.DictType(value_type=value) if name is None:
+            yield value
 
 
 def _without_values(message: str) -> str:

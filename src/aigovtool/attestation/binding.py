@@ -22,7 +22,7 @@ from typing import Annotated, Final, Literal, NewType
 from msgspec import Meta
 
 from aigovtool.attestation.model import Unchecked
-from aigovtool.codec import Message
+from aigovtool.codec import Message, text_like
 from aigovtool.errors import EvidenceError, InvalidValueError
 from aigovtool.ids import DIGEST_PATTERN, HEX32_PATTERN, Digest, InstanceId, KeyId, Nonce
 from aigovtool.limits import MAX_BOUND_MANIFESTS
@@ -37,7 +37,9 @@ _AUDIENCE_PATTERN: Final = r"^[!-~]{1,128}$(?!\n)"
 _Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 
 #: Whom the evidence is for, in printable ASCII without spaces: a custodian's or a consumer's name.
-Audience = NewType("Audience", Annotated[str, Meta(pattern=_AUDIENCE_PATTERN)])
+Audience = NewType(
+    "Audience", Annotated[str, text_like(_AUDIENCE_PATTERN, "1 to 128 printable ASCII characters without spaces")]
+)
 #: SHA-256 of the DER SubjectPublicKeyInfo of the TLS certificate.
 SpkiHash = NewType("SpkiHash", _Bytes32)
 #: Raw X25519 public key.

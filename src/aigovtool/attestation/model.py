@@ -19,7 +19,7 @@ from typing import Annotated, Final, NewType, NoReturn, final
 
 from msgspec import Meta, field
 
-from aigovtool.codec import Message
+from aigovtool.codec import Message, text_like
 from aigovtool.errors import AppraisalError, EvidenceError, ReattestRequiredError, TooLargeError
 from aigovtool.ids import Digest, Millis
 from aigovtool.limits import (
@@ -36,16 +36,19 @@ REPORT_DATA_BYTES: Final = 64
 _LABEL: Final = r"^[a-z][a-z0-9_]{0,31}$(?!\n)"
 _HASH_HEX: Final = r"^([0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})$(?!\n)"
 _BYTES_HEX: Final = r"^([0-9a-f]{2}){1,64}$(?!\n)"
+_ADVISORY: Final = r"^[A-Za-z0-9][A-Za-z0-9.-]{0,63}$(?!\n)"
 _PRINTABLE: Final = r"^[ -~]{1,200}$(?!\n)"
 
 #: Names one measurement, fact or component of a platform, for example `launch`, `rtmr0`, `pcr4`.
-Label = NewType("Label", Annotated[str, Meta(pattern=_LABEL)])
+Label = NewType("Label", Annotated[str, text_like(_LABEL, "a lower-case letter, and up to 31 of a-z, 0-9 and '_'")])
 #: A SHA-256, SHA-384 or SHA-512 measurement in hexadecimal.
-MeasurementHex = NewType("MeasurementHex", Annotated[str, Meta(pattern=_HASH_HEX)])
+MeasurementHex = NewType(
+    "MeasurementHex", Annotated[str, text_like(_HASH_HEX, "64, 96 or 128 lower-case hexadecimal digits")]
+)
 #: The identity of one processor or TPM, 1 to 64 bytes in hexadecimal.
-ChipId = NewType("ChipId", Annotated[str, Meta(pattern=_BYTES_HEX)])
+ChipId = NewType("ChipId", Annotated[str, text_like(_BYTES_HEX, "1 to 64 bytes in lower-case hexadecimal")])
 #: A value of a fact, or a reason that people wrote: printable ASCII.
-PrintableText = Annotated[str, Meta(pattern=_PRINTABLE)]
+PrintableText = Annotated[str, text_like(_PRINTABLE, "1 to 200 printable ASCII characters")]
 
 
 class TeeType(StrEnum):
@@ -150,7 +153,7 @@ class MeasuredEvents(Message):
 
 
 #: Names one of a vendor's security advisories, for example `INTEL-SA-00615`.
-Advisory = NewType("Advisory", Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,63}$(?!\n)")])
+Advisory = NewType("Advisory", Annotated[str, text_like(_ADVISORY, "1 to 64 of A-Z, a-z, 0-9, '.' and '-'")])
 
 
 class Clock(StrEnum):

@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from aigovtool.codec import Message, decode_signed, encode
+from aigovtool.codec import Message, decode_signed, encode, text_like
 from aigovtool.crypto.aead import sealed_size_bytes
 from aigovtool.crypto.sign import Envelope, SigningKey, VerifyKey, open_envelope
 from aigovtool.crypto.sign import seal as seal_envelope
@@ -39,7 +39,7 @@ MAX_LABELS: Final = 10_000
 MAX_ENTRIES: Final = 64
 MAX_OPSETS: Final = 64
 
-FileName = Annotated[str, Meta(pattern=FILE_NAME_PATTERN)]
+FileName = Annotated[str, text_like(FILE_NAME_PATTERN, "a file name in ASCII, in at most 7 folders")]
 Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS)]
 Line = Annotated[str, Meta(min_length=1, max_length=MAX_LINE_CHARS)]
 FileBytes = Annotated[int, Meta(ge=0, le=MAX_PACKAGE_BYTES)]

@@ -9,7 +9,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from aigovtool.attestation.policy import AppraisalPolicy
-from aigovtool.codec import Message
+from aigovtool.codec import Message, text_like
 from aigovtool.ids import BorrowerId, Digest, InstanceId, KeyId, MessageId, Millis, ModelId, OperatorId, Units
 from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window
 from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES
@@ -220,7 +220,7 @@ class AskState(Message):
     units: Units
     reason: str
     at_ms: Millis
-    state: Annotated[str, Meta(pattern="^(open|approved|denied)$")]
+    state: Annotated[str, text_like("^(open|approved|denied)$", "open, approved or denied")]
     decided_by: OperatorId | None = None
     decision: str = ""
     granted: Units = 0

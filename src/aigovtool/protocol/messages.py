@@ -9,7 +9,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from aigovtool.codec import Message
+from aigovtool.codec import Message, text_like
 from aigovtool.crypto.sign import Envelope
 from aigovtool.ids import ConsumerId, Digest, InstanceId, KeyId, LeaseId, MessageId, Millis, ModelId, Units
 from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES
@@ -35,7 +35,7 @@ class Report(Message):
     ok: Answers
     err: Answers
     final: bool
-    receipts: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$(?!\n)")]
+    receipts: Annotated[str, text_like(r"^([0-9a-f]{64})?$(?!\n)", "64 lower-case hexadecimal digits, or none")]
 
 
 class Want(Message, omit_defaults=True):

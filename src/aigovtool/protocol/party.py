@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 from msgspec import Meta
 
 from aigovtool.attestation.policy import AppraisalPolicy
-from aigovtool.codec import Message, convert, encode
+from aigovtool.codec import Message, convert, encode, text_like
 from aigovtool.errors import AIGovToolError, InvalidValueError
 from aigovtool.ids import BorrowerId, ConsumerId, Digest, OperatorId, digest_of
 
 _Seed = Annotated[bytes, Meta(min_length=32, max_length=32)]
 _Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
-_Url = Annotated[str, Meta(pattern=r"^https://[A-Za-z0-9.:\[\]-]{1,255}$(?!\n)")]
+_Url = Annotated[str, text_like(r"^https://[A-Za-z0-9.:\[\]-]{1,255}$(?!\n)", "https://HOST or https://HOST:PORT")]
 MAX_PARTY_FILE_BYTES = 1 << 20
 
 

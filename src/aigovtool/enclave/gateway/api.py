@@ -4,12 +4,11 @@ import secrets
 from collections.abc import AsyncIterator
 from typing import Annotated, Final
 
-from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from aigovtool import __version__
-from aigovtool.codec import Message, convert
+from aigovtool.codec import Message, convert, text_like
 from aigovtool.enclave.boot import ServedModel
 from aigovtool.enclave.gateway.inference import LENGTH_HEADER, Asked, infer
 from aigovtool.enclave.instance_run import InstanceRun
@@ -59,7 +58,7 @@ class VersionPath(Message):
     """Which model, and which of its versions: there is one, called 1."""
 
     model: ModelId
-    version: Annotated[str, Meta(pattern="^1$")]
+    version: Annotated[str, text_like("^1$", "1")]
 
 
 class _Headers(Message):

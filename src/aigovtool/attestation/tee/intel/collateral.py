@@ -16,17 +16,16 @@ from urllib.parse import unquote
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from msgspec import Meta
 
 from aigovtool.attestation.certificates import Period, read_certificates, read_revocation_list
-from aigovtool.codec import Message, convert, decode, decode_signed, encode
+from aigovtool.codec import Message, convert, decode, decode_signed, encode, text_like
 from aigovtool.errors import EvidenceError, InputError
 from aigovtool.limits import MAX_EVIDENCE_BYTES
 
 T = TypeVar("T")
 
-_HexText = Annotated[str, Meta(pattern=r"^([0-9a-f]{2})+$(?!\n)")]
-_SignatureHex = Annotated[str, Meta(pattern=r"^[0-9a-f]{128}$(?!\n)")]
+_HexText = Annotated[str, text_like(r"^([0-9a-f]{2})+$(?!\n)", "lower-case hexadecimal bytes")]
+_SignatureHex = Annotated[str, text_like(r"^[0-9a-f]{128}$(?!\n)", "128 lower-case hexadecimal digits")]
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 _SIGNED_ANSWER: Final = r'\{"%s":(\{.*\}),"signature":"([0-9a-fA-F]{128})"\}\s*'
 
