@@ -266,7 +266,7 @@ def reason_of(directory: Path) -> str:
 
 
 def test_makers_roots_are_those_in_the_directory(tmp_path: Path) -> None:
-    """PEM, several in one file, and DER; each once. Where there is none, nobody is believed: a directory that was lost loosens nothing."""
+    """PEM, several in one file, and DER; each once. A directory that was lost loosens nothing: nobody is believed."""
     assert read_roots(tmp_path) == ()
     place = tmp_path / ROOTS_DIRECTORY
     place.mkdir()

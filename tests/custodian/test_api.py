@@ -132,6 +132,7 @@ EXPECTED: dict[tuple[str, str], tuple[int, ...]] = {
     # An enclave is known by its signatures, not by its connection; `{}` is no signed message.
     ("POST", "/v1/boot/challenge"): for_all(422),
     ("POST", "/v1/boot"): for_all(422),
+    ("POST", "/v1/boot/again"): for_all(422),
     ("POST", "/v1/release"): for_all(422),
     ("POST", "/v1/renew"): for_all(422),
     ("POST", "/v1/wiped"): for_all(422),

@@ -63,6 +63,7 @@ OURS = {
     "aigovtool.crypto": {"aead", "identity", "keyfile", "secret", "sign", "tlskey", "x509"},
     "aigovtool.enclave": {
         "app",
+        "attestation",
         "boot",
         "clock",
         "custodian_link",

@@ -176,6 +176,7 @@ def _enclave(custodian: Custodian) -> list[Route]:
             max_body_bytes=MAX_EVIDENCE_BYTES,
         ),
         signed("/v1/boot", boot.admit, Envelope, "Attest and be admitted"),
+        signed("/v1/boot/again", boot.admit_again, Envelope, "Attest again before the attestation runs out"),
         signed(
             "/v1/release", key_release.release_key, Envelope, "The key of one model, wrapped to an attested enclave"
         ),

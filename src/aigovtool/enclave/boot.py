@@ -4,12 +4,8 @@ All ciphertext is fetched before the first key is asked for: that may take hours
 then on the dead-man switch holds, as it does for an instance that serves: each answered release is a contact with the
 custodian, counted from when it was asked for, and a model that is not loaded when silence has lasted too long is wiped
 with the engine. Booting again would take as long, so this is told as what it is: an operator's terms do not fit.
-
-Where nobody has certified the key that the platform attests with (a TPM), the custodian's challenge has a credential
-for it, which is activated before anything is attested. Platforms are slow, so nothing of this holds up the event loop.
 """
 
-import asyncio
 import os
 import secrets
 from dataclasses import dataclass
@@ -17,25 +13,24 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from msgspec import UNSET
 
-from aigovtool.attestation.attester import ActivatedAttester, Attester
-from aigovtool.attestation.binding import Audience, Binding, HpkePublicKey, IdentityPublicKey, SpkiHash
+from aigovtool.attestation.attester import Attester
+from aigovtool.attestation.binding import Audience, Binding
 from aigovtool.attestation.model import Evidence, TeeType
 from aigovtool.attestation.tee.supplement import supplemented
-from aigovtool.crypto.secret import Secret
-from aigovtool.crypto.sign import Envelope, SigningKey, VerifyKey, open_by_any, seal
+from aigovtool.crypto.sign import Envelope, SigningKey, open_by_any, seal
 from aigovtool.crypto.tlskey import TlsKey
 from aigovtool.crypto.x509 import self_signed_server_certificate
+from aigovtool.enclave.attestation import Attestation, Attested
 from aigovtool.enclave.clock import ElapsedClock
 from aigovtool.enclave.custodian_link import CustodianLink
 from aigovtool.enclave.engines.process import EngineConfig, EngineProcess, LoadedModel
 from aigovtool.errors import ConfigurationError, EngineError, SignatureInvalidError, StoppedError
-from aigovtool.ids import InstanceId, MessageId, ModelId, Nonce, instance_id_of
+from aigovtool.ids import InstanceId, MessageId, ModelId, Nonce
 from aigovtool.protocol import release
 from aigovtool.protocol.metering import Meter
 from aigovtool.protocol.party import BorrowerFile
-from aigovtool.protocol.release import Admission, BootRequest, Challenge, ChallengeReply, ChallengeRequest, KeyRelease
+from aigovtool.protocol.release import Admission, KeyRelease
 from aigovtool.protocol.session import NO_MEMORY_ENCRYPTION
 from aigovtool.protocol.stop import STOP_STATE, StopState
 from aigovtool.protocol.trust import KeySet, open_key_set
@@ -63,13 +58,24 @@ class Instance:
     engine: EngineProcess
     meter: Meter
     clock: ElapsedClock
-    attester: Attester
-    admission: Admission
+    attestation: Attestation
+    attested: Attested
+    #: The custodian's time when `clock` began, which no later admission changes.
+    began_ms: int
     key_set: KeySet
     key_set_envelope: Envelope
-    claims: Binding
     models: dict[ModelId, ServedModel]
     link: CustodianLink
+
+    @property
+    def admission(self) -> Admission:
+        """What the custodian said last."""
+        return self.attested.admission
+
+    @property
+    def claims(self) -> Binding:
+        """The claims of the newest attestation."""
+        return self.attested.claims
 
     @property
     def simulated(self) -> bool:
@@ -85,7 +91,7 @@ class Instance:
 
     def custodian_time_ms(self) -> int:
         """Return the custodian's time as of admission, carried on by the elapsed clock."""
-        return self.admission.server_time_ms + self.clock.now_ms()
+        return self.began_ms + self.clock.now_ms()
 
     def open_stop_state(self, envelope: Envelope) -> StopState:
         """Verify a stop state."""
@@ -101,7 +107,7 @@ class Instance:
             nonce=nonce,
             manifests=manifests,
         )
-        evidence = self.attester.attest(claims)
+        evidence = self.attestation.attester.attest(claims)
         # The custodian knew more of this platform than it could say itself: consumers need that, too.
         return claims, supplemented(evidence, self.admission.endorsements)
 
@@ -136,96 +142,45 @@ class _Boot:
     heard_ms: int = 0
 
     async def run(self) -> Instance:
-        identity, tls_key, boot_nonce = SigningKey.generate(), TlsKey.generate(), os.urandom(32)
-        certificate = self_signed_server_certificate(tls_key)
-        root = VerifyKey(self.party.custodian.root)
-        reply = await self._ask()
-        key_set = open_key_set(reply.key_set, root)
-        tls = server_context([certificate], tls_key, key_set.credentials)
-        challenge = open_by_any(reply.challenge, release.CHALLENGE, Challenge, key_set.command_keys())
-        if (challenge.custodian, challenge.borrower) != (root.key_id, self.party.borrower):
-            raise SignatureInvalidError("the challenge is for another party", reason="wrong_challenge")
-        await self._activate(challenge)
-        instance = instance_id_of(identity.public.raw, self.engine.hpke_public_key, boot_nonce)
-        claims = self._claims(challenge, tls, identity, instance)
+        tls_key = TlsKey.generate()
+        attestation = Attestation(
+            party=self.party,
+            models=self.models,
+            attester=self.attester,
+            link=self.link,
+            identity=SigningKey.generate(),
+            hpke_key=self.engine.hpke_public_key,
+            boot_nonce=os.urandom(32),
+        )
+        reply = await attestation.ask()
+        key_set = open_key_set(reply.key_set, attestation.root)
+        tls = server_context([self_signed_server_certificate(tls_key)], tls_key, key_set.credentials)
         self.heard_ms = self.clock.now_ms()
-        admission = await self._attest(claims, boot_nonce, identity, key_set)
+        attested = await attestation.first(reply, key_set, tls.spki_sha256)
+        admission = attested.admission
         state = open_by_any(admission.stop_state, STOP_STATE, StopState, key_set.command_keys())
-        served = await self._load_all(admission, identity, key_set)
+        served = await self._load_all(admission, attestation.identity, key_set)
         return Instance(
-            instance=instance,
-            identity=identity,
+            instance=attestation.instance,
+            identity=attestation.identity,
             tls=tls,
             engine=self.engine,
             meter=Meter(
-                instance=instance,
-                custodian=root.key_id,
+                instance=attestation.instance,
+                custodian=attestation.root.key_id,
                 policies={offer.model: offer.policy for offer in admission.models},
                 stop_state=state,
                 admitted_ms=self.heard_ms,
             ),
             clock=self.clock,
-            attester=self.attester,
-            admission=admission,
+            attestation=attestation,
+            attested=attested,
+            began_ms=admission.server_time_ms,
             key_set=key_set,
             key_set_envelope=reply.key_set,
-            claims=claims,
             models=served,
             link=self.link,
         )
-
-    async def _ask(self) -> ChallengeReply:
-        activation = None
-        if isinstance(self.attester, ActivatedAttester):
-            activation = await asyncio.to_thread(self.attester.keys)
-        request = ChallengeRequest(borrower=self.party.borrower, models=self.models, activation=activation)
-        enrolment = SigningKey.from_secret(Secret(self.party.enrolment_key))
-        return await self.link.post(
-            "/v1/boot/challenge", seal(release.CHALLENGE_REQUEST, request, enrolment), ChallengeReply
-        )
-
-    async def _activate(self, challenge: Challenge) -> None:
-        """Show the custodian's credential to the platform; a custodian that sends none says later what it misses."""
-        if isinstance(self.attester, ActivatedAttester) and challenge.credential is not None:
-            await asyncio.to_thread(self.attester.activate, challenge.credential)
-
-    def _claims(self, challenge: Challenge, tls: ServerTls, identity: SigningKey, instance: InstanceId) -> Binding:
-        return Binding(
-            role="boot",
-            audience=release.boot_audience(challenge.custodian),
-            nonce=challenge.nonce,
-            tls_spki=SpkiHash(tls.spki_sha256),
-            hpke_key=HpkePublicKey(self.engine.hpke_public_key),
-            identity_key=IdentityPublicKey(identity.public.raw),
-            instance=instance,
-            custodian_root=challenge.custodian,
-            configuration=self.party.configuration(),
-            appraisal_policy=challenge.appraisal_policy,
-            manifests=(),
-        )
-
-    async def _attest(self, claims: Binding, boot_nonce: bytes, identity: SigningKey, key_set: KeySet) -> Admission:
-        request = BootRequest(
-            borrower=self.party.borrower,
-            models=self.models,
-            boot_nonce=Nonce(boot_nonce.hex()),
-            claims=claims,
-            evidence=await asyncio.to_thread(self.attester.attest, claims),
-        )
-        enrolment = SigningKey.from_secret(Secret(self.party.enrolment_key))
-        answer = await self.link.post("/v1/boot", seal(release.BOOT, request, enrolment, identity), Envelope)
-        admission = open_by_any(answer, release.ADMISSION, Admission, key_set.command_keys())
-        fits = (
-            admission.instance == claims.instance
-            and admission.nonce == claims.nonce
-            and admission.custodian == claims.custodian_root
-            and [offer.model for offer in admission.models] == self.models
-        )
-        if not fits:
-            raise SignatureInvalidError("the admission is for another boot", reason="wrong_admission")
-        if isinstance(self.attester, ActivatedAttester) and admission.certificate is not UNSET:
-            self.attester.certify(admission.certificate)
-        return admission
 
     async def _load_all(
         self, admission: Admission, identity: SigningKey, key_set: KeySet

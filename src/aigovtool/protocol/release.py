@@ -25,6 +25,8 @@ from aigovtool.limits import MAX_CERTIFICATE_BYTES, MAX_ENDORSEMENTS
 CHALLENGE_REQUEST = "boot-challenge-request.v1"
 CHALLENGE = "boot-challenge.v1"
 BOOT = "boot-request.v1"
+#: The same instance attests once more, before its attestation runs out.
+BOOT_AGAIN = "boot-again.v1"
 ADMISSION = "admission.v1"
 RELEASE_REQUEST = "release-request.v1"
 RELEASE = "key-release.v1"

@@ -33,6 +33,7 @@ from aigovtool.errors import (
     AIGovToolError,
     ForbiddenError,
     IdentityError,
+    ReattestRequiredError,
     SignatureInvalidError,
 )
 from aigovtool.ids import BorrowerId, Nonce, digest_of, instance_id_of
@@ -101,6 +102,20 @@ async def admit(custodian: Custodian, envelope: Envelope) -> Envelope:
         return await _decide(custodian, _signed_by_both(envelope, borrower))
 
 
+async def admit_again(custodian: Custodian, envelope: Envelope) -> Envelope:
+    """Attest an instance that was admitted and lives, with the keys that it has: it goes on until a later time.
+
+    Raises:
+        SignatureInvalidError, ForbiddenError, EvidenceError, AppraisalError: who or what was refused.
+        UnauthenticatedError: the borrower's credential has ended (`credential_expired`).
+        ReattestRequiredError: it does not live any more, or is of an earlier generation: only a new boot helps.
+    """
+    borrower = await _borrower_of(custodian, envelope, release.BOOT_AGAIN)
+    require_signed_by(envelope, release.BOOT_AGAIN, VerifyKey(borrower.key))
+    async with _noted(custodian, borrower):
+        return await _decide(custodian, _signed_by_both(envelope, borrower, release.BOOT_AGAIN), again=True)
+
+
 @asynccontextmanager
 async def _noted(custodian: Custodian, borrower: Party) -> AsyncIterator[None]:
     """Note what an enclave of a borrower is refused within; that the borrower signed was verified."""
@@ -115,7 +130,7 @@ async def _noted(custodian: Custodian, borrower: Party) -> AsyncIterator[None]:
         raise
 
 
-async def _decide(custodian: Custodian, request: BootRequest) -> Envelope:
+async def _decide(custodian: Custodian, request: BootRequest, *, again: bool = False) -> Envelope:
     """Use up the nonce, whatever follows, and admit the instance or not."""
 
     def consume(transaction: Transaction) -> tuple[str | None, int]:
@@ -131,7 +146,7 @@ async def _decide(custodian: Custodian, request: BootRequest) -> Envelope:
     verifiers = custodian.verifiers.within(Exchange(nonce=bytes.fromhex(request.claims.nonce)))
     verified = await asyncio.to_thread(verifiers.verify, completed.evidence, now_ms)
     admission = await custodian.database.run(
-        lambda transaction: _admit(custodian, transaction, request, verified, completed)
+        lambda transaction: _admit(custodian, transaction, request, verified, completed, again=again)
     )
     if custodian.endorsements is not None:
         await custodian.endorsements.confirm(completed.answers)
@@ -174,7 +189,7 @@ def _is_signed_by(envelope: Envelope, kind: str, borrower: Party) -> bool:
     return True
 
 
-def _signed_by_both(envelope: Envelope, borrower: Party) -> BootRequest:
+def _signed_by_both(envelope: Envelope, borrower: Party, kind: str = release.BOOT) -> BootRequest:
     """Open a boot request that its borrower's enrolment key (as was verified) and its own identity key signed.
 
     Nothing is parsed before the borrower's signature holds: a stranger's bytes cost one signature check.
@@ -183,7 +198,7 @@ def _signed_by_both(envelope: Envelope, borrower: Party) -> BootRequest:
     keys = [VerifyKey(borrower.key), VerifyKey(unverified.claims.identity_key)]
     if keys[0] == keys[1]:
         raise SignatureInvalidError("an instance's identity key is not its borrower's key", reason="wrong_key")
-    request = open_envelope(envelope, release.BOOT, BootRequest, keys)
+    request = open_envelope(envelope, kind, BootRequest, keys)
     if request.borrower != borrower.name:
         raise SignatureInvalidError("a borrower boots its own enclaves only", reason="wrong_sender")
     return request
@@ -195,6 +210,8 @@ def _admit(
     request: BootRequest,
     verified: VerifiedEvidence,
     completed: Completed,
+    *,
+    again: bool,
 ) -> Envelope:
     now_ms = custodian.now(transaction)
     borrower = lasting(custodian, transaction, request.borrower)
@@ -218,8 +235,14 @@ def _admit(
         generation=facts.generation(transaction),
     )
     refuse_stopped(transaction, instance)
-    instances.add(transaction, instance)
-    evidence.add(transaction, instance.instance, Kept(evidence=completed.evidence, nonce=request.claims.nonce), now_ms)
+    kept = Kept(evidence=completed.evidence, nonce=request.claims.nonce)
+    if again:
+        _require_same(custodian, transaction, instance)
+        instances.replace(transaction, instance)
+        evidence.replace(transaction, instance.instance, kept, now_ms)
+    else:
+        instances.add(transaction, instance)
+        evidence.add(transaction, instance.instance, kept, now_ms)
     measurement = " ".join(f"{part.name}={part.digest}" for part in body.measurements)
     custodian.record(
         transaction,
@@ -234,6 +257,22 @@ def _admit(
     added = completed.added
     admission = admission_of(custodian, transaction, instance, offered, request=request, verified=verified, added=added)
     return seal(release.ADMISSION, admission, custodian.keys.commands)
+
+
+def _require_same(custodian: Custodian, transaction: Transaction, changed: Instance) -> None:
+    """Require that an instance that attests again is the one that was admitted, and lives: nothing of it changes.
+
+    Raises:
+        ForbiddenError: there is no such instance, or its keys, models or platform are others (`another_instance`).
+        ReattestRequiredError: it does not live any more, or is of an earlier generation.
+    """
+    known = instances.require(transaction, changed.instance)
+    lasts = custodian.now(transaction) < known.valid_until_ms and known.generation == changed.generation
+    if known.state != "live" or not lasts:
+        raise ReattestRequiredError("this instance is not attested any more", fix="boot anew")
+    for name in ("borrower", "tee", "refundable", "identity_key", "hpke_key", "models"):
+        if getattr(known, name) != getattr(changed, name):
+            raise ForbiddenError("what attests again is not what was admitted", reason="another_instance")
 
 
 def _appraise(

@@ -30,9 +30,11 @@ def add(transaction: Transaction, instance: InstanceId, kept: Kept, now_ms: int)
     transaction.execute(insert(evidence).values(instance=instance, attested_at_ms=now_ms, body=encode(kept)))
 
 
-def replace(transaction: Transaction, instance: InstanceId, kept: Kept) -> None:
-    """Keep evidence with newer endorsements in the place of the same with older ones."""
-    transaction.execute(update(evidence).where(evidence.c.instance == instance).values(body=encode(kept)))
+def replace(transaction: Transaction, instance: InstanceId, kept: Kept, now_ms: int | None = None) -> None:
+    """Keep newer evidence of an instance, or the same with newer endorsements; `now_ms` is when it attested again."""
+    attested = {} if now_ms is None else {"attested_at_ms": now_ms}
+    statement = update(evidence).where(evidence.c.instance == instance)
+    transaction.execute(statement.values(body=encode(kept), **attested))
 
 
 def find(transaction: Transaction, instance: InstanceId) -> Kept | None:
