@@ -160,7 +160,11 @@ def test_a_second_kind_of_processor_gets_an_entry_of_its_own(folder: Path) -> No
     [
         (("add", "x", "--tee", "tdx", "--origin", "o"), "no_values"),
         (("add", "x", "--tee", "tdx", "--origin", "o", "--value", "mr_td"), "bad_value"),
-        (("add", "x", "--tee", "tdx", "--origin", "o", "--value", "mr_td=xyz"), None),
+        (("add", "x", "--tee", "tdx", "--origin", "o", "--value", "mr_td=xyz"), "bad_value"),
+        (("add", "x", "--tee", "sev-snp", "--origin", "o", "--value", "lanch=" + "5a" * 48), "bad_value"),
+        (("add", "x", "--tee", "nitro", "--origin", "o", "--value", "pcr32=" + "5a" * 48), "bad_value"),
+        (("add", "x", "--tee", "nitro", "--origin", "o\n", "--value", "pcr31=" + "5a" * 48), "schema"),
+        (("add", "x", "--tee", "tpm", "--origin", "o", "--value", "pcr0=" + "5a" * 48, "--nonce", "00"), None),
         (("list", "--library", "@first.json"), "bad_document"),
         (("list", "--library", "@nowhere.json"), "unreadable_file"),
         (("retire", "x", "--tee", "tdx", "--reason", "r", "--library", "@nowhere.json"), "unreadable_file"),

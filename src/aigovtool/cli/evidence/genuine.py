@@ -1,6 +1,6 @@
 """Genuine evidence of which something is made: a policy, or reference values. Verbs that do so share these options."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -10,7 +10,7 @@ from aigovtool.cli.endorsements.answers import read_answers, with_answers
 from aigovtool.cli.evidence.files import read_evidence
 from aigovtool.cli.evidence.verb import AT_HELP, moment_ms, verifier_for, warn_roots
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.verb import FILE
+from aigovtool.cli.verb import FILE, wrong_usage
 from aigovtool.errors import AppraisalError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ _OPTIONS: Final = (
     click.option("--nonce", metavar="HEX", help="The nonce in a TPM quote that another program asked for."),
     click.option("--at", metavar="TIME", help=AT_HELP),
 )
+_SPELLED: Final = {"event_log": "event-log", "roots": "root"}
 _UNPROVEN: Final = (
     "Nothing in this file shows that a TPM made it: anybody can make one like it. Believe it for how you came by it."
 )
@@ -34,6 +35,13 @@ def genuine_options(function: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
+
+
+def require_idle(options: Mapping[str, object]) -> None:
+    """Refuse options of `genuine_options` where there is no evidence that they could be for; a time misleads nobody."""
+    given = [f"--{_SPELLED.get(name, name)}" for name, value in options.items() if value and name != "at"]
+    if given:
+        raise wrong_usage(f"{' and '.join(given)} without evidence: there is nothing to judge")
 
 
 def genuine(

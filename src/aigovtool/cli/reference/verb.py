@@ -5,7 +5,6 @@ policy accepts is taken from those in use. Whoever publishes one signs it, and o
 """
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,15 +13,16 @@ from msgspec import Struct
 
 from aigovtool.cli.appraisal.policy_file import read_policy
 from aigovtool.cli.document import write_document
-from aigovtool.cli.evidence.genuine import genuine, genuine_options
+from aigovtool.cli.evidence.genuine import genuine, genuine_options, require_idle
 from aigovtool.cli.evidence.verb import TEES
 from aigovtool.cli.reference.library import read_library
+from aigovtool.cli.reference.names import named_values
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.seen import require_newest
 from aigovtool.cli.signing import sign_document
 from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
 from aigovtool.cli.words import when
-from aigovtool.errors import InvalidValueError
+from aigovtool.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from aigovtool.attestation.policy import ReferenceSet
@@ -102,11 +102,13 @@ def add(
     from aigovtool.codec import convert  # noqa: PLC0415
 
     if (source is None) == (not values):
-        raise InvalidValueError(
+        # Options that do not go together are wrong usage, not a wrong value.
+        raise ConfigurationError(
             "measurements come from --value or from --from", reason="no_values", fix="give one of the two"
         )
     if source is None:
-        found = _named(values)
+        require_idle(options)
+        found = named_values(tee, values)
     else:
         found = {part.name: part.digest for part in genuine(screen, source, tee, **options).measurements}
     known = read_library(library) if library.exists() else ReferenceLibrary()
@@ -226,14 +228,6 @@ def apply(
         screen.line(f"version {shown.version} is in {out}; next: aigovtool appraisal set {out}")
 
     screen.show(shown, render)
-
-
-def _named(values: Sequence[str]) -> dict[str, str]:
-    pairs = [value.partition("=") for value in values]
-    found = {name: digest.lower() for name, _, digest in pairs}
-    if len(found) != len(pairs) or not all(separator for _, separator, _ in pairs):
-        raise InvalidValueError("a measurement is given as NAME=HEX, each name once", reason="bad_value")
-    return found
 
 
 def _of(record: "ReferenceRecord") -> Record:
