@@ -135,6 +135,16 @@ def test_another_measurement_is_refused(world: World, enclave: FakeEnclave) -> N
     refused(world, enclave, AppraisalError, "measurements")
 
 
+def test_a_file_that_knows_nothing_of_a_tee_is_told_so(world: World, enclave: FakeEnclave) -> None:
+    """One reason instead of one for each check, and whom to ask for what."""
+    accepted = tuple(msgspec.structs.replace(entry, tee=TeeType.TDX) for entry in world.policy.accepted)
+    path = world.consumer_file("tdx.json", policy=msgspec.structs.replace(world.policy, accepted=accepted))
+    with pytest.raises(AppraisalError) as caught:
+        world.connect(enclave, credential_path=path)
+    assert (caught.value.reason, "new consumer file" in (caught.value.fix or "")) == ("tee", True)
+    assert caught.value.message.endswith("has no entry for it: it accepts tdx")
+
+
 def test_a_simulated_tee_is_refused_by_default(world: World, enclave: FakeEnclave) -> None:
     """A consumer file that allows it is only one half."""
     refused(world, enclave, AppraisalError, "simulated", allow_simulated=False)

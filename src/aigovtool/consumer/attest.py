@@ -244,6 +244,7 @@ def verify_session(
     # 4. Bound to this conversation
     require_bound(session.claims, verified.report_data, expected, verified.also_bound)
     # 5. Acceptable
+    _require_entry(trust.policy, verified.tee)
     result = appraise(verified, trust.policy, now_ms)
     # 6. The models that were meant
     _check_models(session, trust.pins)
@@ -270,6 +271,18 @@ def _require_opt_in(trust: Trust) -> None:
             "the enclave runs on a simulated TEE, which protects nothing",
             reason="simulated",
             fix="use an enclave on real hardware; for development only: " + ", and ".join(missing),
+        )
+
+
+def _require_entry(policy: AppraisalPolicy, tee: TeeType) -> None:
+    """Refuse a TEE that the file knows nothing of by that alone: no check of a policy says anything about it."""
+    if not any(entry.tee is tee for entry in policy.accepted):
+        known = ", ".join(dict.fromkeys(entry.tee.value for entry in policy.accepted))
+        raise AppraisalError(
+            f"the enclave runs on {tee.value}, and the policy of your consumer file has no entry for it: it accepts "
+            f"{known}",
+            reason="tee",
+            fix="ask the custodian's operator for a new consumer file, whose policy accepts this kind of enclave",
         )
 
 
