@@ -45,6 +45,29 @@ def test_every_verb_has_json_help_and_an_example_of_itself(
     assert {word for word in command.example.split() if word.startswith("--")} <= options
 
 
+def groups(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Group]]:
+    yield path, group
+    context = click.Context(group, **group.context_settings)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from groups(command, (*path, name))
+
+
+@pytest.mark.parametrize(
+    ("path", "group"), list(groups(app)), ids=lambda part: "-".join(part) or "root" if isinstance(part, tuple) else ""
+)
+def test_no_summary_of_a_verb_is_cut(run: Callable[..., Result], path: tuple[str, ...], group: click.Group) -> None:
+    """A sentence that ends in dots says the half of it, and often not the half that matters."""
+    listed = " ".join(run(*path, "--help").stdout.partition("Commands:")[2].split())
+    assert "..." not in listed
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        assert f"{name} {command.get_short_help_str(limit=10_000)}" in listed
+
+
 def test_help_of_the_root_lists_verbs_and_every_exit_code(run: Callable[..., Result]) -> None:
     """Programs decide by the exit code, so it is documented where people look first."""
     result = run("--help")

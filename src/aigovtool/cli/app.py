@@ -14,6 +14,7 @@ import click
 from aigovtool import __version__
 from aigovtool.cli.failure import EXIT_CODES, tell
 from aigovtool.cli.screen import Screen
+from aigovtool.cli.verb import write_verbs
 
 #: Verb -> where its click command is; in the order of `aigovtool --help`.
 VERBS: Final[Mapping[str, str]] = MappingProxyType(
@@ -77,6 +78,10 @@ class App(click.Group):
         except (Exception, KeyboardInterrupt) as exception:  # noqa: BLE001 - the outermost frame of the program
             code = tell(exception, Screen(json="--json" in arguments))
         sys.exit(code if isinstance(code, int) else 0)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs."""
+        write_verbs(self, ctx, formatter)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the exit codes after the verbs."""

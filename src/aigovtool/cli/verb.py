@@ -15,6 +15,8 @@ import click
 
 from aigovtool.cli.screen import Screen
 
+#: No first sentence is longer.
+_WHOLE: Final = 1000
 _JSON: Final = "json_wanted"
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -34,6 +36,14 @@ operator_option = click.option(
 def wrong_usage(message: str) -> click.UsageError:
     """Return the error for options that do not go together, with the verb whose help says more."""
     return click.UsageError(message, click.get_current_context(silent=True))
+
+
+def write_verbs(group: click.Group, context: click.Context, formatter: click.HelpFormatter) -> None:
+    """Write the verbs of a group with their first sentences, each whole: click would cut what does not fit a line."""
+    found = [(name, group.get_command(context, name)) for name in group.list_commands(context)]
+    rows = [(name, verb.get_short_help_str(limit=_WHOLE)) for name, verb in found if verb is not None]
+    with formatter.section("Commands"):
+        formatter.write_dl(rows)
 
 
 class Verb(click.Command):
@@ -69,6 +79,10 @@ class VerbGroup(click.Group):
         kwargs["context_settings"] = _SETTINGS
         super().__init__(*args, **kwargs)
         self.example: Final = example
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs."""
+        write_verbs(self, ctx, formatter)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the example after the verbs."""
