@@ -180,7 +180,10 @@ def test_a_party_file_that_others_can_read_is_refused(run: Callable[..., Result]
     assert f"chmod 600 {path}" in result.stderr
 
 
-@pytest.mark.parametrize("reason", ["cannot_bind", "missing_key_file", "model_exists", "not_enrolled", "wrong_key"])
+@pytest.mark.parametrize(
+    "reason",
+    ["cannot_bind", "chain_root", "leaf_missing", "missing_key_file", "model_exists", "not_enrolled", "wrong_key"],
+)
 def test_a_refusal_without_advice_gets_that_of_the_command_line(
     reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -312,11 +312,16 @@ def _require_device(tcti: str) -> None:
     if kind != "device" or not path:
         return
     try:
-        Path(path).stat()
+        if not Path(path).exists():
+            raise ConfigurationError(
+                f"there is no TPM at {path}",
+                reason="attester_absent",
+                fix="run this where there is a TPM, or say with --tpm where it is",
+            )
         if not os.access(path, os.R_OK | os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     except OSError as error:
-        raise failure(error, "there is no TPM to be used") from None
+        raise failure(error, "the TPM may not be used") from None
 
 
 def _library() -> TpmLibrary:
