@@ -9,7 +9,7 @@ import pytest
 from tests.custodian.conftest import BORROWER, CONSUMER
 from tests.enclave.site import Service, Site, asked, open_site, served
 
-from aigovtool.enclave import instance_run
+from aigovtool.enclave import again
 from aigovtool.enclave.gateway.inference import infer
 from aigovtool.enclave.instance_run import Ending
 from aigovtool.errors import UnreachableError
@@ -75,7 +75,7 @@ async def test_a_custodian_that_is_away_is_asked_again(
     site: Site, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Attack: a host that cuts the way when an attestation is due; as long as it lasts, it is tried."""
-    monkeypatch.setattr(instance_run, "_AGAIN_LEAST_S", 0.05)
+    monkeypatch.setattr(again, "_LEAST_S", 0.05)
     failures = 0
 
     def away(given: object) -> object:

@@ -62,6 +62,7 @@ OURS = {
     "aigovtool.ledger": {"budget", "checkpoint", "entry", "merkle", "policy", "receipt", "units"},
     "aigovtool.crypto": {"aead", "identity", "keyfile", "secret", "sign", "tlskey", "x509"},
     "aigovtool.enclave": {
+        "again",
         "app",
         "attestation",
         "boot",

@@ -20,6 +20,7 @@ from typing import TypeVar
 
 from aigovtool import limits
 from aigovtool.crypto.sign import Envelope, open_by_any, seal
+from aigovtool.enclave.again import attest_in_time
 from aigovtool.enclave.boot import Instance
 from aigovtool.enclave.results import Results
 from aigovtool.enclave.room import Room
@@ -36,9 +37,6 @@ from aigovtool.transport.problem import unexpected
 _LOG = logging.getLogger(__name__)
 _RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _IDLE_S = 0.5
-#: After this share of an attestation's life it is made anew; after a failure it is tried again within these bounds.
-_AGAIN_AFTER = 0.6
-_AGAIN_LEAST_S, _AGAIN_MOST_S = 0.5, 300.0
 #: The least and the most time that one try of a renewal is given, whatever the ttl is.
 _TRY_S = (1.0, 10.0)
 #: How long an orderly end waits for the answer to a renewal.
@@ -302,26 +300,10 @@ class InstanceRun:
             raise UnreachableError("the custodian did not answer in time", reason="custodian") from None
 
     async def _attesting(self) -> None:
-        """Attest again in good time, with the same keys: an instance that serves is not ended by the calendar.
-
-        When it fails it is tried until the attestation has run out; then the custodian ends the instance's leases.
-        """
-        while True:
-            admission = self.instance.admission
-            life_s = max(0, admission.valid_until_ms - admission.server_time_ms) / 1000
-            await asyncio.sleep(life_s * _AGAIN_AFTER)
-            while self.instance.admission is admission:
-                try:
-                    await self._attest_again()
-                except AIGovToolError as error:
-                    self._failed("not_attested_again", error)
-                    await asyncio.sleep(min(_AGAIN_MOST_S, max(_AGAIN_LEAST_S, life_s * (1 - _AGAIN_AFTER) / 10)))
-
-    async def _attest_again(self) -> None:
-        attested = await self.instance.attestation.again(self.instance.tls.spki_sha256)
-        self.instance.attested.claims, self.instance.attested.admission = attested.claims, attested.admission
-        self._take_stop_state(attested.admission.stop_state)
-        _LOG.info("attested_again", extra={"valid_until_ms": attested.admission.valid_until_ms})
+        """Attest again in good time: an instance that serves is not ended by the calendar."""
+        await attest_in_time(
+            self.instance, self._take_stop_state, lambda error: self._failed("not_attested_again", error)
+        )
 
     def _take_stop_state(self, envelope: Envelope) -> None:
         if self._meter.apply_stop_state(self.instance.open_stop_state(envelope)):

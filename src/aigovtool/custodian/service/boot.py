@@ -235,28 +235,31 @@ def _admit(
         generation=facts.generation(transaction),
     )
     refuse_stopped(transaction, instance)
-    kept = Kept(evidence=completed.evidence, nonce=request.claims.nonce)
     if again:
         _require_same(custodian, transaction, instance)
+    _keep(custodian, transaction, instance, Kept(evidence=completed.evidence, nonce=request.claims.nonce), again=again)
+    added = completed.added
+    admission = admission_of(custodian, transaction, instance, offered, request=request, verified=verified, added=added)
+    return seal(release.ADMISSION, admission, custodian.keys.commands)
+
+
+def _keep(custodian: Custodian, transaction: Transaction, instance: Instance, kept: Kept, *, again: bool) -> None:
+    if again:
         instances.replace(transaction, instance)
-        evidence.replace(transaction, instance.instance, kept, now_ms)
+        evidence.replace(transaction, instance.instance, kept, instance.attested_at_ms)
     else:
         instances.add(transaction, instance)
-        evidence.add(transaction, instance.instance, kept, now_ms)
-    measurement = " ".join(f"{part.name}={part.digest}" for part in body.measurements)
+        evidence.add(transaction, instance.instance, kept, instance.attested_at_ms)
     custodian.record(
         transaction,
         Attested(
             instance=instance.instance,
             borrower=instance.borrower,
-            tee=body.tee.value,
-            measurement=measurement,
-            result=digest_of(encode(body)),
+            tee=instance.tee.value,
+            measurement=" ".join(f"{part.name}={part.digest}" for part in instance.result.measurements),
+            result=digest_of(encode(instance.result)),
         ),
     )
-    added = completed.added
-    admission = admission_of(custodian, transaction, instance, offered, request=request, verified=verified, added=added)
-    return seal(release.ADMISSION, admission, custodian.keys.commands)
 
 
 def _require_same(custodian: Custodian, transaction: Transaction, changed: Instance) -> None:
