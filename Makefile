@@ -9,6 +9,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # The order of the tests is shuffled. A fixed seed makes two runs of one commit equal; `make test SEED=$$RANDOM` is another order.
 SEED ?= 20240229
+# How many processes play the tests at once. Each starts servers and enclaves of its own, so more than there are cores is slower.
+WORKERS ?= 2
 ARGS ?=
 
 READY := $(VENV)/.ready
@@ -50,7 +52,8 @@ demo: $(READY) ## Play the whole story with all real parts
 test: $(READY) ## Run the tests (ARGS="-k budget" for some of them)
 	@scripts/debian-packages.sh
 	@scripts/tpm-library.sh "$(VENV)"
-	@$(BIN)/python -m pytest -p no:cacheprovider -q -p randomly --randomly-seed=$(SEED) $(ARGS)
+	@$(BIN)/python -m pytest -p no:cacheprovider -q -p randomly --randomly-seed=$(SEED) \
+		-n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: $(READY) ## Check style, types and import contracts
 	@$(BIN)/ruff check .
