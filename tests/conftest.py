@@ -18,10 +18,17 @@ _NO_SERVER = "no PostgreSQL server is installed (apt install postgresql): tests 
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
+def running_server() -> Iterator[PostgresServer]:
     """A real server, started when the first test needs it."""
     with PostgresServer() as server:
         yield server
+
+
+@pytest.fixture
+def postgres_server(running_server: PostgresServer) -> Iterator[PostgresServer]:
+    """The server, whose databases that a test got are emptied after it."""
+    yield running_server
+    running_server.reclaim()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -20,6 +20,10 @@ from typing import Any, Self
 import psycopg
 
 _ROLE = "custodian"
+_END_OTHERS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
 
 
 def find_binaries() -> Path | None:
@@ -32,7 +36,7 @@ def find_binaries() -> Path | None:
 
 
 class PostgresServer:
-    """One server. `database()` makes a fresh, empty database on it."""
+    """One server. `database()` gives an empty database on it, and `reclaim()` takes back all that were given."""
 
     def __init__(self, within: Path | None = None) -> None:
         """Make a server whose files lie in a directory of its own within this one, or where temporary ones do."""
@@ -46,6 +50,8 @@ class PostgresServer:
             os.chown(self.directory, self._user.pw_uid, self._user.pw_gid)
         self._run("initdb", "-D", "data", "-U", _ROLE, "-A", "trust", "-E", "UTF8", "--locale=C")
         self.process: subprocess.Popen[bytes] | None = None
+        self._given: list[str] = []
+        self._empty: list[str] = []
         self.start()
 
     def _identity(self) -> dict[str, Any]:
@@ -115,12 +121,32 @@ class PostgresServer:
         """Return the address of a database."""
         return f"postgresql://{_ROLE}@/{database}?host={self.directory}"
 
-    def database(self) -> str:
-        """Make an empty database and return its address."""
+    def database(self, *, kept: bool = False) -> str:
+        """Return the address of an empty database, which is not taken back if it is to be kept."""
+        name = self._empty.pop() if self._empty else self._new()
+        if not kept:
+            self._given.append(name)
+        return self.url(name)
+
+    def _new(self) -> str:
         name = f"ledger_{secrets.token_hex(6)}"
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")
-        return self.url(name)
+        return name
+
+    def reclaim(self) -> None:
+        """Empty the databases that were given, so that they can be given again.
+
+        One for every test would be gigabytes, of which a server that was killed syncs every file before it answers.
+        """
+        while self._given:
+            name = self._given.pop()
+            with psycopg.connect(self.url(name), autocommit=True) as connection:
+                connection.execute(_END_OTHERS)
+                connection.execute("DROP SCHEMA public CASCADE")
+                connection.execute("CREATE SCHEMA public")
+                connection.execute(f"ALTER DATABASE {name} RESET ALL")
+            self._empty.append(name)
 
     def close(self) -> None:
         """Stop the server and remove its data, which it need not write down any more."""

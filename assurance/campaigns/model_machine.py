@@ -36,6 +36,7 @@ class _Stores:
             return None
         if self._server is None:
             self._server = self._stack.enter_context(PostgresServer(in_memory()))
+        self._server.reclaim()
         return self._server.database()
 
 

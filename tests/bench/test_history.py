@@ -74,9 +74,9 @@ def grown_old(directory: Path, ledger: str | None) -> Iterator[Aged]:
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def aged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aged]:
     """One for all tests that only look."""
-    server = None if request.param == "sqlite" else request.getfixturevalue("postgres_server")
+    server = None if request.param == "sqlite" else request.getfixturevalue("running_server")
     directory = tmp_path_factory.mktemp("aged") / "custodian"
-    with grown_old(directory, None if server is None else server.database()) as made:
+    with grown_old(directory, None if server is None else server.database(kept=True)) as made:
         yield made
 
 

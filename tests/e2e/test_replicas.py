@@ -16,8 +16,8 @@ _SLACK_S = 0.75
 
 
 @pytest.fixture
-def make_cluster(make_world: MakeWorld, postgres_server: PostgresServer) -> "MakeCluster":
-    """Return a function that makes a cluster with a budget."""
+def make_cluster(postgres_server: PostgresServer, make_world: MakeWorld) -> "MakeCluster":
+    """Return a function that makes a cluster with a budget; it is gone before its database is emptied."""
     return MakeCluster(make_world, postgres_server)
 
 

@@ -54,6 +54,8 @@ class Machine(RuleBasedStateMachine):
             finally:
                 self.pair.close()
                 self.folder.cleanup()
+                if self.server is not None:
+                    self.server.reclaim()
 
     @rule(span_ms=st.sampled_from(SPANS_MS))
     def wait(self, span_ms: int) -> None:
