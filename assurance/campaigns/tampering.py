@@ -75,6 +75,7 @@ class Copy(Genuine):
 
     seed: int
     path: Path
+    steps: int = _STEPS
 
     def __post_init__(self) -> None:
         # The simulation's own log key: a restore in the history names a checkpoint that it signed.
@@ -84,12 +85,12 @@ class Copy(Genuine):
         class Founded(LoggingCustodian):
             custodian = self.root.public.key_id
 
-        self.world = World(self.seed, Rules(custodian=Founded)).run(_STEPS)
+        self.world = World(self.seed, Rules(custodian=Founded)).run(self.steps)
         ledger = self.world.custodian
         if not isinstance(ledger, Founded):
             raise TypeError("the world runs another custodian")
         while not _has_leases(ledger):  # in some weathers little is granted
-            self.world.run(_STEPS)
+            self.world.run(self.steps)
         ledger.complete()
         self.entries = ledger.entries
         self.leaves = [one.leaf() for one in self.entries]
@@ -223,10 +224,10 @@ def do_everything(copy: Genuine, chance: random.Random) -> tuple[Counter[str], l
     return counts, wrong
 
 
-def tamper_with(seed: int) -> tuple[Counter[str], list[str]]:
-    """Make one log, and do everything to it."""
+def tamper_with(seed: int, steps: int = _STEPS) -> tuple[Counter[str], list[str]]:
+    """Make one log by a history of so many steps, and do everything to it."""
     with tempfile.TemporaryDirectory(prefix="aigovtool-log-", dir=in_memory()) as folder:
-        copy = Copy(seed, Path(folder) / "log.jsonl")
+        copy = Copy(seed, Path(folder) / "log.jsonl", steps)
         counts, wrong = do_everything(copy, random.Random(seed))
         wrong += _replayed(copy)
     return counts, wrong
