@@ -12,10 +12,9 @@ from assurance import report
 from assurance.campaign import Campaign
 from assurance.catalogue import CAMPAIGNS, campaign_named
 from assurance.code_digest import code_digest
-from assurance.runner import replay_failed, run_campaign
+from assurance.figures import Figures
+from assurance.runner import replay_failed, run_campaign, until_enough
 from assurance.state import load_state
-
-_ROUND = 1_000_000
 
 
 def _arguments() -> argparse.Namespace:
@@ -53,7 +52,7 @@ def _run(campaign: Campaign, options: argparse.Namespace) -> bool:
     print(f"{campaign.name}: {campaign.claim}", flush=True)
     old = replay_failed(campaign)
     deadline = since + (options.seconds or float("inf"))
-    figures = run_campaign(campaign, _seeds(campaign, options), deadline, workers=options.workers)
+    figures = _played(campaign, options, deadline)
     elapsed = time.monotonic() - since
     print(f"  {campaign.status(figures)} after {elapsed:.0f} s: {campaign.figure(figures)}", flush=True)
     for what in (*campaign.broken(old), *campaign.broken(figures)):
@@ -63,16 +62,14 @@ def _run(campaign: Campaign, options: argparse.Namespace) -> bool:
     return not old.violations and not campaign.broken(figures)
 
 
-def _seeds(campaign: Campaign, options: argparse.Namespace) -> int:
-    if options.seeds is not None:
-        return int(options.seeds)
-    if options.quick:
-        return campaign.quick
-    figures = load_state().figures(campaign.name, code_digest(campaign.covers))
-    done, seeds = figures.count(campaign.target.counted), figures.seeds()
-    missing = max(0, campaign.target.at_least - done)
-    # One seed may count for more than one; what a seed is worth is known once some were played.
-    return -(-missing * seeds // done) if done else missing
+def _played(campaign: Campaign, options: argparse.Namespace, deadline: float) -> Figures:
+    seeds = campaign.quick if options.quick and options.seeds is None else options.seeds
+    if seeds is not None:
+        return run_campaign(campaign, seeds, deadline, workers=options.workers)
+    known = load_state().figures(campaign.name, code_digest(campaign.covers))
+    return until_enough(
+        campaign, known, lambda some: run_campaign(campaign, some, deadline, workers=options.workers), deadline
+    )
 
 
 def main() -> int:

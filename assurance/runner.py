@@ -104,6 +104,27 @@ def run_campaign(campaign: Campaign, seeds: int, deadline: float, *, workers: in
     return keeper.known()
 
 
+def until_enough(campaign: Campaign, known: Figures, run: Callable[[int], Figures], deadline: float) -> Figures:
+    """Run until the target is met, or `deadline`, or until a run adds nothing; return all that is known then.
+
+    One seed may count for more than one, and not all for the same. What a seed is worth is known once some were played,
+    and a last few are played where that was too much.
+    """
+    figures = known
+    while not campaign.enough(figures) and time.monotonic() < deadline:
+        before = figures
+        figures = run(_missing(campaign, figures))
+        if figures.count(campaign.target.counted) <= before.count(campaign.target.counted):
+            break
+    return figures
+
+
+def _missing(campaign: Campaign, figures: Figures) -> int:
+    """Return how many more seeds it takes, as far as is known."""
+    counted, target = figures.count(campaign.target.counted), campaign.target.at_least
+    return -(-(target - counted) * figures.seeds() // counted) if counted else min(campaign.quick, target)
+
+
 def in_workers(
     workers: int, batches: Iterator[list[int]], work: Callable[[list[int], float], Figures], deadline: float
 ) -> Iterator[Figures]:

@@ -15,7 +15,7 @@ from assurance.code_digest import ROOT, code_digest, files_under, libraries
 from assurance.failed_seeds import failed_seeds, keep_failed
 from assurance.figures import NOTHING, Figures, Span, next_seeds, of_seed, percentile, union
 from assurance.machine import this_machine
-from assurance.runner import batches_of, in_workers, play
+from assurance.runner import batches_of, in_workers, play, until_enough
 from assurance.state import Record, State, keep, load_state
 from tests.assurance.working import die, fail, where
 
@@ -87,6 +87,30 @@ def test_a_deadline_ends_a_run_between_two_seeds() -> None:
 
 
 # --- Workers -----------------------------------------------------------------------------------------
+
+
+def test_a_campaign_goes_on_until_its_target_is_met_and_not_longer() -> None:
+    """The first seeds tell how many it takes; where later ones count for less, more are played."""
+    wanted = replace(CAMPAIGN, target=Target(100, "tries"))
+    asked: list[int] = []
+
+    def run(seeds: int) -> Figures:
+        done = sum(asked)
+        asked.append(seeds)
+        tries = sum(4 if seed < 10 else 1 for seed in range(done + seeds))
+        return Figures(spans=[Span(start=0, stop=done + seeds)], counts={"tries": tries})
+
+    figures = until_enough(wanted, NOTHING, run, float("inf"))
+    assert asked[:2] == [wanted.quick, 22]
+    assert 100 <= figures.count("tries") <= 110
+    assert until_enough(wanted, figures, run, float("inf")) is figures
+
+
+def test_a_campaign_that_counts_nothing_ends() -> None:
+    """Neither seeds that count for nothing nor a deadline that is over let it run for ever."""
+    nothing = Figures(spans=[Span(start=0, stop=1)])
+    assert until_enough(CAMPAIGN, NOTHING, lambda _: nothing, float("inf")) is nothing
+    assert until_enough(CAMPAIGN, NOTHING, lambda _: nothing, time.monotonic()) is NOTHING
 
 
 def test_seeds_are_shared_out_to_all_workers() -> None:
