@@ -45,7 +45,7 @@ CAMPAIGN = Campaign(
     "input that is accepted counts as malformed unless all that it holds is, piece by piece, as in genuine bundles, or "
     "unless it was signed again: whoever has the keys can say anything.",
     target=Target(
-        1_000_000, "inputs", (Bound("slowest_s", 100, 1.0, "s"), Bound("peak_mib", 100, 512, "MiB of a process"))
+        1_000_000, "inputs", (Bound("slowest_s", 100, 1.0, "s"), Bound("grown_mib", 100, 64, "MiB more in a process"))
     ),
     shows_not="that signed contents are refused where they should be: the conformance suite shows that, vector by "
     "vector. The edits are ours, and not guided by which code they reach: `make fuzz` is.",

@@ -16,6 +16,8 @@ import cbor2
 from conformance.malformed import der, edits
 
 _BEGIN = b"-----BEGIN "
+#: Large enough for every limit of a reader, and small enough that what this program takes is not what is measured.
+_MOST_BYTES = 1 << 20
 _VALUES: tuple[Any, ...] = (
     None,
     True,
@@ -165,9 +167,14 @@ def _of_items(item: list[Any], chance: Random) -> list[Any]:
         case 2:
             return item[::-1]
         case 3:
-            return item * chance.choice((2, 40, 400))
+            return item * _times(chance.choice((2, 40, 400)), item)
         case _:
             return [*item[:at], changed(item[at], chance), *item[at + 1 :]]
+
+
+def _times(wanted: int, item: list[Any]) -> int:
+    """Return how often a list is repeated: several edits of one document would multiply."""
+    return max(2, min(wanted, _MOST_BYTES // max(1, len(repr(item)))))
 
 
 def _text(text: str, chance: Random) -> str:
