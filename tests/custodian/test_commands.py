@@ -1,6 +1,8 @@
 """Operator commands: signed by this operator, for this custodian, fresh, and applied once."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -334,6 +336,19 @@ async def test_a_package_that_was_cut_on_disk_cannot_be_added(bench: Bench) -> N
     with pytest.raises(AIGovToolError) as caught:
         await bench.command(act)
     assert caught.value.code == "package_invalid"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "link"])
+async def test_what_is_no_file_among_the_packages_blocks_nobody(make: Callable[[Path], None], bench: Bench) -> None:
+    """Several custodians may share the directory: a pipe there must not hold the ledger's only writer."""
+    await bench.add_borrower(BORROWER)
+    act = bench.upload()
+    path = path_of(bench.custodian, bench.package)
+    path.unlink()
+    make(path)
+    with pytest.raises(StorageError) as caught:
+        await bench.command(act)
+    assert caught.value.reason == "package_unreadable"
 
 
 # --- Policy, budgets, stops ----------------------------------------------------------------------------------

@@ -193,6 +193,19 @@ async def test_packages_are_all_there_before_the_first_key_is_asked_for(
     assert order == ["fetch", "fetch", "release", "release"]
 
 
+async def test_a_damaged_package_in_the_cache_is_downloaded_anew(site: Site) -> None:
+    """One boot fails, and finds out that the file is not what its name says; the next one does not meet it again."""
+    await (await site.boot()).engine.kill_and_wait()
+    (cached,) = site.cache.iterdir()
+    genuine = cached.read_bytes()
+    cached.write_bytes(genuine[:-20] + bytes(20))
+    with pytest.raises(AIGovToolError):
+        await site.boot()
+    assert not cached.exists()
+    await (await site.boot()).engine.kill_and_wait()
+    assert cached.read_bytes() == genuine
+
+
 async def test_a_refused_boot_leaves_no_engine(site: Site) -> None:
     """The child, with its HPKE key, is gone before the error is told."""
     site.models = [ModelId("other")]

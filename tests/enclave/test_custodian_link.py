@@ -1,5 +1,6 @@
 """The enclave's way to its custodian, against a custodian (or a network) that misbehaves."""
 
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from aigovtool.crypto.x509 import issue_server_certificate, new_authority, to_pe
 from aigovtool.enclave.custodian_link import CustodianLink
 from aigovtool.errors import (
     AIGovToolError,
+    ConfigurationError,
     ForbiddenError,
     InputError,
     NotFoundError,
@@ -319,6 +321,43 @@ async def test_a_damaged_part_does_not_stay_in_the_way(host: Host, link: Custodi
     with pytest.raises(PackageError):
         await fetch(link, tmp_path)
     assert (await fetch(link, tmp_path)).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("link_to", [os.symlink, os.link], ids=["symbolic", "hard"])
+async def test_a_link_in_the_cache_writes_to_no_other_file(
+    link_to: Callable[[Path, Path], None], host: Host, link: CustodianLink, tmp_path: Path
+) -> None:
+    """Whoever can write to the cache cannot have the enclave write elsewhere; the link is replaced by a file."""
+    cache, other = tmp_path / "cache", tmp_path / "other"
+    cache.mkdir()
+    other.write_bytes(b"something of ours")
+    link_to(other, part(cache))
+    host.serve = ranged
+    assert (await fetch(link, cache)).read_bytes() == CONTENT
+    assert other.read_bytes() == b"something of ours"
+    assert host.ranges == [None]
+
+
+@pytest.mark.parametrize("suffix", [".part", ".aigov"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+async def test_what_is_no_file_in_the_cache_is_replaced(
+    make: Callable[[Path], None], suffix: str, host: Host, link: CustodianLink, tmp_path: Path
+) -> None:
+    """A pipe would keep the enclave waiting for ever, a device would never end."""
+    make(part(tmp_path).with_suffix(suffix))
+    host.serve = ranged
+    found = await fetch(link, tmp_path)
+    assert found.is_file()
+    assert found.read_bytes() == CONTENT
+
+
+async def test_a_directory_in_the_cache_is_a_typed_error(host: Host, link: CustodianLink, tmp_path: Path) -> None:
+    """It cannot be replaced, and the operator of the host is told."""
+    part(tmp_path).mkdir()
+    host.serve = ranged
+    with pytest.raises(ConfigurationError) as caught:
+        await fetch(link, tmp_path)
+    assert caught.value.reason == "cache"
 
 
 async def test_a_server_that_ignores_ranges_does_not_stay_in_the_way(

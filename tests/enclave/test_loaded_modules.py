@@ -54,7 +54,7 @@ FOREIGN = {
 }
 #: Of ours: whole layers below the role, and the role itself. A new entry is a decision.
 OURS = {
-    "aigovtool": {"codec", "crypto", "enclave", "errors", "ids", "ledger", "limits"}
+    "aigovtool": {"codec", "crypto", "enclave", "errors", "ids", "ledger", "limits", "regular_file"}
     | {"attestation", "package", "protocol", "transport"},
     "aigovtool.attestation": {"attester", "binding", "model", "policy", "tee"},
     "aigovtool.attestation.tee": {"supplement"},

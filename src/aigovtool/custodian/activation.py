@@ -19,6 +19,7 @@ from aigovtool.attestation.verifier import Exchange, Verifier
 from aigovtool.custodian.keys import CustodianKeys
 from aigovtool.errors import ConfigurationError, EvidenceError
 from aigovtool.limits import MAX_CERTIFICATE_BYTES
+from aigovtool.regular_file import read_at_most
 
 ROOTS_DIRECTORY: Final = "tpm-roots"
 _MAX_FILES: Final = 100
@@ -49,8 +50,7 @@ def read_roots(directory: Path) -> tuple[x509.Certificate, ...]:
 
 def _read(path: Path) -> tuple[x509.Certificate, ...]:
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_FILE_BYTES + 1)
+        content = read_at_most(path, _MAX_FILE_BYTES)
         if len(content) > _MAX_FILE_BYTES:
             raise _unusable(path, "too large")
         found = read_certificates(content)

@@ -6,6 +6,7 @@ custodian, counted from when it was asked for, and a model that is not loaded wh
 with the engine. Booting again would take as long, so this is told as what it is: an operator's terms do not fit.
 """
 
+import asyncio
 import os
 import secrets
 from dataclasses import dataclass
@@ -23,10 +24,10 @@ from aigovtool.crypto.tlskey import TlsKey
 from aigovtool.crypto.x509 import self_signed_server_certificate
 from aigovtool.enclave.attestation import Attestation, Attested
 from aigovtool.enclave.clock import ElapsedClock
-from aigovtool.enclave.custodian_link import CustodianLink
+from aigovtool.enclave.custodian_link import CustodianLink, digest_of_file
 from aigovtool.enclave.engines.process import EngineConfig, EngineProcess, LoadedModel
-from aigovtool.errors import ConfigurationError, EngineError, SignatureInvalidError, StoppedError
-from aigovtool.ids import InstanceId, MessageId, ModelId, Nonce
+from aigovtool.errors import ConfigurationError, EngineError, PackageError, SignatureInvalidError, StoppedError
+from aigovtool.ids import Digest, InstanceId, MessageId, ModelId, Nonce
 from aigovtool.protocol import release
 from aigovtool.protocol.metering import Meter
 from aigovtool.protocol.party import BorrowerFile
@@ -34,6 +35,7 @@ from aigovtool.protocol.release import Admission, KeyRelease
 from aigovtool.protocol.session import NO_MEMORY_ENCRYPTION
 from aigovtool.protocol.stop import STOP_STATE, StopState
 from aigovtool.protocol.trust import KeySet, open_key_set
+from aigovtool.regular_file import open_regular
 from aigovtool.transport.tls import ServerTls, server_context
 
 #: Told to whoever uses an enclave on the simulated TEE.
@@ -231,7 +233,10 @@ class _Boot:
         self, path: Path, released: KeyRelease, offer: release.ModelOffer, within_ms: int
     ) -> LoadedModel:
         custodian, instance = released.custodian, released.instance
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            descriptor = open_regular(path)
+        except OSError as error:
+            raise ConfigurationError(f"{path} cannot be opened: {error.strerror}", reason="cache") from None
         try:
             return await self.engine.load(
                 descriptor,
@@ -241,8 +246,18 @@ class _Boot:
                 sealer=offer.sealer,
                 timeout_ms=within_ms,
             )
+        except PackageError:
+            await asyncio.to_thread(_discard_damaged, path, descriptor, offer.package)
+            raise
         finally:
             os.close(descriptor)
+
+
+def _discard_damaged(path: Path, descriptor: int, package: Digest) -> None:
+    """Remove a file that is not the package it is named after, so that the next boot downloads it anew."""
+    with os.fdopen(os.dup(descriptor), "rb") as file:
+        if digest_of_file(file) != package:
+            path.unlink(missing_ok=True)
 
 
 def _too_long(model: ModelId, silence_ms: int) -> ConfigurationError:

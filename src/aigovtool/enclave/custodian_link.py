@@ -1,8 +1,11 @@
 """The enclave's way to its custodian: typed requests over TLS, pinned to the CA in its configuration."""
 
 import hashlib
+import os
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from io import BufferedRandom, BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
 
@@ -15,6 +18,7 @@ from aigovtool.ids import Digest
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
 from aigovtool.protocol.messages import Push
 from aigovtool.protocol.party import CustodianAddress
+from aigovtool.regular_file import open_regular
 from aigovtool.transport.remote_problem import MAX_PROBLEM_BYTES, error_from_problem
 from aigovtool.transport.tls import client_context
 
@@ -95,23 +99,28 @@ class CustodianLink:
     async def _fetched(self, package: Digest, size: int, cache: Path) -> Path:
         name = package.removeprefix("sha256:")
         whole, partial = cache / f"{name}.aigov", cache / f"{name}.part"
-        if whole.exists():
+        if _is_whole(whole):
             return whole
-        done = partial.stat().st_size if partial.exists() else 0
+        with _opened(partial) as file:
+            if not await self._completed(file, package, size):
+                partial.unlink()
+                raise PackageError("the download is not the package that was named", reason="download_digest")
+        return partial.rename(whole)
+
+    async def _completed(self, file: BufferedRandom, package: Digest, size: int) -> bool:
+        """Download what is missing of a file, and return whether it is the package then."""
+        done = file.seek(0, os.SEEK_END)
         headers = {"range": f"bytes={done}-"} if 0 < done < size else {}
         try:
             async with self._client.stream("GET", f"/v1/packages/{package}", headers=headers) as response:
                 if response.status_code not in {200, 206}:
                     raise error_from_problem(response.status_code, await _bounded(response, MAX_PROBLEM_BYTES))
-                # Whoever answers 200 sends all of it, whatever was asked for.
-                with partial.open("ab" if response.status_code == httpx.codes.PARTIAL_CONTENT else "wb") as file:
-                    complete = await _written(response, file, size)
+                if response.status_code != httpx.codes.PARTIAL_CONTENT:
+                    file.truncate(file.seek(0))  # whoever answers 200 sends all of it, whatever was asked for
+                complete = await _written(response, file, size)
         except (httpx.HTTPError, ssl.SSLError) as error:
             raise _unreachable(error) from None
-        if not complete or _digest(partial) != package:
-            partial.unlink()
-            raise PackageError("the download is not the package that was named", reason="download_digest")
-        return partial.rename(whole)
+        return complete and digest_of_file(file) == package
 
 
 async def _written(response: httpx.Response, file: BinaryIO, size: int) -> bool:
@@ -123,9 +132,37 @@ async def _written(response: httpx.Response, file: BinaryIO, size: int) -> bool:
     return True
 
 
-def _digest(path: Path) -> Digest:
-    with path.open("rb") as file:
-        return Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
+def digest_of_file(file: BufferedRandom | BufferedReader) -> Digest:
+    """Return the digest of all that an open file holds."""
+    file.flush()
+    file.seek(0)
+    return Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether a package lies there; anything else in its place is removed, and is no package."""
+    try:
+        os.close(open_regular(path))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        path.unlink()
+        return False
+    return True
+
+
+def _opened(path: Path) -> BufferedRandom:
+    """Open the part of a package that was downloaded, or begin one where there is none of ours alone.
+
+    The cache is on the borrower's disk: what lies there may be a link to another file, or another name of one.
+    """
+    with suppress(OSError):
+        descriptor = open_regular(path, os.O_RDWR)
+        if os.fstat(descriptor).st_nlink == 1:
+            return os.fdopen(descriptor, "r+b")
+        os.close(descriptor)
+    path.unlink(missing_ok=True)
+    return os.fdopen(open_regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), "r+b")
 
 
 async def _bounded(response: httpx.Response, max_bytes: int) -> bytes:

@@ -20,6 +20,7 @@ from aigovtool.crypto.keyfile import make_private_directory, write_secret_file
 from aigovtool.crypto.secret import Secret
 from aigovtool.errors import InputError
 from aigovtool.limits import MAX_REVOCATION_LIST_BYTES
+from aigovtool.regular_file import read_at_most
 
 #: Certificates of so many machines and TCB versions.
 _MOST_MACHINES: Final = 4_096
@@ -91,8 +92,7 @@ class KeptAnswers:
 
 def _decoded(path: Path) -> Kept | None:
     try:
-        with path.open("rb") as file:
-            return decode(file.read(_MAX_FILE_BYTES), Kept, max_bytes=_MAX_FILE_BYTES)
+        return decode(read_at_most(path, _MAX_FILE_BYTES), Kept, max_bytes=_MAX_FILE_BYTES)
     except (OSError, InputError):
         return None
 

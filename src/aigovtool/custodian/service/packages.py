@@ -30,10 +30,10 @@ from aigovtool.package.sealing import PackageReader
 from aigovtool.protocol.commands import AddModel, Command
 from aigovtool.protocol.release import deposit_context
 from aigovtool.protocol.views import PackageStored
+from aigovtool.regular_file import open_regular, read_regular
 
 _CHUNK: Final = 1 << 20
 _UPLOAD: Final = ".upload-"
-_LOCK_FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _RANGE_RE: Final = re.compile(r"bytes=([0-9]{1,15})-([0-9]{1,15})?")
 
 
@@ -107,7 +107,7 @@ def remove_left(directory: Path) -> None:
 
 
 def _remove_unheld(left: Path) -> None:
-    descriptor = os.open(left, _LOCK_FLAGS)
+    descriptor = open_regular(left, os.O_RDWR)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         left.unlink()
@@ -121,10 +121,8 @@ def registered_model(custodian: Custodian, transaction: Transaction, command: Co
     The sealer must be the operator who adds it, and the deposited key must open here.
     """
     operator = parties.require(transaction, PartyRole.OPERATOR, command.operator)
-    path = path_of(custodian, act.package)
-    if not path.exists():
-        raise NotFoundError("this package was not uploaded", reason="no_package", fix="upload it, then add the model")
-    with path.open("rb") as file:
+    with _opened(custodian, act.package, "upload it, then add the model") as file:
+        package_bytes = os.fstat(file.fileno()).st_size
         reader = PackageReader(file, VerifyKey(operator.key))
     if reader.manifest_digest != act.manifest or reader.manifest.model != act.model:
         raise InvalidValueError("the package holds another model than the command names", reason="wrong_manifest")
@@ -134,7 +132,7 @@ def registered_model(custodian: Custodian, transaction: Transaction, command: Co
         manifest_digest=act.manifest,
         manifest=reader.manifest,
         package=act.package,
-        package_bytes=path.stat().st_size,
+        package_bytes=package_bytes,
         sealer=operator.key,
         wrapped_key=act.wrapped_key,
         policy=act.policy,
@@ -164,6 +162,20 @@ class PackageRange:
         self.file.close()
 
 
+def _opened(custodian: Custodian, package: Digest, fix: str | None = None) -> BinaryIO:
+    """Open a package; several custodians may share the directory, and something else may lie there in its place."""
+    try:
+        return read_regular(path_of(custodian, package))
+    except FileNotFoundError:
+        raise NotFoundError("there is no such package", reason="no_package", fix=fix) from None
+    except OSError as error:
+        raise StorageError(
+            f"a package cannot be read: {error.strerror}",
+            reason="package_unreadable",
+            fix="look into the custodian's packages directory",
+        ) from None
+
+
 def open_range(custodian: Custodian, package: Digest, range_header: str | None) -> PackageRange:
     """Open a package, or one range of it.
 
@@ -171,10 +183,7 @@ def open_range(custodian: Custodian, package: Digest, range_header: str | None) 
         NotFoundError: no such package.
         InvalidValueError: a range that does not lie in it (`bad_range`).
     """
-    try:
-        file = path_of(custodian, package).open("rb")
-    except FileNotFoundError:
-        raise NotFoundError("there is no such package", reason="no_package") from None
+    file = _opened(custodian, package)
     try:
         total = os.fstat(file.fileno()).st_size
         start, end = (0, total - 1) if range_header is None else _bounds(range_header, total)

@@ -1,0 +1,42 @@
+"""Opens files where others may have put something else in their place.
+
+A path that others can write to may name a link to a file of ours, or a pipe that never answers. Here a file is opened
+once, and what is looked at is the open descriptor, so that nothing can be exchanged in between.
+"""
+
+import os
+import stat
+from errno import EINVAL
+from pathlib import Path
+from typing import BinaryIO, Final
+
+#: O_NONBLOCK: opening a pipe must not wait for its other end. For regular files it means nothing.
+_ALWAYS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def open_regular(path: Path | str, flags: int = os.O_RDONLY, *, mode: int = 0o600, dir_fd: int | None = None) -> int:
+    """Return a descriptor of a regular file; a link at the end of the path is not followed.
+
+    Raises:
+        OSError: as `os.open`; `ELOOP` for a link, `EINVAL` for anything else that is no regular file.
+    """
+    descriptor = os.open(path, flags | _ALWAYS, mode, dir_fd=dir_fd)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(EINVAL, "not a regular file", str(path))
+    return descriptor
+
+
+def read_regular(path: Path | str) -> BinaryIO:
+    """Open a regular file for reading; raises as `open_regular`."""
+    return os.fdopen(open_regular(path), "rb")
+
+
+def read_at_most(path: Path | str, most_bytes: int) -> bytes:
+    """Return a regular file's content, or its first `most_bytes` + 1, by which it is known to be longer.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    with read_regular(path) as file:
+        return file.read(most_bytes + 1)
