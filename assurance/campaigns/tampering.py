@@ -20,7 +20,7 @@ from aigovtool.errors import AIGovToolError, LogError
 from aigovtool.ledger import entry
 from aigovtool.ledger.audit import AuditReport
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
-from aigovtool.ledger.entry import Entry, LeaseClosed, LeaseExpired, LeaseGranted
+from aigovtool.ledger.entry import Entry, GapFound, LeaseClosed, LeaseExpired, LeaseGranted, Restored
 from aigovtool.ledger.lease import LeaseState
 from aigovtool.ledger.merkle import consistency_proof, root_of, verify_consistency
 from aigovtool.operator.audit_file import verify_audit_file, write_audit_file
@@ -89,7 +89,8 @@ class Copy(Genuine):
         ledger = self.world.custodian
         if not isinstance(ledger, Founded):
             raise TypeError("the world runs another custodian")
-        while not _has_leases(ledger):  # in some weathers little is granted
+        # In some weathers little is granted; and what `complete` adds must not stand between a gap and its settlement.
+        while not _has_leases(ledger) or _has_gap(ledger.entries):
             self.world.run(self.steps)
         ledger.complete()
         self.entries = ledger.entries
@@ -117,6 +118,12 @@ def _has_leases(ledger: LoggingCustodian) -> bool:
     kinds = {type(one.body) for one in ledger.entries}
     lost = any(lease.state is LeaseState.EXPIRED for lease in ledger.ledger.unclosed.values())
     return lost and {LeaseGranted, LeaseClosed, LeaseExpired} <= kinds
+
+
+def _has_gap(entries: list[Entry]) -> bool:
+    """Return whether a gap was found that is not settled yet."""
+    kinds = [type(one.body) for one in entries]
+    return GapFound in kinds and Restored not in kinds[len(kinds) - kinds[::-1].index(GapFound) :]
 
 
 def judge(copy: Genuine, lines: list[bytes], number: int, way: Tampering) -> tuple[str | None, bool]:
