@@ -60,7 +60,7 @@ OURS = {
     "aigovtool.attestation.tee": {"supplement"},
     "aigovtool.package": {"manifest"},
     "aigovtool.ledger": {"budget", "checkpoint", "entry", "merkle", "policy", "receipt", "units"},
-    "aigovtool.crypto": {"aead", "identity", "keyfile", "secret", "sign", "tlskey", "x509"},
+    "aigovtool.crypto": {"aead", "identity", "keyfile", "memory", "secret", "sign", "tlskey", "x509"},
     "aigovtool.enclave": {
         "again",
         "app",
@@ -71,6 +71,7 @@ OURS = {
         "engines",
         "gateway",
         "instance_run",
+        "memory",
         "results",
         "room",
         "session_quotes",

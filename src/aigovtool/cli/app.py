@@ -15,6 +15,7 @@ from aigovtool import __version__
 from aigovtool.cli.failure import EXIT_CODES, tell
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import write_verbs
+from aigovtool.crypto.memory import keep_private
 
 #: Verb -> where its click command is; in the order of `aigovtool --help`.
 VERBS: Final[Mapping[str, str]] = MappingProxyType(
@@ -74,6 +75,7 @@ class App(click.Group):
         del standalone_mode
         arguments = list(sys.argv[1:] if args is None else args)
         try:
+            keep_private()  # many verbs read keys
             code = super().main(arguments, prog_name, complete_var, standalone_mode=False, **extra)
         except (Exception, KeyboardInterrupt) as exception:  # noqa: BLE001 - the outermost frame of the program
             code = tell(exception, Screen(json="--json" in arguments))

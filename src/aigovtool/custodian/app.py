@@ -14,6 +14,7 @@ from aigovtool.attestation.tee.catalogue import HARDWARE
 from aigovtool.attestation.verifier import Exchange, VerifierSet
 from aigovtool.codec import Message, decode, encode
 from aigovtool.crypto.keyfile import make_private_directory, read_secret_file, write_secret_file
+from aigovtool.crypto.memory import keep_private
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.crypto.x509 import to_pem
@@ -269,6 +270,7 @@ def serve(directory: Path, *, host: str, port: int, ready: Callable[[str], None]
         ConfigurationError: keys, ledger or address cannot be used.
         StorageError: the ledger could not be written any more; restart after mending the disk.
     """
+    keep_private()
     custodian = open_custodian(directory)
     address = read_settings(directory).ledger
     try:

@@ -20,10 +20,12 @@ from aigovtool.attestation.attester import Attester
 from aigovtool.attestation.model import TeeType
 from aigovtool.codec import decode
 from aigovtool.crypto.keyfile import make_private_directory, read_secret_file
+from aigovtool.crypto.memory import keep_private
 from aigovtool.enclave.boot import Instance, boot
 from aigovtool.enclave.custodian_link import CustodianLink
 from aigovtool.enclave.gateway.api import routes
 from aigovtool.enclave.instance_run import Ending, InstanceRun
+from aigovtool.enclave.memory import require_no_plain_swap
 from aigovtool.errors import (
     AIGovToolError,
     AppraisalError,
@@ -143,7 +145,10 @@ def serve(options: EnclaveOptions, *, ready: Callable[[str], None] | None = None
     Raises:
         AIGovToolError: configuration, or a refusal by the custodian that waiting cannot mend.
     """
+    keep_private()
     attester = attester_for(options.tee, options.tpm, allow_simulated=options.allow_simulated)
+    if options.tee not in {TeeType.SIMULATED, TeeType.TPM}:  # their memory is not encrypted either
+        require_no_plain_swap()
     party = decode(
         read_secret_file(options.borrower_file, max_bytes=MAX_PARTY_FILE_BYTES).reveal(),
         BorrowerFile,

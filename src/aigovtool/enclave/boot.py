@@ -26,6 +26,7 @@ from aigovtool.enclave.attestation import Attestation, Attested
 from aigovtool.enclave.clock import ElapsedClock
 from aigovtool.enclave.custodian_link import CustodianLink, digest_of_file
 from aigovtool.enclave.engines.process import EngineConfig, EngineProcess, LoadedModel
+from aigovtool.enclave.memory import engine_address_bytes
 from aigovtool.errors import ConfigurationError, EngineError, PackageError, SignatureInvalidError, StoppedError
 from aigovtool.ids import Digest, InstanceId, MessageId, ModelId, Nonce
 from aigovtool.protocol import release
@@ -123,7 +124,7 @@ async def boot(
         AIGovToolError: who or what refused, or could not be reached.
     """
     clock = ElapsedClock()
-    engine = await EngineProcess.start(EngineConfig())
+    engine = await EngineProcess.start(EngineConfig(memory_bytes=engine_address_bytes()))
     try:
         return await _Boot(party, models, attester, link, cache, clock, engine).run()
     except BaseException:
