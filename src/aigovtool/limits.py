@@ -70,6 +70,25 @@ MAX_CONNECTIONS: Final = 2_000
 # Of one credential, however many certificates it has: an eighth. Our SDK opens 64 at most, so these are the pools of
 # nearly four programs, and as many as requests of one consumer may wait.
 MAX_CONNECTIONS_PER_CLIENT: Final = MAX_CONNECTIONS // 8
+# Connections that have proven nothing, neither by a certificate nor by a signature: a quarter. An enclave holds no
+# certificate, so it is a stranger until its first signed request on a connection is answered, some 20 ms: 500 are those
+# of far more enclaves than can shake hands in a second. What lasts (a push stream, a connection between two renewals)
+# is proven. Their places are given to newcomers, so they need not be many.
+MAX_STRANGERS: Final = MAX_CONNECTIONS // 4
+# Of one address, half, as of handshakes: it may be that of many enclaves behind a gateway. When it has them all, each
+# newcomer ends the oldest that is silent. Some 1,000 handshakes a second are the most that a server can do, so an
+# honest one has a quarter of a second to send its request even where all others of its address are hostile.
+MAX_STRANGERS_PER_ADDRESS: Final = MAX_STRANGERS // 2
+# Who gets no place may stay for LINGER_S to read why, but not more than so many: the others are just closed.
+MAX_REFUSALS_TOLD: Final = 64
+# A stranger's body must come at least so fast, once it has had as long as a head may take: the largest that is taken
+# without a certificate, 1 MiB, in 74 s, over a line that takes a renewal of 400 KiB in 25 s. A dripping one ends then.
+STRANGER_BODY_GRACE_S: Final = HEADER_TIMEOUT_S
+STRANGER_BODY_BYTES_PER_S: Final = 16 << 10
+# One line in the log of each address that is turned away, in so many seconds, and of so many addresses: a hundred lines
+# a minute are read by nobody, but they do not fill a disk either (20 MB a day).
+NOTICE_PERIOD_S: Final = 60.0
+MAX_NOTICED_ADDRESSES: Final = 100
 # Handshakes cost a signature each and prove nothing yet, so far fewer may be under way at once.
 MAX_HANDSHAKES: Final = 256
 # Of one address. It may be that of many clients (a gateway, a load balancer that passes TCP), so it is half: 128 of

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -208,10 +208,10 @@ def parse_answers(data: bytes) -> list[Answer]:
 
 @asynccontextmanager
 async def served(
-    world: World, bounds: HttpLimits = SMALL, *, tls: ServerTls | None = None
+    world: World, bounds: HttpLimits = SMALL, *, tls: ServerTls | None = None, routes: Sequence[Route] = ()
 ) -> AsyncIterator[HttpServer]:
     with bind_loopback() as listener:
-        app = application(ROUTES, clock_ms=lambda: world.now_ms)
+        app = application([*ROUTES, *routes], clock_ms=lambda: world.now_ms)
         server = HttpServer(app, listener, tls or world.tls, bounds)
         await server.start()
         try:
@@ -222,10 +222,10 @@ async def served(
 
 @asynccontextmanager
 async def connected(
-    server: HttpServer, context: ssl.SSLContext
+    server: HttpServer, context: ssl.SSLContext, source: str = "127.0.0.1"
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     host, port = server.address
-    reader, writer = await asyncio.open_connection(host, port, ssl=context, limit=1 << 22)
+    reader, writer = await asyncio.open_connection(host, port, ssl=context, limit=1 << 22, local_addr=(source, 0))
     try:
         yield reader, writer
     finally:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.transport.conftest import Answer, World, all_closed, connected, exchange, served
 
+from aigovtool.crypto.identity import IdentityKind
 from aigovtool.errors import InputError
 from aigovtool.transport.guard import HttpLimits
 from aigovtool.transport.server import HttpServer
@@ -335,9 +336,10 @@ async def test_a_peer_that_does_not_read_loses_the_connection(world: World, cont
 
 
 async def test_one_connection_too_many_is_told_so(world: World, context: ssl.SSLContext) -> None:
-    """The cap answers 503 and closes; a place that becomes free can be taken."""
+    """Where no place can be made the cap answers 503 and closes; a place that becomes free can be taken."""
+    proven = world.client(world.credential(IdentityKind.OPERATOR, "ann"))
     async with served(world, HttpLimits(max_connections=1, linger_s=0.05)) as server:
-        async with connected(server, context) as (reader, writer):
+        async with connected(server, proven) as (reader, writer):
             writer.write(GET + b"Host: a\r\n\r\n")
             await reader.readuntil(b"\r\n\r\n")
             answer = single(await exchange(server, context))

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from msgspec import Meta
 from starlette.responses import Response, StreamingResponse
@@ -31,6 +31,7 @@ from aigovtool.transport.openapi import openapi
 from aigovtool.transport.routes import Call, Caller, Route, application
 from aigovtool.transport.source import SourceResponse
 
+T = TypeVar("T")
 #: Something is sent on a push stream at least this often, so that both ends notice a dead transaction.
 KEEPALIVE_S = 5.0
 _ANYONE = (Caller.ANYONE,)
@@ -148,17 +149,17 @@ def _public(custodian: Custodian) -> list[Route]:
 
 def _enclave(custodian: Custodian) -> list[Route]:
     async def challenge(call: Call) -> ChallengeReply:
-        return await boot.challenge(custodian, call.body(Envelope))
+        return _proven(call, await boot.challenge(custodian, call.body(Envelope)))
 
     async def listen(call: Call) -> Response:
-        stream = _lines(custodian, await renewal.listener(custodian, call.body(Envelope)))
+        stream = _lines(custodian, _proven(call, await renewal.listener(custodian, call.body(Envelope))))
         return StreamingResponse(stream, media_type="application/x-ndjson")
 
     def signed(
         path: str, use: Callable[[Custodian, Envelope], Awaitable[object]], answer: type[Message], summary: str
     ) -> Route:
         async def handler(call: Call) -> object:
-            return await use(custodian, call.body(Envelope))
+            return _proven(call, await use(custodian, call.body(Envelope)))
 
         return Route(
             method="POST", path=path, handler=handler, who=_ANYONE, summary=summary, body=Envelope, answer=answer
@@ -192,6 +193,12 @@ def _enclave(custodian: Custodian) -> list[Route]:
             answer_media="application/x-ndjson",
         ),
     ]
+
+
+def _proven(call: Call, result: T) -> T:
+    """Return what came of a body whose signatures were verified: the connection is no stranger's any more."""
+    call.connection.prove(call.body(Envelope).signatures[0].keyid)
+    return result
 
 
 async def _lines(custodian: Custodian, instance: Instance) -> AsyncIterator[bytes]:

@@ -4,17 +4,23 @@ The client's certificate was verified, and its key proven, in the handshake. It 
 connection; its validity is checked at every request, because a connection may outlive the credential. The time is
 the caller's: trusted time differs from role to role.
 
-`Tally` counts the connections of each client, of which one may have a share of all.
+Who shows no certificate is a stranger, until a handler has verified its signature under what it sent and says so
+(`Connection.prove`). `Tally` counts connections, and says whose place a newcomer gets where there is none left.
 """
 
+import ipaddress
 from collections import Counter
+from collections.abc import Callable, Iterable
+from enum import Enum, IntEnum, auto
 from itertools import count
-from typing import Final, cast, final
+from typing import Final, Protocol, cast, final
 
 from starlette.requests import HTTPConnection
 
+from aigovtool import limits
 from aigovtool.crypto.identity import Identity, read_credential
 from aigovtool.errors import UnauthenticatedError
+from aigovtool.transport.notices import Notices
 
 #: Key in `scope["extensions"]` under which the server puts the connection.
 EXTENSION: Final = "aigovtool.connection"
@@ -25,7 +31,7 @@ _NUMBERS: Final = count(1)
 class Connection:
     """One accepted connection; `number` is unique in the process and only for logs."""
 
-    __slots__ = ("_identity", "number", "peer", "peer_certificate", "server_spki_sha256")
+    __slots__ = ("_identity", "_on_proof", "number", "peer", "peer_certificate", "server_spki_sha256")
 
     def __init__(
         self,
@@ -33,6 +39,7 @@ class Connection:
         peer: tuple[str, int] | None,
         peer_certificate: bytes | None,
         server_spki_sha256: bytes | None,
+        on_proof: Callable[[str], None] | None = None,
     ) -> None:
         self.number: Final = next(_NUMBERS)
         #: Address and port of whoever connected; on a borrower's host this is the borrower's word.
@@ -42,6 +49,7 @@ class Connection:
         #: SHA-256 of the public key that this server proved on this connection (32 bytes).
         self.server_spki_sha256: Final = server_spki_sha256
         self._identity: Identity | None = None
+        self._on_proof: Final = on_proof
 
     def identity(self, now_ms: int) -> Identity:
         """Return who the client proved to be, valid at the trusted time `now_ms`.
@@ -74,6 +82,15 @@ class Connection:
             return "unreadable"
         return f"{identity.kind.value}:{identity.name}"
 
+    def prove(self, signer: str) -> None:
+        """Take note that `signer` (a key id) has signed what came on this connection, as a handler has verified.
+
+        From now on the connection counts as one of that signer's: it is not ended for somebody else, and may be idle
+        like that of a client with a certificate.
+        """
+        if self._on_proof is not None:
+            self._on_proof(signer)
+
     def _read(self, certificate: bytes) -> Identity:
         if self._identity is None:
             self._identity = read_credential(certificate)
@@ -83,29 +100,198 @@ class Connection:
         return f"Connection({self.number}, peer={self.peer})"
 
 
+def network_of(host: str) -> str:
+    """Return what one subscriber has of the internet: an IPv4 address, or an IPv6 network of 64 bits."""
+    address = ipaddress.ip_address(host)
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    return str(address.ipv4_mapped or ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
+
+
+class Worth(IntEnum):
+    """What would be lost with a connection, the least first."""
+
+    #: Nothing but what it sends, or may send: no request of it is complete, or the last one is answered.
+    SILENT = 0
+    #: An answer that it does not take as fast as it is made.
+    UNREAD = 1
+    #: A request that is being worked on. It is never ended for somebody else.
+    WORKED_ON = 2
+
+
+class Guest(Protocol):
+    """A connection, as the tally knows it."""
+
+    @property
+    def worth(self) -> Worth:
+        """What would be lost with it now."""
+        ...
+
+    def end(self) -> None:
+        """Give up the place at once, without a word."""
+        ...
+
+
+class Verdict(Enum):
+    """What a newcomer is told."""
+
+    WELCOME = auto()
+    #: It has as many connections as one client may have.
+    GREEDY = auto()
+    #: There is no place, and none that could be made.
+    FULL = auto()
+
+
 class Tally:
-    """How many connections each client has. Those of clients that proved nothing are not told apart, nor bounded."""
+    """Who has the places of a server.
 
-    def __init__(self, most: int) -> None:
+    A client with a certificate, and whoever has signed, has a share of them, and keeps what it has. Strangers have a
+    part: each address a share of it. Where there is none left for a stranger it gets the place of another one: of its
+    own address if that has its share, else of the one with the most; there of the oldest that is silent, else of the
+    oldest that does not read. One that is worked on keeps its place, and so does an address that has fewer than the
+    newcomer's. Where all places are taken, a client with a certificate gets that of a stranger.
+
+    Of all places, an eighth can be had with a certificate only, and another one only without: neither those who hold
+    credentials nor enclaves, which hold none, can shut the others out.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        *,
+        in_all: int = limits.MAX_CONNECTIONS,
+        strangers: int = limits.MAX_STRANGERS,
+        strangers_of_address: int = limits.MAX_STRANGERS_PER_ADDRESS,
+        told: int = limits.MAX_REFUSALS_TOLD,
+        notices: Notices | None = None,
+    ) -> None:
+        """Count for a server that has `in_all` places, of which one client may have `most`."""
         self._most: Final = most
+        self._in_all: Final = in_all
+        self._most_of_a_kind: Final = in_all - in_all // 8
+        self._most_strangers: Final = strangers
+        self._most_of_address: Final = strangers_of_address
+        self._most_told: Final = told
+        self._notices: Final = notices
         self._counts: Final[Counter[str]] = Counter()
+        #: Whose the connections are of those who have proven who they are; of them, those with a certificate.
+        self._proven: Final[dict[Guest, str]] = {}
+        self._certified: Final[set[Guest]] = set()
+        #: Those of each address, the oldest first; and where each of them is found.
+        self._strangers: Final[dict[str, dict[Guest, None]]] = {}
+        self._network: Final[dict[Guest, str]] = {}
+        self._told: Final[set[Guest]] = set()
 
-    def enter(self, client: str | None) -> bool:
-        """Count one more; return False, counting nothing, for a client that has as many as it may."""
-        if client is None:
+    def enter(self, guest: Guest, client: str | None, network: str) -> Verdict:
+        """Count one more, of a client that has shown a certificate or else of an address, if there is a place."""
+        verdict = self._enter_stranger(guest, network) if client is None else self._enter_client(guest, client)
+        if verdict is not Verdict.WELCOME:
+            self._note(network, "refused")
+        return verdict
+
+    def prove(self, guest: Guest, signer: str) -> bool:
+        """Count a stranger as one of `signer` from now on; return whether it is, or was by another proof.
+
+        The latest signer counts: enclaves behind one proxy may share connections. One that has its share gets no more.
+        """
+        if guest in self._certified:
             return True
-        if self._counts[client] >= self._most:
+        if guest not in self._network and guest not in self._proven:
+            return False  # it has lost its place meanwhile
+        known = self._proven.get(guest)
+        if known != signer and self._counts[signer] < self._most:
+            self._forget(guest)
+            self._counts[signer] += 1
+            self._proven[guest] = signer
+        return guest in self._proven
+
+    def leave(self, guest: Guest) -> None:
+        """Count one less, if it was counted."""
+        self._forget(guest)
+        self._told.discard(guest)
+
+    def may_be_told(self, guest: Guest) -> bool:
+        """Return whether one that got no place may stay for a moment, to read why; it is to leave as if it had one."""
+        if len(self._told) >= self._most_told:
             return False
-        self._counts[client] += 1
+        self._told.add(guest)
         return True
 
-    def leave(self, client: str | None) -> None:
-        """Count one less of a client that has entered."""
-        if client is None:
-            return
-        self._counts[client] -= 1
-        if not self._counts[client]:
-            del self._counts[client]
+    def _enter_client(self, guest: Guest, client: str) -> Verdict:
+        if self._counts[client] >= self._most:
+            return Verdict.GREEDY
+        if len(self._certified) >= self._most_of_a_kind:
+            return Verdict.FULL
+        if self._taken >= self._in_all and not self._end_one(self._by_greed(over=0)):
+            return Verdict.FULL
+        self._counts[client] += 1
+        self._proven[guest] = client
+        self._certified.add(guest)
+        return Verdict.WELCOME
+
+    def _enter_stranger(self, guest: Guest, network: str) -> Verdict:
+        own = len(self._strangers.get(network, ()))
+        if own >= self._most_of_address:
+            if not self._end_one([network]):
+                return Verdict.FULL
+        elif (
+            len(self._network) >= self._most_strangers
+            or self._taken - len(self._certified) >= self._most_of_a_kind
+            or self._taken >= self._in_all
+        ) and not self._end_one([*self._by_greed(over=own), *([network] if own else [])]):
+            return Verdict.FULL
+        self._strangers.setdefault(network, {})[guest] = None
+        self._network[guest] = network
+        return Verdict.WELCOME
+
+    @property
+    def _taken(self) -> int:
+        return len(self._proven) + len(self._network)
+
+    def _by_greed(self, *, over: int) -> list[str]:
+        """Return the addresses with more than so many, those with the most first; where two have as many, the older."""
+        found = [(-len(guests), network) for network, guests in self._strangers.items() if len(guests) > over]
+        found.sort(key=lambda one: one[0])
+        return [network for _, network in found]
+
+    def _end_one(self, networks: Iterable[str]) -> bool:
+        for network in networks:
+            guest = _least(self._strangers[network])
+            if guest is not None:
+                self._forget(guest)
+                guest.end()
+                self._note(network, "ended_for_another")
+                return True
+        return False
+
+    def _forget(self, guest: Guest) -> None:
+        network, client = self._network.pop(guest, None), self._proven.pop(guest, None)
+        if network is not None:
+            guests = self._strangers[network]
+            del guests[guest]
+            if not guests:
+                del self._strangers[network]
+        if client is not None:
+            self._certified.discard(guest)
+            self._counts[client] -= 1
+            if not self._counts[client]:
+                del self._counts[client]
+
+    def _note(self, network: str, what: str) -> None:
+        if self._notices is not None:
+            self._notices.note(network, what)
+
+
+def _least(guests: Iterable[Guest]) -> Guest | None:
+    """Return the oldest that is silent, else the oldest that does not read; None when all are worked on."""
+    unread = None
+    for guest in guests:
+        worth = guest.worth
+        if worth is Worth.SILENT:
+            return guest
+        if worth is Worth.UNREAD and unread is None:
+            unread = guest
+    return unread
 
 
 def connection_of(request: HTTPConnection) -> Connection:

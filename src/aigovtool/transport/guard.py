@@ -12,13 +12,15 @@ What it adds to its base class:
 5. No exception of the application reaches the peer or the log with its text.
 6. An answer of a declared length ends with its last byte: the next request may come at once.
 7. `scope["extensions"]["aigovtool.connection"]` is the `Connection`.
-8. A connection too many, in all or of one client, is answered once before anything is read.
+8. A connection too many, in all, of one client or of one address, is answered once before anything is read; or a
+   stranger's connection that is worth less is ended for it (`connection.Tally`).
+9. A stranger's body must come at a least rate.
 
 It speaks HTTP/1.1 alone: no HTTP/2, no WebSocket, no upgrade.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -30,7 +32,7 @@ from uvicorn.server import ServerState
 
 from aigovtool import limits
 from aigovtool.errors import AIGovToolError, InputError, MalformedError, OverloadedError
-from aigovtool.transport.connection import EXTENSION, Connection, Tally
+from aigovtool.transport.connection import EXTENSION, Connection, Tally, Verdict, Worth, network_of
 from aigovtool.transport.deadline import Deadline
 from aigovtool.transport.lingering import LingeringTransport
 from aigovtool.transport.problem import problem, unexpected, wire_problem
@@ -43,12 +45,17 @@ Receive = Callable[[], Awaitable[Event]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 
-_TOO_MANY: Final = OverloadedError(
-    "this client has too many connections",
-    reason="connections_of_client",
-    fix="use open connections again, or close some",
-    retry_after_s=1,
-)
+_REFUSALS: Final[Mapping[Verdict, bytes]] = {
+    Verdict.GREEDY: wire_problem(
+        OverloadedError(
+            "this client has too many connections",
+            reason="connections_of_client",
+            fix="use open connections again, or close some",
+            retry_after_s=1,
+        )
+    ),
+    Verdict.FULL: wire_problem(OverloadedError("too many connections", retry_after_s=1), status=503),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +66,11 @@ class HttpLimits:
     max_headers: int = limits.MAX_HEADERS
     max_connections: int = limits.MAX_CONNECTIONS
     max_connections_per_client: int = limits.MAX_CONNECTIONS_PER_CLIENT
+    max_strangers: int = limits.MAX_STRANGERS
+    max_strangers_per_address: int = limits.MAX_STRANGERS_PER_ADDRESS
+    max_refusals_told: int = limits.MAX_REFUSALS_TOLD
+    stranger_body_grace_s: float = limits.STRANGER_BODY_GRACE_S
+    stranger_body_bytes_per_s: float = limits.STRANGER_BODY_BYTES_PER_S
     max_handshakes: int = limits.MAX_HANDSHAKES
     max_handshakes_per_address: int = limits.MAX_HANDSHAKES_PER_ADDRESS
     handshake_patience_s: float = limits.TLS_HANDSHAKE_PATIENCE_S
@@ -68,6 +80,7 @@ class HttpLimits:
     write_stall_timeout_s: float = limits.WRITE_STALL_TIMEOUT_S
     handshake_timeout_s: float = limits.TLS_HANDSHAKE_TIMEOUT_S
     linger_s: float = limits.LINGER_S
+    notice_period_s: float = limits.NOTICE_PERIOD_S
 
 
 class DeclaredLength:
@@ -116,14 +129,15 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._bounds: Final = bounds
         self._server_spki_sha256: Final = server_spki_sha256
         self._clients: Final = clients
-        self._client: str | None = None
         self._on_lost: Final = on_lost
         self._reader: Final = RequestReader(max_header_bytes=bounds.max_header_bytes, max_headers=bounds.max_headers)
         self._deadline: Final = Deadline(self._expired)
         self._write_deadline: Final = Deadline(self._stalled)
         self._wire: LingeringTransport | None = None
         self._connection: Connection | None = None
-        self._between_s = bounds.header_timeout_s
+        self._stranger = True
+        self._body_began = 0.0
+        self._body_bytes = 0
 
     # --- the connection ------------------------------------------------------------------------
 
@@ -135,30 +149,49 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         tls = transport.get_extra_info("ssl_object")
         certificate = None if tls is None else tls.getpeercert(binary_form=True)
         self._connection = Connection(
-            peer=self.client, peer_certificate=certificate, server_spki_sha256=self._server_spki_sha256
+            peer=self.client,
+            peer_certificate=certificate,
+            server_spki_sha256=self._server_spki_sha256,
+            on_proof=self._prove,
         )
-        # Only a proven client may hold a connection open for long without using it.
-        self._between_s = self._bounds.keep_alive_s if certificate else self._bounds.header_timeout_s
-        if len(self.connections) > self._bounds.max_connections:
-            wire.write(wire_problem(OverloadedError("too many connections", retry_after_s=1), status=503))
-            wire.close_lingering()
-        elif not self._clients.enter(client := self._connection.client):
-            wire.write(wire_problem(_TOO_MANY))
+        client = self._connection.client
+        self._stranger = client is None
+        network = network_of(self.client[0]) if self.client else "unknown"
+        verdict = self._clients.enter(self, client, network)
+        if verdict is Verdict.WELCOME:
+            self._deadline.set(self._bounds.header_timeout_s)
+        elif self._clients.may_be_told(self):
+            wire.write(_REFUSALS[verdict])
             wire.close_lingering()
         else:
-            self._client = client
-            self._deadline.set(self._bounds.header_timeout_s)
+            wire.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End: no timer and no task keeps the connection alive."""
         self._deadline.clear()
         self._write_deadline.clear()
-        self._clients.leave(self._client)
-        self._client = None
+        self._clients.leave(self)
         if self._wire is not None:
             self._wire.lost()
         super().connection_lost(exc)
         self._on_lost()
+
+    @property
+    def worth(self) -> Worth:
+        """What would be lost if this were ended now."""
+        if not self._answering() or (self._wire is not None and self._wire.is_closing()):
+            return Worth.SILENT
+        if self.flow.write_paused:
+            return Worth.UNREAD
+        return Worth.WORKED_ON if self._reader.complete or self.cycle.response_started else Worth.SILENT
+
+    def end(self) -> None:
+        """Give up the place to somebody else."""
+        if self._wire is not None:
+            self._wire.abort()
+
+    def _prove(self, signer: str) -> None:
+        self._stranger = not self._clients.prove(self, signer)
 
     def pause_writing(self) -> None:
         """The peer is not reading: it has so long to go on."""
@@ -192,14 +225,30 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             return
         if self._reader.surplus:
             self._end_after_answer()
-        self._watch(head_just_ended=in_head and not self._reader.in_head)
+        self._watch(len(data), head_just_ended=in_head and not self._reader.in_head)
 
-    def _watch(self, *, head_just_ended: bool) -> None:
+    def _watch(self, count: int, *, head_just_ended: bool) -> None:
         if self._reader.complete:
             # From here on the application has the word: its own deadline bounds the answer.
             self._deadline.clear()
-        elif head_just_ended or not self._reader.in_head:
-            self._deadline.set(self._bounds.body_idle_timeout_s)
+        elif head_just_ended:
+            self._begin_body()
+        elif not self._reader.in_head:
+            self._body_bytes += count
+            self._deadline.set(self._body_patience())
+
+    def _begin_body(self) -> None:
+        """Measure the body from here on."""
+        self._body_began, self._body_bytes = self.loop.time(), 0
+        self._deadline.set(self._body_patience())
+
+    def _body_patience(self) -> float:
+        """Return how long the next bytes of the body may take: of a stranger, until it has been too slow."""
+        idle = self._bounds.body_idle_timeout_s
+        if not self._stranger:
+            return idle
+        earned = self._bounds.stranger_body_grace_s + self._body_bytes / self._bounds.stranger_body_bytes_per_s
+        return max(0.0, min(idle, self._body_began + earned - self.loop.time()))
 
     def _end_after_answer(self) -> None:
         """The peer sent on without waiting: answer what it asked first, and read nothing more."""
@@ -225,7 +274,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             return
         if self._reader.complete and not self._reader.surplus:
             self._reader.next_request()
-            self._deadline.set(self._between_s)
+            # Only a proven client may hold a connection open for long without using it.
+            bounds = self._bounds
+            self._deadline.set(bounds.header_timeout_s if self._stranger else bounds.keep_alive_s)
         else:
             self._wire.close_lingering()
 
@@ -255,7 +306,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if self._wire is None:
             return
         if self.flow.read_paused:  # we are the slow one: the application does not take the body
-            self._deadline.set(self._bounds.body_idle_timeout_s)
+            self._begin_body()
             return
         self._wire.abort()
 

@@ -18,7 +18,6 @@ async with HttpServer(application, listener, tls):
 """
 
 import asyncio
-import ipaddress
 import logging
 import socket
 from contextlib import suppress
@@ -30,8 +29,9 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from aigovtool.errors import ConfigurationError
-from aigovtool.transport.connection import Tally
+from aigovtool.transport.connection import Tally, network_of
 from aigovtool.transport.guard import Application, GuardedHttpProtocol, HttpLimits
+from aigovtool.transport.notices import Notices
 from aigovtool.transport.tls import ServerTls
 
 _LOG: Final = logging.getLogger(__name__)
@@ -72,19 +72,12 @@ def bind_loopback() -> socket.socket:
     return bind("127.0.0.1", 0)
 
 
-def network_of(host: str) -> str:
-    """Return what one subscriber has of the internet: an IPv4 address, or an IPv6 network of 64 bits."""
-    address = ipaddress.ip_address(host)
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    return str(address.ipv4_mapped or f"{int(address) >> 64:x}::")
-
-
 class Handshakes:
     """Handshakes under way, of each network the oldest first."""
 
-    def __init__(self, bounds: HttpLimits) -> None:
+    def __init__(self, bounds: HttpLimits, notices: Notices) -> None:
         self._bounds: Final = bounds
+        self._notices: Final = notices
         self._networks: Final[dict[str, dict[asyncio.Task[None], float]]] = {}
         self._count = 0
 
@@ -116,6 +109,7 @@ class Handshakes:
             if began <= late:
                 oldest.cancel()
                 self._ended(network, oldest)
+                self._notices.note(network, "handshake_ended_for_another")
                 return True
         return False
 
@@ -138,8 +132,16 @@ class HttpServer:
         self._bounds: Final = bounds or HttpLimits()
         self._config: Final = _config(application)
         self._state: Final = ServerState()
-        self._clients: Final = Tally(self._bounds.max_connections_per_client)
-        self._handshakes: Final = Handshakes(self._bounds)
+        self._notices: Final = Notices(_LOG, period_s=self._bounds.notice_period_s)
+        self._clients: Final = Tally(
+            self._bounds.max_connections_per_client,
+            in_all=self._bounds.max_connections,
+            strangers=self._bounds.max_strangers,
+            strangers_of_address=self._bounds.max_strangers_per_address,
+            told=self._bounds.max_refusals_told,
+            notices=self._notices,
+        )
+        self._handshakes: Final = Handshakes(self._bounds, self._notices)
         #: All handshakes, also those that were ended and do not know it yet.
         self._tasks: Final[set[asyncio.Task[None]]] = set()
         self._accepting = False
@@ -185,6 +187,7 @@ class HttpServer:
                     self._changed.clear()
                     await self._changed.wait()
         await self._cut_off()
+        self._notices.close()
 
     async def _cut_off(self) -> None:
         tasks = list(self._state.tasks)
@@ -225,9 +228,10 @@ class HttpServer:
         peer.setblocking(False)
         network = network_of(address[0])
         if not self._handshakes.make_room(network):
+            self._notices.note(network, "handshake_refused")
             peer.close()
             return
-        task = asyncio.create_task(self._shake_hands(peer), name="handshake")
+        task = asyncio.create_task(self._shake_hands(peer, network), name="handshake")
         self._handshakes.began(network, task)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -238,7 +242,7 @@ class HttpServer:
         if self._accepting:
             asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
-    async def _shake_hands(self, peer: socket.socket) -> None:
+    async def _shake_hands(self, peer: socket.socket, network: str) -> None:
         tls = self._tls
 
         def protocol() -> GuardedHttpProtocol:
@@ -259,8 +263,8 @@ class HttpServer:
                 ssl=None if tls is None else tls.context,
                 ssl_handshake_timeout=None if tls is None else self._bounds.handshake_timeout_s,
             )
-        except OSError as error:  # ssl.SSLError is one: a foreign authority, another protocol, a reset
-            _LOG.info("handshake_failed type=%s", type(error).__name__)
+        except OSError:  # ssl.SSLError is one: a foreign authority, another protocol, a reset
+            self._notices.note(network, "handshake_failed")
             peer.close()
 
 
