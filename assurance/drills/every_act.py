@@ -16,6 +16,7 @@ from tests.custodian.conftest import Bench, Enclave, message_id, report, want
 from tests.e2e.model import one_digit
 from tests.e2e.world import BORROWER, CONSUMER, MODEL, World
 
+from aigovtool.attestation.policy import AppraisalPolicy
 from aigovtool.codec import decode
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey, seal
@@ -38,6 +39,7 @@ from assurance.drills.second import SecondOperator
 
 _ROW = RowKey(scope=Scope(model=MODEL), dimension=Dimension.INFERENCES, window=Window.LIFETIME, bucket_ms=0)
 _GUEST = BorrowerId("guest")
+_VISITOR = ConsumerId("visitor")
 
 
 def live(world: World) -> SecondOperator:
@@ -141,8 +143,10 @@ def end(world: World, second: SecondOperator) -> tuple[Custodian, str, list[byte
 async def _end(bench: Bench, backup: Path) -> tuple[Custodian, str, list[bytes]]:
     await _refusals(bench)
     await bench.add_borrower(_GUEST)
-    await bench.command(acts.RevokeParty(role=PartyRole.BORROWER, name=_GUEST))
+    await bench.add_consumer(_VISITOR, _GUEST)
     enclave = await _booted(bench)
+    await enclave.renew(want(1, consumer=_VISITOR, model=MODEL))  # of another borrower: refused, and noted
+    await bench.command(acts.RevokeParty(role=PartyRole.BORROWER, name=_GUEST))
     await _grant(bench, 40)
     await _spend(bench, enclave, 2)
     _swap(bench, lambda: shutil.copytree(bench.directory, backup))
@@ -173,7 +177,7 @@ async def _refused(work: Awaitable[object]) -> None:
 
 
 async def _refusals(bench: Bench) -> None:
-    """Refused evidence, a key that is not lent, an order that one operator alone cannot give, and a newer policy."""
+    """Refused evidence, a key that is not lent, an order that one cannot give alone, and a policy that ends a life."""
     stranger = _enclave(bench)
     challenge = await stranger.challenge()
     claims = stranger.claims(challenge)
@@ -185,8 +189,18 @@ async def _refusals(bench: Bench) -> None:
     )
     await _refused(key_release.release_key(bench.custodian, seal(release.RELEASE_REQUEST, asked, enclave.identity)))
     await _refused(bench.command(acts.WriteOff(instance=enclave.instance, reason="alone")))
-    policy = msgspec.structs.replace(wiring.development_policy(), version=2)
-    await bench.command_of_two(acts.SetAppraisalPolicy(policy=policy))
+    accepted = wiring.development_policy()
+    for policy in (_refusing(accepted), accepted):  # the first ends the enclave that is there
+        newer = msgspec.structs.replace(policy, version=policy.version + 1 + (policy is accepted))
+        await bench.command_of_two(acts.SetAppraisalPolicy(policy=newer))
+
+
+def _refusing(policy: AppraisalPolicy) -> AppraisalPolicy:
+    """Return a policy that accepts another build only."""
+    (entry,) = policy.accepted
+    (known,) = entry.reference_values
+    other = msgspec.structs.replace(known, values=(msgspec.structs.replace(known.values[0], digest="ab" * 48),))
+    return msgspec.structs.replace(policy, accepted=(msgspec.structs.replace(entry, reference_values=(other,)),))
 
 
 def _enclave(bench: Bench) -> Enclave:
