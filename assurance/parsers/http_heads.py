@@ -1,0 +1,453 @@
+"""The HTTP/1.1 reader in front of enclave and custodian: requests, cut into pieces at any place.
+
+`reader` is `transport.wire` alone: where each request begins and ends. `guard` is the whole protocol, with llhttp
+behind the reader and an application behind that, on a transport in memory: what the application is asked, and what is
+answered. Both must agree with the independent reading (`http_reading`), request by request, and end as it does. The
+library's own reader of header fields, which takes nearly everything, must find the same ones: whatever stands in
+front of or behind this server reads the same request.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from http.client import HTTPException, parse_headers
+from io import BytesIO
+from itertools import pairwise
+from random import Random
+from typing import Any, Final, cast
+
+from conformance.malformed import edits
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from aigovtool.errors import InputError
+from aigovtool.transport.connection import Tally
+from aigovtool.transport.guard import GuardedHttpProtocol, HttpLimits
+from aigovtool.transport.wire import RequestReader
+from assurance.parsers.http_reading import ENDED, REFUSED, WAITING, Reading, Request, read_connection
+from assurance.parsers.parser import Kind, Parser, Parts
+
+_GET: Final = b"GET /v2/models/doubler HTTP/1.1\r\nHost: localhost:8443\r\n"
+_POST: Final = b"POST /v2/models/doubler/infer HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+_CHUNKED: Final = _POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0A\r\n0123456789\r\n0\r\n\r\n"
+_SHORT: Final = _POST + b"Content-Length: 5\r\n\r\nhello"
+_PLAIN: Final = _GET + b"\r\n"
+_GENUINE: Final[tuple[Parts, ...]] = (
+    (_PLAIN,),
+    (_SHORT,),
+    (_CHUNKED,),
+    (_POST + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n", b"{}"),
+    (_PLAIN, _SHORT, _PLAIN),
+    (_CHUNKED, _PLAIN),
+    (_GET + b"Accept: a/b\r\nAccept: c/d\r\naigovtool-request-id: r:1\r\nConnection: close\r\n\r\n",),
+    (b"GET /v1/log/entries?start=0&limit=%31 HTTP/1.1\r\nhost: [::1]:8443\r\nConnection: keep-alive, te\r\n\r\n",),
+    (b"DELETE /a/b/ HTTP/1.1\r\nHost:\t a \t\r\nX-Y: \r\n\r\n", b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n"),
+)
+#: What is put in at the end of a line, or in the place of one.
+_LINES: Final = (
+    *(
+        b"Content-Length: %s" % one
+        for one in (b"0", b"5", b"05", b"+5", b"5, 5", b"0x5", b" 5 ", b"99999999999", b"-1")
+    ),
+    *(b"Transfer-Encoding: %s" % one for one in (b"chunked", b"Chunked", b"gzip, chunked", b"identity", b'"chunked"')),
+    *(b"Transfer-Encoding : chunked", b"Transfer_Encoding: chunked", b"Transfer-Encoding: chunked, identity"),
+    *(b"Transfer-Encoding:\x0bchunked", b" Transfer-Encoding: chunked", b"X: y\r\n z", b"X\x00: y", b"X: \x7f"),
+    *(b"Host: b", b"Host: u@a", b"Host:", b"Connection: Upgrade", b"Connection: close, x", b"Upgrade: h2c", b": y"),
+    *(b"Expect: 100-Continue", b"Expect: x", b"Trailer: X", b"TE: trailers", b"Content-Encoding: gzip", b"nonsense"),
+    *(b"aigovtool-request-id: 2", b"Accept: e/f", b"Cookie: a=b", b"HTTP2-Settings: AA", b"Forwarded: for=1", b""),
+)
+_TARGETS: Final = (
+    *(
+        b"//a",
+        b"/a/../b",
+        b"/.",
+        b"/a/..",
+        b"/...",
+        b"/%61",
+        b"*",
+        b"http://a/b",
+        b"a:443",
+        b"/a#b",
+        b"/a\\b",
+        b"/a?b?c",
+    ),
+    *(
+        b"/?%zz",
+        b"/?%4",
+        b"/?a=%41&b=~",
+        b"/\xc3\xa9",
+        b"/a b",
+        b"",
+        b"/;/",
+        b"/a//",
+        b"/a/./b?c/../d",
+        b"/a?",
+        b"/a??",
+    ),
+)
+_VERSIONS: Final = (b"HTTP/1.0", b"HTTP/1.2", b"HTTP/2.0", b"http/1.1", b"HTTP/1.1 ", b"", b"HTTP/01.1", b"HTTP/1.10")
+_METHODS: Final = (b"get", b"TRACE", b"CONNECT", b"PRI", b"GET\t", b"", b"G\x00T", b"OPTIONS", b"PATCH", b"PUT")
+_SIZES: Final = (b"0", b"3;x=y", b" 3", b"3 ", b"0x3", b"-1", b"", b"00000003", b"000000003", b"FFFFFFFF", b"3\t", b"g")
+_ENDS: Final = (b"\n", b"\r", b"\n\r", b"\r\r\n", b"\r\n\r\n", b"", b" \r\n", b"\x00\r\n")
+
+
+def _edit(parts: Parts, chance: Random) -> Parts:
+    data = b"".join(parts)
+    for _ in range(chance.choice((0, 1, 1, 1, 2, 3))):
+        data = chance.choice((_line, _line, _replaced, _first, _chunk, _ends, _again, _more, edits.edit))(data, chance)
+    return _cut(data or b"\r", parts, chance)
+
+
+def _line(data: bytes, chance: Random) -> bytes:
+    """Put a line in."""
+    lines = data.split(b"\r\n")
+    at = chance.randrange(len(lines) + 1)
+    return b"\r\n".join([*lines[:at], chance.choice(_LINES), *lines[at:]])
+
+
+def _replaced(data: bytes, chance: Random) -> bytes:
+    """Say, write or order a line otherwise."""
+    lines = data.split(b"\r\n")
+    at = chance.randrange(len(lines))
+    match chance.randrange(6):
+        case 0:
+            lines[at] = chance.choice(_LINES)
+        case 1:
+            lines[at] = chance.choice((lines[at].upper(), lines[at].lower(), lines[at].swapcase()))
+        case 2:
+            lines[at] = lines[at].replace(b":", chance.choice((b" :", b":\t ", b"::", b"", b"=")), 1)
+        case 3:
+            lines[at : at + 1] = [lines[at], lines[at]]
+        case 4:
+            chance.shuffle(lines)
+        case _:
+            lines[at] = edits.edit(lines[at], chance)
+    return b"\r\n".join(lines)
+
+
+def _first(data: bytes, chance: Random) -> bytes:
+    """Change the request line."""
+    line, end, rest = data.partition(b"\r\n")
+    parts = [*line.split(b" "), b"", b"", b""][:3]
+    at = chance.randrange(3)
+    parts[at] = chance.choice((_METHODS, _TARGETS, _VERSIONS)[at])
+    return chance.choice((b" ", b" ", b" ", b"  ", b"\t")).join(parts) + end + rest
+
+
+def _chunk(data: bytes, chance: Random) -> bytes:
+    """Change the size of a chunk, or put a trailer behind the last one."""
+    head, end, body = data.partition(b"\r\n\r\n")
+    lines = body.split(b"\r\n")
+    at = chance.randrange(len(lines))
+    if chance.random() < 0.7:
+        lines[at] = chance.choice(_SIZES)
+    else:
+        lines[at:at] = [chance.choice((b"X: y", b"", b"0", b"abc", b"1\r\nz"))]
+    return head + end + b"\r\n".join(lines)
+
+
+def _ends(data: bytes, chance: Random) -> bytes:
+    """End a line, or all lines, in another way."""
+    lines = data.split(b"\r\n")
+    if chance.random() < 0.2:
+        return chance.choice(_ENDS).join(lines)
+    at = chance.randrange(max(1, len(lines) - 1))
+    return b"\r\n".join(lines[: at + 1]) + chance.choice(_ENDS) + b"\r\n".join(lines[at + 1 :])
+
+
+def _again(data: bytes, chance: Random) -> bytes:
+    """Put another request behind it, before it, or into it."""
+    (other, *_) = chance.choice(_GENUINE)
+    at = chance.choice((0, len(data), chance.randrange(len(data) + 1)))
+    return data[:at] + other + data[at:]
+
+
+def _more(data: bytes, chance: Random) -> bytes:
+    """Make a head longer: near its bounds, or far beyond them."""
+    line, end, rest = data.partition(b"\r\n")
+    if chance.random() < 0.4:
+        count = chance.choice((60, 61, 62, 63, 64, 65, 200))
+        return line + end + b"".join(b"X%d: y\r\n" % at for at in range(count)) + rest
+    room = 16384 - len(line) - len(b"\r\nX: \r\n") - rest.find(b"\r\n\r\n") - 4
+    size = max(0, room + chance.choice((-1, 0, 1, 2, 20_000)))
+    return line + b"\r\nX: " + b"y" * size + end + rest
+
+
+def _cut(data: bytes, parts: Parts, chance: Random) -> Parts:
+    """Cut it: as it was, nowhere, at some places, at line ends, or (a short one) everywhere."""
+    if b"".join(parts) == data and chance.random() < 0.3:
+        return parts
+    way = chance.randrange(5)
+    if way == 0:
+        places: list[int] = []
+    elif way == 1 and len(data) < 300:
+        places = list(range(1, len(data)))
+    elif way == 2:
+        places = [at + 1 for at in range(len(data)) if data[at : at + 1] == b"\n" and chance.random() < 0.5]
+    elif way == 3:
+        places = [at + chance.randrange(3) for at in range(len(data)) if data.startswith(_GET[:4], at)]
+    else:
+        places = [chance.randrange(len(data)) for _ in range(chance.randrange(1, 6))]
+    edges = [0, *sorted({place for place in places if 0 < place < len(data)}), len(data)]
+    return tuple(data[start:stop] for start, stop in pairwise(edges))
+
+
+# --- The reader alone ----------------------------------------------------------------------------
+
+
+def _read(parts: Parts) -> Reading:
+    """Return which ranges of the bytes were taken as requests, and how it ended."""
+    reader = RequestReader()
+    ranges: list[Request] = []
+    start = seen = 0
+    for piece in parts:
+        try:
+            taken = reader.feed(piece)
+        except InputError:
+            if not ranges:
+                raise
+            return Reading(tuple(ranges), REFUSED)
+        seen += len(piece)
+        if reader.complete:
+            stop = seen if not reader.surplus else _stop(parts, start, len(taken), seen - len(piece), len(piece))
+            ranges.append(Request(b"", b"", (), b"", start, stop))
+            if reader.surplus:
+                return Reading(tuple(ranges), ENDED)
+            reader.next_request()
+            start = stop
+    return Reading(tuple(ranges), WAITING)
+
+
+def _stop(parts: Parts, start: int, taken: int, before: int, size: int) -> int:
+    """Return where a request ends of which the last piece gave `taken` bytes, those of an earlier head among them."""
+    head = b"".join(parts)[start:].find(b"\r\n\r\n") + 4
+    earlier = before - start if before - start < head else 0
+    return before + taken - earlier if taken <= size + earlier else -1
+
+
+def _ranges(reading: Reading) -> tuple[tuple[int, int], ...]:
+    return tuple((one.start, one.stop) for one in reading.requests)
+
+
+def _wrong_ranges(parts: Parts, value: object) -> str | None:
+    """Compare with the independent reading, which goes on after a request that says close; the reader does as well."""
+    found, expected = cast("Reading", value), read_connection(parts)
+    count = len(expected.requests)
+    if _ranges(found)[:count] != _ranges(expected):
+        return f"requests at {_ranges(found)}, read by hand at {_ranges(expected)}"
+    if count and expected.requests[-1].says_close():
+        return None
+    if len(found.requests) != count or found.end != expected.end:
+        return f"{len(found.requests)} requests and {found.end}, read by hand {count} and {expected.end}"
+    return next(filter(None, (_other_fields(one, b"".join(parts)) for one in expected.requests)), None)
+
+
+def _other_fields(request: Request, stream: bytes) -> str | None:
+    """Return whether the library, which reads nearly everything, finds other header fields in an accepted request."""
+    _, _, rest = stream[request.start : request.stop].partition(b"\r\n")
+    try:
+        found = parse_headers(BytesIO(rest))
+    except HTTPException as error:
+        return f"another reader fails on an accepted head: {type(error).__name__}"
+    fields = tuple((name.lower().encode(), value.strip(" \t").encode()) for name, value in found.items())
+    return None if fields == request.fields else "another reader finds other header fields in an accepted head"
+
+
+def _refused_wrongly(parts: Parts, _error: Exception) -> str | None:
+    expected = read_connection(parts)
+    if not expected.requests and expected.end == REFUSED:
+        return None
+    return f"refused, read by hand {len(expected.requests)} requests and {expected.end}"
+
+
+# --- The whole protocol --------------------------------------------------------------------------
+
+
+@dataclass
+class _Wire(asyncio.Transport):
+    """A transport in memory."""
+
+    written: bytearray = field(default_factory=bytearray)
+    closed: bool = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None:
+        """Take no notice: what is sent meanwhile is not looked at."""
+
+    def resume_reading(self) -> None:
+        """Take no notice."""
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ANN401, ARG002 - as in asyncio
+        return default
+
+
+class _Application:
+    """Remembers what it was asked, once the whole body has come, and answers that."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[bytes, bytes, tuple[tuple[bytes, bytes], ...], bytes]] = []
+
+    async def __call__(
+        self,
+        scope: MutableMapping[str, Any],
+        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+        send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
+    ) -> None:
+        body = b""
+        while True:
+            event = await receive()
+            if event["type"] != "http.request":
+                return
+            body += event["body"]
+            if not event["more_body"]:
+                break
+        target = scope["raw_path"] + (b"?" if scope["query_string"] else b"") + scope["query_string"]
+        self.asked.append((scope["method"].encode(), target, tuple(map(tuple, scope["headers"])), body))
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+@cache
+def _config() -> tuple[Config, _Application]:
+    application = _Application()
+    config = Config(
+        cast("Any", application),
+        interface="asgi3",
+        http=GuardedHttpProtocol,
+        ws="none",
+        lifespan="off",
+        loop="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+    )
+    config.load()
+    return config, application
+
+
+@dataclass(frozen=True)
+class _Served:
+    """What the application was asked, the statuses of the answers, and whether the connection was ended."""
+
+    asked: tuple[tuple[bytes, bytes, tuple[tuple[bytes, bytes], ...], bytes], ...]
+    statuses: tuple[int, ...]
+    ended: bool
+
+
+async def _serve(parts: Sequence[bytes]) -> _Served:
+    config, application = _config()
+    application.asked = []
+    wire, state = _Wire(), ServerState()
+    protocol = GuardedHttpProtocol(
+        config,
+        state,
+        bounds=HttpLimits(linger_s=0.0),
+        server_spki_sha256=None,
+        clients=Tally(1),
+        on_lost=lambda: None,
+    )
+    protocol.connection_made(wire)
+    for piece in parts:
+        protocol.data_received(piece)
+        for _ in range(4):  # the application takes what came, and answers what is complete
+            await asyncio.sleep(0)
+    ended = protocol.transport.is_closing()
+    protocol.connection_lost(None)
+    return _Served(tuple(application.asked), _statuses(bytes(wire.written)), ended)
+
+
+def _statuses(written: bytes) -> tuple[int, ...]:
+    """Return the statuses of all answers but of those that only say: go on."""
+    found: list[int] = []
+    while written:
+        head, _, written = written.partition(b"\r\n\r\n")
+        status = int(head.split(b" ", 2)[1])
+        if status != 100:
+            found.append(status)
+            lengths = [line[16:] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length: ")]
+            written = written[int(lengths[0]) :]
+    return tuple(found)
+
+
+def _guarded(parts: Parts) -> _Served:
+    return asyncio.run(_serve(parts))
+
+
+def _wrong_served(parts: Parts, value: object) -> str | None:
+    served, expected = cast("_Served", value), read_connection(parts)
+    # An empty query is none; llhttp leaves white space at the end of a value, which is no part of it (RFC 9110, 5.5).
+    asked = [(one.method, _plain(one.target), one.fields, one.body) for one in expected.requests]
+    found = [
+        (method, target, tuple((name, value.rstrip(b" \t")) for name, value in fields), body)
+        for method, target, fields, body in served.asked
+    ]
+    if found != asked:
+        return f"the application was asked {len(found)} requests, read by hand {len(asked)}: {found} {asked}"[:600]
+    oks, refusals = [one for one in served.statuses if one == 200], [one for one in served.statuses if one != 200]
+    # llhttp sees at once that a line of a chunk goes wrong, the reader when it has come.
+    refused = expected.end == REFUSED or (expected.hopeless and bool(refusals))
+    if len(oks) != len(asked) or len(refusals) != refused:
+        return f"answers {served.statuses} to {len(asked)} requests, then {expected.end}"
+    if any(status not in {400, 413, 415} for status in refusals):
+        return f"refused with status {refusals}"
+    if served.ended != (refused or expected.end == ENDED):
+        return f"the connection ended: {served.ended}, read by hand it is {expected.end}"
+    return None
+
+
+def _plain(target: bytes) -> bytes:
+    path, _, query = target.partition(b"?")
+    return path + b"?" + query if query else path
+
+
+def _make() -> tuple[Kind, ...]:
+    reader = Kind(
+        name="reader",
+        genuine=_GENUINE,
+        edit=_edit,
+        read=_read,
+        wrong=_wrong_ranges,
+        refusals=(InputError,),
+        refused_wrongly=_refused_wrongly,
+        weight=3,
+    )
+    guard = Kind(name="guard", genuine=_GENUINE, edit=_edit, read=_guarded, wrong=_wrong_served, refusals=())
+    return reader, guard
+
+
+PARSER: Final = Parser(
+    name="http-heads",
+    claim="No bytes on a connection are read as other requests than a strict reader finds in them, or as two of one.",
+    counts="requests with lines added, doubled, folded, reordered and spelled otherwise, two lengths, chunks with "
+    "extensions and trailers, line ends of other kinds, requests within requests, heads at their bounds; each cut into "
+    "pieces at any places. Three of four go through the reader alone, the others through the whole protocol to an "
+    "application. Requests, where they end, header fields, bodies, answers and the end of the connection must be what "
+    "an independent reading of all bytes at once says; a more lenient reader must find the same header fields.",
+    shows_not="what time does: deadlines are tested elsewhere; nor TLS, which comes before.",
+    covers=(
+        "src/aigovtool/errors.py",
+        "src/aigovtool/limits.py",
+        "src/aigovtool/transport/connection.py",
+        "src/aigovtool/transport/guard.py",
+        "src/aigovtool/transport/lingering.py",
+        "src/aigovtool/transport/problem.py",
+        "src/aigovtool/transport/wire.py",
+        "assurance/parsers/http_heads.py",
+        "assurance/parsers/http_reading.py",
+    ),
+    make=_make,
+)
