@@ -37,6 +37,10 @@ NONCE_TTL_MS: Final = 60_000
 MAX_OUTSTANDING_NONCES: Final = 10_000
 # Of one borrower, whose name is no secret: others must still be able to boot.
 MAX_OUTSTANDING_NONCES_PER_BORROWER: Final = 100
+# Used or not, of one borrower in ten minutes: each boot is verified, and a line of the log for ever. A hundred enclaves
+# that boot three times each after a failure of their power are within it; one that crashes and boots in a loop is not.
+MAX_NONCES_PER_BORROWER: Final = 300
+NONCE_WINDOW_MS: Final = 10 * NONCE_TTL_MS
 
 # --- Packages --------------------------------------------------------------------------------
 # 1 MiB segments: AES-GCM runs at full speed from there on, and memory stays small (sealing holds

@@ -36,7 +36,12 @@ from aigovtool.errors import (
 from aigovtool.ids import Digest, ModelId, Nonce, digest_of, key_id_of
 from aigovtool.ledger import entry
 from aigovtool.ledger.entry import PartyRole, StopTarget
-from aigovtool.limits import MAX_OUTSTANDING_NONCES_PER_BORROWER, NONCE_TTL_MS
+from aigovtool.limits import (
+    MAX_NONCES_PER_BORROWER,
+    MAX_OUTSTANDING_NONCES_PER_BORROWER,
+    NONCE_TTL_MS,
+    NONCE_WINDOW_MS,
+)
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol import messages, release
 from aigovtool.testing.simulated_tee import wiring
@@ -438,7 +443,7 @@ async def test_a_release_is_signed_by_the_instance(admitted: Enclave, lent: Benc
             await admitted.release(admitted.release_request(by=key))
         assert unknown.value.reason == "unknown_instance"
     other = Enclave(lent)
-    await other.boot()
+    await other.challenge()
     with pytest.raises(SignatureInvalidError) as foreign:
         await admitted.release(admitted.release_request(by=other.identity))
     assert foreign.value.reason == "wrong_sender"
@@ -518,6 +523,23 @@ async def test_one_borrower_cannot_use_up_the_nonces_of_all(lent: Bench) -> None
     with pytest.raises(OverloadedError):
         await boot.challenge(lent.custodian, greedy.challenge_request())
     await boot.challenge(lent.custodian, other.challenge_request())
+
+
+async def test_an_enclave_that_boots_in_a_loop_is_refused_for_a_while(lent: Bench) -> None:
+    """Each boot is verified, and a line of the log for ever: so many in ten minutes, used or not. Others still boot."""
+    looping, other = Enclave(lent), Enclave(lent, borrower=OTHER)
+    began_ms = lent.now_ms
+    for _ in range(MAX_NONCES_PER_BORROWER):
+        await boot.challenge(lent.custodian, looping.challenge_request())
+        lent.now_ms += 1_000  # so that never too many are outstanding
+    lines = len(await lent.log())
+    with pytest.raises(OverloadedError) as caught:
+        await looping.boot()
+    assert (caught.value.reason, caught.value.retry_after_s) == ("boots", 60)
+    assert len(await lent.log()) == lines
+    await other.challenge()
+    lent.now_ms = began_ms + NONCE_WINDOW_MS + 1
+    await looping.boot()
 
 
 async def test_a_stranger_cannot_use_up_a_borrowers_nonces(lent: Bench) -> None:

@@ -12,7 +12,13 @@ from aigovtool.custodian.store.schema import answers, instances, nonces
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import ConflictError, EvidenceError, ForbiddenError, OverloadedError
 from aigovtool.ids import BorrowerId, Digest, InstanceId, KeyId, MessageId, Nonce, key_id_of
-from aigovtool.limits import MAX_OUTSTANDING_NONCES, MAX_OUTSTANDING_NONCES_PER_BORROWER
+from aigovtool.limits import (
+    MAX_NONCES_PER_BORROWER,
+    MAX_OUTSTANDING_NONCES,
+    MAX_OUTSTANDING_NONCES_PER_BORROWER,
+    NONCE_TTL_MS,
+    NONCE_WINDOW_MS,
+)
 from aigovtool.protocol.messages import RenewReply
 
 _FIND: Final = select(instances.c.body).where(instances.c.instance == bindparam("wanted"))
@@ -34,9 +40,10 @@ def add_nonce(transaction: Transaction, nonce: Nonce, borrower: BorrowerId, *, n
     """Remember a nonce that may be used once until it expires.
 
     Raises:
-        OverloadedError: when too many are outstanding.
+        OverloadedError: when too many are outstanding (`nonces`), or one borrower boots too often (`boots`).
     """
-    transaction.execute(delete(nonces).where(nonces.c.expires_ms < now_ms - 10 * ttl_ms))
+    transaction.execute(delete(nonces).where(nonces.c.expires_ms < now_ms + ttl_ms - NONCE_WINDOW_MS))
+    _require_pace(transaction, borrower)
     waiting = select(func.count()).select_from(nonces).where(nonces.c.expires_ms >= now_ms, nonces.c.used.is_(False))
     of_borrower = waiting.where(nonces.c.borrower == borrower)
     if (
@@ -46,6 +53,18 @@ def add_nonce(transaction: Transaction, nonce: Nonce, borrower: BorrowerId, *, n
         raise OverloadedError("too many boots are under way", reason="nonces", retry_after_s=ttl_ms // 1000)
     values = {"nonce": nonce, "borrower": borrower, "expires_ms": now_ms + ttl_ms, "used": False}
     transaction.execute(insert(nonces).values(values))
+
+
+def _require_pace(transaction: Transaction, borrower: BorrowerId) -> None:
+    """Refuse a borrower whose enclaves boot in a loop; what is kept of its nonces is of the last ten minutes."""
+    kept = select(func.count()).select_from(nonces).where(nonces.c.borrower == borrower)
+    if transaction.execute(kept).scalar_one() >= MAX_NONCES_PER_BORROWER:
+        raise OverloadedError(
+            "the enclaves of this borrower boot too often",
+            reason="boots",
+            fix="see in their logs why they end",
+            retry_after_s=NONCE_TTL_MS // 1000,
+        )
 
 
 def use_nonce(transaction: Transaction, nonce: Nonce, borrower: BorrowerId, now_ms: int) -> str | None:
