@@ -1,5 +1,6 @@
 """Private keys at rest."""
 
+import base64
 import os
 import stat
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from aigovtool.crypto import keyfile
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey
-from aigovtool.crypto.tlskey import TlsKey
+from aigovtool.crypto.tlskey import TlsKey, key_to_pem
 from aigovtool.errors import ConfigurationError, ConflictError
 
 
@@ -48,6 +49,21 @@ def test_a_key_of_the_other_kind_is_refused(home: Path) -> None:
     ):
         with pytest.raises(ConfigurationError) as caught:
             read(home / name)
+        assert caught.value.reason == "bad_key"
+
+
+def test_a_key_that_the_library_cannot_name_is_refused(home: Path) -> None:
+    """An identifier that says X448 before 32 bytes, or no bytes at all, is an internal error of the library's."""
+    with key_to_pem(SigningKey.generate()) as pem:
+        good = base64.b64decode(b"".join(pem.reveal().split(b"\n")[1:-2]))
+    for at, bad in enumerate(
+        (good.replace(b"\x06\x03\x2b\x65\x70", b"\x06\x03\x2b\x65\x6f"), good[:1] + b"\x0e" + good[2:16])
+    ):
+        text = base64.encodebytes(bad)
+        lines = (b"-----BEGIN PRIVATE" + b" KEY-----", text.strip(), b"-----END PRIVATE" + b" KEY-----", b"")
+        keyfile.write_secret_file(home / f"{at}.pem", Secret(b"\n".join(lines)))
+        with pytest.raises(ConfigurationError) as caught:
+            keyfile.read_signing_key(home / f"{at}.pem")
         assert caught.value.reason == "bad_key"
 
 

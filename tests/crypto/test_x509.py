@@ -1,5 +1,6 @@
 """Certificates: profiles that OpenSSL accepts strictly, and identities read from them."""
 
+import base64
 import datetime as dt
 import subprocess
 import warnings
@@ -137,6 +138,15 @@ def test_a_serial_number_below_one_is_refused(action: Literal["error", "ignore"]
     assert caught.value.reason == "bad_credential"
 
 
+@pytest.mark.parametrize("y", [0, 1, 2**255 - 20, 2**255 - 19])
+def test_a_credential_for_a_key_that_everybody_has_is_refused(y: int) -> None:
+    """Keys of small order and second encodings of a key identify nobody; the error is that of any bad credential."""
+    weak = CREDENTIAL.replace(HOLDER.public.raw, y.to_bytes(32, "little"))
+    with pytest.raises(UnauthenticatedError) as caught:
+        parse_identity(weak, START_MS)
+    assert caught.value.reason == "bad_credential"
+
+
 @settings(derandomize=True, max_examples=60, deadline=None)
 @given(position=st.integers(0, len(CREDENTIAL) - 1), value=st.integers(0, 255))
 def test_a_damaged_certificate_raises_nothing_else(position: int, value: int) -> None:
@@ -249,3 +259,31 @@ def test_what_a_certificate_says_is_read_as_it_was_written() -> None:
     assert describe(authority).hosts == ()
     with pytest.raises(MalformedError):
         describe(b"no certificate")
+
+
+SERVER_KEY = TlsKey.generate()
+SERVER = self_signed_server_certificate(SERVER_KEY)
+NAMES, IDENTIFIER = bytes.fromhex("0603551d11"), bytes.fromhex("0603551d0e")
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        pytest.param(SERVER.replace(SERVER_KEY.spki_der[-64:], bytes(64)), id="a-point-that-is-not-on-the-curve"),
+        pytest.param(SERVER.replace(NAMES, IDENTIFIER), id="an-extension-twice"),
+        pytest.param(SERVER.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07"), id="version-8"),
+        pytest.param(
+            SERVER.replace(b"\x0c\x11aigovtool enclave", b"\x06\x11aigovtool enclave"), id="a-name-of-no-text"
+        ),
+    ],
+)
+def test_what_the_library_reads_late_is_refused_at_once(damaged: bytes) -> None:
+    """It parses key, names and extensions when they are asked for, and raises all kinds of errors then."""
+    assert damaged != SERVER
+    block = b"\n".join(
+        [b"-----BEGIN CERTIFICATE-----", base64.encodebytes(damaged).strip(), b"-----END CERTIFICATE-----"]
+    )
+    for read in (describe, spki_sha256, to_pem, lambda one: describe(from_pem(block)[0]) if one else None):
+        with pytest.raises(MalformedError):
+            read(damaged)
+    assert not is_issued_by(damaged, SERVER)

@@ -26,12 +26,16 @@ from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from aigovtool.crypto.sign import VerifyKey
-from aigovtool.errors import InvalidValueError, UnauthenticatedError
+from aigovtool.errors import InvalidValueError, SignatureInvalidError, UnauthenticatedError
 from aigovtool.ids import KeyId, parse_name
 from aigovtool.limits import MAX_CERTIFICATE_BYTES
 
 _URI_PREFIX: Final = "urn:aigovtool:"
-_UNPARSED: Final = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion)
+#: What the library raises of a certificate that it cannot read, when it is loaded or asked for a part of it.
+UNPARSED: Final = (
+    *(ValueError, TypeError, UnsupportedAlgorithm),
+    *(x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType),
+)
 
 
 class IdentityKind(StrEnum):
@@ -97,20 +101,22 @@ def read_credential(certificate: bytes) -> Identity:
         parsed = x509.load_der_x509_certificate(certificate)
         key = parsed.public_key()
         extensions = parsed.extensions
-    except (*_UNPARSED, CryptographyDeprecationWarning):  # the library warns of what it will refuse some day
+    except (*UNPARSED, CryptographyDeprecationWarning):  # the library warns of what it will refuse some day
         raise _bad("cannot be parsed") from None
-    except x509.UnsupportedGeneralNameType:
-        raise _bad("has a name of an unknown type") from None
     if parsed.serial_number <= 0:
         raise _bad("has a serial number that is none")
     if not isinstance(key, Ed25519PublicKey):
         raise _bad("does not hold an Ed25519 key")
+    try:
+        public_key = VerifyKey(key.public_bytes_raw())
+    except SignatureInvalidError:
+        raise _bad("holds a key under which anybody can sign") from None
     _check_use(extensions)
     kind, name = _named(extensions)
     return Identity(
         kind=kind,
         name=name,
-        public_key=VerifyKey(key.public_bytes_raw()),
+        public_key=public_key,
         not_before_ms=int(parsed.not_valid_before_utc.timestamp()) * 1000,
         not_after_ms=int(parsed.not_valid_after_utc.timestamp()) * 1000,
         serial=parsed.serial_number,

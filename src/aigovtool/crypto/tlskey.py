@@ -8,7 +8,7 @@ identity key works with any of them. Sources: SEC 1, RFC 5480, RFC 5958 (PKCS #8
 from hashlib import sha256
 from typing import Final
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -88,7 +88,7 @@ def signing_key_from_pem(pem: Secret) -> SigningKey:
 def _load(pem: Secret) -> object:
     try:
         return load_pem_private_key(pem.reveal(), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError):
         # The cause is dropped on purpose: it may quote the bytes.
         raise ConfigurationError(
             "not a private key in PEM without a passphrase", reason="bad_key", fix="use PKCS #8 PEM"

@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from aigovtool.crypto.identity import IdentityKind, identity_uri
+from aigovtool.crypto.identity import UNPARSED, IdentityKind, identity_uri
 from aigovtool.crypto.sign import SigningKey, VerifyKey
 from aigovtool.crypto.tlskey import TlsKey
 from aigovtool.errors import InputError, InvalidValueError, MalformedError, TooLargeError
@@ -183,7 +183,7 @@ def from_pem(pem: bytes) -> list[bytes]:
         raise TooLargeError(f"more than {MAX_CHAIN} certificates", reason="too_many_certificates")
     try:
         return [x509.load_pem_x509_certificate(block).public_bytes(Encoding.DER) for block in blocks]
-    except ValueError:
+    except UNPARSED:
         raise MalformedError("a certificate in the PEM file cannot be parsed", reason="bad_pem") from None
 
 
@@ -191,9 +191,12 @@ def _parse(certificate: bytes) -> x509.Certificate:
     if len(certificate) > MAX_CERTIFICATE_BYTES:
         raise TooLargeError(f"a certificate of {len(certificate)} bytes", reason="certificate_too_large")
     try:
-        return x509.load_der_x509_certificate(certificate)
-    except ValueError:
+        parsed = x509.load_der_x509_certificate(certificate)
+        # The library reads these when it is asked for them, and whoever goes on with a certificate may ask.
+        _ = parsed.public_key(), parsed.extensions, parsed.subject, parsed.issuer
+    except UNPARSED:
         raise MalformedError("not a certificate in DER", reason="bad_certificate") from None
+    return parsed
 
 
 def _subject(name: str, unit: str | None = None) -> x509.Name:
