@@ -100,7 +100,8 @@ MAX_HANDSHAKES: Final = 256
 MAX_HANDSHAKES_PER_ADDRESS: Final = MAX_HANDSHAKES // 2
 TLS_HANDSHAKE_TIMEOUT_S: Final = 10.0
 # Where there is no place left, a new handshake gets that of one which has taken longer than this: several round trips
-# over a satellite. So whoever sends nothing needs 128 sockets a second to be in the way, not 13.
+# over a satellite. So whoever sends nothing needs 128 sockets a second to be in the way, not 13; and of those who come
+# from elsewhere, 256 from as many addresses: whoever has fewer gets the place of one that has more at once.
 TLS_HANDSHAKE_PATIENCE_S: Final = 1.0
 # A proven client may keep its attested connection between requests; an anonymous one gets the head deadline.
 KEEP_ALIVE_S: Final = 120.0

@@ -125,6 +125,28 @@ async def test_when_all_is_full_the_greediest_address_loses_first(world: World) 
         assert not any(readers[index].at_eof() for index in (0, 2, 3))
 
 
+async def test_whoever_has_fewer_need_not_wait_until_others_have_had_their_time(world: World) -> None:
+    """Two addresses that open sockets as fast as they can and send nothing shut nobody out for a moment."""
+    limits = HttpLimits(max_handshakes=4, handshake_patience_s=100, handshake_timeout_s=100)
+    async with (
+        served(world, limits) as server,
+        silent(server, THERE, THERE, "127.0.0.3", "127.0.0.3") as readers,
+    ):
+        assert (await ask(server, world.client(), "/hello")).status == 200
+        assert await closed(readers[0])
+        assert not any(reader.at_eof() for reader in readers[1:])
+
+
+async def test_addresses_that_have_as_many_do_not_end_each_others_handshakes(world: World) -> None:
+    """Else two of them would take turns, and none would ever end."""
+    limits = HttpLimits(max_handshakes=4, handshake_patience_s=100, handshake_timeout_s=100)
+    sources = [THERE, "127.0.0.3", THERE, "127.0.0.3", "127.0.0.4", "127.0.0.4"]
+    async with served(world, limits) as server, silent(server, *sources) as readers:
+        assert await closed(readers[0])
+        assert await closed(readers[5])
+        assert not any(reader.at_eof() for reader in readers[1:5])
+
+
 async def test_what_waits_is_ended_with_the_server(world: World) -> None:
     """Handshakes under way, and those that have just lost their place: of none anything is left."""
     limits = HttpLimits(max_handshakes=2, handshake_patience_s=0, handshake_timeout_s=100)

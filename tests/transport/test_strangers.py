@@ -1,8 +1,10 @@
 """Who proves nothing shuts nobody out: strangers' connections over real TLS, from several addresses of the loopback."""
 
 import asyncio
+import gc
 import logging
 import ssl
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
@@ -314,3 +316,23 @@ async def test_of_those_who_get_no_place_only_some_stay_to_read_why(world: World
         async with held(server, world.client(), *[HERE] * 5, send=b""):
             assert server.connections == 3
         work.release.set()
+
+
+async def test_a_connection_takes_little_memory_and_leaves_nothing(world: World) -> None:
+    """TLS reads into a small buffer, and nobody who still holds the connection holds it when it is lost."""
+    gc.disable()
+    try:
+        async with served(world) as server:
+            async with connected(server, world.client()) as streams:
+                assert await says(streams, HELLO, b"200 OK")
+                (guard,) = server._open()
+                tls = weakref.ref(guard.transport.get_extra_info("ssl_object"))
+                layer = guard._wire._inner._ssl_protocol  # type: ignore[union-attr]
+                assert len(layer._ssl_buffer) == 32 << 10
+                del layer
+            await all_closed(server)
+            await asyncio.sleep(0)
+            assert tls() is None
+            assert guard.transport.is_closing()
+    finally:
+        gc.enable()

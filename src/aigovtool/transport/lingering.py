@@ -12,12 +12,39 @@ from typing import Any, Final
 _FAREWELL_S: Final = 2.0
 
 
+class _Gone(asyncio.Transport):
+    """In the place of a connection that is lost: it does nothing and knows nothing."""
+
+    def abort(self) -> None:
+        """Nothing is left to abort."""
+
+    def close(self) -> None:
+        """Nothing is left to close."""
+
+    def is_closing(self) -> bool:
+        """It is closed."""
+        return True
+
+    def is_reading(self) -> bool:
+        """No input is taken."""
+        return False
+
+    def pause_reading(self) -> None:
+        """No input comes."""
+
+    def resume_reading(self) -> None:
+        """No input comes."""
+
+
+_GONE: Final = _Gone()
+
+
 class LingeringTransport(asyncio.Transport):
     """Delegates to `inner`; after `close` nothing more is written, and `is_closing` is true."""
 
     def __init__(self, inner: asyncio.Transport, linger_s: float) -> None:
         super().__init__()
-        self._inner: Final = inner
+        self._inner = inner
         self._linger_s: Final = linger_s
         self._loop: Final = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -47,11 +74,19 @@ class LingeringTransport(asyncio.Transport):
 
     def abort(self) -> None:
         """Close at once; what was not sent is lost."""
-        self.lost()
+        self._stop()
         self._inner.abort()
 
     def lost(self) -> None:
-        """The connection is gone: stop the timer, start no other."""
+        """The connection is gone: stop the timer, start no other, and let go of what it held.
+
+        Whoever still holds this (a request that has not noticed yet, a cycle that waits for the garbage collector) does
+        not hold the buffers of TLS with it: of a flood of short connections these would be most of the memory.
+        """
+        self._stop()
+        self._inner = _GONE
+
+    def _stop(self) -> None:
         self._closing = True
         if self._timer is not None:
             self._timer.cancel()

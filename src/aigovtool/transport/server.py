@@ -7,8 +7,8 @@ stops one server and starts another, with a new certificate, on the same socket,
 in between waits in the socket's queue.
 
 Whoever connects has proven nothing until its handshake is over, so a handshake that is silent is worth least: where
-there is no place left, of its address or in all, a new one takes the place of the oldest that has had its time. Only if
-none has, the new one is closed at once.
+there is no place left, of its address or in all, a new one takes the place of the oldest that has had its time, or of
+an address that has more than its own. Only if there is none, the new one is closed at once.
 
 ```python
 listener = bind("127.0.0.1", 0)
@@ -18,6 +18,7 @@ async with HttpServer(application, listener, tls):
 """
 
 import asyncio
+import asyncio.sslproto
 import logging
 import socket
 from contextlib import suppress
@@ -37,6 +38,10 @@ from aigovtool.transport.tls import ServerTls
 _LOG: Final = logging.getLogger(__name__)
 _BACKLOG: Final = 512
 _GRACE_S: Final = 5.0
+# What asyncio keeps of memory for each TLS connection, to read into: its 256 KiB were nine tenths of what a connection
+# took here. Two records of TLS fit, and uploads are no slower. It is for all connections of the process.
+_TLS_READ_BYTES: Final = 32 << 10
+asyncio.sslproto.SSLProtocol.max_size = _TLS_READ_BYTES
 # When descriptors run out, accepting is tried again after this pause instead of spinning.
 _ACCEPT_PAUSE_S: Final = 0.2
 
@@ -83,10 +88,11 @@ class Handshakes:
 
     def make_room(self, network: str) -> bool:
         """Return whether one more may begin, if need be in the place of one that is ended here."""
-        if len(self._networks.get(network, ())) >= self._bounds.max_handshakes_per_address:
-            return self._end_one([network])
+        own = len(self._networks.get(network, ()))
+        if own >= self._bounds.max_handshakes_per_address:
+            return self._end_one([network], own)
         if self._count >= self._bounds.max_handshakes:
-            return self._end_one(sorted(self._networks, key=lambda one: -len(self._networks[one])))
+            return self._end_one(sorted(self._networks, key=lambda one: -len(self._networks[one])), own)
         return True
 
     def began(self, network: str, handshake: "asyncio.Task[None]") -> None:
@@ -102,11 +108,12 @@ class Handshakes:
         if not begun:
             self._networks.pop(network, None)
 
-    def _end_one(self, networks: list[str]) -> bool:
+    def _end_one(self, networks: list[str], own: int) -> bool:
+        """End one for an address that has `own`: one that has had its time, or whose address has more even then."""
         late = asyncio.get_running_loop().time() - self._bounds.handshake_patience_s
         for network in networks:
             oldest, began = next(iter(self._networks[network].items()))
-            if began <= late:
+            if began <= late or len(self._networks[network]) > own + 1:
                 oldest.cancel()
                 self._ended(network, oldest)
                 self._notices.note(network, "handshake_ended_for_another")
