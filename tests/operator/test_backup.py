@@ -94,6 +94,19 @@ def renamed_in_place(content: bytes, path: Path) -> None:
     path.write_bytes(content[:start] + content[start:end].replace(BORROWER.encode(), b"hospitaX", 1) + content[end:])
 
 
+ENDLESS = (
+    "CREATE VIEW log AS WITH RECURSIVE counting(at) AS (SELECT 0 UNION ALL SELECT at + 1 FROM counting) "
+    "SELECT -at AS idx, x'00' AS leaf, x'00' AS root, x'00' AS body FROM counting"
+)
+
+
+def without_an_end(content: bytes, path: Path) -> None:
+    """Put a query that never ends in the place of the log."""
+    changed("DROP TABLE log")(content, path)
+    with closing(sqlite3.connect(path)) as ledger:
+        ledger.execute(ENDLESS)
+
+
 DAMAGES: dict[str, Callable[[bytes, Path], None]] = {
     "empty": written(lambda _: b""),
     "cut": written(lambda content: content[: len(content) // 2]),
@@ -111,6 +124,10 @@ DAMAGES: dict[str, Callable[[bytes, Path], None]] = {
     "a head of another type": changed("UPDATE head SET body = 7"),
     "a head of another log": changed("UPDATE head SET body = ?", b'{"frontier":{"size":1,"roots":["AAAA"]}}'),
     "no log": changed("DROP TABLE log"),
+    "a log that never ends": without_an_end,
+    "a statement that is not UTF-8": written(
+        lambda content: content.replace(b"CREATE TABLE log", b"CREATE TABL\xe8 log")
+    ),
 }
 
 

@@ -31,6 +31,8 @@ from aigovtool.operator.client import OperatorClient
 from aigovtool.protocol.backup import CHECKPOINT_HEADER, MAX_LEDGER_BYTES
 
 _FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+#: A view of that name could be a query without an end, and has no page of its own; neither has a virtual table.
+_OWN_TABLES: Final = "SELECT count(*) FROM sqlite_master WHERE type='table' AND rootpage>0 AND name IN ('log', 'head')"
 Progress = Callable[[int, int], None]
 
 
@@ -101,11 +103,13 @@ def require_whole(path: Path, checkpoint: Checkpoint) -> None:
             found = [str(row[0]) for row in ledger.execute("PRAGMA integrity_check(10)")]
             if found != ["ok"]:
                 raise _bad(f"SQLite finds it damaged: {found[0][:100]}")
+            if ledger.execute(_OWN_TABLES).fetchone() != (2,):
+                raise _bad("it has no tables of its own for log and head")
             frontier = _log(ledger)
             (body,) = ledger.execute("SELECT body FROM head").fetchone() or (b"",)
         # In a ledger that somebody made up it may be of any type.
         head = msgspec.json.decode(body if isinstance(body, bytes) else b"", type=_Head)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeError) as error:  # names in a message of SQLite's need not be UTF-8
         raise _bad(f"SQLite cannot read it: {str(error)[:100]}") from None
     except msgspec.DecodeError:
         raise _bad("its head cannot be read") from None
