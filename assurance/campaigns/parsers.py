@@ -2,7 +2,7 @@
 
 from assurance.campaign import Bound, Campaign, Target, each_seed
 from assurance.figures import Figures, of_seed
-from assurance.parsers import http_bodies, http_heads, messages, packages
+from assurance.parsers import audit_exports, credentials, http_bodies, http_heads, messages, packages, receipts
 from assurance.parsers.parser import INPUTS, SHARED, Parser, grown_mib, peak_mib, play, replayed
 
 #: All of them, in the order of the page.
@@ -11,6 +11,9 @@ PARSERS: tuple[Parser, ...] = (
     http_bodies.PARSER,
     packages.PARSER,
     messages.PARSER,
+    credentials.PARSER,
+    receipts.PARSER,
+    audit_exports.PARSER,
 )
 
 

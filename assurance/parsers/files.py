@@ -21,10 +21,11 @@ def in_file(data: bytes, read: Callable[[Path], T], *, suffix: str = "") -> T:
 
 
 def in_folder(contents: dict[str, bytes], read: Callable[[Path], T]) -> T:
-    """Return what `read` makes of a folder with these files."""
+    """Return what `read` makes of a folder with these files; names may have a folder in them."""
     with TemporaryDirectory(prefix=_PREFIX, dir=in_memory()) as folder:
         for name, content in contents.items():
             path = Path(folder) / name
+            path.parent.mkdir(exist_ok=True)
             path.touch(mode=0o600)
             path.write_bytes(content)
         return read(Path(folder))

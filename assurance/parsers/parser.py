@@ -122,7 +122,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How an input was received: what is wrong, if anything is, and how long it took."""
+    """How an input was received: what is wrong, if anything is, and how long the processor worked on it."""
 
     accepted: bool
     problem: str | None
@@ -172,8 +172,8 @@ def inputs_of(parser: Parser, seed: int) -> Iterator[Input]:
             yield Input(number, kind, parts)
 
 
-def judged(made: Input, clock: Clock = time.perf_counter) -> Verdict:
-    """Give an input to the product, and judge what comes of it. Only the product is timed."""
+def judged(made: Input, clock: Clock = time.process_time) -> Verdict:
+    """Give an input to the product, and judge what comes of it. Only the product is timed, by what it computes."""
     kind, since = made.kind, clock()
     try:
         value = kind.read(made.parts)
@@ -204,7 +204,7 @@ def _raised(error: BaseException) -> str:
     return f"raised {type(error).__name__} at {where}: {str(error)[:80]!r}"
 
 
-def play(parser: Parser, seed: int, clock: Clock = time.perf_counter) -> Outcome:
+def play(parser: Parser, seed: int, clock: Clock = time.process_time) -> Outcome:
     """Make the inputs of a seed and have each judged."""
     found = Outcome()
     with warnings.catch_warnings(action="ignore"):  # what libraries think of a malformed input is no part of a verdict
