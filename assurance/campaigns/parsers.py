@@ -2,7 +2,16 @@
 
 from assurance.campaign import Bound, Campaign, Target, each_seed
 from assurance.figures import Figures, of_seed
-from assurance.parsers import audit_exports, credentials, http_bodies, http_heads, messages, packages, receipts
+from assurance.parsers import (
+    audit_exports,
+    credentials,
+    engine_frames,
+    http_bodies,
+    http_heads,
+    messages,
+    packages,
+    receipts,
+)
 from assurance.parsers.parser import INPUTS, SHARED, Parser, grown_mib, peak_mib, play, replayed
 
 #: All of them, in the order of the page.
@@ -14,6 +23,7 @@ PARSERS: tuple[Parser, ...] = (
     credentials.PARSER,
     receipts.PARSER,
     audit_exports.PARSER,
+    engine_frames.PARSER,
 )
 
 
