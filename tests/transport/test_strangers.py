@@ -202,6 +202,20 @@ async def test_what_is_worked_on_is_never_ended_for_another(world: World) -> Non
             assert await says(streams, b"", b"done")
 
 
+@pytest.mark.parametrize("sent", [b"", HELLO[:-2], HELLO, UNFINISHED], ids=["nothing", "half", "answered", "no-body"])
+async def test_whoever_is_silent_gives_its_place(sent: bytes, world: World) -> None:
+    """Before a request, within one, and between two of them."""
+    async with (
+        served(world, replace(BOUNDS, max_strangers=1)) as server,
+        held(server, world.client(), HERE, send=sent) as ((reader, _),),
+    ):
+        if sent == HELLO:
+            await reader.readuntil(b"}")
+        async with connected(server, world.client(), THERE) as newcomer:
+            assert await says(newcomer, HELLO, b"200 OK")
+            assert reader.at_eof()
+
+
 async def test_the_greediest_address_loses_first(world: World) -> None:
     """Whoever has one connection keeps it, though it is older than those of an address that has three."""
     bounds = replace(BOUNDS, max_strangers=4)
