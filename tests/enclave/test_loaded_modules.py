@@ -78,7 +78,10 @@ OURS = {
         "spent_ids",
     },
     # What talks to the engine child; what runs in it is not loaded here.
-    "aigovtool.enclave.engines": {"interface", "ipc", "link", "pending", "process", "sandbox", "seccomp", "spawn"},
+    "aigovtool.enclave.engines": {
+        *("interface", "ipc", "lanes", "link", "pending", "process"),
+        *("sandbox", "scheduling", "seccomp", "spawn", "tries"),
+    },
     "aigovtool.enclave.gateway": {"api", "inference"},
 }
 NEVER = (

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from aigovtool.enclave.engines.lanes import Lane
 from aigovtool.enclave.engines.pending import Shares
 from aigovtool.enclave.engines.process import EngineConfig, EngineProcess
+from aigovtool.enclave.engines.scheduling import LEAST_AHEAD
 from aigovtool.errors import (
     DeadlineError,
     EngineError,
@@ -235,11 +237,11 @@ async def test_a_consumer_with_many_requests_is_not_in_front_of_everybody(
     anns = [asyncio.ensure_future(run(f"ann {number}", ANN)) for number in range(20)]
     await asyncio.sleep(0)
     await asyncio.gather(run("ben", BEN), *anns)
-    assert [ended.index(f"ann {number}") for number in range(20)] == [*range(4), *range(5, 21)]
-    assert ended[4] == "ben"
+    place = ended.index("ben")
+    assert place <= LEAST_AHEAD
+    assert [name for name in ended if name != "ben"] == [f"ann {number}" for number in range(20)]
     with pytest.raises(DeadlineError):
         await busy
-    assert dict(single._pending._lines) == {}
 
 
 async def test_the_deadline_also_ends_the_wait_for_the_child(kit: Any, single: EngineProcess, slow: Any) -> None:
@@ -278,7 +280,7 @@ async def test_whoever_waits_for_a_child_that_dies_is_told(kit: Any, single: Eng
         with pytest.raises(EngineError) as caught:
             await task
         assert caught.value.reason == "engine_died"
-    assert (len(single._pending), single._pending._places._total, dict(single._pending._lines)) == (0, 0, {})
+    assert (len(single._pending), single._pending._places._total) == (0, 0)
 
 
 async def test_what_a_dead_child_never_answered_is_given_back(kit: Any, process: EngineProcess, slow: Any) -> None:
@@ -367,13 +369,20 @@ async def test_a_deadline_before_the_compute_limit_is_the_deadline(kit: Any, sin
     assert caught.value.reason != "compute_limit"
 
 
-async def test_waiting_in_the_queue_is_no_compute(kit: Any, single: EngineProcess, double: Any, slow: Any) -> None:
+async def test_waiting_in_the_queue_is_no_compute(kit: Any, single: EngineProcess, slow: Any) -> None:
     """What others compute meanwhile is theirs to pay: neither the limit nor the measure counts it."""
-    short, long = await double.load(single), await slow.load(single)
-    first = asyncio.ensure_future(single.run(long, kit.steps(kit.FOR_EVER), [], 2_000, consumer=ANN))
-    await asyncio.sleep(0)
-    ran = await single.run(short, [kit.fp32("x", [1, 2])], [], MINUTE_MS, 1_900, consumer=ANN)
-    assert first.done()
-    assert ran.compute_us < 1_900_000
-    with pytest.raises(DeadlineError):
-        await first
+    model = await slow.load(single)
+    for consumer in (ANN, BEN, CLEO):
+        single._pending.habits.learn(consumer, model.handle, Lane.LONG)
+    before_ns = time.monotonic_ns()
+    runs = [
+        asyncio.ensure_future(single.run(model, kit.steps(kit.FOR_EVER), [], 2_000, consumer=consumer))
+        for consumer in (ANN, CLEO)
+    ]
+    await asyncio.sleep(0)  # two at work for as long as they may are the most: a third long run has to wait
+    ran = await single.run(model, kit.steps(1), [], MINUTE_MS, 1_000, consumer=BEN)
+    assert time.monotonic_ns() - before_ns > 1_000_000_000
+    assert ran.compute_us < 1_000_000
+    for run in runs:
+        with pytest.raises(DeadlineError):
+            await run

@@ -1,25 +1,25 @@
-"""The requests that the engine child has not answered, and whose share of the engine they take.
+"""The requests that the engine has not answered, and what they take of it.
 
-Rules, because the child takes requests in the order in which they come, and may work on each for a minute:
+Rules:
 
 1. A consumer has at most its share of the places, and of the bytes of inputs. Whoever fills it, others are let in.
-2. Of a consumer's requests a few are with the child; the others wait here. So whoever comes is behind a few of each of
-   the others, however many they have. A few for each thread of the child, so that it never waits for the next one.
-3. What a request takes is given back when the child has answered or is gone; not when its caller gives up, because the
-   child has it all the same.
+2. When its requests go to the child is up to `scheduling`; where the next one of its runs of a model begins is
+   remembered here, because runs of a model are often alike.
+3. What a request takes is given back when its caller needs it no more and the child has answered or is gone: not when
+   its caller gives up, because the child has it all the same.
 
 What the enclave asks for itself (to load a model, to unload it) takes no share and does not wait.
 """
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final
-from weakref import WeakValueDictionary
+from typing import Final, NamedTuple
 
-from aigovtool.enclave.engines.ipc import Frame
+from aigovtool.enclave.engines.ipc import Answered, Frame
+from aigovtool.enclave.engines.lanes import Lane
+from aigovtool.enclave.engines.scheduling import Scheduler, Turn
 from aigovtool.enclave.room import Room, Share
-from aigovtool.errors import DeadlineError
 from aigovtool.ids import ConsumerId
 from aigovtool.limits import (
     MAX_ENGINE_BYTES,
@@ -29,8 +29,8 @@ from aigovtool.limits import (
 )
 
 _FULL: Final = "engine_queue_full"
-#: Requests of one consumer that the child has, for each of its threads: with half as many it would wait for the next.
-_PER_WORKER: Final = 4
+#: Pairs of consumer and model whose runs are known to be long.
+MAX_HABITS: Final = 4_096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,118 +43,107 @@ class Shares:
     size_bytes_per_consumer: int = MAX_ENGINE_BYTES_PER_CONSUMER
 
 
-class _Line:
-    """The requests of one consumer that wait for the child to have fewer of them."""
-
-    def __init__(self, free: int) -> None:
-        self._free = free
-        self._waiting: Final[deque[asyncio.Future[None]]] = deque()
-
-    async def enter(self, within_s: float) -> None:
-        """Return when it is the caller's turn; `leave` must follow."""
-        if self._free:
-            self._free -= 1
-            return
-        loop = asyncio.get_running_loop()
-        turn = loop.create_future()
-        self._waiting.append(turn)
-        timer = loop.call_later(within_s, _expire, turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if not turn.cancelled() and turn.exception() is None:  # the turn came in the same moment
-                self.leave()
-            raise
-        finally:
-            timer.cancel()
-
-    def leave(self) -> None:
-        """Let the next one in."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._free += 1
-
-
-def _expire(turn: "asyncio.Future[None]") -> None:
-    if not turn.done():
-        turn.set_exception(DeadlineError("the deadline passed while the request waited for the engine"))
-
-
 class Place:
-    """What one request takes; `give_back` may be called more than once."""
+    """What one request takes, until nobody holds it: its caller does, and each of its tries that the child has."""
 
-    def __init__(self, shares: list[Share], line: _Line) -> None:
+    def __init__(self, shares: list[Share]) -> None:
         self._shares: Final = shares
-        self._line: _Line | None = line
+        self._holders = 1
+
+    def hold(self) -> None:
+        """Keep it; `give_back` must follow."""
+        self._holders += 1
 
     def give_back(self) -> None:
-        """Leave share and line to others."""
-        for share in self._shares:
-            share.shrink_to(0)
-        line, self._line = self._line, None
-        if line is not None:
-            line.leave()
+        """Leave it to others, when this was the last who held it."""
+        self._holders -= 1
+        if not self._holders:
+            for share in self._shares:
+                share.shrink_to(0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
+class Errand(NamedTuple):
+    """A try of a consumer's: its place, and its turn with the child, which both end with the child's answer."""
+
+    place: Place
+    turn: Turn
+
+
+class _Request(NamedTuple):
     answer: asyncio.Future[Frame]
-    place: Place | None
+    errand: Errand | None
+
+
+class Habits:
+    """In which lane a consumer's next run of a model begins: where the last one ended, or before if it was fast."""
+
+    def __init__(self) -> None:
+        self._lanes: Final[OrderedDict[tuple[ConsumerId, int], Lane]] = OrderedDict()
+
+    def lane(self, consumer: ConsumerId, model: int) -> Lane:
+        """Return it; the first one is short until it is found not to be."""
+        return self._lanes.get((consumer, model), Lane.SHORT)
+
+    def learn(self, consumer: ConsumerId, model: int, lane: Lane) -> None:
+        """Remember it, and forget what was learned the longest ago if it is too much."""
+        pair = (consumer, model)
+        if lane is Lane.SHORT:
+            self._lanes.pop(pair, None)
+            return
+        self._lanes[pair] = lane
+        self._lanes.move_to_end(pair)
+        if len(self._lanes) > MAX_HABITS:
+            self._lanes.popitem(last=False)
+
+    def __len__(self) -> int:
+        return len(self._lanes)
 
 
 class Pending:
     """Requests by their ids, which begin at 1 and are never used again."""
 
     def __init__(self, shares: Shares, workers: int) -> None:
+        self.scheduler: Final = Scheduler(workers)
+        self.habits: Final = Habits()
         self._places: Final = Room(shares.requests_per_consumer, shares.requests, _FULL)
         self._bytes: Final = Room(shares.size_bytes_per_consumer, shares.size_bytes, _FULL)
-        self._with_child: Final = _PER_WORKER * workers
-        # A line exists while somebody is in it, or in front of it.
-        self._lines: Final[WeakValueDictionary[ConsumerId, _Line]] = WeakValueDictionary()
         self._requests: Final[dict[int, _Request]] = {}
         self._last = 0
 
     def __len__(self) -> int:
         return len(self._requests)
 
-    async def place(self, consumer: ConsumerId, size_bytes: int, within_s: float) -> Place:
-        """Return what a request needs to be sent, once it is its turn among its consumer's.
+    def place(self, consumer: ConsumerId, size_bytes: int) -> Place:
+        """Return what a request needs before it waits for its turn; `give_back` must follow.
 
         Raises:
             OverloadedError: `engine_queue_full`, for this consumer or in all.
-            DeadlineError: its turn did not come in time.
         """
-        shares: list[Share] = []
+        place = self._places.claim(consumer, 1)
         try:
-            shares.append(self._places.claim(consumer, 1))
-            shares.append(self._bytes.claim(consumer, size_bytes))
-            line = self._lines.get(consumer)
-            if line is None:
-                line = self._lines[consumer] = _Line(self._with_child)
-            await line.enter(within_s)
+            return Place([place, self._bytes.claim(consumer, size_bytes)])
         except BaseException:
-            for share in shares:
-                share.shrink_to(0)
+            place.shrink_to(0)
             raise
-        return Place(shares, line)
 
-    def begin(self, place: Place | None) -> tuple[int, asyncio.Future[Frame]]:
-        """Return the id of a new request (of the enclave's own without a place), and the answer that it waits for."""
+    def begin(self, errand: Errand | None) -> tuple[int, asyncio.Future[Frame]]:
+        """Return the id of a new request (of the enclave's own without an errand), and its answer to be."""
         self._last += 1
         answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
-        self._requests[self._last] = _Request(answer, place)
+        if errand is not None:
+            errand.place.hold()
+        self._requests[self._last] = _Request(answer, errand)
         return self._last, answer
 
-    def end(self, request: int) -> asyncio.Future[Frame] | None:
+    def end(self, request: int, frame: Frame | None = None) -> asyncio.Future[Frame] | None:
         """Give back what a request took; return its answer to be, or None if there is no such request."""
         ended = self._requests.pop(request, None)
         if ended is None:
             return None
-        if ended.place is not None:
-            ended.place.give_back()
+        if ended.errand is not None:
+            ended.errand.place.give_back()
+            message = None if frame is None else frame.message
+            self.scheduler.leave(ended.errand.turn, message.compute_us if isinstance(message, Answered) else None)
         return ended.answer
 
     def end_all(self) -> list[asyncio.Future[Frame]]:

@@ -11,7 +11,8 @@ Rules:
 5. `kill_and_wait` returns when the kernel says that the process is gone, and with it all of its memory.
 6. Each run has a deadline in the child. If the child does not keep it, the caller is answered `OVERDUE_MS` later
    all the same, and a child that is stuck `STUCK_MS` later is killed.
-7. A consumer has at most a share of the child, until it has answered (`pending`).
+7. A consumer has at most a share of the child, until it has answered (`pending`), and its turns among others
+   (`scheduling`). A run that is not done in the time of one try is begun anew, until it is or its own time is over.
 8. A large answer is looked at in a thread, in the consumer's turn.
 
 What it does not do: it never sees a model key or plaintext weights, does not meter, and does not start another
@@ -24,7 +25,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, NamedTuple, TypeVar
@@ -48,9 +49,10 @@ from aigovtool.enclave.engines.ipc import (
     unpack_tensors,
 )
 from aigovtool.enclave.engines.link import Link
-from aigovtool.enclave.engines.pending import Pending, Place, Shares
+from aigovtool.enclave.engines.pending import Errand, Pending, Shares
 from aigovtool.enclave.engines.sandbox import ALWAYS_REQUIRED, Layer
 from aigovtool.enclave.engines.spawn import check_descriptor, last_words, spawn
+from aigovtool.enclave.engines.tries import tried
 from aigovtool.enclave.room import Turns
 from aigovtool.errors import (
     ConfigurationError,
@@ -77,10 +79,10 @@ T = TypeVar("T", bound=ToParent)
 class EngineConfig:
     """How the child is set up.
 
-    `workers`: requests computed at once. `intra_op_threads`: threads of one request. `memory_bytes`: bound of
-    the child's address space, None for none. `require_landlock`: False only for kernels without landlock; the
-    system call filter still forbids to open files. `shares`: what consumers may have pending. `start_timeout_s`: from
-    start to hello.
+    `workers`: requests computed at once, and a few more when some are long (`lanes`). `intra_op_threads`: threads of
+    one request. `memory_bytes`: bound of the child's address space, None for none. `require_landlock`: False only for
+    kernels without landlock; the system call filter still forbids to open files. `shares`: what consumers may have
+    pending. `start_timeout_s`: from start to hello.
     """
 
     workers: int = 2
@@ -230,24 +232,31 @@ class EngineProcess:
         check_outputs(model.interface, outputs)
         headers, data = pack_tensors(inputs)
         names, deadline_ns = tuple(outputs), time.monotonic_ns() + deadline_ms * 1_000_000
-        place = await self._pending.place(consumer, sum(len(part) for part in data), deadline_ms / 1000)
-        sent_ns = time.monotonic_ns()
-        answer = self._send(
-            lambda request: Run(request, model.handle, deadline_ns, headers, names, compute_ms), data, place=place
-        )
-        frame = await self._in_time(answer, deadline_ns)
+        wanted = Run(0, model.handle, deadline_ns, headers, names, compute_ms)
+        place = self._pending.place(consumer, sum(len(part) for part in data))
+        try:
+            frame, asked_ns = await tried(self._pending, consumer, wanted, place, partial(self._try, data))
+        finally:
+            place.give_back()
         answered = self._expect(frame, Answered)
         try:
-            check_time(answered, time.monotonic_ns() - sent_ns)
+            check_time(answered, time.monotonic_ns() - asked_ns)
             look = partial(check_answer, model.interface, names, unpack_tensors(answered.outputs, frame.payload))
             return Ran(await self.turns.do(consumer, len(frame.payload), deadline_ms / 1000, look), answered.compute_us)
         except (EngineError, MalformedError) as error:
             self._condemn(error.message)
             raise EngineError(error.message, reason="bad_answer") from None
 
+    def _try(self, data: Sequence[Buffer], wanted: Run, try_ms: int, errand: Errand) -> Awaitable[Frame]:
+        def message(request: int) -> Run:
+            return Run(request, wanted.model, wanted.deadline_ns, wanted.inputs, wanted.outputs, try_ms)
+
+        return self._in_time(self._send(message, data, errand=errand), wanted.deadline_ns)
+
     async def _in_time(self, answer: asyncio.Future[Frame], deadline_ns: int) -> Frame:
-        left_s = (deadline_ns - time.monotonic_ns()) / 1e9
-        timer = self._loop.call_later(left_s + OVERDUE_MS / 1000, self._overdue, answer)
+        timer = self._loop.call_later(
+            (deadline_ns - time.monotonic_ns()) / 1e9 + OVERDUE_MS / 1000, self._overdue, answer
+        )
         try:
             return await answer
         finally:
@@ -298,14 +307,14 @@ class EngineProcess:
         data: Sequence[Buffer] = (),
         *,
         descriptor: int = -1,
-        place: Place | None = None,
+        errand: Errand | None = None,
     ) -> asyncio.Future[Frame]:
         if self._end is not None:
-            if place is not None:
-                place.give_back()
+            if errand is not None:
+                self._pending.scheduler.leave(errand.turn)
             raise self._died_error()
         alone = not self._pending
-        request, answer = self._pending.begin(place)
+        request, answer = self._pending.begin(errand)
         try:
             self._link.send(message(request), data, descriptor=descriptor, alone=alone)
         except BaseException:
@@ -321,7 +330,7 @@ class EngineProcess:
             else:
                 self._hello.set_result(message)
             return
-        if not isinstance(message, ToParent) or (answer := self._pending.end(message.id)) is None:
+        if not isinstance(message, ToParent) or (answer := self._pending.end(message.id, frame)) is None:
             self._condemn("it answered what nobody asked")
             return
         if not answer.done():  # cancelled, or overdue

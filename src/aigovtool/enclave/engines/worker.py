@@ -9,13 +9,15 @@ In this order, and nothing in another:
 5. Say `Hello`; serve until the parent closes its end.
 
 `workers` threads take turns at reading: who has read a request hands the turn on and works on it itself, so
-that a request costs no thread switch. Answers leave in the order in which they are ready. The queue is the
-socket, which the parent bounds.
+that a short one costs no thread switch. Who has read anything else lets a spare thread read in its place until it is
+done: a short try never waits for a long one (`lanes`). Answers leave in the order in which they are ready. The queue is
+the socket, which the parent bounds.
 
 A refusal is answered with its class, reason and message. Whatever is not one of our errors ends the process,
 because a process that holds weights must not go on in a state that nobody has thought of.
 """
 
+import ctypes
 import os
 import socket
 import threading
@@ -41,6 +43,7 @@ from aigovtool.enclave.engines.ipc import (
     pack_tensors,
     unpack_tensors,
 )
+from aigovtool.enclave.engines.lanes import is_short, threads
 from aigovtool.enclave.engines.onnx import OnnxEngine
 from aigovtool.enclave.engines.opening import open_model
 from aigovtool.enclave.engines.rehearsal import rehearse
@@ -49,27 +52,35 @@ from aigovtool.errors import AIGovToolError, DeadlineError, EngineError, NotFoun
 
 EXIT_PARENT_GONE: Final = 0
 EXIT_CONFUSED: Final = 70  # EX_SOFTWARE
+_M_ARENA_MAX: Final = -8  # malloc.h
 
 
 class Worker:
     """Serves the parent's requests; `serve` is run by each of its threads."""
 
-    def __init__(self, channel: Channel, engine: Engine, key: WrapKey) -> None:
+    def __init__(self, channel: Channel, engine: Engine, key: WrapKey, readers: int) -> None:
         self._channel: Final = channel
         self._engine: Final = engine
         self._key: Final = key
         self._models: Final[dict[int, LoadedEngine]] = {}
         self._turn: Final = threading.Lock()
+        self._readers: Final = threading.Semaphore(readers)
 
     def serve(self) -> NoReturn:
         """Take turns at reading and answer what was read, until the parent is gone."""
         try:
+            self._readers.acquire()
             while True:
                 with self._turn:
                     frame = self._channel.receive()
                     # Descriptors come in the order of the loads, so they are taken in that order too.
                     package = self._channel.take_descriptor() if isinstance(frame.message, Load) else None
+                if isinstance(frame.message, Run) and is_short(frame.message.compute_ms):
+                    self._answer(frame, package)
+                    continue
+                self._readers.release()
                 self._answer(frame, package)
+                self._readers.acquire()
         except (EOFError, OSError):
             os._exit(EXIT_PARENT_GONE)
         except BaseException:  # noqa: BLE001 - a process that holds weights ends on whatever nobody thought of
@@ -141,17 +152,25 @@ def main() -> NoReturn:
     setup = channel.receive().message
     if not isinstance(setup, Setup) or os.getppid() != setup.parent_pid:
         os._exit(EXIT_PARENT_GONE)
+    _share_heaps(setup.workers)
     watchdog = Watchdog()
     engine = OnnxEngine(setup.intra_op_threads, watchdog)
     rehearse(engine)
     layers = _close_the_door(channel, setup)
     key = WrapKey.generate()
-    worker = Worker(channel, engine, key)
+    worker = Worker(channel, engine, key, setup.workers)
     watchdog.start()
     channel.send(Hello(key.public, layers))
-    for index in range(1, setup.workers):
+    for index in range(1, threads(setup.workers)):
         threading.Thread(target=worker.serve, name=f"worker-{index}", daemon=True).start()
     worker.serve()
+
+
+def _share_heaps(workers: int) -> None:
+    """Have spare threads share the heaps of the others: each of its own would be 64 MiB of what bounds the child."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of the GNU C library alone
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, workers + 1)
 
 
 def _take_socket() -> socket.socket:
