@@ -138,6 +138,18 @@ def test_a_serial_number_below_one_is_refused(action: Literal["error", "ignore"]
     assert caught.value.reason == "bad_credential"
 
 
+def test_a_credential_of_an_old_version_is_refused() -> None:
+    """Extensions are of version 3 alone (RFC 5280, 4.1.2.9), and all that is read here is in them."""
+    head, version = b"\x30\x82", b"\xa0\x03\x02\x01\x02"
+    assert (CREDENTIAL[:2], CREDENTIAL[4:6], CREDENTIAL[8:13]) == (head, head, version)
+    sizes = [(int.from_bytes(CREDENTIAL[at : at + 2]) - len(version)).to_bytes(2) for at in (2, 6)]
+    old = head + sizes[0] + head + sizes[1] + CREDENTIAL[13:]
+    assert x509.load_der_x509_certificate(old).version is x509.Version.v1
+    with pytest.raises(UnauthenticatedError) as caught:
+        parse_identity(old, START_MS)
+    assert caught.value.reason == "bad_credential"
+
+
 @pytest.mark.parametrize("y", [0, 1, 2**255 - 20, 2**255 - 19])
 def test_a_credential_for_a_key_that_everybody_has_is_refused(y: int) -> None:
     """Keys of small order and second encodings of a key identify nobody; the error is that of any bad credential."""

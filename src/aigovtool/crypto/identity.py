@@ -103,6 +103,8 @@ def read_credential(certificate: bytes) -> Identity:
         extensions = parsed.extensions
     except (*UNPARSED, CryptographyDeprecationWarning):  # the library warns of what it will refuse some day
         raise _bad("cannot be parsed") from None
+    if parsed.version is not x509.Version.v3:
+        raise _bad("is not of version 3")
     if parsed.serial_number <= 0:
         raise _bad("has a serial number that is none")
     if not isinstance(key, Ed25519PublicKey):
