@@ -247,9 +247,8 @@ def _edit_resealed(parts: Parts, chance: Random) -> Parts:
             case 1:
                 entries[at:at] = [entries[at]]
             case 2:
-                document = json.loads(entries[at]) if entries[at][:1] == b"{" else {}
-                document["body"] = json.loads(chance.choice(_entries()))["body"]
-                entries[at] = json.dumps(document, separators=(",", ":")).encode()
+                body = json.loads(chance.choice(_entries()))["body"]
+                entries[at] = _with_members(entries[at], {"body": body})
             case _:
                 entries[at] = edited(entries[at], chance).replace(b"\n", b" ")
         if not entries:
@@ -260,8 +259,13 @@ def _edit_resealed(parts: Parts, chance: Random) -> Parts:
 
 
 def _renumbered(data: bytes, at: int) -> bytes:
+    return _with_members(data, {"index": at, "at_ms": 1000 + at})
+
+
+def _with_members(data: bytes, members: dict[str, object]) -> bytes:
+    """Return an entry with these members; what is no JSON after earlier edits stays as it is."""
     try:
-        document = {**json.loads(data), "index": at, "at_ms": 1000 + at}
+        document = {**json.loads(data), **members}
         return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode(errors="replace")
     except (ValueError, TypeError, RecursionError):
         return data

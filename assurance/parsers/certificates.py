@@ -28,6 +28,7 @@ _ED25519: Final = bytes.fromhex("06032b6570")
 _P256: Final = bytes.fromhex("06072a8648ce3d020106082a8648ce3d030107")
 _SAN, _EKU, _CONSTRAINTS = (bytes.fromhex(text) for text in ("0603551d11", "0603551d25", "0603551d13"))
 _CLIENT_AUTH: Final = bytes.fromhex("06082b06010505070302")
+_VERSIONS: Final = {b"\x02\x01\x00": 1, b"\x02\x01\x01": 2, b"\x02\x01\x02": 3}
 
 
 # --- Making --------------------------------------------------------------------------------------
@@ -144,6 +145,7 @@ def elements(data: bytes) -> Iterator[Element]:
 class ReadCertificate:
     """What a certificate says, as far as identities go."""
 
+    version: int
     serial: int
     since_ms: int
     until_ms: int
@@ -179,19 +181,22 @@ def read_certificate(der: bytes) -> ReadCertificate:
     try:
         (certificate,) = elements(der)
         signed, _algorithm, _signature = certificate.inside()
-        version, serial, _, _issuer, validity, _subject_of, spki, *rest = signed.inside()
-        if version.whole != b"\xa0\x03\x02\x01\x02" or serial.tag != 2:
-            raise NotDerError("no version 3")
+        parts = signed.inside()
+        tagged = parts.pop(0) if parts[0].tag == 0xA0 else None  # without, it is version 1
+        version = 1 if tagged is None else _VERSIONS[tagged.content]
+        serial, _, _issuer, validity, _subject_of, spki, *rest = parts
+        if serial.tag != 2:
+            raise NotDerError("no serial number")
         since, until = validity.inside()
-        extensions = [one.inside() for one in rest[-1].inside()[0].inside()]
-    except (ValueError, IndexError):
+        optional = [one for one in rest if one.tag == 0xA3]
+        extensions = [one.inside() for one in optional[0].inside()[0].inside()] if optional else []
+    except (ValueError, LookupError):
         raise NotDerError("another structure") from None
-    found = {parts[0].whole: parts[-1].content for parts in extensions}
+    found = {pair[0].whole: pair[-1].content for pair in extensions}
     if len(found) != len(extensions):
         raise NotDerError("an extension twice")
-    return ReadCertificate(
-        int.from_bytes(serial.content, signed=True), _time_ms(since), _time_ms(until), spki.whole, found
-    )
+    number = int.from_bytes(serial.content, signed=True)
+    return ReadCertificate(version, number, _time_ms(since), _time_ms(until), spki.whole, found)
 
 
 def _time_ms(element: Element) -> int:

@@ -194,6 +194,7 @@ def _wrong_certificate(parts: Parts, value: object) -> str | None:
     except (NotDerError, ValueError) as error:
         return f"accepted a certificate that is none: {error}"
     same = {
+        "version": read.version == 3,
         "name": said[0] == (found.kind.value, found.name),
         "key": said[1] == found.public_key.raw and said[1] not in _BAD_KEYS,
         "use": said[2],
