@@ -1,6 +1,8 @@
 """`aigovtool evidence verify`: every file is read by itself, is used, and is named where it is at fault."""
 
 import json
+import time
+from base64 import encodebytes
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from tests.attestation.tee.tpm.maker import der, issuing, root
 from tests.attestation.tee.tpm.test_bundle import BOTH, LOG, NONCE, directory, field, message, pem
 
 from aigovtool.cli.app import app
+from aigovtool.cli.evidence.files import read_roots
+from aigovtool.errors import EvidenceError
 
 AT = ("--at", str(NOW_MS))
 
@@ -96,3 +100,24 @@ def test_evidence_that_cannot_be_read_is_named(folder: Path) -> None:
     (folder / "quote" / "q.msg").unlink()
     for file in ("odd.json", "quote"):
         assert f"error: {folder / file}: " in run(folder / file, "--tee", "tpm", *AT).stderr
+
+
+def test_a_certificate_of_no_known_version_is_refused_as_any_other(tmp_path: Path) -> None:
+    """Which is no other error than that of a file that cannot be parsed."""
+    version = b"\xa0\x03\x02\x01"
+    body = encodebytes(der(root()).replace(version + b"\2", version + b"\1", 1))
+    (tmp_path / "root.pem").write_bytes(b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n")
+    with pytest.raises(EvidenceError) as caught:
+        read_roots([tmp_path / "root.pem"])
+    assert caught.value.reason == "certificate_encoding"
+
+
+@pytest.mark.parametrize("piece", [b"-----BEGIN A-----", b"-----BEGIN A-----\n-----END B-----\n", b"-----BEGIN "])
+def test_a_file_of_blocks_that_never_end_is_refused_at_once(tmp_path: Path, piece: bytes) -> None:
+    """A file is read once, and not once for each of its blocks, of which a MiB holds sixty thousand."""
+    (tmp_path / "root.pem").write_bytes(piece * ((1 << 20) // len(piece)))
+    since = time.process_time()
+    with pytest.raises(EvidenceError) as caught:
+        read_roots([tmp_path / "root.pem"])
+    assert caught.value.reason == "certificate_encoding"
+    assert time.process_time() - since < 5

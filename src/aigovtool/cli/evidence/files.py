@@ -22,7 +22,8 @@ T = TypeVar("T")
 #: An event log of a server with all its option ROMs; everything else is far smaller.
 _MAX_FILE_BYTES: Final = 1 << 20
 _MOST_FILES: Final = 32
-_PEM_BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+# No dash inside: each byte is looked at once, however many blocks begin and never end.
+_PEM_BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----[^-]*-----END \1-----")
 
 
 def read_evidence(tee: "TeeType | None", path: Path, endorsements: Sequence[Path], log: Path | None) -> "Evidence":
@@ -144,7 +145,7 @@ def _certificates(content: bytes) -> list[bytes]:
         raise EvidenceError("a PEM file has other things than certificates and lists", reason="certificate_encoding")
     try:
         return [readers[block[1]](block[0]).public_bytes(Encoding.DER) for block in blocks]
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise EvidenceError("a PEM file cannot be parsed", reason="certificate_encoding") from None
 
 

@@ -181,6 +181,7 @@ def test_padding_ends_a_log() -> None:
         (header(SHA256, version=b"\0\2\0\3"), "log_encoding"),
         (header(SHA256, SHA256), "log_encoding"),
         (header(0x0099), "log_encoding"),
+        (header(0x0099, sizes={0x0099: 0}), "log_encoding"),
         (header(SHA256, sizes={SHA256: 20}), "log_encoding"),
         (header(SHA256, count=0), "log_encoding"),
         (header(SHA256, count=2), "log_encoding"),

@@ -183,7 +183,7 @@ def _header(read: _LogReader) -> dict[int, tuple[int, str]]:
     algorithms: dict[int, tuple[int, str]] = {}
     for _ in range(count):
         identifier, length = body.number(2), body.number(2)
-        if identifier in algorithms or _ALGORITHMS.get(identifier, (0, ""))[0] != length:
+        if identifier in algorithms or _ALGORITHMS.get(identifier, (-1, ""))[0] != length:
             raise _bad("announces an unknown algorithm, or one twice, or with another size")
         algorithms[identifier] = _ALGORITHMS[identifier]
     body.take(body.number(1))  # vendorInfo
