@@ -94,6 +94,17 @@ def renamed_in_place(content: bytes, path: Path) -> None:
     path.write_bytes(content[:start] + content[start:end].replace(BORROWER.encode(), b"hospitaX", 1) + content[end:])
 
 
+def of_any_length(_: bytes, path: Path) -> None:
+    """Let a table's definition claim more bytes than there are numbers for: SQLite says that memory is short."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as ledger:
+        ledger.execute("PRAGMA page_size=512")
+        ledger.execute("CREATE TABLE log (idx INTEGER PRIMARY KEY, leaf BLOB, root BLOB, body BLOB)")
+        ledger.execute("CREATE TABLE head (body BLOB)")
+    made = path.read_bytes()
+    at = made.index(b"tableheadhead")
+    path.write_bytes(made[: at - 9] + b"\xff" * 9 + made[at:])
+
+
 ENDLESS = (
     "CREATE VIEW log AS WITH RECURSIVE counting(at) AS (SELECT 0 UNION ALL SELECT at + 1 FROM counting) "
     "SELECT -at AS idx, x'00' AS leaf, x'00' AS root, x'00' AS body FROM counting"
@@ -125,6 +136,7 @@ DAMAGES: dict[str, Callable[[bytes, Path], None]] = {
     "a head of another log": changed("UPDATE head SET body = ?", b'{"frontier":{"size":1,"roots":["AAAA"]}}'),
     "no log": changed("DROP TABLE log"),
     "a log that never ends": without_an_end,
+    "a definition of any length": of_any_length,
     "a statement that is not UTF-8": written(
         lambda content: content.replace(b"CREATE TABLE log", b"CREATE TABL\xe8 log")
     ),

@@ -109,7 +109,8 @@ def require_whole(path: Path, checkpoint: Checkpoint) -> None:
             (body,) = ledger.execute("SELECT body FROM head").fetchone() or (b"",)
         # In a ledger that somebody made up it may be of any type.
         head = msgspec.json.decode(body if isinstance(body, bytes) else b"", type=_Head)
-    except (sqlite3.Error, UnicodeError) as error:  # names in a message of SQLite's need not be UTF-8
+    except (sqlite3.Error, UnicodeError, MemoryError) as error:
+        # Names in a message of SQLite's need not be UTF-8, and of sizes that are none it says that memory is short.
         raise _bad(f"SQLite cannot read it: {str(error)[:100]}") from None
     except msgspec.DecodeError:
         raise _bad("its head cannot be read") from None
