@@ -6,6 +6,7 @@ from assurance.parsers import (
     audit_exports,
     credentials,
     engine_frames,
+    evidence_files,
     http_bodies,
     http_heads,
     messages,
@@ -24,6 +25,7 @@ PARSERS: tuple[Parser, ...] = (
     receipts.PARSER,
     audit_exports.PARSER,
     engine_frames.PARSER,
+    evidence_files.PARSER,
 )
 
 
