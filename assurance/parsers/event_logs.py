@@ -68,7 +68,7 @@ def edit(data: bytes, chance: Random) -> bytes:
             case 1:
                 data += chance.choice((b"\xff", b"\xff" * 8, b"\xff" * 64, b"\0", b"\xff" * 8 + b"\0"))
             case 2 | 3:
-                at = chance.choice([at for at in range(len(data) - 3) if data[at + 1 : at + 4] == bytes(3)] or [0])
+                at = max(0, data.find(bytes(3), chance.randrange(len(data) + 1)) - 1)  # where a small number may end
                 data = data[:at] + _number(chance.choice(_NUMBERS)) + data[at + 4 :]
             case _:
                 data = edits.edit(data, chance)

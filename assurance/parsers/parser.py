@@ -39,8 +39,8 @@ _TOLD: Final = 5
 MOST_BYTES: Final = 2 << 20
 #: Of what each parser is made: a change of these voids the figures of all.
 SHARED: Final = (
+    "assurance/parsers/campaign.py",
     "assurance/parsers/parser.py",
-    "assurance/campaigns/parsers.py",
     "conformance/malformed/der.py",
     "conformance/malformed/edits.py",
     "conformance/malformed/structured.py",

@@ -7,9 +7,10 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from assurance.campaigns.parsers import PARSERS, campaign_of
+from assurance.campaigns.parsers import PARSERS
 from assurance.code_digest import ROOT, files_under
 from assurance.figures import Figures
+from assurance.parsers.campaign import campaign_of
 from assurance.parsers.parser import MOST_BYTES, Kind, Parser, Parts, digest, inputs_of, judged, play, replayed
 
 from aigovtool.errors import MalformedError
