@@ -16,7 +16,7 @@ from conformance.malformed import der, edits, structured
 from aigovtool.attestation.model import Evidence
 from aigovtool.attestation.tee.tpm import bundle
 from aigovtool.attestation.tee.tpm.evidence import TpmEvidence, unwrap
-from aigovtool.errors import EvidenceError, TooLargeError
+from aigovtool.errors import EvidenceError
 from assurance.parsers import documents, event_logs, protobuf
 from assurance.parsers.certificates import NotDerError, pem, unarmoured
 from assurance.parsers.event_logs import NoLogError
@@ -310,7 +310,7 @@ def _directory(parts: Parts) -> Evidence:
 
 def kinds() -> tuple[Kind, ...]:
     """Return the kinds of inputs that are messages, or files of a directory."""
-    refusals = (EvidenceError, TooLargeError)
+    refusals = (EvidenceError,)
     return (
         Kind(
             name="bundles",

@@ -176,6 +176,7 @@ def test_intermediates_of_the_message_are_taken_first() -> None:
         (message(field(2, field(3, field(1, 11) + field(1, 11)))), None, "bundle_encoding"),
         (message(field(2, field(3, field(2, field(1, 0)) * 2))), None, "bundle_encoding"),
         (message(*BOTH, log=b"\0"), None, "log_encoding"),
+        (message(*BOTH, more=field(7, b"x") * 17), None, "evidence_too_large"),
         (message(quote_field(quoted(certifies="ak"), values={0: bytes(20)})), None, "bundle_encoding"),
         (message(quote_field(quoted(certifies="ak"), values={24: bytes(32)})), None, "bundle_encoding"),
     ],

@@ -58,8 +58,8 @@ def evidence_from_directory(files: Mapping[str, bytes], issuers: Sequence[bytes]
     `binary_bios_measurements.bin` (event log). `issuers`, in DER or PEM, come after those of the directory.
 
     Raises:
-        EvidenceError: `bundle_file` for a file that is missing or has another size; the reasons of `parse_quote`,
-            `parse_log` and `read_certificates`.
+        EvidenceError: `bundle_file` for a file that is missing or has another size; `evidence_too_large`; the reasons
+            of `parse_quote`, `parse_log` and `read_certificates`.
     """
     missing = {AK_FILE, ATTEST_FILE, SIGNATURE_FILE, PCRS_FILE, EK_CERTIFICATE_FILE} - files.keys()
     if missing:
@@ -81,7 +81,7 @@ def evidence_from_directory(files: Mapping[str, bytes], issuers: Sequence[bytes]
         Certifies.EK,
         files[EK_CERTIFICATE_FILE],
     )
-    return wrap(evidence, _ders([files.get(ISSUER_FILE, b""), *issuers]))
+    return _wrapped(evidence, _ders([files.get(ISSUER_FILE, b""), *issuers]))
 
 
 def evidence_from_protobuf(
@@ -96,8 +96,8 @@ def evidence_from_protobuf(
         log: an event log in place of that of the message.
 
     Raises:
-        EvidenceError: `bundle_size`, `bundle_encoding`, `bundle_bank` (no quote of that bank), and the reasons of
-            `parse_quote`, `parse_log` and `read_certificates`.
+        EvidenceError: `bundle_size`, `bundle_encoding`, `bundle_bank` (no quote of that bank), `evidence_too_large`,
+            and the reasons of `parse_quote`, `parse_log` and `read_certificates`.
     """
     if len(data) > MAX_BUNDLE_BYTES:
         raise EvidenceError(f"a bundle of {len(data)} bytes; at most {MAX_BUNDLE_BYTES} are read", reason="bundle_size")
@@ -111,7 +111,7 @@ def evidence_from_protobuf(
         log = only_bytes(fields, 3)
     evidence = _evidence(chosen, log, only_bytes(fields, 1), Certifies.AK, only_bytes(fields, 6))
     own = [one for one in fields.get(7, []) if isinstance(one, bytes)]
-    return wrap(evidence, (*own, *(one for one in _ders(issuers) if one not in own)))
+    return _wrapped(evidence, (*own, *(one for one in _ders(issuers) if one not in own)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +160,13 @@ def _evidence(
         )
     except InputError as error:
         raise EvidenceError(f"a bundle that is no quote: {error.message}", reason="bundle_encoding") from None
+
+
+def _wrapped(evidence: TpmEvidence, issuers: tuple[bytes, ...]) -> Evidence:
+    try:
+        return wrap(evidence, issuers)
+    except InputError as error:
+        raise EvidenceError(error.message, reason=error.reason) from None
 
 
 def _ders(files: Sequence[bytes]) -> tuple[bytes, ...]:
