@@ -4,16 +4,21 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from aigovtool.enclave.engines.lanes import MIDDLE_MS, SHORT_MS, Lane
 from aigovtool.enclave.engines.pending import Shares
 from aigovtool.enclave.engines.process import EngineConfig, EngineProcess, LoadedModel
 from aigovtool.enclave.engines.scheduling import MAX_PAST
-from aigovtool.errors import AIGovToolError, DeadlineError, OverloadedError
+from aigovtool.errors import AIGovToolError, DeadlineError, EngineError, OverloadedError
 from aigovtool.ids import ConsumerId
+from aigovtool.package.manifest import Datatype as ManifestDatatype
+from aigovtool.protocol.tensor import Datatype, Tensor
 
 MINUTE_MS = 60_000
 ANN, BEN, CLEO = ConsumerId("ann"), ConsumerId("ben"), ConsumerId("cleo")
@@ -126,6 +131,44 @@ async def test_two_consumers_of_endless_runs_keep_a_third_from_nothing_that_is_d
         for number in range(3):
             await bench.double(BEN, number)
             await bench.work(BEN, 10 * SHORT_MS, 4 * SOON_MS)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_an_operator_that_cannot_be_ended_keeps_no_short_run_waiting(
+    opened: Any, kit: Any, tmp_path: Path, workers: int
+) -> None:
+    """It outlasts its try by seconds, and the thread that has it no longer counts as one that reads."""
+    sealed = kit.seal(
+        tmp_path / "m",
+        [("model.onnx", suppression(kit))],
+        [kit.spec("boxes", [1, "n", 4]), kit.spec("scores", [1, 1, "n"])],
+        [kit.spec("y", ["k", 3], ManifestDatatype.INT64)],
+    )
+    async with opened(workers) as bench:
+        model = await sealed.load(bench.process)
+        count = 100_000  # compared with each other one: 5 s and more
+        inputs = [
+            Tensor("boxes", Datatype.FP32, (1, count, 4), bytes(16 * count)),
+            Tensor("scores", Datatype.FP32, (1, 1, count), np.ones(count, np.float32).tobytes()),
+        ]
+        runs = [asyncio.create_task(bench.process.run(model, inputs, [], MINUTE_MS, consumer=ANN)) for _ in range(8)]
+        await asyncio.sleep(0.3)
+        for number in range(20):
+            await bench.double(BEN, number)
+        bench.process.kill()
+        ended = await asyncio.gather(*runs, return_exceptions=True)
+        assert all(isinstance(result, EngineError) and result.reason == "engine_died" for result in ended)
+
+
+def suppression(kit: Any) -> bytes:
+    """Return a model that is one operator whose work is the square of its input."""
+    made: bytes = kit.model_bytes(
+        [helper.make_node("NonMaxSuppression", ["boxes", "scores", "most"], ["y"])],
+        [kit.value("boxes", [1, "n", 4]), kit.value("scores", [1, 1, "n"])],
+        [kit.value("y", ["k", 3], TensorProto.INT64)],
+        [helper.make_tensor("most", TensorProto.INT64, [1], [1 << 40])],
+    )
+    return made
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -154,6 +154,59 @@ async def test_time_not_used_is_not_saved_up() -> None:
     await hall.close()
 
 
+async def test_time_not_used_is_not_saved_up_by_whoever_always_has_a_little_there() -> None:
+    """Ben was never away: he had one at a time. That is no claim on what others used meanwhile."""
+    hall = Hall(workers=1)
+    await hall.come(BEN, Lane.SHORT)
+    await hall.come(ANN, Lane.SHORT, times=600)
+    for _ in range(200):
+        hers = next(turn for turn in hall.let_in if turn.consumer == ANN)
+        await hall.end(hers, 9_000)
+    await hall.come(BEN, Lane.SHORT, times=200)
+    had = {ANN: 0, BEN: 0}
+    for _ in range(150):
+        had[hall.let_in[0].consumer] += 1
+        hall.scheduler._ahead = LEAST_AHEAD  # or both had as many as each may have
+        await hall.end(hall.let_in[0], 9_000)
+    assert min(had.values()) >= 50
+    await hall.close()
+
+
+async def test_what_a_run_has_taken_so_far_counts() -> None:
+    """Ann's has gone on for a while and is not over: Ben, who came after her next one, is before it."""
+    hall = Hall(workers=2)
+    await hall.come(CLEO, Lane.MIDDLE)
+    await hall.come(ANN, Lane.MIDDLE)
+    await hall.come(ANN, Lane.MIDDLE)
+    await hall.come(BEN, Lane.MIDDLE)
+    hall.clock.ms += 900
+    await hall.end(hall.let_in[0])
+    assert hall.names(Lane.MIDDLE) == [ANN, BEN]
+    await hall.close()
+
+
+@pytest.mark.parametrize("lane", LONGER)
+async def test_a_turn_that_comes_in_the_moment_in_which_one_gives_up_is_passed_on(lane: Lane) -> None:
+    """It is neither lost nor given twice."""
+    hall = Hall(workers=1)
+    await hall.come(ANN, lane)
+    if lane is Lane.LONG:
+        await hall.come(CLEO, lane)  # the one who is let in beside Ann
+    (first, *_) = hall.let_in
+    await hall.come(BEN, lane)
+    (gives_up,) = hall.waiting
+    await hall.come(ANN, lane)
+    hall.let_in.remove(first)
+    hall.scheduler.leave(first)
+    gives_up.cancel()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert gives_up.cancelled()
+    assert hall.names(lane) == ([ANN] if lane is Lane.MIDDLE else [CLEO, ANN])
+    await hall.close()
+    assert known(hall) == 0
+
+
 async def test_who_leaves_and_comes_again_is_still_behind() -> None:
     """Ann keeps one request at a time and Ben one that waits: her hour is not forgotten between two of them."""
     hall = Hall(workers=1)
@@ -177,18 +230,17 @@ async def test_who_leaves_and_comes_again_is_still_behind() -> None:
 
 
 async def test_both_longer_lanes_have_workers_while_both_have_some_waiting() -> None:
-    """Neither a stream of middle runs nor one of long ones keeps the other out."""
-    hall, had = Hall(workers=4), dict.fromkeys(LONGER, 0)
+    """Neither a stream of middle runs nor one of long ones has more of them than the other."""
+    hall, had, chance = Hall(workers=8), dict.fromkeys(LONGER, 0), Random(1)
     for lane in LONGER:
         for consumer in (ANN, BEN, CLEO):
             await hall.come(consumer, lane, times=100)
-    for _ in range(100):
+    for _ in range(200):
         hall.clock.ms += 100
-        turn = hall.let_in[0]
+        turn = chance.choice(hall.let_in)
         had[turn.lane] += 1
         await hall.end(turn)
-        assert {len(hall.names(lane)) for lane in LONGER} <= {1, 2, 3, 4, 5}
-    assert min(had.values()) >= 30
+    assert min(had.values()) >= 80
     await hall.close()
 
 
@@ -237,13 +289,30 @@ async def test_few_short_tries_are_ahead_where_they_are_not_done() -> None:
 async def test_one_consumer_has_not_all_short_places() -> None:
     """The next one of it is let in when one of its own is done, and others meanwhile."""
     hall = Hall(workers=1)
-    hall.scheduler._ahead = MOST_AHEAD
-    await hall.come(ANN, Lane.SHORT, times=EACH_AHEAD + 2)
-    assert hall.names(Lane.SHORT) == [ANN] * EACH_AHEAD
+    await hall.come(ANN, Lane.SHORT, times=100)
+    for number in range(1, EACH_AHEAD + 5):
+        assert hall.names(Lane.SHORT) == [ANN] * min(number, EACH_AHEAD)
+        await hall.end(hall.let_in[0], 10)
     await hall.come(BEN, Lane.SHORT)
     assert hall.names(Lane.SHORT).count(BEN) == 1
+    await hall.close()
+    assert known(hall) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+async def test_after_a_short_try_that_was_not_done_a_consumer_has_one_for_each_worker(workers: int) -> None:
+    """And no more before one of them is done: those at work may be as long, and must not hold all threads."""
+    hall = Hall(workers=workers)
+    await hall.come(ANN, Lane.SHORT, times=200)
+    for _ in range(40):
+        await hall.end(hall.let_in[0], 10)
+    while len(hall.let_in) > workers:
+        await hall.end(hall.let_in[0], None)
+    assert hall.names(Lane.SHORT) == [ANN] * workers
+    await hall.end(hall.let_in[0], None)
+    assert hall.names(Lane.SHORT) == [ANN] * workers
     await hall.end(hall.let_in[0], 10)
-    assert hall.names(Lane.SHORT).count(ANN) == EACH_AHEAD
+    assert hall.names(Lane.SHORT) == [ANN] * (workers + 1)
     await hall.close()
     assert known(hall) == 0
 

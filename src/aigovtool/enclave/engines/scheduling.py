@@ -6,8 +6,9 @@ Rules:
    what its runs took, as nobody knows it before). Time that a run of the longer lanes has taken so far counts as well.
    Whoever comes is put beside whoever has used least: no credit for the past, and no debt that is older than the queue.
 2. In the short lane more tries are with the child than it works on, so that it never waits for the next one: of one
-   consumer `EACH_AHEAD` for each worker at most, and in all from `LEAST_AHEAD` up to `MOST_AHEAD`. One more with each
-   that is done, half as many with each that is not: where runs are long, few of them are ahead of whoever comes.
+   consumer from one for each worker up to `EACH_AHEAD`, and in all from `LEAST_AHEAD` up to `MOST_AHEAD`. One more with
+   each that is done; with one that is not, as few as at first of that consumer, and half as many in all. So few tries
+   are ahead of whoever comes where they are long, and one consumer's never hold all threads, even if they do not end.
 3. In the two longer ones `workers` runs are at work, of both together. While both lanes have some waiting, the one with
    fewer at work is served.
 4. One more of the middle lane is at work when all others are long; one more long run when no other is long, or when all
@@ -21,6 +22,7 @@ duration", JACM 2002 (tries that are begun anew elsewhere).
 """
 
 import asyncio
+import sys
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -33,7 +35,7 @@ from aigovtool.errors import DeadlineError
 from aigovtool.ids import ConsumerId
 
 #: Short tries that the child has for each worker. With half of the least it would wait for the next one; the others are
-#: as many as make requests cheaper, because they are sent and answered together and none waits here.
+#: as many as make requests cheaper, because they are sent and answered together and few wait here.
 LEAST_AHEAD: Final = 4
 EACH_AHEAD: Final = 16
 MOST_AHEAD: Final = 64
@@ -59,21 +61,23 @@ class _Account:
     at_work: int = 0
     began_ns: int = 0
     waiting: "deque[asyncio.Future[Turn]]" = field(default_factory=deque)
+    in_line: bool = False
+    most: int = sys.maxsize
 
 
 class _Queue:
     """One lane."""
 
-    def __init__(self, *, each: int | None = None, by_clock: bool = True) -> None:
-        """Begin; `each` is the most of one consumer at work, `by_clock`: what is at work counts as it goes on."""
+    def __init__(self, *, each: tuple[int, int] = (sys.maxsize, sys.maxsize), by_clock: bool = True) -> None:
+        """Begin; `each`: of one consumer at work, at first and at most; `by_clock`: what is at work counts already."""
         self.at_work = 0
         self._each: Final = each
         self._by_clock: Final = by_clock
-        # Of whoever has something here. The past is of whoever had, the longest ago first.
+        # Of whoever has something here; the past is of whoever had, the longest ago first.
         self._accounts: Final[dict[ConsumerId, _Account]] = {}
         self._past: Final[OrderedDict[ConsumerId, int]] = OrderedDict()
-        # Whoever waits, by engine time used. That only grows, so an entry that has become wrong is too small: it comes
-        # to the top, and is put right there.
+        # Whoever waits and may begin, by engine time used. That only grows, so an entry that has become wrong is too
+        # small: it comes to the top, and is put right there.
         self._heap: list[tuple[int, int, ConsumerId]] = []
         self._busy: Final[set[ConsumerId]] = set()
         self._virtual_ns = 0
@@ -85,10 +89,8 @@ class _Queue:
 
     def may_begin(self, consumer: ConsumerId) -> bool:
         """Return whether fewer of this consumer's are at work than may be."""
-        if self._each is None:
-            return True
         account = self._accounts.get(consumer)
-        return account is None or account.at_work < self._each
+        return account is None or account.at_work < account.most
 
     def sole(self) -> ConsumerId | None:
         """Return the one consumer of whom all that is at work here is."""
@@ -97,8 +99,7 @@ class _Queue:
     def join(self, consumer: ConsumerId, turn: "asyncio.Future[Turn]", now_ns: int) -> None:
         account = self._account(consumer)
         account.waiting.append(turn)
-        if len(account.waiting) == 1 and self.may_begin(consumer):
-            self._push(consumer, account, now_ns)
+        self._line_up(consumer, account, now_ns)
 
     def give_up(self, consumer: ConsumerId, turn: "asyncio.Future[Turn]") -> None:
         """Forget who waits no more."""
@@ -106,10 +107,11 @@ class _Queue:
         if account is None or turn not in account.waiting:
             return  # `next` met it first
         account.waiting.remove(turn)
-        if not account.waiting:
+        if account.in_line and not account.waiting:
+            account.in_line = False
             self._heap = [entry for entry in self._heap if entry[2] != consumer]
             heapify(self._heap)
-            self._close_if_idle(consumer, account)
+        self._close_if_idle(consumer, account)
 
     def next(self, now_ns: int, barred: ConsumerId | None = None) -> "tuple[ConsumerId, asyncio.Future[Turn]] | None":
         """Take the turn of whoever has used least, and is not `barred`, to work."""
@@ -135,31 +137,31 @@ class _Queue:
         self._virtual_ns = max(self._virtual_ns, self._used(account, now_ns))
         self._begin(consumer, account, now_ns)
 
-    def leave(self, turn: Turn, took_ns: int, now_ns: int) -> None:
+    def leave(self, turn: Turn, took_ns: int, now_ns: int, *, done: bool) -> None:
         account = self._accounts[turn.consumer]
-        held_back = bool(account.waiting) and not self.may_begin(turn.consumer)
+        first, last = self._each
+        account.most = min(last, account.most + 1) if done else first
         account.used_ns += took_ns
         account.at_work -= 1
         account.began_ns -= turn.began_ns
         self.at_work -= 1
         if not account.at_work:
             self._busy.discard(turn.consumer)
-        if held_back:
-            self._push(turn.consumer, account, now_ns)
+        self._line_up(turn.consumer, account, now_ns)
         self._close_if_idle(turn.consumer, account)
 
     def _first(
         self, consumer: ConsumerId, account: _Account, tag: int, now_ns: int
     ) -> "tuple[ConsumerId, asyncio.Future[Turn]] | None":
         found = None
-        while account.waiting and found is None:
+        account.in_line = False
+        while account.waiting and found is None and account.at_work < account.most:
             turn = account.waiting.popleft()
             if not turn.done():  # or else it gave up in this moment
                 self._virtual_ns = max(self._virtual_ns, tag)
                 self._begin(consumer, account, now_ns)
                 found = consumer, turn
-        if account.waiting and self.may_begin(consumer):
-            self._push(consumer, account, now_ns)
+        self._line_up(consumer, account, now_ns)
         self._close_if_idle(consumer, account)
         return found
 
@@ -176,7 +178,10 @@ class _Queue:
             return account.used_ns + account.at_work * now_ns - account.began_ns
         return account.used_ns + account.at_work * EFFORT_NS
 
-    def _push(self, consumer: ConsumerId, account: _Account, now_ns: int) -> None:
+    def _line_up(self, consumer: ConsumerId, account: _Account, now_ns: int) -> None:
+        if account.in_line or not account.waiting or account.at_work >= account.most:
+            return
+        account.in_line = True
         tag = max(self._virtual_ns, self._used(account, now_ns))
         heappush(self._heap, (tag, self._number(), consumer))
 
@@ -187,8 +192,7 @@ class _Queue:
     def _account(self, consumer: ConsumerId) -> _Account:
         account = self._accounts.get(consumer)
         if account is None:
-            used_ns = max(self._virtual_ns, self._past.pop(consumer, 0))
-            account = self._accounts[consumer] = _Account(used_ns)
+            account = self._accounts[consumer] = _Account(self._past.pop(consumer, 0), most=self._each[0])
         return account
 
     def _close_if_idle(self, consumer: ConsumerId, account: _Account) -> None:
@@ -211,7 +215,7 @@ class Scheduler:
         self._workers: Final = workers
         self._clock: Final = clock
         # Most of the short ones wait in the child, so the clock would count others' time.
-        self._short: Final = _Queue(each=EACH_AHEAD * workers, by_clock=False)
+        self._short: Final = _Queue(each=(workers, EACH_AHEAD * workers), by_clock=False)
         self._middle: Final = _Queue()
         self._long: Final = _Queue()
         self._ahead = LEAST_AHEAD * workers
@@ -257,7 +261,7 @@ class Scheduler:
             took_ns = EFFORT_NS + (SHORT_MS * 1_000_000 if compute_us is None else compute_us * 1_000)
             most, least = MOST_AHEAD * self._workers, LEAST_AHEAD * self._workers
             self._ahead = max(least, self._ahead // 2) if compute_us is None else min(most, self._ahead + 1)
-        self._queues[turn.lane].leave(turn, took_ns, now_ns)
+        self._queues[turn.lane].leave(turn, took_ns, now_ns, done=compute_us is not None)
         self._serve(now_ns)
 
     def _serve(self, now_ns: int) -> None:

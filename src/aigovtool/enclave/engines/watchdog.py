@@ -6,6 +6,7 @@ nearest one that it has seen, and looks again then.
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Final, Protocol
 
 
@@ -18,13 +19,14 @@ class Terminable(Protocol):
 class Guard:
     """One run under watch. `expired` says whether it was told to end."""
 
-    __slots__ = ("_watchdog", "deadline_ns", "expired", "target")
+    __slots__ = ("_watchdog", "deadline_ns", "expired", "target", "thread")
 
     def __init__(self, watchdog: "Watchdog", target: Terminable, deadline_ns: int) -> None:
         self._watchdog: Final = watchdog
         self.target: Final = target
         self.deadline_ns: Final = deadline_ns
         self.expired = False
+        self.thread: Final = threading.get_ident()
 
     def release(self) -> None:
         """Stop watching; harmless when the deadline has passed."""
@@ -38,9 +40,11 @@ class Watchdog:
         self._wake: Final = threading.Condition()
         self._guards: Final[set[Guard]] = set()
         self._next_ns: int | None = None
+        self._late: Callable[[int], None] | None = None
 
-    def start(self) -> None:
-        """Start the thread; it ends with the process."""
+    def start(self, late: Callable[[int], None] | None = None) -> None:
+        """Start the thread, which ends with the process; it tells `late` which threads' runs it has told to end."""
+        self._late = late
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def guard(self, target: Terminable, deadline_ns: int) -> Guard:
@@ -66,5 +70,7 @@ class Watchdog:
                     guard.expired = True
                     guard.target.terminate = True
                     self._guards.discard(guard)
+                    if self._late is not None:
+                        self._late(guard.thread)
                 self._next_ns = min((guard.deadline_ns for guard in self._guards), default=None)
                 self._wake.wait(None if self._next_ns is None else (self._next_ns - now) / 1e9)

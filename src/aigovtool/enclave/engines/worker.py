@@ -65,10 +65,13 @@ class Worker:
         self._models: Final[dict[int, LoadedEngine]] = {}
         self._turn: Final = threading.Lock()
         self._readers: Final = threading.Semaphore(readers)
+        # The threads that work on a short try, and with it keep their places among the readers.
+        self._short: Final[set[int]] = set()
 
     def serve(self) -> NoReturn:
         """Take turns at reading and answer what was read, until the parent is gone."""
         try:
+            thread = threading.get_ident()
             self._readers.acquire()
             while True:
                 with self._turn:
@@ -76,15 +79,30 @@ class Worker:
                     # Descriptors come in the order of the loads, so they are taken in that order too.
                     package = self._channel.take_descriptor() if isinstance(frame.message, Load) else None
                 if isinstance(frame.message, Run) and is_short(frame.message.compute_ms):
+                    self._short.add(thread)
                     self._answer(frame, package)
-                    continue
-                self._readers.release()
-                self._answer(frame, package)
+                    if self._leave_short(thread):
+                        continue
+                else:
+                    self._readers.release()
+                    self._answer(frame, package)
                 self._readers.acquire()
         except (EOFError, OSError):
             os._exit(EXIT_PARENT_GONE)
         except BaseException:  # noqa: BLE001 - a process that holds weights ends on whatever nobody thought of
             os._exit(EXIT_CONFUSED)
+
+    def late(self, thread: int) -> None:
+        """Let a spare thread read instead of one whose run is over its limit: its operator may go on for long."""
+        if self._leave_short(thread):
+            self._readers.release()
+
+    def _leave_short(self, thread: int) -> bool:
+        try:
+            self._short.remove(thread)  # by either of two threads, so it is asked and done in one
+        except KeyError:
+            return False
+        return True
 
     def _answer(self, frame: Frame, package: int | None) -> None:
         message = frame.message
@@ -159,7 +177,7 @@ def main() -> NoReturn:
     layers = _close_the_door(channel, setup)
     key = WrapKey.generate()
     worker = Worker(channel, engine, key, setup.workers)
-    watchdog.start()
+    watchdog.start(worker.late)
     channel.send(Hello(key.public, layers))
     for index in range(1, threads(setup.workers)):
         threading.Thread(target=worker.serve, name=f"worker-{index}", daemon=True).start()
