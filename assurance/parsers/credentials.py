@@ -4,18 +4,15 @@ None of them is signed as a whole, so a changed one may be taken: for what an in
 hand; certificates and keys by hand from their DER), and only if its parts belong together.
 """
 
-from base64 import b64encode
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from random import Random
 from typing import Any, Final, cast
 
-from conformance.malformed import der, edits, structured
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from conformance.malformed import der, edits
 
 from aigovtool.attestation.policy import AppraisalPolicy
-from aigovtool.cli.audit.root import root_of
 from aigovtool.cli.credentials import read_party
 from aigovtool.cli.document import read_document
 from aigovtool.cli.public_file import read_public
@@ -24,24 +21,13 @@ from aigovtool.codec import Message, encode
 from aigovtool.consumer.credential import Credential, read_consumer_file
 from aigovtool.crypto import x509
 from aigovtool.crypto.identity import Identity, read_credential
-from aigovtool.crypto.keyfile import read_signing_key, read_tls_key
-from aigovtool.crypto.secret import Secret
-from aigovtool.crypto.sign import SigningKey, VerifyKey, seal
-from aigovtool.crypto.tlskey import TlsKey, key_to_pem
-from aigovtool.crypto.wrap import WrapKey
-from aigovtool.custodian import keys as custodian_keys
 from aigovtool.custodian.app import Settings, read_settings
 from aigovtool.errors import (
-    ConfigurationError,
     InputError,
     UnauthenticatedError,
-    VerificationError,
 )
-from aigovtool.ids import BorrowerId, ConsumerId, Digest, OperatorId, key_id_of
-from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
-from aigovtool.ledger.cosignature import WitnessKey, cosign
+from aigovtool.ids import BorrowerId, ConsumerId, Digest, OperatorId
 from aigovtool.operator.deposit import KeyDeposit, read_deposit
-from aigovtool.operator.witness_home import FORMAT, Memory, Remembered, WitnessHome
 from aigovtool.protocol.party import (
     MAX_PARTY_FILE_BYTES,
     BorrowerFile,
@@ -50,17 +36,16 @@ from aigovtool.protocol.party import (
     Invitation,
     OperatorFile,
 )
-from aigovtool.protocol.trust import KEY_SET, KeySet
 from aigovtool.protocol.views import PartyCertificate
-from assurance.parsers import certificates, documents
+from assurance.parsers import certificates, documents, key_files
 from assurance.parsers.certificates import NotDerError
-from assurance.parsers.envelopes import edited, key, verified_by_hand
+from assurance.parsers.envelopes import key
 from assurance.parsers.files import in_file, in_folder
+from assurance.parsers.key_files import BAD_KEYS, CUSTODIAN, REFUSALS, edit_second, kind_of
 from assurance.parsers.parser import Kind, Parser, Parts, edit_one
 from assurance.parsers.reading import by_hand, unwrapped
 
 _PARTY: Final[Any] = BorrowerFile | ConsumerFile | OperatorFile
-_REFUSALS: Final = (ConfigurationError, InputError, VerificationError)
 
 
 # --- Party files ---------------------------------------------------------------------------------
@@ -151,16 +136,6 @@ def _wrong_consumer(parts: Parts, value: object) -> str | None:
 
 # --- Certificates --------------------------------------------------------------------------------
 
-#: Keys that no signature may be believed under: of small order, a second encoding of one, or none at all.
-_BAD_KEYS: Final = (
-    bytes(32),
-    b"\1" + bytes(31),
-    b"\xff" * 32,
-    (2**255 - 19).to_bytes(32, "little"),
-    bytes(31),
-    b"\1" * 33,
-)
-
 
 def _ders() -> tuple[Parts, ...]:
     parties = (("consumer", "ward-7"), ("operator", "alice"), ("borrower", "st-mary"))
@@ -180,7 +155,7 @@ def _edit_der(parts: Parts, chance: Random) -> Parts:
                 )
             case 2:
                 at = data.find(bytes.fromhex("032100"))
-                data = data[: at + 3] + chance.choice(_BAD_KEYS)[:32].ljust(32, b"\0") + data[at + 35 :]
+                data = data[: at + 3] + chance.choice(BAD_KEYS)[:32].ljust(32, b"\0") + data[at + 35 :]
             case _:
                 data = der.edit(data, chance)
     return (data or b"0",)
@@ -196,7 +171,7 @@ def _wrong_certificate(parts: Parts, value: object) -> str | None:
     same = {
         "version": read.version == 3,
         "name": said[0] == (found.kind.value, found.name),
-        "key": said[1] == found.public_key.raw and said[1] not in _BAD_KEYS,
+        "key": said[1] == found.public_key.raw and said[1] not in BAD_KEYS,
         "use": said[2],
         "validity": (read.since_ms, read.until_ms) == (found.not_before_ms, found.not_after_ms),
         "serial number": read.serial == found.serial > 0,
@@ -233,181 +208,13 @@ def _wrong_pem(parts: Parts, value: object) -> str | None:
     return None
 
 
-# --- Keys ----------------------------------------------------------------------------------------
-
-
-def _keys() -> tuple[Parts, ...]:
-    ours: tuple[tuple[bytes, SigningKey | TlsKey], ...] = (
-        *((b"ed25519", key(name)) for name in ("alice", "bob")),
-        *((b"p256", certificates.tls_key(name)) for name in ("tls", "custodian")),
-    )
-    return tuple((kind, key_to_pem(one).reveal()) for kind, one in ours)
-
-
-def _edit_second(parts: Parts, chance: Random) -> Parts:
-    if chance.random() < 0.05:
-        return {b"ed25519": b"p256", b"p256": b"ed25519"}.get(parts[0], parts[0]), parts[1]
-    return parts[0], *edit_one(parts[1:], chance)
-
-
-def _read_key(parts: Parts) -> SigningKey | TlsKey:
-    read: Any = read_signing_key if parts[0] == b"ed25519" else read_tls_key
-    return cast("SigningKey | TlsKey", in_file(parts[1], read))
-
-
-def _wrong_key(parts: Parts, value: object) -> str | None:
-    found = cast("SigningKey | TlsKey", value)
-    try:
-        kind, secret = certificates.private_key(parts[1])
-    except NotDerError as error:
-        return f"accepted a key that is none: {error}"
-    public = found.private().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if kind.encode() != parts[0] or public != certificates.public_of(kind, secret):
-        return "another key than is in the file"
-    return None
-
-
-def _edit_text(parts: Parts, chance: Random) -> Parts:
-    data = edits.edit(parts[0], chance)
-    return (chance.choice((data, parts[0].upper(), parts[0] + b" ", parts[0][:-1], b"", bytes(64), b"0" * 64)),)
-
-
-def _read_root(parts: Parts) -> VerifyKey:
-    return root_of(parts[0].decode("utf-8", "surrogateescape"), None)
-
-
-def _wrong_root(parts: Parts, value: object) -> str | None:
-    found, (text,) = cast("VerifyKey", value), parts
-    raw = bytes.fromhex(text.decode("ascii")) if len(text) == 64 else unwrapped(text.decode("ascii"))
-    return None if raw == found.raw and raw not in _BAD_KEYS else "a root key read as another"
-
-
-# --- Directories ---------------------------------------------------------------------------------
-
-_KEY_FILES: Final = (
-    *("root.pub", "key-set.json", "commands.key", "log.key", "credentials.key", "keystore.key", "tls.key", "tls.pem"),
-    *("tls-ca.pem", "attestation.key"),
-)
-
-
-@cache
-def _custodian() -> tuple[Parts, ...]:
-    key_set = KeySet(
-        custodian=key_id_of(key("root").public.raw),
-        version=3,
-        issued_at_ms=1,
-        commands=[key("commands").public.raw],
-        log=[key("log").public.raw],
-        credentials=[certificates.authority("credentials")],
-        keystore=WrapKey.from_secret(Secret(bytes(range(32)))).public,
-        attestation=(certificates.authority("attestation", tls=True),),
-    )
-    pems = [key_to_pem(key(name)).reveal() for name in ("commands", "log", "credentials")]
-    tls = [key_to_pem(certificates.tls_key(name)).reveal() for name in ("custodian", "attestation")]
-    chain = [
-        certificates.pem(one) for one in (certificates.server("custodian"), certificates.authority("tls", tls=True))
-    ]
-    sealed = encode(seal(KEY_SET, key_set, key("root")))
-    return ((key("root").public.raw, sealed, *pems, bytes(range(32)), tls[0], *chain, tls[1]),)
-
-
-def _edit_files(parts: Parts, chance: Random) -> Parts:
-    at = chance.randrange(len(parts))
-    changed = list(parts)
-    changed[at] = chance.choice(parts) if chance.random() < 0.2 else structured.edit(parts[at], chance)
-    return tuple(changed)
-
-
-def _load(parts: Parts) -> custodian_keys.CustodianKeys:
-    files = {f"keys/{name}": part for name, part in zip(_KEY_FILES, parts, strict=True)}
-    return in_folder(files, custodian_keys.load)
-
-
-def _wrong_custodian(parts: Parts, value: object) -> str | None:
-    """Each private key must be that of the public one in the key set, which the root has signed."""
-    found = cast("custodian_keys.CustodianKeys", value)
-    (genuine,) = _custodian()
-    payload = verified_by_hand(by_hand(parts[1]), KEY_SET, [parts[0]])
-    if isinstance(payload, str):
-        return payload
-    read = by_hand(payload)
-    secrets = [certificates.private_key(parts[at])[1] for at in (2, 3, 4, 6, 9)]
-    raws = [key_of(secret) for secret in secrets[:3]]
-    tls, attestation = (certificates.public_of("p256", secret) for secret in secrets[3:])
-    (served,) = (certificates.read_certificate(one) for one in certificates.unarmoured(parts[7], b"CERTIFICATE")[:1])
-    same = {
-        "root": found.root.raw == parts[0] == genuine[0],
-        "commands": b64encode(raws[0]).decode() in read["commands"] and found.commands.public.raw == raws[0],
-        "log": b64encode(raws[1]).decode() in read["log"] and found.log.public.raw == raws[1],
-        "credentials": certificates.read_certificate(found.credentials_ca).ed25519() == raws[2],
-        "keystore": unwrapped(read["keystore"]) == found.keystore.public
-        and found.keystore.to_secret().reveal() == parts[5],
-        "TLS": served.spki == tls == found.tls.spki_der,
-        "attestation": certificates.read_certificate(unwrapped(read["attestation"][0]) or b"").spki == attestation,
-    }
-    wrong = [name for name, holds in same.items() if not holds]
-    return f"keys of a custodian that do not belong together: {', '.join(wrong)}" if wrong else None
-
-
-def key_of(secret: bytes) -> bytes:
-    """Return the raw Ed25519 key that belongs to a secret."""
-    return certificates.public_of("ed25519", secret)[-32:]
-
-
-_CUSTODIAN: Final = key_id_of(key("root").public.raw)
-
-
-@cache
-def _witness() -> tuple[Parts, ...]:
-    witness = WitnessKey(name="witness.example/w1", key=key("w1").public)
-    notes = []
-    for size in (7, 9):
-        checkpoint = Checkpoint(
-            custodian=_CUSTODIAN, size=size, root=sha256(bytes([size])).digest(), generation=size - 7
-        )
-        note = sign_checkpoint(checkpoint, key("log"))
-        notes.append(note + cosign(checkpoint.text(), witness.name, key("w1"), 1_700_000_000))
-    earlier = (Remembered(generation=0, size=3, root=bytes(32), time_s=5),)
-    memory = Memory(format=FORMAT, custodian=_CUSTODIAN, note=notes[1], time_s=9, earlier=earlier, lost=(notes[0],))
-    return ((key_to_pem(key("w1")).reveal(), f"{witness.text()}\n".encode(), encode(memory)),)
-
-
-def _edit_witness(parts: Parts, chance: Random) -> Parts:
-    if chance.random() < 0.5:
-        return (*parts[:2], edited(parts[2], chance))
-    return _edit_files(parts, chance)
-
-
-def _read_witness(parts: Parts) -> tuple[WitnessKey, Memory | None]:
-    def read(folder: Path) -> tuple[WitnessKey, Memory | None]:
-        with WitnessHome(folder) as home:
-            return home.witness, home.memory(_CUSTODIAN)
-
-    return in_folder({"witness.key": parts[0], "witness.vkey": parts[1], f"{_CUSTODIAN}.json": parts[2]}, read)
-
-
-def _wrong_witness(parts: Parts, value: object) -> str | None:
-    witness, memory = cast("tuple[WitnessKey, Memory]", value)
-    kind, secret = certificates.private_key(parts[0])
-    raw = key_of(secret)
-    name, key_hash, text = parts[1].decode("ascii").removesuffix("\n").split("+", 2)
-    if kind != "ed25519" or witness.key.raw != raw or unwrapped(text) != b"\4" + raw or witness.name != name:
-        return "a witness with another key or name than in its files"
-    if sha256(name.encode() + b"\n\4" + raw).hexdigest()[:8] != key_hash:
-        return "a witness whose verifier key has another hash"
-    read = by_hand(parts[2])
-    if read["custodian"] != _CUSTODIAN or not read["note"].startswith(f"aigovtool/{_CUSTODIAN}\n"):
-        return "a memory of another log"
-    return documents.disagreement(parts[2], Memory, memory) or documents.misspelled(parts[2], Memory)
-
-
 # --- Documents that hold no secret, or are nobody else's -----------------------------------------
 
 _MANIFEST: Final = Digest("sha256:" + "ab" * 32)
 
 
 def _read_deposit(path: Path) -> Message:
-    return read_deposit(path, custodian=_CUSTODIAN, manifest=_MANIFEST)
+    return read_deposit(path, custodian=CUSTODIAN, manifest=_MANIFEST)
 
 
 #: Message, and how it is read from a file.
@@ -421,7 +228,7 @@ _OWN: Final[tuple[tuple[type[Message], Any], ...]] = (
 
 
 def _own() -> tuple[Parts, ...]:
-    deposit = KeyDeposit(custodian=_CUSTODIAN, manifest=_MANIFEST, wrapped_key=bytes(80))
+    deposit = KeyDeposit(custodian=CUSTODIAN, manifest=_MANIFEST, wrapped_key=bytes(80))
     values = [(deposit,) if kind is KeyDeposit else documents.drawn(kind, 2) for kind, _ in _OWN]
     return tuple((str(at).encode(), encode(one)) for at, some in enumerate(values) for one in some)
 
@@ -432,22 +239,16 @@ def _read_own(parts: Parts) -> object:
 
 
 def _wrong_own(parts: Parts, value: object) -> str | None:
-    if isinstance(value, KeyDeposit) and (value.custodian, value.manifest) != (_CUSTODIAN, _MANIFEST):
+    if isinstance(value, KeyDeposit) and (value.custodian, value.manifest) != (CUSTODIAN, _MANIFEST):
         return "a deposit for another package"
     return documents.disagreement(parts[1], _OWN[int(parts[0])][0], value)
-
-
-def _kind(name: str, genuine: tuple[Parts, ...], edit: Any, read: Any, wrong: Any, **more: Any) -> Kind:  # noqa: ANN401
-    return Kind(
-        name=name, genuine=genuine, edit=edit, read=read, wrong=wrong, **{"refusals": (ConfigurationError,), **more}
-    )
 
 
 def _make() -> tuple[Kind, ...]:
     consumers = _parties()[2:]
     return (
-        _kind("party-files", _parties(), _edit_party, lambda p: in_file(p[0], read_party), _wrong_party, weight=3),
-        _kind(
+        kind_of("party-files", _parties(), _edit_party, lambda p: in_file(p[0], read_party), _wrong_party, weight=3),
+        kind_of(
             "consumer-files",
             consumers,
             _edit_party,
@@ -455,7 +256,7 @@ def _make() -> tuple[Kind, ...]:
             _wrong_consumer,
             weight=4,
         ),
-        _kind(
+        kind_of(
             "certificates",
             _ders(),
             _edit_der,
@@ -464,18 +265,10 @@ def _make() -> tuple[Kind, ...]:
             refusals=(UnauthenticatedError,),
             weight=6,
         ),
-        _kind("pem-files", _pems(), edit_one, _read_pem, _wrong_pem, refusals=(InputError,), weight=3),
-        _kind("key-files", _keys(), _edit_second, _read_key, _wrong_key, weight=3),
-        _kind("root-keys", _roots(), _edit_text, _read_root, _wrong_root, refusals=_REFUSALS),
-        _kind("custodians-keys", _custodian(), _edit_files, _load, _wrong_custodian, refusals=_REFUSALS),
-        _kind("witnesses", _witness(), _edit_witness, _read_witness, _wrong_witness, weight=3),
-        _kind("own-files", _own(), _edit_second, _read_own, _wrong_own, refusals=_REFUSALS, weight=2),
+        kind_of("pem-files", _pems(), edit_one, _read_pem, _wrong_pem, refusals=(InputError,), weight=3),
+        *key_files.kinds(),
+        kind_of("own-files", _own(), edit_second, _read_own, _wrong_own, refusals=REFUSALS, weight=2),
     )
-
-
-def _roots() -> tuple[Parts, ...]:
-    raw = key("root").public.raw
-    return ((raw.hex().encode(),), (b64encode(raw),))
 
 
 PARSER: Final = Parser(
@@ -512,6 +305,7 @@ PARSER: Final = Parser(
         "assurance/parsers/credentials.py",
         "assurance/parsers/envelopes.py",
         "assurance/parsers/files.py",
+        "assurance/parsers/key_files.py",
     ),
     make=_make,
 )

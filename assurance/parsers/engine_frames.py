@@ -8,39 +8,24 @@ answers that loads a model before it is sealed.
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from itertools import pairwise
 from math import prod
-from random import Random
 from typing import Any, Final, cast
 
-from conformance.malformed import edits, structured
-
 from aigovtool.enclave.engines import ipc
-from aigovtool.enclave.engines.interface import ModelInterface, check_answer
+from aigovtool.enclave.engines.interface import check_answer
 from aigovtool.enclave.engines.link import Link
-from aigovtool.enclave.engines.sandbox import Layer
 from aigovtool.errors import AIGovToolError, EngineError, MalformedError, TooLargeError
 from aigovtool.package.loadcheck import LoadReport
-from aigovtool.package.manifest import Datatype as ManifestDatatype
 from aigovtool.package.manifest import TensorSpec
-from aigovtool.protocol.tensor import Datatype, Tensor
+from aigovtool.protocol.tensor import Datatype
 from assurance.parsers import documents
-from assurance.parsers.msgpack_reading import NotMsgpackError, Pairs, by_hand, written
+from assurance.parsers.engine_edits import HEADER, INTERFACE, PAYLOAD, edit, genuine
+from assurance.parsers.msgpack_reading import NotMsgpackError, Pairs, by_hand
 from assurance.parsers.parser import Kind, Parser, Parts
 
-_HEADER, _PAYLOAD = 1 << 20, 64 << 20
 _ASKED_NS: Final = 10**9
-_INTERFACE: Final = ModelInterface(
-    inputs=(),
-    outputs=(
-        TensorSpec(name="y", datatype=ManifestDatatype.FP32, shape=("n", 2)),
-        TensorSpec(name="s", datatype=ManifestDatatype.BYTES, shape=(-1,)),
-        TensorSpec(name="b", datatype=ManifestDatatype.BOOL, shape=None),
-    ),
-)
 _SIZES: Final = {name.value: name.size_bytes for name in Datatype}
 _CODES: Final = (
     *("deadline_exceeded", "engine_failed", "fault", "invalid_value", "malformed", "model_refused", "not_found"),
@@ -50,186 +35,6 @@ _CODES: Final = (
 WAITING, REFUSED = "waiting", "refused"
 #: A message that is delivered: its name, and what follows it in the frame; of an answer, with its data.
 Delivered = tuple[str, Any]
-
-
-# --- Genuine -------------------------------------------------------------------------------------
-
-
-def _tensors(rows: int) -> tuple[Tensor, ...]:
-    return (
-        Tensor.checked("y", "FP32", (rows, 2), bytes(8 * rows)),
-        Tensor.checked("s", "BYTES", (2,), b"\1\0\0\0a\0\0\0\0"),
-        Tensor.checked("b", "BOOL", (3,), b"\0\1\1"),
-    )
-
-
-def _frame(message: ipc.ToParent, data: Sequence[Any] = ()) -> bytes:
-    return b"".join(bytes(part) for part in ipc.encode_frame(message, data))
-
-
-def _answer(rows: int) -> bytes:
-    headers, data = ipc.pack_tensors(_tensors(rows))
-    return _frame(ipc.Answered(7, headers, 1_000), data)
-
-
-@cache
-def _genuine() -> tuple[Parts, ...]:
-    specs = _INTERFACE.outputs
-    hello, loaded = _frame(ipc.Hello(bytes(range(32)), tuple(Layer))), _frame(ipc.Loaded(1, specs[:1], specs))
-    failed = _frame(ipc.failure(3, MalformedError("no", reason="bad_frame")))
-    return (
-        (hello,),
-        (loaded,),
-        (_answer(3),),
-        (failed, _frame(ipc.Unloaded(2**64 - 1))),
-        (hello, loaded, _answer(1), failed),
-        (_answer(9_000),),  # more than the buffer for small frames
-        (_answer(0), _answer(9_000), hello),
-    )
-
-
-# --- Edits ---------------------------------------------------------------------------------------
-
-
-def _edit(parts: Parts, chance: Random) -> Parts:
-    data = b"".join(parts)
-    for _ in range(chance.choice((0, 1, 1, 1, 2))):
-        data = chance.choice((_message, _message, _message, _sizes, _payload, _frames, edits.edit))(data, chance)
-    return _cut(data or b"\0", chance)
-
-
-def _split(data: bytes) -> list[tuple[bytes, bytes]]:
-    """Return header and payload of each whole frame, and what follows them as a header of its own."""
-    found = []
-    at = 0
-    while at + 8 <= len(data):
-        header, payload = int.from_bytes(data[at : at + 4], "little"), int.from_bytes(data[at + 4 : at + 8], "little")
-        stop = at + 8 + payload + header
-        if stop > len(data):
-            break
-        found.append((data[at + 8 + payload : stop], data[at + 8 : at + 8 + payload]))
-        at = stop
-    return [*found, (data[at:], b"")] if at < len(data) or not found else found
-
-
-def _joined(frames: Sequence[tuple[bytes, bytes]]) -> bytes:
-    sizes = (
-        (len(header).to_bytes(4, "little") + len(payload).to_bytes(4, "little"), payload, header)
-        for header, payload in frames
-    )
-    return b"".join(part for frame in sizes for part in frame)
-
-
-def _message(data: bytes, chance: Random) -> bytes:
-    """Change what a message says, or how that is written."""
-    frames = _split(data)
-    at = chance.randrange(len(frames))
-    header, payload = frames[at]
-    try:
-        value = _plain(by_hand(header))
-    except NotMsgpackError:
-        return edits.edit(data, chance)
-    if chance.random() < 0.15:
-        header = chance.choice(_PREFIXES) + header if chance.random() < 0.5 else edits.edit(header, chance)
-    else:
-        header = written(_changed(value, chance), chance)
-    return _joined([*frames[:at], (header, payload), *frames[at + 1 :]])
-
-
-#: Arrays in arrays, very many; an extension; a time.
-_PREFIXES: Final = (
-    b"\x91",
-    b"\x91" * 3000,
-    b"\xd4\x01",
-    b"\xd6\xff",
-    b"\xc1",
-    b"\xc7\0\1",
-    b"\x81\xa1x",
-    b"\xdd\xff\xff\xff\xff",
-)
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - any object
-    """Return maps as dictionaries, which edits know."""
-    if isinstance(value, Pairs):
-        return {str(name): _plain(one) for name, one in value}
-    return [_plain(one) for one in value] if isinstance(value, list) else value
-
-
-def _changed(value: Any, chance: Random) -> Any:  # noqa: ANN401 - any object
-    if isinstance(value, list) and value and chance.random() < 0.5:
-        at = chance.randrange(len(value))
-        edges: tuple[Any, ...] = (
-            0,
-            1,
-            2**26,
-            2**26 + 1,
-            2**63,
-            2**64 - 1,
-            -1,
-            1.0,
-            True,
-            None,
-            "",
-            "y",
-            b"",
-            [],
-            "FP32",
-        )
-        odd: tuple[Any, ...] = ("run", "load", "setup", "unload", "hello", "answered", "seccomp", "x" * 257, "x" * 501)
-        inner = _changed(value[at], chance) if isinstance(value[at], list) else chance.choice((*edges, *odd, b"k" * 32))
-        return [*value[:at], inner, *value[at + 1 :]]
-    return structured.changed(value, chance)
-
-
-def _sizes(data: bytes, chance: Random) -> bytes:
-    """Lie in the sizes before a frame."""
-    at = chance.choice((0, 4))
-    size = int.from_bytes(data[at : at + 4], "little")
-    told = chance.choice((size + 1, size - 1, 0, 8, 2 * size, _HEADER, _HEADER + 1, _PAYLOAD + 1, 2**32 - 1))
-    return data[:at] + (told % 2**32).to_bytes(4, "little") + data[at + 4 :]
-
-
-def _payload(data: bytes, chance: Random) -> bytes:
-    """Change the data of tensors, or how much there is of it."""
-    frames = _split(data)
-    at = chance.randrange(len(frames))
-    header, payload = frames[at]
-    return _joined([*frames[:at], (header, edits.edit(payload, chance)), *frames[at + 1 :]])
-
-
-def _frames(data: bytes, chance: Random) -> bytes:
-    """Put in, leave out, or reorder frames; or use the data of one beside the header of another."""
-    frames = _split(data)
-    other = chance.choice(_split(b"".join(chance.choice(_genuine()))))
-    at = chance.randrange(len(frames))
-    match chance.randrange(5):
-        case 0:
-            frames.insert(at, other)
-        case 1:
-            frames[at] = (frames[at][0], other[1])
-        case 2:
-            frames[at] = (other[0], frames[at][1])
-        case 3:
-            chance.shuffle(frames)
-        case _:
-            frames[at:at] = [frames[at]] * chance.choice((1, 3, 50)) if len(data) < 1000 else []
-    return _joined(frames)
-
-
-def _cut(data: bytes, chance: Random) -> Parts:
-    """Cut it nowhere, at some places, everywhere (a short one), or as a socket would."""
-    match chance.randrange(4):
-        case 0:
-            places: list[int] = []
-        case 1 if len(data) < 400:
-            places = list(range(1, len(data)))
-        case 2:
-            places = list(range(65536, len(data), 65536))
-        case _:
-            places = [chance.randrange(len(data)) for _ in range(chance.randrange(1, 5))]
-    edges = [0, *sorted({place for place in places if 0 < place < len(data)}), len(data)]
-    return tuple(data[start:stop] for start, stop in pairwise(edges))
 
 
 # --- The product ---------------------------------------------------------------------------------
@@ -253,7 +58,7 @@ def _taken(frame: ipc.Frame) -> Delivered:
     match message:
         case ipc.Answered():
             ipc.check_time(message, _ASKED_NS)
-            answer = check_answer(_INTERFACE, (), ipc.unpack_tensors(message.outputs, frame.payload))
+            answer = check_answer(INTERFACE, (), ipc.unpack_tensors(message.outputs, frame.payload))
             found = [(one.name, one.datatype.value, one.shape, bytes(one.data)) for one in answer]
             return "answered", (message.id, found, message.compute_us)
         case ipc.Failed():
@@ -344,7 +149,7 @@ def _expected(parts: Parts) -> _Received:
         header, payload = int.from_bytes(data[at : at + 4], "little"), int.from_bytes(data[at + 4 : at + 8], "little")
         start, middle = at + 8, at + 8 + payload
         at = middle + header
-        if header > _HEADER or payload > _PAYLOAD:
+        if header > HEADER or payload > PAYLOAD:
             return _Received(tuple(found), REFUSED)
         if at > len(data):
             break
@@ -438,7 +243,7 @@ def _answered(payload: bytes, number: Any, outputs: Any, compute_us: Any) -> tup
         _demand(len(_list(header, 4)) == 4)
         name, kind, shape, size = header
         _demand(isinstance(kind, str) and kind in _SIZES)
-        _demand(all(0 <= _id(one) <= 1 << 26 for one in _list(shape, 16)) and _id(size) <= _PAYLOAD)
+        _demand(all(0 <= _id(one) <= 1 << 26 for one in _list(shape, 16)) and _id(size) <= PAYLOAD)
         data = payload[at : at + size]
         at += size
         found.append((_text(name, 256, 1), kind, tuple(shape), data))
@@ -481,15 +286,15 @@ def _make() -> tuple[Kind, ...]:
     return (
         Kind(
             name="frames",
-            genuine=_genuine(),
-            edit=_edit,
+            genuine=genuine(),
+            edit=edit,
             read=_assemble,
             wrong=_wrong,
             refusals=refusals,
             refused_wrongly=_refused_wrongly,
             weight=8,
         ),
-        Kind(name="link", genuine=_genuine(), edit=_edit, read=_over_socket, wrong=_wrong, refusals=(), weight=2),
+        Kind(name="link", genuine=genuine(), edit=edit, read=_over_socket, wrong=_wrong, refusals=(), weight=2),
         documents.document("load-reports", LoadReport, documents.drawn(LoadReport, 4), max_bytes=256 << 10),
     )
 
@@ -512,6 +317,7 @@ PARSER: Final = Parser(
         "src/aigovtool/package/loadcheck.py",
         "src/aigovtool/package/manifest.py",
         "src/aigovtool/protocol/tensor.py",
+        "assurance/parsers/engine_edits.py",
         "assurance/parsers/engine_frames.py",
         "assurance/parsers/msgpack_reading.py",
     ),
