@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 from aigovtool.errors import InputError
 from aigovtool.transport.connection import Tally
 from aigovtool.transport.guard import GuardedHttpProtocol, HttpLimits
+from aigovtool.transport.server import http_config
 from aigovtool.transport.wire import RequestReader
 from assurance.parsers.http_edits import GENUINE, edit
 from assurance.parsers.http_reading import ENDED, REFUSED, WAITING, Reading, Request, read_connection
@@ -155,21 +156,7 @@ class _Application:
 @cache
 def _config() -> tuple[Config, _Application]:
     application = _Application()
-    config = Config(
-        cast("Any", application),
-        interface="asgi3",
-        http=GuardedHttpProtocol,
-        ws="none",
-        lifespan="off",
-        loop="none",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        date_header=False,
-    )
-    config.load()
-    return config, application
+    return http_config(cast("Any", application)), application
 
 
 @dataclass(frozen=True)

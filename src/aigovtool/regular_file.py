@@ -6,19 +6,21 @@ once, and what is looked at is the open descriptor, so that nothing can be excha
 
 import os
 import stat
-from errno import EINVAL
+from errno import EINVAL, ELOOP, ENXIO
 from pathlib import Path
 from typing import BinaryIO, Final
 
 #: O_NONBLOCK: opening a pipe must not wait for its other end. For regular files it means nothing.
 _ALWAYS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+#: A link; what the kernel opens and is no file; a socket, or a pipe to write to that nobody reads.
+NO_REGULAR_FILE: Final = frozenset({ELOOP, EINVAL, ENXIO})
 
 
 def open_regular(path: Path | str, flags: int = os.O_RDONLY, *, mode: int = 0o600, dir_fd: int | None = None) -> int:
     """Return a descriptor of a regular file; a link at the end of the path is not followed.
 
     Raises:
-        OSError: as `os.open`; `ELOOP` for a link, `EINVAL` for anything else that is no regular file.
+        OSError: as `os.open`; one of `NO_REGULAR_FILE` for anything else than a regular file.
     """
     descriptor = os.open(path, flags | _ALWAYS, mode, dir_fd=dir_fd)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

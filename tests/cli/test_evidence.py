@@ -209,6 +209,7 @@ def test_every_block_of_a_pem_file_is_read(site: Site) -> None:
         given = site.file("all.pem", b"Subject: for people\n" + snp.pem(*parts))
         found = site.verdict(*judged, "--endorsements", given, code=0 if reason is None else 5)
         assert (found["genuine"], found["reason"]) == (reason is None, reason)
+    # TEST-ONLY, and no key at all: other kinds of PEM are refused.
     for odd in (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", b"-----BEGIN X509 CRL-----\nAAAA\n"):
         result = site.run(*judged, "--endorsements", site.file("odd.pem", snp.pem(leaf) + odd), "--json")
         assert (result.exit_code, json.loads(result.stdout)["error"]["reason"]) == (5, "certificate_encoding")

@@ -52,6 +52,35 @@ async def test_an_enclave_that_is_told_to_end_while_it_boots_serves_nobody(
     assert instance.engine.died.is_set()
 
 
+@pytest.mark.parametrize(
+    ("tee", "reason"),
+    [("sev-snp", "swap"), ("auto", "swap"), ("tpm", "missing_key_file"), ("simulated", "missing_key_file")],
+)
+def test_memory_that_is_encrypted_is_not_swapped_in_the_clear(
+    tee: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An enclave of such a platform does not start where it may be; without encryption nothing is lost by it."""
+
+    def swapping() -> None:
+        raise ConfigurationError("swap", reason="swap")
+
+    monkeypatch.setattr(app, "require_no_plain_swap", swapping)
+    monkeypatch.setattr(app, "attester_for", lambda *_, **__: None)
+    monkeypatch.setattr(app, "keep_private", lambda: None)  # it is for whole processes: tests/crypto/test_memory.py
+    options = app.EnclaveOptions(
+        tee=tee,
+        allow_simulated=True,
+        borrower_file=tmp_path / "absent.json",
+        models=(),
+        host="127.0.0.1",
+        port=0,
+        cache=tmp_path,
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        app.serve(options)
+    assert caught.value.reason == reason
+
+
 @pytest.mark.parametrize(("reason", "tries"), [("attester_absent", 1), ("attester_provider", 1), ("elsewhere", 5)])
 async def test_a_platform_that_is_not_here_is_not_waited_for(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, tries: int

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from aigovtool.enclave import boot as boot_module
 from aigovtool.enclave.app import EnclaveOptions, attester_for
 from aigovtool.enclave.boot import boot
 from aigovtool.enclave.clock import ElapsedClock
+from aigovtool.enclave.memory import engine_address_bytes
 from aigovtool.errors import AIGovToolError, ConfigurationError, ForbiddenError, SignatureInvalidError
 from aigovtool.ids import ModelId, Nonce
 from aigovtool.ledger.entry import AttestationRefused
@@ -204,6 +206,15 @@ async def test_a_damaged_package_in_the_cache_is_downloaded_anew(site: Site) -> 
     assert not cached.exists()
     await (await site.boot()).engine.kill_and_wait()
     assert cached.read_bytes() == genuine
+
+
+async def test_the_engine_of_an_instance_has_a_bound_of_memory(site: Site) -> None:
+    """The kernel knows it, of the child itself (RLIMIT_AS)."""
+    instance = await site.boot()
+    try:
+        assert resource.prlimit(instance.engine.pid, resource.RLIMIT_AS) == (engine_address_bytes(),) * 2
+    finally:
+        await instance.engine.kill_and_wait()
 
 
 async def test_a_refused_boot_leaves_no_engine(site: Site) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from errno import ENOENT
 from io import BufferedRandom, BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
@@ -18,7 +18,7 @@ from aigovtool.ids import Digest
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
 from aigovtool.protocol.messages import Push
 from aigovtool.protocol.party import CustodianAddress
-from aigovtool.regular_file import open_regular
+from aigovtool.regular_file import NO_REGULAR_FILE, open_regular
 from aigovtool.transport.remote_problem import MAX_PROBLEM_BYTES, error_from_problem
 from aigovtool.transport.tls import client_context
 
@@ -145,7 +145,9 @@ def _is_whole(path: Path) -> bool:
         os.close(open_regular(path))
     except FileNotFoundError:
         return False
-    except OSError:
+    except OSError as error:
+        if error.errno not in NO_REGULAR_FILE:
+            raise
         path.unlink()
         return False
     return True
@@ -156,11 +158,14 @@ def _opened(path: Path) -> BufferedRandom:
 
     The cache is on the borrower's disk: what lies there may be a link to another file, or another name of one.
     """
-    with suppress(OSError):
+    try:
         descriptor = open_regular(path, os.O_RDWR)
         if os.fstat(descriptor).st_nlink == 1:
             return os.fdopen(descriptor, "r+b")
         os.close(descriptor)
+    except OSError as error:
+        if error.errno not in {*NO_REGULAR_FILE, ENOENT}:
+            raise
     path.unlink(missing_ok=True)
     return os.fdopen(open_regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), "r+b")
 

@@ -6,19 +6,20 @@ outside it can get into a package; only regular files are opened, and a pipe doe
 
 import os
 import re
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from errno import EINVAL
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from aigovtool.errors import InvalidValueError, ModelError
 from aigovtool.limits import MAX_PACKAGE_FILES
 from aigovtool.package.manifest import FILE_NAME_PATTERN, check_file_names
+from aigovtool.regular_file import open_regular
 
 _NAME_RE: Final = re.compile(FILE_NAME_PATTERN)
-_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_FOLDER: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_DIRECTORY
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +59,17 @@ def _open(folder: Path, name: str) -> BinaryIO:
         at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for level in folders:
-                at, before = os.open(level, _FLAGS | os.O_DIRECTORY, dir_fd=at), at
+                at, before = os.open(level, _FOLDER, dir_fd=at), at
                 os.close(before)
-            file = os.open(last, _FLAGS, dir_fd=at)
+            file = open_regular(last, dir_fd=at)
         finally:
             os.close(at)
     except OSError as error:
+        if error.errno == EINVAL:
+            raise ModelError(f"{name!r} is not a regular file", reason="source_not_a_file", fix="name a file") from None
         raise ModelError(
             f"{name!r} cannot be opened: {error.strerror}",
             reason="source_unreadable",
             fix="check name and permissions; a symbolic link is not followed, put the file itself in its place",
         ) from None
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        os.close(file)
-        raise ModelError(f"{name!r} is not a regular file", reason="source_not_a_file", fix="name a file")
     return os.fdopen(file, "rb")

@@ -137,7 +137,7 @@ class HttpServer:
         self._listener: Final = listener
         self._tls = tls
         self._bounds: Final = bounds or HttpLimits()
-        self._config: Final = _config(application)
+        self._config: Final = http_config(application)
         self._state: Final = ServerState()
         self._notices: Final = Notices(_LOG, period_s=self._bounds.notice_period_s)
         self._clients: Final = Tally(
@@ -280,7 +280,8 @@ def _close_if_cancelled(peer: socket.socket, handshake: asyncio.Task[None]) -> N
         peer.close()
 
 
-def _config(application: Application) -> Config:
+def http_config(application: Application) -> Config:
+    """Return how connections speak HTTP: one version of it, no other protocol, no header that we did not write."""
     config = Config(
         cast("Any", application),
         interface="asgi3",
