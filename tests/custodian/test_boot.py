@@ -443,7 +443,7 @@ async def test_a_release_is_signed_by_the_instance(admitted: Enclave, lent: Benc
             await admitted.release(admitted.release_request(by=key))
         assert unknown.value.reason == "unknown_instance"
     other = Enclave(lent)
-    await other.challenge()
+    await other.boot()
     with pytest.raises(SignatureInvalidError) as foreign:
         await admitted.release(admitted.release_request(by=other.identity))
     assert foreign.value.reason == "wrong_sender"
