@@ -42,7 +42,17 @@ print(json.dumps(sorted(sys.modules)))
     }
     assert not modules & {"http.client", "urllib.request", "sqlite3", "ssl", "asyncio", "subprocess", "multiprocessing"}
     ours = {name for name in modules if name.startswith("aigovtool.")}
-    allowed = ("codec", "crypto", "enclave.engines", "errors", "ids", "limits", "package", "protocol.tensor", "regular_file")
+    allowed = (
+        "codec",
+        "crypto",
+        "enclave.engines",
+        "errors",
+        "ids",
+        "limits",
+        "package",
+        "protocol.tensor",
+        "regular_file",
+    )
     beyond = {name for name in ours if not name.removeprefix("aigovtool.").startswith(allowed)}
     assert beyond <= {"aigovtool.enclave", "aigovtool.protocol"}
     assert not ours & {"aigovtool.crypto.x509", "aigovtool.package.loadcheck", "aigovtool.enclave.engines.process"}
