@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import wraps
 
 from assurance.figures import Figures, percentile
+from assurance.table import Table
 
 #: Plays some seeds and yields the figures of each as soon as it has them; stops between two once `deadline` (of
 #: `time.monotonic`, which all processes share) has passed.
@@ -82,6 +83,7 @@ class Campaign:
     batch: int = 1
     steady: bool = True
     alone: bool = False
+    table: Callable[[Figures], Table] | None = None
 
     def broken(self, figures: Figures) -> list[str]:
         """Return every promise that is broken, in words."""

@@ -2,6 +2,7 @@
 
 from assurance.campaign import Campaign
 from assurance.campaigns import (
+    attacks,
     before,
     concurrency,
     crash_points,
@@ -21,6 +22,8 @@ from assurance.campaigns import (
 )
 
 CAMPAIGNS: tuple[Campaign, ...] = (
+    attacks.ATTACKS,
+    attacks.FAULTS,
     overspend.CAMPAIGN,
     mutants.SAFETY,
     mutants.WASTE,

@@ -12,6 +12,7 @@ from assurance.code_digest import ROOT, code_digest
 from assurance.figures import Span
 from assurance.machine import Machine
 from assurance.state import State
+from assurance.table import Table
 
 JSON_PATH: Final = ROOT / "docs" / "assurance.json"
 PAGE_PATH: Final = ROOT / "docs" / "assurance.md"
@@ -57,6 +58,7 @@ class Line(Message):
     seconds: float
     machine: Machine | None
     broken: list[str]
+    table: Table | None = None
 
 
 class Published(Message):
@@ -90,6 +92,7 @@ def _line(campaign: Campaign, state: State) -> Line:
         seconds=round(figures.seconds, 1),
         machine=None if record is None else record.machine,
         broken=campaign.broken(figures),
+        table=None if nothing or campaign.table is None else campaign.table(figures),
     )
 
 
@@ -116,8 +119,9 @@ def _section(line: Line) -> str:
         f"* Machine: {'none' if line.machine is None else line.machine.words()}",
         f"* Does not show: {line.shows_not}",
     ]
+    table = [] if line.table is None else ["", *line.table.lines()]
     return "\n".join(
-        [f"\n## {line.name}\n", f"{line.claim}\n", *facts, *(f"* **Broken**: {one}" for one in line.broken)]
+        [f"\n## {line.name}\n", f"{line.claim}\n", *facts, *(f"* **Broken**: {one}" for one in line.broken), *table]
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.observations import Observed
 from tests.postgres_server import PostgresServer, find_binaries
 
 # Derandomized: the same commit tries the same examples everywhere. `--hypothesis-profile=deep` is for a long search.
@@ -29,6 +30,12 @@ def postgres_server(running_server: PostgresServer) -> Iterator[PostgresServer]:
     """The server, whose databases that a test got are emptied after it."""
     yield running_server
     running_server.reclaim()
+
+
+@pytest.fixture
+def observed(request: pytest.FixtureRequest) -> Observed:
+    """Takes notes of what an attack met, for the table of attacks."""
+    return Observed(request.node)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.e2e.world import wait_for
+from tests.product_process import environment
 
 
 def aigovtool(*arguments: object, operator: Path | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run a verb, which must end with `code`."""
     words = [str(argument) for argument in arguments] + ([] if operator is None else ["--operator", str(operator)])
-    done = subprocess.run([sys.executable, "-m", "aigovtool", *words], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "aigovtool", *words], capture_output=True, text=True, check=False, env=environment()
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
@@ -22,7 +25,7 @@ def serving(directory: Path, log: Path) -> Iterator[None]:
     """Serve the custodian in `directory`, and end it in an orderly way."""
     command = [sys.executable, "-m", "aigovtool", "custodian", "serve", str(directory)]
     with log.open("ab") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out)
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment())
     try:
         wait_for(lambda: "serving on" in log.read_text() or process.poll() is not None, "the custodian serves")
         yield

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import httpx
 import msgspec
+from tests.product_process import environment
 
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.secret import ModelKey, Secret
@@ -154,7 +155,7 @@ class World:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env=environment(PYTHONUNBUFFERED="1"),
         )
         log.close()
 

@@ -89,7 +89,7 @@ def sanitise(text: str, path: Path) -> str:
 
 def _run_child(path: Path, limits: LoadLimits, answer: IO[bytes], noise: IO[bytes]) -> int:
     """Return the exit status; negative: the signal that ended it."""
-    command = [sys.executable, "-I", "-m", "aigovtool.package.loadcheck"]
+    command = [sys.executable, "-I", *["-O"] * sys.flags.optimize, "-m", "aigovtool.package.loadcheck"]
     command += [str(path), str(limits.memory_bytes), str(limits.cpu_s)]
     try:
         return subprocess.run(  # noqa: S603 - our own module, no shell, no environment

@@ -27,7 +27,8 @@ def spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
     Raises:
         ConfigurationError: `engine_start`.
     """
-    command = [sys.executable, "-I", "-B", "-X", "utf8", "-m", WORKER_MODULE]
+    optimized = ["-O"] * sys.flags.optimize  # as this process is: isolated mode does not take it from the environment
+    command = [sys.executable, "-I", "-B", *optimized, "-X", "utf8", "-m", WORKER_MODULE]
     try:
         return subprocess.Popen(  # noqa: S603 - a constant command
             command,

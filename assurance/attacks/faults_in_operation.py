@@ -1,0 +1,120 @@
+"""Faults of the predecessor in confidentiality, robustness, build and process."""
+
+from assurance.attacks.attack import Fault
+
+FAULTS: tuple[Fault, ...] = (
+    Fault(
+        30,
+        name="Telemetry was on and could not be turned off",
+        answer="",
+        tried="",
+    ),
+    Fault(
+        31,
+        name="A queue without a bound",
+        answer="",
+        tried="",
+    ),
+    Fault(
+        32,
+        name="Logs told names, replies and traces",
+        answer="",
+        tried="",
+    ),
+    Fault(
+        33,
+        name="Captured traffic and passwords were in the repository",
+        answer="",
+        tried="",
+    ),
+    Fault(
+        34,
+        name="A model was a list of numbers, decrypted at the custodian",
+        answer="",
+        tried="",
+    ),
+    Fault(
+        35,
+        name="A demonstration fetched from the network and ran shell commands",
+        answer="",
+        tried="",
+    ),
+    Fault(
+        36,
+        name="An upload was measured by what it said of itself",
+        answer="",
+        tried="",
+    ),
+    Fault(
+        37,
+        name="Inputs were limited in number and not in size",
+        answer="",
+        tried="",
+    ),
+    Fault(
+        38,
+        name="A model that crashed the parser ended the service for good",
+        answer="",
+        tried="",
+    ),
+    Fault(
+        39,
+        name="An upload kept all others waiting",
+        answer="",
+        tried="",
+    ),
+    Fault(
+        40,
+        name="Refused requests slept in the server's few threads",
+        answer="",
+        tried="",
+    ),
+    Fault(
+        41,
+        name="Malformed requests crashed it",
+        answer="",
+        tried="",
+    ),
+    Fault(
+        42,
+        name="A development server, and libraries that nobody maintains",
+        answer="",
+        tried="",
+    ),
+    Fault(
+        43,
+        name="A pinned certificate went through a temporary file",
+        answer="",
+        tried="",
+    ),
+    Fault(
+        44,
+        name="Its guide removed newer kernels",
+        answer="",
+        tried="",
+    ),
+    Fault(
+        45,
+        name="It could not be built from its repository",
+        answer="",
+        tried="",
+    ),
+    Fault(
+        46,
+        name="Its build ran whatever it downloaded",
+        answer="",
+        tried="",
+    ),
+    Fault(
+        47,
+        name="Old dependencies with known faults",
+        answer="",
+        tried="",
+    ),
+    Fault(
+        48,
+        name="No security policy, no list of parts, no signed release, no test that anything is refused",
+        answer="",
+        tried="",
+    ),
+)
