@@ -16,12 +16,8 @@ class Observed:
 
     def refusal(self, refused: AIGovToolError | dict[str, Any]) -> str:
         """Note a typed error, or a problem document, and return it as "code: reason"."""
-        code: object
-        if isinstance(refused, AIGovToolError):
-            code, reason = refused.code, refused.reason
-        else:
-            code, reason = refused["code"], refused.get("reason")
-        words = str(code) if reason is None else f"{code}: {reason}"
+        told = (refused.code, refused.reason) if isinstance(refused, AIGovToolError) else _told(refused)
+        words = ": ".join(one for one in told if one)
         self._note("refusal", words)
         return words
 
@@ -35,3 +31,7 @@ class Observed:
 
     def _note(self, name: str, words: str) -> None:
         self._node.user_properties.append((name, words))
+
+
+def _told(problem: dict[str, Any]) -> tuple[str, str | None]:
+    return problem["code"], problem.get("reason")
