@@ -27,7 +27,7 @@ class Observed:
 
     def figure(self, what: str, value: float) -> None:
         """Note a number that shows that the attack was really tried, or how little came of it."""
-        self._note("figure", f"{what}: {value:g}" if isinstance(value, float) else f"{what}: {value:,}")
+        self._note("figure", f"{what}: {value:,}")
 
     def _note(self, name: str, words: str) -> None:
         self._node.user_properties.append((name, words))
