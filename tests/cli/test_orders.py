@@ -475,6 +475,29 @@ def test_the_second_operator_may_make_a_key_too(tmp_path: Path) -> None:
 # --- Which enclaves are accepted ------------------------------------------------------------------------
 
 
+def test_two_operators_lift_a_stop(on_file: Site) -> None:
+    """One alone stops and lifts nothing; the second sees what is lifted, and it is lifted when both have signed."""
+    with on_file.served() as place:
+        order = place.file("order.json")
+        assert place.run("stop", "--all", "--reason", "drill").exit_code == 0
+        alone = place.run("resume", "--all", "--yes")
+        assert (alone.exit_code, "needs_second" in alone.stderr, "--save" in alone.stderr) == (3, True, True)
+        saved = place.document("resume", "--all", "--reason", "all clear", "--save", order)
+        assert (saved["entry"], saved["epoch"], saved["order"]["act"], saved["order"]["reason"]) == (
+            None,
+            None,
+            "resume",
+            "all clear",
+        )
+        asked = cosign(place)
+        assert (asked.exit_code, "in force: everything" in asked.stdout) == (3, True)
+        assert "needs_second" in place.run("resume", "--all", "--yes").stderr
+        done = cosign(place, "--yes")
+        assert done.exit_code == 0, done.output
+        again = cosign(place, "--yes")
+        assert (again.exit_code, "not_stopped" in again.stderr) == (3, True)
+
+
 def test_two_operators_change_which_enclaves_are_accepted(on_file: Site) -> None:
     """One alone is refused; the second sees what it accepts more, and it is in force when both have signed."""
     with on_file.served() as place:

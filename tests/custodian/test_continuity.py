@@ -527,7 +527,7 @@ class Knowing:
 async def stop_twice(bench: Bench) -> None:
     for _ in range(2):
         for act in (acts.Stop, acts.Resume):
-            await bench.command(act(target=StopTarget.CONSUMER, value=CONSUMER, reason="drill"))
+            await bench.command_of_two(act(target=StopTarget.CONSUMER, value=CONSUMER, reason="drill"))
 
 
 async def knowing(two: Two, ledger: str | None, *, shows: bool = True) -> Knowing:
@@ -563,7 +563,7 @@ async def test_a_stop_while_there_is_a_gap_reaches_live_enclaves(two: Two, ledge
     assert await known.hears(two.bench)
     # And it is lifted for whoever comes after the settlement; the log with its leap of epochs verifies.
     await two.settle()
-    await two.bench.command(acts.Resume(target=StopTarget.ALL, value="", reason="over"))
+    await two.command(acts.Resume(target=StopTarget.ALL, value="", reason="over"))
     await Enclave(two.bench).boot()
     await verified(two.bench)
 
@@ -588,7 +588,7 @@ async def test_a_consumers_stop_is_not_made_newer_by_itself(two: Two, ledger: st
     known = await knowing(two, ledger)
     await two.bench.command(acts.Stop(target=StopTarget.CONSUMER, value=night, reason="drill"))
     for act in (acts.Stop, acts.Resume):  # neither is one that was lifted
-        await two.bench.command(act(target=StopTarget.MODEL, value=MODEL, reason="drill"))
+        await two.command(act(target=StopTarget.MODEL, value=MODEL, reason="drill"))
     with pytest.raises(LedgerRollbackError):
         await known.enclave.renew()
     await known.hears(two.bench)

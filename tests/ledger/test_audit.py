@@ -122,10 +122,10 @@ class Writer:
         self.epoch += 1
         self.add(Stopped(target=target, value=value, epoch=self.epoch, command=COMMAND))
 
-    def resume(self, target: StopTarget, value: str) -> None:
+    def resume(self, target: StopTarget, value: str, command: Command = COMMAND) -> None:
         """Resume something."""
         self.epoch += 1
-        self.add(Resumed(target=target, value=value, epoch=self.epoch, command=COMMAND))
+        self.add(Resumed(target=target, value=value, epoch=self.epoch, command=command))
 
     def lines(self) -> list[LoggedEntry]:
         """Return the copy of the log."""

@@ -30,10 +30,11 @@ from tests.ledger.test_audit import (
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.errors import AIGovToolError, LogError
-from aigovtool.ids import LeaseId, ModelId
+from aigovtool.ids import LeaseId, ModelId, digest_of
 from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window
 from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
 from aigovtool.ledger.entry import (
+    AppraisalPolicySet,
     BudgetSet,
     Charged,
     Command,
@@ -146,12 +147,25 @@ def a_third_operator(log: Writer, command: Command) -> None:
     enrol(log, "carol", command)
 
 
+def a_lifted_stop(log: Writer, command: Command) -> None:
+    enrol(log, "alice", None)
+    enrol(log, "bob", ALONE)
+    log.stop(StopTarget.ALL, "")
+    log.resume(StopTarget.ALL, "", command)
+
+
+def another_policy(log: Writer, command: Command) -> None:
+    enrol(log, "alice", None)
+    enrol(log, "bob", ALONE)
+    log.add(AppraisalPolicySet(version=2, digest=digest_of(b"policy"), command=command))
+
+
 def enrol(log: Writer, name: str, command: Command | None, role: PartyRole = PartyRole.OPERATOR) -> None:
     key = SigningKey.generate().public.key_id
     log.add(PartyAdded(role=role, name=name, key=key, borrower=None, not_after_ms=NOON, command=command))
 
 
-@pytest.mark.parametrize("act", [a_restore, a_charge, a_write_off, a_third_operator])
+@pytest.mark.parametrize("act", [a_restore, a_charge, a_write_off, a_third_operator, a_lifted_stop, another_policy])
 def test_what_takes_two_operators_names_two(act: Callable[[Writer, Command], None]) -> None:
     """One is not enough, nor one who is named twice: the log would say what no custodian does."""
     for command in (ALONE, TWICE):
@@ -160,6 +174,16 @@ def test_what_takes_two_operators_names_two(act: Callable[[Writer, Command], Non
         assert reason(log) == "needs_second"
     log = begun()
     act(log, COMMAND)
+    assert accepted(log)
+
+
+def test_one_operator_lifts_stops_while_there_is_no_other() -> None:
+    """And says which enclaves are accepted: there is nobody to ask."""
+    log = begun()
+    enrol(log, "alice", None)
+    log.stop(StopTarget.ALL, "")
+    log.resume(StopTarget.ALL, "", ALONE)
+    log.add(AppraisalPolicySet(version=2, digest=digest_of(b"policy"), command=ALONE))
     assert accepted(log)
 
 

@@ -6,15 +6,17 @@ import msgspec
 import pytest
 
 from aigovtool.ids import InstanceId, ModelId, digest_of
-from aigovtool.ledger.entry import PartyRole
+from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.policy import Dial, ServingPolicy, default_policy
 from aigovtool.protocol.commands import (
     Act,
     AddModel,
     AddParty,
+    Resume,
     SetAppraisalPolicy,
     SetModelTerms,
     SettleGap,
+    Stop,
     WithdrawModel,
     WriteOff,
 )
@@ -76,3 +78,10 @@ def test_who_signs_with_another_cannot_make_that_other(role: PartyRole, operator
 def test_which_enclaves_are_accepted_is_not_for_one_of_several_to_say(operators: int, *, two: bool) -> None:
     """Whoever could admit a program of their own would be handed every model's key."""
     assert needs_two(SetAppraisalPolicy(policy=wiring.development_policy()), operators=operators) is two
+
+
+@pytest.mark.parametrize(("operators", "two"), [(1, False), (2, True), (3, True)])
+def test_a_stop_is_for_one_and_lifting_it_is_not(operators: int, *, two: bool) -> None:
+    """Whoever could lift a stop alone would undo what another had to do at once."""
+    assert needs_two(Resume(target=StopTarget.ALL, value="", reason=""), operators=operators) is two
+    assert not needs_two(Stop(target=StopTarget.ALL, value="", reason=""), operators=operators)

@@ -5,6 +5,7 @@ newer checkpoint was shown since it was signed: the two operators judged somethi
 """
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,9 +47,9 @@ def cosign(screen: Screen, *, file: Path, operator_file: Path | None, yes: bool)
     """Show what another operator orders with FILE, ask, add your signature, and send it.
 
     Settling a gap, writing an enclave off, lending a model under the island dial, and, once there are two operators,
-    enrolling another one or changing which enclaves are accepted: each could undo what the ledger or a stop exists for.
-    The first one saves the order (`custodian settle`, `enclaves write-off`, `model terms`, `model add`, `operator add`,
-    `appraisal set`) and hands the file over on any path; it is good for 24 hours.
+    enrolling another one, lifting a stop or changing which enclaves are accepted: each could undo what the ledger or a
+    stop exists for. The first one saves the order (`custodian settle`, `enclaves write-off`, `model terms`,
+    `model add`, `operator add`, `resume`, `appraisal set`) and hands the file over on any path; it is good for a day.
     """
     from aigovtool.operator.order import read_order  # noqa: PLC0415
 
@@ -88,9 +89,11 @@ def _understood(
     from aigovtool.cli.appraisal.verb import policy_changes, show_changes  # noqa: PLC0415
     from aigovtool.cli.enclaves.write_off import expired_of, show_expired  # noqa: PLC0415
     from aigovtool.cli.model.terms import compare, show_terms  # noqa: PLC0415
+    from aigovtool.cli.stop.verb import lifting  # noqa: PLC0415
     from aigovtool.protocol.commands import (  # noqa: PLC0415
         AddModel,
         AddParty,
+        Resume,
         SetAppraisalPolicy,
         SetModelTerms,
         SettleGap,
@@ -98,25 +101,31 @@ def _understood(
     )
 
     act = order.command.act
+    show: orders.Show
     match act:
         case WriteOff():
-            written = expired_of(client, act.instance)
-            return [], lambda: show_expired(screen, written)
+            show = partial(show_expired, screen, expired_of(client, act.instance))
         case SetModelTerms():
-            compared = compare(client, act)
-            return [], lambda: show_terms(screen, compared)
+            show = partial(show_terms, screen, compare(client, act))
         case AddModel():
-            return [], lambda: _show_lending(screen, act)
+            show = partial(_show_lending, screen, act)
         case AddParty():
-            return [], lambda: _show_enrolment(screen, act)
+            show = partial(_show_enrolment, screen, act)
         case SetAppraisalPolicy(policy=policy):
-            found = policy_changes(client, policy)
+            show = partial(show_changes, screen, policy_changes(client, policy))
             warn(screen, policy)
-            return [], lambda: show_changes(screen, found)
+        case Resume():
+            show = partial(_show_lines, screen, lifting(client, act))
         case SettleGap():
             return _settlement(screen, client, act)
         case _:
             raise ConflictError("this order needs one operator only", reason="needs_one")
+    return [], show
+
+
+def _show_lines(screen: Screen, lines: list[str]) -> None:
+    for line in lines:
+        screen.line(line)
 
 
 def _show_lending(screen: Screen, act: "AddModel") -> None:

@@ -183,7 +183,7 @@ def require_signers(client: "OperatorClient", act: "Act", save: Path | None) -> 
 
 def described(order: "Order", *, file: Path, lines: "Sequence[ChargeLine]") -> SavedOrder:
     """Return what an order says."""
-    from aigovtool.protocol.commands import SettleGap, WriteOff  # noqa: PLC0415
+    from aigovtool.protocol.commands import Resume, SettleGap, WriteOff  # noqa: PLC0415
 
     act = order.command.act
     return SavedOrder(
@@ -191,7 +191,7 @@ def described(order: "Order", *, file: Path, lines: "Sequence[ChargeLine]") -> S
         command_id=order.command.command_id,
         act=str(type(act).__struct_config__.tag),
         operator=order.command.operator,
-        reason=act.reason if isinstance(act, SettleGap | WriteOff) else "",
+        reason=act.reason if isinstance(act, Resume | SettleGap | WriteOff) else "",
         valid_until_ms=order.valid_until_ms,
         charges=[line for line in lines if line.charged],
     )

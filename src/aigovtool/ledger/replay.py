@@ -17,6 +17,7 @@ from aigovtool.ledger.budget import ROLLING, BudgetLimit, BudgetRow, RowKey, Sco
 from aigovtool.ledger.checkpoint import parse_checkpoint
 from aigovtool.ledger.cosignature import WitnessKey, parse_witness_key
 from aigovtool.ledger.entry import (
+    AppraisalPolicySet,
     BudgetSet,
     Charged,
     Command,
@@ -149,6 +150,8 @@ class Replay:
                 command = body.command
             case PartyAdded(role=PartyRole.OPERATOR) if len(self.operators) > 1:
                 command = body.command  # none: from whoever holds the custodian's directory
+            case AppraisalPolicySet() | Resumed() if len(self.operators) > 1:
+                command = body.command
             case _:
                 pass
         if command is not None and command.second in {None, command.operator}:

@@ -4,14 +4,24 @@ Settling a gap and writing off always need two. Lending a model needs two where 
 custodian: under the island dial, or with a ttl above what the other dials allow. A stop that a hostile host withholds
 takes effect after one ttl, so such terms put hours between a stop and its effect. And once there has been a second
 operator, enrolling another one needs two, because whoever could enrol one alone could sign twice; and so does changing
-which enclaves are accepted, because whoever could admit a program of their own alone would be handed every model's key.
+which enclaves are accepted, because whoever could admit a program of their own alone would be handed every model's key;
+and so does lifting a stop, because whoever could lift it alone would undo what others had to do at once, and what is
+used, or handed to an enclave, meanwhile is not taken back. Stopping always takes one.
 """
 
 from typing import Final
 
 from aigovtool.ledger.entry import PartyRole
 from aigovtool.ledger.policy import Dial, ServingPolicy
-from aigovtool.protocol.commands import TWO_OPERATORS, Act, AddModel, AddParty, SetAppraisalPolicy, SetModelTerms
+from aigovtool.protocol.commands import (
+    TWO_OPERATORS,
+    Act,
+    AddModel,
+    AddParty,
+    Resume,
+    SetAppraisalPolicy,
+    SetModelTerms,
+)
 
 #: The longest ttl that one operator may order: what `strict` and `balanced` allow.
 LONE_TTL_MAX_MS: Final = 300_000
@@ -25,7 +35,7 @@ def needs_two(act: Act, *, operators: int) -> bool:
     """
     if isinstance(act, AddModel | SetModelTerms):
         return leaves_alone(act.policy)
-    if isinstance(act, SetAppraisalPolicy) or (isinstance(act, AddParty) and act.role is PartyRole.OPERATOR):
+    if isinstance(act, SetAppraisalPolicy | Resume) or (isinstance(act, AddParty) and act.role is PartyRole.OPERATOR):
         return operators > 1
     return isinstance(act, TWO_OPERATORS)
 

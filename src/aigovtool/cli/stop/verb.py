@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 from msgspec import Struct
 
+from aigovtool.cli import orders
 from aigovtool.cli.confirm import confirm, yes_option
 from aigovtool.cli.credentials import connected
 from aigovtool.cli.scope import find_model
@@ -26,17 +27,19 @@ if TYPE_CHECKING:
 
     from aigovtool.ledger.entry import StopTarget
     from aigovtool.operator.client import OperatorClient
+    from aigovtool.protocol.commands import Resume
 
 _FULL_ID_CHARS: Final = 64
 
 
 class Resumption(Struct, frozen=True, kw_only=True):
-    """A stop that was lifted."""
+    """A stop that was lifted; or, with the order and without an entry, one that another operator has to lift, too."""
 
     target: str
     value: str
     epoch: int | None
-    entry: int
+    entry: int | None
+    order: orders.SavedOrder | None = None
 
 
 def _target_options(function: "Callable[..., None]") -> "Callable[..., None]":
@@ -120,6 +123,7 @@ def _resolved(client: "OperatorClient", target: str, value: str) -> "tuple[StopT
 
 @click.command(cls=Verb, example="aigovtool resume --model xray --yes")
 @_target_options
+@orders.save_if_two_option
 @yes_option
 @operator_option
 @click.pass_obj
@@ -131,33 +135,56 @@ def resume(
     consumer: str | None,
     enclave: str | None,
     reason: str,
+    save: Path | None,
     operator_file: Path | None,
     everything: bool,
     yes: bool,
 ) -> None:
-    """Lift a stop, after asking."""
+    """Lift a stop, after asking.
+
+    Once there is a second operator it takes two: --save the order, and have another one `aigovtool cosign` it.
+    """
     from aigovtool.protocol.commands import Resume  # noqa: PLC0415
 
     chosen = _chosen(everything=everything, model=model, borrower=borrower, consumer=consumer, enclave=enclave)
     with connected(operator_file) as client:
         target, value = _resolved(client, *chosen)
-        in_force = _require_stopped(client, target, value)
-        if not yes:
-            what = f"this lifts the stop of {named(target.value, value)}: what it concerns may be used again"
-            confirm(screen, "resume", [f"in force: {in_force}", what])
-        result = client.command(Resume(target=target, value=value, reason=reason))
-    lifted = Resumption(target=target.value, value=value, epoch=result.epoch, entry=result.entry)
-    text = f"resumed: {named(target.value, value)} (audit log entry {result.entry})"
-    screen.show(lifted, lambda: screen.line(text))
+        act = Resume(target=target, value=value, reason=reason)
+        meaning = lifting(client, act)
+        orders.require_signers(client, act, save)
+        if save is not None:
+            done = Resumption(
+                target=target.value, value=value, epoch=None, entry=None, order=orders.saved(client, act, save)
+            )
+        else:
+            if not yes:
+                confirm(screen, "resume", meaning)
+            result = client.command(act)
+            done = Resumption(target=target.value, value=value, epoch=result.epoch, entry=result.entry)
+    screen.show(done, lambda: _say(screen, done))
 
 
-def _require_stopped(client: "OperatorClient", target: "StopTarget", value: str) -> str:
-    """Return the stops in force, in words.
+def _say(screen: Screen, done: Resumption) -> None:
+    if done.order is not None:
+        orders.say_saved(screen, done.order)
+    else:
+        screen.line(f"resumed: {named(done.target, done.value)} (audit log entry {done.entry})")
+
+
+def lifting(client: "OperatorClient", act: "Resume") -> list[str]:
+    """Return what lifting a stop means: what is in force now, and what is lifted.
 
     Raises:
         NotFoundError: there is no such model or party: a misspelt name.
         ConflictError: `not_stopped`.
     """
+    in_force = _require_stopped(client, act.target, act.value)
+    what = f"this lifts the stop of {named(act.target.value, act.value)}: what it concerns may be used again"
+    return [f"in force: {in_force}", what]
+
+
+def _require_stopped(client: "OperatorClient", target: "StopTarget", value: str) -> str:
+    """Return the stops in force, in words; raises as `lifting`."""
     stops = client.stops().stops
     in_force = ", ".join(named(stop.target.value, stop.value) for stop in stops) or "no stop"
     if any((stop.target, stop.value) == (target, value) for stop in stops):
