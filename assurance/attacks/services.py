@@ -48,8 +48,10 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         41,
         name="An operator, or the custodian itself, turns against the others",
-        answer="",
-        tried="",
+        answer="One stops; what undoes a stop or the ledger, or admits others, takes two. A changed log does not verify.",
+        tried="Orders of one where two are enrolled, to a running custodian; an export without one of its grants.",
+        refusals=("conflict: needs_second", "log_invalid: index"),
+        entries=("command_refused",),
     ),
     Attack(
         42,

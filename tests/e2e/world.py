@@ -268,7 +268,7 @@ class World:
         """Carry out an operator's command, with a second operator where it takes two."""
         keys = [SigningKey.from_secret(Secret(self.operator.key))]
         if needs_two(act, operators=len(self.seconds) + 1):
-            keys.append(self._second_operator())
+            keys.append(self.second_operator())
         order = Command(
             custodian=self.custodian_id,
             operator=self.operator.operator,
@@ -285,7 +285,8 @@ class World:
         assert response.status_code == 200, response.text
         return decode(response.content, CommandResult)
 
-    def _second_operator(self) -> SigningKey:
+    def second_operator(self) -> SigningKey:
+        """Return the key of a second operator, who is enrolled when the first one asks."""
         if not self.seconds:
             key, role, year = SigningKey.generate(), PartyRole.OPERATOR, 365 * 86_400_000
             self.command(
