@@ -48,7 +48,7 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         41,
         name="An operator, or the custodian itself, turns against the others",
-        answer="One stops; what undoes a stop or the ledger, or admits others, takes two. A changed log does not verify.",
+        answer="One stops; what undoes a stop or the ledger, or admits others, takes two. A changed log is refused.",
         tried="Orders of one where two are enrolled, to a running custodian; an export without one of its grants.",
         refusals=("conflict: needs_second", "log_invalid: index"),
         entries=("command_refused",),
