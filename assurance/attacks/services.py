@@ -56,8 +56,14 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         42,
         name="An operator's computer is stolen",
-        answer="",
-        tried="",
+        answer="The file opens with its passphrase only, and from its revocation on its key orders nothing.",
+        tried="Orders with a protected file and no or a wrong passphrase; a revocation under an open connection.",
+        refusals=(
+            "configuration: passphrase_needed",
+            "configuration: wrong_passphrase",
+            "forbidden: not_enrolled",
+        ),
+        entries=("refused",),
     ),
     Attack(
         43,

@@ -253,13 +253,13 @@ class World:
 
     # -- Operator -----------------------------------------------------------------------------------
 
-    def custodian_client(self, port: int | None = None) -> httpx.Client:
+    def custodian_client(self, port: int | None = None, *, operator: OperatorFile | None = None) -> httpx.Client:
         """Return an operator's HTTP client of the custodian, or of another one on the same ledger."""
-        key = SigningKey.from_secret(Secret(self.operator.key))
+        who = operator or self.operator
         context = client_context(
-            from_pem(self.operator.custodian.tls_ca.encode()),
-            credential=from_pem(self.operator.certificate.encode()),
-            key=key,
+            from_pem(who.custodian.tls_ca.encode()),
+            credential=from_pem(who.certificate.encode()),
+            key=SigningKey.from_secret(Secret(who.key)),
         )
         url = self.operator.custodian.url if port is None else f"https://127.0.0.1:{port}"
         return httpx.Client(base_url=url, verify=context, timeout=20, trust_env=False)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 from aigovtool.errors import ConfigurationError, InputError
 
 if TYPE_CHECKING:
+    from aigovtool.crypto.passphrase import ProtectedFile
     from aigovtool.operator.client import OperatorClient
     from aigovtool.protocol.party import BorrowerFile, ConsumerFile, OperatorFile, PartyFile
 
@@ -75,15 +76,39 @@ def read_party(path: Path, *, waiting: bool = False) -> "PartyFile":
     return party
 
 
+def protected(path: Path) -> "ProtectedFile | None":
+    """Return a file that is under a passphrase, as it is; None for any other party file; raises as `read_party`."""
+    from aigovtool.crypto.passphrase import ProtectedFile  # noqa: PLC0415
+
+    found = _read(path)
+    return found if isinstance(found, ProtectedFile) else None
+
+
 def _decoded(path: Path) -> "PartyFile":
+    from aigovtool.cli import passphrase  # noqa: PLC0415
+    from aigovtool.codec import decode  # noqa: PLC0415
+    from aigovtool.crypto.passphrase import ProtectedFile  # noqa: PLC0415
+    from aigovtool.protocol.party import MAX_PARTY_FILE_BYTES, OperatorFile  # noqa: PLC0415
+
+    found = _read(path)
+    if not isinstance(found, ProtectedFile):
+        return found
+    content, used = passphrase.opened(path, found)
+    with content, used:
+        return decode(content.reveal(), OperatorFile, max_bytes=MAX_PARTY_FILE_BYTES)
+
+
+def _read(path: Path) -> "PartyFile | ProtectedFile":
     from aigovtool.codec import decode  # noqa: PLC0415
     from aigovtool.crypto.keyfile import read_secret_file  # noqa: PLC0415
+    from aigovtool.crypto.passphrase import ProtectedFile  # noqa: PLC0415
     from aigovtool.protocol.party import MAX_PARTY_FILE_BYTES, BorrowerFile, ConsumerFile, OperatorFile  # noqa: PLC0415
 
-    with read_secret_file(path, max_bytes=MAX_PARTY_FILE_BYTES) as content:
+    most = 2 * MAX_PARTY_FILE_BYTES  # one under a passphrase is a third longer
+    with read_secret_file(path, max_bytes=most) as content:
         try:
-            kinds: type[PartyFile] = BorrowerFile | ConsumerFile | OperatorFile  # type: ignore[assignment]
-            return decode(content.reveal(), kinds, max_bytes=MAX_PARTY_FILE_BYTES)
+            kinds: type[PartyFile | ProtectedFile] = BorrowerFile | ConsumerFile | OperatorFile | ProtectedFile  # type: ignore[assignment]
+            return decode(content.reveal(), kinds, max_bytes=most)
         except InputError as error:
             raise ConfigurationError(
                 f"{path} is not a party file: {error.message}",

@@ -26,6 +26,7 @@ from aigovtool.cli.parties.party import (
     enrolment,
     say_added,
 )
+from aigovtool.cli.parties.protect import protect
 from aigovtool.cli.public_file import read_public, write_public
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
@@ -218,6 +219,9 @@ def finish(screen: Screen, *, file: Path, source: Path) -> None:
     replace_party(file, replace(party, certificate=found.certificate))
     done = Finished(name=party.operator, file=str(file))
     screen.show(done, lambda: screen.line(f"{done.file} can be used now, by operator {done.name}"))
+
+
+operator.add_command(protect)
 
 
 def _public(text: str) -> bytes:
