@@ -136,6 +136,13 @@ MAX_INFER_JSON_LISTS: Final = 1 << 18
 # The id of an inference is echoed in its answer; a UUID has 36 characters.
 MAX_INFER_ID_CHARS: Final = 256
 MAX_INFER_DEADLINE_MS: Final = 300_000
+# What a model's terms say of its answers: some twenty outputs by their names. Those of all models of an enclave travel
+# with each answer to a renewal, 64 KiB at most, where there is less room for other things then.
+MAX_ANSWER_TERMS_BYTES: Final = 1_000
+# Sizes to which answers can be padded: powers of two up to the last of these, then its multiples. Padding is JSON, and
+# of that clients read 8 MiB: so the steps between large sizes are half of it.
+MIN_PADDING_BYTES: Final = 1 << 10
+MAX_PADDING_BYTES: Final = 4 << 20
 # Results kept for a repeated request id: ten minutes, and bytes per consumer and in all (leases spec 7). The largest
 # answer of one consumer fits; eight consumers may fill their shares before one drops another's oldest.
 RESULT_RETENTION_MS: Final = 600_000

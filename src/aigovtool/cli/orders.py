@@ -139,8 +139,10 @@ def saved(client: "OperatorClient", act: "Act", save: Path, *, lines: "Sequence[
     return described(order, file=save, lines=lines)
 
 
-def require_way(policy: "ServingPolicy", save: Path | None) -> None:
+def require_way(policy: "ServingPolicy", save: Path | None, *, more_leaves: bool = False) -> None:
     """Refuse to send terms that need two operators, and to save those that one of them can order.
+
+    `more_leaves`: there are two operators, and by these terms more leaves in answers than by the present ones.
 
     Raises:
         ConflictError: `needs_second`, `needs_one`.
@@ -148,10 +150,16 @@ def require_way(policy: "ServingPolicy", save: Path | None) -> None:
     """
     from aigovtool.protocol.cosigning import leaves_alone  # noqa: PLC0415
 
-    two = leaves_alone(policy)
+    alone = leaves_alone(policy)
+    two = alone or more_leaves
     if two and save is None:
         raise ConflictError(
-            "this needs a second operator: it leaves enclaves alone for long, and a stop can be withheld as long",
+            "this needs a second operator: "
+            + (
+                "it leaves enclaves alone for long, and a stop can be withheld as long"
+                if alone
+                else "it lets more leave in the model's answers"
+            ),
             reason="needs_second",
             fix=_SAVE,
         )

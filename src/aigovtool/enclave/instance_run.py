@@ -26,6 +26,7 @@ from aigovtool.enclave.results import Results
 from aigovtool.enclave.room import Room
 from aigovtool.errors import AIGovToolError, ForbiddenError, RefusalError, UnreachableError
 from aigovtool.ids import ConsumerId, Digest, MessageId, ModelId
+from aigovtool.ledger.answers import AnswerTerms
 from aigovtool.ledger.receipt import Receipt
 from aigovtool.ledger.units import UnitVector
 from aigovtool.protocol import messages
@@ -147,6 +148,10 @@ class InstanceRun:
         """Raise unless answers may be released to this consumer right now."""
         self._look_at_clock()
         self._meter.check(self._clock.now_ms(), consumer)
+
+    def answer_terms(self, model: ModelId) -> AnswerTerms | None:
+        """Return what restricts the answers of a model, as of the newest answer that gave authority."""
+        return self._meter.leaving.of(model)
 
     def preview(self, reservation: Reservation, actual: UnitVector) -> Posted:
         """Return what posting `actual` units of a reservation will come to, for the receipt."""

@@ -18,6 +18,7 @@ from aigovtool import limits
 from aigovtool.enclave.spent_ids import SpentIds
 from aigovtool.errors import ConflictError, OverloadedError
 from aigovtool.ids import ConsumerId, Digest, RequestKey
+from aigovtool.ledger.answers import AnswerTerms
 
 #: What an answer takes besides its bytes: key, digest, future, headers as objects.
 _OVERHEAD_BYTES: Final = 2048
@@ -27,10 +28,11 @@ _EXPIRE_AT_ONCE: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What was answered: body and headers, ready to be sent again."""
+    """What was answered: body and headers, ready to be sent again while the model's terms allow what `terms` did."""
 
     body: bytes
     headers: tuple[tuple[str, str], ...]
+    terms: AnswerTerms | None = None
 
     def size(self) -> int:
         """Return about how much memory it takes to keep."""

@@ -13,6 +13,7 @@ from msgspec import Meta
 from aigovtool.codec import Message, encode
 from aigovtool.errors import InvalidValueError
 from aigovtool.ids import Digest, Millis, Units, digest_of
+from aigovtool.ledger.answers import AnswerTerms
 from aigovtool.ledger.units import ZERO, Dimension, UnitVector, of
 
 #: Share of elapsed time by which a trusted TSC may be off: 500 ppm (leases spec section 7).
@@ -50,6 +51,7 @@ class ServingPolicy(Message, omit_defaults=True):
     `required` names the levels at which a budget row must exist, in each dimension that is metered: a missing one
     denies (absent = deny). `dimension` and `also` are what is metered. `request_max` is the most that one request may
     take of a dimension whose use is known only afterwards: it is reserved before, and the work is ended there.
+    `answers` restricts what leaves; without it, all that the model gives does, as it is.
 
     Raises:
         ValueError: (an `InvalidValueError` where it is decoded) for dimensions that make no sense together.
@@ -67,6 +69,7 @@ class ServingPolicy(Message, omit_defaults=True):
     max_attestation_age_ms: Millis
     also: tuple[Dimension, ...] = ()
     request_max: UnitVector = ZERO
+    answers: AnswerTerms | None = None
 
     def __post_init__(self) -> None:
         if len(set(self.counts)) != len(self.counts):

@@ -24,13 +24,14 @@ from aigovtool.codec import decode, encode
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import Envelope, SigningKey, VerifyKey, seal
 from aigovtool.errors import ConfigurationError, FaultError
-from aigovtool.ids import Digest, MessageId
+from aigovtool.ids import Digest, MessageId, ModelId
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint
 from aigovtool.ledger.entry import Entry, PartyRole
+from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.operator.connection import CustodianConnection, Receive
 from aigovtool.operator.order import Order, cosigned, require_cosignable
 from aigovtool.protocol import views
-from aigovtool.protocol.commands import COMMAND, Act, Command, CommandResult
+from aigovtool.protocol.commands import COMMAND, Act, Command, CommandResult, SetModelTerms
 from aigovtool.protocol.party import OperatorFile
 from aigovtool.protocol.trust import KeySet, open_key_set
 
@@ -95,8 +96,13 @@ class OperatorClient:
         Raises:
             AIGovToolError: it is not one that this operator can cosign; see `order.require_cosignable`.
         """
-        require_cosignable(order, self.file, self.key, self.parties(), now_ms=self._clock_ms())
+        act, now_ms = order.command.act, self._clock_ms()
+        present = self._policy_of(act.model) if isinstance(act, SetModelTerms) else None
+        require_cosignable(order, self.file, self.key, self.parties(), now_ms=now_ms, present=present)
         return cosigned(order, self.key)
+
+    def _policy_of(self, model: ModelId) -> ServingPolicy | None:
+        return next((found.policy for found in self.models().models if found.model == model), None)
 
     def deliver(self, order: Order) -> CommandResult:
         """Deliver a signed command, and return what it came to; the same order again is the same command.

@@ -16,6 +16,7 @@ from aigovtool.codec import decode, decode_signed, encode
 from aigovtool.crypto.sign import Envelope, Signature, SigningKey, VerifyKey, payload_type, pre_authentication_encoding
 from aigovtool.errors import ConfigurationError, ConflictError, InputError, SignatureInvalidError, TooLargeError
 from aigovtool.ledger.entry import PartyRole
+from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
 from aigovtool.protocol.commands import (
     COMMAND,
@@ -83,8 +84,16 @@ def read_order(path: Path) -> Order:
         raise _bad(path, error.message) from None
 
 
-def require_cosignable(order: Order, file: OperatorFile, key: SigningKey, parties: Parties, *, now_ms: int) -> None:
-    """Refuse an order that a second operator cannot or must not sign.
+def require_cosignable(
+    order: Order,
+    file: OperatorFile,
+    key: SigningKey,
+    parties: Parties,
+    *,
+    now_ms: int,
+    present: ServingPolicy | None = None,
+) -> None:
+    """Refuse an order that a second operator cannot or must not sign; `present` as for `needs_two`.
 
     Raises:
         ConflictError: `other_custodian`, `needs_one` when one operator is enough, `own_order`, `cosigned_before`.
@@ -95,7 +104,7 @@ def require_cosignable(order: Order, file: OperatorFile, key: SigningKey, partie
         raise ConflictError(
             "this order is for another custodian", reason="other_custodian", fix="use the operator file of that one"
         )
-    if not needs_two(command.act, operators=parties.operators()):
+    if not needs_two(command.act, operators=parties.operators(), present=present):
         raise ConflictError("this order needs one operator only", reason="needs_one", fix=_ANEW)
     if command.operator == file.operator or key.public.key_id in {one.keyid for one in signatures}:
         raise ConflictError(

@@ -12,6 +12,7 @@ from msgspec import Meta
 from aigovtool.codec import Message, text_like
 from aigovtool.crypto.sign import Envelope
 from aigovtool.ids import ConsumerId, Digest, InstanceId, KeyId, LeaseId, MessageId, Millis, ModelId, Units
+from aigovtool.ledger.answers import AnswerTerms
 from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES
 from aigovtool.ledger.units import ZERO, Dimension, UnitVector
 from aigovtool.limits import MAX_REPORTS_PER_RENEWAL, MAX_WANTS_PER_RENEWAL
@@ -123,10 +124,18 @@ class Ack(Message):
     seq: Units
 
 
-class Answer(Message):
+class ModelAnswers(Message):
+    """What may leave in the answers of one model from now on."""
+
+    model: ModelId
+    answers: AnswerTerms
+
+
+class Answer(Message, omit_defaults=True):
     """The custodian's reply. Authority lasts `ttl_ms` from when the request was *first sent*.
 
-    `rooms` tells of each path that the request reported on or wanted units for, as of this answer.
+    `rooms` tells of each path that the request reported on or wanted units for, as of this answer. `terms` are those of
+    each model of the instance whose answers are restricted: whatever authority this gives is on these terms.
     """
 
     custodian: KeyId
@@ -140,6 +149,7 @@ class Answer(Message):
     results: list[Grant | Deny]
     acks: list[Ack]
     rooms: list[PathRoom]
+    terms: tuple[ModelAnswers, ...] = ()
 
 
 class RenewReply(Message):

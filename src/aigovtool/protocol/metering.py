@@ -23,6 +23,7 @@ from aigovtool.ledger.receipt import Receipt
 from aigovtool.ledger.units import ZERO, UnitVector, vector
 from aigovtool.limits import MAX_REPORTS_PER_RENEWAL
 from aigovtool.protocol.holding import Holding
+from aigovtool.protocol.leaving import Leaving
 from aigovtool.protocol.messages import Answer, Deny, DenyCode, Grant, Renew, Wiped
 from aigovtool.protocol.reservation import Posted, Reservation
 from aigovtool.protocol.running import Running
@@ -54,9 +55,9 @@ class Meter:
         stop_state: StopState,
         admitted_ms: int,
     ) -> None:
-        self.instance = instance
-        self._custodian = custodian
+        self.instance, self._custodian = instance, custodian
         self._policies = dict(policies)
+        self.leaving = Leaving(policies)
         self._stop_state = stop_state
         self._wide = stop_state.is_wide()
         self._stopped = stop_state.stopped_consumers()
@@ -286,6 +287,7 @@ class Meter:
             self._wishes.unanswered(now_ms + _RENEW_FLOOR_MS)
         else:
             self._wishes.tell_rooms(answer)
+            self.leaving.take(answer)
 
     def _remember(self, note: str) -> None:
         """Keep the newest checkpoint: a custodian that forgets what it signed is shown it."""
@@ -383,12 +385,9 @@ class Meter:
                 holding.close()
                 self._holdings.note(holding)
         reports = [holding.report() for holding in self._holdings.values()]
-        return [
-            Wiped(
-                instance=self.instance, epoch=self._stop_state.epoch, reports=reports[start:][:MAX_REPORTS_PER_RENEWAL]
-            )
-            for start in range(0, max(1, len(reports)), MAX_REPORTS_PER_RENEWAL)
-        ]
+        starts = range(0, max(1, len(reports)), MAX_REPORTS_PER_RENEWAL)
+        parts = [reports[start : start + MAX_REPORTS_PER_RENEWAL] for start in starts]
+        return [Wiped(instance=self.instance, epoch=self._stop_state.epoch, reports=part) for part in parts]
 
     def acknowledge_wipe(self, statement: Wiped) -> None:
         """The custodian has these final reports."""

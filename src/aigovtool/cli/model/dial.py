@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import click
 from msgspec import Struct
 
+from aigovtool.cli.model.answers import answer_facts
 from aigovtool.cli.words import count, span
+from aigovtool.ledger.answers import AnswerTerms
 from aigovtool.ledger.policy import MAX_REQUEST_MS, Dial
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ class Meaning(Struct, frozen=True, kw_only=True):
     per_request: bool
     compute_ms_max: int | None = None
     compute_ms_lost_on_crash_max: int | None = None
+    answers: AnswerTerms | None = None
 
 
 #: What the dial means depends on the budget; where there is none, this one stands as an example.
@@ -130,6 +133,7 @@ def meaning(
         compute_ms_lost_on_crash_max=None
         if not compute_ms_max
         else consequences(policy, Dimension.COMPUTE_MS, room, limit).units_lost_on_crash_max,
+        answers=policy.answers,
     )
 
 
@@ -162,4 +166,5 @@ def terms_facts(terms: Meaning) -> list[tuple[str, str]]:
         ("a lease lives", span(terms.ttl_ms)),
         ("wipes itself without contact after", span(terms.wipe_after_ms)),
         *consequence_facts(terms),
+        *answer_facts(terms.answers),
     ]

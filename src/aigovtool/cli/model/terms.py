@@ -2,8 +2,8 @@
 
 Old and new terms stand side by side, each with what it means for the budget that the model has now. What is not named
 stays: a new dial brings its own ttl along, a new ttl the silence after which an enclave wipes itself, and everything
-else of the policy is kept. Terms that leave enclaves alone for long need two operators: then the order is saved, and
-`cosign` shows the second operator the same table.
+else of the policy is kept. Terms that leave enclaves alone for long need two operators, and so do those that let more
+leave in answers, once there are two: then the order is saved, and `cosign` shows the second operator the same table.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from msgspec import Struct
 from aigovtool.cli import orders
 from aigovtool.cli.confirm import confirm, yes_option
 from aigovtool.cli.credentials import connected
+from aigovtool.cli.model.answers import AnswerWishes, answer_options, changed
 from aigovtool.cli.model.dial import (
     BudgetMeant,
     Meaning,
@@ -38,7 +39,10 @@ if TYPE_CHECKING:
     from aigovtool.protocol.commands import SetModelTerms
     from aigovtool.protocol.views import ModelView
 
-KEPT = "Leases that are out keep their terms; how long an enclave may be silent changes when it attests again."
+KEPT = (
+    "Leases that are out keep their terms; how long an enclave may be silent changes when it attests again;"
+    " what leaves in answers changes as fast as a stop takes effect."
+)
 
 
 class Terms(Struct, frozen=True, kw_only=True):
@@ -58,6 +62,7 @@ class Terms(Struct, frozen=True, kw_only=True):
 @dial_option(None)
 @ttl_option
 @compute_option
+@answer_options
 @click.option("--borrower", "borrowers", multiple=True, help="Who may serve it from now on: all of them; repeat.")
 @orders.save_if_two_option
 @yes_option
@@ -70,6 +75,7 @@ def terms(
     dial: str | None,
     ttl_s: int | None,
     compute_ms: int | None,
+    answers: AnswerWishes,
     borrowers: tuple[str, ...],
     save: Path | None,
     yes: bool,
@@ -79,15 +85,19 @@ def terms(
 
     Old and new terms are shown side by side. What no option names stays. The island dial lets enclaves go on for hours
     without the custodian, so it needs two operators: --save the order, and have another one `aigovtool cosign` it.
+    Letting more leave in answers needs two as well, once there are two operators.
     """
-    changes = bool(dial or ttl_s or borrowers or compute_ms)
+    from msgspec.structs import replace  # noqa: PLC0415
+
+    changes = bool(dial or ttl_s or borrowers or compute_ms or answers.any)
     with connected(operator_file) as client:
         found = find_model(client.models().models, name)
         if not changes:
             _show_present(screen, client, found)
             return
-        act = _act(found, dial, ttl_s, compute_ms, borrowers)
-        orders.require_way(act.policy, save)
+        policy = _limited(_changed(_lent(found).policy, dial, ttl_s), compute_ms)
+        act = _act(found, replace(policy, answers=changed(policy.answers, answers)), borrowers)
+        orders.require_way(act.policy, save, more_leaves=_more_leaves(client, found, act))
         compared = compare(client, act)
         if not screen.json:
             show_terms(screen, compared)
@@ -159,13 +169,17 @@ def _lent(found: "ModelView") -> "ModelView":
     return found
 
 
-def _act(
-    found: "ModelView", dial: str | None, ttl_s: int | None, compute_ms: int | None, borrowers: Sequence[str]
-) -> "SetModelTerms":
+def _more_leaves(client: "OperatorClient", found: "ModelView", act: "SetModelTerms") -> bool:
+    """Return whether an order lets more leave in answers where that takes two operators."""
+    from aigovtool.protocol.cosigning import lets_more_leave  # noqa: PLC0415
+
+    return lets_more_leave(found.policy, act.policy) and client.parties().operators() > 1
+
+
+def _act(found: "ModelView", policy: "ServingPolicy", borrowers: Sequence[str]) -> "SetModelTerms":
     from aigovtool.ids import BorrowerId, parse_name  # noqa: PLC0415
     from aigovtool.protocol.commands import SetModelTerms  # noqa: PLC0415
 
-    policy = _limited(_changed(_lent(found).policy, dial, ttl_s), compute_ms)
     named = [BorrowerId(parse_name(name, "borrower")) for name in dict.fromkeys(borrowers)] or found.borrowers
     if (_setting(policy), set(named)) == (_setting(found.policy), set(found.borrowers)):
         raise ConflictError(
@@ -177,7 +191,7 @@ def _act(
 
 
 def _setting(policy: "ServingPolicy") -> tuple[object, ...]:
-    return policy.dial, policy.ttl_ms, policy.request_max
+    return policy.dial, policy.ttl_ms, policy.request_max, policy.answers
 
 
 def _limited(policy: "ServingPolicy", compute_ms: int | None) -> "ServingPolicy":

@@ -11,6 +11,7 @@ from msgspec import Struct
 from aigovtool.cli import orders
 from aigovtool.cli.confirm import confirm, yes_option
 from aigovtool.cli.credentials import connected, read_operator, require_free
+from aigovtool.cli.model.answers import AnswerWishes, answer_facts, answer_options, changed
 from aigovtool.cli.model.dial import EXAMPLE, compute_option, consequence_facts, dial_option, meaning, ttl_option
 from aigovtool.cli.model.terms import terms
 from aigovtool.cli.scope import find_model
@@ -189,6 +190,7 @@ def _write_package(
 @dial_option("balanced")
 @ttl_option
 @compute_option
+@answer_options
 @click.option("--borrower", "borrowers", multiple=True, required=True, help="Who may serve it; repeat for more.")
 @orders.save_if_two_option
 @operator_option
@@ -201,6 +203,7 @@ def add(
     dial: str,
     ttl_s: int | None,
     compute_ms: int | None,
+    answers: AnswerWishes,
     borrowers: tuple[str, ...],
     save: Path | None,
     operator_file: Path | None,
@@ -210,11 +213,14 @@ def add(
     The island dial lets enclaves go on for hours without the custodian, so it needs two operators: --save the order,
     and have another one `aigovtool cosign` it.
     """
+    from msgspec.structs import replace  # noqa: PLC0415
+
     from aigovtool.ids import BorrowerId, parse_name  # noqa: PLC0415
     from aigovtool.ledger.policy import Dial, default_policy  # noqa: PLC0415
 
     ttl_ms = None if ttl_s is None else ttl_s * 1_000
     policy = default_policy(Dial(dial), ttl_ms=ttl_ms, compute_ms=compute_ms)
+    policy = replace(policy, answers=changed(None, answers))
     names = [BorrowerId(parse_name(name, "borrower")) for name in borrowers]
     key_file = key_path or package.with_name(package.name + ".key")
     with connected(operator_file) as client:
@@ -226,7 +232,8 @@ def add(
         else:
             screen.line(f"{done.model} is uploaded, and not lent yet to {', '.join(names)}")
         screen.line(EXAMPLE.words() + ":")
-        screen.facts(consequence_facts(meaning(policy, names, EXAMPLE)))
+        facts = consequence_facts(meaning(policy, names, EXAMPLE))
+        screen.facts(facts + (answer_facts(policy.answers) if answers.any else []))
         if done.order is None:
             screen.line(f"next: aigovtool budget grant --model {done.model} {EXAMPLE.limit}")
             if compute_ms is not None:  # absent means deny, in each dimension
@@ -344,6 +351,7 @@ def show(screen: Screen, name: str, operator_file: Path | None) -> None:
         ("outputs", "; ".join(found.outputs)),
         ("dial", f"{policy.dial.value}, leases live {span(policy.ttl_ms)}"),
         ("counts", " and ".join(policy.counts)),
+        *answer_facts(policy.answers),
         ("wipes itself without contact after", span(policy.wipe_after_ms)),
     ]
     screen.show(found, lambda: screen.facts(pairs))

@@ -67,7 +67,7 @@ async def execute(custodian: Custodian, identity: Identity, envelope: Envelope) 
         # However old, a command gets its answer again.
         _require_fresh(custodian, command, cosigned=mark.second is not None)
         acting = Acting(custodian, transaction, command, mark, custodian.now(transaction), announced)
-        if mark.second is None and needs_two(command.act, operators=len(_operators(transaction))):
+        if mark.second is None and _needs_two(transaction, command.act):
             raise ConflictError(
                 "this needs a second operator",
                 reason="needs_second",
@@ -89,6 +89,12 @@ async def execute(custodian: Custodian, identity: Identity, envelope: Envelope) 
     if isinstance(command.act, commands.SetAppraisalPolicy):
         await reexamine(custodian)
     return result
+
+
+def _needs_two(transaction: Transaction, act: commands.Act) -> bool:
+    model = models.find(transaction, act.model) if isinstance(act, commands.SetModelTerms) else None
+    present = None if model is None else model.policy
+    return needs_two(act, operators=len(_operators(transaction)), present=present)
 
 
 def _opened(

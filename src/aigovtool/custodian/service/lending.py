@@ -17,6 +17,7 @@ from aigovtool.ledger.units import Dimension
 from aigovtool.package.manifest import Manifest
 from aigovtool.protocol import commands
 from aigovtool.protocol.commands import CommandResult
+from aigovtool.protocol.leaving import require_keepable
 
 #: How far a version may be ahead of that in force: whoever could use the last one up would have the last word.
 _FURTHEST: Final = 1_000
@@ -69,8 +70,9 @@ def _require_terms(policy: ServingPolicy, manifest: Manifest) -> None:
 
     Raises:
         InvalidValueError: a dimension that the engine does not measure (`not_measured`); bound mode for a model that
-            draws random numbers (`not_deterministic`).
+            draws random numbers (`not_deterministic`); rules for its outputs as `require_keepable`.
     """
+    require_keepable(policy.answers, manifest.outputs)
     if policy.dial is Dial.BOUND and manifest.draws_random:
         raise InvalidValueError(
             "the model draws random numbers: copies of an enclave could answer one request in many ways",

@@ -6,9 +6,11 @@ The current stop state is beside the answer each time, also beside a repeated on
 """
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
+from aigovtool.codec import encode
 from aigovtool.crypto.sign import Envelope, seal
 from aigovtool.custodian.custodian import Custodian, rolled_back
 from aigovtool.custodian.hub import Announcement
@@ -31,10 +33,12 @@ from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.ledger.units import Dimension
 from aigovtool.limits import MAX_ROOMS_PER_ANSWER
 from aigovtool.protocol import messages
-from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, PathRoom, Renew, RenewReply
+from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, ModelAnswers, PathRoom, Renew, RenewReply
 from aigovtool.protocol.stop import STOP_STATE
 
 _Path = tuple[ModelId, ConsumerId]
+#: What an answer's rooms of one path take at least where names are as long as they may be: of each of two dimensions.
+_PATH_BYTES: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,11 @@ def _renew(
     ttls = [policy.ttl_ms for policy in policies.values()]
     outdated = instance.generation < facts.generation(transaction)
     stopped = outdated or instance.state != "live" or state.is_wide()
+    terms = tuple(
+        ModelAnswers(model=name, answers=policy.answers)
+        for name, policy in policies.items()
+        if policy.answers is not None
+    )
     answer = Answer(
         custodian=custodian.keys.custodian,
         instance=instance.instance,
@@ -128,7 +137,8 @@ def _renew(
         ttl_ms=0 if stopped else min([max(0, instance.valid_until_ms - now_ms), *ttls]),
         results=results,
         acks=[Ack(lease_id=report.lease_id, seq=report.seq) for report in request.reports],
-        rooms=_rooms(transaction, instance, policies, granting.rooms, taken.paths),
+        rooms=_rooms(transaction, instance, policies, granting.rooms, taken.paths, most=_most_paths(terms)),
+        terms=terms,
     )
     reply = RenewReply(
         answer=seal(messages.ANSWER, answer, custodian.keys.commands),
@@ -141,12 +151,20 @@ def _renew(
     return _Renewed(reply, frozenset(short), forks, tuple(granting.refused)), reply
 
 
+def _most_paths(terms: tuple[ModelAnswers, ...]) -> int:
+    """Return of how many paths an answer can tell beside these terms, so that the fullest one can be read."""
+    taken = -(-len(encode(terms)) // _PATH_BYTES) if terms else 0
+    return max(0, MAX_ROOMS_PER_ANSWER - taken)
+
+
 def _rooms(
     transaction: Transaction,
     instance: Instance,
     policies: dict[ModelId, ServingPolicy],
     known: dict[_Path, dict[Dimension, int]],
     reported: set[_Path],
+    *,
+    most: int,
 ) -> list[PathRoom]:
     """Return what is left on each path after the whole renewal, nothing where a budget's time is over.
 
@@ -156,7 +174,7 @@ def _rooms(
     found = dict(known) if len(known) == 1 else {}
     # Those that were wanted first; so many that the whole answer stays within what a message may have.
     others = [*sorted(known.keys() - found.keys()), *sorted(reported - known.keys())]
-    for model, consumer in others[:MAX_ROOMS_PER_ANSWER]:
+    for model, consumer in others[:most]:
         if (policy := policies.get(model)) is not None:
             rows = budgets.rows_on(transaction, path(model, instance.borrower, consumer), now_ms)
             found[model, consumer] = rooms_on(rows, policy, now_ms)

@@ -120,10 +120,19 @@ class Loaded(_Record, frozen=True, tag="loaded"):
     outputs: _Specs
 
 
+class Limit(_Record, frozen=True):
+    """What may leave of one output: the `top_k` largest of each row, the rest 0 or the `lowest`; so many decimals."""
+
+    output: _Name
+    top_k: Annotated[int, Meta(ge=1, le=MAX_TENSOR_ELEMENTS)] | None
+    lowest: bool
+    decimals: Annotated[int, Meta(ge=0, le=15)] | None
+
+
 class Run(_Record, frozen=True, tag="run"):
     """Run a model until `deadline_ns` (CLOCK_MONOTONIC, which both processes share), or for `compute_ms` (0: as long).
 
-    No outputs means all.
+    No outputs means all. `limits` are of outputs of which only a part may leave.
     """
 
     id: _Id
@@ -132,6 +141,7 @@ class Run(_Record, frozen=True, tag="run"):
     inputs: _TensorHeaders
     outputs: Annotated[tuple[_Name, ...], Meta(max_length=MAX_TENSORS)]
     compute_ms: Annotated[int, Meta(ge=0)] = 0
+    limits: Annotated[tuple[Limit, ...], Meta(max_length=MAX_TENSORS)] = ()
 
 
 class Answered(_Record, frozen=True, tag="answered"):

@@ -36,6 +36,7 @@ from aigovtool.enclave.engines.ipc import (
     Failed,
     Frame,
     Hello,
+    Limit,
     Load,
     Loaded,
     Run,
@@ -205,6 +206,7 @@ class EngineProcess:
         compute_ms: int = 0,
         *,
         consumer: ConsumerId,
+        limits: tuple[Limit, ...] = (),
     ) -> Ran:
         """Return the named outputs of `model` (all, in its order, when none is named).
 
@@ -217,6 +219,7 @@ class EngineProcess:
             deadline_ms: 1 to `MAX_INFER_DEADLINE_MS` from now, waiting in the child's queue included.
             compute_ms: the longest that the engine may work on it; 0 for no other limit than the deadline.
             consumer: whose share of the engine it takes.
+            limits: what may leave of outputs of which not everything does.
 
         Raises:
             InvalidValueError: inputs or outputs do not fit the model; `bad_deadline`.
@@ -232,7 +235,7 @@ class EngineProcess:
         check_outputs(model.interface, outputs)
         headers, data = pack_tensors(inputs)
         names, deadline_ns = tuple(outputs), time.monotonic_ns() + deadline_ms * 1_000_000
-        wanted = Run(0, model.handle, deadline_ns, headers, names, compute_ms)
+        wanted = Run(0, model.handle, deadline_ns, headers, names, compute_ms, limits)
         place = self._pending.place(consumer, sum(len(part) for part in data))
         try:
             frame, asked_ns = await tried(self._pending, consumer, wanted, place, partial(self._try, data))
@@ -249,7 +252,7 @@ class EngineProcess:
 
     def _try(self, data: Sequence[Buffer], wanted: Run, try_ms: int, errand: Errand) -> Awaitable[Frame]:
         def message(request: int) -> Run:
-            return Run(request, wanted.model, wanted.deadline_ns, wanted.inputs, wanted.outputs, try_ms)
+            return Run(request, wanted.model, wanted.deadline_ns, wanted.inputs, wanted.outputs, try_ms, wanted.limits)
 
         return self._in_time(self._send(message, data, errand=errand), wanted.deadline_ns)
 

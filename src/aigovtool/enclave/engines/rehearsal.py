@@ -21,7 +21,10 @@ from aigovtool.crypto.aead import (
 from aigovtool.crypto.sign import Envelope, SigningKey, open_envelope, seal
 from aigovtool.crypto.wrap import WrapKey, wrap
 from aigovtool.enclave.engines.engine import Engine
+from aigovtool.enclave.engines.ipc import Limit
+from aigovtool.enclave.engines.limiting import limited
 from aigovtool.errors import AIGovToolError
+from aigovtool.protocol.tensor import Datatype, Tensor
 
 
 class _Line(Message):
@@ -38,6 +41,7 @@ def rehearse(engine: Engine) -> None:
     _rehearse_unwrapping()
     _rehearse_signatures()
     _rehearse_decryption()
+    _rehearse_limits()
 
 
 def _rehearse_unwrapping() -> None:
@@ -66,3 +70,10 @@ def _rehearse_decryption() -> None:
     opener.open_into(0, sealed, plain, last=True)
     with contextlib.suppress(AIGovToolError):
         opener.open_into(1, sealed, plain, last=True)
+
+
+def _rehearse_limits() -> None:
+    for datatype in (Datatype.FP16, Datatype.FP32, Datatype.FP64):
+        for lowest in (False, True):
+            limit = Limit("y", top_k=1, lowest=lowest, decimals=1)
+            limited([Tensor("y", datatype, (1, 2), bytes(2 * datatype.size_bytes))], [limit])

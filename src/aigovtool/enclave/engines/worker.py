@@ -44,6 +44,7 @@ from aigovtool.enclave.engines.ipc import (
     unpack_tensors,
 )
 from aigovtool.enclave.engines.lanes import is_short, threads
+from aigovtool.enclave.engines.limiting import limited
 from aigovtool.enclave.engines.onnx import OnnxEngine
 from aigovtool.enclave.engines.opening import open_model
 from aigovtool.enclave.engines.rehearsal import rehearse
@@ -151,7 +152,7 @@ class Worker:
             raise DeadlineError(
                 f"the run took longer than the {message.compute_ms} ms that one may", reason="compute_limit"
             ) from None
-        headers, data = pack_tensors(results)
+        headers, data = pack_tensors(limited(results, message.limits) if message.limits else results)
         self._channel.send(Answered(message.id, headers, (time.monotonic_ns() - begun_ns) // 1_000), data)
 
     def _unload(self, message: Unload) -> None:

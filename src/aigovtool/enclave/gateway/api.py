@@ -19,6 +19,7 @@ from aigovtool.ids import ConsumerId, ModelId, RequestKey
 from aigovtool.ledger.receipt import MAX_SALT_BYTES
 from aigovtool.limits import MAX_INFER_BODY_BYTES
 from aigovtool.package.manifest import TensorSpec
+from aigovtool.protocol.leaving import leaving
 from aigovtool.protocol.oip_metadata import (
     ModelMetadata,
     ModelReady,
@@ -170,12 +171,12 @@ class _Served:
 
     async def metadata(self, call: Call) -> ModelMetadata:
         model = self._model(call)
-        interface = model.loaded.interface
+        interface, terms = model.loaded.interface, self._run.answer_terms(model.offer.model)
         return ModelMetadata(
             name=model.offer.model,
             platform="onnx_onnxv1",
             inputs=tuple(map(_tensor, interface.inputs)),
-            outputs=tuple(map(_tensor, interface.outputs)),
+            outputs=tuple(map(_tensor, leaving(terms, interface.outputs))),
             versions=("1",),
         )
 

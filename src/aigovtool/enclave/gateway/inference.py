@@ -9,6 +9,10 @@ metered, is reserved at the most that one request may take, and charged as it wa
 Whoever has no budget can ask as well. So what a request says of itself is compared with the model before its data is
 looked at, and nothing large is parsed, walked, hashed or printed on the event loop: that is done in the consumer's turn
 (`Turns`). A request id is taken before the first wait, so that the same request is validated and run once.
+
+What the model's terms let leave of its outputs is read when a request begins, and kept to by the engine's child, before
+anything is printed, hashed or kept. It is looked at again before the charge, and before a kept answer leaves: what was
+made under looser terms than those in force does not.
 """
 
 import asyncio
@@ -25,14 +29,18 @@ import msgspec
 from aigovtool.codec import encode
 from aigovtool.enclave.boot import ServedModel
 from aigovtool.enclave.engines.interface import check_inputs, check_outputs
+from aigovtool.enclave.engines.ipc import Limit
 from aigovtool.enclave.engines.process import Ran
+from aigovtool.enclave.gateway.padding import head_padding, padded
 from aigovtool.enclave.instance_run import InstanceRun
 from aigovtool.enclave.results import Answered
-from aigovtool.errors import AIGovToolError, EngineError, RefusalError, StoppedError
+from aigovtool.errors import AIGovToolError, ConflictError, EngineError, RefusalError, StoppedError
 from aigovtool.ids import ConsumerId, Digest, RequestKey
+from aigovtool.ledger.answers import AnswerTerms, Fill, allows
 from aigovtool.ledger.policy import Dial, ServingPolicy
 from aigovtool.ledger.receipt import Receipt, salted_digest, sign_batch
 from aigovtool.ledger.units import Dimension, UnitVector, of
+from aigovtool.protocol.leaving import wanted
 from aigovtool.protocol.oip import InferRequest, encode_infer_response, read_infer_claim
 from aigovtool.protocol.reservation import Reservation
 from aigovtool.protocol.session import RECEIPT_HEADER, REQUEST_ID_HEADER, UNITS_HEADER
@@ -66,6 +74,9 @@ class _Valid:
 
     request: InferRequest
     bound_to: Digest | None
+    #: The outputs that it gets; none for all that the model has.
+    outputs: tuple[str, ...]
+    terms: AnswerTerms | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +87,7 @@ class _Made:
     headers: tuple[tuple[str, str], ...]
     request: Digest
     response: Digest
+    terms: AnswerTerms | None
 
 
 async def infer(run: InstanceRun, asked: Asked) -> Answered:
@@ -87,7 +99,19 @@ async def infer(run: InstanceRun, asked: Asked) -> Answered:
     run.check(asked.consumer)
     answered = await (_repeated(run, asked) if asked.repeatable else _attempt(run, asked))
     run.check(asked.consumer)
+    _require_allowed(run, asked, answered.terms)
     return answered
+
+
+def _require_allowed(run: InstanceRun, asked: Asked, terms: AnswerTerms | None) -> None:
+    """Refuse an answer that was made under looser terms than those in force."""
+    present = run.answer_terms(asked.model.offer.model)
+    if present is not terms and not allows(present, terms):
+        raise ConflictError(
+            "the terms of this model's answers have changed since this one was made",
+            reason="terms_changed",
+            fix="ask again, under another request id",
+        )
 
 
 async def _repeated(run: InstanceRun, asked: Asked) -> Answered:
@@ -127,13 +151,15 @@ async def _aside(run: InstanceRun, asked: Asked, size_bytes: int, left_ms: int, 
     return await run.instance.engine.turns.do(asked.consumer, size_bytes, max(0, left_ms) / 1000, work)
 
 
-def _validated(asked: Asked) -> _Valid:
+def _validated(asked: Asked, terms: AnswerTerms | None) -> _Valid:
     claim = read_infer_claim(asked.body, asked.header_length)
     interface = asked.model.loaded.interface
     check_inputs(interface, claim.inputs)
-    check_outputs(interface, [output.name for output in claim.outputs])
+    names = [output.name for output in claim.outputs]
+    check_outputs(interface, names)
+    outputs = wanted(terms, interface.outputs, names)
     bound = asked.model.offer.policy.dial is Dial.BOUND
-    return _Valid(claim.request(), _bound_digest(asked) if bound else None)
+    return _Valid(claim.request(), _bound_digest(asked) if bound else None, outputs, terms)
 
 
 def rows_of(model: ServedModel, request: InferRequest) -> int:
@@ -161,7 +187,8 @@ async def _attempt(run: InstanceRun, asked: Asked) -> Answered:
     """Validate and run once; whatever goes wrong is an error of ours, and nothing was charged."""
     deadline_ms = run.instance.clock.now_ms() + DEADLINE_MS
     try:
-        valid = await _aside(run, asked, len(asked.body), DEADLINE_MS, partial(_validated, asked))
+        terms = run.answer_terms(asked.model.offer.model)
+        valid = await _aside(run, asked, len(asked.body), DEADLINE_MS, partial(_validated, asked, terms))
         # The body stays as well: binary inputs are views of it, and the receipt names it.
         with run.bodies.take(asked.consumer, valid.request.copied_bytes):
             return await _run(run, asked, valid, deadline_ms)
@@ -186,9 +213,9 @@ async def _run(run: InstanceRun, asked: Asked, valid: _Valid, deadline_ms: int) 
     worst = model.offer.policy.request_max.plus(of(Dimension.INFERENCES, rows_of(model, request)))
     reservation = await run.reserve(model.offer.model, asked.consumer, worst, valid.bound_to, deadline_ms)
     try:
-        ran = await _compute(run, asked, request, max(1, deadline_ms - clock.now_ms()))
+        ran = await _compute(run, asked, valid, max(1, deadline_ms - clock.now_ms()))
         size_bytes = len(asked.body) + sum(len(tensor.data) for tensor in ran.outputs)
-        work = partial(_made, asked, request, ran)
+        work = partial(_made, asked, valid, ran)
         made = await _aside(run, asked, size_bytes, deadline_ms - clock.now_ms(), work)
         return _release(run, asked, reservation, _used(worst, ran), made)
     except BaseException as error:
@@ -202,14 +229,32 @@ def _bound_digest(asked: Asked) -> Digest:
     return salted_digest(salt, "bound", [(asked.header_length or "").encode(), b"\x00", asked.body])
 
 
-async def _compute(run: InstanceRun, asked: Asked, request: InferRequest, left_ms: int) -> Ran:
-    model, names = asked.model, [output.name for output in request.outputs]
-    most_ms = model.offer.policy.request_max.compute_ms
-    return await run.instance.engine.run(model.loaded, request.inputs, names, left_ms, most_ms, consumer=asked.consumer)
+async def _compute(run: InstanceRun, asked: Asked, valid: _Valid, left_ms: int) -> Ran:
+    model, inputs, names = asked.model, valid.request.inputs, valid.outputs
+    return await run.instance.engine.run(
+        model.loaded,
+        inputs,
+        names,
+        left_ms,
+        model.offer.policy.request_max.compute_ms,
+        consumer=asked.consumer,
+        limits=_limits(valid.terms, names),
+    )
 
 
-def _made(asked: Asked, request: InferRequest, ran: Ran) -> _Made:
-    body = encode_infer_response(asked.model.offer.model, None, ran.outputs, request)
+def _limits(terms: AnswerTerms | None, names: tuple[str, ...]) -> tuple[Limit, ...]:
+    """Return what the engine's child has to do with the outputs of a run."""
+    return () if terms is None else tuple(
+        Limit(rule.name, rule.top_k, rule.fill is Fill.LOWEST, rule.decimals)
+        for rule in terms.outputs
+        if rule.limits and rule.name in names
+    )  # fmt: skip
+
+
+def _made(asked: Asked, valid: _Valid, ran: Ran) -> _Made:
+    body = encode_infer_response(asked.model.offer.model, None, ran.outputs, valid.request)
+    if valid.terms is not None and valid.terms.pad_bytes:
+        body = padded(body, valid.terms.pad_bytes)
     content = body.joined()
     length = () if body.header_length is None else ((LENGTH_HEADER, str(body.header_length)),)
     return _Made(
@@ -217,6 +262,7 @@ def _made(asked: Asked, request: InferRequest, ran: Ran) -> _Made:
         headers=(("content-type", body.content_type), *length),
         request=salted_digest(asked.salt, "request", [asked.body]),
         response=salted_digest(asked.salt, "response", [content]),
+        terms=valid.terms,
     )
 
 
@@ -252,7 +298,10 @@ def _release(run: InstanceRun, asked: Asked, reservation: Reservation, used: Uni
         (UNITS_HEADER, _dictionary(asked.model.offer.policy, posted.remaining)),
         (RECEIPT_HEADER, base64.b64encode(encode(signed)).decode()),
     )
-    answered = Answered(made.content, headers)
+    if made.terms is not None and made.terms.pad_bytes:
+        headers = (*headers, head_padding(headers))
+    answered = Answered(made.content, headers, made.terms)
+    _require_allowed(run, asked, made.terms)
     run.gate_and_post(reservation, receipt)
     return answered
 
