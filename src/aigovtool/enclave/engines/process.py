@@ -5,8 +5,8 @@ Rules:
 1. The child is a fresh interpreter with an empty environment and one descriptor of ours, its end of a socket
    pair. It dies when the thread that started it ends, and when the socket closes.
 2. It is not used before it has said which sandbox it is in, and all required layers are among them.
-3. It is not trusted: a frame, answer or id that it should not send ends it. Answers are checked against the
-   model's interface.
+3. It is not trusted: a frame, answer or id that it should not send ends it. Answers, and inputs once more, are checked
+   against the model's interface.
 4. Whatever happens to it, every pending call ends, with `EngineError` and reason `engine_died`.
 5. `kill_and_wait` returns when the kernel says that the process is gone, and with it all of its memory.
 6. Each run has a deadline in the child. If the child does not keep it, the caller is answered `OVERDUE_MS` later
@@ -209,8 +209,6 @@ class EngineProcess:
         limits: tuple[Limit, ...] = (),
     ) -> Ran:
         """Return the named outputs of `model` (all, in its order, when none is named).
-
-        Inputs are checked again: what reaches the engine has always passed `check_inputs`.
 
         Args:
             model: what `load` returned.
