@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from aigovtool.ids import InstanceId, ModelId, digest_of
+from aigovtool.ledger.answers import AnswerTerms, OutputRule
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.policy import Dial, ServingPolicy, default_policy
 from aigovtool.protocol.commands import (
@@ -48,6 +49,19 @@ def lending(policy: ServingPolicy) -> list[AddModel | SetModelTerms]:
 def test_lending_needs_two_where_a_stop_can_be_withheld_for_long(policy: ServingPolicy, operators: int) -> None:
     """Under the island dial, and with a ttl longer than the other dials allow: new models and new terms."""
     assert [needs_two(act, operators=9) for act in lending(policy)] == [operators == 2] * 2
+
+
+@pytest.mark.parametrize(("operators", "two"), [(1, False), (2, True), (3, True)])
+def test_letting_more_leave_is_not_for_one_of_several(operators: int, *, two: bool) -> None:
+    """Whoever wants to copy a model by its answers would begin with that; stricter terms are for one, as a stop is."""
+    strict = AnswerTerms(outputs=(OutputRule(name="y", top_k=1),))
+    tight = msgspec.structs.replace(BALANCED, answers=strict)
+    adding, changing = lending(BALANCED)
+    assert needs_two(changing, operators=operators, present=tight) is two
+    assert not needs_two(changing, operators=operators, present=BALANCED)
+    assert not needs_two(adding, operators=operators, present=tight)
+    for present in (BALANCED, tight):
+        assert not needs_two(lending(tight)[1], operators=operators, present=present)
 
 
 def test_what_two_operators_sign_is_a_short_list() -> None:

@@ -1,5 +1,6 @@
 """The list of stopped consumers that each renewal carries: it has a bound, and the fullest reply can be read."""
 
+import msgspec
 import pytest
 from sqlalchemy import insert
 from tests.custodian.conftest import BORROWER, CONSUMER, OTHER, STRANGER, Bench, Enclave
@@ -13,18 +14,21 @@ from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import ConflictError
 from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, KeyId, LeaseId, MessageId, ModelId
 from aigovtool.ledger import entry
+from aigovtool.ledger.answers import AnswerTerms, OutputRule
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.units import Dimension, UnitVector
 from aigovtool.limits import (
+    MAX_ANSWER_TERMS_BYTES,
     MAX_CONTROL_BODY_BYTES,
     MAX_INTEGER,
+    MAX_PADDING_BYTES,
     MAX_REPORTS_PER_RENEWAL,
-    MAX_ROOMS_PER_ANSWER,
     MAX_WANTS_PER_RENEWAL,
 )
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol import messages
-from aigovtool.protocol.messages import Ack, Answer, Grant, PathRoom, RenewReply
+from aigovtool.protocol.messages import Ack, Answer, Grant, ModelAnswers, PathRoom, RenewReply
+from aigovtool.protocol.release import MAX_MODELS
 from aigovtool.protocol.stop import STOP_STATE, ActiveStop, StopState
 
 YEARS_MS = 10**11
@@ -87,8 +91,17 @@ async def test_only_what_is_listed_counts_against_the_bound(admitted: Enclave, l
     assert len(state.stops) == MAX_STOPPED_CONSUMERS
 
 
-def test_the_fullest_reply_with_the_longest_list_can_be_read() -> None:
-    """A thousand grants in bound mode, acknowledgements, rooms, and every name as long as names may be."""
+def fullest_terms() -> AnswerTerms:
+    """Return terms of answers that say as much as they may."""
+    hidden = [OutputRule(name=f"{number}" + "x" * 255, hide=True) for number in range(3)]
+    terms = AnswerTerms(outputs=(*hidden, OutputRule(name="y", hide=True)), pad_bytes=MAX_PADDING_BYTES)
+    last = OutputRule(name="y" * (1 + MAX_ANSWER_TERMS_BYTES - len(encode(terms))), hide=True)
+    return msgspec.structs.replace(terms, outputs=(*hidden, last))
+
+
+@pytest.mark.parametrize("models", [0, 1, MAX_MODELS])
+def test_the_fullest_reply_with_the_longest_list_can_be_read(models: int) -> None:
+    """A thousand grants in bound mode, acknowledgements, rooms, terms, and every name as long as names may be."""
     name, digest, key = "x" * 63, Digest("sha256:" + "0" * 64), SigningKey.generate()
     model, consumer, units = ModelId(name), ConsumerId(name), UnitVector(inferences=10**12, compute_ms=10**12)
     number = MessageId("0" * 32)
@@ -105,6 +118,7 @@ def test_the_fullest_reply_with_the_longest_list_can_be_read() -> None:
         PathRoom(model=model, consumer=consumer, dimension=dimension, units=MAX_INTEGER)
         for dimension in (Dimension.INFERENCES, Dimension.COMPUTE_MS)
     ]
+    terms = (ModelAnswers(model=model, answers=fullest_terms()),) * models
     answer = Answer(
         custodian=KeyId("0" * 64),
         instance=InstanceId("0" * 64),
@@ -116,7 +130,8 @@ def test_the_fullest_reply_with_the_longest_list_can_be_read() -> None:
         ttl_ms=86_400_000,
         results=[grant] * MAX_WANTS_PER_RENEWAL,
         acks=[Ack(lease_id=LeaseId(number), seq=MAX_INTEGER)] * MAX_REPORTS_PER_RENEWAL,
-        rooms=rooms * MAX_ROOMS_PER_ANSWER,
+        rooms=rooms * renewal._most_paths(terms),
+        terms=terms,
     )
     stop = ActiveStop(target=StopTarget.CONSUMER, value=name, epoch=MAX_INTEGER)
     state = StopState(
@@ -126,4 +141,5 @@ def test_the_fullest_reply_with_the_longest_list_can_be_read() -> None:
         stops=[stop] * MAX_STOPPED_CONSUMERS,
     )
     reply = RenewReply(answer=seal(messages.ANSWER, answer, key), stop_state=seal(STOP_STATE, state, key))
+    assert len(encode(fullest_terms())) == MAX_ANSWER_TERMS_BYTES
     assert len(encode(reply)) <= MAX_CONTROL_BODY_BYTES

@@ -1,0 +1,112 @@
+"""Which outputs leave: held to what a model has, and as the newest answer with authority says."""
+
+import msgspec
+import pytest
+from tests.protocol.test_metering import INSTANCE, MODEL, POLICY, answer, stop_state
+
+from aigovtool.errors import ForbiddenError, InvalidValueError
+from aigovtool.ids import KeyId, MessageId, ModelId
+from aigovtool.ledger.answers import AnswerTerms, OutputRule
+from aigovtool.ledger.entry import StopTarget
+from aigovtool.package.manifest import Datatype, TensorSpec
+from aigovtool.protocol.leaving import leaving, require_keepable, wanted
+from aigovtool.protocol.messages import Answer, ModelAnswers
+from aigovtool.protocol.metering import Meter
+
+OUTPUTS = tuple(
+    TensorSpec(name=name, datatype=datatype, shape=("n", 2))
+    for name, datatype in (("label", Datatype.INT64), ("logits", Datatype.FP16), ("probabilities", Datatype.FP32))
+)
+HIDDEN = AnswerTerms(outputs=(OutputRule(name="logits", hide=True),))
+NAMED = AnswerTerms(outputs=(OutputRule(name="label"),), only_named=True)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "reason"),
+    [
+        ((OutputRule(name="Logits", hide=True),), "no_such_output"),
+        ((OutputRule(name="label", top_k=1),), "not_a_float"),
+        ((OutputRule(name="label", decimals=1),), "not_a_float"),
+        (tuple(OutputRule(name=spec.name, hide=True) for spec in OUTPUTS), "nothing_leaves"),
+    ],
+)
+def test_rules_that_a_model_cannot_keep_are_refused(outputs: tuple[OutputRule, ...], reason: str) -> None:
+    """A name that it has not (a slip would let the output leave), elements that are no floats, nothing left."""
+    with pytest.raises(InvalidValueError) as caught:
+        require_keepable(AnswerTerms(outputs=outputs), OUTPUTS)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("datatype", [Datatype.BF16, Datatype.BYTES, Datatype.BOOL, Datatype.UINT8])
+def test_only_floats_that_the_engine_knows_are_rounded(datatype: Datatype) -> None:
+    """BF16 is none of them."""
+    spec = TensorSpec(name="y", datatype=datatype, shape=None)
+    with pytest.raises(InvalidValueError):
+        require_keepable(AnswerTerms(outputs=(OutputRule(name="y", decimals=1),)), [spec, *OUTPUTS])
+
+
+@pytest.mark.parametrize("terms", [None, HIDDEN, NAMED, AnswerTerms(pad_bytes=1_024)])
+def test_rules_that_a_model_can_keep_are_taken(terms: AnswerTerms | None) -> None:
+    """Hidden, named, and none at all."""
+    require_keepable(terms, OUTPUTS)
+
+
+@pytest.mark.parametrize(
+    ("terms", "names", "found"),
+    [
+        (None, [], ()),
+        (None, ["logits"], ("logits",)),
+        (HIDDEN, [], ("label", "probabilities")),
+        (HIDDEN, ["probabilities", "label"], ("probabilities", "label")),
+        (NAMED, [], ("label",)),
+        (HIDDEN, ["label", "logits"], None),
+        (NAMED, ["probabilities"], None),
+        (AnswerTerms(outputs=(OutputRule(name="other"),), only_named=True), [], None),
+    ],
+)
+def test_a_request_gets_what_leaves(terms: AnswerTerms | None, names: list[str], found: tuple[str, ...] | None) -> None:
+    """Who names nothing gets all that leaves; who names what does not is refused, and so is who would get nothing."""
+    if found is None:
+        with pytest.raises(ForbiddenError) as caught:
+            wanted(terms, OUTPUTS, names)
+        assert caught.value.reason == "output_withheld"
+    else:
+        assert wanted(terms, OUTPUTS, names) == found
+    shown = [spec.name for spec in leaving(terms, OUTPUTS)]
+    assert shown == [name for name in ("label", "logits", "probabilities") if terms is None or terms.lets(name)]
+
+
+# --- At an instance ------------------------------------------------------------------------------------
+
+
+def meter(terms: AnswerTerms | None) -> Meter:
+    policies = {MODEL: msgspec.structs.replace(POLICY, answers=terms)}
+    return Meter(
+        instance=INSTANCE, custodian=KeyId("c" * 64), policies=policies, stop_state=stop_state(1), admitted_ms=0
+    )
+
+
+def told(made: Meter, number: int, *terms: ModelAnswers, epoch: int = 1) -> Answer:
+    renew = made.renew(number * 1_000, MessageId(f"{number:032x}"))
+    return msgspec.structs.replace(answer(renew, epoch=epoch), terms=terms)
+
+
+def test_each_answer_says_what_leaves_from_then_on() -> None:
+    """Stricter, other and no terms: whatever the answer has, also that it has none; of other models nothing is kept."""
+    made = meter(HIDDEN)
+    assert made.leaving.of(MODEL) == HIDDEN
+    other = ModelAnswers(model=ModelId("other"), answers=HIDDEN)
+    for number, terms in enumerate([NAMED, None, HIDDEN, None], 1):
+        mine = () if terms is None else (ModelAnswers(model=MODEL, answers=terms),)
+        made.accept(number * 1_000, told(made, number, other, *mine))
+        assert made.leaving.of(MODEL) == terms
+        assert made.leaving.of(other.model) is None
+
+
+def test_an_answer_without_authority_changes_nothing() -> None:
+    """One that is older than a stop of this instance: looser terms could be played out with it."""
+    made = meter(HIDDEN)
+    late = told(made, 1, epoch=1)
+    made.apply_stop_state(stop_state(2, (StopTarget.CONSUMER, "anna")))
+    made.accept(1_000, late)
+    assert made.leaving.of(MODEL) == HIDDEN
