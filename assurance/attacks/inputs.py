@@ -42,14 +42,27 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         30,
         name="A model is copied by its outputs",
-        answer="",
-        tried="",
+        answer=(
+            "Priced, not prevented: the budget limits how many answers there are, and the model's terms what each says"
+            " (hidden outputs, the largest few, so many decimals); new terms hold while it is served"
+        ),
+        tried=(
+            "two consumers ask in JSON and binary form, for all outputs and by name, of many rows, again under old ids,"
+            " and while terms are made stricter; each number is compared with what the model itself gives"
+        ),
+        refusals=("forbidden: output_withheld", "conflict: terms_changed"),
     ),
     Attack(
         31,
         name="Size and time of answers tell what was answered",
-        answer="",
-        tried="",
+        answer=(
+            "Where its terms say so, a model's answers have a few sizes, to the byte that TLS sends; time, number and"
+            " requests are not hidden, and refusals have their own sizes"
+        ),
+        tried=(
+            "a relay counts the bytes of 54 answers that differ in rows, form, outputs and ids: over 30 sizes without"
+            " the term, and at most the five that there are with it"
+        ),
     ),
     Attack(
         32,

@@ -16,6 +16,7 @@ from aigovtool.transport.server import bind_loopback
 
 LARGEST = OutputRule(name="p", top_k=3, decimals=2)
 HIDDEN = OutputRule(name="logits:0", hide=True)
+EVERYTHING = "all other outputs, as they are"
 ONE = AnswerTerms(outputs=(LARGEST,))
 NAMED = AnswerTerms(outputs=(OutputRule(name="y"), LARGEST), only_named=True)
 
@@ -95,8 +96,7 @@ def test_a_rule_that_says_nothing_is_refused(rules: tuple[str, ...]) -> None:
         (
             AnswerTerms(outputs=(LARGEST, HIDDEN)),
             (
-                "p: the 3 largest of each row, for the others 0, 2 decimals; logits:0: never;"
-                " all other outputs, as they are",
+                "p: the 3 largest of each row, for the others 0, 2 decimals; logits:0: never; " + EVERYTHING,
                 "as long as they are",
             ),
         ),

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from tests.consumer.conftest import MANIFEST, MODEL, FakeEnclave
 
 from aigovtool.consumer import Client
-from aigovtool.errors import InvalidValueError, NotFoundError
+from aigovtool.errors import ForbiddenError, InvalidValueError, NotFoundError
 
 
 def test_an_array_is_answered_with_arrays_and_a_verified_receipt(client: Client, enclave: FakeEnclave) -> None:
@@ -109,3 +110,51 @@ def test_the_client_uses_nothing_of_the_environment(
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing.pem"))
     client.attest()
     assert client.infer("doubler", [[1, 2]]).outputs["n"].tolist() == [1]
+
+
+# --- Terms of answers that change ------------------------------------------------------------------
+
+
+def withhold(enclave: FakeEnclave, name: str) -> None:
+    """Let one output leave no more: the next request for it is refused, and the metadata has it no more."""
+    enclave.refusals.append(ForbiddenError(f"output {name!r} does not leave", reason="output_withheld"))
+    enclave.forge_metadata = lambda metadata: msgspec.structs.replace(
+        metadata, outputs=tuple(spec for spec in metadata.outputs if spec.name != name)
+    )
+
+
+def test_who_asks_for_everything_gets_what_leaves_now(client: Client, enclave: FakeEnclave) -> None:
+    """The client knows the model from before: it looks again, and asks for the rest under the same id."""
+    assert set(client.infer("doubler", [[1, 2]]).outputs) == {"y", "n"}
+    withhold(enclave, "y")
+    result = client.infer("doubler", [[1, 2]], request_id="case-18")
+    assert set(result.outputs) == {"n"}
+    assert enclave.charged[1:] == ["case-18"]
+    (shown,) = client.models()
+    assert [spec.name for spec in shown.outputs] == ["n"]
+
+
+def test_who_names_an_output_that_leaves_no_more_is_told(client: Client, enclave: FakeEnclave) -> None:
+    """Nothing else is answered instead."""
+    client.infer("doubler", [[1, 2]])
+    withhold(enclave, "y")
+    with pytest.raises(ForbiddenError) as caught:
+        client.infer("doubler", [[1, 2]], outputs=["y"])
+    assert caught.value.reason == "output_withheld"
+    assert len(enclave.charged) == 1
+
+
+def test_an_enclave_that_withholds_what_it_shows_is_asked_once_more_only(client: Client, enclave: FakeEnclave) -> None:
+    """It says no and shows the same outputs as before: that is its answer."""
+    refusals = [ForbiddenError("no", reason="output_withheld") for _ in range(2)]
+    enclave.refusals += refusals
+    with pytest.raises(ForbiddenError):
+        client.infer("doubler", [[1, 2]])
+    assert len(enclave.refusals) == 1
+
+
+def test_models_are_described_as_they_are_now(client: Client, enclave: FakeEnclave) -> None:
+    """Also when they were described before."""
+    assert [spec.name for spec in client.models()[0].outputs] == ["y", "n"]
+    withhold(enclave, "n")
+    assert [spec.name for spec in client.models()[0].outputs] == ["y"]

@@ -6,6 +6,7 @@ repeated, `patience` what is waited for, `budget` speaks with the custodian; her
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from aigovtool.attestation.model import ResultBody
@@ -88,20 +89,27 @@ class ConsumerCore:
         key = self._request_key(request_id)
         seconds = deadline_s if deadline_s is not None else DEFAULT_WAIT_S if wait else DEFAULT_DEADLINE_S
         deadline = Deadline.after(self._clock, seconds)
-        request = prepare(
+        prepared = partial(
+            prepare,
             inputs,
             outputs,
             consumer=self._credential.consumer,
             model=name,
-            metadata=(yield from self._describe(name, deadline)),
             request_key=key,
             salt=self._credential.salt(key),
         )
+        request = prepared(metadata=(yield from self._describe(name, deadline)))
         asking = Asking(self.desk, name)
         while True:
             try:
                 return (yield from self._attempt(request, deadline))
             except AIGovToolError as error:
+                if error.reason == "output_withheld" and outputs is None:  # the model's terms changed: all is less now
+                    self._forget(name)
+                    fresh = prepared(metadata=(yield from self._describe(name, deadline)))
+                    if fresh.outputs != request.outputs:
+                        request = fresh
+                        continue
                 if not (wait and passes(error)):
                     raise
                 refused = error
@@ -114,6 +122,7 @@ class ConsumerCore:
         session = yield from self._link.current(deadline)
         found = []
         for model in sorted(session.models):
+            self._forget(model)  # which outputs leave may have changed
             metadata = yield from self._describe(model, deadline)
             found.append(
                 ModelInfo(
@@ -163,6 +172,11 @@ class ConsumerCore:
                 "consumers of another borrower have none here"
             )
         return error
+
+    def _forget(self, model: ModelId) -> None:
+        """Have a model described anew when it is asked next."""
+        for known in [pair for pair in self._metadata if pair[1] == model]:
+            del self._metadata[known]
 
     def _describe(self, model: ModelId, deadline: Deadline) -> Flow[ModelMetadata]:
         session = yield from self._link.current(deadline, model)
