@@ -23,6 +23,7 @@ from aigovtool.ledger.answers import AnswerTerms
 from aigovtool.ledger.entry import PartyRole
 from aigovtool.ledger.policy import Dial, default_policy
 from aigovtool.protocol import commands
+from aigovtool.testing.fault_proxy import FaultProxy, fault_proxy
 from aigovtool.transport.tls import unverified_context_for_attestation_only
 
 TTL_MS = 3_000
@@ -92,6 +93,8 @@ class Lender:
     """A model that is lent, with two consumers; its terms can be changed."""
 
     world: World
+    #: Between the enclave and its custodian: what a host can do to that connection.
+    proxy: FaultProxy
     second: SigningKey = field(default_factory=SigningKey.generate)
     certificate: str = ""
 
@@ -137,16 +140,18 @@ def lender(directory: Path, answers: AnswerTerms | None) -> Iterator[Lender]:
     """Lend the model on these terms, with a budget that no test uses up."""
     directory.mkdir(mode=0o700)
     world = World(directory)
-    try:
-        policy = default_policy(Dial.BALANCED, ttl_ms=TTL_MS)
-        world.prepare(digits_model(), msgspec.structs.replace(policy, answers=answers))
-        made = Lender(world)
-        made.enrol_second()
-        world.grant(1_000_000)
-        world.start_enclave()
-        yield made
-    finally:
-        world.close()
+    with fault_proxy("127.0.0.1", world.custodian_port) as proxy:
+        world.custodian_seen_at = proxy.port
+        try:
+            policy = default_policy(Dial.BALANCED, ttl_ms=TTL_MS)
+            world.prepare(digits_model(), msgspec.structs.replace(policy, answers=answers))
+            made = Lender(world, proxy)
+            made.enrol_second()
+            world.grant(1_000_000)
+            world.start_enclave()
+            yield made
+        finally:
+            world.close()
 
 
 def fresh_key() -> str:

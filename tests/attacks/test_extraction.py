@@ -23,14 +23,19 @@ from tests.attacks.lent_digits import (
     request,
     whole,
 )
+from tests.e2e.test_sdk_guide import consumer_file
 from tests.e2e.world import Answer
 from tests.observations import Observed
 
+from aigovtool.consumer import Client
 from aigovtool.ledger.answers import AnswerTerms, OutputRule
+from aigovtool.testing.fault_proxy import Direction
 
 pytestmark = pytest.mark.attack(30)
 
 LARGEST, DECIMALS = 3, 2
+#: For the machines that this runs on.
+SLACK_S = 0.25
 TERMS = AnswerTerms(outputs=(OutputRule(name="probabilities", top_k=LARGEST, decimals=DECIMALS),))
 HIDDEN = AnswerTerms(outputs=(OutputRule(name="probabilities", hide=True),))
 ONLY_LABEL = AnswerTerms(outputs=(OutputRule(name="label"),), only_named=True)
@@ -178,3 +183,49 @@ def test_a_request_that_asks_for_it_in_other_words_is_refused(lent: Lender) -> N
     for name in ("Probabilities", "probabilities ", "probabilities\u200b", "probabilities/raw"):
         refused = lent.ask(connection, *request(given, name, binary=False))
         assert (refused.status, refused.json()["reason"]) in {(422, "unknown_output"), (422, "bad_tensor_name")}
+
+
+def test_a_host_that_withholds_stricter_terms_gains_one_ttl(lent: Lender, observed: Observed) -> None:
+    """Whatever authority an enclave has is on the terms that came with it: then nothing leaves until it hears anew."""
+    connection, *_ = lent.consumers()
+    body, headers = request(images(1, 19), binary=False)
+    assert "probabilities" in outputs_of(lent.ask(connection, body, headers))
+    lent.proxy.drop(Direction.TO_CLIENT)
+    began = last = time.monotonic()
+    lent.order(HIDDEN)
+    while (answer := lent.ask(connection, body, headers)).status == 200:
+        assert "probabilities" in outputs_of(answer)
+        last = time.monotonic()
+        time.sleep(0.02)
+    assert last - began <= TTL_MS / 1000 * 1.0005 + SLACK_S
+    assert (answer.status, answer.json()["code"]) == (423, "lease_expired")
+    observed.refusal(answer.json())
+    observed.figure("seconds on withheld terms", round(last - began, 2))
+    lent.proxy.heal()
+    lent.world.wait_for(
+        lambda: (
+            (answered := lent.ask(connection, body, headers)).status == 200 and set(outputs_of(answered)) == {"label"}
+        ),
+        "the first answer is on the new terms",
+    )
+
+
+def test_the_consumers_own_library_gets_what_leaves(lent: Lender) -> None:
+    """It is told so by the enclave, and goes on when less leaves: `None` for all outputs means all that leave."""
+    file = lent.world.directory / "ward7.json"
+    file.write_bytes(consumer_file(lent.world))
+    file.chmod(0o600)
+    address = f"https://127.0.0.1:{lent.world.enclave_port}"
+    given = images(4, 23)
+    with Client.connect(address, str(file), allow_simulated=True) as client:
+        first = client.infer("digits", given)
+        assert too_much(dict(first.outputs), given) == 0
+        lent.order(AnswerTerms(outputs=HIDDEN.outputs, pad_bytes=4_096))
+        settled(lent, HIDDEN)
+        assert [output.name for output in client.models()[0].outputs] == ["label"]
+        assert (client.infer("digits", given).outputs["label"] == first.outputs["label"]).all()
+        lent.order(TERMS)
+        settled(lent, TERMS)
+        assert set(client.infer("digits", given).outputs) == {"label"}  # as it was described to this client last
+        assert len(client.models()[0].outputs) == 2
+        assert set(client.infer("digits", given).outputs) == {"label", "probabilities"}

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import itertools
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -68,30 +69,50 @@ async def test_new_terms_reach_a_running_instance(lent: Site, service: Service) 
         assert data(await infer(run, asked(run, f"v{version}"))) == left
 
 
-async def test_an_answer_on_looser_terms_is_not_charged_and_does_not_leave(
-    lent: Site, service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The terms changed while the engine ran: refused, with and without an id; the id is free again."""
-    run = service.run
-    await order(lent, service, None, 2)
-    real, version = EngineProcess.run, 2
+def tightening(lent: Site, service: Service, monkeypatch: pytest.MonkeyPatch, *steps: AnswerTerms | None) -> None:
+    """Have each run of the engine end only when the next of these terms are known to the instance."""
+    real, versions, left = EngineProcess.run, itertools.count(100), list(steps)
 
     async def slowly(*arguments: Any, **options: Any) -> Any:
-        nonlocal version
         ran = await real(*arguments, **options)
-        version += 1
-        await order(lent, service, LARGEST, version)
+        if left:
+            await order(lent, service, left.pop(0), next(versions))
         return ran
 
-    for repeatable in (True, False):
-        monkeypatch.setattr(EngineProcess, "run", slowly)
-        with pytest.raises(ConflictError) as caught:
-            await infer(run, asked(run, repeatable=repeatable))
-        assert caught.value.reason == "terms_changed"
-        monkeypatch.setattr(EngineProcess, "run", real)
-        version += 1
-        await order(lent, service, None, version)
-    assert data(await infer(run, asked(run))) == [1.0, 2.0]
+    monkeypatch.setattr(EngineProcess, "run", slowly)
+
+
+@pytest.mark.parametrize("repeatable", [True, False])
+async def test_a_request_under_way_is_answered_on_the_stricter_terms(
+    repeatable: bool,  # noqa: FBT001 -- case
+    lent: Site,
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The terms changed while the engine ran: it runs once more, and is charged once."""
+    run = service.run
+    await order(lent, service, None, 2)
+    tightening(lent, service, monkeypatch, LARGEST)
+    assert data(await infer(run, asked(run, repeatable=repeatable))) == [0.0, 2.0]
+    await service.shut_down()
+    assert await lent.posted() == 1
+
+
+@pytest.mark.parametrize("repeatable", [True, False])
+async def test_an_answer_on_looser_terms_is_not_charged_and_does_not_leave(
+    repeatable: bool,  # noqa: FBT001 -- case
+    lent: Site,
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They changed twice while it ran: refused, and its id is free again."""
+    run = service.run
+    await order(lent, service, None, 2)
+    tightening(lent, service, monkeypatch, LARGEST, PADDED)
+    with pytest.raises(ConflictError) as caught:
+        await infer(run, asked(run, repeatable=repeatable))
+    assert caught.value.reason == "terms_changed"
+    assert data(await infer(run, asked(run, repeatable=repeatable))) == [1.0, 2.0]
     await service.shut_down()
     assert await lent.posted() == 1
 

@@ -12,7 +12,7 @@ looked at, and nothing large is parsed, walked, hashed or printed on the event l
 
 What the model's terms let leave of its outputs is read when a request begins, and kept to by the engine's child, before
 anything is printed, hashed or kept. It is looked at again before the charge, and before a kept answer leaves: what was
-made under looser terms than those in force does not.
+made under looser terms than those in force does not. A request that was under way then runs once more.
 """
 
 import asyncio
@@ -48,6 +48,8 @@ from aigovtool.transport.problem import unexpected
 
 LENGTH_HEADER = "inference-header-content-length"
 DEADLINE_MS = 60_000
+#: The reason of a refusal of what was made on looser terms than those in force.
+_TERMS_CHANGED = "terms_changed"
 
 T = TypeVar("T")
 
@@ -109,7 +111,7 @@ def _require_allowed(run: InstanceRun, asked: Asked, terms: AnswerTerms | None) 
     if present is not terms and not allows(present, terms):
         raise ConflictError(
             "the terms of this model's answers have changed since this one was made",
-            reason="terms_changed",
+            reason=_TERMS_CHANGED,
             fix="ask again, under another request id",
         )
 
@@ -187,15 +189,25 @@ async def _attempt(run: InstanceRun, asked: Asked) -> Answered:
     """Validate and run once; whatever goes wrong is an error of ours, and nothing was charged."""
     deadline_ms = run.instance.clock.now_ms() + DEADLINE_MS
     try:
-        terms = run.answer_terms(asked.model.offer.model)
-        valid = await _aside(run, asked, len(asked.body), DEADLINE_MS, partial(_validated, asked, terms))
-        # The body stays as well: binary inputs are views of it, and the receipt names it.
-        with run.bodies.take(asked.consumer, valid.request.copied_bytes):
-            return await _run(run, asked, valid, deadline_ms)
+        try:
+            return await _attempt_once(run, asked, deadline_ms)
+        except ConflictError as error:
+            if error.reason != _TERMS_CHANGED:
+                raise
+        # Less may leave than when it began: once more, on the terms of now.
+        return await _attempt_once(run, asked, deadline_ms)
     except AIGovToolError as error:
         raise _cause(run, asked.consumer, error) from None
     except Exception as exception:  # noqa: BLE001 - nothing of ours may show its text to a peer
         raise unexpected(exception) from None
+
+
+async def _attempt_once(run: InstanceRun, asked: Asked, deadline_ms: int) -> Answered:
+    terms, left_ms = run.answer_terms(asked.model.offer.model), deadline_ms - run.instance.clock.now_ms()
+    valid = await _aside(run, asked, len(asked.body), left_ms, partial(_validated, asked, terms))
+    # The body stays as well: binary inputs are views of it, and the receipt names it.
+    with run.bodies.take(asked.consumer, valid.request.copied_bytes):
+        return await _run(run, asked, valid, deadline_ms)
 
 
 def _cause(run: InstanceRun, consumer: ConsumerId, error: AIGovToolError) -> AIGovToolError:
