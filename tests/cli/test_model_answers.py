@@ -149,6 +149,8 @@ def test_one_operator_makes_terms_stricter_and_two_loosen_them(site: Site) -> No
         assert cosigned.exit_code == 0, cosigned.output
         assert "all outputs, as they are" in " ".join(cosigned.stdout.split())
         assert place.document("model", "terms", MODEL)["now"]["answers"] is None
+        listed = " ".join(place.run("audit", "list", "--kind", "model_terms_set").stdout.split())
+        assert listed.count("and more leaves in answers") == 1
 
 
 def test_rules_that_the_model_cannot_keep_are_told(site: Site) -> None:

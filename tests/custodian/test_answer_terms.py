@@ -10,7 +10,7 @@ from aigovtool.custodian.service import renewal, views
 from aigovtool.errors import ConflictError, InvalidValueError
 from aigovtool.ids import ModelId
 from aigovtool.ledger.answers import AnswerTerms, Fill, OutputRule
-from aigovtool.ledger.entry import PartyRole
+from aigovtool.ledger.entry import ModelTermsSet, PartyRole
 from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.limits import MAX_ROOMS_PER_ANSWER
 from aigovtool.protocol import commands as acts
@@ -94,6 +94,8 @@ async def test_letting_more_leave_takes_two_operators_where_there_are_two(lent: 
         await lent.command(terms(lent, ROUNDED, 6))  # answers of more sizes
     assert caught.value.reason == "needs_second"
     await lent.command_of_two(terms(lent, None, 6))
+    told = [body.more_leaves for body in await lent.log() if isinstance(body, ModelTermsSet)]
+    assert told == [False, True, False, False, True]
     (shown,) = (await views.show_models(lent.custodian)).models
     assert shown.policy.answers is None
 

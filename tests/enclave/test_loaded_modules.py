@@ -59,7 +59,7 @@ OURS = {
     "aigovtool.attestation": {"attester", "binding", "model", "policy", "tee"},
     "aigovtool.attestation.tee": {"supplement"},
     "aigovtool.package": {"manifest"},
-    "aigovtool.ledger": {"budget", "checkpoint", "entry", "merkle", "policy", "receipt", "units"},
+    "aigovtool.ledger": {"answers", "budget", "checkpoint", "entry", "merkle", "policy", "receipt", "units"},
     "aigovtool.crypto": {"aead", "identity", "keyfile", "memory", "secret", "sign", "tlskey", "x509"},
     "aigovtool.enclave": {
         "again",
@@ -82,7 +82,7 @@ OURS = {
         *("interface", "ipc", "lanes", "link", "pending", "process"),
         *("sandbox", "scheduling", "seccomp", "spawn", "tries"),
     },
-    "aigovtool.enclave.gateway": {"api", "inference"},
+    "aigovtool.enclave.gateway": {"api", "inference", "padding"},
 }
 NEVER = (
     "aigovtool.cli",

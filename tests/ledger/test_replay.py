@@ -365,6 +365,7 @@ BODIES: st.SearchStrategy[EntryBody] = st.one_of(
         borrowers=st.just([BORROWER]),
         epoch=NUMBERS,
         command=COMMANDS,
+        more_leaves=st.booleans(),
     ),
     st.builds(ModelWithdrawn, model=MODELS, epoch=NUMBERS, command=COMMANDS),
     st.builds(Stopped, **STOPS),

@@ -109,14 +109,15 @@ class ModelAdded(Message, tag_field="kind", tag="model_added", omit_defaults=Tru
     also: tuple[Dimension, ...] = ()
 
 
-class ModelTermsSet(Message, tag_field="kind", tag="model_terms_set"):
-    """A model is lent on other terms from now on: who may host it, and how its leases are cut."""
+class ModelTermsSet(Message, tag_field="kind", tag="model_terms_set", omit_defaults=True):
+    """A model is lent on other terms from now on: who may host it, how its leases are cut, whether answers say more."""
 
     model: ModelId
     policy: Digest
     borrowers: list[BorrowerId]
     epoch: Units
     command: Command
+    more_leaves: bool = False
 
 
 class ModelWithdrawn(Message, tag_field="kind", tag="model_withdrawn"):

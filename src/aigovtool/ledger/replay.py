@@ -150,7 +150,7 @@ class Replay:
                 command = body.command
             case PartyAdded(role=PartyRole.OPERATOR) if len(self.operators) > 1:
                 command = body.command  # none: from whoever holds the custodian's directory
-            case AppraisalPolicySet() | Resumed() if len(self.operators) > 1:
+            case AppraisalPolicySet() | Resumed() | ModelTermsSet(more_leaves=True) if len(self.operators) > 1:
                 command = body.command
             case _:
                 pass

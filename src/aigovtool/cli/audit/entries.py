@@ -95,7 +95,10 @@ _SENTENCES: Final[Mapping[type, _Sentence]] = MappingProxyType(
         log.ModelAdded: (_by_custodian, lambda e: f"lent model {e.model}, manifest {e.manifest}"),
         log.ModelTermsSet: (
             _by_custodian,
-            lambda e: f"changed the terms of model {e.model}: lent to {', '.join(e.borrowers) or 'nobody'}",
+            lambda e: (
+                f"changed the terms of model {e.model}: lent to {', '.join(e.borrowers) or 'nobody'}"
+                + (", and more leaves in answers" if e.more_leaves else "")
+            ),
         ),
         log.ModelWithdrawn: (_by_custodian, lambda e: f"withdrew model {e.model}"),
         log.AppraisalPolicySet: (_by_custodian, lambda e: f"set version {e.version} of the appraisal policy"),

@@ -11,6 +11,7 @@ from aigovtool.custodian.store import facts, models, parties
 from aigovtool.errors import ConflictError, InvalidValueError
 from aigovtool.ids import key_id_of
 from aigovtool.ledger import entry
+from aigovtool.ledger.answers import allows
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.policy import Dial, ServingPolicy
 from aigovtool.ledger.units import Dimension
@@ -124,6 +125,7 @@ def set_model_terms(acting: Acting, act: commands.SetModelTerms) -> CommandResul
             borrowers=act.borrowers,
             epoch=epoch,
             command=acting.mark,
+            more_leaves=not allows(model.policy.answers, act.policy.answers),
         )
     )
     return acting.result(index, epoch=epoch)
