@@ -1,6 +1,7 @@
 """What of an output may leave: exactly so many elements, the largest, so exact and no more."""
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,19 +16,20 @@ from aigovtool.enclave.engines import limiting
 from aigovtool.enclave.engines.ipc import Limit
 from aigovtool.enclave.engines.limiting import limited
 from aigovtool.enclave.engines.process import EngineProcess
-from aigovtool.errors import EngineError
+from aigovtool.errors import DeadlineError, EngineError
 from aigovtool.ids import ConsumerId
 from aigovtool.protocol.tensor import Datatype, Tensor
 
 Array = npt.NDArray[Any]
 DATATYPES = {"<f2": Datatype.FP16, "<f4": Datatype.FP32, "<f8": Datatype.FP64}
+FOR_EVER = 1 << 63
 NAN, INF = math.nan, math.inf
 
 
 def through(array: Array, top_k: int | None = None, decimals: int | None = None, *, lowest: bool = False) -> Array:
     """Return what leaves of an array."""
     tensor = Tensor("y", DATATYPES[array.dtype.str], array.shape, array.tobytes())
-    (made,) = limited([tensor], [Limit("y", top_k, lowest, decimals)])
+    (made,) = limited([tensor], [Limit("y", top_k, lowest, decimals)], FOR_EVER)
     assert (made.name, made.datatype, made.shape) == (tensor.name, tensor.datatype, tensor.shape)
     return np.frombuffer(made.data, array.dtype).reshape(array.shape)
 
@@ -141,12 +143,28 @@ def test_a_large_output_is_worked_on_in_pieces(monkeypatch: pytest.MonkeyPatch) 
         assert (through(array, 2, 3) == whole).all()
 
 
+def test_a_large_output_is_not_worked_on_beyond_the_deadline_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked at after each piece: of a hundred, one is worked on."""
+    pieces: list[int] = []
+    real = limiting._rows
+
+    def counted(rows: Array, limit: Limit) -> Array:
+        pieces.append(rows.shape[0])
+        return real(rows, limit)
+
+    monkeypatch.setattr(limiting, "_rows", counted)
+    tensor = Tensor("y", Datatype.FP32, (100, 1 << 16), bytes(400 << 16))
+    with pytest.raises(DeadlineError):
+        limited([tensor], [Limit("y", 1, lowest=False, decimals=None)], time.monotonic_ns())
+    assert pieces == [1]
+
+
 @pytest.mark.parametrize("datatype", [Datatype.INT64, Datatype.BOOL, Datatype.BYTES, Datatype.BF16])
 def test_what_is_no_float_is_not_let_through(datatype: Datatype) -> None:
     """Rules that cannot be kept cost the run: nothing leaves as it is."""
     tensor = Tensor("y", datatype, (1, 1), b"\0" * max(4, datatype.size_bytes))
     with pytest.raises(EngineError) as caught:
-        limited([tensor], [Limit("y", 1, lowest=False, decimals=None)])
+        limited([tensor], [Limit("y", 1, lowest=False, decimals=None)], FOR_EVER)
     assert caught.value.reason == "limit_unusable"
 
 

@@ -4,9 +4,11 @@ Order: which elements stay is decided by what the model gave; what stays is roun
 elements those that come first stay, and what is no number counts as less than any number. Rounding is half to even and
 leaves one zero and one NaN, so that neither the sign of the one nor the bits of the other say more than the number.
 
-Whatever the rules cannot be kept for costs the run, and no answer leaves.
+Whatever the rules cannot be kept for costs the run, and no answer leaves. All this is a part of the run, and ended with
+it: whoever asks for large outputs keeps others waiting no longer than by computing them.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -14,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aigovtool.enclave.engines.ipc import Limit
-from aigovtool.errors import EngineError
+from aigovtool.errors import DeadlineError, EngineError
 from aigovtool.protocol.tensor import Datatype, Tensor
 
 _Floats = npt.NDArray[np.floating]
@@ -27,21 +29,25 @@ _DTYPES: Final[dict[Datatype, np.dtype[np.floating]]] = {
 }
 #: From here on a double has no decimals; and times 10**15 it stays finite below.
 _WHOLE: Final = 2.0**52
-#: Elements that are worked on at once, as doubles: memory for a large output is not taken several times.
-_BLOCK: Final = 1 << 20
+#: Elements that are worked on at once, some milliseconds, as doubles: a large output takes no memory several times.
+_BLOCK: Final = 1 << 16
 
 
-def limited(tensors: Sequence[Tensor], limits: Sequence[Limit]) -> list[Tensor]:
+def limited(tensors: Sequence[Tensor], limits: Sequence[Limit], deadline_ns: int) -> list[Tensor]:
     """Return the outputs with what may leave of them.
 
     Raises:
         EngineError: a limit is for an output whose elements cannot be left out or rounded (`limit_unusable`).
+        DeadlineError: it was not done by `deadline_ns` of CLOCK_MONOTONIC.
     """
     by_name = {limit.output: limit for limit in limits}
-    return [tensor if (one := by_name.get(tensor.name)) is None else _limited(tensor, one) for tensor in tensors]
+    return [
+        tensor if (one := by_name.get(tensor.name)) is None else _limited(tensor, one, deadline_ns)
+        for tensor in tensors
+    ]
 
 
-def _limited(tensor: Tensor, limit: Limit) -> Tensor:
+def _limited(tensor: Tensor, limit: Limit, deadline_ns: int) -> Tensor:
     dtype = _DTYPES.get(tensor.datatype)
     if dtype is None:
         raise EngineError(
@@ -58,6 +64,8 @@ def _limited(tensor: Tensor, limit: Limit) -> Tensor:
         for start in range(0, given.size, step):
             rows = given[start : start + step].reshape(-1, width)
             made[start : start + step] = _rows(rows, limit).reshape(-1)
+            if time.monotonic_ns() >= deadline_ns:
+                raise DeadlineError("the run was ended at its deadline")
     return Tensor(tensor.name, tensor.datatype, tensor.shape, made.view(np.uint8).data)
 
 

@@ -6,6 +6,7 @@ the worker will do is done here once with throw-away keys: succeeding, and faili
 """
 
 import contextlib
+from typing import Final
 
 from aigovtool.codec import Message, decode_signed, encode
 from aigovtool.crypto.aead import (
@@ -25,6 +26,8 @@ from aigovtool.enclave.engines.ipc import Limit
 from aigovtool.enclave.engines.limiting import limited
 from aigovtool.errors import AIGovToolError
 from aigovtool.protocol.tensor import Datatype, Tensor
+
+_FOR_EVER: Final = 1 << 63
 
 
 class _Line(Message):
@@ -76,4 +79,4 @@ def _rehearse_limits() -> None:
     for datatype in (Datatype.FP16, Datatype.FP32, Datatype.FP64):
         for lowest in (False, True):
             limit = Limit("y", top_k=1, lowest=lowest, decimals=1)
-            limited([Tensor("y", datatype, (1, 2), bytes(2 * datatype.size_bytes))], [limit])
+            limited([Tensor("y", datatype, (1, 2), bytes(2 * datatype.size_bytes))], [limit], _FOR_EVER)

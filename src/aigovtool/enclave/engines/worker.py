@@ -146,13 +146,15 @@ class Worker:
         inputs = unpack_tensors(message.inputs, payload)
         try:
             results = model.run(inputs, message.outputs, min(limit_ns, message.deadline_ns))
+            if message.limits:
+                results = limited(results, message.limits, min(limit_ns, message.deadline_ns))
         except DeadlineError:
             if limit_ns >= message.deadline_ns:
                 raise
             raise DeadlineError(
                 f"the run took longer than the {message.compute_ms} ms that one may", reason="compute_limit"
             ) from None
-        headers, data = pack_tensors(limited(results, message.limits) if message.limits else results)
+        headers, data = pack_tensors(results)
         self._channel.send(Answered(message.id, headers, (time.monotonic_ns() - begun_ns) // 1_000), data)
 
     def _unload(self, message: Unload) -> None:
