@@ -23,7 +23,13 @@ from aigovtool.enclave.app import EnclaveOptions, attester_for
 from aigovtool.enclave.boot import boot
 from aigovtool.enclave.clock import ElapsedClock
 from aigovtool.enclave.memory import engine_address_bytes
-from aigovtool.errors import AIGovToolError, ConfigurationError, ForbiddenError, SignatureInvalidError
+from aigovtool.errors import (
+    AIGovToolError,
+    ConfigurationError,
+    ForbiddenError,
+    SignatureInvalidError,
+    VerificationError,
+)
 from aigovtool.ids import ModelId, Nonce
 from aigovtool.ledger.entry import AttestationRefused
 from aigovtool.protocol import release
@@ -195,14 +201,17 @@ async def test_packages_are_all_there_before_the_first_key_is_asked_for(
     assert order == ["fetch", "fetch", "release", "release"]
 
 
-async def test_a_damaged_package_in_the_cache_is_downloaded_anew(site: Site) -> None:
+@pytest.mark.parametrize("where", ["end", "signature"])
+async def test_a_damaged_package_in_the_cache_is_downloaded_anew(where: str, site: Site) -> None:
     """One boot fails, and finds out that the file is not what its name says; the next one does not meet it again."""
     await (await site.boot()).engine.kill_and_wait()
     (cached,) = site.cache.iterdir()
     genuine = cached.read_bytes()
-    cached.write_bytes(genuine[:-20] + bytes(20))
-    with pytest.raises(AIGovToolError):
+    at = len(genuine) - 20 if where == "end" else genuine.index(b'"sig":"') + 7
+    cached.write_bytes(genuine[:at] + b"A" * 20 + genuine[at + 20 :])
+    with pytest.raises(VerificationError) as caught:
         await site.boot()
+    assert isinstance(caught.value, SignatureInvalidError) is (where == "signature")
     assert not cached.exists()
     await (await site.boot()).engine.kill_and_wait()
     assert cached.read_bytes() == genuine
@@ -233,6 +242,7 @@ async def test_a_wrong_enrolment_key_is_refused(site: Site) -> None:
     await site.refused(ForbiddenError, "not_enrolled", party)
 
 
+@pytest.mark.fault(19)
 async def test_a_custodian_with_another_root_is_not_obeyed(site: Site) -> None:
     """The TLS address may be right: the key set must be signed by the pinned root."""
     custodian = msgspec.structs.replace(site.party.custodian, root=SigningKey.generate().public.raw)
@@ -248,6 +258,7 @@ async def test_the_admission_of_another_boot_is_refused(site: Site) -> None:
     await site.refused(SignatureInvalidError, "wrong_admission")
 
 
+@pytest.mark.fault(19)
 async def test_the_key_release_of_another_boot_is_refused(site: Site) -> None:
     """It is wrapped to another engine, and says so under its signature."""
     first = await boot(site.party, [MODEL], wiring.platform(), site.link, site.cache)

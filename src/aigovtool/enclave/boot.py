@@ -27,7 +27,7 @@ from aigovtool.enclave.clock import ElapsedClock
 from aigovtool.enclave.custodian_link import CustodianLink, digest_of_file
 from aigovtool.enclave.engines.process import EngineConfig, EngineProcess, LoadedModel
 from aigovtool.enclave.memory import engine_address_bytes
-from aigovtool.errors import ConfigurationError, EngineError, PackageError, SignatureInvalidError, StoppedError
+from aigovtool.errors import ConfigurationError, EngineError, SignatureInvalidError, StoppedError, VerificationError
 from aigovtool.ids import Digest, InstanceId, MessageId, ModelId, Nonce
 from aigovtool.protocol import release
 from aigovtool.protocol.metering import Meter
@@ -247,7 +247,7 @@ class _Boot:
                 sealer=offer.sealer,
                 timeout_ms=within_ms,
             )
-        except PackageError:
+        except VerificationError:  # damaged, or another package that somebody put there
             await asyncio.to_thread(_discard_damaged, path, descriptor, offer.package)
             raise
         finally:
