@@ -6,7 +6,8 @@ Rules:
 2. An answer is read up to a bound and no further, then decoded strictly into its type.
 3. A refusal is problem+json and becomes the error that it was (`transport.remote_problem`); it is never repeated.
 4. A failure of the transport is repeated with the very same bytes, a few times with growing pauses: every request
-   of this API is idempotent, commands because they carry their own id.
+   of this API is idempotent, commands because they carry their own id. Silence is not: who did not answer for as long
+   as we wait is not asked again, because an operator has to know soon that an order went nowhere.
 
 It is synchronous and not shared between threads.
 """
@@ -146,6 +147,8 @@ class CustodianConnection:
         for pause_s in (*_PAUSES_S, None):
             try:
                 return attempt()
+            except httpx.TimeoutException as error:
+                raise self._unreachable(error) from None
             except httpx.TransportError as error:
                 if pause_s is None:
                     raise self._unreachable(error) from None
