@@ -135,6 +135,8 @@ FAILURES: dict[str, tuple[dict[str, Any], Callable[[], AppraisalPolicy]]] = {
 
 
 @pytest.mark.parametrize("name", FAILURES)
+@pytest.mark.attack(3, 6)
+@pytest.mark.fault(23)
 def test_each_check_refuses_alone(name: str) -> None:
     """Each single defect is refused, and only its own check fails."""
     changes, rules = FAILURES[name]
@@ -155,6 +157,7 @@ def test_a_tee_without_an_entry_is_refused() -> None:
     ]
 
 
+@pytest.mark.attack(8)
 def test_simulated_is_refused_unless_allowed_by_name() -> None:
     """An entry for the simulated TEE is not enough; with the switch it is never better than a warning."""
     rules = policy(entry(tee=TeeType.SIMULATED))
@@ -179,6 +182,8 @@ def test_memory_without_encryption_is_a_warning_when_opted_in() -> None:
     assert result.body.trust.runtime_opaque == 32
 
 
+@pytest.mark.attack(5)
+@pytest.mark.fault(21)
 def test_debug_is_refused_by_the_most_generous_policy() -> None:
     """With everything left unchecked and every switch open, debug mode is still refused."""
     open_entry = entry(
@@ -194,6 +199,8 @@ def test_debug_is_refused_by_the_most_generous_policy() -> None:
     assert failed(dataclasses.replace(evidence, debug=True), generous) == ["debug"]
 
 
+@pytest.mark.attack(6)
+@pytest.mark.fault(23)
 def test_an_advisory_is_accepted_by_its_name_only() -> None:
     """What the vendor knows to be wrong with a platform is accepted one by one, and by default not at all."""
     evidence = verified(advisories=(Advisory("INTEL-SA-00615"), Advisory("INTEL-SA-00289")))
@@ -215,6 +222,7 @@ def test_collateral_is_not_older_than_is_usual(tee: TeeType, days: int) -> None:
     appraise(verified(tee=tee, endorsed_since_ms=limit_ms), usual, NOW_MS)
 
 
+@pytest.mark.attack(6)
 def test_collateral_is_not_older_than_the_policy_says() -> None:
     """An age that is given holds for every platform; leaving it out is said and shown."""
     day_ms = 24 * HOUR_MS
@@ -392,6 +400,8 @@ def test_reference_value_named_twice_accepts_nothing() -> None:
     ],
     ids=["missing", "unjudged", "one is lower", "named twice"],
 )
+@pytest.mark.attack(6)
+@pytest.mark.fault(23)
 def test_tcb_is_compared_component_by_component(have: Tcb, minimum: Tcb) -> None:
     """A high component does not make up for a low, missing, unjudged or ambiguous one."""
     assert failed(verified(tcb=have), policy(entry(min_tcb=minimum.components))) == ["tcb"]
@@ -405,6 +415,7 @@ def test_facts_and_rules_must_cover_each_other() -> None:
     assert failed(verified(), policy(entry(facts=twice))) == ["facts"]
 
 
+@pytest.mark.attack(3)
 def test_a_chip_that_does_not_tell_is_refused_where_chips_are_listed() -> None:
     """A masked chip id cannot pass a list of chips."""
     assert failed(verified(chip_id=None), policy()) == ["chip"]

@@ -23,6 +23,8 @@ DEFAULTED = ("advisories", "max_collateral_age_ms", "label", "trusted_clock_requ
 
 @pytest.mark.parametrize("where", ["policy", "entry"])
 @pytest.mark.parametrize("name", ["debug", "allow_debug", "debug_allowed"])
+@pytest.mark.attack(5)
+@pytest.mark.fault(21)
 def test_no_policy_can_allow_debug(where: str, name: str) -> None:
     """A policy file that adds a field for debug is refused as a whole."""
     raw = msgspec.to_builtins(policy())

@@ -71,6 +71,7 @@ def test_the_set_does_not_follow_later_changes_of_its_mapping() -> None:
     assert verifiers.tees == {TeeType.TDX}
 
 
+@pytest.mark.attack(9)
 def test_evidence_is_bounded_as_a_whole() -> None:
     """Data and endorsements together stay within the bound, in code and from JSON."""
     Evidence(tee=TeeType.TDX, data=bytes(MAX_EVIDENCE_BYTES - 1), endorsements=(b"x",))

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.serialization import Encoding
 from tests.attestation.tee.snp import maker as snp
+from tests.observations import Observed
 
 from aigovtool.attestation.certificates import read_certificates
 from aigovtool.attestation.model import Evidence, MeasurementHex, TeeType
@@ -118,13 +119,15 @@ def test_a_policy_answers_the_second_question(site: Site) -> None:
     assert "NOT ACCEPTABLE: measurements" in site.run(site.simulated(), "--at", NOW, "--policy", other).stdout
 
 
-def test_report_data_is_compared_whole(site: Site) -> None:
+@pytest.mark.fault(25)
+def test_report_data_is_compared_whole(site: Site, observed: Observed) -> None:
     """Zeros at the end may be left out, nothing else; evidence for another conversation is not what was asked for."""
     padded = SimulatedPlatform(MEASUREMENT).report(b"hello" + bytes(59))
     assert site.verdict(site.simulated(padded), "--at", NOW, "--report-data", b"hello".hex())["genuine"]
     for other in (b"hell", b"hello\1", REPORT_DATA):
         found = site.verdict(site.simulated(padded), "--at", NOW, "--report-data", other.hex(), code=5)
         assert (found["genuine"], found["reason"], found["says"]) == (False, "report_data", None)
+        observed.refusal({"code": "evidence_not_genuine", "reason": found["reason"]})
 
 
 def test_evidence_is_judged_as_of_a_time(site: Site) -> None:

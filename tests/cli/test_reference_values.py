@@ -123,6 +123,7 @@ def test_a_library_is_signed_by_an_operator_and_checked_by_others(place: Place, 
     assert refused(folder, "reference-values", "list", "--library", "@signed.json") == (2, "signer_not_given")
 
 
+@pytest.mark.fault(24)
 def test_a_policy_is_signed_and_an_older_one_does_not_come_back(place: Place, folder: Path) -> None:
     """Whoever appraises elsewhere checks who made the policy, and remembers the newest that it saw."""
     keys = set()
@@ -190,6 +191,7 @@ def from_amd(folder: Path, *parts: Any) -> tuple[str, ...]:
     return ("@report.bin", *brought)
 
 
+@pytest.mark.attack(6)
 def test_a_draft_demands_that_revocation_is_checked(folder: Path) -> None:
     """Attack: drafted where no list was at hand, it would accept only who keeps the list from us."""
     result = run(folder, "appraisal", "draft", *from_amd(folder, snp.usual_leaf()), "-o", "@policy.json")

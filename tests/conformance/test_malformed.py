@@ -103,6 +103,7 @@ def test_a_step_that_failed_by_itself_is_reported() -> None:
     assert bundles.broken(Examined((report,), None)) == "internal"
 
 
+@pytest.mark.attack(7, 9)
 def test_a_few_seeds_of_each_campaign_find_nothing() -> None:
     """The short form of both: every change refused by a step. Memory is measured in a process of its own, below."""
     for campaign, seeds in ((evidence_mutations.CAMPAIGN, [0, 7, 20, 33]), (evidence_fuzz.CAMPAIGN, [1, 2, 3])):

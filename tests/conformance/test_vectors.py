@@ -205,6 +205,7 @@ def test_our_command_line_keeps_the_contract() -> None:
     assert main(["--no-public", "--only", "sev-snp", "--name", "policy-debug"]) == 0
 
 
+@pytest.mark.fault(26)
 def test_the_suite_means_the_same_without_assertions() -> None:
     """Under `python -O` no assertion is made; no verdict depends on one, nor does the refusal of changed bytes."""
     command_line = ["-O", "-m", "conformance", "--in-process", "--no-public", "--mutations", "600"]

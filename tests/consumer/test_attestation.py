@@ -29,6 +29,7 @@ def refused(world: World, enclave: FakeEnclave, kind: type[Exception], reason: s
     assert not enclave.charged
 
 
+@pytest.mark.attack(2)
 def test_relayed_evidence_is_refused(world: World, enclave: FakeEnclave) -> None:
     """A machine in the middle relays the challenge to a genuine enclave; its own certificate gives it away."""
     middle = world.enclave()
@@ -36,6 +37,7 @@ def test_relayed_evidence_is_refused(world: World, enclave: FakeEnclave) -> None
     refused(world, middle, EvidenceError, "binding_tls_spki")
 
 
+@pytest.mark.attack(2)
 def test_relayed_evidence_with_the_relays_key_in_the_claims_is_refused(world: World, enclave: FakeEnclave) -> None:
     """Claims that name the relay's key are not those that the report covers."""
     middle = world.enclave()
@@ -49,6 +51,8 @@ def test_relayed_evidence_with_the_relays_key_in_the_claims_is_refused(world: Wo
     refused(world, middle, EvidenceError, "channel_binding")
 
 
+@pytest.mark.attack(1)
+@pytest.mark.fault(17)
 def test_replayed_evidence_is_refused(world: World, enclave: FakeEnclave) -> None:
     """Evidence for an earlier nonce says nothing about now."""
     old = enclave.attest("radiology", Nonce("00" * 32))
@@ -56,6 +60,7 @@ def test_replayed_evidence_is_refused(world: World, enclave: FakeEnclave) -> Non
     refused(world, enclave, EvidenceError, "binding_nonce")
 
 
+@pytest.mark.fault(17)
 def test_every_attestation_uses_another_nonce(world: World, enclave: FakeEnclave) -> None:
     """A nonce that came twice could be answered from memory."""
     client = world.connect(enclave)
@@ -78,6 +83,7 @@ def _once(enclave: FakeEnclave, consumer: str) -> Any:
     return forge
 
 
+@pytest.mark.attack(4)
 def test_boot_evidence_is_not_session_evidence(world: World, enclave: FakeEnclave) -> None:
     """Evidence that the custodian got at boot cannot be shown to a consumer."""
     enclave.forge_claims = lambda claims: msgspec.structs.replace(claims, role="boot", manifests=())
@@ -90,6 +96,7 @@ def test_a_key_set_of_another_root_is_refused(world: World, enclave: FakeEnclave
     refused(world, enclave, SignatureInvalidError, "wrong_key")
 
 
+@pytest.mark.fault(19)
 def test_an_enclave_of_another_custodian_is_refused(world: World, enclave: FakeEnclave) -> None:
     """The right key set beside evidence that binds another root proves nothing."""
     other = SigningKey.generate().public.key_id
@@ -97,6 +104,7 @@ def test_an_enclave_of_another_custodian_is_refused(world: World, enclave: FakeE
     refused(world, enclave, EvidenceError, "binding_custodian_root")
 
 
+@pytest.mark.fault(20)
 def test_a_pinned_model_digest_is_demanded(world: World, enclave: FakeEnclave) -> None:
     """Another model under the same name is another model."""
     pins = {"doubler": digest_of(b"the model that was audited")}
@@ -110,6 +118,7 @@ def test_the_right_pin_is_accepted(world: World, enclave: FakeEnclave) -> None:
     )
 
 
+@pytest.mark.fault(20)
 def test_swapped_names_of_covered_models_are_refused(world: World, enclave: FakeEnclave) -> None:
     """Both digests are attested, but each name must have its own."""
     other = digest_of(b"another model")
@@ -248,6 +257,7 @@ def test_a_rebooted_enclave_is_attested_afresh(world: World, enclave: FakeEnclav
     assert len(enclave.challenges) == 2
 
 
+@pytest.mark.attack(2)
 def test_a_certificate_that_changes_midway_to_an_unattested_one_gets_nothing(
     world: World, enclave: FakeEnclave
 ) -> None:

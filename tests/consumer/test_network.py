@@ -107,6 +107,7 @@ BLACK_HOLES: dict[str, tuple[Act, bool]] = {
 
 
 @pytest.mark.parametrize("kind", BLACK_HOLES)
+@pytest.mark.fault(27)
 def test_a_black_hole_is_a_typed_error_in_bounded_time(world: World, kind: str) -> None:
     """Neither silence nor a drip of bytes can hold a caller longer than its timeout."""
     act, tls = BLACK_HOLES[kind]
@@ -115,6 +116,7 @@ def test_a_black_hole_is_a_typed_error_in_bounded_time(world: World, kind: str) 
 
 
 @pytest.mark.parametrize("kind", BLACK_HOLES)
+@pytest.mark.fault(27)
 async def test_a_black_hole_is_a_typed_error_asynchronously_too(world: World, kind: str) -> None:
     """The two drivers agree."""
     act, tls = BLACK_HOLES[kind]

@@ -79,6 +79,7 @@ async def test_what_is_over_needs_a_new_boot(admitted: Enclave, lent: Bench) -> 
         await again(admitted)
 
 
+@pytest.mark.attack(3)
 async def test_another_machine_does_not_take_the_place_of_an_instance(admitted: Enclave, lent: Bench) -> None:
     """Attack: other keys under its name, other models, or its request signed by somebody else."""
     before = await admitted.record()

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from sqlalchemy import text
 from tests.custodian.conftest import BORROWER, MODEL, OTHER, YEAR_MS, Bench, Enclave, make_bench
+from tests.observations import Observed
 
 from aigovtool.attestation.binding import HpkePublicKey, IdentityPublicKey, SpkiHash
 from aigovtool.crypto.sign import Signature, SigningKey, seal
@@ -61,7 +62,9 @@ def stop_all() -> acts.Stop:
     return acts.Stop(target=StopTarget.ALL, value="", reason="drill")
 
 
-async def refused(bench: Bench, enclave: Enclave, error: type[AIGovToolError], reason: str | None, **how: Any) -> None:
+async def refused(
+    bench: Bench, enclave: Enclave, error: type[AIGovToolError], reason: str | None, **how: Any
+) -> AIGovToolError:
     """Boot with `how`; expect a refusal and its line in the audit log, and no instance."""
     envelope = how.pop("envelope", None)
     if envelope is None:
@@ -73,6 +76,7 @@ async def refused(bench: Bench, enclave: Enclave, error: type[AIGovToolError], r
     assert isinstance(last, entry.AttestationRefused)
     assert (last.borrower, last.code, last.reason) == (enclave.borrower, error.code, reason or "")
     assert (await views.show_enclaves(bench.custodian)).enclaves == []
+    return caught.value
 
 
 # --- Admission ---------------------------------------------------------------------------------------------
@@ -91,6 +95,8 @@ async def test_an_honest_enclave_is_admitted_for_its_models_only(lent: Bench) ->
     assert [type(body) for body in (await lent.log())[before:]] == [entry.Attested]
 
 
+@pytest.mark.attack(1)
+@pytest.mark.fault(17)
 async def test_a_nonce_works_once(lent: Bench) -> None:
     """The same boot request again is a replay: its nonce is spent."""
     enclave = Enclave(lent)
@@ -101,6 +107,7 @@ async def test_a_nonce_works_once(lent: Bench) -> None:
     assert caught.value.reason == "nonce_replayed"
 
 
+@pytest.mark.attack(1)
 async def test_a_nonce_is_spent_by_a_refused_boot_too(lent: Bench) -> None:
     """After a refusal the same nonce cannot be tried again with better evidence."""
     enclave = Enclave(lent, platform=SimulatedPlatform(measure(), debug=True))
@@ -125,6 +132,7 @@ async def test_a_nonce_of_nobody_is_unknown(lent: Bench) -> None:
     await refused(lent, enclave, EvidenceError, "nonce_unknown", envelope=envelope)
 
 
+@pytest.mark.attack(1)
 async def test_a_nonce_of_another_borrower_is_unknown(lent: Bench) -> None:
     """A challenge made for one borrower is worth nothing in another's boot, and stays unspent."""
     mine, theirs = Enclave(lent, borrower=OTHER), Enclave(lent)
@@ -136,7 +144,9 @@ async def test_a_nonce_of_another_borrower_is_unknown(lent: Bench) -> None:
 
 
 @pytest.mark.parametrize(("late_ms", "good"), [(NONCE_TTL_MS, True), (NONCE_TTL_MS + 1, False)])
-async def test_a_nonce_lasts_a_minute(late_ms: int, good: bool, lent: Bench) -> None:  # noqa: FBT001
+@pytest.mark.attack(1)
+@pytest.mark.fault(17)
+async def test_a_nonce_lasts_a_minute(late_ms: int, good: bool, lent: Bench, observed: Observed) -> None:  # noqa: FBT001
     """At the last millisecond it works; one later it does not."""
     enclave = Enclave(lent)
     envelope = enclave.sealed(enclave.request(enclave.claims(await enclave.challenge())))
@@ -144,7 +154,7 @@ async def test_a_nonce_lasts_a_minute(late_ms: int, good: bool, lent: Bench) -> 
     if good:
         await enclave.admit(envelope)
     else:
-        await refused(lent, enclave, EvidenceError, "nonce_expired", envelope=envelope)
+        observed.refusal(await refused(lent, enclave, EvidenceError, "nonce_expired", envelope=envelope))
 
 
 # --- Both signatures ---------------------------------------------------------------------------------------
@@ -217,14 +227,16 @@ SWAPS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", SWAPS)
-async def test_no_claim_can_be_swapped_after_the_evidence_was_made(name: str, lent: Bench) -> None:
+@pytest.mark.attack(2)
+async def test_no_claim_can_be_swapped_after_the_evidence_was_made(name: str, lent: Bench, observed: Observed) -> None:
     """Evidence relayed with one changed claim does not cover it: refused whatever the claim is."""
     enclave = Enclave(lent)
     honest = enclave.claims(await enclave.challenge())
     claims = msgspec.structs.replace(honest, **{name: SWAPS[name]})
     identity = OTHER_KEY if name == "identity_key" else enclave.identity
     envelope = enclave.sealed(enclave.request(claims, evidence_of=honest), lent.enrolment[BORROWER], identity)
-    await refused(lent, enclave, EvidenceError, "channel_binding", envelope=envelope)
+    observed.refusal(await refused(lent, enclave, EvidenceError, "channel_binding", envelope=envelope))
+    observed.entry("attestation_refused")
 
 
 @pytest.mark.parametrize(
@@ -239,6 +251,7 @@ async def test_no_claim_can_be_swapped_after_the_evidence_was_made(name: str, le
         ("appraisal_policy", "binding_appraisal_policy"),
     ],
 )
+@pytest.mark.attack(2, 4)
 async def test_genuine_evidence_for_another_conversation_is_refused(name: str, reason: str, lent: Bench) -> None:
     """An enclave that attests honestly, but for another role, custodian, policy or instance, is not admitted."""
     enclave = Enclave(lent)
@@ -314,6 +327,8 @@ async def test_a_stranger_who_names_a_key_that_two_instances_have_stops_nobody(r
 # --- Appraisal ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack(8)
+@pytest.mark.fault(22)
 async def test_simulated_evidence_needs_an_explicit_opt_in(tmp_path: Path) -> None:
     """A custodian made without it refuses, even when an operator has set a policy that would accept."""
     bench = make_bench(tmp_path / "custodian", allow_simulated=False)
@@ -449,6 +464,7 @@ async def test_a_release_is_signed_by_the_instance(admitted: Enclave, lent: Benc
     assert foreign.value.reason == "wrong_sender"
 
 
+@pytest.mark.fault(20)
 async def test_a_wrong_manifest_gets_no_key(admitted: Enclave) -> None:
     """The key is for one sealed package, not for whatever bears the model's name."""
     with pytest.raises(ForbiddenError) as caught:

@@ -354,6 +354,7 @@ async def test_what_is_no_file_among_the_packages_blocks_nobody(make: Callable[[
 # --- Policy, budgets, stops ----------------------------------------------------------------------------------
 
 
+@pytest.mark.attack(11)
 async def test_an_appraisal_policy_is_not_rolled_back(bench: Bench) -> None:
     """Only a higher version replaces it; the same version with another content is a fork."""
     policy = wiring.development_policy()

@@ -8,6 +8,7 @@ import pytest
 from tests.attestation.tee.snp import maker as snp
 from tests.custodian.amd import LIST, Amd
 from tests.custodian.conftest import Bench, Enclave, lend, want
+from tests.observations import Observed
 
 from aigovtool.attestation.binding import Binding
 from aigovtool.attestation.examination import Examined
@@ -30,10 +31,11 @@ from aigovtool.custodian.service import commands
 from aigovtool.custodian.service.reexamination import reexamine
 from aigovtool.custodian.store import evidence
 from aigovtool.errors import AppraisalError, EvidenceError, ReattestRequiredError
-from aigovtool.ledger.entry import AttestationWithdrawn
+from aigovtool.ledger.entry import AttestationRefused, AttestationWithdrawn
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol.messages import Deny, DenyCode, Grant
 
+DAY_MS = 86_400_000
 WHY = Unchecked(reason="not what this test is about")
 
 
@@ -125,6 +127,7 @@ async def test_a_guest_without_a_network_is_admitted_with_what_its_vendor_gives(
     assert len(site.amd.asked) == 2
 
 
+@pytest.mark.attack(6)
 async def test_a_list_that_the_borrower_brings_is_not_the_vendors_word(site: Site) -> None:
     """Attack: an older list, or that for the other kind of key, where the custodian cannot reach AMD."""
     leaf, harmless = snp.der(site.amd.leaf)[0], site.amd.list()
@@ -169,6 +172,7 @@ async def test_a_vendor_that_is_silent_or_says_something_else_ends_nothing(site:
     assert isinstance(granted, Grant)
 
 
+@pytest.mark.attack(6)
 async def test_what_a_vendor_revokes_ends_leases_within_the_next_round(site: Site) -> None:
     """The cache is refreshed for machines that were admitted, also after the custodian was started again."""
     enclave = await site.booted()
@@ -256,6 +260,7 @@ async def test_a_fault_of_our_own_is_no_verdict(site: Site, reason: str) -> None
     assert (await enclave.record()).state == "live"
 
 
+@pytest.mark.attack(11)
 async def test_no_key_goes_out_before_the_new_policy_has_judged(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attack: thousands of instances, so that judging takes long, and a key is asked for in the meantime."""
     enclave = await site.booted()
@@ -271,3 +276,28 @@ async def test_no_key_goes_out_before_the_new_policy_has_judged(site: Site, monk
     with pytest.raises(ReattestRequiredError):
         await enclave.release()
     assert await site.withdrawn() == ["measurements"]
+
+
+@pytest.mark.fault(29)
+@pytest.mark.parametrize("silent", [False, True], ids=["refreshed", "stale"])
+async def test_after_a_month_only_what_was_refreshed_is_good(silent: bool, site: Site, observed: Observed) -> None:  # noqa: FBT001
+    """31 days by the custodian's clock, under a policy that takes lists of 30: it asks the vendor itself, each day."""
+    (entry,) = policy(3, said(site.amd)).accepted
+    monthly = msgspec.structs.replace(entry, max_collateral_age_ms=30 * DAY_MS)
+    await site.lent.command(acts.SetAppraisalPolicy(policy=AppraisalPolicy(version=3, accepted=(monthly,))))
+    await site.booted()
+    site.amd.away = silent
+    for _ in range(31):
+        site.advance(DAY_MS)
+        await site.cache.refresh()
+        await reexamine(site.lent.custodian)
+    if not silent:
+        await site.booted()
+        assert site.amd.asked.count(LIST) == 32
+        return
+    with pytest.raises(AppraisalError) as caught:
+        await site.booted()
+    assert observed.refusal(caught.value) == "evidence_unacceptable: collateral_age"
+    refused = [line.reason for line in await site.lent.log() if isinstance(line, AttestationRefused)]
+    assert refused == ["collateral_age"]
+    observed.entry("attestation_refused")

@@ -40,6 +40,7 @@ async def withdrawn(bench: Bench) -> list[AttestationWithdrawn]:
     return [line for line in await bench.log() if isinstance(line, AttestationWithdrawn)]
 
 
+@pytest.mark.attack(11)
 async def test_a_policy_that_accepts_an_enclave_no_more_ends_its_leases(admitted: Enclave, lent: Bench) -> None:
     """At once: no lease, no key, no time; told to attest again, which is refused; and everybody can see why."""
     await lent.grant(9)

@@ -216,6 +216,7 @@ def test_files_cannot_change_places(identity: bytes) -> None:
     assert refusal(lambda: open_all(swapped)).reason == "segment"
 
 
+@pytest.mark.fault(20)
 def test_no_byte_can_change(package: Package) -> None:
     """A flipped bit is found in every byte of the framing and the end, and in a sample of the rest."""
     size = len(package.data)

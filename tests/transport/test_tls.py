@@ -130,6 +130,7 @@ async def test_the_custodian_is_checked_by_name_and_authority(world: World) -> N
             await ask(server, tls.client_context([authority]), "/hello")
 
 
+@pytest.mark.fault(18)
 async def test_only_tls_1_3_is_spoken_and_nothing_is_resumed(server: HttpServer, world: World) -> None:
     """An older protocol is refused; the application protocol is HTTP/1.1; no session ticket is given."""
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -332,6 +332,7 @@ async def test_certificates_of_machines_have_a_bound_and_lists_stay(
     assert set(cache.known([LIST, *urls])) == {LIST, urls[0], urls[3], urls[4]}
 
 
+@pytest.mark.fault(29)
 async def test_what_was_used_is_refreshed_before_it_is_old(vendor: Vendor, tmp_path: Path) -> None:
     """At half its time, without anybody waiting for it; what nobody used for 30 days is not."""
     cache = cache_of(vendor, tmp_path)

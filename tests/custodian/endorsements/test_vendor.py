@@ -92,6 +92,7 @@ async def test_an_answer_is_kept_with_the_headers_that_belong_to_it(site: Site) 
 
 
 @pytest.mark.parametrize("path", ["/elsewhere", "/busy", "/down", "/large", "/packed", "/slow"])
+@pytest.mark.attack(10)
 async def test_no_answer_is_no_answer(path: str, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A redirect is not followed; busy, too much, packed (small, then large) and too slow are the same to us."""
     monkeypatch.setattr(vendor, "_TIMEOUT_S", 0.5)
@@ -151,6 +152,7 @@ async def test_a_vendor_that_is_slow_keeps_a_queue_waiting_once(site: Site, monk
     assert reasons.count("vendor_unreachable") == len(site.asked) < len(answers)
 
 
+@pytest.mark.attack(10)
 async def test_a_server_with_another_certificate_is_not_the_vendor() -> None:
     """Attack: somebody between us and the vendor. What it sends would not verify, but it would see whom we ask for."""
     authority_key, key = TlsKey.generate(), TlsKey.generate()
@@ -188,6 +190,7 @@ async def test_a_server_with_another_certificate_is_not_the_vendor() -> None:
         "",
     ],
 )
+@pytest.mark.attack(10)
 async def test_nothing_but_the_vendors_hosts_is_asked(url: str, site: Site) -> None:
     """Attack: evidence whose fields lead to another address."""
     with pytest.raises(InvalidValueError) as caught:

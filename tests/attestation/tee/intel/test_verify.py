@@ -206,6 +206,7 @@ def test_what_the_pck_certificate_says_of_the_platform_is_told() -> None:
     ],
 )
 @pytest.mark.parametrize("recipe", BOTH, ids=["sgx", "tdx"])
+@pytest.mark.fault(23)
 def test_every_status_but_revoked_is_a_fact(recipe: Recipe, status: str) -> None:
     """The library holds an outdated platform to be verified; so the status reaches the policy as it is."""
     found = genuine(but(recipe, status=status, advisories=("INTEL-SA-00615",)))
@@ -386,12 +387,14 @@ def test_a_root_is_one_certificate(root: bytes) -> None:
     ids=lambda one: re.sub(" object at 0x[0-9a-f]+", "", str(one)),  # a name is the same in every process
 )
 @pytest.mark.parametrize("recipe", BOTH, ids=["sgx", "tdx"])
+@pytest.mark.attack(7)
 def test_a_chain_with_one_defect_is_refused(recipe: Recipe, changes: Any, expected: tuple[str, str]) -> None:
     """Strangers' signatures, wrong issuers, names, purposes and algorithms: each is refused by its step and name."""
     assert first(but(recipe, **changes)) == expected
 
 
 @pytest.mark.parametrize("part", ["leaf", "authority", "signing"])
+@pytest.mark.attack(7)
 def test_a_key_on_another_curve_is_refused(part: str) -> None:
     """Intel uses P-256 alone, so a certificate for another curve is none of Intel's."""
     signed_by = {"leaf": "authority@p384"} if part == "authority" else {}
@@ -417,6 +420,7 @@ def test_a_key_on_another_curve_is_refused(part: str) -> None:
     assert first(evidence) == ("pck_chain", "chain_algorithm")
 
 
+@pytest.mark.attack(7)
 def test_chains_have_their_exact_length_and_order() -> None:
     """A chain without its root, with a certificate too many, or upside down is refused."""
     made, root = maker.collateral(TDX4), maker.certificate(TDX4, "root")
@@ -470,6 +474,7 @@ def test_a_document_changed_after_signing_is_refused(recipe: Recipe) -> None:
     [("leaf", "pck_crl"), ("authority", "root_crl"), ("signing", "root_crl"), ("root", "root_crl")],
 )
 @pytest.mark.parametrize("recipe", BOTH, ids=["sgx", "tdx"])
+@pytest.mark.attack(6)
 def test_a_revoked_certificate_is_refused(recipe: Recipe, revoked: str, lists: str) -> None:
     """Leaf, PCK CA, TCB signing certificate and root: each is looked up in the list of its issuer."""
     assert failures(but(recipe, revoked=frozenset({revoked}))) == {"revocation": "revoked"}
@@ -510,6 +515,7 @@ def in_window(part: str, since: datetime, until: datetime) -> dict[str, Any]:
 
 @pytest.mark.parametrize("part", [*CERTIFIED, *LISTED, *DATED])
 @pytest.mark.parametrize("recipe", BOTH, ids=["sgx", "tdx"])
+@pytest.mark.attack(6)
 def test_each_part_is_valid_from_its_first_to_its_last_second(recipe: Recipe, part: str) -> None:
     """One second before its begin and one after its end, a single part makes all of it refused."""
     since, until = NOW - timedelta(hours=1), NOW + timedelta(hours=1)
@@ -567,6 +573,7 @@ def test_the_rest_of_the_quoting_enclaves_report_data_is_zero() -> None:
 
 @pytest.mark.parametrize("recipe", [TDX4, TDX5, TDX15], ids=["4", "5", "1.5"])
 @pytest.mark.parametrize("bit", range(64))
+@pytest.mark.attack(5)
 def test_every_attribute_of_a_td_is_refused_or_told(recipe: Recipe, bit: int) -> None:
     """Debug, profiling, migration, service extensions and unknown bits are refused; the others are named facts."""
     if recipe is not TDX4 and bit not in {0, 4, 16, 17, 18, 29, 63}:
@@ -581,6 +588,7 @@ def test_every_attribute_of_a_td_is_refused_or_told(recipe: Recipe, bit: int) ->
         assert first(made) == ("attributes", "debug" if bit == 0 else "td_attributes")
 
 
+@pytest.mark.attack(5)
 def test_a_td_that_its_host_can_disturb_is_refused() -> None:
     """Without SEPT_VE_DISABLE the host can make a TD handle exceptions of its choice; a service TD can move it."""
     assert failures(but(TDX4, body={"td_attributes": 0})) == {"attributes": "td_sept_ve", "platform": "td_sept_ve"}
@@ -688,6 +696,7 @@ def test_a_certificate_without_the_extension_names_no_platform(monkeypatch: pyte
     ],
     ids=["enclave", "platform"],
 )
+@pytest.mark.attack(6)
 def test_a_verdict_better_than_its_parts_is_refused(
     monkeypatch: pytest.MonkeyPatch, change: dict[str, str], recipe: Recipe
 ) -> None:
@@ -770,6 +779,7 @@ def parts(name: str) -> tuple[bytes, ...]:
 
 
 @pytest.mark.parametrize("name", ALL)
+@pytest.mark.attack(7)
 def test_every_changed_byte_is_refused(name: str) -> None:
     """A sample of all bytes of quote, collateral and events: whatever a byte is changed to, all of it is refused."""
     dice = random.Random(20270115)
@@ -809,6 +819,7 @@ def test_signed_nonsense_gives_only_typed_failures(member: str, value: object, p
     cut=st.integers(0, 64),
     tee=st.sampled_from([TeeType.SGX, TeeType.TDX]),
 )
+@pytest.mark.attack(9)
 def test_any_bytes_give_only_typed_failures(  # noqa: PLR0917 - a fuzzer turns every knob
     name: str, index: int, at: int, piece: bytes, cut: int, tee: TeeType
 ) -> None:

@@ -189,6 +189,7 @@ def test_an_unpinned_root_is_refused() -> None:
     assert [step.reason for step in examined.steps if step.outcome is StepOutcome.FAILED] == ["chain_root"]
 
 
+@pytest.mark.attack(7)
 def test_a_root_with_the_names_and_key_of_the_pinned_one_is_refused() -> None:
     """The pin is of the whole encoding, not of a name or a key."""
     assert of_chain(maker.changed("root", ends=timedelta(days=99))) == {"chain": "chain_root"}
@@ -243,6 +244,7 @@ CHAINS: dict[str, tuple[tuple[maker.Link, ...], dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.attack(7)
 def test_a_defective_chain_is_refused_for_its_one_defect(name: str) -> None:
     """Each rule of the chain refuses alone, in a document that is signed by the key of the leaf."""
     links, expected = CHAINS[name]
@@ -373,6 +375,7 @@ def test_the_signature_covers_the_received_bytes() -> None:
         ),
     ],
 )
+@pytest.mark.attack(7)
 def test_degenerate_signatures_are_refused(twisted: bytes) -> None:
     """Zero and out-of-range halves are no signature and no error of ours."""
     data = write([maker.PROTECTED, {}, write(maker.members()), twisted])
@@ -502,6 +505,7 @@ def test_a_damaged_certificate_is_refused_cleanly(index: int, start: int, piece:
         assert refused_cleanly(data)
 
 
+@pytest.mark.attack(9)
 def test_evidence_of_the_largest_size_is_refused_cleanly() -> None:
     """Size is bounded before anything is parsed."""
     largest = Evidence(tee=TeeType.NITRO, data=b"\x84" * (192 << 10))

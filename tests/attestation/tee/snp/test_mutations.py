@@ -96,6 +96,7 @@ def _mutations(size: int, dice: random.Random) -> Iterator[tuple[int, int]]:
 
 @pytest.mark.timeout(3600 if _WHOLE else 60)
 @pytest.mark.parametrize("case", _PARAMETERS)
+@pytest.mark.attack(7)
 def test_every_changed_byte_is_refused(case: Callable[[], _Case]) -> None:
     """A flipped bit in any byte of report and endorsements is refused by a step, and never as a mistake of ours."""
     verifier, evidence, now_ms = case()
@@ -114,6 +115,7 @@ def test_every_changed_byte_is_refused(case: Callable[[], _Case]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["leaf", "authority", "list"])
+@pytest.mark.attack(7)
 def test_a_signature_has_no_unused_bits(kind: str) -> None:
     """How many of its last bits are unused stands outside of what is signed, so that number has one value too."""
     makers: dict[str, Callable[[], x509.Certificate | x509.CertificateRevocationList]] = {

@@ -358,6 +358,7 @@ def test_of_two_lists_the_first_to_end_ends() -> None:
     ],
     ids=maker.label,
 )
+@pytest.mark.attack(6)
 def test_a_list_that_revokes_or_is_not_good_is_refused(
     serials: list[int], changes: dict[str, Any], reason: str
 ) -> None:
@@ -416,6 +417,7 @@ def test_a_key_on_another_curve_is_refused() -> None:
         assert refused(bundle(None, *der(leaf(key=key))))["leaf"] == "leaf_key"
 
 
+@pytest.mark.attack(3)
 def test_a_key_of_one_chip_speaks_for_that_chip_only() -> None:
     """Another chip's VCEK, or a report that hides its chip, is refused; a VLEK is for many chips."""
     for chip in (bytes(64), CHIP[GENOA]):
@@ -426,6 +428,7 @@ def test_a_key_of_one_chip_speaks_for_that_chip_only() -> None:
 
 
 @pytest.mark.parametrize("product", Product)
+@pytest.mark.attack(6)
 def test_a_key_of_one_tcb_version_speaks_for_that_version_only(product: Product) -> None:
     """Each component of the leaf's version is compared, so an old key cannot report a new TCB, nor a new one an old."""
     reserved = range(4, 7) if product is TURIN else range(2, 6)

@@ -69,6 +69,7 @@ def test_reports_that_nothing_endorses_are_refused() -> None:
 
 
 @given(start=st.integers(0, 1183), piece=st.binary(min_size=1, max_size=80), version=st.sampled_from([2, 3, 5]))
+@pytest.mark.attack(10)
 def test_no_report_changes_the_form_of_an_address(start: int, piece: bytes, version: int) -> None:
     """Whatever a stranger writes into a report, an address is AMD's or there is none."""
     data = report(GENOA, version=version)

@@ -587,6 +587,7 @@ def mutants(evidence: Evidence, every: int, seed: int) -> list[tuple[str, Eviden
     ],
     ids=["activated", "rsa", "certified", "sha384"],
 )
+@pytest.mark.attack(7)
 def test_every_changed_byte_is_refused(forgery: Forgery) -> None:
     """One changed byte anywhere in data or endorsements is not genuine; a sample of them here."""
     made = forgery.made()
