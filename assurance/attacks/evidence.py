@@ -8,8 +8,9 @@ ATTACKS: tuple[Attack, ...] = (
         name="Evidence is sent again",
         answer="A nonce of the custodian's is good once, for a minute, and is spent in the ledger before anything is "
         "verified; a consumer makes its own for each attestation.",
-        tried="A captured boot is sent again over its connection, over a new one, and to a custodian that was started "
-        "again; a minute too late; a consumer is shown an enclave's answer to another nonce.",
+        tried="A captured boot is sent several times at once, again over its connection, over a new one, and to a "
+        "custodian that was started again; a minute too late; a consumer is shown an enclave's answer to another "
+        "nonce.",
         refusals=(
             "evidence_not_genuine: nonce_replayed",
             "evidence_not_genuine: nonce_expired",

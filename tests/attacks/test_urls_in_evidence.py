@@ -26,9 +26,6 @@ from tests.product_process import environment
 from aigovtool.attestation.model import Evidence
 from aigovtool.codec import decode
 
-if shutil.which("strace") is None:
-    pytest.skip("not installed: strace; no URL in evidence was tried", allow_module_level=True)
-
 ROOT = Path(__file__).resolve().parents[2]
 #: Nothing that is connected to answers: the network is unreachable, whatever is asked for.
 _WATCHED = ("-f", "-e", "trace=connect,openat", "-e", "inject=connect:error=ENETUNREACH")
@@ -63,6 +60,8 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Evidence that names a listener of ours, the metadata service of clouds, and a file."""
+    if shutil.which("strace") is None:
+        pytest.skip("not installed: strace; no URL in evidence was tried")
     folder = tmp_path_factory.mktemp("urls")
     secret = folder / "secret-file"
     secret.write_bytes(b"")
