@@ -128,6 +128,7 @@ def test_whoever_ends_tls_before_a_genuine_enclave_gets_no_prompt(
 
 
 @pytest.mark.attack(1, 2)
+@pytest.mark.fault(17)
 def test_no_field_of_relayed_evidence_can_be_swapped(site: Site, middle: Middle, observed: Observed) -> None:
     """Each claim in turn, and evidence that answered another nonce: nothing more is sent to such an enclave."""
     own = SigningKey.generate().public
