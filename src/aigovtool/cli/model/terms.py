@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from aigovtool.protocol.views import ModelView
 
 KEPT = (
-    "Leases that are out keep their terms; how long an enclave may be silent, and how much one request may take, changes"
-    " when it boots anew (stop and resume makes it); what leaves in answers changes as fast as a stop takes effect."
+    "Leases that are out keep their terms; how long an enclave may be silent, and how much one request may take,"
+    " changes when it boots anew (stop and resume makes it); what leaves in answers changes as fast as a stop takes effect."
 )
 
 
