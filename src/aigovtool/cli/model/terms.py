@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 KEPT = (
     "Leases that are out keep their terms; how long an enclave may be silent, and how much one request may take,"
-    " changes when it boots anew (stop and resume makes it); what leaves in answers changes as fast as a stop takes effect."
+    " changes when it boots anew (stop and resume makes it);"
+    " what leaves in answers changes as fast as a stop takes effect."
 )
 
 
