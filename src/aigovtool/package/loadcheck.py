@@ -159,6 +159,7 @@ def load(path: str) -> LoadReport:
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # as the enclave reads it
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return LoadReport(
         inputs=tuple(node.name for node in session.get_inputs()),

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -162,6 +163,23 @@ async def test_external_data_outside_the_package_is_refused(kit: Any, process: E
     )
     with pytest.raises(ModelError):
         await sealed.load(process)
+
+
+async def test_what_onnx_runtime_wrote_for_itself_is_refused(kit: Any, process: EngineProcess, tmp_path: Path) -> None:
+    """Its own format is another parser, and no sealer has looked at it: the manifest says ONNX, and that is read."""
+    add = helper.make_node("Add", ["x", "x"], ["y"])
+    graph = kit.model_bytes([add], [kit.value("x", ["n", 2])], [kit.value("y", ["n", 2])])
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(tmp_path / "model.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    written = (tmp_path / "model.ort").read_bytes()
+    assert ort.InferenceSession(written, providers=["CPUExecutionProvider"]).get_inputs()
+    sides = [kit.spec("x", ["n", 2])], [kit.spec("y", ["n", 2])]
+    with pytest.raises(ModelError) as caught:
+        await kit.seal(tmp_path / "p", [("model.onnx", written)], *sides).load(process)
+    assert caught.value.reason == "engine_refused"
 
 
 @pytest.mark.parametrize("flags", [os.O_RDWR, os.O_WRONLY])

@@ -339,6 +339,33 @@ async def test_an_answer_that_is_too_much_costs_the_run_and_not_the_child(
     assert not process.died.is_set()
 
 
+async def test_an_output_that_is_not_what_the_model_says_costs_the_run_and_not_the_child(
+    kit: Any, process: EngineProcess, tmp_path: Path
+) -> None:
+    """A graph that says [1] and gives what the consumer wants: the library only warns, and the others would pay."""
+    graph = kit.model_bytes(
+        [helper.make_node("Expand", ["x", "s"], ["y"])],
+        [kit.value("x", [1]), kit.value("s", ["r"], TensorProto.INT64)],
+        [kit.value("y", [1])],
+    )
+    sealed = kit.seal(
+        tmp_path / "m",
+        [("model.onnx", graph)],
+        [kit.spec("x", [1]), kit.spec("s", ["r"], ManifestDatatype.INT64)],
+        [kit.spec("y", [1])],
+    )
+    model = await sealed.load(process)
+    one = Tensor("x", Datatype.FP32, (1,), struct.pack("<f", 7))
+    for shape in ((3,), (1, 1)):
+        sizes = Tensor("s", Datatype.INT64, (len(shape),), struct.pack(f"<{len(shape)}q", *shape))
+        with pytest.raises(EngineError) as caught:
+            await process.run(model, [one, sizes], [], MINUTE_MS, consumer=ANN)
+        assert caught.value.reason == "output_mismatch"
+    fitting = Tensor("s", Datatype.INT64, (1,), struct.pack("<q", 1))
+    (answer,) = (await process.run(model, [one, fitting], ["y"], MINUTE_MS, consumer=ANN)).outputs
+    assert kit.numbers(answer) == [7]
+
+
 # --- Compute -----------------------------------------------------------------------------------
 
 

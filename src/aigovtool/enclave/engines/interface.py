@@ -1,7 +1,7 @@
 """What a model takes and gives, and whether tensors fit: decided before anything is reserved or charged.
 
 Pure functions over Python integers; no array library. `check_inputs` and `check_outputs` judge a consumer's
-request, `check_answer` judges the engine child, which a bad model may have taken over.
+request, `check_output` what a model gave, and `check_answer` the engine child, which a bad model may have taken over.
 
 It does not look at the data of inputs: outlines are compared before anybody does, and `Tensor.checked` looks where they
 are read.
@@ -58,11 +58,26 @@ def check_outputs(interface: ModelInterface, names: Sequence[str]) -> None:
         raise _refused("an output is asked for twice", "duplicate_output", "ask for each output once")
 
 
+def check_output(spec: TensorSpec, output: Outline | Tensor) -> None:
+    """Raise unless an output is what the model says that it gives.
+
+    Only datatype, rank and fixed dimensions are compared: what the model computes for a symbolic axis is its own
+    business.
+
+    Raises:
+        EngineError: `output_mismatch`.
+    """
+    try:
+        if spec.shape is not None:
+            _check_tensor(spec, output, None)
+        elif output.datatype.value != spec.datatype.value:
+            raise _refused(f"{spec.name!r} comes as {output.datatype.value}", "wrong_datatype", "")
+    except InvalidValueError as error:
+        raise EngineError(f"another output than the model says: {error.message}", reason="output_mismatch") from None
+
+
 def check_answer(interface: ModelInterface, names: Sequence[str], tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return the child's answer to a run if it is one: the outputs asked for, in that order, well formed.
-
-    Only names, datatypes, ranks and fixed dimensions are compared: what the model computes for a symbolic axis
-    is its own business.
 
     Raises:
         EngineError: `bad_answer`.
@@ -75,10 +90,7 @@ def check_answer(interface: ModelInterface, names: Sequence[str], tensors: Seque
         check_bytes_elements(tensors)
         answer = [Tensor.checked(t.name, t.datatype, t.shape, t.data) for t in tensors]
         for tensor in answer:
-            if specs[tensor.name].shape is not None:
-                _check_tensor(specs[tensor.name], tensor, None)
-            elif tensor.datatype.value != specs[tensor.name].datatype.value:
-                raise EngineError("the engine answered with another datatype", reason="bad_answer")
+            check_output(specs[tensor.name], tensor)
     except AIGovToolError as error:
         raise EngineError(f"the engine's answer is malformed: {error.message}", reason="bad_answer") from None
     return answer

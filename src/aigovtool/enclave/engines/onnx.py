@@ -5,7 +5,8 @@ Rules:
 1. No telemetry. The official builds of ONNX Runtime from 1.29 on open a database in the home directory, start a
    thread and upload events unless ORT_DISABLE_TELEMETRY is set before the library is loaded.
 2. Only the CPU provider, no library of custom operators, no optimized model on disk, no profile, no log below
-   "error"; external data only from the package's own files.
+   "error"; external data only from the package's own files. Only ONNX: the library also reads a format of its own,
+   which it trusts to have been checked when it was written.
 3. A failure is reported by its kind, never in the library's words: they may quote an input or the graph.
 4. The session is compared with the manifest: same names, datatypes, ranks and fixed dimensions.
 5. A deadline is enforced by `Watchdog`, which ends the run between two operators. A single operator that runs
@@ -29,7 +30,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # rule 1: read once, when the library
 import onnxruntime as ort
 
 from aigovtool.enclave.engines.engine import PlainModel
-from aigovtool.enclave.engines.interface import ModelInterface
+from aigovtool.enclave.engines.interface import ModelInterface, check_output
 from aigovtool.enclave.engines.watchdog import Watchdog
 from aigovtool.errors import (
     ConfigurationError,
@@ -126,6 +127,7 @@ class OnnxEngine:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # error; and its descriptor is /dev/null
         options.enable_profiling = False
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         # Spinning threads made a loaded machine several times slower than one thread.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -144,13 +146,13 @@ class OnnxModel:
 
     def __init__(self, session: ort.InferenceSession, interface: ModelInterface, watchdog: Watchdog) -> None:
         self._session: Final = session
-        self._outputs: Final = tuple(spec.name for spec in interface.outputs)
+        self._outputs: Final = {spec.name: spec for spec in interface.outputs}
         self._watchdog: Final = watchdog
 
     def run(self, inputs: list[Tensor], outputs: tuple[str, ...], deadline_ns: int) -> list[Tensor]:
         """See `LoadedEngine.run`."""
         feed = {tensor.name: _to_array(tensor) for tensor in inputs}
-        names = outputs or self._outputs
+        names = outputs or tuple(self._outputs)
         options = ort.RunOptions()
         guard = self._watchdog.guard(options, deadline_ns)
         try:
@@ -163,7 +165,7 @@ class OnnxModel:
             guard.release()
         if guard.expired:  # it is told between operators only: the last one may end late, and in order
             raise DeadlineError("the run was ended at its deadline")
-        return _to_tensors(names, results)
+        return _to_tensors([self._outputs[name] for name in names], results)
 
 
 def _kind(error: Exception) -> str:
@@ -215,10 +217,15 @@ def _to_strings(tensor: Tensor) -> _Array:
     return array.reshape(tensor.shape)
 
 
-def _to_tensors(names: tuple[str, ...], results: list[object]) -> list[Tensor]:
-    """Return the answer, unless it is one for which the parent would have to take this for a child gone bad."""
-    arrays = [_array_of(name, result) for name, result in zip(names, results, strict=True)]
-    outlines = [_outline(name, array) for name, array in zip(names, arrays, strict=True)]
+def _to_tensors(specs: list[TensorSpec], results: list[object]) -> list[Tensor]:
+    """Return the answer, unless it is one for which the parent would have to take this for a child gone bad.
+
+    ONNX Runtime only warns of an output that has another shape than the graph says: whoever asks may bring that about.
+    """
+    arrays = [_array_of(spec.name, result) for spec, result in zip(specs, results, strict=True)]
+    outlines = [_outline(spec.name, array) for spec, array in zip(specs, arrays, strict=True)]
+    for spec, outline in zip(specs, outlines, strict=True):
+        check_output(spec, outline)
     try:
         check_bytes_elements(outlines)
     except TooLargeError as error:

@@ -129,6 +129,8 @@ class EngineProcess:
         self.turns: Final = Turns()
         #: Set when the process is gone for certain.
         self.died: Final = asyncio.Event()
+        #: How it ended, negative for a signal, as `subprocess` says it.
+        self.exit_status: int | None = None
         self.pid: Final = popen.pid
         self.hpke_public_key: bytes = b""
         self.sandbox: frozenset[Layer] = frozenset()
@@ -385,7 +387,7 @@ class EngineProcess:
 
     def _gone(self) -> None:
         self._loop.remove_reader(self._pidfd)
-        self._popen.wait()  # does not block: the pidfd is readable when it can be reaped
+        self.exit_status = self._popen.wait()  # does not block: the pidfd is readable when it can be reaped
         os.close(self._pidfd)
         self.died.set()
         self._lost("it ended")
