@@ -1,0 +1,140 @@
+"""Packages as a hostile sealer makes them: authenticated, whole, and with anything at all as their model.
+
+The product's own sealer refuses most of these models before it takes a key. Whoever lends a model need not use it.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, TensorProto, ValueInfoProto
+
+from aigovtool.crypto.aead import TAG_BYTES, FileSealer, key_commitment, new_model_key, new_salt
+from aigovtool.crypto.secret import ModelKey
+from aigovtool.crypto.sign import SigningKey
+from aigovtool.crypto.wrap import wrap
+from aigovtool.enclave.engines.process import EngineProcess, LoadedModel
+from aigovtool.errors import AIGovToolError
+from aigovtool.ids import Digest, ModelId, digest_of
+from aigovtool.limits import SEGMENT_BYTES
+from aigovtool.package.format import encode_header
+from aigovtool.package.manifest import (
+    Datatype,
+    Description,
+    Dimension,
+    Manifest,
+    PackageFile,
+    TensorSpec,
+    manifest_digest,
+    sign_manifest,
+)
+from assurance.models.own_graphs import OUTSIDE
+
+_CONTEXT: Final = b"a malformed model"
+_NAME: Final = "model.onnx"
+_TYPES: Final = {
+    TensorProto.FLOAT: Datatype.FP32,
+    TensorProto.FLOAT16: Datatype.FP16,
+    TensorProto.DOUBLE: Datatype.FP64,
+    TensorProto.STRING: Datatype.BYTES,
+    **{
+        getattr(TensorProto, name): Datatype(name)
+        for name in ("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64")
+    },
+}
+
+Interface = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A package in a file, and what opens it."""
+
+    path: Path
+    key: ModelKey
+    digest: Digest
+    sealer: bytes
+
+    async def load(self, engine: EngineProcess, timeout_ms: int) -> LoadedModel:
+        """Have a child load it.
+
+        Raises:
+            AIGovToolError: it was refused.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            return await engine.load(
+                descriptor,
+                wrapped_key=wrap(self.key.secret, engine.hpke_public_key, _CONTEXT),
+                info=_CONTEXT,
+                manifest_digest=self.digest,
+                sealer=self.sealer,
+                timeout_ms=timeout_ms,
+            )
+        finally:
+            os.close(descriptor)
+
+
+def seal_model(path: Path, data: bytes, made_of: ModelProto) -> Sealed:
+    """Seal a model with the manifest that lets it be loaded, if that can be: what protobuf reads in it.
+
+    Where nothing is read, or what is read fits no manifest, what it was made of is told instead.
+    """
+    files = ((_NAME, data), OUTSIDE)
+    try:
+        return seal_anything(path, files, _interface(ModelProto.FromString(data)))
+    except (DecodeError, UnicodeDecodeError, AIGovToolError):
+        return seal_anything(path, files, _interface(made_of))
+
+
+def _interface(model: ModelProto) -> Interface:
+    initial = {one.name for one in model.graph.initializer}
+    inputs = tuple(_spec(one) for one in model.graph.input if one.name not in initial)
+    outputs = tuple(_spec(one) for one in model.graph.output)
+    placeholder = (TensorSpec(name="none", datatype=Datatype.FP32, shape=()),)
+    return inputs or placeholder, outputs or placeholder
+
+
+def _spec(info: ValueInfoProto) -> TensorSpec:
+    tensor = info.type.tensor_type
+    axes: list[Dimension] = [
+        max(-1, axis.dim_value) if axis.HasField("dim_value") else axis.dim_param or -1 for axis in tensor.shape.dim
+    ]
+    return TensorSpec(name=info.name, datatype=_TYPES.get(tensor.elem_type, Datatype.FP32), shape=tuple(axes))
+
+
+def seal_anything(path: Path, files: tuple[tuple[str, bytes], ...], interface: Interface) -> Sealed:
+    """Write a package of `files`, the model first.
+
+    Raises:
+        AIGovToolError: such a manifest cannot be.
+    """
+    sealer, key, salt = SigningKey.generate(), new_model_key(), new_salt()
+    manifest = Manifest(
+        format_version=1,
+        model=ModelId("malformed"),
+        engine="onnx",
+        sealed_at_ms=0,
+        sealer=sealer.public.raw,
+        salt=salt,
+        key_commitment=key_commitment(key, salt),
+        files=tuple(PackageFile(name=name, size_bytes=len(data), digest=digest_of(data)) for name, data in files),
+        inputs=interface[0],
+        outputs=interface[1],
+        opsets=(),
+        description=Description(),
+    )
+    envelope = sign_manifest(manifest, sealer)
+    digest = manifest_digest(envelope)
+    with path.open("wb") as out:
+        out.write(encode_header(envelope))
+        for index, (_, data) in enumerate(files):
+            file = FileSealer(key, salt, bytes.fromhex(digest.removeprefix("sha256:")), index)
+            for start in range(0, max(1, len(data)), SEGMENT_BYTES):
+                part = data[start : start + SEGMENT_BYTES]
+                buffer = bytearray(len(part) + TAG_BYTES)
+                file.seal_into(part, buffer, last=start + SEGMENT_BYTES >= len(data))
+                out.write(buffer)
+    return Sealed(path, key, digest, sealer.public.raw)
