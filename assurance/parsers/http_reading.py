@@ -155,6 +155,8 @@ def _field(line: bytes) -> tuple[bytes, bytes]:
         raise _RefusedError
     if any(byte not in _ALNUM + b"-" for byte in name):
         raise _RefusedError
+    if name.lower() == b"content-length" and value[-1:] in {b" ", b"\t"}:
+        raise _RefusedError
     return name.lower(), value.strip(b" \t")
 
 

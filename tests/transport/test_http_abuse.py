@@ -30,6 +30,8 @@ REFUSED: dict[str, bytes] = {
     "cl-plus": POST + b"Content-Length: +3\r\n\r\nabc",
     "cl-minus": POST + b"Content-Length: -3\r\n\r\nabc",
     "cl-space-inside": POST + b"Content-Length: 3 3\r\n\r\nabc",
+    "cl-space-after": POST + b"Content-Length: 3 \r\n\r\nabc",
+    "cl-tab-after": POST + b"Content-Length:\t3\t\r\n\r\nabc",
     "cl-hex": POST + b"Content-Length: 0x3\r\n\r\nabc",
     "cl-leading-zero": POST + b"Content-Length: 03\r\n\r\nabc",
     "cl-underscore": POST + b"Content-Length: 1_0\r\n\r\n" + b"a" * 10,

@@ -13,13 +13,16 @@ For each request, in this order, and nothing later runs when something earlier f
 Every error becomes problem+json (`transport.problem`). The table is also what `transport.openapi` describes.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Final, TypeVar, cast
 from urllib.parse import parse_qsl
 
 import msgspec
+from msgspec import inspect
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
@@ -36,7 +39,7 @@ from aigovtool.errors import (
     NotFoundError,
     UnsupportedMediaError,
 )
-from aigovtool.limits import MAX_CONTROL_BODY_BYTES
+from aigovtool.limits import MAX_CONTROL_BODY_BYTES, MAX_INTEGER
 from aigovtool.transport.body import check_declared, read_body
 from aigovtool.transport.connection import Connection, connection_of
 from aigovtool.transport.problem import problem, unexpected
@@ -48,6 +51,7 @@ _JSON: Final = "application/json"
 _JSON_HEADERS: Final = {"content-type": _JSON, "cache-control": "no-store", "x-content-type-options": "nosniff"}
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _MAX_QUERY_FIELDS: Final = 32
+_NUMBER_RE: Final = re.compile(r"0|[1-9][0-9]{0,15}")
 
 
 class Caller(StrEnum):
@@ -275,14 +279,28 @@ def _query_parameters(request: Request, route: Route) -> msgspec.Struct | None:
             raise InvalidValueError("this path takes no query parameters", reason="bad_query")
         return None
     pairs = _query_pairs(text) if text else []
-    values = dict(pairs)
-    if len(values) != len(pairs):
+    if len(dict(pairs)) != len(pairs):
         raise MalformedError("a query parameter is repeated", reason="bad_query")
+    numbers = _numbers_of(route.query_type)
+    # A query holds text only, so "10" is the integer 10; no other spelling is.
+    values = {name: _number(text) if name in numbers else text for name, text in pairs}
     try:
-        # Not strict in one respect: a query holds text only, so "10" is the integer 10.
-        return msgspec.convert(values, route.query_type, strict=False)
-    except msgspec.ValidationError as error:
-        raise InvalidValueError(str(error), reason="bad_query") from None
+        return convert(values, route.query_type)
+    except InvalidValueError as error:
+        raise InvalidValueError(error.message, reason="bad_query") from None
+
+
+def _number(text: str) -> int | str:
+    """Return the integer that `text` is, or, for `convert` to refuse, the text."""
+    return int(text) if _NUMBER_RE.fullmatch(text) and int(text) <= MAX_INTEGER else text
+
+
+@cache
+def _numbers_of(kind: type[msgspec.Struct]) -> frozenset[str]:
+    """Return the names of a message's integers."""
+    fields = msgspec.structs.fields(kind)
+    found = (one.encode_name for one in fields if isinstance(inspect.type_info(one.type), inspect.IntType))
+    return frozenset(found)
 
 
 def _query_pairs(text: str) -> list[tuple[str, str]]:

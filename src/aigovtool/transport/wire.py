@@ -9,7 +9,8 @@ RFC 9112 that all common clients write:
 2. `METHOD /origin-form HTTP/1.1` with one space each; the path has no percent-encoding, no `//`, no dot segments.
 3. Field names are letters, digits and `-` (no `_`, which gateways confuse with `-`), no space before the
    colon, no folding. A field that is not a list must not be repeated: every `aigovtool-` field is one.
-4. Exactly one `Host`. `Content-Length` is plain digits, or `Transfer-Encoding` is `chunked`, never both.
+4. Exactly one `Host`. `Content-Length` is plain digits, without a blank behind them (the parser takes it for a part
+   of the value), or `Transfer-Encoding` is `chunked`, never both.
 5. No `Upgrade`, no `Trailer`, no `Content-Encoding`, and no `Expect` but `100-continue`.
 6. Chunks have no extensions and no trailers; sizes are at most 8 hexadecimal digits.
 7. One request at a time: bytes that follow a request before its answer is complete are never read as
@@ -34,7 +35,8 @@ _REQUEST_LINE_RE: Final = re.compile(
     rb"(?:\?(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*)?"
     rb" HTTP/1\.1"
 )
-_FIELD_RE: Final = re.compile(rb"([A-Za-z0-9][A-Za-z0-9-]{0,127}):[ \t]*([^\r\n]*?)[ \t]*")
+# The blanks before a value are taken once (`*+`): with many ways to share them out, a head of 16 KiB took a second.
+_FIELD_RE: Final = re.compile(rb"([A-Za-z0-9][A-Za-z0-9-]{0,127}):[ \t]*+((?:[^\r\n]*[^\r\n \t])?)([ \t]*)")
 _HOST_RE: Final = re.compile(rb"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _LENGTH_RE: Final = re.compile(rb"0|[1-9][0-9]{0,14}")
 _CHUNK_SIZE_RE: Final = re.compile(rb"[0-9A-Fa-f]{1,8}")
@@ -207,6 +209,8 @@ def _fields(lines: list[bytes]) -> dict[bytes, bytes]:
         name = match[1].lower()
         if name in fields and name not in _LISTS:
             raise MalformedError(f"the header field {name.decode()} is repeated", reason="duplicate_header")
+        if name == b"content-length" and match[3]:
+            raise MalformedError("Content-Length ends with a blank", reason="bad_content_length")
         fields[name] = fields[name] + b"," + match[2] if name in fields else match[2]
     return fields
 
