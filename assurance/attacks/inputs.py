@@ -6,8 +6,22 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         24,
         name="Numbers that parsers read differently",
-        answer="",
-        tried="",
+        answer="Each number has one spelling and one domain; anything else is refused before it is believed: no unit "
+        "moves.",
+        tried="At running processes: each integer of each query, body and signed order that is described, and of "
+        "inferences, takes up to 31 texts (true, NaN, 1e400, full-width digits, 1_0, 2^53+1, 2^63, -1, 1e3, 1.0, 100,000 "
+        "digits or brackets, the same key twice); lengths of bodies and of their headers too.",
+        refusals=(
+            "malformed: not_json",
+            "malformed: not_finite",
+            "malformed: integer_too_large",
+            "malformed: duplicate_key",
+            "malformed: too_deep",
+            "malformed: bad_content_length",
+            "malformed: bad_header_length",
+            "invalid_value: schema",
+            "invalid_value: bad_query",
+        ),
     ),
     Attack(
         25,
