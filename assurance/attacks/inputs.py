@@ -9,7 +9,7 @@ ATTACKS: tuple[Attack, ...] = (
         answer="Each number has one spelling and one domain; anything else is refused before it is believed: no unit "
         "moves.",
         tried="At running processes: each integer of each query, body and signed order that is described, and of "
-        "inferences, takes up to 31 texts (true, NaN, 1e400, full-width digits, 1_0, 2^53+1, 2^63, -1, 1e3, 1.0, 100,000 "
+        "inferences, takes up to 31 texts (true, NaN, 1e400, full-width digits, 1_0, 2^53+1, 2^63, -1, 1e3, 1.0, 100k "
         "digits or brackets, the same key twice); lengths of bodies and of their headers too.",
         refusals=(
             "malformed: not_json",

@@ -100,9 +100,15 @@ def _interface(model: ModelProto) -> Interface:
 def _spec(info: ValueInfoProto) -> TensorSpec:
     tensor = info.type.tensor_type
     axes: list[Dimension] = [
-        max(-1, axis.dim_value) if axis.HasField("dim_value") else axis.dim_param or -1 for axis in tensor.shape.dim
+        max(-1, axis.dim_value) if axis.HasField("dim_value") else _text(axis.dim_param) or -1
+        for axis in tensor.shape.dim
     ]
-    return TensorSpec(name=info.name, datatype=_TYPES.get(tensor.elem_type, Datatype.FP32), shape=tuple(axes))
+    return TensorSpec(name=_text(info.name), datatype=_TYPES.get(tensor.elem_type, Datatype.FP32), shape=tuple(axes))
+
+
+def _text(value: str | bytes) -> str:
+    """Return a text, which is `bytes` where it is none."""
+    return value if isinstance(value, str) else value.decode()
 
 
 def seal_anything(path: Path, files: tuple[tuple[str, bytes], ...], interface: Interface) -> Sealed:
