@@ -48,8 +48,14 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         37,
         name="Inputs were limited in number and not in size",
-        answer="",
-        tried="",
+        answer="Bodies, axes, elements, and what a run may allocate are bounded, and refused before memory is taken.",
+        tried="Shapes and announced bodies that would take up to exabytes, at a running enclave whose memory and "
+        "that of its engine is measured.",
+        refusals=(
+            "too_large: too_many_elements",
+            "too_large: body_too_large",
+            "engine_failed: run_failed",
+        ),
     ),
     Fault(
         38,

@@ -44,14 +44,35 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         28,
         name="Enormous tensors and shapes that overflow",
-        answer="",
-        tried="",
+        answer="What a shape says is compared with the data before anything is made of it. What a run would allocate"
+        " beyond the engine's bound costs the run, uncharged, and not the engine.",
+        tried="Shapes of 2^31, 2^63, [65536]^4, [-1], a million axes and the like, and bodies announced with up to "
+        "a TiB, while the memory of the enclave and its engine is measured; eight bytes of input that ask a "
+        "model for up to exabytes.",
+        refusals=(
+            "too_large: too_many_elements",
+            "too_large: rank_too_large",
+            "too_large: body_too_large",
+            "invalid_value: bad_shape",
+            "malformed: integer_too_large",
+            "engine_failed: run_failed",
+        ),
     ),
     Attack(
         29,
         name="Inputs that are slow or have no meaning: NaN, infinities, denormals",
-        answer="",
-        tried="",
+        answer="Numbers without a meaning are numbers like others, and a denormal is zero. Work without an end is "
+        "ended at the limit of the model's terms, uncharged, and others are answered meanwhile.",
+        tried="NaN, infinities, signed zeros and denormals in binary and JSON; data of another type, length or "
+        "address; eight runs of a consumer that would take days, while another asks: whose 99th percentile "
+        "stays below the limit of one run.",
+        refusals=(
+            "deadline_exceeded: compute_limit",
+            "invalid_value: wrong_datatype",
+            "invalid_value: wrong_length",
+            "malformed: not_finite",
+            "malformed: not_json",
+        ),
     ),
     Attack(
         30,
