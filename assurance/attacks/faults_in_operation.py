@@ -60,8 +60,11 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         38,
         name="A model that crashed the parser ended the service for good",
-        answer="",
-        tried="",
+        answer="The enclave outlives its engine: what runs is told, no unit is lost, and it attests anew and "
+        "serves again.",
+        tried="Engines that end by SIGSEGV and SIGKILL in the middle of runs; a hostile custodian's model; "
+        "malformed models at the real engine.",
+        refusals=("model_refused: engine_refused",),
     ),
     Fault(
         39,

@@ -26,14 +26,27 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         25,
         name="A malformed model",
-        answer="",
-        tried="",
+        answer="It is refused, typed, by a process that holds nothing but models and has no way out; if it ends "
+        "that process, the enclave lives on, attests anew and has counted right.",
+        tried="A hostile custodian that seals models by itself; a seed of the campaign of malformed models at the"
+        " real engine in its sandbox; engines that end by SIGSEGV and SIGKILL in the middle of runs.",
+        refusals=("model_refused: engine_refused",),
     ),
     Attack(
         26,
         name="A model that reads files or loads code",
-        answer="",
-        tried="",
+        answer="The sealing tool says what is wrong with it; an enclave that is lent it all the same refuses it, "
+        "and looks for nothing that it names.",
+        tried="Models after a file by absolute, climbing and relative paths, in constants, attributes, branches "
+        "and functions; by members of the reader; after libraries, compiled models and the memory of the "
+        "process. strace looks at parent and child, also of an enclave that boots.",
+        refusals=(
+            "model_refused: engine_refused",
+            "model_refused: external_location",
+            "model_refused: external_key",
+            "model_refused: custom_operator",
+            "model_refused: operator_refused",
+        ),
     ),
     Attack(
         27,

@@ -33,7 +33,8 @@ from aigovtool.package.manifest import (
 from assurance.models.own_graphs import OUTSIDE
 
 _CONTEXT: Final = b"a malformed model"
-_NAME: Final = "model.onnx"
+_FILE: Final = "model.onnx"
+MALFORMED: Final = ModelId("malformed")
 _TYPES: Final = {
     TensorProto.FLOAT: Datatype.FP32,
     TensorProto.FLOAT16: Datatype.FP16,
@@ -77,16 +78,23 @@ class Sealed:
             os.close(descriptor)
 
 
-def seal_model(path: Path, data: bytes, made_of: ModelProto) -> Sealed:
+def seal_model(
+    path: Path,
+    data: bytes,
+    made_of: ModelProto,
+    *,
+    sealer: SigningKey | None = None,
+    name: ModelId = MALFORMED,
+) -> Sealed:
     """Seal a model with the manifest that lets it be loaded, if that can be: what protobuf reads in it.
 
     Where nothing is read, or what is read fits no manifest, what it was made of is told instead.
     """
-    files = ((_NAME, data), OUTSIDE)
+    files, key = ((_FILE, data), OUTSIDE), sealer or SigningKey.generate()
     try:
-        return seal_anything(path, files, _interface(ModelProto.FromString(data)))
+        return _seal(path, files, _interface(ModelProto.FromString(data)), key, name)
     except (DecodeError, UnicodeDecodeError, AIGovToolError):
-        return seal_anything(path, files, _interface(made_of))
+        return _seal(path, files, _interface(made_of), key, name)
 
 
 def _interface(model: ModelProto) -> Interface:
@@ -111,16 +119,18 @@ def _text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode()
 
 
-def seal_anything(path: Path, files: tuple[tuple[str, bytes], ...], interface: Interface) -> Sealed:
+def _seal(
+    path: Path, files: tuple[tuple[str, bytes], ...], interface: Interface, sealer: SigningKey, name: ModelId
+) -> Sealed:
     """Write a package of `files`, the model first.
 
     Raises:
         AIGovToolError: such a manifest cannot be.
     """
-    sealer, key, salt = SigningKey.generate(), new_model_key(), new_salt()
+    key, salt = new_model_key(), new_salt()
     manifest = Manifest(
         format_version=1,
-        model=ModelId("malformed"),
+        model=name,
         engine="onnx",
         sealed_at_ms=0,
         sealer=sealer.public.raw,

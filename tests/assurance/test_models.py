@@ -12,6 +12,7 @@ from assurance.models.edits import malformed
 from assurance.models.engine import Trial
 from assurance.models.sealing import Sealed
 from onnx import ModelProto
+from tests.observations import Observed
 
 from aigovtool.enclave.engines.process import EngineProcess, LoadedModel
 from aigovtool.errors import EngineError
@@ -27,7 +28,9 @@ def _good() -> ModelProto:
     return own_graphs.own_graphs()[0]
 
 
-def test_a_seed_of_malformed_models_finds_nothing() -> None:
+@pytest.mark.attack(25)
+@pytest.mark.fault(38)
+def test_a_seed_of_malformed_models_finds_nothing(observed: Observed) -> None:
     """Some of them are refused, some load: the edits neither destroy everything nor change nothing."""
     (figures,) = CAMPAIGN.run([0], float("inf"))
     assert (figures.violations, figures.count("models")) == ([], MODELS)
@@ -36,6 +39,7 @@ def test_a_seed_of_malformed_models_finds_nothing() -> None:
     assert sum(number for name, number in came.items() if "loaded" in name) > 0
     assert sum(number for name, number in came.items() if "refused: model_refused" in name) > 0
     assert CAMPAIGN.broken(figures) == []
+    observed.figure("malformed models", MODELS)
     assert f"{MODELS} malformed models: " in CAMPAIGN.figure(figures)
 
 

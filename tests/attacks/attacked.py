@@ -8,17 +8,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from assurance.models.sealing import seal_model
+from onnx import ModelProto
 from tests.e2e import model
 from tests.e2e.world import BORROWER, MODEL, Answer, Connection, World
 
+from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey
+from aigovtool.crypto.wrap import wrap
 from aigovtool.crypto.x509 import from_pem
-from aigovtool.ids import ConsumerId
+from aigovtool.ids import ConsumerId, digest_of
 from aigovtool.ledger.budget import Scope, Window
 from aigovtool.ledger.entry import PartyRole
-from aigovtool.ledger.policy import Dial, default_policy
+from aigovtool.ledger.policy import Dial, ServingPolicy, default_policy
 from aigovtool.ledger.units import Dimension
 from aigovtool.protocol import commands
+from aigovtool.protocol.release import deposit_context
 from aigovtool.transport.tls import unverified_context_for_attestation_only
 
 _YEAR_MS = 365 * 86_400_000
@@ -36,6 +41,31 @@ def attacked(folder: Path, *, budget: int, lent: bytes | None = None, ttl_ms: in
         yield world
     finally:
         world.close()
+
+
+class HostileWorld(World):
+    """A deployment whose custodian seals anything, without a look at it: the product's own sealer need not be used."""
+
+    def _add_model(self, model: bytes, policy: ServingPolicy) -> None:
+        made_of = ModelProto.FromString(model)
+        operator = SigningKey.from_secret(Secret(self.operator.key))
+        made = seal_model(self.directory / "model.aigov", model, made_of, sealer=operator, name=MODEL)
+        content = made.path.read_bytes()
+        package = digest_of(content)
+        with self.custodian_client() as client:
+            response = client.put(f"/v1/packages/{package}", content=content)
+        assert response.status_code == 200, response.text
+        context = deposit_context(self.custodian_id, made.digest)
+        self.command(
+            commands.AddModel(
+                model=MODEL,
+                manifest=made.digest,
+                package=package,
+                wrapped_key=wrap(made.key.secret, self.operator.keystore, context),
+                policy=policy,
+                borrowers=[BORROWER],
+            )
+        )
 
 
 @dataclass
