@@ -30,8 +30,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         34,
         name="A model was a list of numbers, decrypted at the custodian",
-        answer="",
-        tried="",
+        answer="A package is ciphertext that streams to disk and from it: the custodian's memory has no piece of a"
+        " model, and little of anything.",
+        tried="256 MiB up and down through a running custodian whose memory is measured; a search for pieces of "
+        "the model in the custodian's files and memory, and in the engine's, where it finds them.",
     ),
     Fault(
         35,
@@ -42,8 +44,11 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         36,
         name="An upload was measured by what it said of itself",
-        answer="",
-        tried="",
+        answer="What comes is measured: the answer is there after the first bytes too many, and what is sent all "
+        "the same is thrown away.",
+        tried="Ten GiB that are announced as 100 bytes, as nothing, or in chunks, at three doors, until the "
+        "answer comes, and by a sender that does not listen; memory is measured.",
+        refusals=("too_large: body_too_large",),
     ),
     Fault(
         37,
@@ -69,8 +74,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         39,
         name="An upload kept all others waiting",
-        answer="",
-        tried="",
+        answer="Others are answered while a package comes in.",
+        tried="Inferences at the enclave and questions to the custodian, before and during an upload of 256 MiB "
+        "on the same two cores.",
     ),
     Fault(
         40,

@@ -51,8 +51,17 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         27,
         name="Bodies that unpack to far more",
-        answer="",
-        tried="",
+        answer="Nothing is ever unpacked: an encoding is refused by its name, and packed bytes without one are no "
+        "JSON and no package.",
+        tried="Gzip at 1000:1, deflate, br, zstd, identity and gzip twice to routes of custodian and enclave, an "
+        "archive of archives with names that climb, as a body and as an uploaded package, while the memory "
+        "of both is measured.",
+        refusals=(
+            "unsupported_media: content_encoding",
+            "unsupported_media: content_type",
+            "malformed: not_utf8",
+            "package_invalid: not_a_package",
+        ),
     ),
     Attack(
         28,
