@@ -165,6 +165,21 @@ async def test_external_data_outside_the_package_is_refused(kit: Any, process: E
         await sealed.load(process)
 
 
+@pytest.mark.parametrize("name", [b"tensor", b"axis"])
+async def test_a_name_that_is_no_text_is_refused_and_the_child_goes_on(
+    kit: Any, process: EngineProcess, double: Any, tmp_path: Path, name: bytes
+) -> None:
+    """The library takes any bytes for a name, and fails only when it is asked for it."""
+    add = helper.make_node("Add", ["tensor", "tensor"], ["y"])
+    graph = kit.model_bytes([add], [kit.value("tensor", ["axis"])], [kit.value("y", ["axis"])])
+    graph = graph.replace(name, name[:-1] + b"\xff")
+    sides = [kit.spec("tensor", ["axis"])], [kit.spec("y", ["axis"])]
+    with pytest.raises(ModelError) as caught:
+        await kit.seal(tmp_path / "p", [("model.onnx", graph)], *sides).load(process)
+    assert caught.value.reason == "not_utf8"
+    assert await kit.doubles(process, await double.load(process))
+
+
 async def test_what_onnx_runtime_wrote_for_itself_is_refused(kit: Any, process: EngineProcess, tmp_path: Path) -> None:
     """Its own format is another parser, and no sealer has looked at it: the manifest says ONNX, and that is read."""
     add = helper.make_node("Add", ["x", "x"], ["y"])

@@ -118,7 +118,10 @@ class OnnxEngine:
             session = self._session(graph, model.files)
         except Exception as error:  # noqa: BLE001 - see warm_up
             raise ModelError(f"ONNX Runtime refuses the model ({_kind(error)})", reason="engine_refused") from None
-        _check_session(session, model.interface)
+        try:
+            _check_session(session, model.interface)
+        except UnicodeDecodeError:  # of a name of a tensor or of an axis, when it is read
+            raise ModelError("a name in the model is not UTF-8", reason="not_utf8") from None
         return OnnxModel(session, model.interface, self._watchdog)
 
     def _session(self, graph: bytes, external: list[tuple[str, bytearray]]) -> ort.InferenceSession:
