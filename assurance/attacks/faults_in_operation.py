@@ -81,14 +81,16 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         40,
         name="Refused requests slept in the server's few threads",
-        answer="",
-        tried="",
+        answer="Who has nothing left is told at once; who has paid is answered as before.",
+        tried="A hundred connections of a consumer without units that ask without pause, beside one that pays.",
+        refusals=("budget_exhausted",),
     ),
     Fault(
         41,
         name="Malformed requests crashed it",
-        answer="",
-        tried="",
+        answer="They are refused with 4xx, each typed.",
+        tried="2,000 bodies of inferences that are changed from good ones, in JSON and in the binary form, on "
+        "four connections at once.",
     ),
     Fault(
         42,

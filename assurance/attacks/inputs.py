@@ -124,8 +124,12 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         32,
         name="One consumer gets what belongs to another",
-        answer="",
-        tried="",
+        answer="Ids belong to their consumers: each gets its own answer, and nothing that others see has a piece "
+        "of it.",
+        tried="Two consumers ask at the same time, 60 times, each time under the same id and with canaries of "
+        "their own, also with bodies that are refused; both are searched for the other's canaries, and so "
+        "are the custodian's views and log and what the processes say.",
+        refusals=("conflict: request_key_reused",),
     ),
     Attack(
         33,

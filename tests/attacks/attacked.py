@@ -18,7 +18,7 @@ from aigovtool.crypto.sign import SigningKey
 from aigovtool.crypto.wrap import wrap
 from aigovtool.crypto.x509 import from_pem
 from aigovtool.ids import ConsumerId, digest_of
-from aigovtool.ledger.budget import Scope, Window
+from aigovtool.ledger.budget import BudgetLimit, Scope, Window
 from aigovtool.ledger.entry import PartyRole
 from aigovtool.ledger.policy import Dial, ServingPolicy, default_policy
 from aigovtool.ledger.units import Dimension
@@ -97,11 +97,10 @@ class Consumer:
         return connection
 
     def limit(self, units: int) -> None:
-        """Let it have no more than so many units of the model."""
-        scope = Scope(model=MODEL, consumer=ConsumerId(self.name))
-        self.world.command(
-            commands.GrantBudget(scope=scope, dimension=Dimension.INFERENCES, window=Window.LIFETIME, units=units)
-        )
+        """Let it have no more than so many inferences."""
+        scope = Scope(model=MODEL, borrower=BORROWER, consumer=ConsumerId(self.name))
+        limit = BudgetLimit(scope=scope, dimension=Dimension.INFERENCES, window=Window.LIFETIME, limit=units)
+        self.world.command(commands.SetBudget(limit=limit))
 
 
 def resident_mib(*pids: int) -> float:

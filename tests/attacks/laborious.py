@@ -1,4 +1,4 @@
-"""A model whose work follows its input: what it allocates, and for how long it computes, is for the consumer to say."""
+"""A model whose work follows its input, in memory and in time, and one that gives back what it is sent."""
 
 import json
 import struct
@@ -61,6 +61,27 @@ def asked(x: bytes, *, s: tuple[int, ...] = (1,), count: int = 1) -> tuple[bytes
     head = json.dumps({"inputs": inputs, "outputs": [{"name": "y", "parameters": {"binary_data": True}}]}).encode()
     headers = {"inference_header_content_length": str(len(head)), "content_type": "application/octet-stream"}
     return head + b"".join(parts), headers
+
+
+def echo_model() -> bytes:
+    """Return a model: `y` is `x`."""
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "echo",
+        [value("x", TensorProto.FLOAT, ["n"])],
+        [value("y", TensorProto.FLOAT, ["n"])],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
+    return bytes(made.SerializeToString())
+
+
+def to_echo(x: bytes) -> tuple[bytes, dict[str, str]]:
+    """Return a request to that in the binary form, and its headers."""
+    size = {"binary_data_size": len(x)}
+    tensor = {"name": "x", "shape": [len(x) // 4], "datatype": "FP32", "parameters": size}
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    return head + x, {"inference_header_content_length": str(len(head)), "content_type": "application/octet-stream"}
 
 
 def given(content: bytes, headers: dict[str, str]) -> bytes:
