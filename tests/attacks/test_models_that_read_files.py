@@ -44,7 +44,8 @@ async def main(folder):
             print(json.dumps([name, "loaded", ""]), flush=True)
         except AIGovToolError as error:
             print(json.dumps([name, error.code, error.reason]), flush=True)
-    assert not engine.died.is_set()
+    if engine.died.is_set():
+        raise SystemExit("the child died")
     await engine.kill_and_wait()
 
 asyncio.run(main(Path(sys.argv[1])))
