@@ -12,8 +12,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         2,
         name="It ignored that a debit had failed",
-        answer="",
-        tried="",
+        answer="The debit comes before the lease, and before the work: what is never reported is charged in full.",
+        tried="As atk-19: the answers are counted while no report arrives, and the charge is compared when the "
+        "lease is over.",
+        refusals=("lease_expired",),
     ),
     Fault(
         3,
@@ -54,8 +56,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         9,
         name="It crashed on purpose when the custodian was gone",
-        answer="",
-        tried="",
+        answer="An enclave without its custodian refuses within the ttl, with a typed error, in the same "
+        "process, and serves when it is back.",
+        tried="A proxy that ends TLS answers renewals with abc, -1, nothing, another shape and a very deep one.",
+        refusals=("lease_expired",),
     ),
     Fault(
         10,

@@ -24,8 +24,13 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         15,
         name="Messages are sent again, late, or in another order",
-        answer="",
-        tried="",
+        answer="A renewal is carried out once: its copies get the same answer or none. An answer counts for the "
+        "request under way only, and from when that was first sent. An older stop state lifts no stop, "
+        "and a copy of a request for the stream of stops cuts none.",
+        tried="A proxy with the custodian's TLS key, as no host has, sends each renewal four times, all old "
+        "ones again in reverse order, old answers and old stop states in place of new ones, and holds "
+        "answers for two ttl (a scaled 60 s).",
+        refusals=("conflict: request_superseded", "conflict: listen_superseded"),
     ),
     Attack(
         16,
@@ -48,8 +53,13 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         19,
         name="A host drops reports of use and nothing else",
-        answer="",
-        tried="",
+        answer="Units are debited at the custodian before they are lent and in the enclave before they are used: "
+        "without reports the answers are at most the units that were leased, and all of those are "
+        "charged.",
+        tried="A proxy that ends TLS lets everything pass but renewals and reports, while a consumer asks until "
+        "it is refused.",
+        refusals=("lease_expired",),
+        entries=("lease_expired",),
     ),
     Attack(
         20,

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import json
 import os
 import stat
 import threading
@@ -615,16 +616,16 @@ async def test_a_boot_over_http_is_the_same_boot(api: Api) -> None:
 
 
 async def test_the_stream_begins_with_the_stop_state_and_ends_when_it_is_cut(api: Api) -> None:
-    """A stop between two streams cannot be missed; a newer stream ends the older one."""
+    """A stop between two streams cannot be missed; a newer stream ends the older one, a copy of a request none."""
     enclave = Enclave(api.bench)
     await enclave.boot()
 
-    def opening() -> Any:
-        message = Listen(instance=enclave.instance, nonce=message_id(), at_ms=api.bench.now_ms)
+    def opening(at_ms: int) -> Any:
+        message = Listen(instance=enclave.instance, nonce=message_id(), at_ms=at_ms)
         content = encode(seal(messages.LISTEN, message, enclave.identity))
         return api.clients[NOBODY].stream("POST", "/v1/listen", content=content, headers=JSON)
 
-    async with opening() as first:
+    async with opening(1) as first:
         lines = first.aiter_lines()
         line = decode((await anext(lines)).encode(), Push)
         assert line.stop_state is not None
@@ -633,11 +634,16 @@ async def test_the_stream_begins_with_the_stop_state_and_ends_when_it_is_cut(api
         line = decode((await anext(lines)).encode(), Push)
         assert line.stop_state is not None
         assert enclave.stop_state(line.stop_state).is_wide()
-        async with opening() as second:
-            line = decode((await anext(second.aiter_lines())).encode(), Push)
+        async with opening(2) as second:
+            newer = second.aiter_lines()
+            line = decode((await anext(newer)).encode(), Push)
             assert line.stop_state is not None
             assert enclave.stop_state(line.stop_state).is_wide()
             assert [rest async for rest in lines] == []
+            for late in (1, 2):
+                async with opening(late) as copy:
+                    assert copy.status_code == 409
+                    assert json.loads(await copy.aread())["reason"] == "listen_superseded"
             assert api.bench.custodian.hub.connected() == {enclave.instance}
             api.bench.custodian.hub.cut(enclave.instance)
 

@@ -80,6 +80,22 @@ async def test_a_stop_while_the_stream_opens_is_not_lost(moment: str, lent: Benc
         custodian.database = pausing.database
 
 
+async def test_a_copy_of_an_older_request_for_a_stream_cuts_none(lent: Bench, admitted: Enclave) -> None:
+    """Also where both come at once, so that neither was open when the other was looked at: the newer one stays."""
+    hub, instance = lent.custodian.hub, await admitted.record()
+    with hub.listen(instance, 5) as stream:
+        for asked_ms in (5, 4):
+            with hub.listen(instance, asked_ms) as copy:
+                assert copy.get_nowait() is None
+        hub.push(instance.instance, Push(granted=True))
+        assert stream.get_nowait() == Push(granted=True)
+        with hub.listen(instance, 6) as newer:
+            assert stream.get_nowait() is None
+            assert newer.empty()
+            assert hub.connected() == {instance.instance}
+    assert hub.connected() == frozenset()
+
+
 async def test_a_gap_that_a_stranger_shows_is_told_to_those_who_listen(admitted: Enclave, lent: Bench) -> None:
     """The other custodians hear of the new epoch by the transaction; the enclaves that listen here must, too."""
     custodian = lent.custodian

@@ -492,8 +492,8 @@ async def test_a_wipe_is_signed_by_its_instance(admitted: Enclave, lent: Bench) 
 async def test_only_an_instance_opens_its_own_stream(admitted: Enclave, lent: Bench) -> None:
     """The stream is for whoever holds the identity key."""
     listen = Listen(instance=admitted.instance, nonce=message_id(), at_ms=lent.now_ms)
-    instance = await listener(lent.custodian, seal(messages.LISTEN, listen, admitted.identity))
-    assert instance.instance == admitted.instance
+    instance, asked_ms = await listener(lent.custodian, seal(messages.LISTEN, listen, admitted.identity))
+    assert (instance.instance, asked_ms) == (admitted.instance, lent.now_ms)
     with pytest.raises(ForbiddenError):
         await listener(lent.custodian, seal(messages.LISTEN, listen, SigningKey.generate()))
 

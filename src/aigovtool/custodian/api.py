@@ -152,8 +152,8 @@ def _enclave(custodian: Custodian) -> list[Route]:
         return _proven(call, await boot.challenge(custodian, call.body(Envelope)))
 
     async def listen(call: Call) -> Response:
-        stream = _lines(custodian, _proven(call, await renewal.listener(custodian, call.body(Envelope))))
-        return StreamingResponse(stream, media_type="application/x-ndjson")
+        instance, asked_ms = _proven(call, await renewal.listener(custodian, call.body(Envelope)))
+        return StreamingResponse(_lines(custodian, instance, asked_ms), media_type="application/x-ndjson")
 
     def signed(
         path: str, use: Callable[[Custodian, Envelope], Awaitable[object]], answer: type[Message], summary: str
@@ -201,8 +201,8 @@ def _proven(call: Call, result: T) -> T:
     return result
 
 
-async def _lines(custodian: Custodian, instance: Instance) -> AsyncIterator[bytes]:
-    with custodian.hub.listen(instance) as stream:
+async def _lines(custodian: Custodian, instance: Instance, asked_ms: int = 0) -> AsyncIterator[bytes]:
+    with custodian.hub.listen(instance, asked_ms) as stream:
         # Read after the stream is registered: a stop falls into the state, into the stream, or into both.
         yield encode(Push(stop_state=await renewal.stop_state_of(custodian, instance.instance))) + b"\n"
         while True:

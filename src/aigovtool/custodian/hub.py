@@ -32,6 +32,7 @@ class Announcement(Message):
 @dataclass(frozen=True, slots=True)
 class _Listener:
     instance: Instance
+    asked_ms: int
     stream: Stream = field(default_factory=lambda: asyncio.Queue(_BACKLOG))
 
 
@@ -42,11 +43,25 @@ class Hub:
         self._listeners: dict[InstanceId, _Listener] = {}
         self._recalled_s: dict[ModelId, float] = {}
 
+    def is_newest(self, instance: InstanceId, asked_ms: int) -> bool:
+        """Return whether an instance has no stream open that it asked for at this time, or later."""
+        listener = self._listeners.get(instance)
+        return listener is None or listener.asked_ms < asked_ms
+
     @contextmanager
-    def listen(self, instance: Instance) -> Iterator[Stream]:
-        """Register the stream of an instance; a newer one replaces it. `None` in the queue ends it."""
+    def listen(self, instance: Instance, asked_ms: int = 0) -> Iterator[Stream]:
+        """Register the stream of an instance; a newer one replaces it. `None` in the queue ends it.
+
+        `asked_ms` is when the instance asked for it, by its own time, which never goes back: a copy of an older message
+        of it gets a stream that has ended, and the open one stays.
+        """
+        listener = _Listener(instance, asked_ms)
+        if not self.is_newest(instance.instance, asked_ms):
+            listener.stream.put_nowait(None)
+            yield listener.stream
+            return
         self.cut(instance.instance)
-        listener = self._listeners[instance.instance] = _Listener(instance)
+        self._listeners[instance.instance] = listener
         try:
             yield listener.stream
         finally:

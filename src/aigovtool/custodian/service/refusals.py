@@ -30,7 +30,7 @@ from aigovtool.transport.routes import Noter, Route
 
 _LOG: Final = logging.getLogger(__name__)
 #: What an enrolled party may cause by mistake, or because others were faster, and means nothing.
-_INNOCENT: Final = {"request_superseded"}
+_INNOCENT: Final = {"request_superseded", "listen_superseded"}
 
 
 def reason_of(error: AIGovToolError) -> str:

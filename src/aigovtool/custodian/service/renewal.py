@@ -206,10 +206,19 @@ def _wiped(custodian: Custodian, transaction: Transaction, statement: messages.W
     return custodian.stop_state(transaction, instance), taken.forked
 
 
-async def listener(custodian: Custodian, envelope: Envelope) -> Instance:
-    """Authenticate an instance that opens its push stream."""
+async def listener(custodian: Custodian, envelope: Envelope) -> tuple[Instance, int]:
+    """Return who opens its push stream, and when it asked for that by its own time.
+
+    Raises:
+        ForbiddenError, SignatureInvalidError: who sent this is not known, or did not sign it.
+        ConflictError: the stream that is open was asked for at that time, or later (`listen_superseded`): whoever sends
+            a copy of an older message cuts no stream.
+    """
     async with heard(custodian, envelope, messages.LISTEN, messages.Listen) as request:
-        return await custodian.database.run(lambda transaction: instances.require(transaction, request.instance))
+        instance = await custodian.database.run(lambda transaction: instances.require(transaction, request.instance))
+        if not custodian.hub.is_newest(request.instance, request.at_ms):
+            raise ConflictError("a newer stream of this instance is open", reason="listen_superseded")
+        return instance, request.at_ms
 
 
 async def stop_state_of(custodian: Custodian, instance: InstanceId) -> Envelope:
