@@ -1,6 +1,7 @@
 """Set up what every test shares: reproducible property tests, and one PostgreSQL server for all that need one."""
 
 import os
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -47,20 +48,39 @@ def ledger(request: pytest.FixtureRequest) -> str | None:
     return server.database()
 
 
+def _missing() -> dict[str, str]:
+    """Return what tests need that is not here, each with the words that tell of it."""
+    missing = {} if find_binaries() else {"postgresql": _NO_SERVER}
+    for tool in ("gcc", "strace"):
+        if shutil.which(tool) is None:
+            missing[tool] = f"{tool} is not installed (apt install {tool}): the tests that need it are left out"
+    if os.geteuid() != 0:
+        missing["root"] = "not run as root: tests of another network namespace and of a full disk are left out"
+    return missing
+
+
+def _needs(item: pytest.Item) -> set[str]:
+    """Return what a test needs beside Python."""
+    needed = {str(one) for mark in item.iter_markers("needs") for one in mark.args}
+    on_a_server = "postgresql" in item.nodeid or "postgres_server" in item.fixturenames  # type: ignore[attr-defined]
+    return needed | ({"postgresql"} if on_a_server else set())
+
+
 def pytest_report_header() -> list[str]:
     """Say at the top what is missing here."""
-    return [] if find_binaries() else [_NO_SERVER]
+    return list(_missing().values())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests on PostgreSQL where there is none, and say so; in CI that is an error, not an excuse."""
-    if find_binaries() is not None:
-        return
-    if os.environ.get("CI"):
-        raise pytest.UsageError(_NO_SERVER)
+    """Leave out tests that need what is not here, and say so; in CI that is an error, unless it is to be root."""
+    missing = _missing()
+    tools = [words for what, words in missing.items() if what != "root"]
+    if tools and os.environ.get("CI"):
+        raise pytest.UsageError("; ".join(tools))
     kept: list[pytest.Item] = []
     left_out: list[pytest.Item] = []
     for item in items:
-        (left_out if "postgresql" in item.nodeid or "postgres_server" in item.fixturenames else kept).append(item)  # type: ignore[attr-defined]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = kept
+        (left_out if _needs(item) & missing.keys() else kept).append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept

@@ -301,6 +301,7 @@ def test_open_ends_carry_a_reason() -> None:
     assert found == []
 
 
+@pytest.mark.fault(4)
 def test_private_keys_in_git_are_marked_as_test_keys() -> None:
     """A key that anybody can read protects nothing, and must say so where it stands."""
     found = [name for name, text in texts() if PRIVATE_KEY_RE.search(text) and "TEST-ONLY" not in text]

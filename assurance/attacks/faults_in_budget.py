@@ -6,8 +6,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         1,
         name="It answered when the budget was used up",
-        answer="",
-        tried="",
+        answer="The enclave itself refuses, with a typed error and no output, however often it is asked.",
+        tried="A hundred raw requests on five units: five answers.",
+        refusals=("budget_exhausted",),
     ),
     Fault(
         2,
@@ -26,14 +27,16 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         4,
         name="Its private keys were in the repository",
-        answer="",
-        tried="",
+        answer="Keys are made where they are used, private from the first moment; an enclave obeys the custodian "
+        "whose root is in its attested configuration.",
+        tried="The repository is searched for private keys, the modes of all files of a new custodian are "
+        "looked at, and a custodian under another root answers an enclave.",
     ),
     Fault(
         5,
         name="Debits at the same time were lost, and its file was torn",
-        answer="",
-        tried="",
+        answer="One writer, one transaction for each step: each unit is used once.",
+        tried="64 connections ask 1,920 times on 1,000 units: exactly 1,000 answers, 1,000 posted, no server error.",
     ),
     Fault(
         6,
@@ -44,14 +47,14 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         7,
         name="Threads passed the check of the budget together",
-        answer="",
-        tried="",
+        answer="A unit is debited in one step, before compute.",
+        tried="32 requests at the same moment on one unit: one answer.",
     ),
     Fault(
         8,
         name="It charged before it validated, and again for a repetition",
-        answer="",
-        tried="",
+        answer="What is malformed is refused before anything is reserved, and one request id is charged once.",
+        tried="50 invalid bodies on one unit, which is still there; one id ten times at once and ten times later.",
     ),
     Fault(
         9,
@@ -64,14 +67,18 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         10,
         name="A stop was to switch the custodian off, and the weights stayed",
-        answer="",
-        tried="",
+        answer="A stop is a signed order with an epoch: the enclave refuses at once, ends the process that holds "
+        "the weights, waits until it is gone, and says so.",
+        tried="An operator stops a serving deployment.",
+        refusals=("stopped",),
+        entries=("wiped",),
     ),
     Fault(
         11,
         name="Silence was no event",
-        answer="",
-        tried="",
+        answer="A heartbeat renews all authority; without it there is none within a ttl.",
+        tried="The custodian is frozen while an enclave serves.",
+        refusals=("lease_expired",),
     ),
     Fault(
         12,
@@ -82,14 +89,17 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         13,
         name="Nobody could tell who had used what",
-        answer="",
-        tried="",
+        answer="Every effect is an entry of an append-only log whose checkpoints are signed; a changed copy is "
+        "refused, with the entry named.",
+        tried="A line of an exported log is changed; the campaign tampering changes, drops and moves entries in "
+        "every way that it finds.",
     ),
     Fault(
         14,
         name="Anybody could delete a model by its name",
-        answer="",
-        tried="",
+        answer="Each route lets in the roles that it is for, and nobody else.",
+        tried="All routes of the OpenAPI description are called by nobody, consumer, borrower, operator and a "
+        "revoked operator.",
     ),
     Fault(
         15,

@@ -6,8 +6,10 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         12,
         name="An enclave is restarted to forget what it used",
-        answer="",
-        tried="",
+        answer="Nothing that an enclave used is kept by it, so nothing is forgotten: what it holds was debited "
+        "before, stays charged when it is killed, and the next one has to ask.",
+        tried="Enclave, engine and custodian are killed at random under load and restarted by the same command; "
+        "the campaign kills does it for hours.",
     ),
     Attack(
         13,
@@ -35,20 +37,31 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         16,
         name="Clocks are slowed, frozen, or stepped",
-        answer="",
-        tried="",
+        answer="Units need no clock: a budget is exact whatever clocks show. Elapsed time that runs backwards "
+        "ends an instance. A stop is carried out whatever a custodian's clock shows; every other order is "
+        "stale. Where a host slows the clock of a TEE that has none of its own, a withheld stop is late "
+        "by as much, and bounded by the units that were leased.",
+        tried="A library under the running processes lets an enclave's time stand still, pass at a tenth, and "
+        "leap a year back and ten ahead, and a custodian's leap ten years back, an hour and ten years "
+        "ahead.",
+        refusals=("bad_signature: stale_command", "unauthenticated: credential_expired"),
+        entries=("command_refused",),
     ),
     Attack(
         17,
         name="An enclave is suspended across the end of its lease",
-        answer="",
-        tried="",
+        answer="Authority counts from when the answered request was first sent, by clocks that go on in a "
+        "suspended machine: after it, nothing is released.",
+        tried="The enclave is frozen for two ttl while the custodian is away, goes on, and is asked at once.",
+        refusals=("lease_expired",),
     ),
     Attack(
         18,
         name="A host cuts off the custodian, or lets through all but a stop",
-        answer="",
-        tried="",
+        answer="Silence ends the service: the last answer leaves within one ttl of the last word of the custodian.",
+        tried="A frozen custodian, a cut cable, and a host that passes on all that the enclave says and nothing "
+        "that it should hear, a stop least of all.",
+        refusals=("lease_expired",),
     ),
     Attack(
         19,
@@ -70,19 +83,25 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         21,
         name="The custodian's ledger is restored from an old copy",
-        answer="",
-        tried="",
+        answer="Whoever remembers more than the ledger ends all grants, until two operators settle what is lost. "
+        "A start alone cannot know.",
+        tried="The ledger's files are put back to a copy while units are spent, with an enclave that was "
+        "admitted before the copy and with one that it never knew.",
+        refusals=("ledger_rollback",),
+        entries=("gap_found", "restored", "charged"),
     ),
     Attack(
         22,
         name="Two custodians serve one ledger",
-        answer="",
-        tried="",
+        answer="The second does not start: the ledger is locked.",
+        tried="A second custodian is started on the files of one that serves.",
     ),
     Attack(
         23,
         name="The disk is full or fails",
-        answer="",
-        tried="",
+        answer="Nothing is answered that is not durable, and after a failed write or sync the process grants "
+        "nothing more.",
+        tried="strace answers the first write and the first sync of a serving custodian with EIO and with "
+        "ENOSPC; the campaigns disk-errors, crash-points and power-fail do it at every call.",
     ),
 )

@@ -49,6 +49,7 @@ def test_a_killed_process_leaves_what_it_answered(start: Start, tmp_path: Path) 
         assert outcome.finding.wrong == []
 
 
+@pytest.mark.attack(23)
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
 def test_an_error_of_the_disk_reaches_whoever_waits(start: Start, tmp_path: Path, error: str) -> None:
     """The first failing write ends all answers of that process, each with StorageError; the mended disk serves on."""

@@ -28,10 +28,14 @@ PLENTY = 10**9
 
 @dataclass(frozen=True)
 class Around:
-    """What a process is started in: its first words, before the interpreter, and its environment."""
+    """What a process is started in: its first words, before the interpreter, and its environment.
+
+    An engine child gets no environment of its parent: `python` is what it is started with.
+    """
 
     words: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    python: str = sys.executable
 
 
 @dataclass
@@ -57,9 +61,10 @@ class Hosted(World):
     def spawn(self, name: str, code: str, *arguments: str) -> None:
         """Start a process as its host likes; it keeps the process id that the test knows."""
         around = self.around.get(name, Around())
-        command = [*around.words, sys.executable, "-c", code]
-        become = f"os.environ.update({around.environment!r})\nos.execvp({command[0]!r}, {command!r} + sys.argv[1:])"
-        super().spawn(name, become, *arguments)
+        begun = f"import sys\nsys.executable = {around.python!r}\n"
+        command = [*around.words, sys.executable, "-c", begun + code]
+        become = f"os.execvp({command[0]!r}, {command!r} + sys.argv[1:])"
+        super().spawn(name, f"import os\nos.environ.update({around.environment!r})\n{become}", *arguments)
 
     def another_enclave(self, name: str, port: int, *, borrower_file: Path | None = None) -> None:
         """Start one more enclave from the same files; it is not waited for."""

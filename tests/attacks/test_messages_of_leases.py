@@ -80,12 +80,6 @@ def site(lent: Site) -> Iterator[Site]:
     lent.between.heal()
 
 
-@pytest.fixture
-def body() -> bytes:
-    """One inference in JSON."""
-    return one_digit()
-
-
 def told(answer: Any) -> tuple[int, str]:
     return answer.status, answer.json()["code"]
 

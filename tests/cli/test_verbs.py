@@ -384,6 +384,7 @@ def test_the_log_of_a_real_custodian_verifies_offline(lent: Place) -> None:
     assert lent.run("audit", "export", "-o", file).exit_code == 2
 
 
+@pytest.mark.fault(13)
 def test_a_changed_log_is_refused_and_the_entry_is_named(lent: Place) -> None:
     """Exit code 5, for the program that runs it every night."""
     file = Path(lent.file("changed.jsonl"))

@@ -52,6 +52,7 @@ from aigovtool.protocol.messages import Deny, DenyCode
 from aigovtool.testing.simulated_tee import wiring
 
 STOP = acts.Stop(target=StopTarget.ALL, value="", reason="drill")
+RESUME = acts.Resume(target=StopTarget.ALL, value="", reason="drill over")
 T = TypeVar("T")
 
 
@@ -122,13 +123,25 @@ async def test_another_kind_of_message_is_no_command(bench: Bench) -> None:
 )
 async def test_an_old_or_future_command_is_worth_nothing(age_ms: int, good: bool, bench: Bench) -> None:  # noqa: FBT001
     """Five minutes either way, to the millisecond, by the custodian's time."""
-    envelope = seal(COMMAND, bench.order(STOP, issued_at_ms=bench.now_ms - age_ms), bench.key)
+    await bench.command(STOP)
+    envelope = seal(COMMAND, bench.order(RESUME, issued_at_ms=bench.now_ms - age_ms), bench.key)
     if good:
         await commands.execute(bench.custodian, bench.alice, envelope)
         return
     with pytest.raises(SignatureInvalidError) as caught:
         await commands.execute(bench.custodian, bench.alice, envelope)
     assert caught.value.reason == "stale_command"
+    assert (await views.show_stops(bench.custodian)).stops != []
+
+
+@pytest.mark.parametrize("age_ms", [10 * YEAR_MS, COMMAND_MAX_AGE_MS + 1, -COMMAND_MAX_AGE_MS - 1, -10 * YEAR_MS])
+async def test_a_stop_is_carried_out_whatever_the_clocks_say(age_ms: int, bench: Bench) -> None:
+    """Once: the same again is answered alike, also after it was lifted."""
+    envelope = seal(COMMAND, bench.order(STOP, issued_at_ms=max(0, bench.now_ms - age_ms)), bench.key)
+    done = await commands.execute(bench.custodian, bench.alice, envelope)
+    assert len((await views.show_stops(bench.custodian)).stops) == 1
+    await bench.command(RESUME)
+    assert await commands.execute(bench.custodian, bench.alice, envelope) == done
     assert (await views.show_stops(bench.custodian)).stops == []
 
 

@@ -40,6 +40,7 @@ def directory(tmp_path: Path) -> Path:
     return made
 
 
+@pytest.mark.fault(4)
 def test_every_file_is_private_from_the_start(tmp_path: Path) -> None:
     """No file or directory of a new custodian can be opened by anybody else."""
     made = tmp_path / "custodian"

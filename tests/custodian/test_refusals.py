@@ -49,6 +49,7 @@ from aigovtool.protocol import messages
 from aigovtool.protocol.commands import COMMAND, COMMAND_MAX_AGE_MS, CommandResult
 
 STOP = acts.Stop(target=StopTarget.ALL, value="", reason="drill")
+RESUME = acts.Resume(target=StopTarget.ALL, value="", reason="drill over")
 SOME = Refused(role=Refusable.CONSUMER, name="ann", act="POST /v1/asks", code="forbidden", reason="not_own_scope")
 OTHERS = msgspec.structs.replace(SOME, name="ben")
 
@@ -169,7 +170,7 @@ async def test_every_refused_command_of_an_operator_is_in_the_log(lent: Bench) -
     order = lent.order(STOP)
     await commands.execute(lent.custodian, lent.alice, seal(COMMAND, order, lent.key))
     changed = msgspec.structs.replace(order, act=msgspec.structs.replace(STOP, reason="another"))
-    stale = lent.order(STOP, issued_at_ms=lent.now_ms - COMMAND_MAX_AGE_MS - 1)
+    stale = lent.order(RESUME, issued_at_ms=lent.now_ms - COMMAND_MAX_AGE_MS - 1)
     for made, error, reason in (
         (changed, ConflictError, "command_changed"),
         (stale, SignatureInvalidError, "stale_command"),

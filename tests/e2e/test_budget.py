@@ -4,12 +4,17 @@ import json
 import random
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from tests.e2e.world import Answer, Connection, MakeWorld
+from tests.observations import Observed
 
 from aigovtool.ledger.entry import StopTarget
 
 
-def test_budget_of_five_gives_five_answers_to_a_hundred_requests(make_world: MakeWorld, body: bytes) -> None:
+@pytest.mark.fault(1)
+def test_budget_of_five_gives_five_answers_to_a_hundred_requests(
+    make_world: MakeWorld, body: bytes, observed: Observed
+) -> None:
     """Exactly five answers, then typed refusals that charge nothing."""
     world = make_world(budget=5)
     connection = world.connect()
@@ -20,8 +25,11 @@ def test_budget_of_five_gives_five_answers_to_a_hundred_requests(make_world: Mak
     assert all(answer.json()["error"] and answer.headers["retry-after"] for answer in refusals)
     assert answers[4].headers["aigovtool-units-remaining"] == "inferences=0"
     assert world.posted() <= 5
+    observed.refusal(refusals[0].json())
+    observed.figure("answers to 100 requests on 5 units", 5)
 
 
+@pytest.mark.fault(7)
 def test_thirty_two_parallel_requests_on_one_unit_give_one_answer(make_world: MakeWorld, body: bytes) -> None:
     """There is no moment between check and act in which two requests see the same unit."""
     world = make_world(budget=1)
@@ -32,6 +40,7 @@ def test_thirty_two_parallel_requests_on_one_unit_give_one_answer(make_world: Ma
     assert set(statuses) <= {200, 402, 429}
 
 
+@pytest.mark.fault(5)
 def test_sixty_four_connections_spend_exactly_a_thousand_units(make_world: MakeWorld, body: bytes) -> None:
     """64 connections x 30 requests on 1,000 units: exactly 1,000 answers and no server error."""
     world = make_world(budget=1_000, ttl_ms=10_000)
@@ -49,6 +58,7 @@ def test_sixty_four_connections_spend_exactly_a_thousand_units(make_world: MakeW
     assert world.posted() == 1_000
 
 
+@pytest.mark.fault(8)
 def test_same_request_id_is_charged_once_and_answered_alike(make_world: MakeWorld, body: bytes) -> None:
     """Ten parallel and ten later requests with one id: one unit, one answer; another body is refused."""
     world = make_world(budget=3)
@@ -68,6 +78,7 @@ def test_same_request_id_is_charged_once_and_answered_alike(make_world: MakeWorl
     assert fresh == [200, 200, 402]
 
 
+@pytest.mark.fault(8)
 def test_invalid_requests_are_charged_nothing(make_world: MakeWorld, body: bytes) -> None:
     """Whatever is malformed, too large or of the wrong type is refused before anything is reserved."""
     world = make_world(budget=1)
@@ -106,7 +117,10 @@ def test_a_batch_costs_one_unit_per_row(make_world: MakeWorld, body: bytes) -> N
     assert [connection.infer(body).status for _ in range(3)] == [200, 200, 402]
 
 
-def test_random_kills_never_give_more_answers_than_the_budget(make_world: MakeWorld, body: bytes) -> None:
+@pytest.mark.attack(12)
+def test_random_kills_never_give_more_answers_than_the_budget(
+    make_world: MakeWorld, body: bytes, observed: Observed
+) -> None:
     """SIGKILL of enclave, engine child or custodian under load, restarted by the same command."""
     seed = 20261123
     chance = random.Random(seed)
@@ -129,6 +143,7 @@ def test_random_kills_never_give_more_answers_than_the_budget(make_world: MakeWo
         world.wait_ready()
     assert 0 < answered <= budget
     assert world.posted() <= budget
+    observed.figure("answers beyond the budget after 8 kills", max(0, answered - budget))
     world.stop(StopTarget.ALL)
 
 

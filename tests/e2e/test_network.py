@@ -93,6 +93,7 @@ def test_a_corrupted_record_does_not_end_the_heartbeat(direction: Direction, sit
     assert site.instance() == instance
 
 
+@pytest.mark.attack(18)
 def test_a_partition_ends_the_service_within_the_ttl(site: Site, body: bytes) -> None:
     """Nothing passes: the last answer is a ttl later at most. When it heals, the same instance serves again."""
     world, proxy = site.world, site.proxy
@@ -109,6 +110,7 @@ def test_a_partition_ends_the_service_within_the_ttl(site: Site, body: bytes) ->
     assert site.instance() == instance
 
 
+@pytest.mark.attack(18)
 def test_a_stop_that_is_withheld_takes_effect_by_itself(site: Site, body: bytes) -> None:
     """The host lets the enclave speak and keeps the custodian's words from it: expiry stops what the push cannot."""
     world, proxy = site.world, site.proxy

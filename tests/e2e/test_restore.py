@@ -1,12 +1,15 @@
 """The ledger is lost and an old copy put in its place: the running enclave makes the custodian notice."""
 
 import http.client
+import json
 import secrets
 import shutil
 import time
 from pathlib import Path
 
+import pytest
 from tests.e2e.world import MODEL, MakeWorld, World
+from tests.observations import Observed
 
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.secret import Secret
@@ -16,7 +19,7 @@ from aigovtool.ids import MessageId
 from aigovtool.ledger.budget import RowKey, Scope, Window
 from aigovtool.ledger.units import Dimension
 from aigovtool.protocol import commands
-from aigovtool.protocol.commands import COMMAND, Command
+from aigovtool.protocol.commands import COMMAND, Act, Command
 from aigovtool.protocol.party import OperatorFile
 
 BUDGET = 60
@@ -32,25 +35,29 @@ def stop_custodian(world: World) -> None:
     world.processes["custodian"].wait(20)
 
 
-def settle(world: World, second: OperatorFile, charge: int) -> None:
-    """Two operators sign that `charge` units were spent in what is lost."""
-    keys = [SigningKey.from_secret(Secret(world.operator.key)), SigningKey.from_secret(Secret(second.key))]
-    order = Command(
+def order(world: World, act: Act, *others: OperatorFile) -> bytes:
+    """Return an order that the first operator signed, and others."""
+    keys = [SigningKey.from_secret(Secret(one.key)) for one in (world.operator, *others)]
+    command = Command(
         custodian=world.custodian_id,
         operator=world.operator.operator,
         command_id=MessageId(secrets.token_hex(16)),
         issued_at_ms=time.time_ns() // 1_000_000,
-        act=commands.SettleGap(
-            checkpoint=world.view("/v1/gap")["checkpoint"],
-            charges=[commands.RowCharge(row=ROW, units=charge)],
-            reason="disk lost, backup of this morning",
-        ),
+        act=act,
+    )
+    return encode(seal(COMMAND, command, *keys))
+
+
+def settle(world: World, second: OperatorFile, charge: int) -> None:
+    """Two operators sign that `charge` units were spent in what is lost."""
+    act = commands.SettleGap(
+        checkpoint=world.view("/v1/gap")["checkpoint"],
+        charges=[commands.RowCharge(row=ROW, units=charge)],
+        reason="disk lost, backup of this morning",
     )
     with world.custodian_client() as client:
         response = client.post(
-            "/v1/commands",
-            content=encode(seal(COMMAND, order, *keys)),
-            headers={"content-type": "application/json"},
+            "/v1/commands", content=order(world, act, second), headers={"content-type": "application/json"}
         )
     assert response.status_code == 200, response.text
 
@@ -67,6 +74,7 @@ def ask(world: World, body: bytes, statuses: list[int]) -> int:
     return statuses[-1]
 
 
+@pytest.mark.attack(21)
 def test_an_enclave_that_was_forgotten_too_shows_what_it_remembers(make_world: MakeWorld, body: bytes) -> None:
     """The copy is from before it attested: it is refused as unknown, and shows its checkpoint before it boots again."""
     world = make_world(budget=BUDGET, ttl_ms=1_000)
@@ -90,7 +98,8 @@ def test_an_enclave_that_was_forgotten_too_shows_what_it_remembers(make_world: M
     assert ask(world, body, []) != 200
 
 
-def test_a_restored_ledger_never_grants_what_it_forgot(make_world: MakeWorld, body: bytes) -> None:
+@pytest.mark.attack(21)
+def test_a_restored_ledger_never_grants_what_it_forgot(make_world: MakeWorld, body: bytes, observed: Observed) -> None:
     """The old copy is refused by what the enclave remembers; settled, the rest of the budget is served, and no more."""
     world = make_world(budget=BUDGET, ttl_ms=1_000)
     second = world.directory / "bob.json"
@@ -114,6 +123,12 @@ def test_a_restored_ledger_never_grants_what_it_forgot(make_world: MakeWorld, bo
     world.wait_for(lambda: world.view("/v1/gap")["checkpoint"] is not None, "the enclave shows what it remembers")
     world.wait_for(lambda: connection.infer(body).status == 423, "without a renewal the service ends")
     assert world.charged() < charged
+    with world.custodian_client() as client:
+        grant = commands.GrantBudget(
+            scope=Scope(model=MODEL), dimension=Dimension.INFERENCES, window=Window.LIFETIME, units=1
+        )
+        refused = client.post("/v1/commands", content=order(world, grant), headers={"content-type": "application/json"})
+    assert observed.refusal(refused.json()) == "ledger_rollback"
     settle(world, decode(second.read_bytes(), OperatorFile), charged)
     # The old instance must attest again: its connections end with it.
     statuses: list[int] = []
@@ -123,3 +138,7 @@ def test_a_restored_ledger_never_grants_what_it_forgot(make_world: MakeWorld, bo
     answered += statuses.count(200)
     assert 31 < answered <= BUDGET
     assert world.charged() <= BUDGET
+    kinds = {json.loads(entry)["body"]["kind"] for entry in world.log_entries()}
+    for kind in ("gap_found", "restored", "charged"):
+        assert kind in kinds
+        observed.entry(kind)

@@ -1,7 +1,8 @@
 """What operators order: each act is a signed, idempotent command that the audit log names by its digest.
 
 A command carries its own identifier: sent twice it is applied once and answered alike. `custodian` and
-`issued_at_ms` tie it to one ledger and one short span of time, so that an old command is worth nothing.
+`issued_at_ms` tie it to one ledger and one short span of time, so that an old command is worth nothing. A stop is never
+too old: a clock that is wrong, the operator's or the custodian's, must not be what keeps it from taking effect.
 """
 
 from typing import Annotated
@@ -19,7 +20,7 @@ from aigovtool.ledger.units import Dimension
 from aigovtool.limits import MAX_ASKED, MAX_INTEGER, MAX_WITNESS_KEY_CHARS
 
 COMMAND = "command.v1"
-#: A command older than this is refused; clocks of operators may differ by as much.
+#: A command older than this is refused, if it is no stop; clocks of operators may differ by as much.
 COMMAND_MAX_AGE_MS = 300_000
 #: One that two operators signed: the second may sit elsewhere, and look first.
 COSIGNED_MAX_AGE_MS = 86_400_000

@@ -133,6 +133,8 @@ def _can_act(party: Party, now_ms: int) -> bool:
 
 
 def _require_fresh(custodian: Custodian, command: Command, *, cosigned: bool) -> None:
+    if isinstance(command.act, commands.Stop):
+        return  # Whoever's clock is wrong, a stop takes effect. Only its own operator can send it, and once only.
     # By the host's clock: the ledger's never goes back, and one reading far ahead would lock operators out.
     age_ms = custodian.time_ms() - command.issued_at_ms
     if not -COMMAND_MAX_AGE_MS <= age_ms <= (COSIGNED_MAX_AGE_MS if cosigned else COMMAND_MAX_AGE_MS):

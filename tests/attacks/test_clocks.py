@@ -1,0 +1,256 @@
+"""Whoever sets clocks gains no unit: those of a running enclave and a running custodian are slowed, held and stepped.
+
+The simulated TEE has no clock that its host cannot slow. So what time is to end, a withheld stop, is late here by as
+much as the clock is slow; what is left to use is bounded by the units that were lent, which no clock can raise.
+"""
+
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.attacks.clocks import YEAR_S, Clock
+from tests.attacks.hosted import Consumer, Hosted, answered_until_refused, hosted
+from tests.e2e.model import one_digit
+from tests.e2e.world import Connection
+from tests.observations import Observed
+
+from aigovtool.codec import encode
+from aigovtool.crypto.secret import Secret
+from aigovtool.crypto.sign import SigningKey, seal
+from aigovtool.ids import MessageId
+from aigovtool.ledger.entry import StopTarget
+from aigovtool.protocol.commands import COMMAND, Act, Command, Resume, Stop
+from aigovtool.testing.fault_proxy import FaultProxy, fault_proxy
+
+pytestmark = [pytest.mark.attack(16), pytest.mark.needs("gcc")]
+
+TTL_S = 1.0
+SLACK_S = 0.25
+#: So slow that the units at hand outlast ten ttl: time must end the service.
+PAUSE_S = 0.9
+TEN_YEARS_S = 10 * YEAR_S
+STOP = Stop(target=StopTarget.ALL, value="", reason="drill")
+
+
+@dataclass
+class Site:
+    """A deployment whose host holds the clocks of both sides, and the cable between them."""
+
+    world: Hosted
+    enclave: Clock
+    custodian: Clock
+    cable: FaultProxy
+    consumers: int = 0
+
+    def consumer(self, units: int, *, patience_s: float = 60) -> tuple[Consumer, Connection]:
+        """Return a new consumer, and a connection that waits for so long at most."""
+        self.consumers += 1
+        consumer = self.world.add_consumer(f"c{self.consumers}", units)
+        connection = consumer.connect(self.world.enclave_port)
+        connection.link.timeout = patience_s
+        self.world.connections.append(connection)
+        return consumer, connection
+
+    def instance(self) -> str:
+        newest: str = self.world.view("/v1/enclaves")["enclaves"][0]["instance"]
+        return newest
+
+    def order(self, act: Act) -> httpx.Response:
+        """Send an operator's order, dated by true time."""
+        order = Command(
+            custodian=self.world.custodian_id,
+            operator=self.world.operator.operator,
+            command_id=MessageId(secrets.token_hex(16)),
+            issued_at_ms=time.time_ns() // 1_000_000,
+            act=act,
+        )
+        envelope = seal(COMMAND, order, SigningKey.from_secret(Secret(self.world.operator.key)))
+        with self.world.custodian_client() as client:
+            return client.post("/v1/commands", content=encode(envelope), headers={"content-type": "application/json"})
+
+
+def make(directory: Path, stack: ExitStack) -> Site:
+    clocks = []
+    for name in ("enclave", "custodian"):
+        (directory / name).mkdir()
+        clocks.append(Clock(directory / name))
+        stack.callback(clocks[-1].close)
+    enclave, custodian = clocks
+    cables: list[FaultProxy] = []
+
+    def prepare(world: Hosted) -> None:
+        world.around = {"enclave": enclave.around, "custodian": custodian.around}
+        cables.append(stack.enter_context(fault_proxy("127.0.0.1", world.custodian_port)))
+        world.custodian_seen_at = cables[0].port
+
+    world = stack.enter_context(hosted(directory / "world", ttl_ms=int(TTL_S * 1000), prepare=prepare))
+    return Site(world, enclave, custodian, cables[0])
+
+
+@pytest.fixture(scope="module")
+def lent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """One deployment for all tests that leave it able to serve."""
+    with ExitStack() as stack:
+        yield make(tmp_path_factory.mktemp("clocks"), stack)
+
+
+@pytest.fixture
+def site(lent: Site) -> Iterator[Site]:
+    """The deployment, when it serves whoever asks."""
+    lent.world.wait_for(lambda: answers(lent.world), "it serves")
+    yield lent
+    lent.enclave.mend()
+    lent.custodian.mend()
+    lent.cable.heal()
+
+
+def answers(world: Hosted) -> bool:
+    """Ask once on a connection of its own, which an ended instance may cut."""
+    with suppress(OSError, httpx.HTTPError):
+        connection = world.connect()
+        try:
+            return connection.infer(one_digit()).status == 200
+        finally:
+            connection.close()
+    return False
+
+
+def until_silent(connection: Connection, body: bytes) -> int:
+    """Ask until refused, or until nothing comes any more; return how many were answered."""
+    answered = 0
+    with suppress(TimeoutError):
+        while connection.infer(body).status == 200:
+            answered += 1
+    return answered
+
+
+def test_a_clock_that_stands_still_gives_no_unit(site: Site, body: bytes, observed: Observed) -> None:
+    """The enclave's time does not pass, and its host cuts it off: it answers for what was leased, and for no more."""
+    consumer, connection = site.consumer(units=400, patience_s=2)
+    assert answered_until_refused(connection, body, 5) == (5, None)
+    site.enclave.pass_at(0)
+    site.cable.drop()
+    leased = site.world.charged_to(consumer)
+    more = until_silent(connection, body)
+    assert 5 + more <= leased <= 400
+    time.sleep(TTL_S)
+    connection.close()
+    assert until_silent(connection, body) == 0
+    assert site.world.charged_to(consumer) == leased
+    observed.figure("answers beyond what was leased, with a clock at 0", max(0, 5 + more - leased))
+
+
+def test_a_slow_clock_delays_a_withheld_stop_by_as_much(site: Site, body: bytes) -> None:
+    """At a tenth: it ends after ten ttl instead of one. The units that were leased bound what comes until then."""
+    consumer, connection = site.consumer(units=10**6)
+    answered = 60  # a busy consumer is lent more at once
+    assert answered_until_refused(connection, body, answered) == (answered, None)
+    site.enclave.pass_at(0.1)
+    site.cable.drop()
+    cut_s, last_s = time.monotonic(), 0.0
+    leased = site.world.charged_to(consumer)
+    site.world.stop(StopTarget.CONSUMER, consumer.name)
+    while connection.infer(body).status == 200:
+        last_s, answered = time.monotonic(), answered + 1
+        time.sleep(PAUSE_S)
+    assert connection.infer(body).json()["code"] == "lease_expired"
+    assert 2 * TTL_S < last_s - cut_s <= 10 * TTL_S + SLACK_S
+    assert answered <= leased
+    assert site.world.charged_to(consumer) == leased
+
+
+@pytest.mark.parametrize("rate", [0.1, 1.0], ids=["slow", "true"])
+@pytest.mark.parametrize("wall_s", [-YEAR_S, TEN_YEARS_S], ids=["a year back", "ten years ahead"])
+def test_a_budget_is_exact_whatever_the_enclaves_clock_shows(rate: float, wall_s: int, site: Site, body: bytes) -> None:
+    """Its wall clock decides over nothing; a slow one makes it renew more seldom."""
+    instance, (consumer, connection) = site.instance(), site.consumer(units=12)
+    site.enclave.pass_at(rate)
+    site.enclave.step(wall_s=wall_s)
+    answered, refusal = answered_until_refused(connection, body, 40)
+    assert (answered, refusal.json()["code"]) == (12, "budget_exhausted")
+    assert site.world.charged_to(consumer) <= 12
+    assert site.instance() == instance
+
+
+def test_a_clock_that_is_put_back_ends_the_instance(site: Site, body: bytes, observed: Observed) -> None:
+    """Elapsed time that runs backwards is tampering: nothing is answered, and everything is wiped."""
+    before, (_, connection) = site.instance(), site.consumer(units=10**6)
+    assert connection.infer(body).status == 200
+    engine = site.world.engine_pid()
+    site.enclave.step(elapsed_s=-YEAR_S)
+    refusal = connection.infer(body)
+    assert refusal.status == 423
+    observed.refusal(refusal.json())
+    site.world.wait_for(lambda: not Path(f"/proc/{engine}").exists(), "the weights are gone")
+    # What waits by such a clock waits a year. That is its host's own loss, until it starts the enclave again.
+    site.world.kill("enclave")
+    site.enclave.mend(elapsed=True)
+    site.world.start_enclave()
+    assert site.instance() != before
+
+
+def test_a_custodian_whose_clock_is_put_back_decides_as_before(site: Site, body: bytes, observed: Observed) -> None:
+    """Ten years back: the ledger's time stands, the budget is exact, orders are stale, and a stop is carried out."""
+    consumer, connection = site.consumer(units=12)
+    site.custodian.step(wall_s=-TEN_YEARS_S)
+    answered, refusal = answered_until_refused(connection, body, 40)
+    assert (answered, refusal.json()["code"]) == (12, "budget_exhausted")
+    orders_wait_and_a_stop_does_not(site, consumer, connection, body, observed)
+    assert site.world.charged_to(consumer) <= 12
+    times = [json.loads(entry)["at_ms"] for entry in site.world.log_entries()]
+    assert times == sorted(times)
+
+
+def test_a_custodian_whose_clock_leaps_ahead_ends_service_and_grants_nothing(
+    tmp_path: Path, body: bytes, observed: Observed
+) -> None:
+    """An hour: leases end sooner, orders are stale, a stop is carried out. Ten years: nobody is granted or let in.
+
+    Then every attestation and credential is over, and putting the clock back lifts none, as the ledger's time stands.
+    Whoever holds the custodian's directory enrols an operator anew. This costs service, and never a unit.
+    """
+    with ExitStack() as stack:
+        site = make(tmp_path, stack)
+        consumer, connection = site.consumer(units=12)
+        site.custodian.step(wall_s=3_600)
+        answered, refusal = answered_until_refused(connection, body, 40)
+        assert (answered, refusal.json()["code"]) == (12, "budget_exhausted")
+        orders_wait_and_a_stop_does_not(site, consumer, connection, body, observed)
+        assert site.world.charged_to(consumer) <= 12
+        anybody = site.world.connect()
+        assert anybody.infer(body).status == 200
+        site.custodian.step(wall_s=TEN_YEARS_S)
+        ahead_s, last_s = time.monotonic(), 0.0
+        while anybody.infer(body).status == 200:
+            last_s = time.monotonic()
+        assert last_s - ahead_s <= TTL_S + SLACK_S
+        for _ in range(2):
+            refused = site.order(STOP)
+            assert refused.status_code == 401
+            assert observed.refusal(refused.json()) == "unauthenticated: credential_expired"
+            assert not answers(site.world)
+            site.custodian.mend()
+
+
+def orders_wait_and_a_stop_does_not(
+    site: Site, consumer: Consumer, connection: Connection, body: bytes, observed: Observed
+) -> None:
+    """Have an operator, whose own clock is true, stop a consumer and try to lift that."""
+    stop = Stop(target=StopTarget.CONSUMER, value=consumer.name, reason="drill")
+    resume = Resume(target=StopTarget.CONSUMER, value=consumer.name, reason="drill over")
+    assert site.order(stop).status_code == 200
+    site.world.wait_for(lambda: connection.infer(body).json()["code"] == "stopped", "it is stopped")
+    refused = site.order(resume)
+    assert refused.status_code == 403
+    assert observed.refusal(refused.json()) == "bad_signature: stale_command"
+    assert connection.infer(body).json()["code"] == "stopped"
+    assert any(entry["reason"] == "stale_command" for entry in site.world.entries("command_refused"))
+    observed.entry("command_refused")
+    site.custodian.mend()
+    assert site.order(resume).status_code == 200
