@@ -69,7 +69,8 @@ FAULTS: tuple[Fault, ...] = (
         name="A stop was to switch the custodian off, and the weights stayed",
         answer="A stop is a signed order with an epoch: the enclave refuses at once, ends the process that holds "
         "the weights, waits until it is gone, and says so.",
-        tried="An operator stops a serving deployment.",
+        tried="An operator stops a serving deployment; afterwards the memory of what is left is searched for "
+        "weights and for the model's key.",
         refusals=("stopped",),
         entries=("wiped",),
     ),

@@ -14,8 +14,10 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         13,
         name="State that an enclave wrote is rolled back",
-        answer="",
-        tried="",
+        answer="An enclave keeps no state: what it writes is the ciphertext of its models, which it may download "
+        "again.",
+        tried="strace looks at every file that both of its processes open for writing, from the start over "
+        "inferences, a stop and the wipe to the end.",
     ),
     Attack(
         14,
