@@ -21,8 +21,16 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         3,
         name="Anybody could add to the budget",
-        answer="",
-        tried="",
+        answer="An order is signed by an enrolled operator, on a connection of its own, names whole units in a "
+        "range, and is applied once.",
+        tried="A stranger, a consumer, a foreign signature, an old order, and an order signed with each of 42 "
+        "bad numbers; the rows of the budget are compared.",
+        refusals=(
+            "unauthenticated",
+            "forbidden: wrong_role",
+            "bad_signature: wrong_key",
+            "bad_signature: stale_command",
+        ),
     ),
     Fault(
         4,
@@ -41,8 +49,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         6,
         name="A restart reset the budget",
-        answer="",
-        tried="",
+        answer="The budget is in the ledger, and a start never writes it.",
+        tried="Seven of ten units are used, and the custodian is killed and started five times by the same "
+        "command; then three are answered. The campaigns kills and crash-points do it for hours.",
     ),
     Fault(
         7,
@@ -54,7 +63,8 @@ FAULTS: tuple[Fault, ...] = (
         8,
         name="It charged before it validated, and again for a repetition",
         answer="What is malformed is refused before anything is reserved, and one request id is charged once.",
-        tried="50 invalid bodies on one unit, which is still there; one id ten times at once and ten times later.",
+        tried="1,000 malformed bodies on one connection, 50 on one unit, which is still there; one id ten times "
+        "at once and ten times later.",
     ),
     Fault(
         9,
@@ -84,8 +94,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         12,
         name="One counter for all models, borrowers and consumers",
-        answer="",
-        tried="",
+        answer="Budgets are kept by model, borrower, consumer, dimension and window.",
+        tried="Two borrowers with an enclave each: one uses up its budget, and the other has all of its own.",
     ),
     Fault(
         13,
@@ -105,8 +115,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         15,
         name="Each call of an open address started threads and another upload",
-        answer="",
-        tried="",
+        answer="Open routes are answered from what is there; a challenge is for an enrolled borrower, and bounded.",
+        tried="1,020 calls: health, the signed keys, and challenges for a borrower that never boots; threads "
+        "and memory of the custodian are compared.",
+        refusals=("overloaded: nonces",),
     ),
     Fault(
         16,

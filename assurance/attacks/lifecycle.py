@@ -8,8 +8,9 @@ ATTACKS: tuple[Attack, ...] = (
         name="An enclave is restarted to forget what it used",
         answer="Nothing that an enclave used is kept by it, so nothing is forgotten: what it holds was debited "
         "before, stays charged when it is killed, and the next one has to ask.",
-        tried="Enclave, engine and custodian are killed at random under load and restarted by the same command; "
-        "the campaign kills does it for hours.",
+        tried="The enclave is killed five times in the middle of a lease and started by the same command, and "
+        "enclave, engine and custodian eight times at random; the campaign kills does it for hours.",
+        entries=("lease_expired",),
     ),
     Attack(
         13,
@@ -22,8 +23,11 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         14,
         name="An enclave is copied to spend twice",
-        answer="",
-        tried="",
+        answer="An enclave that is started again from the same files is another instance with keys of its own: "
+        "it has to attest, and each of its leases is debited like any other.",
+        tried="Four enclaves from the same image and configuration serve one consumer at once. (Copies of a "
+        "running enclave's memory are what the fork rules, bound mode and the simulation are about: "
+        "docs/spec/leases.md, 4 and 2.)",
     ),
     Attack(
         15,
@@ -79,8 +83,12 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         20,
         name="Leases are taken and dropped in a loop",
-        answer="",
-        tried="",
+        answer="What one instance and one borrower can hold is a share of each limit, and how often a borrower "
+        "may ask for a challenge is bounded: a loop burns the borrower's own share, and fills no log.",
+        tried="Five kills in the middle of a lease, with what is held after each, and 340 requests for a "
+        "challenge by a borrower that never boots.",
+        refusals=("overloaded: nonces",),
+        entries=("lease_expired",),
     ),
     Attack(
         21,

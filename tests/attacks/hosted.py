@@ -11,6 +11,7 @@ from typing import Any
 from tests.e2e.model import digits_model
 from tests.e2e.world import BORROWER, ENCLAVE_PROGRAM, MODEL, Connection, World, wait_for
 
+from aigovtool.codec import encode
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.crypto.x509 import from_pem
 from aigovtool.ids import BorrowerId, ConsumerId
@@ -19,6 +20,7 @@ from aigovtool.ledger.entry import PartyRole
 from aigovtool.ledger.policy import Dial, default_policy
 from aigovtool.ledger.units import Dimension
 from aigovtool.protocol import commands
+from aigovtool.protocol.party import BorrowerFile
 from aigovtool.transport.tls import unverified_context_for_attestation_only
 
 YEAR_MS = 365 * 86_400_000
@@ -57,6 +59,15 @@ class Hosted(World):
     """A deployment; `around` says by name in what its processes are started."""
 
     around: dict[str, Around] = field(default_factory=dict)
+    consumers: int = 0
+
+    def new_consumer(self, units: int) -> tuple[Consumer, Connection]:
+        """Return a consumer that nobody else uses, and its connection to the enclave."""
+        self.consumers += 1
+        consumer = self.add_consumer(f"c{self.consumers}", units)
+        connection = consumer.connect(self.enclave_port)
+        self.connections.append(connection)
+        return consumer, connection
 
     def spawn(self, name: str, code: str, *arguments: str) -> None:
         """Start a process as its host likes; it keeps the process id that the test knows."""
@@ -84,6 +95,24 @@ class Hosted(World):
         limit = BudgetLimit(scope=scope, dimension=Dimension.INFERENCES, window=Window.LIFETIME, limit=units)
         self.command(commands.SetBudget(limit=limit))
         return Consumer(consumer, key, added.certificate or "")
+
+    def add_borrower(self, name: BorrowerId, file: Path) -> SigningKey:
+        """Enrol a borrower, write its file, and return the key that it boots enclaves with."""
+        enrolment = SigningKey.generate()
+        added = self.command(
+            commands.AddParty(
+                role=PartyRole.BORROWER, name=name, key=enrolment.public.raw, borrower=None, valid_for_ms=YEAR_MS
+            )
+        )
+        party = BorrowerFile(
+            borrower=name,
+            custodian=self.operator.custodian,
+            certificate=added.certificate or "",
+            enrolment_key=enrolment.to_secret().reveal(),
+        )
+        file.touch(mode=0o600)
+        file.write_bytes(encode(party))
+        return enrolment
 
     def row_of(self, consumer: Consumer) -> dict[str, Any]:
         """Return the budget row of a consumer."""

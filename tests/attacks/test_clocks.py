@@ -4,6 +4,7 @@ The simulated TEE has no clock that its host cannot slow. So what time is to end
 much as the clock is slow; what is left to use is bounded by the units that were lent, which no clock can raise.
 """
 
+import http.client
 import json
 import secrets
 import time
@@ -112,7 +113,7 @@ def site(lent: Site) -> Iterator[Site]:
 
 def answers(world: Hosted) -> bool:
     """Ask once on a connection of its own, which an ended instance may cut."""
-    with suppress(OSError, httpx.HTTPError):
+    with suppress(OSError, http.client.HTTPException):
         connection = world.connect()
         try:
             return connection.infer(one_digit()).status == 200
