@@ -21,12 +21,12 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         3,
         name="Anybody could add to the budget",
-        answer="An order is signed by an enrolled operator, on a connection of its own, names whole units in a "
-        "range, and is applied once.",
-        tried="A stranger, a consumer, a foreign signature, an old order, and an order signed with each of 42 "
-        "bad numbers; the rows of the budget are compared.",
+        answer="An order is signed by an enrolled operator, on a connection of its own, names whole units in a range, "
+        "and is applied once.",
+        tried="A stranger, a consumer, a foreign signature, an old order, and an order signed with each of 43 bad "
+        "numbers; the rows of the budget are compared.",
         refusals=(
-            "unauthenticated",
+            "unauthenticated: no_credential",
             "forbidden: wrong_role",
             "bad_signature: wrong_key",
             "bad_signature: stale_command",

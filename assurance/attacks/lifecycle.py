@@ -35,9 +35,9 @@ ATTACKS: tuple[Attack, ...] = (
         answer="A renewal is carried out once: its copies get the same answer or none. An answer counts for the "
         "request under way only, and from when that was first sent. An older stop state lifts no stop, "
         "and a copy of a request for the stream of stops cuts none.",
-        tried="A proxy with the custodian's TLS key, as no host has, sends each renewal four times, all old "
-        "ones again in reverse order, old answers and old stop states in place of new ones, and holds "
-        "answers for two ttl (a scaled 60 s).",
+        tried="A proxy with the custodian's TLS key, as no host has, sends each renewal four times, all old ones again "
+        "in reverse order, old answers and old stop states in place of new ones, and holds each answer back for 0.8 "
+        "ttl, which is 24 s where a ttl is 30 s.",
         refusals=("conflict: request_superseded", "conflict: listen_superseded"),
     ),
     Attack(
