@@ -8,6 +8,7 @@ front of or behind this server reads the same request.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,11 +22,14 @@ from uvicorn.server import ServerState
 from aigovtool.errors import InputError
 from aigovtool.transport.connection import Tally
 from aigovtool.transport.guard import GuardedHttpProtocol, HttpLimits
+from aigovtool.transport.notices import Notices
 from aigovtool.transport.server import http_config
 from aigovtool.transport.wire import RequestReader
 from assurance.parsers.http_edits import GENUINE, edit
 from assurance.parsers.http_reading import ENDED, REFUSED, WAITING, Reading, Request, read_connection
 from assurance.parsers.parser import Kind, Parser, Parts
+
+_LOG: Final = logging.getLogger(__name__)
 
 # --- The reader alone ----------------------------------------------------------------------------
 
@@ -171,13 +175,14 @@ class _Served:
 async def _serve(parts: Sequence[bytes]) -> _Served:
     config, application = _config()
     application.asked = []
-    wire, state = _Wire(), ServerState()
+    wire, state, notices = _Wire(), ServerState(), Notices(_LOG)
     protocol = GuardedHttpProtocol(
         config,
         state,
         bounds=HttpLimits(linger_s=0.0),
         server_spki_sha256=None,
         clients=Tally(1),
+        notices=notices,
         on_lost=lambda: None,
     )
     protocol.connection_made(wire)
@@ -187,6 +192,7 @@ async def _serve(parts: Sequence[bytes]) -> _Served:
             await asyncio.sleep(0)
     ended = protocol.transport.is_closing()
     protocol.connection_lost(None)
+    notices.close()
     return _Served(tuple(application.asked), _statuses(bytes(wire.written)), ended)
 
 

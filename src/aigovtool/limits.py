@@ -93,6 +93,12 @@ STRANGER_BODY_BYTES_PER_S: Final = 16 << 10
 # a minute are read by nobody, but they do not fill a disk either (20 MB a day).
 NOTICE_PERIOD_S: Final = 60.0
 MAX_NOTICED_ADDRESSES: Final = 100
+# Different things in one such line, of some two hundred reasons that there are: whoever tries more of them is known.
+MAX_NOTICED_KINDS: Final = 24
+# One value in a line of the log, and the values beside the event. Ours have some hundred characters; what comes from a
+# library, or is longer than anybody reads, must not fill the disk. Lines stay under 32 KiB, also where all is escaped.
+MAX_LOG_VALUE_CHARS: Final = 1_000
+MAX_LOG_VALUES: Final = 12
 # Handshakes cost a signature each and prove nothing yet, so far fewer may be under way at once.
 MAX_HANDSHAKES: Final = 256
 # Of one address. It may be that of many clients (a gateway, a load balancer that passes TCP), so it is half: 128 of

@@ -288,6 +288,13 @@ async def test_an_expired_credential_is_refused_by_the_custodians_time(api: Api)
     api.bench.now_ms += YEAR_MS + 1_000
     answer = await api.operator.get("/v1/stops")
     assert (answer.status_code, answer.json()["reason"]) == (401, "credential_expired")
+    assert (await api.bench.log())[-1] == Refused(
+        role=Refusable.OPERATOR,
+        name="alice",
+        act="GET /v1/stops",
+        code="unauthenticated",
+        reason="credential_expired",
+    )
 
 
 async def test_a_clock_that_is_put_back_revives_no_credential(api: Api) -> None:

@@ -19,7 +19,7 @@ from starlette.requests import HTTPConnection
 
 from aigovtool import limits
 from aigovtool.crypto.identity import Identity, read_credential
-from aigovtool.errors import UnauthenticatedError
+from aigovtool.errors import AIGovToolError, UnauthenticatedError
 from aigovtool.transport.notices import Notices
 
 #: Key in `scope["extensions"]` under which the server puts the connection.
@@ -31,7 +31,7 @@ _NUMBERS: Final = count(1)
 class Connection:
     """One accepted connection; `number` is unique in the process and only for logs."""
 
-    __slots__ = ("_identity", "_on_proof", "number", "peer", "peer_certificate", "server_spki_sha256")
+    __slots__ = ("_identity", "_on_proof", "_on_refusal", "number", "peer", "peer_certificate", "server_spki_sha256")
 
     def __init__(
         self,
@@ -40,6 +40,7 @@ class Connection:
         peer_certificate: bytes | None,
         server_spki_sha256: bytes | None,
         on_proof: Callable[[str], None] | None = None,
+        on_refusal: Callable[[AIGovToolError], None] | None = None,
     ) -> None:
         self.number: Final = next(_NUMBERS)
         #: Address and port of whoever connected; on a borrower's host this is the borrower's word.
@@ -50,13 +51,13 @@ class Connection:
         self.server_spki_sha256: Final = server_spki_sha256
         self._identity: Identity | None = None
         self._on_proof: Final = on_proof
+        self._on_refusal: Final = on_refusal
 
-    def identity(self, now_ms: int) -> Identity:
-        """Return who the client proved to be, valid at the trusted time `now_ms`.
+    def identity(self) -> Identity:
+        """Return who the client proved to be; whether its credential is valid now is the caller's to check.
 
         Raises:
-            UnauthenticatedError: `no_credential`, `bad_credential`, `credential_not_yet_valid` or
-                `credential_expired`.
+            UnauthenticatedError: `no_credential` or `bad_credential`.
         """
         if self.peer_certificate is None:
             raise UnauthenticatedError(
@@ -64,9 +65,7 @@ class Connection:
                 reason="no_credential",
                 fix="connect with the certificate and the key of your credential",
             )
-        identity = self._read(self.peer_certificate)
-        identity.check_time(now_ms)
-        return identity
+        return self._read(self.peer_certificate)
 
     @property
     def client(self) -> str | None:
@@ -90,6 +89,11 @@ class Connection:
         """
         if self._on_proof is not None:
             self._on_proof(signer)
+
+    def refused(self, error: AIGovToolError) -> None:
+        """Take note that a request on this connection is answered with `error`, so that the log tells of it."""
+        if self._on_refusal is not None:
+            self._on_refusal(error)
 
     def _read(self, certificate: bytes) -> Identity:
         if self._identity is None:

@@ -35,6 +35,7 @@ from aigovtool.errors import AIGovToolError, InputError, MalformedError, Overloa
 from aigovtool.transport.connection import EXTENSION, Connection, Tally, Verdict, Worth, network_of
 from aigovtool.transport.deadline import Deadline
 from aigovtool.transport.lingering import LingeringTransport
+from aigovtool.transport.notices import Notices
 from aigovtool.transport.problem import problem, unexpected, wire_problem
 from aigovtool.transport.wire import RequestReader
 
@@ -121,6 +122,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         bounds: HttpLimits,
         server_spki_sha256: bytes | None,
         clients: Tally,
+        notices: Notices,
         on_lost: Callable[[], None],
     ) -> None:
         super().__init__(config=config, server_state=server_state, app_state={})
@@ -129,10 +131,12 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._bounds: Final = bounds
         self._server_spki_sha256: Final = server_spki_sha256
         self._clients: Final = clients
+        self._notices: Final = notices
+        self._network = "unknown"
         self._on_lost: Final = on_lost
         self._reader: Final = RequestReader(max_header_bytes=bounds.max_header_bytes, max_headers=bounds.max_headers)
         self._deadline: Final = Deadline(self._expired)
-        self._write_deadline: Final = Deadline(self._stalled)
+        self._write_deadline: Final = Deadline(self._unread)
         self._wire: LingeringTransport | None = None
         self._connection: Connection | None = None
         self._stranger = True
@@ -153,11 +157,13 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             peer_certificate=certificate,
             server_spki_sha256=self._server_spki_sha256,
             on_proof=self._prove,
+            on_refusal=self._refused,
         )
         client = self._connection.client
         self._stranger = client is None
-        network = network_of(self.client[0]) if self.client else "unknown"
-        verdict = self._clients.enter(self, client, network)
+        if self.client:
+            self._network = network_of(self.client[0])
+        verdict = self._clients.enter(self, client, self._network)
         if verdict is Verdict.WELCOME:
             self._deadline.set(self._bounds.header_timeout_s)
         elif self._clients.may_be_told(self):
@@ -189,6 +195,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         """Give up the place to somebody else."""
         if self._wire is not None:
             self._wire.abort()
+
+    def _refused(self, error: AIGovToolError) -> None:
+        if self._wire is not None and not self._wire.is_closing():  # else there is nobody to refuse anything to
+            self._notices.refusal(self._network, error)
 
     def _prove(self, signer: str) -> None:
         self._stranger = not self._clients.prove(self, signer)
@@ -287,6 +297,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         wire, cycle = self._wire, self.cycle
         if wire is None:
             return
+        self._refused(error)
         self._deadline.clear()
         if self._answering():
             if cycle.response_started:
@@ -308,7 +319,15 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if self.flow.read_paused:  # we are the slow one: the application does not take the body
             self._begin_body()
             return
+        if not self._reader.idle:
+            self._notices.note(self._network, "too_slow")
+        elif cast("RequestResponseCycle | None", self.cycle) is None:
+            self._notices.note(self._network, "silent")
         self._wire.abort()
+
+    def _unread(self) -> None:
+        self._notices.note(self._network, "answer_not_read")
+        self._stalled()
 
     def _stalled(self) -> None:
         if self._wire is not None:
@@ -336,10 +355,12 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         except asyncio.CancelledError:
             self._stalled()
         except Exception as exception:  # noqa: BLE001 - the last line of defence: rule 5
-            if cycle.disconnected:
-                return  # refused or gone: there is nobody to tell
-            error = exception if isinstance(exception, AIGovToolError) else unexpected(exception)
-            if cycle.response_started:
-                self._stalled()
-            else:
-                await problem(error)(scope, receive, send_checked)
+            if not cycle.disconnected:  # else it was refused or is gone: there is nobody to tell
+                await self._fail(exception, scope, receive, send_checked)
+
+    async def _fail(self, exception: Exception, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        error = exception if isinstance(exception, AIGovToolError) else unexpected(exception)
+        if self.cycle.response_started:
+            self._stalled()
+        else:
+            await problem(error)(scope, receive, send)

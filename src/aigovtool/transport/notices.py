@@ -2,7 +2,10 @@
 
 Whoever is turned away costs us little; a line for each would cost more, and hide what else the log says. So an address
 has one line at once, and then at most one in each period that counts what there was since; only so many addresses have
-lines of their own, and the rest share one.
+lines of their own, and the rest share one. In a line there are only so many different things; the rest share a count.
+
+What happened is a name of ours: how a connection ended, or `code/reason` of a refusal. Nothing that a peer chose is in
+a line but its address: no path, no name, no message.
 """
 
 import asyncio
@@ -11,8 +14,9 @@ from collections import Counter
 from typing import Final
 
 from aigovtool import limits
+from aigovtool.errors import AIGovToolError
 
-#: In the place of an address, for those that have no line of their own.
+#: In the place of an address or of what happened, for those that have no line or count of their own.
 OTHERS: Final = "others"
 
 
@@ -43,7 +47,11 @@ class Notices:
             self._tell(address, Counter({what: 1}))
             self._begin(address)
         else:
-            counts[what] += 1
+            counts[what if what in counts or len(counts) < limits.MAX_NOTICED_KINDS else OTHERS] += 1
+
+    def refusal(self, address: str, error: AIGovToolError) -> None:
+        """Tell that a request from `address` was answered with an error."""
+        self.note(address, f"{error.code}/{error.reason}" if error.reason else error.code)
 
     def close(self) -> None:
         """Tell what was not told yet."""

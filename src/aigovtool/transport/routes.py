@@ -15,6 +15,7 @@ Every error becomes problem+json (`transport.problem`). The table is also what `
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -37,6 +38,7 @@ from aigovtool.errors import (
     InvalidValueError,
     MalformedError,
     NotFoundError,
+    UnauthenticatedError,
     UnsupportedMediaError,
 )
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES, MAX_INTEGER
@@ -173,7 +175,8 @@ def application(
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    await problem(NotFoundError("there is nothing at this path", reason="no_route"))(scope, receive, send)
+    error = NotFoundError("there is nothing at this path", reason="no_route")
+    await _refusal(Request(scope, receive), error)(scope, receive, send)
 
 
 class _Endpoint:
@@ -199,7 +202,7 @@ class _Endpoint:
         route = self._routes.get(request.method)
         if route is None:
             error = MalformedError(f"{request.method} is not for this path", reason="method_not_allowed")
-            response = problem(error, status=405)
+            response = _refusal(request, error, status=405)
             response.headers["allow"] = ", ".join(sorted(self._routes))
             return response
         try:
@@ -211,7 +214,7 @@ class _Endpoint:
                     await self._refused(call.identity, route, error)
                 raise
         except AIGovToolError as error:
-            return problem(error)
+            return _refusal(request, error)
         except Exception as exception:  # noqa: BLE001 - nothing of ours may show its text to a peer
             return problem(unexpected(exception))
 
@@ -231,15 +234,23 @@ class _Endpoint:
         connection, now_ms = connection_of(request), self._clock_ms()
         if Caller.ANYONE in route.who and connection.peer_certificate is None:
             return Call(request, connection, None, now_ms)
-        return Call(request, connection, connection.identity(now_ms), now_ms)
+        return Call(request, connection, connection.identity(), now_ms)
 
     def _require_allowed(self, call: Call, route: Route) -> None:
         if call.identity is None:
             return
+        call.identity.check_time(call.now_ms)
         if Caller.ANYONE not in route.who and _caller_of(call.identity.kind) not in route.who:
             raise ForbiddenError(f"this is not for a {call.identity.kind.value}", reason="wrong_role")
         if self._authorize is not None:
             self._authorize(call.identity, route)
+
+
+def _refusal(request: Request, error: AIGovToolError, *, status: int | None = None) -> Response:
+    """Return the answer to a request that is refused, and have the log tell of it."""
+    with suppress(UnauthenticatedError):  # it did not come through the guarded server
+        connection_of(request).refused(error)
+    return problem(error, status=status)
 
 
 def _caller_of(kind: IdentityKind) -> Caller:

@@ -259,6 +259,7 @@ class HttpServer:
                 bounds=self._bounds,
                 server_spki_sha256=None if tls is None else tls.spki_sha256,
                 clients=self._clients,
+                notices=self._notices,
                 on_lost=self._changed.set,
             )
 
