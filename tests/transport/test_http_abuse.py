@@ -337,6 +337,15 @@ async def test_a_peer_that_does_not_read_loses_the_connection(world: World, cont
         await all_closed(server)
 
 
+async def test_a_peer_that_has_gone_is_sent_nothing_more(server: HttpServer, context: ssl.SSLContext) -> None:
+    """An endless answer ends although it never waits for anything, and others are answered."""
+    for _ in range(20):
+        async with connected(server, context) as (_, writer):
+            writer.write(GET.replace(b"/hello", b"/stream") + b"Host: a\r\n\r\n")
+    assert single(await exchange(server, context, ACCEPTED["plain"])).status == 200
+    await all_closed(server)
+
+
 async def test_one_connection_too_many_is_told_so(world: World, context: ssl.SSLContext) -> None:
     """Where no place can be made the cap answers 503 and closes; a place that becomes free can be taken."""
     proven = world.client(world.credential(IdentityKind.OPERATOR, "ann"))

@@ -349,6 +349,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
                     self._wire.linger_on_close = True
             if not length.ended:
                 await send(length.seen(event))
+            if event.get("more_body"):
+                # The loop tells that the peer has gone in a turn of its own. A stream that never waits would not let
+                # it, and go on for nobody.
+                await asyncio.sleep(0)
 
         try:
             await self._application(scope, receive, send_checked)
