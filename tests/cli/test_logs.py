@@ -38,3 +38,18 @@ def test_the_text_of_an_exception_is_not_logged() -> None:
     assert found["exception"] == "ValueError"
     assert "test_logs.py" in found["raised_at"]
     assert SECRET not in json.dumps(found)
+
+
+def test_a_line_is_bounded_whatever_is_logged() -> None:
+    """A megabyte in the event and in each of a hundred values makes a line that fits a screen, and is still JSON."""
+    huge = "\x1b[31m\u202e\x9b\r\n" * 200_000
+    found = line(logging.makeLogRecord({"msg": huge} | {f"value{number}": huge for number in range(100)}))
+    assert len(json.dumps(found)) < 32_768
+    assert found["event"].startswith("?[31m????")
+    assert found["event"].endswith("... (1799000 more)")
+    assert len(found) < 20
+
+
+def test_values_of_usual_length_are_whole() -> None:
+    """What we log ourselves is not cut."""
+    assert line(logging.makeLogRecord({"msg": "x" * 1_000}))["event"] == "x" * 1_000

@@ -74,11 +74,12 @@ class App(click.Group):
         """Run, and end the process with the exit code of what happened; no traceback reaches anybody."""
         del standalone_mode
         arguments = list(sys.argv[1:] if args is None else args)
+        screen = Screen(json="--json" in arguments)
         try:
             keep_private()  # many verbs read keys
-            code = super().main(arguments, prog_name, complete_var, standalone_mode=False, **extra)
+            code = super().main(arguments, prog_name, complete_var, standalone_mode=False, obj=screen, **extra)
         except (Exception, KeyboardInterrupt) as exception:  # noqa: BLE001 - the outermost frame of the program
-            code = tell(exception, Screen(json="--json" in arguments))
+            code = tell(exception, screen)
         sys.exit(code if isinstance(code, int) else 0)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -119,7 +119,6 @@ def serve(
 
     A TPM shows what was booted and encrypts no memory, so it is used only if it is named.
     """
-    from aigovtool.cli.logs import log_to_stderr  # noqa: PLC0415
     from aigovtool.enclave.app import EnclaveOptions  # noqa: PLC0415
     from aigovtool.enclave.app import serve as run  # noqa: PLC0415
 
@@ -134,9 +133,9 @@ def serve(
         cache=cache,
         tpm=_tpm_options(**tpm),
     )
-    _warn(screen, tee)
     read_borrower(borrower_file)  # says which kind of file it is, if it is another
-    log_to_stderr()
+    screen.serve()
+    _warn(screen, tee)
     run(options, ready=lambda url: screen.note(f"serving {', '.join(models)} on {url}"))
 
 

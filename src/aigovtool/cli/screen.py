@@ -2,10 +2,12 @@
 
 Results go to standard output; warnings, progress and errors to standard error. Colour only on a terminal, and not
 when NO_COLOR is set. Whatever is shown loses its control characters first, because names and reasons come from
-others.
+others. A verb that serves has its log on standard error: where that is no terminal, whatever it says there is a line of
+the log too, so that a program can read all of it.
 """
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +35,15 @@ class Screen:
 
     def __init__(self, *, json: bool) -> None:
         self.json: Final = json
+        self._log: logging.Logger | None = None
+
+    def serve(self) -> None:
+        """Show log lines from now on, and say there what else would be said on standard error, unless people look."""
+        from aigovtool.cli.logs import log_to_stderr  # noqa: PLC0415
+
+        log_to_stderr()
+        if not sys.stderr.isatty():
+            self._log = logging.getLogger(__name__)
 
     @cached_property
     def _out(self) -> "Console":
@@ -78,16 +89,25 @@ class Screen:
 
     def note(self, text: str) -> None:
         """Say something beside the result."""
+        if self._log is not None:
+            self._log.info("%s", text)
+            return
         self._err.print(plain(text), soft_wrap=True)
 
     def banner(self, text: str = SIMULATED) -> None:
         """Say in red that something is dangerous; also when a program reads the result."""
+        if self._log is not None:
+            self._log.warning("%s", text)
+            return
         self._err.print(plain(text), style="bold white on red", soft_wrap=True)
 
     def failure(self, message: str, reason: str | None, fix: str | None, document: object) -> None:
         """Print an error: what happened, why, what to do next."""
         if self.json:
             self._print_document(document)
+            return
+        if self._log is not None:
+            self._log.error("%s", message, extra={"reason": reason, "fix": fix})
             return
         self._err.print("error: " + plain(message), style="red", soft_wrap=True)
         if reason:

@@ -61,7 +61,9 @@ class Verb(click.Command):
         from aigovtool.cli.logs import keep_quiet  # noqa: PLC0415 - not needed for help
 
         keep_quiet()
-        ctx.obj = Screen(json=bool(ctx.params.pop(_JSON)))
+        wanted = bool(ctx.params.pop(_JSON))
+        if not isinstance(ctx.obj, Screen) or ctx.obj.json != wanted:
+            ctx.obj = Screen(json=wanted)
         return super().invoke(ctx)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -127,7 +127,6 @@ def add_operator(screen: Screen, *, directory: Path, operator: str, output: Path
 @click.pass_obj
 def serve(screen: Screen, directory: Path, listen: Address | None) -> None:
     """Serve the custodian in DIRECTORY until interrupted."""
-    from aigovtool.cli.logs import log_to_stderr  # noqa: PLC0415
     from aigovtool.custodian.app import read_settings  # noqa: PLC0415
     from aigovtool.custodian.app import serve as run  # noqa: PLC0415
     from aigovtool.custodian.certificate import show as show_certificate  # noqa: PLC0415
@@ -135,9 +134,9 @@ def serve(screen: Screen, directory: Path, listen: Address | None) -> None:
     require_custodian(directory)
     listen = listen or Address("127.0.0.1", urlsplit(read_settings(directory).url).port or _HTTPS_PORT)
     ending = warning(show_certificate(directory), _now_ms(), directory)
+    screen.serve()
     if ending is not None:
         screen.banner(ending)
-    log_to_stderr()
     run(directory, host=listen.host, port=listen.port, ready=lambda url: screen.note(f"serving on {url}"))
 
 
