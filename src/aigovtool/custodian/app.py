@@ -41,6 +41,7 @@ from aigovtool.errors import AIGovToolError, StorageError
 from aigovtool.ids import KeyId, OperatorId, digest_of, parse_name
 from aigovtool.ledger.entry import AppraisalPolicySet, Genesis, KeySetPublished, PartyAdded, PartyRole
 from aigovtool.protocol.party import CustodianAddress, OperatorFile, parse_url
+from aigovtool.transport import descriptors
 from aigovtool.transport.server import HttpServer, bind
 
 _LOG = logging.getLogger(__name__)
@@ -271,6 +272,7 @@ def serve(directory: Path, *, host: str, port: int, ready: Callable[[str], None]
         StorageError: the ledger could not be written any more; restart after mending the disk.
     """
     keep_private()
+    descriptors.provide()
     custodian = open_custodian(directory)
     address = read_settings(directory).ledger
     try:

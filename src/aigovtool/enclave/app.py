@@ -37,6 +37,7 @@ from aigovtool.errors import (
 )
 from aigovtool.ids import ModelId
 from aigovtool.protocol.party import MAX_PARTY_FILE_BYTES, BorrowerFile
+from aigovtool.transport import descriptors
 from aigovtool.transport.routes import application
 from aigovtool.transport.server import HttpServer, bind
 
@@ -146,6 +147,7 @@ def serve(options: EnclaveOptions, *, ready: Callable[[str], None] | None = None
         AIGovToolError: configuration, or a refusal by the custodian that waiting cannot mend.
     """
     keep_private()
+    descriptors.provide()
     attester = attester_for(options.tee, options.tpm, allow_simulated=options.allow_simulated)
     if options.tee not in {TeeType.SIMULATED, TeeType.TPM}:  # their memory is not encrypted either
         require_no_plain_swap()
