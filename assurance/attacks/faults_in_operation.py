@@ -18,8 +18,11 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         32,
         name="Logs told names, replies and traces",
-        answer="",
-        tried="",
+        answer="Log lines have events, identifiers and reasons of ours; errors are opaque; there are no core files.",
+        tried=(
+            "Seven secrets are looked for in all logs and files of a deployment, and custodian and enclave are "
+            "made to crash."
+        ),
     ),
     Fault(
         33,

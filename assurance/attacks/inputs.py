@@ -134,7 +134,13 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         33,
         name="Custodian or borrower read what consumers ask",
-        answer="",
-        tried="",
+        answer=(
+            "The consumer talks to the attested enclave itself; what the custodian, its files and the wire have, "
+            "holds no prompt and no answer."
+        ),
+        tried=(
+            "A prompt, its answer and the weights are looked for in every file, log, argument, environment and "
+            "byte of traffic, and in the memory of the custodian."
+        ),
     ),
 )

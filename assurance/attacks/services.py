@@ -24,20 +24,26 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         37,
         name="A name carries a script into a page",
-        answer="",
+        answer="There is no page: the product serves JSON only, and says so (nosniff).",
         tried="",
+        later="the dashboard",
     ),
     Attack(
         38,
         name="A page of somebody else acts in an operator's name",
-        answer="",
+        answer=(
+            "There is no session in a browser: operators are known by a client certificate and by their signature "
+            "under each command."
+        ),
         tried="",
+        later="the dashboard",
     ),
     Attack(
         39,
         name="A session is stolen or guessed",
-        answer="",
+        answer="There is no password, cookie or session: who asks proves a key in each handshake.",
         tried="",
+        later="the dashboard",
     ),
     Attack(
         40,
@@ -74,7 +80,13 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         44,
         name="Secrets are read from arguments, environment, core dumps, swap or /proc",
-        answer="",
-        tried="",
+        answer=(
+            "Secrets are in files of mode 0600 alone; no process writes a core file; weights and the model's key "
+            "are in the engine's memory alone, which ends with a wipe."
+        ),
+        tried=(
+            "Seven secrets are looked for in every file, command line, environment and memory of a deployment "
+            "from init to a wipe; custodian and enclave are made to crash."
+        ),
     ),
 )

@@ -1,0 +1,146 @@
+"""Looks for secrets where they may not be: in files, in what processes show of themselves, and in their memory."""
+
+import base64
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from tests.attacks.lent import Floats
+
+_PIECE_BYTES: Final = 8 << 20
+#: Of a secret, the bytes that must be found in one place.
+_KNOWN_BY: Final = 16
+
+
+def spellings(secret: bytes) -> list[bytes]:
+    """Return how the beginning of a secret may be written: raw, in hexadecimal, in base64."""
+    start = secret[:_KNOWN_BY]
+    whole = base64.b64encode(secret[: _KNOWN_BY - _KNOWN_BY % 3 + 3])[:20]
+    return [start, start.hex().encode(), start.hex().upper().encode(), whole, base64.urlsafe_b64encode(secret)[:20]]
+
+
+def spelt_numbers(found: Floats) -> list[bytes]:
+    """Return how numbers may be written: as the bytes of a tensor, or in decimal."""
+    one = found.ravel()[0]
+    return [found.tobytes()[:_KNOWN_BY], repr(float(one)).encode()[:12], str(one).encode()]
+
+
+def found_in(data: bytes | bytearray, secrets: Mapping[str, list[bytes]]) -> set[str]:
+    """Return the names of the secrets that are in `data` in any spelling."""
+    return {name for name, needles in secrets.items() if any(needle in data for needle in needles)}
+
+
+def found_in_files(directory: Path, secrets: Mapping[str, list[bytes]]) -> dict[str, set[str]]:
+    """Return which files below `directory` hold which secrets; names of files count as well."""
+    found: dict[str, set[str]] = {}
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        seen = found_in(name.encode(), secrets)
+        if path.is_file():
+            seen |= found_in(path.read_bytes(), secrets)
+        if seen:
+            found[name] = seen
+    return found
+
+
+def writable(pid: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of a process's memory that it can write to, or that belong to no file."""
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        where, rights, *rest = line.split()
+        if rights.startswith("r") and ("w" in rights or rest[2] == "0") and "[v" not in line:
+            first, last = (int(end, 16) for end in where.split("-"))
+            yield first, last
+
+
+def found_in_memory(pid: int, secrets: Mapping[str, list[bytes]]) -> tuple[set[str], int]:
+    """Return which secrets are in the memory of a process, and how many bytes were looked at.
+
+    The process is not stopped meanwhile. Pieces overlap, so that nothing is missed where two of them meet.
+
+    Raises:
+        PermissionError: this user may not look: the process has forbidden it, and only root may anyway.
+    """
+    found: set[str] = set()
+    looked_at = 0
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:  # noqa: PTH123 - no path, a window
+        for first, last in writable(pid):
+            for start in range(first, last, _PIECE_BYTES):
+                with suppress(OSError, OverflowError):  # unmapped meanwhile
+                    memory.seek(start)
+                    piece = memory.read(min(_PIECE_BYTES + 64, last - start))
+                    looked_at += len(piece)
+                    found |= found_in(piece, secrets)
+    return found, looked_at
+
+
+def parents() -> dict[int, int]:
+    """Return the parent of each process."""
+    found: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError, ValueError, IndexError):
+                found[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    return found
+
+
+def descendants(ancestor: int) -> set[int]:
+    """Return all processes that come from one."""
+    found, known = {ancestor}, parents()
+    while more := {child for child, parent in known.items() if parent in found and child not in found}:
+        found |= more
+    return found - {ancestor}
+
+
+class Onlooker:
+    """Reads what all processes of this test show of themselves, again and again."""
+
+    def __init__(self) -> None:
+        """Look at the descendants of this process."""
+        self.shown: Final[dict[str, bytes]] = {}
+        self._ended = threading.Event()
+
+    def look(self) -> None:
+        """Look until told to end."""
+        while not self._ended.is_set():
+            for pid in descendants(os.getpid()):
+                for name in ("cmdline", "environ"):
+                    with suppress(OSError):
+                        seen = Path(f"/proc/{pid}/{name}").read_bytes()
+                        if seen:
+                            self.shown[f"{pid}/{name}/{hash(seen)}"] = seen
+            time.sleep(0.02)
+
+    def end(self) -> None:
+        """Look no more."""
+        self._ended.set()
+
+    def found(self, secrets: Mapping[str, list[bytes]]) -> set[str]:
+        """Return the secrets that any process has shown."""
+        return {name for seen in self.shown.values() for name in found_in(seen, secrets)}
+
+
+@contextmanager
+def looking() -> Iterator[Onlooker]:
+    """Look at all processes meanwhile."""
+    onlooker = Onlooker()
+    thread = threading.Thread(target=onlooker.look, daemon=True)
+    thread.start()
+    try:
+        yield onlooker
+    finally:
+        onlooker.end()
+        thread.join(10)
+
+
+def without(secrets: Mapping[str, list[bytes]], *names: str) -> dict[str, list[bytes]]:
+    """Return all but these."""
+    return {name: needles for name, needles in secrets.items() if name not in names}
+
+
+def only(secrets: Mapping[str, list[bytes]], names: Iterable[str]) -> dict[str, list[bytes]]:
+    """Return these."""
+    return {name: secrets[name] for name in names}
