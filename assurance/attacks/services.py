@@ -6,20 +6,42 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         34,
         name="Slow and idle connections by the thousand",
-        answer="",
-        tried="",
+        answer=(
+            "Who proves nothing has few places and short deadlines, and loses them to newcomers; others are "
+            "served within twice the usual time."
+        ),
+        tried=(
+            "2,000 connections to a custodian, and as many to an enclave, that send or read byte by byte or "
+            "nothing at all, while others ask, by open and by new connections, and an operator stops a consumer."
+        ),
     ),
     Attack(
         35,
         name="Two readers of one request see two requests",
-        answer="",
-        tried="",
+        answer="What could be read in two ways is refused, once, and the connection ends.",
+        tried=(
+            "92 requests to the processes of a custodian and an enclave, each followed by one that would be "
+            "answered; and in memory, cut at every byte."
+        ),
+        refusals=(
+            "malformed: ambiguous_length",
+            "malformed: duplicate_header",
+            "malformed: bad_transfer_encoding",
+            "malformed: bare_lf",
+            "malformed: bad_chunk",
+        ),
     ),
     Attack(
         36,
         name="Lines are forged in logs",
-        answer="",
-        tried="",
+        answer=(
+            "A log has lines of JSON, escaped and bounded, with events, addresses and reasons of ours; refusals "
+            "are counted in at most a line a minute for each address."
+        ),
+        tried=(
+            "Line breaks, terminal commands, C1 and bidirectional controls, NUL and a megabyte in paths, headers, "
+            "methods, names, reasons and bodies, to a custodian and an enclave that then end: every line is read."
+        ),
     ),
     Attack(
         37,

@@ -19,6 +19,7 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """
 
 
+@pytest.mark.attack(34)
 @pytest.mark.parametrize(("hard", "said"), [(NEEDED, []), (NEEDED + 1, []), (100, ["few_open_files"])])
 def test_a_low_soft_limit_is_raised_and_a_low_hard_one_is_said(hard: int, said: list[str]) -> None:
     """In a process of its own, whose limits are its own."""
