@@ -20,7 +20,7 @@ ATTACKS: tuple[Attack, ...] = (
         name="Two readers of one request see two requests",
         answer="What could be read in two ways is refused, once, and the connection ends.",
         tried=(
-            "92 requests to the processes of a custodian and an enclave, each followed by one that would be "
+            "96 requests to the processes of a custodian and an enclave, each followed by one that would be "
             "answered; and in memory, cut at every byte."
         ),
         refusals=(
@@ -70,8 +70,22 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         40,
         name="A role reaches what belongs to another role or another party",
-        answer="",
-        tried="",
+        answer=(
+            "What a route is not for is refused by role, enrolment, time and owner; what belongs to others does "
+            "not exist."
+        ),
+        tried=(
+            "11 callers (strangers, owners, other parties, revoked ones, some whose time is over) on every route "
+            "that custodian and enclave have."
+        ),
+        refusals=(
+            "unauthenticated: no_credential",
+            "unauthenticated: credential_expired",
+            "forbidden: wrong_role",
+            "forbidden: not_enrolled",
+            "forbidden: not_own_scope",
+        ),
+        entries=("refused",),
     ),
     Attack(
         41,

@@ -1,5 +1,6 @@
 """Raw bytes over TLS to a server, and what came back: with any party's credential, or none."""
 
+import json
 import socket
 import ssl
 from contextlib import suppress
@@ -17,7 +18,12 @@ from aigovtool.transport.tls import unverified_context_for_attestation_only
 
 def key_in(path: Path) -> tuple[SigningKey, list[bytes]]:
     """Return the key and the certificate in a party's file."""
-    party = decode(path.read_bytes(), ConsumerFile | OperatorFile | BorrowerFile)
+    kinds: dict[str, type[ConsumerFile | OperatorFile | BorrowerFile]] = {
+        "consumer": ConsumerFile,
+        "operator": OperatorFile,
+        "borrower": BorrowerFile,
+    }
+    party = decode(path.read_bytes(), kinds[json.loads(path.read_bytes())["party"]])
     seed = party.enrolment_key if isinstance(party, BorrowerFile) else party.key
     return SigningKey.from_secret(Secret(seed)), from_pem(party.certificate.encode())
 
