@@ -23,7 +23,7 @@ unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONWARNINGS PYTEST_ADDOPTS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: help setup demo test lint format docs assurance conformance fuzz bench lock clean
+.PHONY: help setup demo test lint format docs assurance conformance fuzz bench sbom build lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -81,6 +81,17 @@ fuzz: $(FUZZ_READY) ## Search malformed evidence, guided by the code that it rea
 bench: $(READY) ## Measure what it costs, and write docs/benchmarks.md (LONG=1: logs of ten million entries; ARGS="--dry" only prints)
 	@scripts/debian-packages.sh
 	@$(BIN)/python -m bench $(if $(LONG),--entries 0,1000000,10000000 --leases 10,100000) $(ARGS)
+
+sbom: $(READY) ## Write the list of parts of what a user installs, dist/aigovtool.cdx.json (EXTRA=enclave: of one role)
+	@mkdir -p dist
+	@$(BIN)/python scripts/sbom.py $(EXTRA) > dist/aigovtool.cdx.json
+	@echo "dist/aigovtool.cdx.json"
+
+build: $(READY) ## Build wheel and source archive into dist/, the same bytes for the same commit
+	@mkdir -p dist
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -c \
+		'from flit_core import buildapi; buildapi.build_wheel("dist"), buildapi.build_sdist("dist")'
+	@sha256sum dist/aigovtool-*
 
 lock: $(LOCK_READY) ## Bring the locks up to pyproject.toml (UPGRADE=1 also takes newer versions)
 	@scripts/lock.sh "$(BIN)/uv" $(if $(UPGRADE),--upgrade)

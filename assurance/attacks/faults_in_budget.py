@@ -35,10 +35,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         4,
         name="Its private keys were in the repository",
-        answer="Keys are made where they are used, private from the first moment; an enclave obeys the custodian "
-        "whose root is in its attested configuration.",
-        tried="The repository is searched for private keys, the modes of all files of a new custodian are "
-        "looked at, and a custodian under another root answers an enclave.",
+        answer="Keys are made where they are used, private from the first moment, and an enclave obeys the custodian "
+        "whose root is in its attested configuration. What is published has TEST-ONLY keys of vectors at most.",
+        tried="Every content that a file ever had in the repository, and all files of wheel and source archive, are "
+        "looked at, and the modes of all files of a new custodian; another root answers an enclave.",
     ),
     Fault(
         5,

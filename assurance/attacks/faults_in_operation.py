@@ -27,8 +27,11 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         33,
         name="Captured traffic and passwords were in the repository",
-        answer="",
-        tried="",
+        answer="Neither captured traffic nor a password is in the repository, its history or what is published.",
+        tried=(
+            "Every content that a file ever had, and all files of wheel and source archive, are looked at for "
+            "keys, passwords, tokens and captured traffic; planted ones are found."
+        ),
     ),
     Fault(
         34,
@@ -98,8 +101,14 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         42,
         name="A development server, and libraries that nobody maintains",
-        answer="",
-        tried="",
+        answer=(
+            "A production server behind a strict reader of our own, and few parsers, each named with what it "
+            "reads; versions and hashes are locked."
+        ),
+        tried=(
+            "The list of parts is compared with a list of those that may be there. Advisories need a network: "
+            "they are a step of a release (docs/release.md)."
+        ),
     ),
     Fault(
         43,
@@ -110,31 +119,46 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         44,
         name="Its guide removed newer kernels",
-        answer="",
-        tried="",
+        answer="Supported kernels as they come; nothing is removed, downgraded or switched off.",
+        tried="All guides, scripts and the Makefile are searched for what makes a machine older or weaker.",
     ),
     Fault(
         45,
         name="It could not be built from its repository",
-        answer="",
-        tried="",
+        answer="A clone is built without a network, and the same commit gives the same bytes.",
+        tried=(
+            "Wheel and source archive are built from two clones in different places, under different umasks, and "
+            "their digests compared."
+        ),
     ),
     Fault(
         46,
         name="Its build ran whatever it downloaded",
-        answer="",
-        tried="",
+        answer="What is installed is named by its hash; nothing that was downloaded is run otherwise.",
+        tried=(
+            "Scripts, Makefile and CI are searched for pipes into shells, installations without hashes, keys of "
+            "repositories, privileges and actions without a digest."
+        ),
     ),
     Fault(
         47,
         name="Old dependencies with known faults",
-        answer="",
-        tried="",
+        answer="Versions are locked and current; below known bad ones nothing is installed.",
+        tried=(
+            "The list of parts is compared with least versions. Advisories need a network: they are a step of a "
+            "release (docs/release.md)."
+        ),
     ),
     Fault(
         48,
         name="No security policy, no list of parts, no signed release, no test that anything is refused",
-        answer="",
-        tried="",
+        answer=(
+            "A security policy, a list of parts (`make sbom`), and tests of refusals by the hundred. There was no "
+            "release yet: its check-list has signatures."
+        ),
+        tried=(
+            "The list of parts is compared with the lock and what is installed; policy and check-list with what "
+            "they must say; tests that demand a refusal are counted."
+        ),
     ),
 )
