@@ -6,8 +6,11 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         30,
         name="Telemetry was on and could not be turned off",
-        answer="",
-        tried="",
+        answer="There is no telemetry: processes talk to their configured peers and to nobody else.",
+        tried=(
+            "connect() and datagrams of all processes of a deployment are traced from init to a wipe; and all of "
+            "it is done once more where there is a loopback interface and nothing else."
+        ),
     ),
     Fault(
         31,
@@ -44,8 +47,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         35,
         name="A demonstration fetched from the network and ran shell commands",
-        answer="",
-        tried="",
+        answer="No verb fetches anything or runs a shell: a connection is to the peer that was named.",
+        tried="connect() and datagrams of all verbs and servers are traced from init to a wipe.",
     ),
     Fault(
         36,
@@ -113,8 +116,11 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         43,
         name="A pinned certificate went through a temporary file",
-        answer="",
-        tried="",
+        answer="Certificates are pinned and keys loaded in memory.",
+        tried=(
+            "All files that the processes of a deployment open for writing, from init to a wipe, are compared "
+            "with those that they are for."
+        ),
     ),
     Fault(
         44,

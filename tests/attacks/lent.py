@@ -95,7 +95,7 @@ class Lent:
     #: In front of the custodian, and in front of the enclave.
     recorders: dict[str, Recorder] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
-    #: Put before each command that serves: what it starts must be a child of this process, or become one.
+    #: Put before each command: what it starts must be a child of this process, or become one.
     before: tuple[str, ...] = ()
 
     def path(self, name: str) -> Path:
@@ -107,7 +107,7 @@ class Lent:
         kept = {name: value for name, value in environment().items() if name in {"PATH", "PYTHONOPTIMIZE"}}
         places = {name: str(self.path(name.lower())) for name in ("HOME", "TMPDIR", "XDG_STATE_HOME")}
         operator = str(self.path("custodian/operator.json"))
-        return {**kept, **places, "AIGOVTOOL_OPERATOR": operator, "NO_COLOR": "1", "LANG": "C.UTF-8"}
+        return {**kept, **places, "AIGOVTOOL_OPERATOR": operator, "NO_COLOR": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
     def words(self, *words: object) -> list[str]:
         """Return the command line of a verb."""
@@ -116,7 +116,11 @@ class Lent:
     def run(self, *words: object, code: int = 0) -> dict[str, Any]:
         """Run a verb to its end; return its document."""
         done = subprocess.run(
-            self.words(*words, "--json"), cwd=self.directory, env=self.environment(), capture_output=True, check=False
+            [*self.before, *self.words(*words, "--json")],
+            cwd=self.directory,
+            env=self.environment(),
+            capture_output=True,
+            check=False,
         )
         with self.path("verbs.log").open("ab") as log:
             log.write(done.stderr)
