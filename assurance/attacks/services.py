@@ -110,8 +110,15 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         43,
         name="A file is exchanged between check and use",
-        answer="",
-        tried="",
+        answer=(
+            "A file is opened once, without following a link or waiting for a pipe, and what is checked is what "
+            "was opened."
+        ),
+        tried=(
+            "Files are exchanged ten thousand times for links, pipes, directories and others' copies while they "
+            "are read; and keys, packages and caches while verbs, a custodian and enclaves use them."
+        ),
+        refusals=("configuration: unsafe_key_file",),
     ),
     Attack(
         44,
