@@ -52,7 +52,7 @@ def swap(path: Path, own: Path, stolen: Path, count: int) -> int:
         else:  # whoever opened it has removed it
             with suppress(OSError):
                 others = prepare(path, own, stolen)
-        if number % 8 == 0:
+        if number % 9 == 0:  # with each of them in place by turns
             time.sleep(0.0002)
     return number
 
