@@ -30,7 +30,7 @@ from aigovtool.errors import (
     SignatureInvalidError,
     VerificationError,
 )
-from aigovtool.ids import ModelId, Nonce
+from aigovtool.ids import ModelId, Nonce, digest_of
 from aigovtool.ledger.entry import AttestationRefused
 from aigovtool.protocol import release
 from aigovtool.testing.simulated_tee import wiring
@@ -199,6 +199,16 @@ async def test_packages_are_all_there_before_the_first_key_is_asked_for(
     instance = await site.boot()
     await instance.engine.kill_and_wait()
     assert order == ["fetch", "fetch", "release", "release"]
+
+
+def test_what_took_the_place_of_a_damaged_package_is_an_error_of_the_cache(tmp_path: Path) -> None:
+    """A directory cannot be removed as a file can; the enclave says so and tries again, as with any unusable cache."""
+    package, place = tmp_path / "opened", tmp_path / "place"
+    package.write_bytes(b"damaged")
+    place.mkdir()
+    with package.open("rb") as opened, pytest.raises(ConfigurationError) as refused:
+        boot_module._discard_damaged(place, opened.fileno(), digest_of(b"whole"))
+    assert refused.value.reason == "cache"
 
 
 @pytest.mark.parametrize("where", ["end", "signature"])

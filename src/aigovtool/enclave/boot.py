@@ -255,10 +255,17 @@ class _Boot:
 
 
 def _discard_damaged(path: Path, descriptor: int, package: Digest) -> None:
-    """Remove a file that is not the package it is named after, so that the next boot downloads it anew."""
-    with os.fdopen(os.dup(descriptor), "rb") as file:
-        if digest_of_file(file) != package:
-            path.unlink(missing_ok=True)
+    """Remove a file that is not the package it is named after, so that the next boot downloads it anew.
+
+    Raises:
+        ConfigurationError: `cache`; by now there may be something else in its place.
+    """
+    try:
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            if digest_of_file(file) != package:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be removed: {error.strerror}", reason="cache") from None
 
 
 def _too_long(model: ModelId, silence_ms: int) -> ConfigurationError:
