@@ -15,8 +15,14 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         31,
         name="A queue without a bound",
-        answer="",
-        tried="",
+        answer=(
+            "Each queue has a bound in number and bytes, and what does not fit is refused at once; log lines "
+            "about others are counted, not queued."
+        ),
+        tried=(
+            "The queues of the ledger, of the engine and of notices are filled in memory beyond their bounds. No "
+            "soak of hours was run."
+        ),
     ),
     Fault(
         32,

@@ -30,6 +30,7 @@ async def test_an_address_has_one_line_at_once_and_one_in_each_period(caplog: py
     assert len(caplog.messages) == 3
 
 
+@pytest.mark.fault(31)
 async def test_only_so_many_addresses_have_lines_of_their_own(caplog: pytest.LogCaptureFixture) -> None:
     """The others share one, whoever they are: a thousand addresses cost no memory and no lines."""
     notices = Notices(LOG, period_s=100, addresses=2)

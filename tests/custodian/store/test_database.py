@@ -118,6 +118,7 @@ async def test_a_caller_can_go_away_while_its_job_runs(database: Database) -> No
     assert await database.run(lambda _: "served") == "served"
 
 
+@pytest.mark.fault(31)
 def test_the_queue_is_bounded(database: Database) -> None:
     """More waiting jobs than the queue holds are refused, and may come again."""
     gate = Gate(database)

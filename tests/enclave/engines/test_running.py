@@ -169,6 +169,7 @@ async def test_an_unloaded_model_is_gone(kit: Any, process: EngineProcess, doubl
     assert await kit.doubles(process, second)
 
 
+@pytest.mark.fault(31)
 async def test_the_queue_is_bounded(kit: Any, double: Any, slow: Any) -> None:
     """More requests than there are places are refused at once, and a place is free again after an answer."""
     process = await EngineProcess.start(EngineConfig(workers=2, shares=Shares(requests=2)))
@@ -184,6 +185,7 @@ async def test_the_queue_is_bounded(kit: Any, double: Any, slow: Any) -> None:
     await process.kill_and_wait()
 
 
+@pytest.mark.fault(31)
 async def test_the_bytes_in_the_queue_are_bounded(kit: Any, double: Any) -> None:
     """Inputs that wait count together, and are given back when they are answered."""
     process = await EngineProcess.start(EngineConfig(shares=Shares(size_bytes=64)))
