@@ -54,6 +54,8 @@ def _missing() -> dict[str, str]:
     for tool in ("gcc", "strace"):
         if shutil.which(tool) is None:
             missing[tool] = f"{tool} is not installed (apt install {tool}): the tests that need it are left out"
+    if shutil.which("ip") is None:
+        missing["ip"] = "ip is not installed (apt install iproute2): tests with several networks are left out"
     if os.geteuid() != 0:
         missing["root"] = "not run as root: tests of another network namespace and of a full disk are left out"
     return missing
@@ -72,9 +74,9 @@ def pytest_report_header() -> list[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests that need what is not here, and say so; in CI that is an error, unless it is to be root."""
+    """Leave out tests that need what is not here, and say so; in CI that is an error, unless it takes root."""
     missing = _missing()
-    tools = [words for what, words in missing.items() if what != "root"]
+    tools = [words for what, words in missing.items() if what not in {"root", "ip"}]
     if tools and os.environ.get("CI"):
         raise pytest.UsageError("; ".join(tools))
     kept: list[pytest.Item] = []

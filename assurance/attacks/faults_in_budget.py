@@ -123,7 +123,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         16,
         name="The custodian had to be on the borrower's machine",
-        answer="",
-        tried="",
+        answer="A custodian is a party of its own, reached over the network by its pinned keys; its ledger is nowhere "
+        "else.",
+        tried="A custodian is served in another network, with one cable to the host of the enclave: a model is lent, "
+        "used and stopped across it, and of a thousand ports the one that it was told to open answers.",
     ),
 )

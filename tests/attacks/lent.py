@@ -49,9 +49,9 @@ def adding(weights: Floats) -> bytes:
 class Recorder:
     """Passes bytes on between a free port and a server, and keeps a copy."""
 
-    def __init__(self, target: int) -> None:
-        """Listen in front of the port `target` of this machine."""
-        self.target = target
+    def __init__(self, target: int, host: str = "127.0.0.1") -> None:
+        """Listen in front of the port `target` of a host."""
+        self.target, self.host = target, host
         self.passed = bytearray()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: Final = int(self._listener.getsockname()[1])
@@ -74,7 +74,7 @@ class Recorder:
                 self._threads.append(thread)
 
     def _pass(self, client: socket.socket) -> None:
-        with client, suppress(OSError), socket.create_connection(("127.0.0.1", self.target)) as server:
+        with client, suppress(OSError), socket.create_connection((self.host, self.target)) as server:
             while not self._ended.is_set():
                 for source in select.select([client, server], [], [], 0.1)[0]:
                     piece = source.recv(1 << 16)
@@ -97,6 +97,9 @@ class Lent:
     ports: dict[str, int] = field(default_factory=dict)
     #: Put before each command: what it starts must be a child of this process, or become one.
     before: tuple[str, ...] = ()
+    #: Where the custodian serves, and what its command begins with there.
+    custodian_host: str = "127.0.0.1"
+    custodian_before: tuple[str, ...] = ()
 
     def path(self, name: str) -> Path:
         """Return a file of the deployment."""
@@ -128,11 +131,11 @@ class Lent:
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
-    def start(self, name: str, *words: object) -> None:
+    def start(self, name: str, *words: object, before: tuple[str, ...] = ()) -> None:
         """Start a verb that serves, with what it says on standard error in a file."""
         with self.path(f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [*self.before, *self._bound(), *map(str, words)],
+                [*before, *self.before, *self._bound(), *map(str, words)],
                 cwd=self.directory,
                 env=self.environment(),
                 stdout=subprocess.DEVNULL,
@@ -157,7 +160,8 @@ class Lent:
             self.path(place).mkdir(mode=0o700, parents=True)
         for name in ("custodian", "enclave"):
             self.ports[name] = free_port()
-            self.recorders[name] = Recorder(self.ports[name])
+            host = self.custodian_host if name == "custodian" else "127.0.0.1"
+            self.recorders[name] = Recorder(self.ports[name], host)
         url = f"https://127.0.0.1:{self.recorders['custodian'].port}"
         self.run("custodian", "init", "custodian", "--url", url, "--name", "alice", "--allow-simulated")
         self.start_custodian()
@@ -171,7 +175,8 @@ class Lent:
 
     def start_custodian(self) -> None:
         """Serve the custodian."""
-        self.start("custodian", "custodian", "serve", "custodian", "--listen", f"127.0.0.1:{self.ports['custodian']}")
+        listen = f"{self.custodian_host}:{self.ports['custodian']}"
+        self.start("custodian", "custodian", "serve", "custodian", "--listen", listen, before=self.custodian_before)
 
     def start_enclave(self) -> None:
         """Serve the model."""
