@@ -3,9 +3,12 @@
 import os
 import shutil
 from collections.abc import Iterator
+from functools import cache
+from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.networks import own_network_works
 from tests.observations import Observed
 from tests.postgres_server import PostgresServer, find_binaries
 
@@ -48,24 +51,31 @@ def ledger(request: pytest.FixtureRequest) -> str | None:
     return server.database()
 
 
+#: Fixtures that need something beside Python.
+_NEEDED_BY: Final = {"postgres_server": "postgresql", "traced": "strace", "alone": "namespaces"}
+#: What a machine for tests may lack: it takes rights that a container does not always give.
+_RIGHTS: Final = {"root", "namespaces"}
+
+
+@cache
 def _missing() -> dict[str, str]:
     """Return what tests need that is not here, each with the words that tell of it."""
     missing = {} if find_binaries() else {"postgresql": _NO_SERVER}
     for tool in ("gcc", "strace"):
         if shutil.which(tool) is None:
             missing[tool] = f"{tool} is not installed (apt install {tool}): the tests that need it are left out"
-    if shutil.which("ip") is None:
-        missing["ip"] = "ip is not installed (apt install iproute2): tests with several networks are left out"
+    if not own_network_works():
+        missing["namespaces"] = "this user can make no network namespace: tests with several networks are left out"
     if os.geteuid() != 0:
-        missing["root"] = "not run as root: tests of another network namespace and of a full disk are left out"
+        missing["root"] = "not run as root: tests that read another process's memory, or lay cables, are left out"
     return missing
 
 
 def _needs(item: pytest.Item) -> set[str]:
     """Return what a test needs beside Python."""
     needed = {str(one) for mark in item.iter_markers("needs") for one in mark.args}
-    on_a_server = "postgresql" in item.nodeid or "postgres_server" in item.fixturenames  # type: ignore[attr-defined]
-    return needed | ({"postgresql"} if on_a_server else set())
+    needed |= {what for fixture, what in _NEEDED_BY.items() if fixture in getattr(item, "fixturenames", ())}
+    return needed | ({"postgresql"} if "postgresql" in item.nodeid else set())
 
 
 def pytest_report_header() -> list[str]:
@@ -74,9 +84,9 @@ def pytest_report_header() -> list[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests that need what is not here, and say so; in CI that is an error, unless it takes root."""
+    """Leave out tests that need what is not here, and say so; in CI a tool that is missing is an error."""
     missing = _missing()
-    tools = [words for what, words in missing.items() if what not in {"root", "ip"}]
+    tools = [words for what, words in missing.items() if what not in _RIGHTS]
     if tools and os.environ.get("CI"):
         raise pytest.UsageError("; ".join(tools))
     kept: list[pytest.Item] = []

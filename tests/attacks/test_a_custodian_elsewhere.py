@@ -58,7 +58,7 @@ def reached(port: int) -> bool:
 
 
 @pytest.mark.fault(16)
-@pytest.mark.needs("root", "ip")
+@pytest.mark.needs("root", "namespaces")
 def test_a_custodian_in_another_network_lends_through_one_port(tmp_path: Path, observed: Observed) -> None:
     """A model is lent, booted, used and stopped across; its only open port is the one that it was told to open."""
     with another_machine() as before:

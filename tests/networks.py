@@ -1,0 +1,17 @@
+"""A network of its own for a process, where the tests' user may make one."""
+
+import os
+import shutil
+import subprocess
+
+
+def own_network() -> list[str]:
+    """Return what starts a command in a network namespace of its own."""
+    return ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--net"]
+
+
+def own_network_works() -> bool:
+    """Return whether that, and looking at its links, is possible here."""
+    if shutil.which("unshare") is None or shutil.which("ip") is None:
+        return False
+    return subprocess.run([*own_network(), "ip", "link"], capture_output=True, check=False).returncode == 0
