@@ -94,11 +94,12 @@ def certificate_of(
     None for all other evidence, and from a custodian whose key set names no authority for it.
     """
     activated = any(fact.name == "attestation_key" and fact.value == KeyProof.ACTIVATED for fact in verified.facts)
-    if verified.tee is not TeeType.TPM or not activated or keys.attestation is None:
+    authority = keys.attestation_ca
+    if verified.tee is not TeeType.TPM or not activated or keys.attestation is None or authority is None:
         return None
     return certify(
         keys.attestation.private(),
-        keys.key_set.attestation[0],
+        authority,
         evidence.data,
         not_before_ms=now_ms - _BACKDATE_MS,
         not_after_ms=until_ms,

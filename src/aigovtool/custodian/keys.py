@@ -10,14 +10,21 @@ DIR/keys/tls-ca.key, tls.key    P-256; the custodian's own TLS
 DIR/keys/attestation.key        P-256; authority that certifies attestation keys which were activated here
 ```
 
+DIR/keys/ROLE.next.key     of a role but TLS: made and in the key set, to be used next (`key_rotation`)
+DIR/keys/keystore.old.key       opens what was deposited to an earlier keystore key, until it is wrapped anew
+
 Serving never reads the root key. A custodian that an earlier version made has no `attestation.key`, and certifies none.
+
+Which key is used follows from the signed set: `ROLE.key` if the set has it, else `ROLE.next.key` if the set has that.
+So a rotation that is broken off between any two steps leaves a custodian that serves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -44,10 +51,14 @@ from aigovtool.crypto.x509 import (
     spki_sha256,
     to_pem,
 )
-from aigovtool.errors import ConfigurationError
-from aigovtool.ids import KeyId
+from aigovtool.errors import ConfigurationError, SignatureInvalidError
+from aigovtool.ids import Digest, KeyId
+from aigovtool.protocol.release import deposit_context
 from aigovtool.protocol.trust import KEY_SET, KeySet, open_key_set
 
+K = TypeVar("K")
+
+_AUTHORITIES: Final = {"credentials": "aigovtool credentials", "attestation": "aigovtool attestation keys"}
 _TEN_YEARS_MS: Final = 10 * 365 * 86_400_000
 _ONE_YEAR_MS: Final = 365 * 86_400_000
 _BACKDATE_MS: Final = 3_600_000
@@ -70,11 +81,32 @@ class CustodianKeys:
     key_set: KeySet
     key_set_envelope: Envelope
     attestation: TlsKey | None
+    #: What was deposited to another keystore key than the present opens with one of these.
+    other_keystores: tuple[WrapKey, ...] = ()
+    #: Whether they are only for what is to be wrapped anew, to the present one.
+    rewrap: bool = False
 
     @property
     def custodian(self) -> KeyId:
         """The custodian's identifier: that of its root key."""
         return self.root.key_id
+
+    @property
+    def attestation_ca(self) -> bytes | None:
+        """The authority whose key certifies attestation keys here."""
+        return None if self.attestation is None else _authority_of(self.attestation, self.key_set.attestation)
+
+    def open_deposit(self, wrapped: bytes, manifest: Digest) -> Secret:
+        """Return the key of a sealed model that was deposited to the keystore, or to an earlier one.
+
+        Raises:
+            SignatureInvalidError: it opens with none (`wrong_context`).
+        """
+        context = deposit_context(self.custodian, manifest)
+        for other in self.other_keystores:
+            with suppress(SignatureInvalidError):
+                return other.unwrap(wrapped, context)
+        return self.keystore.unwrap(wrapped, context)
 
     def activation_key(self) -> bytes:
         """Return the 32 bytes from which secrets for attestation keys are made: HKDF-SHA-256 of the commands key.
@@ -98,7 +130,7 @@ def create(directory: Path, hosts: list[str], now_ms: int) -> CustodianKeys:
     tls_ca_key, tls, attestation = (TlsKey.generate() for _ in range(3))
     keystore = WrapKey.generate()
     span = {"not_before_ms": now_ms - _BACKDATE_MS, "not_after_ms": now_ms + _TEN_YEARS_MS}
-    credentials_ca = new_authority(credentials, "aigovtool credentials", **span)
+    credentials_ca = new_own_authority(credentials, "credentials", 1, now_ms)
     tls_ca = new_authority(tls_ca_key, "aigovtool custodian tls", **span)
     certificate = new_server_certificate(tls_ca_key, tls_ca, tls, hosts, now_ms)
     key_set = KeySet(
@@ -109,7 +141,7 @@ def create(directory: Path, hosts: list[str], now_ms: int) -> CustodianKeys:
         log=[log.public.raw],
         credentials=[credentials_ca],
         keystore=keystore.public,
-        attestation=(new_authority(attestation, "aigovtool attestation keys", **span),),
+        attestation=(new_own_authority(attestation, "attestation", 1, now_ms),),
     )
     for name in ("", "offline", "keys"):
         make_private_directory(directory / name)
@@ -128,6 +160,15 @@ def create(directory: Path, hosts: list[str], now_ms: int) -> CustodianKeys:
     for name, content in public.items():
         write_secret_file(directory / "keys" / name, Secret(content))
     return load(directory)
+
+
+def new_own_authority(key: SigningKey | TlsKey, role: str, version: int, now_ms: int) -> bytes:
+    """Return the certificate of an authority for the key set, good for ten years.
+
+    Its name tells it from those of earlier versions: whoever builds a chain goes by names first.
+    """
+    name = _AUTHORITIES[role] if version == 1 else f"{_AUTHORITIES[role]} {version}"
+    return new_authority(key, name, not_before_ms=now_ms - _BACKDATE_MS, not_after_ms=now_ms + _TEN_YEARS_MS)
 
 
 def new_server_certificate(
@@ -158,34 +199,84 @@ def load(directory: Path) -> CustodianKeys:
     root = VerifyKey(_read(keys / "root.pub"))
     envelope = decode(_read(keys / "key-set.json"), Envelope)
     key_set = open_key_set(envelope, root)
-    commands, log, credentials = (read_signing_key(keys / f"{name}.key") for name in ("commands", "log", "credentials"))
-    keystore = WrapKey.from_secret(read_secret_file(keys / "keystore.key"))
+    keystores = _keystores(keys, key_set)
     tls, tls_certificate = read_tls_key(keys / "tls.key"), from_pem(_read(keys / "tls.pem"))[0]
-    attestation = read_tls_key(keys / "attestation.key") if key_set.attestation else None
-    fits = (
-        commands.public.raw in key_set.commands
-        and log.public.raw in key_set.log
-        and keystore.public == key_set.keystore
-        and [spki_sha256(authority) for authority in key_set.credentials[:1]] == [_spki_sha256(credentials)]
-        and spki_sha256(tls_certificate) == tls.spki_sha256()
-        and (attestation is None or spki_sha256(key_set.attestation[0]) == attestation.spki_sha256())
-    )
-    if not fits:
-        raise ConfigurationError("the key files do not fit the signed key set", reason="key_set_mismatch")
+    if spki_sha256(tls_certificate) != tls.spki_sha256():
+        raise _mismatch()
+    credentials = _in_use(keys, "credentials", read_signing_key, lambda key: _is_among(key, key_set.credentials))
     return CustodianKeys(
         root=root,
-        commands=commands,
-        log=log,
+        commands=_in_use(keys, "commands", read_signing_key, lambda key: key.public.raw in key_set.commands),
+        log=_in_use(keys, "log", read_signing_key, lambda key: key.public.raw in key_set.log),
         credentials=credentials,
-        credentials_ca=key_set.credentials[0],
-        keystore=keystore,
+        credentials_ca=_authority_of(credentials, key_set.credentials),
+        keystore=keystores[0],
         tls=tls,
         tls_certificate=tls_certificate,
         tls_ca=from_pem(_read(keys / "tls-ca.pem"))[0],
         key_set=key_set,
         key_set_envelope=envelope,
-        attestation=attestation,
+        attestation=_in_use(keys, "attestation", read_tls_key, lambda key: _is_among(key, key_set.attestation))
+        if key_set.attestation
+        else None,
+        other_keystores=keystores[1:],
+        rewrap=not next_path(keys, "keystore").exists() and old_keystore_path(keys).exists(),
     )
+
+
+def next_path(keys: Path, role: str) -> Path:
+    """Return where the key of a role lies that is to be used next."""
+    return keys / f"{role}.next.key"
+
+
+def old_keystore_path(keys: Path) -> Path:
+    """Return where a keystore key lies that only opens what is to be wrapped anew."""
+    return keys / "keystore.old.key"
+
+
+def read_keystore(path: Path) -> WrapKey:
+    """Read a keystore key; raises as `read_secret_file`, or `SignatureInvalidError` with reason `bad_key`."""
+    with read_secret_file(path) as secret:
+        return WrapKey.from_secret(secret)
+
+
+def authority_id(key: SigningKey | TlsKey) -> bytes:
+    """Return the SHA-256 of a key's SubjectPublicKeyInfo, by which its certificates are found."""
+    return key.spki_sha256() if isinstance(key, TlsKey) else _spki_sha256(key)
+
+
+def _in_use(keys: Path, role: str, read: Callable[[Path], K], fits: Callable[[K], bool]) -> K:
+    path, coming = keys / f"{role}.key", next_path(keys, role)
+    if path.exists() or not coming.exists():
+        key = read(path)
+        if fits(key):
+            return key
+    if coming.exists():
+        key = read(coming)
+        if fits(key):
+            return key
+    raise _mismatch()
+
+
+def _keystores(keys: Path, key_set: KeySet) -> tuple[WrapKey, ...]:
+    """Return all keystore keys, the one of the key set first."""
+    further = [path for path in (next_path(keys, "keystore"), old_keystore_path(keys)) if path.exists()]
+    found = [read_keystore(path) for path in (keys / "keystore.key", *further)]
+    if all(key.public != key_set.keystore for key in found):
+        raise _mismatch()
+    return tuple(sorted(found, key=lambda key: key.public != key_set.keystore))
+
+
+def _is_among(key: SigningKey | TlsKey, authorities: Sequence[bytes]) -> bool:
+    return authority_id(key) in [spki_sha256(authority) for authority in authorities]
+
+
+def _authority_of(key: SigningKey | TlsKey, authorities: Sequence[bytes]) -> bytes:
+    return next(authority for authority in authorities if spki_sha256(authority) == authority_id(key))
+
+
+def _mismatch() -> ConfigurationError:
+    return ConfigurationError("the key files do not fit the signed key set", reason="key_set_mismatch")
 
 
 def _spki_sha256(key: SigningKey) -> bytes:

@@ -2,7 +2,7 @@
 
 The root key stays offline. It signs a numbered key set with a key list per role; parties pin the root
 and accept a key set only if its number is not lower than the last one they saw. Several keys per role
-overlap while they are rotated.
+overlap while they are rotated; a key that was stolen is not in the next set.
 """
 
 from typing import Annotated
@@ -24,6 +24,10 @@ class KeySet(Message, omit_defaults=True):
     the certificate authorities (DER) that issue client certificates; `keystore` is the X25519 key to
     which the keys of new packages are wrapped; `attestation` are the authorities (DER) that certify
     attestation keys which the custodian has activated. Custodians made by earlier versions have none.
+
+    `revoked_log` are log keys that were taken back. Nothing that they sign is believed: they only tell a checkpoint
+    that was kept, or that the log itself contains, from bytes that nobody ever signed. It must then fit the log that
+    one of `log` has signed.
     """
 
     custodian: KeyId
@@ -34,6 +38,7 @@ class KeySet(Message, omit_defaults=True):
     credentials: list[bytes]
     keystore: bytes
     attestation: Annotated[tuple[bytes, ...], Meta(max_length=8)] = ()
+    revoked_log: Annotated[tuple[bytes, ...], Meta(max_length=32)] = ()
 
     def command_keys(self) -> list[VerifyKey]:
         """Return the keys that may sign for the custodian."""
@@ -42,6 +47,10 @@ class KeySet(Message, omit_defaults=True):
     def log_keys(self) -> list[VerifyKey]:
         """Return the keys that may sign checkpoints."""
         return [VerifyKey(raw) for raw in self.log]
+
+    def known_log_keys(self) -> list[VerifyKey]:
+        """Return also those that were taken back: for what was kept, or is in the log, and is compared with it."""
+        return [VerifyKey(raw) for raw in (*self.log, *self.revoked_log)]
 
 
 def open_key_set(envelope: Envelope, root: VerifyKey, *, at_least: int = 0) -> KeySet:

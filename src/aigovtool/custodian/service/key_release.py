@@ -57,8 +57,7 @@ def _is_due(transaction: Transaction, name: InstanceId) -> bool:
 def _release(custodian: Custodian, transaction: Transaction, request: release.ReleaseRequest) -> Envelope:
     instance = instances.require(transaction, request.instance)
     model = _releasable(custodian, transaction, instance, request)
-    context = release.deposit_context(custodian.keys.custodian, model.manifest_digest)
-    with custodian.keys.keystore.unwrap(model.wrapped_key, context) as key:
+    with custodian.keys.open_deposit(model.wrapped_key, model.manifest_digest) as key:
         wrapped = wrap(
             key,
             instance.hpke_key,
