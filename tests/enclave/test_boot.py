@@ -76,7 +76,7 @@ async def test_a_boot_ends_with_a_loaded_model_and_bound_evidence(site: Site) ->
             manifests=(site.bench.manifest,),
         )
         require_bound(claims, verified.report_data, expected)
-        assert claims.tls_spki == instance.tls.spki_sha256
+        assert claims.tls_spki == instance.tls_spki
         assert instance.simulated
     finally:
         await instance.engine.kill_and_wait()

@@ -76,6 +76,7 @@ OURS = {
         "room",
         "session_quotes",
         "spent_ids",
+        "trusted_keys",
     },
     # What talks to the engine child; what runs in it is not loaded here.
     "aigovtool.enclave.engines": {

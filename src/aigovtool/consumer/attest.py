@@ -39,7 +39,6 @@ from aigovtool.errors import (
     ConfigurationError,
     EvidenceError,
     InputError,
-    SignatureInvalidError,
 )
 from aigovtool.ids import Digest, InstanceId, ModelId, Nonce
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
@@ -51,7 +50,7 @@ from aigovtool.protocol.session import (
     SessionEvidence,
     expected_of,
 )
-from aigovtool.protocol.trust import KeySet, open_key_set
+from aigovtool.protocol.trust import KeySet, open_key_set, require_no_rollback
 
 #: Shown wherever a simulated TEE answers, whatever the enclave says itself.
 SIMULATED_WARNING: Final = "SIMULATED TEE: protects nothing"
@@ -234,7 +233,8 @@ def verify_session(
     """
     # 1. The custodian that governs the enclave is the pinned one
     key_set = open_key_set(session.key_set, trust.credential.custodian_root, at_least=at_least)
-    _require_no_rollback(key_set, seen)
+    if seen is not None:
+        require_no_rollback(key_set, seen)
     # 2. No simulation unless asked for on both sides
     if session.evidence.tee is TeeType.SIMULATED:
         _require_opt_in(trust)
@@ -249,15 +249,6 @@ def verify_session(
     # 6. The models that were meant
     _check_models(session, trust.pins)
     return key_set, result
-
-
-def _require_no_rollback(key_set: KeySet, seen: KeySet | None) -> None:
-    if seen is None:
-        return
-    if key_set.version < seen.version:
-        raise SignatureInvalidError("the key set is older than one already seen", reason="key_set_rollback")
-    if key_set.version == seen.version and key_set != seen:
-        raise SignatureInvalidError("two different key sets have the same version", reason="key_set_fork")
 
 
 def _require_opt_in(trust: Trust) -> None:

@@ -159,6 +159,16 @@ def seal(kind: str, message: object, *keys: SigningKey) -> Envelope:
     )
 
 
+def seal_again(envelope: Envelope, key: SigningKey) -> Envelope:
+    """Sign the same bytes with another key of the same signer: whoever reads them may believe the old one no more."""
+    signed = pre_authentication_encoding(envelope.payloadType, envelope.payload)
+    return Envelope(
+        payload=envelope.payload,
+        payloadType=envelope.payloadType,
+        signatures=[Signature(keyid=key.public.key_id, sig=key.sign(signed))],
+    )
+
+
 def open_envelope(
     envelope: Envelope,
     kind: str,

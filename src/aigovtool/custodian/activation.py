@@ -83,7 +83,8 @@ def verifier(keys: CustodianKeys, roots: tuple[x509.Certificate, ...], exchange:
     """Return the verifier of TPMs for the exchange with this nonce; without one no secret is the right one."""
     if exchange.nonce is None:
         return TpmVerifier(roots)
-    return TpmVerifier(roots, activation.secret_for(keys.activation_key(), exchange.nonce))
+    others = [activation.secret_for(key, exchange.nonce) for key in keys.other_activations]
+    return TpmVerifier(roots, activation.secret_for(keys.activation_key(), exchange.nonce), other_activations=others)
 
 
 def certificate_of(

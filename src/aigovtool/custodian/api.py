@@ -204,13 +204,14 @@ def _proven(call: Call, result: T) -> T:
 async def _lines(custodian: Custodian, instance: Instance, asked_ms: int = 0) -> AsyncIterator[bytes]:
     with custodian.hub.listen(instance, asked_ms) as stream:
         # Read after the stream is registered: a stop falls into the state, into the stream, or into both.
-        yield encode(Push(stop_state=await renewal.stop_state_of(custodian, instance.instance))) + b"\n"
+        state = await renewal.stop_state_of(custodian, instance.instance)
+        yield encode(Push(stop_state=state, key_set=custodian.keys.key_set.version)) + b"\n"
         while True:
             try:
                 async with asyncio.timeout(KEEPALIVE_S):
                     line = await stream.get()
             except TimeoutError:
-                line = Push()
+                line = Push(key_set=custodian.keys.key_set.version)
             if line is None:
                 return
             yield encode(line) + b"\n"

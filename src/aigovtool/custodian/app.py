@@ -25,6 +25,7 @@ from aigovtool.custodian.certificate import Served
 from aigovtool.custodian.custodian import Custodian, system_time_ms
 from aigovtool.custodian.endorsements.cache import CACHE_DIRECTORY, EndorsementCache
 from aigovtool.custodian.endorsements.vendor import VendorServices
+from aigovtool.custodian.key_watch import KeyWatch, fingerprint
 from aigovtool.custodian.keys import CustodianKeys
 from aigovtool.custodian.service import refusals
 from aigovtool.custodian.service.credentials import certificate_for
@@ -273,12 +274,15 @@ def serve(directory: Path, *, host: str, port: int, ready: Callable[[str], None]
     """
     keep_private()
     descriptors.provide()
+    seen = fingerprint(directory)
     custodian = open_custodian(directory)
-    address = read_settings(directory).ledger
+    settings = read_settings(directory)
     try:
         keys = custodian.keys
-        certificate = Served(directory, keys.tls, [keys.credentials_ca])
-        asyncio.run(_serve(custodian, certificate, (host, port), ready=ready, ledger=address))
+        certificate = Served(directory, keys.tls, keys.key_set.credentials)
+        judging = partial(verifiers, directory, allow_simulated=settings.allow_simulated)
+        watch = KeyWatch(custodian, directory, seen, judging)
+        asyncio.run(_serve(custodian, certificate, watch, (host, port), ready=ready, ledger=settings.ledger))
     finally:
         custodian.database.close()
 
@@ -286,11 +290,13 @@ def serve(directory: Path, *, host: str, port: int, ready: Callable[[str], None]
 async def _serve(
     custodian: Custodian,
     certificate: Served,
+    watch: KeyWatch,
     listen: tuple[str, int],
     *,
     ready: Callable[[str], None] | None,
     ledger: str | None,
 ) -> None:
+    await watch.begin()
     served = custodian_application(custodian, clock_ms=await ledger_clock(custodian))
     server = HttpServer(served, bind(*listen), certificate.tls)
     ending = asyncio.Event()
@@ -303,7 +309,7 @@ async def _serve(
     if ledger is not None:
         tasks.append(asyncio.create_task(_relay(custodian, ledger)))
     try:
-        await _until(custodian, server, certificate, ending)
+        await _until(custodian, server, certificate, watch, ending)
     finally:
         for task in tasks:
             task.cancel()
@@ -312,6 +318,18 @@ async def _serve(
             custodian.hub.cut(instance)
         await server.stop()
         await refusals.write_all(custodian)
+
+
+async def _look(custodian: Custodian, certificate: Served, watch: KeyWatch) -> bool:
+    """Look at the files of keys and certificate; return whether other TLS is to be used."""
+    changed = certificate.changed()
+    try:
+        if await watch.changed():
+            certificate.trust(custodian.keys.key_set.credentials)
+            return True
+    except AIGovToolError as error:
+        _LOG.error("keys_not_taken_up", extra={"code": error.code})
+    return changed
 
 
 async def _refresh(custodian: Custodian) -> None:
@@ -334,10 +352,12 @@ async def _relay(custodian: Custodian, address: str) -> None:
     await relay(custodian, address)
 
 
-async def _until(custodian: Custodian, server: HttpServer, certificate: Served, ending: asyncio.Event) -> None:
-    """Charge overdue leases and take up a renewed certificate now and then, until told to end or the ledger fails."""
+async def _until(
+    custodian: Custodian, server: HttpServer, certificate: Served, watch: KeyWatch, ending: asyncio.Event
+) -> None:
+    """Charge overdue leases, and take up renewed certificates and keys, until told to end or the ledger fails."""
     while not ending.is_set():
-        if certificate.changed():
+        if await _look(custodian, certificate, watch):
             server.replace_tls(certificate.tls)
         certificate.warn(system_time_ms())
         try:

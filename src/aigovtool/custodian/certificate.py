@@ -112,7 +112,7 @@ class Served:
         """
         self._path: Final = directory / "keys" / "tls.pem"
         self._key: Final = key
-        self._client_authorities: Final = list(client_authorities)
+        self._client_authorities = list(client_authorities)
         self._seen = _read(self._path)
         self._warned_ms = 0
         self.tls, self._until_ms = self._usable(self._seen)
@@ -131,6 +131,15 @@ class Served:
         _LOG.info("tls_certificate_replaced", extra={"until_ms": self._until_ms})
         return True
 
+    def trust(self, client_authorities: Sequence[bytes]) -> None:
+        """Have `tls` accept the clients of these authorities; the certificate stays.
+
+        Raises:
+            ConfigurationError: they cannot be used.
+        """
+        self._client_authorities = list(client_authorities)
+        self.tls = server_context([self._certificate], self._key, self._client_authorities)
+
     def warn(self, now_ms: int) -> None:
         """Log, once a day, that the certificate ends soon."""
         if now_ms > self._until_ms - WARN_BEFORE_MS and now_ms - self._warned_ms >= _DAY_MS:
@@ -139,7 +148,7 @@ class Served:
             _LOG.warning("tls_certificate_ends", extra=left)
 
     def _usable(self, pem: bytes) -> tuple[ServerTls, int]:
-        certificate = from_pem(pem)[0]
+        self._certificate = certificate = from_pem(pem)[0]
         return server_context([certificate], self._key, self._client_authorities), describe(certificate).not_after_ms
 
 

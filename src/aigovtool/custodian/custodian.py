@@ -21,7 +21,7 @@ from aigovtool.custodian.store.records import Instance
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.custodian.witness_keys import WitnessKeys
 from aigovtool.errors import LedgerRollbackError
-from aigovtool.ids import MessageId
+from aigovtool.ids import KeyId, MessageId
 from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
 from aigovtool.ledger.entry import EntryBody
 from aigovtool.ledger.gap import may_follow_gap
@@ -63,8 +63,8 @@ class Custodian:
     #: What vendors say of platforms; None means that evidence must bring all that it needs.
     endorsements: EndorsementCache | None = None
     witness_keys: WitnessKeys = field(default_factory=WitnessKeys)
-    #: The checkpoint that was signed last: renewals that change nothing share it.
-    newest_note: tuple[Checkpoint, str] | None = None
+    #: The checkpoint that was signed last, by which key: renewals that change nothing share it.
+    newest_note: tuple[tuple[Checkpoint, KeyId], str] | None = None
     #: Tells this process from the others that serve the same ledger.
     replica: MessageId = field(default_factory=lambda: MessageId(secrets.token_hex(16)))
     time_ms: Callable[[], int] = system_time_ms
@@ -72,6 +72,10 @@ class Custodian:
     copying: bool = False
     #: Held while all instances are judged again: two at once would write each other's evidence.
     judging: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def take_up(self, keys: CustodianKeys, verifiers: VerifierSet) -> None:
+        """Sign, open and judge with other keys of the same custodian from now on."""
+        self.keys, self.verifiers = keys, verifiers
 
     def now(self, transaction: Transaction) -> int:
         """Return the ledger's time, which never goes back even if the host's does."""
@@ -99,9 +103,10 @@ class Custodian:
             generation=transaction.head.generation,
         )
         # The root is part of the question: a job that was undone may have signed another tree of the same size.
-        if self.newest_note is None or self.newest_note[0] != checkpoint:
-            self.newest_note = checkpoint, sign_checkpoint(checkpoint, self.keys.log)
-        return self.newest_note[1]
+        key, newest = self.keys.log, self.newest_note
+        if newest is None or newest[0] != (checkpoint, key.public.key_id):
+            newest = self.newest_note = (checkpoint, key.public.key_id), sign_checkpoint(checkpoint, key)
+        return newest[1]
 
     def tell(self, transaction: Transaction, announcement: Announcement) -> None:
         """Have the other custodians on this ledger, if any, tell their enclaves once this transaction is durable."""

@@ -96,6 +96,11 @@ class Hub:
         except asyncio.QueueFull:
             self.cut(instance)
 
+    def tell_key_set(self, version: int) -> None:
+        """Tell every enclave which key set is served now."""
+        for instance in self.connected():
+            self.push(instance, Push(key_set=version))
+
     def granted(self, model: ModelId) -> None:
         """Tell every enclave that serves a model that its budget was raised."""
         for instance in self._serving(model):

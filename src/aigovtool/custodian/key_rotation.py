@@ -11,7 +11,9 @@ file is replaced in one step, and what is used follows from the signed set (`key
 broken off between any two steps serves, and the step can be made again.
 
 The keystore has one key in the set, the one to deposit to. Earlier ones are not signed with but opened with, so the old
-private key is kept, as `keystore.old.key`, until the running custodian has wrapped everything anew.
+private key is kept, as `keystore.old.key`, until the running custodian has wrapped everything anew. Of an earlier
+commands key only what is made from it for the activation of attestation keys is kept, until a commands key is revoked:
+evidence that was admitted by it is judged again.
 """
 
 import fcntl
@@ -32,12 +34,20 @@ from aigovtool.crypto.tlskey import TlsKey
 from aigovtool.crypto.wrap import WrapKey
 from aigovtool.crypto.x509 import spki_sha256
 from aigovtool.custodian import keys as custodian_keys
-from aigovtool.custodian.keys import CustodianKeys, authority_id, next_path, old_keystore_path
+from aigovtool.custodian.keys import (
+    CustodianKeys,
+    activation_key,
+    authority_id,
+    next_path,
+    old_activation_path,
+    old_keystore_path,
+)
 from aigovtool.errors import ConfigurationError, ConflictError, NotFoundError
 from aigovtool.ids import KeyId, Millis, Units, key_id_of
 from aigovtool.protocol.trust import KEY_SET, KeySet
 
 _MIN_DIGITS: Final = 8
+_MAX_ACTIVATIONS: Final = 8 * 32
 _PrivateKey = SigningKey | TlsKey | WrapKey
 
 
@@ -141,7 +151,7 @@ def use(directory: Path, role: Role) -> KeysShown:
                 reason="nothing_announced",
                 fix=f"aigovtool custodian keys rotate {directory} --key {role.value}",
             )
-        _promote(place, role)
+        _promote(place, role, keep=True)
     return show(directory)
 
 
@@ -169,6 +179,8 @@ def revoke(directory: Path, wanted: str, root_file: Path, now_ms: int) -> KeysSh
         if role is Role.LOG:
             made = msgspec.structs.replace(made, revoked_log=(*made.revoked_log, revoked))
         _write_set(place, made, root, now_ms)
+        if role is Role.COMMANDS:
+            old_activation_path(place).unlink(missing_ok=True)
         if in_use:
             _promote(place, role)
         elif revoked == coming:
@@ -316,18 +328,30 @@ def _write_set(place: Path, key_set: KeySet, root: SigningKey, now_ms: int) -> N
         write_secret_file(place / "key-set.json", content, replace=True)
 
 
-def _promote(place: Path, role: Role) -> None:
+def _promote(place: Path, role: Role, *, keep: bool = False) -> None:
+    """Put the next key in the place of the one in use; `keep` what follows from that one."""
     path = place / f"{role.value}.key"
     if role is Role.KEYSTORE:
         with read_secret_file(path) as former:
             _require_rewrapped(place, unless=former)
             write_secret_file(old_keystore_path(place), former, replace=True)
+    if role is Role.COMMANDS and keep:
+        _keep_activation(place, path)
     next_path(place, role.value).replace(path)
     descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _keep_activation(place: Path, path: Path) -> None:
+    old, custodian = old_activation_path(place), VerifyKey(read_secret_file(place / "root.pub").reveal()).key_id
+    kept = read_secret_file(old).reveal() if old.exists() else b""
+    made = activation_key(read_signing_key(path), custodian)
+    if not kept.startswith(made):  # this very step was broken off before
+        with Secret((made + kept)[:_MAX_ACTIVATIONS]) as content:
+            write_secret_file(old, content, replace=True)
 
 
 def _require_rewrapped(place: Path, *, unless: Secret | None = None) -> None:

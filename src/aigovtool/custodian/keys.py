@@ -11,6 +11,7 @@ DIR/keys/attestation.key        P-256; authority that certifies attestation keys
 ```
 
 DIR/keys/ROLE.next.key     of a role but TLS: made and in the key set, to be used next (`key_rotation`)
+DIR/keys/activation.old.key     what secrets were made from under earlier commands keys (`activation_key`); no other use
 DIR/keys/keystore.old.key       opens what was deposited to an earlier keystore key, until it is wrapped anew
 
 Serving never reads the root key. A custodian that an earlier version made has no `attestation.key`, and certifies none.
@@ -85,6 +86,8 @@ class CustodianKeys:
     other_keystores: tuple[WrapKey, ...] = ()
     #: Whether they are only for what is to be wrapped anew, to the present one.
     rewrap: bool = False
+    #: As `activation_key`, of the commands keys before and after: secrets made from them are as good.
+    other_activations: tuple[bytes, ...] = ()
 
     @property
     def custodian(self) -> KeyId:
@@ -113,9 +116,7 @@ class CustodianKeys:
 
         It is the same on every machine that serves this custodian, and says nothing about the key it comes from.
         """
-        with self.commands.to_secret() as seed:
-            info = _ACTIVATION_LABEL + self.custodian.encode()
-            return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(seed.reveal())
+        return activation_key(self.commands, self.custodian)
 
 
 def create(directory: Path, hosts: list[str], now_ms: int) -> CustodianKeys:
@@ -203,10 +204,11 @@ def load(directory: Path) -> CustodianKeys:
     tls, tls_certificate = read_tls_key(keys / "tls.key"), from_pem(_read(keys / "tls.pem"))[0]
     if spki_sha256(tls_certificate) != tls.spki_sha256():
         raise _mismatch()
+    commands = _in_use(keys, "commands", read_signing_key, lambda key: key.public.raw in key_set.commands)
     credentials = _in_use(keys, "credentials", read_signing_key, lambda key: _is_among(key, key_set.credentials))
     return CustodianKeys(
         root=root,
-        commands=_in_use(keys, "commands", read_signing_key, lambda key: key.public.raw in key_set.commands),
+        commands=commands,
         log=_in_use(keys, "log", read_signing_key, lambda key: key.public.raw in key_set.log),
         credentials=credentials,
         credentials_ca=_authority_of(credentials, key_set.credentials),
@@ -221,7 +223,29 @@ def load(directory: Path) -> CustodianKeys:
         else None,
         other_keystores=keystores[1:],
         rewrap=not next_path(keys, "keystore").exists() and old_keystore_path(keys).exists(),
+        other_activations=_other_activations(keys, key_set, commands),
     )
+
+
+def activation_key(commands: SigningKey, custodian: KeyId) -> bytes:
+    """Return the 32 bytes that `CustodianKeys.activation_key` would be, were this the commands key."""
+    with commands.to_secret() as seed:
+        info = _ACTIVATION_LABEL + custodian.encode()
+        return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(seed.reveal())
+
+
+def old_activation_path(keys: Path) -> Path:
+    """Return where the activation keys of earlier commands keys lie, 32 bytes each, the newest first."""
+    return keys / "activation.old.key"
+
+
+def _other_activations(keys: Path, key_set: KeySet, used: SigningKey) -> tuple[bytes, ...]:
+    old, coming = old_activation_path(keys), next_path(keys, "commands")
+    kept = _read(old) if old.exists() else b""
+    found = [kept[start : start + 32] for start in range(0, len(kept) - 31, 32)]
+    if coming.exists() and (following := read_signing_key(coming)) != used and following.public.raw in key_set.commands:
+        found.append(activation_key(following, key_set.custodian))
+    return tuple(found)
 
 
 def next_path(keys: Path, role: str) -> Path:

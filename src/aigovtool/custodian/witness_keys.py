@@ -5,14 +5,14 @@ known costs a look into the ledger, of which there is one a second at most, whoe
 what is remembered here may have been retired at another custodian.
 """
 
-from collections.abc import Callable
 from typing import Final
 
-from aigovtool.crypto.sign import VerifyKey
+from aigovtool.crypto.sign import SigningKey, VerifyKey
 from aigovtool.custodian.store import witnesses
 from aigovtool.custodian.store.database import Database
 from aigovtool.errors import ForbiddenError, OverloadedError
-from aigovtool.ledger.checkpoint import Checkpoint
+from aigovtool.ids import KeyId
+from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
 from aigovtool.ledger.cosignature import WitnessKey
 from aigovtool.limits import MAX_WITNESSES
 
@@ -37,7 +37,7 @@ class WitnessKeys:
     def __init__(self) -> None:
         self._keys: dict[str, WitnessKey] = {}
         self._looked_ms: int | None = None
-        self._notes: dict[Checkpoint, str] = {}
+        self._notes: dict[tuple[KeyId, Checkpoint], str] = {}
         #: For each witness: how many writes it had left, and when.
         self._left: dict[str, tuple[float, int]] = {}
 
@@ -68,13 +68,14 @@ class WitnessKeys:
         """Look at once when the next unknown name comes: an operator has just enrolled one."""
         self._looked_ms = None
 
-    def note(self, checkpoint: Checkpoint, sign: Callable[[], str]) -> str:
+    def note(self, checkpoint: Checkpoint, key: SigningKey) -> str:
         """Return the signed note of a state that was co-signed; few are shown at a time, and each is signed once."""
-        if checkpoint not in self._notes:
+        which = key.public.key_id, checkpoint
+        if which not in self._notes:
             if len(self._notes) >= 4 * MAX_WITNESSES:
                 self._notes.clear()
-            self._notes[checkpoint] = sign()
-        return self._notes[checkpoint]
+            self._notes[which] = sign_checkpoint(checkpoint, key)
+        return self._notes[which]
 
     def count_write(self, name: str, now_ms: int) -> None:
         """Count one write of a witness.

@@ -39,7 +39,7 @@ async def attest_in_time(
 
 
 async def _again(instance: Instance, take: Callable[[Envelope], None]) -> None:
-    attested = await instance.attestation.again(instance.tls.spki_sha256)
+    attested = await instance.attestation.again(instance.tls_spki, instance.keys)
     instance.attested.claims, instance.attested.admission = attested.claims, attested.admission
     take(attested.admission.stop_state)
     _LOG.info("attested_again", extra={"valid_until_ms": attested.admission.valid_until_ms})

@@ -231,8 +231,9 @@ class _Enclave:
         if self._server is not None:
             await self._server.stop()
         app = application(routes(run), clock_ms=instance.custodian_time_ms)
-        self._server = HttpServer(app, self._listener, instance.tls)
-        await self._server.start()
+        server = self._server = HttpServer(app, self._listener, instance.server_tls())
+        instance.keys.changed = lambda: server.replace_tls(instance.server_tls())
+        await server.start()
         announcing = asyncio.create_task(self._announce(run))
         try:
             return await run.run()

@@ -14,12 +14,13 @@ from aigovtool.attestation.binding import Binding, HpkePublicKey, IdentityPublic
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import Envelope, SigningKey, VerifyKey, open_by_any, seal
 from aigovtool.enclave.custodian_link import CustodianLink
+from aigovtool.enclave.trusted_keys import TrustedKeys
 from aigovtool.errors import SignatureInvalidError
 from aigovtool.ids import InstanceId, ModelId, Nonce, instance_id_of
 from aigovtool.protocol import release
 from aigovtool.protocol.party import BorrowerFile
 from aigovtool.protocol.release import Admission, BootRequest, Challenge, ChallengeReply, ChallengeRequest
-from aigovtool.protocol.trust import KeySet, open_key_set
+from aigovtool.protocol.trust import KeySet
 
 
 @dataclass(slots=True)
@@ -66,11 +67,11 @@ class Attestation:
         """Attest for the first time, which makes an instance of this boot."""
         return await self._attested(reply, key_set, tls_spki, "/v1/boot", release.BOOT)
 
-    async def again(self, tls_spki: bytes) -> Attested:
+    async def again(self, tls_spki: bytes, keys: TrustedKeys) -> Attested:
         """Attest once more, as of now: the same instance goes on, with the models that it has."""
         reply = await self.ask()
-        key_set = open_key_set(reply.key_set, self.root)
-        return await self._attested(reply, key_set, tls_spki, "/v1/boot/again", release.BOOT_AGAIN)
+        keys.take(reply.key_set)
+        return await self._attested(reply, keys.key_set, tls_spki, "/v1/boot/again", release.BOOT_AGAIN)
 
     async def _attested(
         self, reply: ChallengeReply, key_set: KeySet, tls_spki: bytes, path: str, kind: str

@@ -27,6 +27,7 @@ from aigovtool.enclave.clock import ElapsedClock
 from aigovtool.enclave.custodian_link import CustodianLink, digest_of_file
 from aigovtool.enclave.engines.process import EngineConfig, EngineProcess, LoadedModel
 from aigovtool.enclave.memory import engine_address_bytes
+from aigovtool.enclave.trusted_keys import TrustedKeys
 from aigovtool.errors import ConfigurationError, EngineError, SignatureInvalidError, StoppedError, VerificationError
 from aigovtool.ids import Digest, InstanceId, MessageId, ModelId, Nonce
 from aigovtool.protocol import release
@@ -35,7 +36,7 @@ from aigovtool.protocol.party import BorrowerFile
 from aigovtool.protocol.release import Admission, KeyRelease
 from aigovtool.protocol.session import NO_MEMORY_ENCRYPTION
 from aigovtool.protocol.stop import STOP_STATE, StopState
-from aigovtool.protocol.trust import KeySet, open_key_set
+from aigovtool.protocol.trust import KeySet
 from aigovtool.regular_file import open_regular
 from aigovtool.transport.tls import ServerTls, server_context
 
@@ -57,7 +58,9 @@ class Instance:
 
     instance: InstanceId
     identity: SigningKey
-    tls: ServerTls
+    tls_key: TlsKey
+    #: Its own certificate (DER), which consumers pin after they have attested it.
+    certificate: bytes
     engine: EngineProcess
     meter: Meter
     clock: ElapsedClock
@@ -65,10 +68,23 @@ class Instance:
     attested: Attested
     #: The custodian's time when `clock` began, which no later admission changes.
     began_ms: int
-    key_set: KeySet
-    key_set_envelope: Envelope
+    keys: TrustedKeys
     models: dict[ModelId, ServedModel]
     link: CustodianLink
+
+    @property
+    def key_set(self) -> KeySet:
+        """The custodian's key set that is believed now."""
+        return self.keys.key_set
+
+    @property
+    def tls_spki(self) -> bytes:
+        """What the instance attests of its TLS key: the SHA-256 of its public half."""
+        return self.tls_key.spki_sha256()
+
+    def server_tls(self) -> ServerTls:
+        """Return what the instance serves with: its own certificate, and the authorities of the key set."""
+        return server_context([self.certificate], self.tls_key, self.key_set.credentials)
 
     @property
     def admission(self) -> Admission:
@@ -156,17 +172,18 @@ class _Boot:
             boot_nonce=os.urandom(32),
         )
         reply = await attestation.ask()
-        key_set = open_key_set(reply.key_set, attestation.root)
-        tls = server_context([self_signed_server_certificate(tls_key)], tls_key, key_set.credentials)
+        keys = TrustedKeys(attestation.root, reply.key_set)
+        key_set = keys.key_set
         self.heard_ms = self.clock.now_ms()
-        attested = await attestation.first(reply, key_set, tls.spki_sha256)
+        attested = await attestation.first(reply, key_set, tls_key.spki_sha256())
         admission = attested.admission
         state = open_by_any(admission.stop_state, STOP_STATE, StopState, key_set.command_keys())
         served = await self._load_all(admission, attestation.identity, key_set)
         return Instance(
             instance=attestation.instance,
             identity=attestation.identity,
-            tls=tls,
+            tls_key=tls_key,
+            certificate=self_signed_server_certificate(tls_key),
             engine=self.engine,
             meter=Meter(
                 instance=attestation.instance,
@@ -179,8 +196,7 @@ class _Boot:
             attestation=attestation,
             attested=attested,
             began_ms=admission.server_time_ms,
-            key_set=key_set,
-            key_set_envelope=reply.key_set,
+            keys=keys,
             models=served,
             link=self.link,
         )

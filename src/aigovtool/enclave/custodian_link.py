@@ -49,10 +49,16 @@ class CustodianLink:
             UnreachableError: no answer in time.
             AIGovToolError: the class that the custodian refused with.
         """
+        return await self._exchange("POST", path, encode(message), answer)
+
+    async def get(self, path: str, answer: type[T]) -> T:
+        """Return what is at `path`; raises as `post`."""
+        return await self._exchange("GET", path, None, answer)
+
+    async def _exchange(self, method: str, path: str, content: bytes | None, answer: type[T]) -> T:
+        headers = {} if content is None else {"content-type": "application/json"}
         try:
-            async with self._client.stream(
-                "POST", path, content=encode(message), headers={"content-type": "application/json"}
-            ) as response:
+            async with self._client.stream(method, path, content=content, headers=headers) as response:
                 body = await _bounded(response, MAX_CONTROL_BODY_BYTES)
         except (httpx.HTTPError, OSError) as error:  # a corrupted TLS record is an ssl.SSLError, an OSError
             raise _unreachable(error) from None

@@ -153,10 +153,14 @@ class Answer(Message, omit_defaults=True):
 
 
 class RenewReply(Message):
-    """What travels back: the answer (the same bytes each time) and the stop state of this moment."""
+    """What travels back: the answer (the same bytes each time) and the stop state of this moment.
+
+    `key_set` is the number of the custodian's key set, 0 from one that does not tell: a hint to fetch it if it is new.
+    """
 
     answer: Envelope
     stop_state: Envelope
+    key_set: Units = 0
 
 
 class Wiped(Message):
@@ -176,8 +180,12 @@ class Listen(Message):
 
 
 class Push(Message):
-    """One line of the push stream. `stop_state` is signed; the other two are only hints to renew now."""
+    """One line of the push stream. `stop_state` is signed; the others are only hints.
+
+    `granted` and `recall` are to renew now; `key_set` is as in `RenewReply`.
+    """
 
     stop_state: Envelope | None = None
     granted: bool = False
     recall: bool = False
+    key_set: Units = 0

@@ -53,6 +53,18 @@ class KeySet(Message, omit_defaults=True):
         return [VerifyKey(raw) for raw in (*self.log, *self.revoked_log)]
 
 
+def require_no_rollback(key_set: KeySet, seen: KeySet) -> None:
+    """Require that a key set is not older than one that was seen, and not another one with the same number.
+
+    Raises:
+        SignatureInvalidError: `key_set_rollback`, `key_set_fork`.
+    """
+    if key_set.version < seen.version:
+        raise SignatureInvalidError("the key set is older than one already seen", reason="key_set_rollback")
+    if key_set.version == seen.version and key_set != seen:
+        raise SignatureInvalidError("two different key sets have the same version", reason="key_set_fork")
+
+
 def open_key_set(envelope: Envelope, root: VerifyKey, *, at_least: int = 0) -> KeySet:
     """Verify a key set against the pinned root.
 

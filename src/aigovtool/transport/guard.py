@@ -183,6 +183,11 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._on_lost()
 
     @property
+    def peer_certificate(self) -> bytes | None:
+        """The client's certificate in DER, or None when it has shown none."""
+        return None if self._connection is None else self._connection.peer_certificate
+
+    @property
     def worth(self) -> Worth:
         """What would be lost if this were ended now."""
         if not self._answering() or (self._wire is not None and self._wire.is_closing()):

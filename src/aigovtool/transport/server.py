@@ -166,10 +166,21 @@ class HttpServer:
         return len(self._state.connections)
 
     def replace_tls(self, tls: ServerTls) -> None:
-        """Use `tls` for connections accepted from now on: new certificate, new authorities."""
+        """Use `tls` for connections accepted from now on: new certificate, new authorities.
+
+        Who has shown a certificate of an authority that is not accepted any more gets the answer under way, no other.
+        """
         if self._tls is None:
             raise ConfigurationError("a server without TLS cannot rotate certificates", reason="no_tls")
-        self._tls = tls
+        before, self._tls = self._tls, tls
+        if tls.accepts_fewer(before):
+            for connection in self._open():
+                self._end_unless_accepted(connection, tls)
+
+    @staticmethod
+    def _end_unless_accepted(connection: GuardedHttpProtocol, tls: ServerTls) -> None:
+        if not tls.accepts(connection.peer_certificate):
+            connection.shutdown()
 
     async def start(self) -> None:
         """Begin to accept; returns at once."""
@@ -265,12 +276,14 @@ class HttpServer:
 
         try:
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await asyncio.get_running_loop().connect_accepted_socket(
+            _, accepted = await asyncio.get_running_loop().connect_accepted_socket(
                 protocol,
                 peer,
                 ssl=None if tls is None else tls.context,
                 ssl_handshake_timeout=None if tls is None else self._bounds.handshake_timeout_s,
             )
+            if tls is not None and self._tls is not None and self._tls.accepts_fewer(tls):
+                self._end_unless_accepted(accepted, self._tls)  # its authority was given up meanwhile
         except OSError:  # ssl.SSLError is one: a foreign authority, another protocol, a reset
             self._notices.note(network, "handshake_failed")
             peer.close()

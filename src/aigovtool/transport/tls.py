@@ -11,7 +11,8 @@ Rules:
    anonymous file in memory (`memfd_create`), or, where that does not exist (macOS), the reading end of a
    pipe under `/dev/fd`. No key file ever appears in a directory.
 5. A context is not changed after it is made. To rotate authorities or certificates, make a new one and give
-   it to `HttpServer.replace_tls`; connections that are open keep what they proved.
+   it to `HttpServer.replace_tls`; connections that are open keep what they proved, and those whose client shows a
+   certificate of an authority that is not accepted any more end after the answer under way.
 """
 
 import os
@@ -23,7 +24,7 @@ from typing import Final
 
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.crypto.tlskey import TlsKey, key_to_pem
-from aigovtool.crypto.x509 import spki_sha256, to_pem
+from aigovtool.crypto.x509 import is_issued_by, spki_sha256, to_pem
 from aigovtool.errors import ConfigurationError
 
 #: X509_V_FLAG_NO_CHECK_TIME (openssl/x509_vfy.h); Python's enumeration does not name it.
@@ -39,6 +40,16 @@ class ServerTls:
     context: ssl.SSLContext
     #: SHA-256 of the SubjectPublicKeyInfo, 32 bytes.
     spki_sha256: bytes
+    #: DER certificates of those whose client certificates are accepted; None when none is asked for.
+    client_authorities: tuple[bytes, ...] | None = None
+
+    def accepts_fewer(self, than: "ServerTls") -> bool:
+        """Return whether an authority that was accepted before is not accepted any more."""
+        return bool(set(than.client_authorities or ()) - set(self.client_authorities or ()))
+
+    def accepts(self, certificate: bytes | None) -> bool:
+        """Return whether a client may stay that has shown this certificate, or none."""
+        return certificate is None or any(is_issued_by(certificate, one) for one in self.client_authorities or ())
 
 
 def server_context(chain: Sequence[bytes], key: TlsKey, client_authorities: Sequence[bytes] | None) -> ServerTls:
@@ -61,7 +72,7 @@ def server_context(chain: Sequence[bytes], key: TlsKey, client_authorities: Sequ
             context.load_verify_locations(cadata=b"".join(client_authorities))
             context.verify_mode = ssl.CERT_OPTIONAL
             context.verify_flags |= _NO_CHECK_TIME
-    return ServerTls(context, pin)
+    return ServerTls(context, pin, None if client_authorities is None else tuple(client_authorities))
 
 
 def client_context(

@@ -1,6 +1,6 @@
 """`aigovtool custodian`: make a custodian, serve it, and show how to recognise it.
 
-`gap`, `certificate` and `backup` are modules of their own.
+`gap`, `certificate`, `backup` and `keys` are modules of their own.
 """
 
 import time
@@ -16,6 +16,7 @@ from aigovtool.cli.credentials import read_party
 from aigovtool.cli.custodian.backup import backup
 from aigovtool.cli.custodian.certificate import certificate, standing, warning
 from aigovtool.cli.custodian.gap import gap, settle
+from aigovtool.cli.custodian.keys import keys
 from aigovtool.cli.directory import require_custodian
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import DIRECTORY, FILE, Verb, VerbGroup
@@ -53,6 +54,7 @@ custodian.add_command(gap)
 custodian.add_command(settle)
 custodian.add_command(certificate)
 custodian.add_command(backup)
+custodian.add_command(keys)
 
 
 @custodian.command(cls=Verb, example="aigovtool custodian init ./custodian --url https://custodian.example:8440")

@@ -28,7 +28,6 @@ from aigovtool.ledger.entry import PartyRole
 from aigovtool.limits import MAX_PACKAGE_BYTES
 from aigovtool.package.sealing import PackageReader
 from aigovtool.protocol.commands import AddModel, Command
-from aigovtool.protocol.release import deposit_context
 from aigovtool.protocol.views import PackageStored
 from aigovtool.regular_file import open_regular, read_regular
 
@@ -126,7 +125,7 @@ def registered_model(custodian: Custodian, transaction: Transaction, command: Co
         reader = PackageReader(file, VerifyKey(operator.key))
     if reader.manifest_digest != act.manifest or reader.manifest.model != act.model:
         raise InvalidValueError("the package holds another model than the command names", reason="wrong_manifest")
-    custodian.keys.keystore.unwrap(act.wrapped_key, deposit_context(custodian.keys.custodian, act.manifest)).wipe()
+    custodian.keys.open_deposit(act.wrapped_key, act.manifest).wipe()
     return Model(
         model=act.model,
         manifest_digest=act.manifest,

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from aigovtool.codec import encode
-from aigovtool.crypto.sign import Envelope, seal
+from aigovtool.crypto.sign import Envelope, seal, seal_again
 from aigovtool.custodian.custodian import Custodian, rolled_back
 from aigovtool.custodian.hub import Announcement
 from aigovtool.custodian.service.announcements import announce
@@ -88,14 +88,22 @@ async def _answered(custodian: Custodian, request: Renew, digest: Digest) -> _Re
             if newest.answered.supersedes(request.request_id, shown):
                 return _superseded(custodian, transaction, instance, request)
             if (before := newest.to(request.request_id, digest)) is not None:
-                state = custodian.stop_state(transaction, instance)
-                return _Renewed(RenewReply(answer=before.answer, stop_state=state))
+                return _Renewed(_again(custodian, transaction, instance, before.answer))
             answered = newest.answered.then(request.request_id, shown)
         renewed, reply = _renew(custodian, transaction, instance, request)
         instances.remember(transaction, instance.instance, answered, digest, reply)
         return renewed
 
     return await custodian.database.run(job)
+
+
+def _again(custodian: Custodian, transaction: Transaction, instance: Instance, answer: Envelope) -> RenewReply:
+    """Return an answer once more: the same bytes, under the key that is in use now."""
+    key = custodian.keys.commands
+    if [signature.keyid for signature in answer.signatures] != [key.public.key_id]:
+        answer = seal_again(answer, key)
+    state = custodian.stop_state(transaction, instance)
+    return RenewReply(answer=answer, stop_state=state, key_set=custodian.keys.key_set.version)
 
 
 def _superseded(custodian: Custodian, transaction: Transaction, instance: Instance, request: Renew) -> _Renewed:
@@ -143,6 +151,7 @@ def _renew(
     reply = RenewReply(
         answer=seal(messages.ANSWER, answer, custodian.keys.commands),
         stop_state=seal(STOP_STATE, state, custodian.keys.commands),
+        key_set=custodian.keys.key_set.version,
     )
     short = {one.model for one in results if isinstance(one, Deny) and one.code is DenyCode.RESERVED}
     for model in short:

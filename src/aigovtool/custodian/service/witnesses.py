@@ -25,7 +25,7 @@ from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.custodian.witness_keys import unknown_witness
 from aigovtool.errors import ConflictError, LogError, NotFoundError
 from aigovtool.ledger import entry
-from aigovtool.ledger.checkpoint import Checkpoint, parse_checkpoint, sign_checkpoint
+from aigovtool.ledger.checkpoint import Checkpoint, parse_checkpoint
 from aigovtool.ledger.cosignature import (
     Witnessed,
     WitnessKey,
@@ -52,7 +52,7 @@ def enrol(acting: Acting, act: commands.EnrolWitness) -> CommandResult:
     """
     witness = parse_witness_key(act.witness)
     key_set = acting.custodian.keys.key_set
-    own = {*key_set.log, *key_set.commands, acting.custodian.keys.root.raw}
+    own = {*key_set.log, *key_set.revoked_log, *key_set.commands, acting.custodian.keys.root.raw}
     log_name = Checkpoint(custodian=acting.custodian.keys.custodian, size=0, root=b"").origin()
     if witness.key.raw in own or witness.name == log_name:
         raise ConflictError("this is a key or the name of the custodian's own log: no witness", reason="own_key")
@@ -182,7 +182,7 @@ def _note_of(custodian: Custodian, transaction: Transaction, generation: int, si
         root=log.root_at(transaction, size),
         generation=generation,
     )
-    return custodian.witness_keys.note(checkpoint, lambda: sign_checkpoint(checkpoint, custodian.keys.log))
+    return custodian.witness_keys.note(checkpoint, custodian.keys.log)
 
 
 async def show_witnesses(custodian: Custodian) -> views.Witnesses:

@@ -155,7 +155,7 @@ class _Served:
             evidence=quoted.evidence,
             claims=quoted.claims,
             share=quoted.share,
-            key_set=self._instance.key_set_envelope,
+            key_set=self._instance.keys.envelope,
             models=[
                 ServedModelView(model=model.offer.model, manifest=model.offer.manifest)
                 for model in self._instance.models.values()

@@ -83,13 +83,13 @@ def challenge(
     return make_credential(ek_public(ek), ak_name, secret, stretched[:ENTROPY_BYTES])
 
 
-def require_activated(secret: bytes, expected: bytes) -> None:
-    """Require that what was found inside the credential is what had been put there.
+def require_activated(secret: bytes, *expected: bytes) -> None:
+    """Require that what was found inside the credential is what had been put there: one of `expected`.
 
     Raises:
         EvidenceError: `activation`.
     """
-    if not hmac.compare_digest(secret, expected):
+    if not any(hmac.compare_digest(secret, one) for one in expected):
         raise EvidenceError(
             "the TPM of the endorsement key did not activate this attestation key for this exchange",
             reason="activation",

@@ -114,9 +114,10 @@ class TpmVerifier:
             Such evidence is bound to nothing of ours, and says so by the fact `foreign_nonce`.
         authorities: custodians' authorities, which have attestation keys activated and then certify them
             (`certification.certify`). Roots for that alone: no certificate of an endorsement key may lead to them.
+        other_activations: give secrets that are as good, while the key that they are made from is rotated.
     """
 
-    __slots__ = ("_activation", "_authorities", "_foreign_nonce", "_roots")
+    __slots__ = ("_activations", "_authorities", "_foreign_nonce", "_roots")
 
     def __init__(
         self,
@@ -124,9 +125,10 @@ class TpmVerifier:
         activation: SecretFor | None = None,
         foreign_nonce: bytes | None = None,
         authorities: Sequence[x509.Certificate] = (),
+        other_activations: Sequence[SecretFor] = (),
     ) -> None:
         self._roots: Final = google_roots() if roots is None else tuple(roots)
-        self._activation: Final = activation
+        self._activations: Final = (() if activation is None else (activation,)) + tuple(other_activations)
         self._foreign_nonce: Final = foreign_nonce
         self._authorities: Final = tuple(authorities)
 
@@ -186,9 +188,9 @@ class TpmVerifier:
             raise EvidenceError("an endorsement key does not quote", reason="ak_not_certified")
         if bundle.secret is None:
             return KeyProof.UNPROVEN
-        if self._activation is None:
+        if not self._activations:
             raise EvidenceError("a secret that was not asked for here", reason="activation_unknown")
-        require_activated(bundle.secret, self._activation(ek_digest(key), ak.name))
+        require_activated(bundle.secret, *(secret_of(ek_digest(key), ak.name) for secret_of in self._activations))
         return KeyProof.ACTIVATED
 
     def _require_fresh(self, bundle: TpmEvidence, quote: Quote) -> None:

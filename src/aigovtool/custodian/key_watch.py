@@ -1,0 +1,133 @@
+"""A running custodian looks at its keys now and then, and takes up what was changed: no restart, and nothing refused.
+
+1. The files are read anew when one of them was changed, and taken up only if they fit each other and the signed set.
+2. A new key set is in the audit log before anything is signed under it. While the ledger has a gap it is used all the
+   same, because a stolen key must not stay in use; it is recorded once the gap is settled.
+3. Enclaves that listen are told at once, the others with their next renewal; each fetches the set, and verifies it.
+4. Once the keystore's new key is in use, all model keys are wrapped to it; then the old private key is removed.
+
+What cannot be used is logged once, and what is in use stays.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from aigovtool.attestation.verifier import VerifierSet
+from aigovtool.custodian import keys as custodian_keys
+from aigovtool.custodian.custodian import Custodian
+from aigovtool.custodian.keys import CustodianKeys, old_keystore_path
+from aigovtool.custodian.service import key_sets
+from aigovtool.errors import AIGovToolError, ConfigurationError, LedgerRollbackError
+
+_LOG: Final = logging.getLogger(__name__)
+#: Name, inode, time and size of each file.
+Fingerprint = tuple[tuple[str, int, int, int], ...]
+
+
+class KeyWatch:
+    """The keys in one custodian's directory, and which of them its process uses.
+
+    Args:
+        custodian: who uses them.
+        directory: where they lie.
+        seen: what `fingerprint` returned before they were read.
+        verifiers: makes the verifiers that go with keys.
+    """
+
+    def __init__(
+        self,
+        custodian: Custodian,
+        directory: Path,
+        seen: Fingerprint,
+        verifiers: Callable[[CustodianKeys], VerifierSet],
+    ) -> None:
+        self._custodian: Final = custodian
+        self._directory: Final = directory
+        self._verifiers: Final = verifiers
+        self._seen = seen
+        self._published = False
+
+    async def begin(self) -> None:
+        """Record the key set that is served from the beginning, if it is new.
+
+        Raises:
+            ConfigurationError: the ledger knows a newer one (`key_set_rollback`), or another one (`key_set_fork`).
+            StorageError: the ledger cannot be written.
+        """
+        await self._publish(self._custodian.keys)
+        await self._wrap_anew()
+
+    async def changed(self) -> bool:
+        """Look at the files; return whether other keys are in use from now on.
+
+        Raises:
+            StorageError: the ledger cannot be written; it is tried again when this is called again.
+        """
+        seen = self._seen
+        try:
+            seen = fingerprint(self._directory)
+            if seen == self._seen:
+                if not self._published:
+                    await self._publish(self._custodian.keys)
+                return False
+            keys = self._load()
+            await self._publish(keys)
+        except ConfigurationError as error:
+            self._seen = seen
+            _LOG.error("keys_unusable", extra={"code": error.code, "reason": error.reason})
+            return False
+        self._seen = seen
+        self._custodian.take_up(keys, self._verifiers(keys))
+        self._custodian.hub.tell_key_set(keys.key_set.version)
+        _LOG.info("keys_taken_up", extra={"version": keys.key_set.version})
+        await self._wrap_anew()
+        return True
+
+    def _load(self) -> CustodianKeys:
+        try:
+            keys = custodian_keys.load(self._directory)
+        except AIGovToolError as error:
+            raise ConfigurationError(error.message, reason=error.reason) from None
+        used = self._custodian.keys
+        if keys.custodian != used.custodian:
+            raise ConfigurationError("these are the keys of another custodian", reason="wrong_custodian")
+        if keys.key_set.version < used.key_set.version:
+            raise ConfigurationError("the key set is older than the one in use", reason="key_set_rollback")
+        return keys
+
+    async def _publish(self, keys: CustodianKeys) -> None:
+        try:
+            await self._custodian.database.run(lambda running: key_sets.publish(self._custodian, running, keys))
+        except LedgerRollbackError:
+            self._published = False
+        else:
+            self._published = True
+
+    async def _wrap_anew(self) -> None:
+        keys = self._custodian.keys
+        if not keys.rewrap:
+            return
+        changed = await self._custodian.database.run(lambda running: key_sets.wrap_anew(running, keys))
+        old_keystore_path(self._directory / "keys").unlink(missing_ok=True)
+        _LOG.info("keystore_wrapped_anew", extra={"models": changed})
+
+
+def fingerprint(directory: Path) -> Fingerprint:
+    """Return what tells that a file of the keys in a custodian's directory was changed.
+
+    Raises:
+        ConfigurationError: `unreadable_key_file`.
+    """
+    found = []
+    try:
+        for path in (directory / "keys").iterdir():
+            if path.suffix == ".key" or path.name == "key-set.json":
+                status = path.lstat()
+                found.append((path.name, status.st_ino, status.st_mtime_ns, status.st_size))
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot read {directory / 'keys'}: {error.strerror}", reason="unreadable_key_file"
+        ) from None
+    return tuple(sorted(found))
