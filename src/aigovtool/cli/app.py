@@ -24,6 +24,7 @@ VERBS: Final[Mapping[str, str]] = MappingProxyType(
         "operator": "aigovtool.cli.parties.operator:operator",
         "borrower": "aigovtool.cli.parties.party:borrower",
         "consumer": "aigovtool.cli.parties.party:consumer",
+        "renew": "aigovtool.cli.parties.renew:renew",
         "model": "aigovtool.cli.model.verb:model",
         "budget": "aigovtool.cli.budget.verb:budget",
         "usage": "aigovtool.cli.usage:usage",

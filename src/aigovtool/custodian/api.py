@@ -227,6 +227,11 @@ def _party(custodian: Custodian) -> list[Route]:
     async def own(call: Call) -> shown.OwnView:
         return await asks.own_view(custodian, call.caller())
 
+    async def certificate(call: Call) -> shown.PartyCertificate:
+        await _enrolled(custodian, call)
+        identity = call.caller()
+        return await credentials.show_certificate(custodian, PartyRole(identity.kind.value), identity.name)
+
     return [
         Route(
             method="POST",
@@ -245,6 +250,14 @@ def _party(custodian: Custodian) -> list[Route]:
             summary="One of the caller's own requests",
             path_type=AskPath,
             answer=AskState,
+        ),
+        Route(
+            method="GET",
+            path="/v1/self/certificate",
+            handler=certificate,
+            who=(*_OPERATOR, *_PARTY),
+            summary="The caller's certificate, issued again",
+            answer=shown.PartyCertificate,
         ),
         Route(
             method="GET", path="/v1/self", handler=own, who=_PARTY, summary="The caller's budgets", answer=shown.OwnView

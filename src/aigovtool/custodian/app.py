@@ -8,16 +8,19 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from aigovtool.attestation.model import TeeType
 from aigovtool.attestation.policy import AppraisalPolicy, policy_digest
 from aigovtool.attestation.tee.catalogue import HARDWARE
 from aigovtool.attestation.verifier import Exchange, VerifierSet
 from aigovtool.codec import Message, decode, encode
+from aigovtool.crypto.identity import read_credential
 from aigovtool.crypto.keyfile import make_private_directory, read_secret_file, write_secret_file
 from aigovtool.crypto.memory import keep_private
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey
-from aigovtool.crypto.x509 import to_pem
+from aigovtool.crypto.x509 import from_pem, to_pem
 from aigovtool.custodian import activation
 from aigovtool.custodian import keys as custodian_keys
 from aigovtool.custodian.api import custodian_application
@@ -38,10 +41,10 @@ from aigovtool.custodian.store.database import Database
 from aigovtool.custodian.store.records import Party
 from aigovtool.custodian.store.sqlite import Sqlite
 from aigovtool.custodian.store.transaction import Transaction
-from aigovtool.errors import AIGovToolError, StorageError
+from aigovtool.errors import AIGovToolError, ConfigurationError, StorageError
 from aigovtool.ids import KeyId, OperatorId, digest_of, parse_name
 from aigovtool.ledger.entry import AppraisalPolicySet, Genesis, KeySetPublished, PartyAdded, PartyRole
-from aigovtool.protocol.party import CustodianAddress, OperatorFile, parse_url
+from aigovtool.protocol.party import CustodianAddress, OperatorFile, PartyFile, parse_url
 from aigovtool.transport import descriptors
 from aigovtool.transport.server import HttpServer, bind
 
@@ -136,6 +139,30 @@ def _write_operator_file(path: Path, keys: CustodianKeys, url: str, enrolled: Pa
         keystore=keys.keystore.public,
     )
     write_secret_file(path, Secret(encode(operator_file)))
+
+
+def certificate_of(directory: Path, party: PartyFile, now_ms: int) -> PartyFile:
+    """Return a party's file with a certificate that the present credentials key issued: same key, same end.
+
+    For whoever holds the directory, when nobody can connect with the old one. The ledger is not asked, and need not be:
+    it has the last word on each connection.
+
+    Raises:
+        ConfigurationError: the file is of another custodian (`wrong_custodian`).
+        UnauthenticatedError: its certificate cannot be read (`bad_credential`).
+        InvalidValueError: its time is over.
+    """
+    keys = custodian_keys.load(directory)
+    if party.custodian.root != keys.root.raw:
+        raise ConfigurationError("the file is of another custodian", reason="wrong_custodian")
+    before = read_credential(from_pem(party.certificate.encode())[0])
+    role = PartyRole(before.kind.value)
+    issued = certificate_for(
+        keys, role, before.name, before.public_key.raw, now_ms=now_ms, not_after_ms=before.not_after_ms
+    )
+    if isinstance(party, OperatorFile):
+        return msgspec.structs.replace(party, certificate=issued, keystore=keys.key_set.keystore)
+    return msgspec.structs.replace(party, certificate=issued)
 
 
 def add_operator(directory: Path, operator: str, path: Path) -> None:

@@ -109,7 +109,11 @@ class CustodianKeys:
         for other in self.other_keystores:
             with suppress(SignatureInvalidError):
                 return other.unwrap(wrapped, context)
-        return self.keystore.unwrap(wrapped, context)
+        try:
+            return self.keystore.unwrap(wrapped, context)
+        except SignatureInvalidError as error:
+            error.fix = "if the keystore key was rotated: aigovtool renew OPERATOR-FILE, then seal the model again"
+            raise
 
     def activation_key(self) -> bytes:
         """Return the 32 bytes from which secrets for attestation keys are made: HKDF-SHA-256 of the commands key.

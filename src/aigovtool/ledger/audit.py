@@ -2,7 +2,7 @@
 
 `verify_log` makes these checks, in this order, and stops at the first entry that fails one:
 
-1. The checkpoint is signed by a log key of the custodian whose root key the reader pins.
+1. The checkpoint is signed by a log key of the custodian whose root key the reader pins, and that was not revoked.
 2. Each entry is strict JSON in its only encoding, and its hash is the one recorded beside it.
 3. Indices count from 0 without gaps; time, generation and epoch never go back; the first entry, and only the
    first, founds the ledger of this custodian.
@@ -93,6 +93,7 @@ def verify_log(
     names: Iterable[str] = (),
     cosigned: Iterable[str] = (),
     witnesses: Sequence[WitnessKey] = (),
+    revoked: Sequence[VerifyKey] = (),
 ) -> AuditReport:
     """Return what a log says, if it is whole, unchanged and consistent.
 
@@ -105,12 +106,14 @@ def verify_log(
         names: what a refusal calls them, such as their files, in the same order; they may be fewer.
         cosigned: co-signed checkpoints that came with the copy.
         witnesses: those whose co-signatures the reader believes.
+        revoked: log keys that were taken back. What they signed is read where the log that `keys` signed contains it,
+            and in what the reader holds; it vouches for nothing.
 
     Raises:
         LogError: naming the first bad entry, with a reason for each of the checks above, and what to do.
     """
     require_distinct(witnesses)
-    trust = _Trust(keys, custodian)
+    trust = _Trust(keys, custodian, (*keys, *revoked))
     try:
         checkpoint = trust.opened(note, "the checkpoint of the copy")
         held = _Held([*_remembered(seen, names, trust), *_came_with(cosigned, trust)])
@@ -131,15 +134,16 @@ def verify_log(
 
 
 class _Trust(NamedTuple):
-    """The log keys of one custodian."""
+    """The log keys of one custodian; `known` are also those that were taken back."""
 
     keys: list[VerifyKey]
     custodian: KeyId
+    known: tuple[VerifyKey, ...]
 
-    def opened(self, note: str, called: str, fix: str | None = None) -> Checkpoint:
-        """Return what a note of this custodian's log says; a refusal calls it as is said."""
+    def opened(self, note: str, called: str, fix: str | None = None, *, old: bool = False) -> Checkpoint:
+        """Return what a note of this custodian's log says, which may be `old`; a refusal calls it as is said."""
         try:
-            checkpoint = open_checkpoint(note, self.keys)
+            checkpoint = open_checkpoint(note, list(self.known) if old else self.keys)
         except LogError as error:
             raise LogError(f"{called}: {error.message}", reason=error.reason, fix=fix) from None
         if checkpoint.custodian != self.custodian:
@@ -183,7 +187,7 @@ def _shown_lost(entry: Entry, trust: _Trust) -> Checkpoint | None:
     """Return what an entry excuses: a gap that was found is not, before it is settled."""
     if not isinstance(entry.body, GapFound | Restored):
         return None
-    lost = trust.opened(entry.body.checkpoint, "the checkpoint of what was lost")
+    lost = trust.opened(entry.body.checkpoint, "the checkpoint of what was lost", old=True)
     return lost if isinstance(entry.body, Restored) else None
 
 
@@ -219,7 +223,7 @@ class _Remembered:
 def _remembered(notes: Iterable[str], names: Iterable[str], trust: _Trust) -> Iterator[_Remembered]:
     called = chain((f"the checkpoint that you hold in {name}" for name in names), repeat("a checkpoint that you hold"))
     for note, what in zip(notes, called, strict=False):
-        yield _Remembered(note, trust.opened(note, what, _ANOTHER_FILE), what, own=True)
+        yield _Remembered(note, trust.opened(note, what, _ANOTHER_FILE, old=True), what, own=True)
 
 
 def _came_with(notes: Iterable[str], trust: _Trust) -> Iterator[_Remembered]:

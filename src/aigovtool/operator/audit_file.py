@@ -104,6 +104,7 @@ def verify_audit_file(
     seen: Iterable[str] = (),
     names: Iterable[str] = (),
     witnesses: Sequence[WitnessKey] = (),
+    key_set_at_least: int = 0,
     keep: Callable[[bytes], None] = lambda _: None,
 ) -> AuditReport:
     """Verify a copy of the log under the pinned root key of its custodian.
@@ -114,26 +115,28 @@ def verify_audit_file(
         seen: older signed checkpoints that the reader holds.
         names: what a refusal calls them, in the same order.
         witnesses: those whose co-signatures the reader believes.
+        key_set_at_least: the lowest version of the custodian's key set to accept: a key may have been revoked since.
         keep: is given each entry as it is read. What it was given is worth something only when this returns.
 
     Raises:
         ConfigurationError: the file cannot be read.
-        SignatureInvalidError: the key set is not signed by `root`.
+        SignatureInvalidError: the key set is not signed by `root`, or is too old (`key_set_rollback`).
         LogError: naming the first bad entry, or a checkpoint that the log does not extend.
     """
     try:
         with path.open("rb") as file:
             header = _header(file.readline(_MAX_HEADER_BYTES + 1))
-            keys = open_key_set(header.key_set, root).log_keys()
+            key_set = open_key_set(header.key_set, root, at_least=key_set_at_least)
             return verify_log(
                 _kept(_entries(file), keep),
                 header.checkpoint,
-                keys,
+                key_set.log_keys(),
                 root.key_id,
                 seen=seen,
                 names=names,
                 cosigned=header.cosigned,
                 witnesses=witnesses,
+                revoked=key_set.revoked_log_keys(),
             )
     except OSError as error:
         raise ConfigurationError(

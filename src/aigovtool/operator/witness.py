@@ -48,6 +48,8 @@ class Seen:
     keys: tuple[VerifyKey, ...]
     #: Earlier checkpoints with co-signatures of witnesses; nothing of them is verified here.
     cosigned: tuple[str, ...] = ()
+    #: Log keys that were taken back: what was kept may be signed by one, and must then be in the log all the same.
+    revoked: tuple[VerifyKey, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ class LogWitness:
             LedgerRollbackError: the note is in the log, but somebody else showed one that is not.
         """
         before = self.head()
-        held = open_checkpoint(note, list(before.keys))
+        held = open_checkpoint(note, [*before.keys, *before.revoked])
         if held.custodian != self.root.key_id:
             raise LogError("the checkpoint is of another custodian's log", reason="wrong_custodian")
         try:
@@ -170,11 +172,18 @@ class LogWitness:
         self.close()
 
     def _opened(self, head: LogHead) -> Seen:
-        keys = open_key_set(head.key_set, self.root).log_keys()
+        key_set = open_key_set(head.key_set, self.root)
+        keys = key_set.log_keys()
         checkpoint = open_checkpoint(head.checkpoint, keys)
         if checkpoint.custodian != self.root.key_id:
             raise LogError("the checkpoint is of another custodian's log", reason="wrong_custodian")
-        return Seen(note=head.checkpoint, checkpoint=checkpoint, keys=tuple(keys), cosigned=head.cosigned)
+        return Seen(
+            note=head.checkpoint,
+            checkpoint=checkpoint,
+            keys=tuple(keys),
+            cosigned=head.cosigned,
+            revoked=tuple(key_set.revoked_log_keys()),
+        )
 
     def _rolled_back(
         self, held: Checkpoint, before: Seen, error: LedgerRollbackError

@@ -48,9 +48,9 @@ class KeySet(Message, omit_defaults=True):
         """Return the keys that may sign checkpoints."""
         return [VerifyKey(raw) for raw in self.log]
 
-    def known_log_keys(self) -> list[VerifyKey]:
-        """Return also those that were taken back: for what was kept, or is in the log, and is compared with it."""
-        return [VerifyKey(raw) for raw in (*self.log, *self.revoked_log)]
+    def revoked_log_keys(self) -> list[VerifyKey]:
+        """Return those that were taken back: for what was kept, or is in the log, and is compared with the log."""
+        return [VerifyKey(raw) for raw in self.revoked_log]
 
 
 def require_no_rollback(key_set: KeySet, seen: KeySet) -> None:

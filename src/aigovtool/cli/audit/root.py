@@ -29,14 +29,20 @@ def opened(
     seen: Sequence[str] = (),
     names: Sequence[str] = (),
     witnesses: "Sequence[WitnessKey]" = (),
+    key_set_at_least: int = 0,
     keep: Callable[[bytes], None] = lambda _: None,
 ) -> "AuditReport":
     """Verify a copy of the log; raises as `verify_audit_file`."""
     from aigovtool.operator.audit_file import verify_audit_file  # noqa: PLC0415
 
     try:
-        return verify_audit_file(file, root, seen=seen, names=names, witnesses=witnesses, keep=keep)
+        return verify_audit_file(
+            file, root, seen=seen, names=names, witnesses=witnesses, key_set_at_least=key_set_at_least, keep=keep
+        )
     except SignatureInvalidError as error:
+        if error.reason == "key_set_rollback":
+            error.fix = "have it written again: the custodian has had a newer key set since"
+            raise
         raise SignatureInvalidError(
             f"{file} is not by this custodian: {error.message}", reason=error.reason, fix=_COMPARE
         ) from None

@@ -114,6 +114,14 @@ def export(screen: Screen, out: Path, operator_file: Path | None) -> None:
     metavar="NUMBER",
     help="How many of them must have co-signed the log; all of them if not given.",
 )
+@click.option(
+    "--key-set",
+    "key_set_at_least",
+    type=click.IntRange(0),
+    default=0,
+    metavar="VERSION",
+    help="Refuse a copy with an older key set of the custodian: one of its keys may have been revoked since.",
+)
 @operator_option
 @click.pass_context
 def verify(
@@ -124,6 +132,7 @@ def verify(
     seen: tuple[Path, ...],
     keys: tuple[str, ...],
     witnesses_required: int | None,
+    key_set_at_least: int,
     operator_file: Path | None,
 ) -> None:
     """Verify a copy of the log offline: signatures, hashes, order, and every balance.
@@ -143,7 +152,14 @@ def verify(
     believed, required = witnessed.counted(keys, witnesses_required)
     trusted = root_of(root, operator_file)
     notes = [read_note(one) for one in seen]
-    report = opened(file, trusted, seen=notes, names=[str(one) for one in seen], witnesses=believed)
+    report = opened(
+        file,
+        trusted,
+        seen=notes,
+        names=[str(one) for one in seen],
+        witnesses=believed,
+        key_set_at_least=key_set_at_least,
+    )
     require_witnesses(report.vouching, required)
     done = _verified(file, report, held=len(seen), required=required)
     screen.show(done, lambda: _say(screen, done))

@@ -1,4 +1,6 @@
-"""`aigovtool borrower | consumer`: enrol parties, list them, revoke them. `operator` is a module of its own.
+"""`aigovtool borrower | consumer`: enrol parties, list them, hand out their certificates, revoke them.
+
+`operator` is a module of its own.
 
 A party's key pair is made here; only the public half goes to the custodian, which answers with a certificate. The
 file that is written is all that the party needs, and the only place where its private key is.
@@ -13,6 +15,7 @@ from msgspec import Struct
 
 from aigovtool.cli.confirm import confirm, yes_option
 from aigovtool.cli.credentials import connected, require_free, write_party
+from aigovtool.cli.public_file import write_public
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.stop import stopped
 from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
@@ -60,6 +63,12 @@ class Revoked(Struct, frozen=True, kw_only=True):
     entry: int
     epoch: int | None
     stop: stopped.StopReport | None
+
+
+class CertificateFetched(Struct, frozen=True, kw_only=True):
+    """The file with a party's certificate."""
+
+    file: str
 
 
 @click.group(cls=VerbGroup, example="aigovtool borrower add st-mary -o st-mary.json")
@@ -195,6 +204,18 @@ def say_added(screen: Screen, made: Enrolled) -> None:
     screen.show(made, render)
 
 
+def _fetch_certificate(screen: Screen, role: str, name: str, out: Path, operator_file: Path | None) -> None:
+    from aigovtool.ids import parse_name  # noqa: PLC0415
+    from aigovtool.ledger.entry import PartyRole  # noqa: PLC0415
+
+    require_free(out)
+    with connected(operator_file) as client:
+        found = client.certificate(PartyRole(role), parse_name(name, role))
+    write_public(out, found)
+    next_ = f"next, where the file of {name} is: aigovtool renew {name}.json --certificate {out}"
+    screen.show(CertificateFetched(file=str(out)), lambda: screen.line(next_))
+
+
 def _list(screen: Screen, role: str, operator_file: Path | None) -> None:
     with connected(operator_file) as client:
         view = client.parties()
@@ -274,5 +295,22 @@ def add_list_and_revoke(group: click.Group, role: str, example: str) -> None:
         _revoke(screen, role, name, operator_file, wait_s=wait_s, yes=yes)
 
 
+def _add_certificate(group: click.Group, role: str, example: str) -> None:
+    @group.command(
+        "certificate",
+        cls=Verb,
+        example=f"aigovtool {role} certificate {example} -o {example}-certificate.json",
+        help=f"Fetch the certificate of an enrolled {role} anew, for `aigovtool renew`. It is no secret.",
+    )
+    @click.argument("name")
+    @click.option("-o", "--out", type=FILE, required=True, help="File to write; it must not exist.")
+    @operator_option
+    @click.pass_obj
+    def certificate(screen: Screen, *, name: str, out: Path, operator_file: Path | None) -> None:
+        _fetch_certificate(screen, role, name, out, operator_file)
+
+
 add_list_and_revoke(borrower, "borrower", "st-mary")
 add_list_and_revoke(consumer, "consumer", "radiology")
+_add_certificate(borrower, "borrower", "st-mary")
+_add_certificate(consumer, "consumer", "radiology")

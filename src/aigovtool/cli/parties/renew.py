@@ -1,0 +1,108 @@
+"""`aigovtool renew`: a party's certificate anew, for the same key and until the same end.
+
+It is needed before the custodian revokes the authority that issued the present one, and does no harm at any time. What
+a certificate says is worth nothing without the ledger, which has the party's key, end and revocation.
+"""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from msgspec import Struct, structs
+
+from aigovtool.cli.credentials import read_party, replace_party
+from aigovtool.cli.directory import require_custodian
+from aigovtool.cli.public_file import read_public
+from aigovtool.cli.screen import Screen
+from aigovtool.cli.verb import DIRECTORY, FILE, Verb
+from aigovtool.errors import ConflictError
+
+if TYPE_CHECKING:
+    from aigovtool.protocol.party import OperatorFile, PartyFile
+    from aigovtool.protocol.views import PartyCertificate
+
+
+class Renewed(Struct, frozen=True, kw_only=True):
+    """The file that has another certificate now; `keystore` says whether it has another keystore key too."""
+
+    file: str
+    keystore: bool
+
+
+@click.command(cls=Verb, example="aigovtool renew radiology.json")
+@click.argument("file", type=FILE)
+@click.option("--certificate", "source", type=FILE, help="One that an operator fetched; nothing is sent.")
+@click.option(
+    "--custodian", "directory", type=DIRECTORY, help="Issue it from the custodian's directory; nothing is sent."
+)
+@click.pass_obj
+def renew(screen: Screen, *, file: Path, source: Path | None, directory: Path | None) -> None:
+    """Put a new certificate into your party's FILE: for the same key, until the same end.
+
+    It is issued by the key that the custodian uses now, and an operator's file gets the present keystore key. Do it
+    once the custodian's credentials key was rotated, before the old one is revoked. If it was revoked already, nobody
+    can connect with the old certificate: then an operator fetches one (`aigovtool consumer certificate`), and whoever
+    holds the custodian's directory renews the operator's file with --custodian.
+    """
+    if source is not None and directory is not None:
+        raise click.UsageError("give --certificate or --custodian, not both")
+    party = read_party(file)
+    if source is not None:
+        renewed = _with_certificate(party, _read_certificate(source), file)
+    elif directory is not None:
+        renewed = _issued(party, directory)
+    else:
+        renewed = _fetched(party, file)
+    replace_party(file, renewed)
+    done = Renewed(file=str(file), keystore=_keystore(renewed) != _keystore(party))
+
+    def render() -> None:
+        screen.line(f"{file} has a new certificate; what uses it must read the file again", style="green")
+        if done.keystore:
+            screen.line("Model keys are deposited to the new keystore key from now on.")
+
+    screen.show(done, render)
+
+
+def _fetched(party: "PartyFile", file: Path) -> "PartyFile":
+    from aigovtool.crypto.sign import Envelope, VerifyKey  # noqa: PLC0415
+    from aigovtool.operator.connection import CustodianConnection  # noqa: PLC0415
+    from aigovtool.protocol.party import OperatorFile  # noqa: PLC0415
+    from aigovtool.protocol.trust import open_key_set  # noqa: PLC0415
+    from aigovtool.protocol.views import PartyCertificate  # noqa: PLC0415
+
+    with CustodianConnection.of(party) as connection:
+        found = connection.get("/v1/self/certificate", PartyCertificate)
+        key_set = open_key_set(connection.get("/v1/key-set", Envelope), VerifyKey(party.custodian.root))
+    renewed = _with_certificate(party, found, file)
+    return structs.replace(renewed, keystore=key_set.keystore) if isinstance(renewed, OperatorFile) else renewed
+
+
+def _issued(party: "PartyFile", directory: Path) -> "PartyFile":
+    from aigovtool.custodian.app import certificate_of  # noqa: PLC0415
+
+    require_custodian(directory)
+    return certificate_of(directory, party, time.time_ns() // 1_000_000)
+
+
+def _read_certificate(source: Path) -> "PartyCertificate":
+    from aigovtool.protocol.views import PartyCertificate  # noqa: PLC0415
+
+    return read_public(source, PartyCertificate, "a certificate that an operator fetched")
+
+
+def _with_certificate(party: "PartyFile", found: "PartyCertificate", file: Path) -> "PartyFile":
+    from aigovtool.crypto.secret import Secret  # noqa: PLC0415
+    from aigovtool.crypto.sign import SigningKey  # noqa: PLC0415
+    from aigovtool.protocol.party import BorrowerFile  # noqa: PLC0415
+
+    with Secret(party.enrolment_key if isinstance(party, BorrowerFile) else party.key) as seed:
+        mine = SigningKey.from_secret(seed).public.raw
+    if found.key != mine:
+        raise ConflictError(f"the certificate is for another key than that in {file}", reason="other_key")
+    return structs.replace(party, certificate=found.certificate)
+
+
+def _keystore(party: "PartyFile | OperatorFile") -> bytes:
+    return getattr(party, "keystore", b"")
