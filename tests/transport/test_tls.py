@@ -6,11 +6,12 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
 import pytest
-from tests.transport.conftest import World, ask, connected, served
+from tests.transport.conftest import Reply, World, ask, connected, served
 
 from aigovtool.crypto.identity import IdentityKind
 from aigovtool.crypto.keyfile import write_key
@@ -25,6 +26,7 @@ from aigovtool.crypto.x509 import (
 )
 from aigovtool.errors import ConfigurationError
 from aigovtool.transport import tls
+from aigovtool.transport.routes import Call, Caller, Route
 from aigovtool.transport.server import HttpServer
 
 DAY_MS = 86_400_000
@@ -170,6 +172,46 @@ async def test_authorities_and_certificates_rotate_without_a_restart(world: Worl
         stale = tls.pinned_context(certificate, credential=[before[0]], key=before[1])
         with pytest.raises((ssl.SSLError, ConnectionError, ValueError)):
             await ask(server, stale, "/whoami")
+
+
+async def test_open_connections_of_an_authority_that_is_given_up_end_and_all_others_go_on(world: World) -> None:
+    """A certificate of the other authority, and none, stay; of the old one only the answer under way is given."""
+    kept_key, started, go_on = SigningKey.generate(), asyncio.Event(), asyncio.Event()
+
+    async def slow(_call: Call) -> Reply:
+        started.set()
+        await go_on.wait()
+        return Reply(text="late")
+
+    kept = world.credential(IdentityKind.CONSUMER, "kept", authority_key=kept_key)
+    old = world.credential(IdentityKind.CONSUMER, "old")
+    authorities = [world.authority, world.new_authority(kept_key)]
+    both, one = (
+        tls.server_context([world.server_certificate], world.server_key, some)
+        for some in (authorities, authorities[1:])
+    )
+    late = Route(method="GET", path="/late", handler=slow, who=(Caller.CONSUMER,), summary="Slow", answer=Reply)
+    async with served(world, tls=both, routes=[late]) as server, AsyncExitStack() as stack:
+        host, port = server.address
+        clients = [
+            await stack.enter_async_context(
+                httpx.AsyncClient(verify=world.client(who), base_url=f"https://{host}:{port}", trust_env=False)
+            )
+            for who in (kept, old, old)
+        ]
+        for client in clients:
+            assert (await client.get("/whoami")).status_code == 200
+        answer = asyncio.create_task(clients[1].get("/late"))
+        await started.wait()
+        server.replace_tls(one)
+        go_on.set()
+        assert (await answer).json() == {"text": "late"}
+        assert (await clients[0].get("/whoami")).status_code == 200
+        for client in clients[1:]:
+            with pytest.raises(httpx.TransportError):
+                await client.get("/whoami")
+        server.replace_tls(both)
+        assert (await clients[0].get("/whoami")).status_code == 200
 
 
 CREATES_FILES = ("open", "os.mkdir", "os.rename", "os.link", "tempfile.mkstemp")
