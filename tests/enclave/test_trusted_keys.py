@@ -102,6 +102,18 @@ async def test_what_the_revoked_key_signs_is_refused_once_the_new_set_is_known(s
     assert old.commands.public not in instance.key_set.command_keys()
 
 
+async def test_an_instance_attests_again_when_an_authority_for_attestation_keys_was_taken_back(
+    site: Site, service: Service
+) -> None:
+    """Consumers who know the new set would not believe the certificate of before."""
+    revoked(site.bench, Role.ATTESTATION)
+    assert "/v1/boot/again" not in site.link.paths
+    site.bench.custodian.hub.tell_key_set(2)
+    await until(lambda: "/v1/boot/again" in site.link.seen)
+    assert not service.run.instance.keys.uncertified.is_set()
+    assert service.run.ending is None
+
+
 # -- The set itself ------------------------------------------------------------------------------------------------
 
 

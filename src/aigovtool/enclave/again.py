@@ -1,8 +1,12 @@
-"""When an instance attests again: in good time before its attestation runs out, and as long as that lasts."""
+"""When an instance attests again: in good time before its attestation runs out, and as long as that lasts.
+
+And at once when the custodian has taken back an authority for attestation keys: consumers do not believe it any more.
+"""
 
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from aigovtool.crypto.sign import Envelope
@@ -29,7 +33,10 @@ async def attest_in_time(
     while True:
         admission = instance.admission
         life_s = max(0, admission.valid_until_ms - admission.server_time_ms) / 1000
-        await asyncio.sleep(life_s * _AFTER)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(life_s * _AFTER):
+                await instance.keys.uncertified.wait()
+        instance.keys.uncertified.clear()
         while instance.admission is admission:
             try:
                 await _again(instance, take)

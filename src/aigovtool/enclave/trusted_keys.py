@@ -4,6 +4,7 @@ The custodian tells the number of its key set with each renewal and on the push 
 is fetched, and believed because the root key signed it, which is part of what the instance has attested.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -32,6 +33,8 @@ class TrustedKeys:
         self.key_set = open_key_set(envelope, root)
         #: Called after each change.
         self.changed: Callable[[], None] = lambda: None
+        #: Set once an authority was taken back that may have certified this platform's attestation key.
+        self.uncertified: Final = asyncio.Event()
 
     async def learn(self, version: int, fetch: Callable[[], Awaitable[Envelope]]) -> None:
         """Fetch the key set of this number, if it is newer; where that fails, what is believed stays as it is."""
@@ -51,6 +54,8 @@ class TrustedKeys:
         key_set: KeySet = open_key_set(envelope, self._root)
         require_no_rollback(key_set, self.key_set)
         if key_set.version > self.key_set.version:
+            if set(self.key_set.attestation) - set(key_set.attestation):
+                self.uncertified.set()
             self.envelope, self.key_set = envelope, key_set
             _LOG.info("key_set_taken", extra={"version": key_set.version})
             self.changed()
