@@ -104,8 +104,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         28,
         name="Keys could not be rotated, and the host's clock decided",
-        answer="",
-        tried="",
+        answer="Keys are announced, used and revoked while all goes on; who has seen the new set believes no thief",
+        tried="Five keys rotated under traffic, two custodians on one ledger, a thief with all old keys in their place",
+        refusals=("bad_signature: wrong_key", "bad_signature: key_set_rollback", "configuration: key_set_rollback"),
+        entries=("key_set_published",),
     ),
     Fault(
         29,

@@ -103,11 +103,11 @@ def use(screen: Screen, *, directory: Path, role: str) -> None:
 
 @keys.command(cls=Verb, example="aigovtool custodian keys revoke ./custodian 3f29ab01 --root /media/usb/root.key")
 @click.argument("directory", type=DIRECTORY)
-@click.argument("key")
+@click.argument("key_id", metavar="KEYID")
 @_root
 @click.pass_obj
-def revoke(screen: Screen, *, directory: Path, key: str, root_file: Path | None) -> None:
-    """Have nobody believe a KEY any more, named by its first digits as `keys list` shows them.
+def revoke(screen: Screen, *, directory: Path, key_id: str, root_file: Path | None) -> None:
+    """Have nobody believe a key any more: KEYID is its identifier, or the first digits that `keys list` shows.
 
     Needs the root key. One that is in use is replaced at once: by the announced key, or by a new one. That is for a key
     that was stolen; docs/deploy.md says what else is to be done then, and what nothing can mend.
@@ -116,7 +116,7 @@ def revoke(screen: Screen, *, directory: Path, key: str, root_file: Path | None)
     from aigovtool.custodian.key_rotation import revoke as revoke_key  # noqa: PLC0415
 
     require_custodian(directory)
-    made = revoke_key(directory, key, root_file or default_root(directory), _now_ms())
+    made = revoke_key(directory, key_id, root_file or default_root(directory), _now_ms())
 
     def render() -> None:
         screen.line(f"revoked, in version {made.version} of the key set", style="green")
