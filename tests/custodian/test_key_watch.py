@@ -4,7 +4,7 @@ import logging
 
 import msgspec
 import pytest
-from tests.custodian.conftest import MODEL, Bench, Enclave, message_id, want
+from tests.custodian.conftest import BORROWER, MODEL, Bench, Enclave, message_id, want
 
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.keyfile import read_signing_key
@@ -19,9 +19,11 @@ from aigovtool.custodian.service import renewal, views
 from aigovtool.custodian.store import models
 from aigovtool.custodian.store.transaction import Gap, Transaction
 from aigovtool.errors import AIGovToolError, ConfigurationError, LogError, SignatureInvalidError
+from aigovtool.ids import digest_of
 from aigovtool.ledger.checkpoint import open_checkpoint, parse_checkpoint, sign_checkpoint
 from aigovtool.ledger.entry import KeySetPublished
 from aigovtool.protocol import messages
+from aigovtool.protocol.release import deposit_context
 from aigovtool.protocol.trust import KEY_SET, open_key_set
 from aigovtool.protocol.views import CheckpointSeen
 
@@ -208,3 +210,32 @@ async def test_model_keys_are_wrapped_anew_once_the_new_keystore_key_is_used(
     with pytest.raises(AIGovToolError):
         old.unwrap(await wrapped(), b"whatever")
     await admitted.release()
+
+
+async def test_a_custodian_whose_keys_were_left_behind_says_so_once_and_goes_on(
+    lent: Bench, watch: KeyWatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another one on the same ledger has published a newer set, which nobody has copied here yet."""
+    newer = KeySetPublished(version=2, digest=digest_of(b"of another machine"))
+    await lent.custodian.database.run(lambda running: lent.custodian.record(running, newer))
+    with caplog.at_level(logging.ERROR, "aigovtool.custodian.key_watch"):
+        for _ in range(3):
+            assert not await watch.changed()
+    assert [getattr(line, "reason", "") for line in caplog.records] == ["key_set_rollback"]
+    assert await published(lent) == [1, 2]
+
+
+async def test_a_deposit_to_the_keystore_key_of_before_is_kept_under_the_new_one(bench: Bench) -> None:
+    """A model that was sealed before the rotation and is added after its announcement."""
+    await bench.add_borrower(BORROWER)
+    watch = watch_of(bench)
+    await watch.begin()
+    old = bench.custodian.keys.keystore
+    announce(bench.directory, Role.KEYSTORE, default_root(bench.directory), NOW_MS)
+    assert await watch.changed()
+    await bench.command(bench.upload())
+    wrapped = await bench.custodian.database.run(lambda running: models.require(running, MODEL).wrapped_key)
+    context = deposit_context(bench.custodian.keys.custodian, bench.manifest)
+    with pytest.raises(SignatureInvalidError):
+        old.unwrap(wrapped, context)
+    assert bench.custodian.keys.keystore.unwrap(wrapped, context).reveal() == bench.model_key

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aigovtool.attestation.verifier import VerifierSet
 from aigovtool.codec import Message, encode
-from aigovtool.crypto.sign import Envelope, seal
+from aigovtool.crypto.sign import Envelope, SigningKey, seal
 from aigovtool.custodian.endorsements.cache import EndorsementCache
 from aigovtool.custodian.hub import Announcement, Hub
 from aigovtool.custodian.keys import CustodianKeys
@@ -93,8 +93,11 @@ class Custodian:
             raise rolled_back()
         return log.append(transaction, self.now(transaction), body)
 
-    def checkpoint(self, transaction: Transaction) -> str:
-        """Return the log as it stands, signed. Whoever is given it can tell later that it was forgotten."""
+    def checkpoint(self, transaction: Transaction, key: SigningKey | None = None) -> str:
+        """Return the log as it stands, signed. Whoever is given it can tell later that it was forgotten.
+
+        With `key`: by this log key, of a key set that is shown beside it.
+        """
         frontier = transaction.head.frontier
         checkpoint = Checkpoint(
             custodian=self.keys.custodian,
@@ -103,7 +106,7 @@ class Custodian:
             generation=transaction.head.generation,
         )
         # The root is part of the question: a job that was undone may have signed another tree of the same size.
-        key, newest = self.keys.log, self.newest_note
+        key, newest = key or self.keys.log, self.newest_note
         if newest is None or newest[0] != (checkpoint, key.public.key_id):
             newest = self.newest_note = (checkpoint, key.public.key_id), sign_checkpoint(checkpoint, key)
         return newest[1]

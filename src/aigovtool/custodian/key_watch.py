@@ -6,11 +6,13 @@
 3. Enclaves that listen are told at once, the others with their next renewal; each fetches the set, and verifies it.
 4. Once the keystore's new key is in use, all model keys are wrapped to it; then the old private key is removed.
 
-What cannot be used is logged once, and what is in use stays.
+What cannot be used is logged once, and what is in use stays; also that another custodian of the same ledger has a newer
+key set than this directory.
 """
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -47,7 +49,7 @@ class KeyWatch:
         self._directory: Final = directory
         self._verifiers: Final = verifiers
         self._seen = seen
-        self._published = False
+        self._told: tuple[Fingerprint, str | None] | None = None
 
     async def begin(self) -> None:
         """Record the key set that is served from the beginning, if it is new.
@@ -69,14 +71,14 @@ class KeyWatch:
         try:
             seen = fingerprint(self._directory)
             if seen == self._seen:
-                if not self._published:
-                    await self._publish(self._custodian.keys)
+                # Another custodian of this ledger may have published a newer one; or there was a gap before.
+                await self._publish(self._custodian.keys)
                 return False
             keys = self._load()
             await self._publish(keys)
         except ConfigurationError as error:
             self._seen = seen
-            _LOG.error("keys_unusable", extra={"code": error.code, "reason": error.reason})
+            self._tell(error)
             return False
         self._seen = seen
         self._custodian.take_up(keys, self._verifiers(keys))
@@ -97,13 +99,15 @@ class KeyWatch:
             raise ConfigurationError("the key set is older than the one in use", reason="key_set_rollback")
         return keys
 
+    def _tell(self, error: ConfigurationError) -> None:
+        """Log what is wrong with these files, once."""
+        if self._told != (self._seen, error.reason):
+            self._told = self._seen, error.reason
+            _LOG.error("keys_unusable", extra={"code": error.code, "reason": error.reason})
+
     async def _publish(self, keys: CustodianKeys) -> None:
-        try:
+        with suppress(LedgerRollbackError):  # in a gap: at a later look
             await self._custodian.database.run(lambda running: key_sets.publish(self._custodian, running, keys))
-        except LedgerRollbackError:
-            self._published = False
-        else:
-            self._published = True
 
     async def _wrap_anew(self) -> None:
         keys = self._custodian.keys

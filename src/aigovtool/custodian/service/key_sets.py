@@ -4,6 +4,7 @@ Several custodians may serve one ledger, each from its own copy of the keys. The
 last, and with which content: a copy that was left behind is noticed, and so are two sets with one number.
 """
 
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -13,10 +14,9 @@ from aigovtool.crypto.wrap import wrap
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.keys import CustodianKeys
 from aigovtool.custodian.store import log, models
-from aigovtool.custodian.store.records import Model
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import ConfigurationError, SignatureInvalidError
-from aigovtool.ids import digest_of
+from aigovtool.ids import Digest, digest_of
 from aigovtool.ledger.entry import Entry, KeySetPublished
 from aigovtool.limits import MAX_INTEGER
 from aigovtool.protocol.release import deposit_context
@@ -65,26 +65,26 @@ def wrap_anew(transaction: Transaction, keys: CustodianKeys) -> int:
     """
     changed = 0
     for model in models.everything(transaction):
-        wrapped = _wrapped_anew(model, keys)
-        if wrapped is not None:
-            models.replace(transaction, msgspec.structs.replace(model, wrapped_key=wrapped))
-            changed += 1
+        with suppress(SignatureInvalidError):
+            wrapped = to_present(keys, model.wrapped_key, model.manifest_digest)
+            if wrapped != model.wrapped_key:
+                models.replace(transaction, msgspec.structs.replace(model, wrapped_key=wrapped))
+                changed += 1
     return changed
 
 
-def _wrapped_anew(model: Model, keys: CustodianKeys) -> bytes | None:
-    context = deposit_context(keys.custodian, model.manifest_digest)
-    try:
-        keys.keystore.unwrap(model.wrapped_key, context).wipe()
-    except SignatureInvalidError:
-        pass
-    else:
-        return None
-    try:
-        with keys.open_deposit(model.wrapped_key, model.manifest_digest) as key:
-            return wrap(key, keys.keystore.public, context)
-    except SignatureInvalidError:
-        return None
+def to_present(keys: CustodianKeys, wrapped: bytes, manifest: Digest) -> bytes:
+    """Return a deposited key as wrapped to the present keystore key, which it may be already.
+
+    Raises:
+        SignatureInvalidError: it opens with no keystore key that is here (`wrong_context`).
+    """
+    context = deposit_context(keys.custodian, manifest)
+    with suppress(SignatureInvalidError):
+        keys.keystore.unwrap(wrapped, context).wipe()
+        return wrapped
+    with keys.open_deposit(wrapped, manifest) as key:
+        return wrap(key, keys.keystore.public, context)
 
 
 def _newest(transaction: Transaction) -> KeySetPublished | None:

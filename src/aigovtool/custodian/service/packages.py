@@ -19,6 +19,7 @@ from typing import BinaryIO, Final
 
 from aigovtool.crypto.sign import VerifyKey
 from aigovtool.custodian.custodian import Custodian
+from aigovtool.custodian.service.key_sets import to_present
 from aigovtool.custodian.store import parties
 from aigovtool.custodian.store.records import Model
 from aigovtool.custodian.store.transaction import Transaction
@@ -125,7 +126,7 @@ def registered_model(custodian: Custodian, transaction: Transaction, command: Co
         reader = PackageReader(file, VerifyKey(operator.key))
     if reader.manifest_digest != act.manifest or reader.manifest.model != act.model:
         raise InvalidValueError("the package holds another model than the command names", reason="wrong_manifest")
-    custodian.keys.open_deposit(act.wrapped_key, act.manifest).wipe()
+    wrapped = to_present(custodian.keys, act.wrapped_key, act.manifest)
     return Model(
         model=act.model,
         manifest_digest=act.manifest,
@@ -133,7 +134,7 @@ def registered_model(custodian: Custodian, transaction: Transaction, command: Co
         package=act.package,
         package_bytes=package_bytes,
         sealer=operator.key,
-        wrapped_key=act.wrapped_key,
+        wrapped_key=wrapped,
         policy=act.policy,
         borrowers=act.borrowers,
     )

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from aigovtool.codec import decode
-from aigovtool.crypto.sign import VerifyKey
+from aigovtool.crypto.sign import SigningKey, VerifyKey
 from aigovtool.custodian.custodian import Custodian, rolled_back
 from aigovtool.custodian.service.acting import Acting
 from aigovtool.custodian.service.announcements import announce
@@ -158,6 +158,7 @@ def _kept(
 
 def show_head(custodian: Custodian, transaction: Transaction) -> views.LogHead:
     """Return the present checkpoint, and the newest co-signatures of enrolled witnesses."""
+    keys = custodian.keys  # they may be replaced meanwhile
     lines: dict[tuple[int, int], list[str]] = {}
     for witness in witnesses.active(transaction):
         if witness.newest is not None:
@@ -165,16 +166,16 @@ def show_head(custodian: Custodian, transaction: Transaction) -> views.LogHead:
     head = transaction.head
     now = lines.pop((head.generation, head.frontier.size), [])
     return views.LogHead(
-        checkpoint=with_cosignatures(custodian.checkpoint(transaction), now),
-        key_set=custodian.keys.key_set_envelope,
+        checkpoint=with_cosignatures(custodian.checkpoint(transaction, keys.log), now),
+        key_set=keys.key_set_envelope,
         cosigned=tuple(
-            with_cosignatures(_note_of(custodian, transaction, *state), found)
+            with_cosignatures(_note_of(custodian, keys.log, transaction, *state), found)
             for state, found in sorted(lines.items(), reverse=True)
         ),
     )
 
 
-def _note_of(custodian: Custodian, transaction: Transaction, generation: int, size: int) -> str:
+def _note_of(custodian: Custodian, key: SigningKey, transaction: Transaction, generation: int, size: int) -> str:
     # By the log's present key: readers need not know that of then. Signed once, because anybody may ask at any time.
     checkpoint = Checkpoint(
         custodian=custodian.keys.custodian,
@@ -182,7 +183,7 @@ def _note_of(custodian: Custodian, transaction: Transaction, generation: int, si
         root=log.root_at(transaction, size),
         generation=generation,
     )
-    return custodian.witness_keys.note(checkpoint, custodian.keys.log)
+    return custodian.witness_keys.note(checkpoint, key)
 
 
 async def show_witnesses(custodian: Custodian) -> views.Witnesses:
