@@ -142,6 +142,7 @@ EXPECTED: dict[tuple[str, str], tuple[int, ...]] = {
     ("POST", "/v1/asks"): (401, 200, 403, 403, 403),
     ("GET", "/v1/asks/{ask_id}"): (401, 404, 404, 403, 403),
     ("GET", "/v1/self"): (401, 200, 200, 403, 403),
+    ("GET", "/v1/self/certificate"): (401, 200, 200, 200, 403),
     ("POST", "/v1/commands"): OPERATORS_ONLY,
     # Without saying whose: the operator gets as far as that.
     ("GET", "/v1/certificate"): (401, 403, 403, 422, 422),
