@@ -15,7 +15,7 @@ from aigovtool.custodian.hub import Stream
 from aigovtool.custodian.key_rotation import Role, State, announce, default_root, revoke, show, use
 from aigovtool.custodian.key_watch import KeyWatch, fingerprint
 from aigovtool.custodian.keys import CustodianKeys
-from aigovtool.custodian.service import renewal, views
+from aigovtool.custodian.service import key_sets, renewal, views
 from aigovtool.custodian.store import models
 from aigovtool.custodian.store.transaction import Gap, Transaction
 from aigovtool.errors import AIGovToolError, ConfigurationError, LogError, SignatureInvalidError
@@ -42,11 +42,6 @@ async def watch(lent: Bench) -> KeyWatch:
     made = watch_of(lent)
     await made.begin()
     return made
-
-
-def rotated(bench: Bench, role: Role) -> None:
-    announce(bench.directory, role, default_root(bench.directory), NOW_MS)
-    use(bench.directory, role)
 
 
 def revoked(bench: Bench, role: Role) -> None:
@@ -129,6 +124,20 @@ async def test_an_older_set_and_another_one_of_the_same_number_are_not_taken_up(
     assert await published(lent) == [1, 2]
 
 
+async def test_a_ledger_that_has_forgotten_a_set_does_not_bring_the_one_before_back(
+    lent: Bench, watch: KeyWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was restored, and so were the keys: the running custodian remembers what it uses."""
+    path = lent.directory / "keys" / "key-set.json"
+    first = path.read_bytes()
+    announce(lent.directory, Role.LOG, default_root(lent.directory), NOW_MS)
+    assert await watch.changed()
+    monkeypatch.setattr(key_sets, "publish", lambda *_: None)
+    path.write_bytes(first)
+    assert not await watch.changed()
+    assert lent.custodian.keys.key_set.version == 2
+
+
 async def test_a_ledger_with_a_gap_uses_a_new_set_and_records_it_when_it_may(lent: Bench, watch: KeyWatch) -> None:
     """A stolen key must not stay in use until two operators have settled what was lost."""
     before = lent.custodian.keys
@@ -168,7 +177,16 @@ async def test_a_repeated_renewal_is_answered_under_the_key_in_use_now(
 async def test_the_same_state_of_the_log_is_signed_by_the_log_key_in_use_now(lent: Bench, watch: KeyWatch) -> None:
     """And what the revoked key signs is neither a checkpoint of this log nor a gap: a thief stops nobody with it."""
     before = lent.custodian.keys
-    revoked(lent, Role.LOG)
+    announce(lent.directory, Role.LOG, default_root(lent.directory), NOW_MS)
+    assert await watch.changed()
+    old = await views.show_head(lent.custodian)
+    open_checkpoint(old.checkpoint, [before.log.public])
+    use(lent.directory, Role.LOG)
+    assert await watch.changed()
+    new = await views.show_head(lent.custodian)
+    assert parse_checkpoint(new.checkpoint) == parse_checkpoint(old.checkpoint)
+    open_checkpoint(new.checkpoint, [lent.custodian.keys.log.public])
+    revoke(lent.directory, before.log.public.key_id, default_root(lent.directory), NOW_MS)
     assert await watch.changed()
     head = await views.show_head(lent.custodian)
     keys = open_key_set(head.key_set, before.root)
