@@ -89,6 +89,23 @@ def test_a_party_renews_its_certificate_over_the_old_one(lent: Place) -> None:
     assert lent.run("budget", "own", "--credential", str(file)).exit_code == 0
 
 
+def test_a_file_under_a_passphrase_is_renewed_and_stays_under_it(lent: Place) -> None:
+    """The new certificate is no reason to write the key in the clear."""
+    file, words = lent.directory / "under.json", lent.directory / "words"
+    shutil.copy2(lent.operator, file)
+    words.touch(mode=0o600)
+    words.write_text("correct horse battery staple\n")
+    asked = {"AIGOVTOOL_PASSPHRASE_FILE": str(words)}
+    assert lent.run("operator", "protect", str(file), **asked).exit_code == 0
+    before = file.read_bytes()
+    done = lent.run("renew", str(file), **asked)
+    assert done.exit_code == 0, done.output
+    assert file.read_bytes() != before
+    assert b'"party":"protected"' in file.read_bytes()
+    assert lent.run("usage", "--operator", str(file), **asked).exit_code == 0
+    assert "passphrase_needed" in lent.run("renew", str(file)).stderr
+
+
 def test_an_operator_hands_out_a_certificate_for_somebody_elses_file(lent: Place) -> None:
     """It fits the file of that party only, and carries no secret."""
     file, certificate = lent.directory / "radiology-other.json", lent.file("radiology-certificate.json")

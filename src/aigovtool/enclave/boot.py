@@ -112,6 +112,10 @@ class Instance:
         """Return the custodian's time as of admission, carried on by the elapsed clock."""
         return self.began_ms + self.clock.now_ms()
 
+    async def learn_key_set(self, version: int) -> None:
+        """Fetch the custodian's key set, if it has a newer one than is believed; what it signed is judged after."""
+        await self.keys.learn(version, lambda: self.link.get("/v1/key-set", Envelope))
+
     def open_stop_state(self, envelope: Envelope) -> StopState:
         """Verify a stop state."""
         return open_by_any(envelope, STOP_STATE, StopState, self.key_set.command_keys())

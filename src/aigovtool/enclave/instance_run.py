@@ -287,7 +287,7 @@ class InstanceRun:
         message = self._meter.renew(now_ms, MessageId(secrets.token_hex(16)))
         envelope = seal(messages.RENEW, message, self.instance.identity)
         reply = await self._within_share(self.instance.link.post("/v1/renew", envelope, RenewReply))
-        await self._learn(reply.key_set)
+        await self.instance.learn_key_set(reply.key_set)
         self._take_stop_state(reply.stop_state)
         answer = open_by_any(reply.answer, messages.ANSWER, Answer, self.instance.key_set.command_keys())
         self._meter.accept(self._clock.now_ms(), answer)
@@ -295,10 +295,6 @@ class InstanceRun:
             self._finish(Ending.REATTEST)
         self.ready.set()
         self._news()
-
-    async def _learn(self, version: int) -> None:
-        link = self.instance.link
-        await self.instance.keys.learn(version, lambda: self._within_share(link.get("/v1/key-set", Envelope)))
 
     async def _within_share(self, answer: Awaitable[T]) -> T:
         """Give a try a third of the ttl: a connection that hangs must leave time for another one."""
@@ -337,7 +333,7 @@ class InstanceRun:
             failures += 1
 
     async def _pushed(self, line: Push) -> None:
-        await self._learn(line.key_set)
+        await self.instance.learn_key_set(line.key_set)
         if line.stop_state is not None:
             self._take_stop_state(line.stop_state)
         if line.granted or line.recall:

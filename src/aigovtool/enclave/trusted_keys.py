@@ -14,6 +14,8 @@ from aigovtool.errors import AIGovToolError
 from aigovtool.protocol.trust import KeySet, open_key_set, require_no_rollback
 
 _LOG: Final = logging.getLogger(__name__)
+#: A renewal or a pushed line waits for it, so it is given up early; whatever comes next tells the number again.
+_FETCH_S: Final = 2.0
 
 
 class TrustedKeys:
@@ -40,7 +42,11 @@ class TrustedKeys:
         """Fetch the key set of this number, if it is newer; where that fails, what is believed stays as it is."""
         if version > self.key_set.version:
             try:
-                self.take(await fetch())
+                async with asyncio.timeout(_FETCH_S):
+                    envelope = await fetch()
+                self.take(envelope)
+            except TimeoutError:
+                _LOG.warning("key_set_not_taken", extra={"code": "unreachable", "reason": "custodian"})
             except AIGovToolError as error:
                 _LOG.warning("key_set_not_taken", extra={"code": error.code, "reason": error.reason})
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import Struct, structs
 
-from aigovtool.cli.credentials import read_party, replace_party
+from aigovtool.cli.credentials import protected, read_party, replace_party
 from aigovtool.cli.directory import require_custodian
 from aigovtool.cli.public_file import read_public
 from aigovtool.cli.screen import Screen
@@ -19,6 +19,7 @@ from aigovtool.cli.verb import DIRECTORY, FILE, Verb
 from aigovtool.errors import ConflictError
 
 if TYPE_CHECKING:
+    from aigovtool.crypto.secret import Secret
     from aigovtool.protocol.party import OperatorFile, PartyFile
     from aigovtool.protocol.views import PartyCertificate
 
@@ -47,14 +48,14 @@ def renew(screen: Screen, *, file: Path, source: Path | None, directory: Path | 
     """
     if source is not None and directory is not None:
         raise click.UsageError("give --certificate or --custodian, not both")
-    party = read_party(file)
+    party, passphrase = _opened(file)
     if source is not None:
         renewed = _with_certificate(party, _read_certificate(source), file)
     elif directory is not None:
         renewed = _issued(party, directory)
     else:
         renewed = _fetched(party, file)
-    replace_party(file, renewed)
+    _write(file, renewed, passphrase)
     done = Renewed(file=str(file), keystore=_keystore(renewed) != _keystore(party))
 
     def render() -> None:
@@ -63,6 +64,34 @@ def renew(screen: Screen, *, file: Path, source: Path | None, directory: Path | 
             screen.line("Model keys are deposited to the new keystore key from now on.")
 
     screen.show(done, render)
+
+
+def _opened(file: Path) -> "tuple[PartyFile, Secret | None]":
+    """Return a party's file, and the passphrase that it is under."""
+    from aigovtool.cli.passphrase import opened  # noqa: PLC0415
+    from aigovtool.codec import decode  # noqa: PLC0415
+    from aigovtool.protocol.party import MAX_PARTY_FILE_BYTES, OperatorFile  # noqa: PLC0415
+
+    kept = protected(file)
+    if kept is None:
+        return read_party(file), None
+    content, passphrase = opened(file, kept)
+    with content:
+        return decode(content.reveal(), OperatorFile, max_bytes=MAX_PARTY_FILE_BYTES), passphrase
+
+
+def _write(file: Path, party: "PartyFile", passphrase: "Secret | None") -> None:
+    """Replace a party's file, under the same passphrase as before."""
+    from aigovtool.codec import encode  # noqa: PLC0415
+    from aigovtool.crypto.keyfile import write_secret_file  # noqa: PLC0415
+    from aigovtool.crypto.passphrase import protect  # noqa: PLC0415
+    from aigovtool.crypto.secret import Secret  # noqa: PLC0415
+
+    if passphrase is None:
+        replace_party(file, party)
+        return
+    with passphrase, Secret(encode(party)) as plain, Secret(encode(protect(plain, passphrase))) as content:
+        write_secret_file(file.absolute(), content, replace=True)
 
 
 def _fetched(party: "PartyFile", file: Path) -> "PartyFile":
