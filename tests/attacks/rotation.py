@@ -49,7 +49,7 @@ class Site:
     def start(self, budget: int) -> None:
         """Make and start everything."""
         world = self.world
-        world.prepare(digits_model(), default_policy(Dial.BALANCED, ttl_ms=3_000))
+        world.prepare(digits_model(), default_policy(Dial.BALANCED, ttl_ms=6_000))
         world.kill("custodian")
         self.serve(world.directory / "custodian")
         world.grant(budget)

@@ -75,7 +75,7 @@ def test_keys_of_two_custodians_on_one_ledger_are_rotated_and_no_request_fails(
     def on_postgres(world: World) -> None:
         world.ledger = postgres_server.database()
 
-    cluster = Replicas(make_world(budget=100_000, prepare=on_postgres), 2)
+    cluster = Replicas(make_world(budget=100_000, ttl_ms=6_000, prepare=on_postgres), 2)
     cluster.start()
     over, answered, failures = Event(), [0], list[str]()
 
