@@ -86,9 +86,9 @@ def serving_of(custodian: Custodian, listener: socket.socket) -> Iterator[None]:
         thread.join()
 
 
-@pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    directory = tmp_path_factory.mktemp("cli")
+@contextmanager
+def a_place(directory: Path) -> Iterator[Place]:
+    """A custodian that serves, with one operator and nobody else."""
     home = directory / "custodian"
     with bind_loopback() as listener:
         initialise(
@@ -104,6 +104,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
                 yield Place(directory, home / "operator.json", listener)
         finally:
             custodian.database.close()
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """One for all tests that do not mind what others did to it: further operators may be enrolled."""
+    with a_place(tmp_path_factory.mktemp("cli")) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.conftest import Place, make_model
+from tests.cli.conftest import Place, a_place, make_model
 
 from aigovtool.attestation.model import ResultBody, Status, Tcb, TeeType, TrustVector
 from aigovtool.cli.screen import Screen
@@ -157,14 +158,16 @@ def test_a_stop_needs_exactly_one_target(place: Place) -> None:
         assert (result.exit_code, "bad_target" in result.stderr) == (3, True)
 
 
-def test_a_stop_is_sent_without_asking_and_a_resume_asks_first(lent: Place) -> None:
-    """A stop is urgent; what lifts it needs a yes, from a person or from the option."""
-    stopped = lent.document("stop", "--borrower", "st-mary", "--reason", "drill")
-    assert (stopped["target"], stopped["value"], stopped["enclaves"]) == ("borrower", "st-mary", [])
-    for arguments in (["resume", "--borrower", "st-mary"], ["resume", "--borrower", "st-mary", "--json"]):
-        assert lent.run(*arguments, stdin="y\n").exit_code == 3
-    assert lent.run("resume", "--borrower", "st-mary", "--yes").exit_code == 0
-    assert lent.run("resume", "--borrower", "st-mary", "--yes").exit_code == 3
+def test_a_stop_is_sent_without_asking_and_a_resume_asks_first(tmp_path: Path) -> None:
+    """A stop is urgent; what lifts it needs a yes, from a person or from the option, while there is one operator."""
+    with a_place(tmp_path) as place:
+        assert place.run("borrower", "add", "st-mary", "-o", place.file("st-mary.json")).exit_code == 0
+        stopped = place.document("stop", "--borrower", "st-mary", "--reason", "drill")
+        assert (stopped["target"], stopped["value"], stopped["enclaves"]) == ("borrower", "st-mary", [])
+        for arguments in (["resume", "--borrower", "st-mary"], ["resume", "--borrower", "st-mary", "--json"]):
+            assert place.run(*arguments, stdin="y\n").exit_code == 3
+        assert place.run("resume", "--borrower", "st-mary", "--yes").exit_code == 0
+        assert place.run("resume", "--borrower", "st-mary", "--yes").exit_code == 3
 
 
 def test_a_misspelt_target_stops_nothing_and_says_so(lent: Place) -> None:
