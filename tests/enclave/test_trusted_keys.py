@@ -87,6 +87,28 @@ async def test_a_stop_under_the_new_key_is_obeyed(site: Site, service: Service) 
     assert (await service.ended()).value == "stopped"
 
 
+async def test_a_stop_does_not_wait_for_a_key_set_that_does_not_come(
+    site: Site, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host lets the number of a newer set through, and not the set: a stop by a key that is known takes effect."""
+    asked, endings = asyncio.Event(), list[object]()
+
+    async def never(_path: str, _answer: type[Envelope]) -> Envelope:
+        asked.set()
+        try:
+            return await asyncio.Future()
+        finally:
+            endings.append(service.run.ending)  # when it was given up
+
+    monkeypatch.setattr(service.run.instance.link, "get", never)
+    site.bench.custodian.hub.tell_key_set(2)
+    await asked.wait()
+    await site.bench.command(acts.Stop(target=StopTarget.ALL, value="", reason="now"))
+    await until(lambda: service.run.ending is not None)
+    await until(lambda: bool(endings))
+    assert endings == [service.run.ending]
+
+
 async def test_what_the_revoked_key_signs_is_refused_once_the_new_set_is_known(site: Site, service: Service) -> None:
     """A thief's stop state, on the enclave's own stream."""
     instance, old = service.run.instance, site.bench.custodian.keys

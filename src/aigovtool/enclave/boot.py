@@ -9,6 +9,7 @@ with the engine. Booting again would take as long, so this is told as what it is
 import asyncio
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -114,7 +115,26 @@ class Instance:
 
     async def learn_key_set(self, version: int) -> None:
         """Fetch the custodian's key set, if it has a newer one than is believed; what it signed is judged after."""
-        await self.keys.learn(version, lambda: self.link.get("/v1/key-set", Envelope))
+        await self.keys.learn(version, self._fetch_key_set)
+
+    async def learning(self) -> None:
+        """Fetch, for ever, the key sets that are hinted at: nobody who has something more urgent waits for one."""
+        await self.keys.learning(self._fetch_key_set)
+
+    async def obey(self, stop_state: Envelope, version: int, take: Callable[[Envelope], None]) -> None:
+        """Take a stop state at once, or, if no key that is believed signed it, after learning key set `version`.
+
+        Raises:
+            SignatureInvalidError: no key of that set signed it either.
+        """
+        try:
+            take(stop_state)
+        except SignatureInvalidError:
+            await self.learn_key_set(version)
+            take(stop_state)
+
+    async def _fetch_key_set(self) -> Envelope:
+        return await self.link.get("/v1/key-set", Envelope)
 
     def open_stop_state(self, envelope: Envelope) -> StopState:
         """Verify a stop state."""

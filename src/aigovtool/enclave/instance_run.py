@@ -208,8 +208,8 @@ class InstanceRun:
 
     async def run(self) -> Ending:
         """Serve until the instance must end; return why, after the wipe was acknowledged or given up."""
-        lives = (self._renewing(), self._listening(), self._watching(), self._minding(), self._attesting())
-        tasks = [asyncio.create_task(life) for life in lives]
+        own = (self._renewing(), self._listening(), self._watching(), self._minding(), self._attesting())
+        tasks = [asyncio.create_task(life) for life in (*own, self.instance.learning())]
         try:
             # Whichever task ends by itself, for whatever reason: an instance without its heartbeat is wiped.
             for task in tasks:
@@ -287,8 +287,8 @@ class InstanceRun:
         message = self._meter.renew(now_ms, MessageId(secrets.token_hex(16)))
         envelope = seal(messages.RENEW, message, self.instance.identity)
         reply = await self._within_share(self.instance.link.post("/v1/renew", envelope, RenewReply))
+        await self.instance.obey(reply.stop_state, reply.key_set, self._take_stop_state)
         await self.instance.learn_key_set(reply.key_set)
-        self._take_stop_state(reply.stop_state)
         answer = open_by_any(reply.answer, messages.ANSWER, Answer, self.instance.key_set.command_keys())
         self._meter.accept(self._clock.now_ms(), answer)
         if self._meter.must_reattest:
@@ -333,9 +333,9 @@ class InstanceRun:
             failures += 1
 
     async def _pushed(self, line: Push) -> None:
-        await self.instance.learn_key_set(line.key_set)
+        self.instance.keys.hint(line.key_set)
         if line.stop_state is not None:
-            self._take_stop_state(line.stop_state)
+            await self.instance.obey(line.stop_state, line.key_set, self._take_stop_state)
         if line.granted or line.recall:
             self._meter.nudge(self._clock.now_ms(), granted=line.granted, recall=line.recall)
         self._news()

@@ -14,7 +14,7 @@ from aigovtool.errors import AIGovToolError
 from aigovtool.protocol.trust import KeySet, open_key_set, require_no_rollback
 
 _LOG: Final = logging.getLogger(__name__)
-#: A renewal or a pushed line waits for it, so it is given up early; whatever comes next tells the number again.
+#: A renewal waits for it, so it is given up early; whatever comes next tells the number again.
 _FETCH_S: Final = 2.0
 
 
@@ -37,6 +37,21 @@ class TrustedKeys:
         self.changed: Callable[[], None] = lambda: None
         #: Set once an authority was taken back that may have certified this platform's attestation key.
         self.uncertified: Final = asyncio.Event()
+        self._hint = 0
+        self._hinted: Final = asyncio.Event()
+
+    def hint(self, version: int) -> None:
+        """Have `learning` fetch the key set of this number, if it is newer."""
+        if version > self.key_set.version:
+            self._hint = version
+            self._hinted.set()
+
+    async def learning(self, fetch: Callable[[], Awaitable[Envelope]]) -> None:
+        """Learn, for ever, whatever is hinted at."""
+        while True:
+            await self._hinted.wait()
+            self._hinted.clear()
+            await self.learn(self._hint, fetch)
 
     async def learn(self, version: int, fetch: Callable[[], Awaitable[Envelope]]) -> None:
         """Fetch the key set of this number, if it is newer; where that fails, what is believed stays as it is."""
