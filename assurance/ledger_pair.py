@@ -166,10 +166,10 @@ class Pair:
         self._order(act, lambda: self.model.decide(ask, approve=approve))
 
     def stop(self, target: str, value: str, *, active: bool) -> None:
-        """Stop something, or lift it."""
+        """Have one operator stop something, or two lift it."""
         change = acts.Stop if active else acts.Resume
         act = change(target=StopTarget(target), value=value, reason="drill")
-        self._order(act, lambda: (self.model.stop if active else self.model.resume)(target, value))
+        self._order(act, lambda: (self.model.stop if active else self.model.resume)(target, value), two=not active)
 
     def write_off(self, slot: int) -> None:
         """Have two operators give up the expired leases of an enclave."""

@@ -33,6 +33,7 @@ class SecondOperator:
                 role=PartyRole.OPERATOR, name="bob", key=self.key.public.raw, borrower=None, valid_for_ms=year
             )
         )
+        self.world.seconds.append(self.key)
 
     def order(self, act: Act) -> int:
         """Have both sign an order; return the status."""

@@ -15,7 +15,7 @@ import http.client
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -45,7 +45,7 @@ class Reply:
     body: bytes
     headers: dict[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
     #: The lines of a stream that does not end by itself; the body is empty then.
-    lines: Iterator[bytes] | None = None
+    lines: Generator[bytes] | None = None
 
 
 @dataclass
@@ -71,8 +71,12 @@ class Exchange:
     reply: Reply | None = None
 
     def again(self) -> Reply:
-        """Send the captured bytes once more, on a connection of their own."""
-        return self.message.forward()
+        """Send the captured bytes once more, on a connection of their own; what streams is not read."""
+        reply = self.message.forward()
+        if reply.lines is not None:
+            next(reply.lines, None)
+            reply.lines.close()
+        return reply
 
 
 Rule = Callable[[Message], Reply]
@@ -163,7 +167,7 @@ class Between:
         return answered
 
 
-def _lines(link: http.client.HTTPSConnection, response: http.client.HTTPResponse) -> Iterator[bytes]:
+def _lines(link: http.client.HTTPSConnection, response: http.client.HTTPResponse) -> Generator[bytes]:
     try:
         while line := response.readline():
             yield line

@@ -71,6 +71,8 @@ CUSTODIAN: Final[dict[tuple[str, str], tuple[int, ...]]] = _SIGNED | {
     ("POST", "/v1/asks"): (401, 200, 403, 403, 200, 403, 403, 403, 401, 403, 401),
     ("GET", "/v1/asks/{ask_id}"): (401, 200, 404, 404, 200, 404, 403, 403, 401, 403, 401),
     ("GET", "/v1/leases/{lease_id}/proof"): (401, 200, 404, 404, 200, 404, 200, 403, 401, 403, 401),
+    # One's own, until the same end: of whoever is enrolled.
+    ("GET", "/v1/self/certificate"): (401, 200, 200, 200, 200, 200, 200, 403, 401, 403, 401),
     ("GET", "/v1/self"): (401, 200, 200, 200, 200, 200, 403, 403, 401, 403, 401),
     # An order for a target that does not exist, other bytes than announced, and no query.
     ("POST", "/v1/commands"): operators(404),

@@ -728,12 +728,16 @@ async def test_the_author_of_a_command_signed_it(two: Two) -> None:
 
 async def test_a_cosigned_command_may_wait_a_day(two: Two) -> None:
     """The second operator may be elsewhere; one alone has five minutes."""
+    lift = acts.Resume(target=StopTarget.ALL, value="", reason="over")
+    await two.bench.command(STOP)
     issued_at_ms = two.bench.now_ms
     two.bench.now_ms += 86_400_000
-    await two.command(STOP, issued_at_ms=issued_at_ms)
+    await two.command(lift, issued_at_ms=issued_at_ms)
+    await two.bench.command(STOP)
     two.bench.now_ms += 1
-    with pytest.raises(SignatureInvalidError):
-        await two.command(STOP, issued_at_ms=issued_at_ms)
+    with pytest.raises(SignatureInvalidError) as refused:
+        await two.command(lift, issued_at_ms=issued_at_ms)
+    assert refused.value.reason == "stale_command"
 
 
 # --- Written off -------------------------------------------------------------------------------------------------
