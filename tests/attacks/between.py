@@ -15,7 +15,7 @@ import http.client
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -44,8 +44,14 @@ class Reply:
     status: int
     body: bytes
     headers: dict[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
-    #: The lines of a stream that does not end by itself; the body is empty then.
-    lines: Generator[bytes] | None = None
+    #: The lines of a stream that does not end by itself, and the connection that they come on; no body then.
+    lines: Iterator[bytes] | None = None
+    link: http.client.HTTPSConnection | None = None
+
+    def close(self) -> None:
+        """End the stream, if it is one, whether anybody read it or not."""
+        if self.link is not None:
+            self.link.close()
 
 
 @dataclass
@@ -73,9 +79,7 @@ class Exchange:
     def again(self) -> Reply:
         """Send the captured bytes once more, on a connection of their own; what streams is not read."""
         reply = self.message.forward()
-        if reply.lines is not None:
-            next(reply.lines, None)
-            reply.lines.close()
+        reply.close()
         return reply
 
 
@@ -161,18 +165,10 @@ class Between:
         kept = {name.lower(): value for name, value in response.getheaders()}
         told = {name: value for name, value in kept.items() if name in {"content-type", "retry-after", "content-range"}}
         if path == _LISTEN and response.status == http.client.OK:
-            return Reply(response.status, b"", told, _lines(link, response))
+            return Reply(response.status, b"", told, iter(response.readline, b""), link)
         answered = Reply(response.status, response.read(), told)
         link.close()
         return answered
-
-
-def _lines(link: http.client.HTTPSConnection, response: http.client.HTTPResponse) -> Generator[bytes]:
-    try:
-        while line := response.readline():
-            yield line
-    finally:
-        link.close()
 
 
 class _Server(ThreadingHTTPServer):
@@ -221,6 +217,12 @@ def _handler_of(between: Between) -> type[BaseHTTPRequestHandler]:
             if reply is None:
                 self.close_connection = True
                 return
+            try:
+                self.pass_on(reply)
+            finally:
+                reply.close()
+
+        def pass_on(self, reply: Reply) -> None:
             self.send_response(reply.status)
             for name, value in reply.headers.items():
                 self.send_header(name, value)
