@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -157,6 +158,17 @@ def hosted(
         world.close()
 
 
+def answered_until_used_up(connection: Connection, body: bytes, most: int) -> tuple[int, Any]:
+    """As `answered_until_refused`, but units that are reserved are waited for, until they are used or back."""
+    answered, refusal = answered_until_refused(connection, body, most)
+    deadline_s = time.monotonic() + 20
+    while refusal is not None and refusal.json()["code"] == "budget_reserved" and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+        more, refusal = answered_until_refused(connection, body, most - answered)
+        answered += more
+    return answered, refusal
+
+
 def answered_until_refused(connection: Connection, body: bytes, most: int) -> tuple[int, Any]:
     """Ask until refused, `most` times at most; return how many were answered, and the refusal if there was one."""
     for number in range(most):
@@ -166,4 +178,14 @@ def answered_until_refused(connection: Connection, body: bytes, most: int) -> tu
     return most, None
 
 
-__all__ = ["MODEL", "Around", "Connection", "Consumer", "Hosted", "answered_until_refused", "hosted", "wait_for"]
+__all__ = [
+    "MODEL",
+    "Around",
+    "Connection",
+    "Consumer",
+    "Hosted",
+    "answered_until_refused",
+    "answered_until_used_up",
+    "hosted",
+    "wait_for",
+]

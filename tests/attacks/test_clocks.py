@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.attacks.clocks import YEAR_S, Clock
-from tests.attacks.hosted import Consumer, Hosted, answered_until_refused, hosted
+from tests.attacks.hosted import Consumer, Hosted, answered_until_refused, answered_until_used_up, hosted
 from tests.e2e.model import one_digit
 from tests.e2e.world import Connection
 from tests.observations import Observed
@@ -173,7 +173,7 @@ def test_a_budget_is_exact_whatever_the_enclaves_clock_shows(rate: float, wall_s
     instance, (consumer, connection) = site.instance(), site.consumer(units=12)
     site.enclave.pass_at(rate)
     site.enclave.step(wall_s=wall_s)
-    answered, refusal = answered_until_refused(connection, body, 40)
+    answered, refusal = answered_until_used_up(connection, body, 40)
     assert (answered, refusal.json()["code"]) == (12, "budget_exhausted")
     assert site.world.charged_to(consumer) <= 12
     assert site.instance() == instance
@@ -200,7 +200,7 @@ def test_a_custodian_whose_clock_is_put_back_decides_as_before(site: Site, body:
     """Ten years back: the ledger's time stands, the budget is exact, orders are stale, and a stop is carried out."""
     consumer, connection = site.consumer(units=12)
     site.custodian.step(wall_s=-TEN_YEARS_S)
-    answered, refusal = answered_until_refused(connection, body, 40)
+    answered, refusal = answered_until_used_up(connection, body, 40)
     assert (answered, refusal.json()["code"]) == (12, "budget_exhausted")
     orders_wait_and_a_stop_does_not(site, consumer, connection, body, observed)
     assert site.world.charged_to(consumer) <= 12
@@ -220,7 +220,7 @@ def test_a_custodian_whose_clock_leaps_ahead_ends_service_and_grants_nothing(
         site = make(tmp_path, stack)
         consumer, connection = site.consumer(units=12)
         site.custodian.step(wall_s=3_600)
-        answered, refusal = answered_until_refused(connection, body, 40)
+        answered, refusal = answered_until_used_up(connection, body, 40)
         assert (answered, refusal.json()["code"]) == (12, "budget_exhausted")
         orders_wait_and_a_stop_does_not(site, consumer, connection, body, observed)
         assert site.world.charged_to(consumer) <= 12
