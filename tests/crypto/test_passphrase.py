@@ -1,7 +1,10 @@
 """A file under a passphrase opens with that passphrase alone, and as it was written alone."""
 
+import hashlib
+
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.passphrase import MAX_PASSPHRASE_BYTES, ProtectedFile, protect, require_strong, unprotect
@@ -34,6 +37,14 @@ def test_the_usual_cost_is_what_is_recommended() -> None:
     file = protect(Secret(CONTENT), Secret(WORDS.encode()))
     assert file.log_n == RECOMMENDED
     assert unprotect(file, Secret(WORDS.encode())).reveal() == CONTENT
+
+
+def test_a_file_is_as_the_specification_says() -> None:
+    """Whoever reads docs/spec/credentials.md section 3 opens it without this program, header authenticated and all."""
+    file = under()
+    key = hashlib.scrypt(WORDS.encode(), salt=file.salt, n=1 << LOG_N, r=8, p=1, maxmem=1 << 27, dklen=32)
+    header = encode(msgspec.structs.replace(file, ciphertext=bytes(16)))
+    assert AESGCM(key).decrypt(file.nonce, file.ciphertext, header) == CONTENT
 
 
 @pytest.mark.parametrize("wrong", ["pelican under seven bridge", "Pelican under seven bridges", "x"])
