@@ -131,7 +131,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         44,
         name="Its guide removed newer kernels",
-        answer="Supported kernels as they come; nothing is removed, downgraded or switched off.",
+        answer="Supported kernels as they come; nothing is removed, made older or switched off.",
         tried="All guides, scripts and the Makefile are searched for what makes a machine older or weaker.",
     ),
     Fault(
