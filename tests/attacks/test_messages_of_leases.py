@@ -84,7 +84,7 @@ def site(lent: Site) -> Iterator[Site]:
 
 
 def told(answer: Any) -> tuple[int, str]:
-    return answer.status, answer.json()["code"]
+    return answer.status, answer.json().get("code", "")
 
 
 def payload(envelope: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What `aigovtool doctor` finds: the machine, the SQLite that is loaded, and a custodian's ledger and certificate."""
 
 import json
+import resource
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -16,6 +17,7 @@ from tests.postgres_server import PostgresServer
 from aigovtool.cli.doctor import sqlite as doctor_sqlite
 from aigovtool.cli.doctor.check import Check
 from aigovtool.cli.doctor.sqlite import has_defect
+from aigovtool.crypto.memory import LOCK_FIX
 from aigovtool.custodian.app import initialise
 
 Run = Callable[..., Result]
@@ -35,6 +37,19 @@ def test_doctor_looks_at_versions_kernel_and_tees(run: Run) -> None:
     assert expected <= set(found)
     assert {check["standing"] for check in found.values()} <= {"ok", "missing", "note"}
     assert run("doctor").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("hard", "standing", "said"),
+    [(resource.RLIM_INFINITY, "ok", "any amount"), (8 << 20, "note", f"8192 KiB: {LOCK_FIX}")],
+)
+def test_whether_memory_can_be_locked_is_said(
+    run: Run, monkeypatch: pytest.MonkeyPatch, hard: int, standing: str, said: str
+) -> None:
+    """With what to do about it: a server that cannot goes on without."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64 << 10, hard))
+    found = checks(run)["locked memory"]
+    assert (found["standing"], found["found"]) == (standing, said)
 
 
 # --- SQLite -------------------------------------------------------------------------------------------

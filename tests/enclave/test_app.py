@@ -66,7 +66,7 @@ def test_memory_that_is_encrypted_is_not_swapped_in_the_clear(
 
     monkeypatch.setattr(app, "require_no_plain_swap", swapping)
     monkeypatch.setattr(app, "attester_for", lambda *_, **__: None)
-    monkeypatch.setattr(app, "keep_private", lambda: None)  # it is for whole processes: tests/crypto/test_memory.py
+    monkeypatch.setattr(app, "keep_to_itself", lambda: None)  # it is for whole processes: tests/crypto/test_memory.py
     options = app.EnclaveOptions(
         tee=tee,
         allow_simulated=True,

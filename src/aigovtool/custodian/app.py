@@ -17,7 +17,7 @@ from aigovtool.attestation.verifier import Exchange, VerifierSet
 from aigovtool.codec import Message, decode, encode
 from aigovtool.crypto.identity import read_credential
 from aigovtool.crypto.keyfile import make_private_directory, read_secret_file, write_secret_file
-from aigovtool.crypto.memory import keep_private
+from aigovtool.crypto.memory import keep_to_itself
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.crypto.x509 import from_pem, to_pem
@@ -299,7 +299,7 @@ def serve(directory: Path, *, host: str, port: int, ready: Callable[[str], None]
         ConfigurationError: keys, ledger or address cannot be used.
         StorageError: the ledger could not be written any more; restart after mending the disk.
     """
-    keep_private()
+    keep_to_itself()
     descriptors.provide()
     seen = fingerprint(directory)
     custodian = open_custodian(directory)

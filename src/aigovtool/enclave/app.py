@@ -20,9 +20,10 @@ from aigovtool.attestation.attester import Attester
 from aigovtool.attestation.model import TeeType
 from aigovtool.codec import decode
 from aigovtool.crypto.keyfile import make_private_directory, read_secret_file
-from aigovtool.crypto.memory import keep_private
+from aigovtool.crypto.memory import LOCK_FIX, keep_to_itself
 from aigovtool.enclave.boot import Instance, boot
 from aigovtool.enclave.custodian_link import CustodianLink
+from aigovtool.enclave.engines.sandbox import Layer
 from aigovtool.enclave.gateway.api import routes
 from aigovtool.enclave.instance_run import Ending, InstanceRun
 from aigovtool.enclave.memory import require_no_plain_swap
@@ -146,7 +147,7 @@ def serve(options: EnclaveOptions, *, ready: Callable[[str], None] | None = None
     Raises:
         AIGovToolError: configuration, or a refusal by the custodian that waiting cannot mend.
     """
-    keep_private()
+    keep_to_itself()
     descriptors.provide()
     attester = attester_for(options.tee, options.tpm, allow_simulated=options.allow_simulated)
     if options.tee not in {TeeType.SIMULATED, TeeType.TPM}:  # their memory is not encrypted either
@@ -206,7 +207,7 @@ class _Enclave:
         models = [ModelId(name) for name in self._options.models]
         while not self._ending.is_set():
             try:
-                return await boot(self._party, models, self._attester, link, self._options.cache)
+                instance = await boot(self._party, models, self._attester, link, self._options.cache)
             except (UnreachableError, RefusalError) as error:
                 _LOG.warning("boot_failed", extra={"code": error.code, "reason": error.reason})
             except (AppraisalError, ForbiddenError):
@@ -215,6 +216,10 @@ class _Enclave:
                 if failures >= len(_BACKOFF_S) or _is_of_this_host(error):
                     raise
                 _LOG.warning("boot_failed", extra={"code": error.code, "reason": error.reason})
+            else:
+                if Layer.MEMORY_LOCKED not in instance.engine.sandbox:
+                    _LOG.warning("memory_not_locked", extra={"what": "engine", "fix": LOCK_FIX})
+                return instance
             await self._pause(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
             failures += 1
         return None

@@ -12,7 +12,7 @@ import pytest
 from aigovtool.enclave.engines.ipc import Setup
 from aigovtool.enclave.engines.link import Link
 from aigovtool.enclave.engines.process import EngineConfig, EngineProcess
-from aigovtool.enclave.engines.sandbox import Layer
+from aigovtool.enclave.engines.sandbox import ALWAYS_REQUIRED
 from aigovtool.enclave.engines.spawn import spawn
 from aigovtool.errors import (
     AIGovToolError,
@@ -29,7 +29,7 @@ ANN = ConsumerId("ann")
 
 async def test_all_layers_hold_in_every_thread(kit: Any, process: EngineProcess) -> None:
     """The child reports its sandbox, and the kernel says the same of each of its threads."""
-    assert process.sandbox >= frozenset(Layer) - {Layer.LANDLOCK}
+    assert process.sandbox >= ALWAYS_REQUIRED
     threads = kit.statuses(process.pid)
     assert len(threads) > 1
     for status in threads:
@@ -251,7 +251,7 @@ def _speaker(*parts: str) -> str:
     lines = [
         "import socket, time",
         "from aigovtool.enclave.engines.ipc import *",
-        "from aigovtool.enclave.engines.sandbox import Layer",
+        "from aigovtool.enclave.engines.sandbox import ALWAYS_REQUIRED, Layer",
         "from aigovtool.package.manifest import Datatype, TensorSpec",
         "T = TensorSpec(name='t', datatype=Datatype.FP32, shape=(1, 1))",
         "sock = socket.socket(fileno=0)",

@@ -207,6 +207,25 @@ os._exit(0)
     assert kernel == ["1", "2", "", ""]
 
 
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("limit", ["infinite", "small"])
+def test_what_it_holds_is_locked_in_memory_where_any_amount_may_be(limit: str) -> None:
+    """It says so if and only if the kernel does; the limit is what the machine gives, so the test answers for it."""
+    code = f"""
+import os, resource, socket
+from aigovtool.enclave.engines import sandbox
+resource.setrlimit = lambda *_: None
+resource.getrlimit = lambda _: (resource.RLIM_INFINITY,) * 2 if {limit!r} == "infinite" else (8 << 20,) * 2
+channel = socket.socket(fileno=os.dup(0))
+status = os.open("/proc/self/status", os.O_RDONLY)
+layers = sandbox.enter(channel.fileno())
+locked = [line.split()[1] for line in os.read(status, 8192).decode().splitlines() if line.startswith("VmLck")]
+channel.send(f"{{sandbox.Layer.MEMORY_LOCKED in layers}} {{int(locked[0]) > 0}}".encode())
+os._exit(0)
+"""
+    assert probe(code) == (0, b"True True" if limit == "infinite" else b"False False")
+
+
 def test_memory_is_bounded_when_asked() -> None:
     """A bound on the address space turns a greedy model into a MemoryError instead of a dead machine."""
     code = """

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import resource
 import ssl
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from aigovtool.cli.doctor import sqlite as doctor_sqlite
 from aigovtool.cli.doctor.check import WRONG, Check
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import DIRECTORY, Verb
+from aigovtool.crypto.memory import LOCK_FIX
 
 _TEE_DEVICES: Final = (
     ("sev-snp", "/dev/sev-guest"),
@@ -87,7 +89,16 @@ def _kernel() -> list[Check]:
             standing="ok" if Path("/proc/sys/kernel/seccomp").exists() else "missing",
             found="available" if Path("/proc/sys/kernel/seccomp").exists() else "not available",
         ),
+        _locked_memory(),
     ]
+
+
+def _locked_memory() -> Check:
+    """Whether servers that this user starts here can keep their memory from being swapped out."""
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+    unlimited = limit == resource.RLIM_INFINITY
+    found = "any amount" if unlimited else f"{limit >> 10} KiB: {LOCK_FIX}"
+    return Check(name="locked memory", standing="ok" if unlimited else "note", found=found)
 
 
 def _device(name: str, device: str) -> Check:

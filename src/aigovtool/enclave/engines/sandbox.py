@@ -9,7 +9,9 @@ gives up, before it makes a key or sees a model, what it never needs, in layers 
 3. `capabilities`: all of them are dropped, which matters where the enclave runs as root.
 4. `landlock`: with no rule at all, so that no path can be opened, no TCP port bound or connected, and (ABI 6)
    no signal or abstract socket reaches outside. Absent on kernels without it: the parent decides.
-5. `seccomp`: an allow-list. Memory without execute permission, threads (never processes), clocks, randomness,
+5. `memory_locked`: nothing of it is swapped out. Only where any amount may be locked without the capability for it,
+   which is dropped: the parent decides.
+6. `seccomp`: an allow-list. Memory without execute permission, threads (never processes), clocks, randomness,
    reading descriptors that it holds, and messages on the one channel. Any other call fails with EPERM; calls
    that only an attacker makes, or another architecture's, kill the process.
 
@@ -33,6 +35,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from aigovtool.crypto import memory
 from aigovtool.enclave.engines.seccomp import KNOWN_MACHINES, filter_program
 from aigovtool.errors import ConfigurationError
 
@@ -47,11 +50,14 @@ class Layer(StrEnum):
     LIMITS = "limits"
     CAPABILITIES = "capabilities"
     LANDLOCK = "landlock"
+    MEMORY_LOCKED = "memory_locked"
     SECCOMP = "seccomp"
 
 
+#: Layers that not every machine can give.
+_MAY_LACK: Final = frozenset({Layer.LANDLOCK, Layer.MEMORY_LOCKED})
 #: Without one of these no child is used; `Layer.LANDLOCK` joins them unless the configuration says otherwise.
-ALWAYS_REQUIRED: Final = frozenset(Layer) - {Layer.LANDLOCK}
+ALWAYS_REQUIRED: Final = frozenset(Layer) - _MAY_LACK
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
@@ -86,7 +92,7 @@ def enter(channel_fd: int, *, memory_bytes: int | None = None) -> tuple[Layer, .
         memory_bytes: bound of the address space, or None.
 
     Returns:
-        The layers that hold now. Only `Layer.LANDLOCK` can be missing: all else raises.
+        The layers that hold now. Only `Layer.LANDLOCK` and `Layer.MEMORY_LOCKED` can be missing: all else raises.
 
     Raises:
         ConfigurationError: `sandbox_threads`, `sandbox_machine`, `sandbox_failed`.
@@ -99,10 +105,11 @@ def enter(channel_fd: int, *, memory_bytes: int | None = None) -> tuple[Layer, .
     _prctl("no_new_privs", _PR_SET_NO_NEW_PRIVS, 1)
     _prctl("not_dumpable", _PR_SET_DUMPABLE, 0)
     _set_limits(memory_bytes)
+    locked = memory.lock(with_capability=False)
     _drop_capabilities()
-    landlock = _restrict_by_landlock()
+    optional = {Layer.LANDLOCK: _restrict_by_landlock(), Layer.MEMORY_LOCKED: locked}
     _filter_system_calls(machine, channel_fd)
-    return tuple(layer for layer in Layer if layer is not Layer.LANDLOCK or landlock)
+    return tuple(layer for layer in Layer if optional.get(layer, True))
 
 
 def _prctl(what: str, option: int, value: int) -> None:
