@@ -1,5 +1,6 @@
 """The appraisal policy from the command line: shown, compared, replaced, and obeyed."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -265,6 +266,16 @@ def test_every_field_of_a_policy_is_in_what_is_shown() -> None:
     }
     assert len(rules(POLICY)) == 2 + 7
     assert policy_digest(POLICY) != policy_digest(of(chips=WHY))
+
+
+def test_no_build_hides_behind_the_label_of_another() -> None:
+    """However labels are chosen, each measurement that is accepted from then on is in what a second operator reads."""
+    known, strange = build(MeasurementHex(DIGEST))[0], msgspec.structs.replace(BUILD, label="release 1 (2)")
+    for sets in itertools.permutations((strange, known, known)):
+        found = changes(POLICY, of(reference_values=sets))
+        told = [change for change in found if "cd" * 32 in change.then]
+        assert [change.accepts for change in told] == [MORE], sets
+        assert len({rule.what for rule in rules(of(reference_values=sets))}) == len(rules(POLICY)) + 2
 
 
 def test_a_tee_that_comes_or_goes_is_listed_rule_by_rule() -> None:

@@ -272,6 +272,33 @@ async def test_what_the_log_never_signed_stops_nobody(two: Two) -> None:
     await bench.grant(1)
 
 
+@pytest.mark.parametrize(("size", "generation"), [(MAX_INTEGER, 0), (10, MAX_INTEGER), (MAX_INTEGER, MAX_INTEGER)])
+async def test_who_has_the_log_key_cannot_use_up_the_numbers(two: Two, size: int, generation: int) -> None:
+    """Epochs and generations follow a checkpoint that is shown: by one of a log that there cannot be nothing moves."""
+    keys = two.bench.custodian.keys
+    far = Checkpoint(custodian=keys.custodian, size=size, root=bytes(32), generation=generation)
+    note = sign_checkpoint(far, keys.log)
+    with pytest.raises(LogError) as caught:
+        await views.compare(two.bench.custodian, CheckpointSeen(checkpoint=note))
+    assert caught.value.reason == "impossible_checkpoint"
+    assert (await views.show_gap(two.bench.custodian)).checkpoint is None
+    assert (await two.bench.command(STOP)).epoch == 1
+
+
+async def test_a_gap_that_a_thief_opened_ends(two: Two) -> None:
+    """The furthest that a stolen log key can say leaves epochs and generations for as long as anybody orders."""
+    bench = two.bench
+    keys = bench.custodian.keys
+    far = Checkpoint(custodian=keys.custodian, size=bench.now_ms, root=bytes(32), generation=1 << 20)
+    with pytest.raises(LedgerRollbackError):
+        await views.compare(bench.custodian, CheckpointSeen(checkpoint=sign_checkpoint(far, keys.log)))
+    assert (await bench.command(STOP)).epoch == bench.now_ms + 1
+    await two.settle()
+    assert (await views.show_gap(bench.custodian)).checkpoint is None
+    await bench.grant(1)
+    await verified(bench)
+
+
 async def test_every_checkpoint_that_was_given_is_remembered(two: Two) -> None:
     """Old ones and the present one: an honest custodian never accuses itself."""
     enclave, notes = Enclave(two.bench), []
@@ -420,15 +447,27 @@ async def test_no_charge_makes_a_number_that_nobody_can_read(two: Two, ledger: s
         await enclave.renew()
     spent = await posted(bench)
     most = MAX_INTEGER - spent
-    for charges in ([most, 1], [most + 1]):
-        with pytest.raises(InvalidValueError) as caught:
-            await two.settle(*(acts.RowCharge(row=ROW, units=units) for units in charges))
-        assert caught.value.reason == "charge_too_large"
-        assert await posted(bench) == spent
+    with pytest.raises(InvalidValueError) as caught:
+        await two.settle(acts.RowCharge(row=ROW, units=most + 1))
+    assert caught.value.reason == "charge_too_large"
+    assert await posted(bench) == spent
     assert (await views.show_gap(bench.custodian)).checkpoint is not None
     await two.settle(acts.RowCharge(row=ROW, units=most))
     assert await posted(bench) == MAX_INTEGER
     assert decode(encode(await views.show_budgets(bench.custodian)), Budgets)
+
+
+async def test_an_order_charges_each_budget_once(two: Two, ledger: str | None) -> None:
+    """The second operator could else be shown one charge of a budget, and sign another one beside it."""
+    enclave, bench = await forgotten(two, ledger), two.bench
+    with pytest.raises(LedgerRollbackError):
+        await enclave.renew()
+    spent = await posted(bench)
+    with pytest.raises(InvalidValueError) as caught:
+        await two.settle(*(acts.RowCharge(row=ROW, units=units) for units in (900, 1)))
+    assert caught.value.reason == "charged_twice"
+    assert await posted(bench) == spent
+    assert (await views.show_gap(bench.custodian)).checkpoint is not None
 
 
 async def test_all_that_remains_can_be_charged_of_the_largest_budget(two: Two, ledger: str | None) -> None:

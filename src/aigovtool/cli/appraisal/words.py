@@ -6,7 +6,7 @@ no more counts as accepting more.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -43,7 +43,21 @@ class Change(Struct, frozen=True, kw_only=True):
 
 
 def rules(policy: "AppraisalPolicy") -> list[Rule]:
-    """Return what a policy says, rule by rule."""
+    """Return what a policy says, rule by rule, each under a name of its own.
+
+    Labels are chosen by whoever wrote the policy: no two rules may come out under one name, or one would not be shown.
+    """
+    named: dict[str, Rule] = {}
+    for rule in _rules(policy):
+        what, number = rule.what, 1
+        while what in named:
+            number += 1
+            what = f"{rule.what} ({number})"
+        named[what] = replace(rule, what=what)
+    return list(named.values())
+
+
+def _rules(policy: "AppraisalPolicy") -> list[Rule]:
     encrypted, simulated = policy.memory_encryption_required, policy.allow_simulated
     return [
         Rule("memory encryption", "required" if encrypted else UNENCRYPTED, {} if encrypted else {"without": 1}),
@@ -87,10 +101,9 @@ def _of_tee(entry: "AcceptedTee") -> Iterator[Rule]:
     from aigovtool.attestation.model import Unchecked  # noqa: PLC0415
 
     tee = entry.name
-    for number, reference in enumerate(entry.reference_values):
-        again = sum(other.label == reference.label for other in entry.reference_values[:number])
+    for reference in entry.reference_values:
         text = _build(reference)
-        yield Rule(f"{tee}: build {reference.label}" + (f" ({again + 1})" if again else ""), text, {text: 1})
+        yield Rule(f"{tee}: build {reference.label}", text, {text: 1})
     if isinstance(entry.min_tcb, Unchecked):
         yield _unchecked(f"{tee}: least TCB", entry.min_tcb)
     else:

@@ -27,13 +27,19 @@ EVERYBODY: Final = Announcement(stop=StopTarget.ALL)
 #: How far the epoch may be behind the clock while there is a gap. The copy that was restored may be of a ledger that
 #: had this gap already, so that nothing new is found.
 _BEHIND_MS: Final = 60_000
+#: No log is longer than this, or than its clock has milliseconds: each entry is written to disk on its own.
+_MOST_ENTRIES: Final = 1 << 40
+#: Two operators settle each generation: no copy that anybody restores has forgotten so many.
+_MOST_GENERATIONS: Final = 1 << 20
 
 
 def note_gap(custodian: Custodian, transaction: Transaction, note: str) -> bool:
     """Compare a checkpoint with this log; return whether the ledger now has a gap.
 
     Raises:
-        LogError: the note is malformed, or not one of this log.
+        LogError: the note is malformed, or not one of this log; or of a log that there cannot be
+            (`impossible_checkpoint`): the thief of a log key could else use up the numbers of epochs and generations,
+            and nobody could order a stop any more.
     """
     head = transaction.head
     if not note:
@@ -48,6 +54,7 @@ def note_gap(custodian: Custodian, transaction: Transaction, note: str) -> bool:
     if _explained(head, seen):
         return head.gap is not None
     now_ms = custodian.now(transaction)
+    _require_possible(head, seen, now_ms)
     if head.gap is None:
         custodian.record(transaction, found(note, seen))
     if _newer(head.gap, seen):
@@ -58,6 +65,16 @@ def note_gap(custodian: Custodian, transaction: Transaction, note: str) -> bool:
     leap(transaction, seen.size)
     custodian.tell(transaction, EVERYBODY)
     return True
+
+
+def _require_possible(head: Head, seen: Checkpoint, now_ms: int) -> None:
+    """Refuse a checkpoint that this log's key signed, but never for this log: epochs and generations follow it."""
+    if seen.size > max(now_ms, _MOST_ENTRIES) or seen.generation > head.generation + _MOST_GENERATIONS:
+        raise LogError(
+            f"no log has {seen.size} entries in generation {seen.generation}: somebody has the log key",
+            reason="impossible_checkpoint",
+            fix="revoke the log key: aigovtool custodian keys revoke",
+        )
 
 
 def found(note: str, seen: Checkpoint) -> GapFound:

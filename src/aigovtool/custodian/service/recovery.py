@@ -26,12 +26,17 @@ def settle_gap(acting: Acting, act: commands.SettleGap) -> CommandResult:
     Raises:
         ConflictError: there is no gap, or a newer checkpoint was shown since (`gap_changed`).
         NotFoundError: a charge names a row that nobody has limited, or a window that has not begun (`no_budget_row`).
-        InvalidValueError: a row would come to more than a message can say (`charge_too_large`).
+        InvalidValueError: a row would come to more than a message can say (`charge_too_large`), or is charged in two
+            places (`charged_twice`), of which whoever reads the order may see one.
     """
     head = acting.transaction.head
     gap = head.gap
     if gap is None:
         raise ConflictError("this ledger has no gap", reason="no_gap")
+    if len({charge.row for charge in act.charges}) != len(act.charges):
+        raise InvalidValueError(
+            "the order charges one budget in two places", reason="charged_twice", fix="charge each budget once"
+        )
     if gap.checkpoint != act.checkpoint:
         raise ConflictError("a newer checkpoint was shown since", reason="gap_changed", fix="look again, then decide")
     ttl_ms = max([head.longest_ttl_ms, *(model.policy.ttl_ms for model in models.everything(acting.transaction))])
