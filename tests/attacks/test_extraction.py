@@ -185,6 +185,25 @@ def test_a_request_that_asks_for_it_in_other_words_is_refused(lent: Lender) -> N
         assert (refused.status, refused.json()["reason"]) in {(422, "unknown_output"), (422, "bad_tensor_name")}
 
 
+def test_an_answer_that_json_cannot_say_is_an_answer(lent: Lender, observed: Observed) -> None:
+    """Whether a model overflows says where its weights are: one who asks for JSON does not learn it for nothing."""
+    lent.order(None)
+    settled(lent, None)
+    connection, *_ = lent.consumers()
+    lent.world.wait_for(lambda: lent.pending() == 0, "all leases are given back")
+    charged = lent.world.charged()
+    overflows = np.full((1, 64), 3e38, np.float32)
+    assert np.isnan(whole(overflows)["probabilities"]).any()
+    asked = 20
+    for number in range(asked):
+        given = overflows if number % 2 else images(1, number)
+        found = outputs_of(lent.ask(connection, *request(given, "probabilities", binary=False)))
+        assert found["probabilities"].tobytes() == whole(given)["probabilities"].tobytes()
+    lent.world.wait_for(lambda: lent.pending() == 0, "all leases are given back")
+    assert lent.world.charged() == charged + asked
+    observed.figure("units for answers that JSON cannot say", asked // 2)
+
+
 def test_a_host_that_withholds_stricter_terms_gains_one_ttl(lent: Lender, observed: Observed) -> None:
     """Whatever authority an enclave has is on the terms that came with it: then nothing leaves until it hears anew."""
     connection, *_ = lent.consumers()

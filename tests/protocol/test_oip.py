@@ -127,8 +127,9 @@ def test_a_bad_element_in_the_last_piece_is_refused(bad: str, reason: str, monke
     assert caught.value.reason == reason
     last = Tensor.checked("y", "FP32", [10], struct.pack("<10f", *range(9), float("inf")))
     with pytest.raises(InvalidValueError) as caught:
-        encode_infer_response("m", None, [last], JSON_REQUEST)
+        encode_infer_request([last], binary=False)
     assert caught.value.reason == "not_finite_json"
+    assert encode_infer_response("m", None, [last], JSON_REQUEST).header_length is not None
 
 
 def test_an_answer_that_becomes_too_long_ends_there() -> None:
@@ -136,13 +137,15 @@ def test_an_answer_that_becomes_too_long_ends_there() -> None:
     thirds = Tensor.checked("y", "FP64", [1 << 20], struct.pack("<d", 1 / 3) * (1 << 20))
     tracemalloc.start()
     try:
-        with pytest.raises(TooLargeError) as caught:
-            encode_infer_response("m", None, [thirds], JSON_REQUEST)
+        answer = encode_infer_response("m", None, [thirds], JSON_REQUEST)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
+    with pytest.raises(TooLargeError) as caught:
+        encode_infer_request([thirds], binary=False)
     assert caught.value.reason == "json_too_large"
     assert peak < MAX_INFER_JSON_BYTES + (8 << 20)
+    assert parse_infer_response(answer.joined(), header(answer.header_length)).outputs == (thirds,)
 
 
 @settings(derandomize=True, max_examples=150, deadline=None)
@@ -221,17 +224,29 @@ UNPRINTABLE = [
 
 @pytest.mark.parametrize(("tensor", "reason"), UNPRINTABLE, ids=[f"{n} {c[1]}" for n, c in enumerate(UNPRINTABLE)])
 def test_what_json_cannot_say_is_refused_with_advice(tensor: Tensor, reason: str) -> None:
-    """No output is printed as null or rounded: the refusal names the binary form, which carries it unchanged."""
+    """No input is printed as null or rounded: the refusal names the binary form, which carries it unchanged."""
     with pytest.raises(InvalidValueError) as caught:
-        encode_infer_response("m", None, [tensor], JSON_REQUEST)
+        encode_infer_request([tensor], binary=False)
     assert caught.value.reason == reason
     assert "binary" in str(caught.value.fix)
-    answer = encode_infer_response("m", None, [tensor], InferRequest(inputs=(), binary_data_output=True))
+
+
+@pytest.mark.parametrize("tensor", [tensor for tensor, _ in UNPRINTABLE], ids=[str(n) for n in range(len(UNPRINTABLE))])
+@pytest.mark.parametrize("named", [(), (RequestedOutput("y", binary=False),)], ids=["all", "by name"])
+def test_an_output_that_json_cannot_say_comes_in_the_binary_form(
+    tensor: Tensor, named: tuple[RequestedOutput, ...]
+) -> None:
+    """The run is over: a refusal would tell for nothing what the output is like. Others stay in JSON."""
+    answer = encode_infer_response("m", None, [tensor], InferRequest(inputs=(), outputs=named))
     assert parse_infer_response(answer.joined(), header(answer.header_length)).outputs == (tensor,)
+    small = Tensor.checked("z", "INT8", [1], b"a")
+    both = encode_infer_response("m", None, [tensor, small], JSON_REQUEST)
+    assert parse_infer_response(both.joined(), header(both.header_length)).outputs == (tensor, small)
+    assert b'"data":[97]' in both.parts[0]
 
 
-def test_long_json_answers_are_refused_before_they_are_made() -> None:
-    """Outputs whose JSON the other side would refuse are refused here, singly and in sum, without a list of them."""
+def test_long_json_is_never_made() -> None:
+    """What the other side would refuse as JSON comes in the binary form, singly and in sum, without a list of it."""
     half = bytes(MAX_INFER_JSON_BYTES // 4 + 1)
     outputs = [Tensor.checked(name, "UINT8", [len(half)], half) for name in "ab"]
     text = Tensor.checked("t", "BYTES", [1], frame_bytes([b"a" * MAX_INFER_JSON_BYTES]))
@@ -239,12 +254,28 @@ def test_long_json_answers_are_refused_before_they_are_made() -> None:
         tracemalloc.start()
         try:
             with pytest.raises(TooLargeError) as caught:
-                encode_infer_response("m", None, refused, JSON_REQUEST)
+                encode_infer_request(refused, binary=False)
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
         assert caught.value.reason == "json_too_large"
         assert peak < 100_000
+    answers = [encode_infer_response("m", None, each, JSON_REQUEST) for each in (outputs, [text])]
+    read = [parse_infer_response(each.joined(), header(each.header_length)).outputs for each in answers]
+    assert read == [tuple(outputs), (text,)]
+    # Of two that do not fit together the first is JSON still; of one whose names fill the rest, none.
+    assert [b'"data"' in each.parts[0] for each in answers] == [True, False]
+
+
+def test_names_and_shapes_count_as_well() -> None:
+    """JSON that fits by itself, and not beside what is said of it, is not sent: the whole answer is binary then."""
+    count = MAX_INFER_JSON_BYTES // 2 - 2
+    ones = Tensor.checked("y", "UINT8", [count], b"\x01" * count)
+    answer = encode_infer_response("m", None, [ones], JSON_REQUEST)
+    assert (answer.header_length or 0) < 200
+    assert parse_infer_response(answer.joined(), header(answer.header_length)).outputs == (ones,)
+    forced = encode_infer_response("m", None, [Tensor.checked("y", "INT8", [1], b"a")], JSON_REQUEST, all_binary=True)
+    assert forced.header_length is not None
 
 
 def test_bodies_that_nobody_would_read_are_not_sent() -> None:

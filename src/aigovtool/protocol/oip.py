@@ -14,7 +14,8 @@ Rules beyond the two specifications, which leave them open:
    Triton may set, are checked and ignored: they are wishes about scheduling, and the deadline here comes from the
    transport. Everything else is refused, because ignoring it would give a different answer from the one asked for
    (`sequence_id` promises state, `classification` another output, `shared_memory_region` the server's memory).
-5. `null` is the same as absent, because clients generated from the specification send it for optional fields.
+5. An output that JSON cannot say, or not in `MAX_INFER_JSON_BYTES`, is answered in the binary form, whatever was asked.
+6. `null` is the same as absent, because clients generated from the specification send it for optional fields.
 
 What it does not do: HTTP, paths, error bodies, or comparing tensors with what a model takes.
 
@@ -22,17 +23,26 @@ Sources: https://github.com/kserve/open-inference-protocol (specification/protoc
 https://github.com/triton-inference-server/server (docs/protocol/extension_binary_data.md, extension_parameters.md).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Annotated, Final, TypeVar, cast
+from typing import Final, TypeVar, cast
 
-from msgspec import Meta, Raw
+from msgspec import Raw
 
 from aigovtool.codec import Message, convert, decode, encode
-from aigovtool.errors import InvalidValueError, MalformedError
-from aigovtool.ids import Units
+from aigovtool.errors import InvalidValueError, MalformedError, TooLargeError
 from aigovtool.limits import MAX_INFER_BODY_BYTES, MAX_INFER_ID_CHARS, MAX_INFER_JSON_BYTES
 from aigovtool.protocol.infer_body import InferBody, join_body, json_too_large, split_body
+from aigovtool.protocol.oip_wire import (
+    OutputParameters,
+    RequestParameters,
+    TensorParameters,
+    WireOutput,
+    WireRequest,
+    WireResponse,
+    WireTensor,
+)
 from aigovtool.protocol.tensor import Outline, Tensor, check_bytes_elements, check_names
 from aigovtool.protocol.tensor_json import json_text, least_json_bytes, tensor_from_json
 
@@ -106,48 +116,6 @@ class InferResponse:
     id: str | None = None
 
 
-class _TensorParameters(Message, omit_defaults=True):
-    binary_data_size: Units | None = None
-
-
-class _OutputParameters(Message, omit_defaults=True):
-    binary_data: bool | None = None
-
-
-class _RequestParameters(Message, omit_defaults=True):
-    binary_data_output: bool | None = None
-    priority: Units | None = None
-    timeout: Units | None = None
-
-
-class _WireTensor(Message, omit_defaults=True):
-    name: str
-    shape: Sequence[int]
-    datatype: str
-    parameters: dict[str, object] | None = None
-    data: Sequence[object] | None = None
-
-
-class _WireOutput(Message, omit_defaults=True):
-    name: str
-    parameters: dict[str, object] | None = None
-
-
-class _WireRequest(Message, omit_defaults=True):
-    inputs: list[_WireTensor]
-    id: str | None = None
-    outputs: list[_WireOutput] | None = None
-    parameters: dict[str, object] | None = None
-
-
-class _WireResponse(Message, omit_defaults=True):
-    model_name: Annotated[str, Meta(max_length=MAX_INFER_ID_CHARS)]
-    outputs: list[_WireTensor]
-    model_version: Annotated[str, Meta(max_length=MAX_INFER_ID_CHARS)] | None = None
-    id: str | None = None
-    parameters: dict[str, object] | None = None
-
-
 class _NoParameters(Message):
     pass
 
@@ -170,10 +138,10 @@ def read_infer_claim(
             `two_forms`, and those of `Outline.checked`.
     """
     head, rest = split_body(body, header_length, max_bytes)
-    wire = decode(head, _WireRequest, max_bytes=MAX_INFER_JSON_BYTES)
+    wire = decode(head, WireRequest, max_bytes=MAX_INFER_JSON_BYTES)
     if not wire.inputs:
         raise InvalidValueError("a request has at least one input", reason="no_inputs")
-    parameters = _parameters(wire.parameters, _RequestParameters, "a request")
+    parameters = _parameters(wire.parameters, RequestParameters, "a request")
     _check_id(wire.id)
     check_names(each.name for each in wire.inputs)
     check_names(each.name for each in wire.outputs or ())
@@ -220,7 +188,7 @@ def parse_infer_response(
         InvalidValueError: as for `parse_infer_request`, and `wrong_id`.
     """
     head, rest = split_body(body, header_length, max_bytes)
-    wire = decode(head, _WireResponse, max_bytes=MAX_INFER_JSON_BYTES)
+    wire = decode(head, WireResponse, max_bytes=MAX_INFER_JSON_BYTES)
     _parameters(wire.parameters, _NoParameters, "an answer")
     if wire.id != request_id:
         raise InvalidValueError("the answer is not to this request", reason="wrong_id")
@@ -258,7 +226,7 @@ def encode_infer_request(
     check_names(each.name for each in inputs)
     check_names(each.name for each in outputs)
     as_binary = frozenset(tensor.name for tensor in inputs if binary)
-    wire = _WireRequest(
+    wire = WireRequest(
         inputs=_wire_tensors(inputs, as_binary),
         id=request_id,
         outputs=[_wire_output(each) for each in outputs] or None,
@@ -268,42 +236,77 @@ def encode_infer_request(
 
 
 def encode_infer_response(
-    model_name: str, model_version: str | None, outputs: Sequence[Tensor], request: InferRequest
+    model_name: str,
+    model_version: str | None,
+    outputs: Sequence[Tensor],
+    request: InferRequest,
+    *,
+    all_binary: bool = False,
 ) -> InferBody:
     """Return the body that answers `request`: the outputs it names, in its order, each in the form it asks for.
 
-    Whether JSON can say an output is known only when the output is: a request for JSON can therefore be refused
-    after the model has run. Nothing was answered then.
+    Whether JSON can say an output, and in how many bytes, is known only when the output is. What it cannot say comes in
+    the binary form all the same: a refusal after the run would be charged nothing, and whoever asks would learn from
+    it, as often as they like, where a model overflows.
 
     Args:
         model_name: 1 to `MAX_INFER_ID_CHARS` characters.
         model_version: the version that answered, or None for a model without versions.
         outputs: what the model gave, made by `Tensor.checked`; their data is referred to, not copied.
         request: what was asked.
+        all_binary: whatever was asked, leave no output in JSON.
 
     Raises:
-        InvalidValueError: `unknown_output`, `duplicate_tensor`, `bad_tensor_name`, and those of `json_text`.
-        TooLargeError: `too_many_tensors`, `json_too_large`, `body_too_large`.
+        InvalidValueError: `unknown_output`, `duplicate_tensor`, `bad_tensor_name`.
+        TooLargeError: `too_many_tensors`, `body_too_large`; `json_too_large` for names and shapes alone.
     """
     check_names(each.name for each in outputs)
     chosen = _choose(outputs, request.outputs)
-    as_binary = frozenset(tensor.name for tensor in chosen if request.wants_binary(tensor.name))
-    wire = _WireResponse(
+    as_json = [] if all_binary else [each for each in chosen if not request.wants_binary(each.name)]
+    texts = _texts(as_json)
+    head = encode(_response(model_name, model_version, chosen, texts, request.id))
+    if len(head) > MAX_INFER_JSON_BYTES and texts:
+        texts = {}
+        head = encode(_response(model_name, model_version, chosen, texts, request.id))
+    return join_body(head, chosen, frozenset(tensor.name for tensor in chosen if tensor.name not in texts))
+
+
+def _response(
+    model_name: str,
+    model_version: str | None,
+    outputs: Sequence[Tensor],
+    texts: Mapping[str, bytes],
+    request_id: str | None,
+) -> WireResponse:
+    return WireResponse(
         model_name=model_name,
-        outputs=_wire_tensors(chosen, as_binary),
+        outputs=[_wire_tensor(each, texts.get(each.name)) for each in outputs],
         model_version=model_version,
-        id=request.id,
+        id=request_id,
     )
-    return join_body(encode(wire), chosen, as_binary)
 
 
-def _outlines(wires: Sequence[_WireTensor], rest: memoryview) -> tuple[tuple[Outline, ...], tuple[_Source, ...]]:
+def _texts(tensors: Sequence[Tensor]) -> dict[str, bytes]:
+    """Return the JSON of those outputs that JSON can say, within what it may have for all of them."""
+    texts: dict[str, bytes] = {}
+    left = MAX_INFER_JSON_BYTES
+    for tensor in tensors:
+        least = least_json_bytes(tensor)
+        if least <= left:  # before any of it is made
+            with suppress(InvalidValueError, TooLargeError):
+                texts[tensor.name] = json_text(tensor, left)
+            # What came to nothing has cost time all the same.
+            left -= len(texts.get(tensor.name, b"")) or least
+    return texts
+
+
+def _outlines(wires: Sequence[WireTensor], rest: memoryview) -> tuple[tuple[Outline, ...], tuple[_Source, ...]]:
     """Return what tensors say of themselves, and the data of each, which is in `rest` if it is binary (rule 2)."""
     outlines: list[Outline] = []
     sources: list[_Source] = []
     offset = 0
     for wire in wires:
-        size = _parameters(wire.parameters, _TensorParameters, "a tensor").binary_data_size
+        size = _parameters(wire.parameters, TensorParameters, "a tensor").binary_data_size
         # The outline is looked at first, so that a wrong one is named whatever the form.
         outlines.append(Outline.checked(wire.name, wire.datatype, wire.shape))
         if wire.data is not None:
@@ -331,12 +334,12 @@ def _tensors(outlines: Sequence[Outline], sources: Sequence[_Source]) -> tuple[T
     )
 
 
-def _requested_output(wire: _WireOutput) -> RequestedOutput:
-    return RequestedOutput(wire.name, _parameters(wire.parameters, _OutputParameters, "an output").binary_data)
+def _requested_output(wire: WireOutput) -> RequestedOutput:
+    return RequestedOutput(wire.name, _parameters(wire.parameters, OutputParameters, "an output").binary_data)
 
 
-def _wire_output(output: RequestedOutput) -> _WireOutput:
-    return _WireOutput(name=output.name, parameters=None if output.binary is None else {"binary_data": output.binary})
+def _wire_output(output: RequestedOutput) -> WireOutput:
+    return WireOutput(name=output.name, parameters=None if output.binary is None else {"binary_data": output.binary})
 
 
 def _parameters(given: dict[str, object] | None, kind: type[T], where: str) -> T:
@@ -368,23 +371,26 @@ def _choose(outputs: Sequence[Tensor], requested: Sequence[RequestedOutput]) -> 
     return [by_name[each.name] for each in requested]
 
 
-def _wire_tensors(tensors: Sequence[Tensor], binary: frozenset[str]) -> list[_WireTensor]:
+def _wire_tensors(tensors: Sequence[Tensor], binary: frozenset[str]) -> list[WireTensor]:
     """Return what the JSON part says of `tensors`; the data of those named in `binary` follows it."""
     least = sum(least_json_bytes(tensor) for tensor in tensors if tensor.name not in binary)
     if least > MAX_INFER_JSON_BYTES:  # before any of it is made
         raise json_too_large(least)
-    wires: list[_WireTensor] = []
+    wires: list[WireTensor] = []
     left = MAX_INFER_JSON_BYTES
     for tensor in tensors:
         text = None if tensor.name in binary else json_text(tensor, left)
         left -= len(text or b"")
-        wires.append(
-            _WireTensor(
-                name=tensor.name,
-                shape=tensor.shape,
-                datatype=tensor.datatype.value,
-                parameters={"binary_data_size": memoryview(tensor.data).nbytes} if text is None else None,
-                data=None if text is None else cast("Sequence[object]", Raw(text)),  # is written as it stands
-            )
-        )
+        wires.append(_wire_tensor(tensor, text))
     return wires
+
+
+def _wire_tensor(tensor: Tensor, text: bytes | None) -> WireTensor:
+    """Return what the JSON part says of a tensor: with the text of its data, or how long that is in the binary form."""
+    return WireTensor(
+        name=tensor.name,
+        shape=tensor.shape,
+        datatype=tensor.datatype.value,
+        parameters={"binary_data_size": memoryview(tensor.data).nbytes} if text is None else None,
+        data=None if text is None else cast("Sequence[object]", Raw(text)),  # is written as it stands
+    )

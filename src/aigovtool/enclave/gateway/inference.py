@@ -34,12 +34,13 @@ from aigovtool.enclave.engines.process import Ran
 from aigovtool.enclave.gateway.padding import head_padding, padded
 from aigovtool.enclave.instance_run import InstanceRun
 from aigovtool.enclave.results import Answered
-from aigovtool.errors import AIGovToolError, ConflictError, EngineError, RefusalError, StoppedError
-from aigovtool.ids import ConsumerId, Digest, RequestKey
+from aigovtool.errors import AIGovToolError, ConflictError, EngineError, RefusalError, StoppedError, TooLargeError
+from aigovtool.ids import ConsumerId, Digest, ModelId, RequestKey
 from aigovtool.ledger.answers import AnswerTerms, Fill, allows
 from aigovtool.ledger.policy import Dial, ServingPolicy
 from aigovtool.ledger.receipt import Receipt, salted_digest, sign_batch
 from aigovtool.ledger.units import Dimension, UnitVector, of
+from aigovtool.protocol.infer_body import InferBody
 from aigovtool.protocol.leaving import wanted
 from aigovtool.protocol.oip import InferRequest, encode_infer_response, read_infer_claim
 from aigovtool.protocol.reservation import Reservation
@@ -264,9 +265,7 @@ def _limits(terms: AnswerTerms | None, names: tuple[str, ...]) -> tuple[Limit, .
 
 
 def _made(asked: Asked, valid: _Valid, ran: Ran) -> _Made:
-    body = encode_infer_response(asked.model.offer.model, None, ran.outputs, valid.request)
-    if valid.terms is not None and valid.terms.pad_bytes:
-        body = padded(body, valid.terms.pad_bytes)
+    body = _answer(asked.model.offer.model, valid, ran)
     content = body.joined()
     length = () if body.header_length is None else ((LENGTH_HEADER, str(body.header_length)),)
     return _Made(
@@ -276,6 +275,19 @@ def _made(asked: Asked, valid: _Valid, ran: Ran) -> _Made:
         response=salted_digest(asked.salt, "response", [content]),
         terms=valid.terms,
     )
+
+
+def _answer(model: ModelId, valid: _Valid, ran: Ran) -> InferBody:
+    """Return the body, in one of the sizes that the model's terms say."""
+    body = encode_infer_response(model, None, ran.outputs, valid.request)
+    if valid.terms is None or not valid.terms.pad_bytes:
+        return body
+    try:
+        return padded(body, valid.terms.pad_bytes)
+    except TooLargeError:
+        # How long the JSON is follows from what the model gave, and nothing of that may be told for nothing.
+        binary = encode_infer_response(model, None, ran.outputs, valid.request, all_binary=True)
+        return padded(binary, valid.terms.pad_bytes)
 
 
 def _used(worst: UnitVector, ran: Ran) -> UnitVector:
