@@ -8,6 +8,7 @@ import os
 import stat
 from errno import EINVAL, ELOOP, ENXIO
 from pathlib import Path
+from secrets import token_hex
 from typing import BinaryIO, Final
 
 #: O_NONBLOCK: opening a pipe must not wait for its other end. For regular files it means nothing.
@@ -27,6 +28,18 @@ def open_regular(path: Path | str, flags: int = os.O_RDONLY, *, mode: int = 0o60
         os.close(descriptor)
         raise OSError(EINVAL, "not a regular file", str(path))
     return descriptor
+
+
+def new_beside(path: Path) -> tuple[BinaryIO, Path]:
+    """Open a new file for writing in the directory of `path`, to be renamed to it; return it with its name.
+
+    Its name is one that nobody can have prepared: where others write too, a link to a file of ours may lie in waiting.
+
+    Raises:
+        OSError: as `os.open`.
+    """
+    partial = path.with_name(f".{path.name[:100]}.{token_hex(8)}.partial")
+    return partial.open("xb"), partial
 
 
 def read_regular(path: Path | str) -> BinaryIO:

@@ -142,3 +142,17 @@ def test_an_enclave_writes_to_nothing_else_than_its_cache(standing: Lent, kind: 
     assert enclave.poll() in {2, 5, 7, -9}, log.read_text()
     assert victim.read_bytes() == _STOLEN
     observed.figure("enclaves that booted while their cache was exchanged", 1)
+
+
+@pytest.mark.attack(43)
+def test_no_verb_writes_through_a_link_that_lies_in_waiting(standing: Lent) -> None:
+    """Somebody who can write to the same directory knows what a verb writes to before the file has its name."""
+    victim = standing.path("victim")
+    victim.write_text("mine")
+    verbs = {"log.jsonl": ("audit", "export"), "again.aigov": ("model", "seal", "adder.onnx", "--name", "again")}
+    for name, verb in verbs.items():
+        for planted in (f".{name}.partial", f".{name}.tmp"):
+            standing.path(planted).symlink_to(victim)
+        standing.run(*verb, "-o", name)
+        assert not standing.path(name).is_symlink()
+    assert victim.read_text() == "mine"

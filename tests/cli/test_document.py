@@ -86,3 +86,13 @@ def test_other_content_is_refused_and_no_file_is_written_over(tmp_path: Path) ->
         write_document(path, policy(), replace=False)
     assert (taken.value.reason, taken.value.fix) == ("unwritable_file", "name another file, or remove this one")
     assert path.read_bytes() != encode(policy())
+
+
+def test_a_document_is_not_written_through_a_link_that_lies_in_waiting(tmp_path: Path) -> None:
+    """Somebody who can write to the same directory knows under which name it began once."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / ".document.json.tmp").symlink_to(victim)
+    assert read(written(tmp_path, policy())) == policy()
+    assert victim.read_text() == "mine"
+    assert not list(tmp_path.glob(".document.json.*.partial"))

@@ -87,6 +87,7 @@ def write_document(path: Path, document: "Message", *, replace: bool) -> None:
     import msgspec  # noqa: PLC0415
 
     from aigovtool.codec import encode  # noqa: PLC0415
+    from aigovtool.regular_file import new_beside  # noqa: PLC0415
 
     text = msgspec.json.format(encode(document), indent=2) + b"\n"
     try:
@@ -94,9 +95,13 @@ def write_document(path: Path, document: "Message", *, replace: bool) -> None:
             with path.open("xb") as file:
                 file.write(text)
             return
-        partial = path.with_name(f".{path.name}.tmp")
-        partial.write_bytes(text)
-        partial.replace(path)
+        made, partial = new_beside(path)
+        try:
+            with made:
+                made.write(text)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         fix = "name another file, or remove this one" if isinstance(error, FileExistsError) else None
         raise ConfigurationError(f"cannot write {path}: {error.strerror}", reason="unwritable_file", fix=fix) from None

@@ -31,6 +31,7 @@ from aigovtool.ledger.cosignature import WitnessKey
 from aigovtool.ledger.merkle import leaf_hash
 from aigovtool.protocol.trust import open_key_set
 from aigovtool.protocol.views import CosignedNotes, LogHead
+from aigovtool.regular_file import new_beside
 
 FORMAT: Final = "aigovtool-audit.v1"
 _MAX_HEADER_BYTES: Final = 64 << 10
@@ -59,12 +60,13 @@ def write_audit_file(path: Path, head: LogHead, entries: Iterable[bytes], *, rep
         ConfigurationError: `unwritable_audit_file`.
         LogError: `truncated` if there are fewer or more entries than the checkpoint in `head` says.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial: Path | None = None
     count = 0
     try:
         if path.exists() and not replace:
             raise ConflictError(f"{path} exists already", reason="audit_file_exists", fix="choose another name")
-        with partial.open("wb") as file:
+        file, partial = new_beside(path)
+        with file:
             header = AuditHeader(
                 format=FORMAT, checkpoint=head.checkpoint, key_set=head.key_set, cosigned=head.cosigned
             )
@@ -81,8 +83,9 @@ def write_audit_file(path: Path, head: LogHead, entries: Iterable[bytes], *, rep
             fix="choose another name or directory, and look whether the disk is full",
         ) from None
     finally:
-        with suppress(OSError):  # a name that is too long cannot even be looked for
-            partial.unlink(missing_ok=True)
+        if partial is not None:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
     return count
 
 

@@ -160,10 +160,12 @@ def _write_package(
     from aigovtool.crypto.sign import SigningKey  # noqa: PLC0415
     from aigovtool.package.sealing import seal as seal_files  # noqa: PLC0415
     from aigovtool.package.source import open_sources  # noqa: PLC0415
+    from aigovtool.regular_file import new_beside  # noqa: PLC0415
 
-    partial = out.with_name(f".{out.name}.partial")
+    partial: Path | None = None
     try:
-        with Secret(party.key) as seed, partial.open("wb") as stream:
+        stream, partial = new_beside(out)
+        with Secret(party.key) as seed, stream:
             sealer = SigningKey.from_secret(seed)
             with open_sources(source.absolute().parent, [source.name, *external_data]) as sources:
                 sealed = seal_files(
@@ -180,7 +182,8 @@ def _write_package(
     except OSError as error:
         raise ConfigurationError(f"cannot write {out}: {error.strerror}", reason="unwritable_package") from None
     finally:
-        partial.unlink(missing_ok=True)
+        if partial is not None:
+            partial.unlink(missing_ok=True)
     return sealed
 
 
