@@ -17,7 +17,7 @@ from aigovtool.codec import decode
 from aigovtool.crypto.identity import IdentityKind
 from aigovtool.crypto.sign import Envelope, SigningKey, seal
 from aigovtool.custodian.app import open_custodian
-from aigovtool.custodian.service import commands, renewal
+from aigovtool.custodian.service import commands, renewal, views
 from aigovtool.custodian.store.bodies import decoded
 from aigovtool.custodian.store.schema import asks, budget_rows, leases, stops
 from aigovtool.custodian.store.transaction import Transaction
@@ -167,8 +167,15 @@ class Pair:
 
     def stop(self, target: str, value: str, *, active: bool) -> None:
         """Have one operator stop something, or two lift it."""
-        change = acts.Stop if active else acts.Resume
-        act = change(target=StopTarget(target), value=value, reason="drill")
+        of = StopTarget(target)
+        in_force = {
+            (one.target, one.value): one.epoch for one in self._run(views.show_stops(self.bench.custodian)).stops
+        }
+        act = (
+            acts.Stop(target=of, value=value, reason="drill")
+            if active
+            else acts.Resume(target=of, value=value, reason="drill", epoch=in_force.get((of, value)))
+        )
         self._order(act, lambda: (self.model.stop if active else self.model.resume)(target, value), two=not active)
 
     def write_off(self, slot: int) -> None:

@@ -91,8 +91,9 @@ ATTACKS: tuple[Attack, ...] = (
         41,
         name="An operator, or the custodian itself, turns against the others",
         answer="One stops; what undoes a stop or the ledger, or admits others, takes two. A changed log is refused.",
-        tried="Orders of one where two are enrolled, to a running custodian; an export without one of its grants.",
-        refusals=("conflict: needs_second", "log_invalid: index"),
+        tried="Orders of one where two are enrolled, to a running custodian; a signature of the other that was kept "
+        "back, for another stop; an export without one of its grants.",
+        refusals=("conflict: needs_second", "conflict: stop_changed", "log_invalid: index"),
         entries=("command_refused",),
     ),
     Attack(

@@ -21,7 +21,7 @@ from aigovtool.codec import Message
 from aigovtool.crypto.identity import Identity, IdentityKind
 from aigovtool.crypto.sign import Envelope, SigningKey, seal
 from aigovtool.custodian.custodian import Custodian
-from aigovtool.custodian.service import commands, renewal
+from aigovtool.custodian.service import commands, renewal, views
 from aigovtool.errors import AIGovToolError
 from aigovtool.ids import BorrowerId, ConsumerId, LeaseId
 from aigovtool.ledger.budget import BudgetLimit, Scope, Window
@@ -29,7 +29,7 @@ from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.policy import GRACE_MS
 from aigovtool.ledger.units import Dimension, UnitVector
 from aigovtool.protocol import commands as acts
-from aigovtool.protocol.commands import COMMAND, Act
+from aigovtool.protocol.commands import COMMAND, Act, Stop
 from aigovtool.protocol.messages import Deny, Grant, Report, Want
 
 _CONSUMER_OF = {BORROWER: CONSUMER, OTHER: STRANGER}
@@ -98,6 +98,11 @@ class Life:
         else:
             self.tell(Told(number=number, sender="operator", what=what, entry=result.entry, epoch=result.epoch or 0))
 
+    async def _lift(self, stop: Stop) -> None:
+        shown = (await views.show_stops(self.custodian)).stops
+        epoch = next((one.epoch for one in shown if (one.target, one.value) == (stop.target, stop.value)), None)
+        await self._order(acts.Resume(target=stop.target, value=stop.value, reason="over", epoch=epoch), two=True)
+
     async def _renew(self, index: int, wants: list[Want], reports: list[Report]) -> None:
         number, self.acts = self.acts, self.acts + 1
         enclave, sender = self.enclaves[index], f"enclave {index}"
@@ -153,7 +158,7 @@ class Life:
         kind = chance.choice(("grant", "grant", "limit", "stop", "enrol", "write off"))
         if self.stopped and chance.random() < 0.7:
             stop = self.stopped.pop()
-            return self._order(acts.Resume(target=stop.target, value=stop.value, reason="drill over"))
+            return self._lift(stop)
         if kind == "stop" and not self.stopped:
             targets = ((StopTarget.CONSUMER, CONSUMER), (StopTarget.BORROWER, OTHER), (StopTarget.ALL, ""))
             target, value = chance.choice(targets)

@@ -43,7 +43,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def order_alone(world: World, act: Act) -> httpx.Response:
     """Send what the first operator alone has signed."""
-    key = SigningKey.from_secret(Secret(world.operator.key))
+    order = signed(world, act, SigningKey.from_secret(Secret(world.operator.key)))
+    with world.custodian_client() as client:
+        return client.post("/v1/commands", content=order, headers={"content-type": "application/json"})
+
+
+def signed(world: World, act: Act, *keys: SigningKey) -> bytes:
+    """Return an order of the first operator with these signatures."""
     order = Command(
         custodian=world.custodian_id,
         operator=world.operator.operator,
@@ -51,12 +57,7 @@ def order_alone(world: World, act: Act) -> httpx.Response:
         issued_at_ms=time.time_ns() // 1_000_000,
         act=act,
     )
-    with world.custodian_client() as client:
-        return client.post(
-            "/v1/commands",
-            content=encode(seal(COMMAND, order, key)),
-            headers={"content-type": "application/json"},
-        )
+    return encode(seal(COMMAND, order, *keys))
 
 
 ALONE_REFUSED: dict[str, Act] = {
@@ -95,6 +96,21 @@ def test_one_operator_alone_stops(world: World) -> None:
     assert order_alone(world, stop).status_code == 200
     assert {stop["target"] for stop in world.view("/v1/stops")["stops"]} == {"all", "borrower"}
     world.resume(StopTarget.BORROWER, BORROWER)
+
+
+@pytest.mark.attack(41)
+def test_a_signature_that_was_kept_back_lifts_no_later_stop(world: World, observed: Observed) -> None:
+    """A second operator, or the thief of that key, has what the first signed in the matter of another stop."""
+    ((target, epoch),) = [(stop["target"], stop["epoch"]) for stop in world.view("/v1/stops")["stops"]]
+    lift = commands.Resume(target=StopTarget(target), value="", reason="it was a false alarm", epoch=epoch)
+    kept = signed(world, lift, SigningKey.from_secret(Secret(world.operator.key)), world.second_operator())
+    world.resume()
+    world.stop()
+    with world.custodian_client() as client:
+        refused = client.post("/v1/commands", content=kept, headers={"content-type": "application/json"})
+    assert (refused.status_code, refused.json()["reason"]) == (409, "stop_changed")
+    observed.refusal(refused.json())
+    assert [stop["target"] for stop in world.view("/v1/stops")["stops"]] == ["all"]
 
 
 @pytest.mark.attack(41)

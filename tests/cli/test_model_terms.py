@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import Result
 from tests.cli.conftest import Place
@@ -11,8 +12,9 @@ from tests.custodian.conftest import BORROWER, MODEL, want
 
 from aigovtool.cli.model.dial import DIALS, EXAMPLE, budget_meant, compute_meant, meaning, terms_facts
 from aigovtool.ids import BorrowerId, ModelId
+from aigovtool.ledger.answers import AnswerTerms
 from aigovtool.ledger.budget import RowKey, Scope, Window
-from aigovtool.ledger.policy import Dial, default_policy
+from aigovtool.ledger.policy import Dial, ServingPolicy, default_policy
 from aigovtool.ledger.units import Dimension
 from aigovtool.protocol.messages import Grant
 from aigovtool.protocol.views import BudgetView
@@ -227,3 +229,29 @@ def test_every_dial_is_an_option_with_consequences() -> None:
         told = dict(terms_facts(meaning(default_policy(dial), ["hospital"], EXAMPLE)))
         assert told["dial"] == dial
         assert told["a crash of an enclave loses"].startswith("at most ")
+
+
+def test_every_term_of_a_policy_is_in_what_a_second_operator_reads() -> None:
+    """An order may be made by another program than this one: each field that it changes changes a line."""
+    policy = default_policy(Dial.ISLAND, compute_ms=100)
+    changed = {
+        "version": 2,
+        "dial": Dial.BALANCED,
+        "ttl_ms": policy.ttl_ms - 3_600_000,
+        "wipe_after_ms": policy.wipe_after_ms + 3_600_000,
+        "required": [],
+        "max_unclosed_percent_per_instance": 100,
+        "max_unclosed_percent_per_borrower": 100,
+        "max_lease_units": 10**12,
+        "max_attestation_age_ms": policy.max_attestation_age_ms + 3_600_000,
+        "request_max": msgspec.structs.replace(policy.request_max, compute_ms=200),
+        "answers": AnswerTerms(pad_bytes=1024),
+    }
+    # What a model is metered in never changes.
+    assert {*changed, "dimension", "also"} == set(ServingPolicy.__struct_fields__)
+    before = terms_facts(meaning(policy, ["st-mary"], EXAMPLE))
+    for name, value in changed.items():
+        after = terms_facts(meaning(msgspec.structs.replace(policy, **{name: value}), ["st-mary"], EXAMPLE))
+        assert len(after) == len(before), name
+        assert after != before, name
+    assert terms_facts(meaning(policy, ["elsewhere"], EXAMPLE)) != before

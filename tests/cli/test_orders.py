@@ -16,6 +16,7 @@ from aigovtool.cli.custodian.gap import gap_of
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import Envelope, SigningKey, seal
+from aigovtool.custodian.service import views
 from aigovtool.ids import OperatorId
 from aigovtool.ledger.entry import StopTarget
 from aigovtool.ledger.policy import GRACE_MS
@@ -496,6 +497,11 @@ def test_two_operators_lift_a_stop(on_file: Site) -> None:
         assert done.exit_code == 0, done.output
         again = cosign(place, "--yes")
         assert (again.exit_code, "not_stopped" in again.stderr) == (3, True)
+        assert place.run("stop", "--all", "--reason", "another drill").exit_code == 0
+        later = cosign(place, "--yes")
+        assert (later.exit_code, "stop_changed" in later.stderr) == (3, True)
+        in_force = do(views.show_stops(on_file.bench.custodian)).stops
+        assert [stop.target for stop in in_force] == [StopTarget.ALL]
 
 
 def test_two_operators_change_which_enclaves_are_accepted(on_file: Site) -> None:

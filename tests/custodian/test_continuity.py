@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import psycopg
@@ -109,6 +110,11 @@ async def lent_with_budget(lent: Bench) -> Bench:
     return lent
 
 
+def lifting(epoch: int | None) -> acts.Resume:
+    """Return an order that lifts the stop of everything that has this epoch."""
+    return acts.Resume(target=StopTarget.ALL, value="", reason="over", epoch=epoch)
+
+
 @dataclass
 class Two:
     """Two operators of one custodian."""
@@ -125,6 +131,11 @@ class Two:
     ) -> CommandResult:
         envelope = seal(COMMAND, self.bench.order(act, **changes), *(keys or (self.bench.key, self.bob_key)))
         return await commands.execute(self.bench.custodian, sender or self.bob, envelope)
+
+    async def lift(self, **changes: Any) -> CommandResult:
+        """Lift the stop of everything that is in force now."""
+        (stop,) = (await views.show_stops(self.bench.custodian)).stops
+        return await self.command(lifting(stop.epoch), **changes)
 
     async def settle(self, *charges: acts.RowCharge) -> CommandResult:
         gap = await views.show_gap(self.bench.custodian)
@@ -564,9 +575,10 @@ class Knowing:
 
 
 async def stop_twice(bench: Bench) -> None:
+    target, value = StopTarget.CONSUMER, CONSUMER
     for _ in range(2):
-        for act in (acts.Stop, acts.Resume):
-            await bench.command_of_two(act(target=StopTarget.CONSUMER, value=CONSUMER, reason="drill"))
+        stopped = await bench.command_of_two(acts.Stop(target=target, value=value, reason="drill"))
+        await bench.command_of_two(acts.Resume(target=target, value=value, reason="over", epoch=stopped.epoch))
 
 
 async def knowing(two: Two, ledger: str | None, *, shows: bool = True) -> Knowing:
@@ -602,7 +614,7 @@ async def test_a_stop_while_there_is_a_gap_reaches_live_enclaves(two: Two, ledge
     assert await known.hears(two.bench)
     # And it is lifted for whoever comes after the settlement; the log with its leap of epochs verifies.
     await two.settle()
-    await two.command(acts.Resume(target=StopTarget.ALL, value="", reason="over"))
+    await two.lift()
     await Enclave(two.bench).boot()
     await verified(two.bench)
 
@@ -626,8 +638,9 @@ async def test_a_consumers_stop_is_not_made_newer_by_itself(two: Two, ledger: st
     await two.bench.add_consumer(night, BORROWER)
     known = await knowing(two, ledger)
     await two.bench.command(acts.Stop(target=StopTarget.CONSUMER, value=night, reason="drill"))
-    for act in (acts.Stop, acts.Resume):  # neither is one that was lifted
-        await two.command(act(target=StopTarget.MODEL, value=MODEL, reason="drill"))
+    stopped = await two.command(acts.Stop(target=StopTarget.MODEL, value=MODEL, reason="drill"))
+    # Neither is one that was lifted.
+    await two.command(acts.Resume(target=StopTarget.MODEL, value=MODEL, reason="drill", epoch=stopped.epoch))
     with pytest.raises(LedgerRollbackError):
         await known.enclave.renew()
     await known.hears(two.bench)
@@ -767,16 +780,43 @@ async def test_the_author_of_a_command_signed_it(two: Two) -> None:
 
 async def test_a_cosigned_command_may_wait_a_day(two: Two) -> None:
     """The second operator may be elsewhere; one alone has five minutes."""
-    lift = acts.Resume(target=StopTarget.ALL, value="", reason="over")
     await two.bench.command(STOP)
     issued_at_ms = two.bench.now_ms
     two.bench.now_ms += 86_400_000
-    await two.command(lift, issued_at_ms=issued_at_ms)
+    await two.lift(issued_at_ms=issued_at_ms)
     await two.bench.command(STOP)
     two.bench.now_ms += 1
     with pytest.raises(SignatureInvalidError) as refused:
-        await two.command(lift, issued_at_ms=issued_at_ms)
+        await two.lift(issued_at_ms=issued_at_ms)
     assert refused.value.reason == "stale_command"
+
+
+async def test_an_order_lifts_the_stop_that_it_was_signed_for(two: Two) -> None:
+    """A second operator who keeps one back lifts with it neither a later stop nor, after a restore, the same again."""
+    first = (await two.bench.command(STOP)).epoch
+    kept = seal(COMMAND, two.bench.order(lifting(first)), two.bench.key, two.bob_key)
+    await two.lift()
+    second = (await two.bench.command(STOP)).epoch
+    for act in (lifting(first), lifting((second or 0) + 1)):
+        with pytest.raises(ConflictError) as refused:
+            await two.command(act)
+        assert refused.value.reason == "stop_changed"
+    with pytest.raises(ConflictError):
+        await commands.execute(two.bench.custodian, two.bob, kept)
+    with pytest.raises(InvalidValueError) as unnamed:
+        await two.command(lifting(None))
+    assert unnamed.value.reason == "stop_not_named"
+    assert [stop.epoch for stop in (await views.show_stops(two.bench.custodian)).stops] == [second]
+    await two.lift()
+
+
+async def test_a_stop_that_is_ordered_again_is_not_lifted_by_an_order_from_before(two: Two) -> None:
+    """Whoever stops what is stopped already has a reason that the order's authors did not know."""
+    first = (await two.bench.command(STOP)).epoch
+    await two.bench.command(STOP)
+    with pytest.raises(ConflictError) as refused:
+        await two.command(lifting(first))
+    assert refused.value.reason == "stop_changed"
 
 
 # --- Written off -------------------------------------------------------------------------------------------------

@@ -337,7 +337,9 @@ class World:
 
     def resume(self, target: StopTarget = StopTarget.ALL, value: str = "") -> None:
         """Lift a stop."""
-        self.command(commands.Resume(target=target, value=value, reason="drill over"))
+        in_force = self.view("/v1/stops")["stops"]
+        (epoch,) = [stop["epoch"] for stop in in_force if (stop["target"], stop["value"]) == (target.value, value)]
+        self.command(commands.Resume(target=target, value=value, reason="drill over", epoch=epoch))
 
     # -- Set-up ---------------------------------------------------------------------------------------
 

@@ -113,12 +113,13 @@ class Stop(Message, tag_field="act", tag="stop"):
     reason: str
 
 
-class Resume(Message, tag_field="act", tag="resume"):
-    """Lift a stop."""
+class Resume(Message, tag_field="act", tag="resume", omit_defaults=True):
+    """Lift a stop: that of this epoch. An order of two operators must name it, and so lifts none that came later."""
 
     target: StopTarget
     value: str
     reason: str
+    epoch: Units | None = None
 
 
 class EnrolWitness(Message, tag_field="act", tag="enrol_witness"):

@@ -96,7 +96,7 @@ def look(transaction: Transaction) -> None:
     assert newest is not None
     assert newest.to(newest.answered.request_id, newest.request) is not None
     assert (newest.answered.shown, newest.answered.earlier) == ((0, 0), ())
-    assert stops.is_active(transaction, StopTarget.CONSUMER, "ward7")
+    assert stops.epoch_of(transaction, StopTarget.CONSUMER, "ward7") is not None
     assert [stop.value for stop in stops.state_for(transaction, instance).stops] == ["ward7"]
 
 

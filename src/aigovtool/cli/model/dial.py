@@ -75,6 +75,11 @@ class Meaning(Struct, frozen=True, kw_only=True):
     outage_survived_ms: int
     stop_bound_ms: int
     per_request: bool
+    budgets_required: list[str]
+    percent_per_enclave: int
+    percent_per_borrower: int
+    lease_units_max: int
+    attestation_age_max_ms: int
     compute_ms_max: int | None = None
     compute_ms_lost_on_crash_max: int | None = None
     answers: AnswerTerms | None = None
@@ -129,6 +134,11 @@ def meaning(
         outage_survived_ms=found.outage_survived_ms,
         stop_bound_ms=found.stop_bound_ms,
         per_request=found.per_request,
+        budgets_required=[level.value for level in policy.required],
+        percent_per_enclave=policy.max_unclosed_percent_per_instance,
+        percent_per_borrower=policy.max_unclosed_percent_per_borrower,
+        lease_units_max=policy.max_lease_units,
+        attestation_age_max_ms=policy.max_attestation_age_ms,
         compute_ms_max=compute_ms_max or None,
         compute_ms_lost_on_crash_max=None
         if not compute_ms_max
@@ -159,12 +169,17 @@ def consequence_facts(terms: Meaning) -> list[tuple[str, str]]:
 
 
 def terms_facts(terms: Meaning) -> list[tuple[str, str]]:
-    """Return all terms, with the consequences."""
+    """Return all terms, with the consequences: whoever signs an order with another reads it here."""
+    levels = ", ".join(level.replace("_", " / ") for level in terms.budgets_required)
+    shares = f"{terms.percent_per_borrower} % to one borrower, {terms.percent_per_enclave} % to one enclave"
     return [
         ("version", str(terms.version)),
         ("lent to", ", ".join(terms.borrowers) or "nobody"),
         ("a lease lives", span(terms.ttl_ms)),
         ("wipes itself without contact after", span(terms.wipe_after_ms)),
+        ("an attestation is good for", span(terms.attestation_age_max_ms)),
+        ("refused without a budget of", levels or "its model, borrower or consumer"),
+        ("of a budget at most", f"{shares}, {count(terms.lease_units_max)} units in one lease"),
         *consequence_facts(terms),
         *answer_facts(terms.answers),
     ]

@@ -149,7 +149,7 @@ def resume(
     chosen = _chosen(everything=everything, model=model, borrower=borrower, consumer=consumer, enclave=enclave)
     with connected(operator_file) as client:
         target, value = _resolved(client, *chosen)
-        act = Resume(target=target, value=value, reason=reason)
+        act = Resume(target=target, value=value, reason=reason, epoch=_epoch_of(client, target, value))
         meaning = lifting(client, act)
         orders.require_signers(client, act, save)
         if save is not None:
@@ -176,11 +176,22 @@ def lifting(client: "OperatorClient", act: "Resume") -> list[str]:
 
     Raises:
         NotFoundError: there is no such model or party: a misspelt name.
-        ConflictError: `not_stopped`.
+        ConflictError: `not_stopped`; `stop_changed` when it was stopped again since the order was made.
     """
     in_force = _require_stopped(client, act.target, act.value)
+    if act.epoch != _epoch_of(client, act.target, act.value):
+        raise ConflictError(
+            f"the order does not lift the present stop of {named(act.target.value, act.value)}: it was stopped again",
+            reason="stop_changed",
+            fix="find out why; if it is to be lifted all the same, have the first operator save a new order",
+        )
     what = f"this lifts the stop of {named(act.target.value, act.value)}: what it concerns may be used again"
     return [f"in force: {in_force}", what]
+
+
+def _epoch_of(client: "OperatorClient", target: "StopTarget", value: str) -> int | None:
+    """Return the epoch of a stop in force; None where there is none."""
+    return next((stop.epoch for stop in client.stops().stops if (stop.target, stop.value) == (target, value)), None)
 
 
 def _require_stopped(client: "OperatorClient", target: "StopTarget", value: str) -> str:

@@ -332,8 +332,19 @@ def _stop(acting: Acting, act: commands.Stop) -> CommandResult:
 
 
 def _resume(acting: Acting, act: commands.Resume) -> CommandResult:
-    if not stops.is_active(acting.transaction, act.target, act.value):
+    present = stops.epoch_of(acting.transaction, act.target, act.value)
+    if present is None:
         raise ConflictError("this is not stopped", reason="not_stopped")
+    if act.epoch is None and acting.mark.second is not None:
+        raise InvalidValueError(
+            "an order of two names the stop that it lifts", reason="stop_not_named", fix="save it anew"
+        )
+    if act.epoch not in {None, present}:
+        raise ConflictError(
+            "it was stopped again since this was ordered, perhaps for another reason",
+            reason="stop_changed",
+            fix="find out why; then order it anew",
+        )
     if act.target in {StopTarget.BORROWER, StopTarget.CONSUMER}:
         parties.require(acting.transaction, PartyRole(act.target.value), act.value)
     elif act.target is StopTarget.MODEL:

@@ -82,10 +82,11 @@ def _require_readable(transaction: Transaction, consumer: Party) -> None:
         )
 
 
-def is_active(transaction: Transaction, target: StopTarget, value: str) -> bool:
-    """Return whether this very stop is in force."""
-    condition = (stops.c.target == target.value) & (stops.c.value == value)
-    return transaction.execute(select(stops.c.active).where(condition)).scalar_one_or_none() is True
+def epoch_of(transaction: Transaction, target: StopTarget, value: str) -> int | None:
+    """Return the epoch of this very stop, or None where it is not in force."""
+    condition = (stops.c.target == target.value) & (stops.c.value == value) & stops.c.active
+    found = transaction.execute(select(stops.c.epoch).where(condition)).scalar_one_or_none()
+    return None if found is None else int(found)
 
 
 def active(transaction: Transaction) -> list[ActiveStop]:
