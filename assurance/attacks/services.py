@@ -12,7 +12,8 @@ ATTACKS: tuple[Attack, ...] = (
         ),
         tried=(
             "2,000 connections to a custodian, and as many to an enclave, that send or read byte by byte or "
-            "nothing at all, while others ask, by open and by new connections, and an operator stops a consumer."
+            "nothing at all, while others ask, by open and by new connections, and an operator stops a consumer; and "
+            "consumers that announce all the bodies for which an enclave has room."
         ),
     ),
     Attack(

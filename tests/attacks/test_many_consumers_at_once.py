@@ -13,7 +13,7 @@ import pytest
 from conformance.malformed import edits, structured
 from tests.attacks.attacked import Consumer, attacked, refusal_of
 from tests.attacks.laborious import echo_model, given, to_echo
-from tests.e2e.world import Answer, Connection, World
+from tests.e2e.world import MODEL, Answer, Connection, World
 from tests.observations import Observed
 
 #: Rounds in which both ask at the same time under the same id.
@@ -162,3 +162,23 @@ def test_garbage_never_makes_it_fail(world: World, observed: Observed) -> None:
     assert link.infer(genuine, **headers).status == 200
     for status, number in sorted(statuses.items()):
         observed.figure(f"answered {status}", number)
+
+
+@pytest.mark.attack(34)
+def test_bodies_that_do_not_come_keep_nobody_out(world: World, observed: Observed) -> None:
+    """Four consumers without units announce all the room that there is, and send a byte of each: others are served."""
+    links: list[Connection] = []
+    for number in range(4):
+        idler = Consumer(world, f"idler-{number}")
+        links += [idler.connect() for _ in range(4)]
+    for link in links:
+        announced = {"content-type": "application/json", "content-length": str(64 << 20)}
+        link.link.putrequest("POST", f"/v2/models/{MODEL}/infer")
+        for name, value in announced.items():
+            link.link.putheader(name, value)
+        link.link.endheaders(b"{")
+    time.sleep(1)
+    body, headers = to_echo(bytes(4))
+    served = [Consumer(world, f"late-{number}").connect().infer(body, **headers) for number in range(3)]
+    assert [answer.status for answer in served] == [200] * 3
+    observed.figure("announced bodies that did not come", len(links))

@@ -13,7 +13,7 @@ from aigovtool.enclave.room import Room, Turns
 from aigovtool.errors import InvalidValueError, OverloadedError
 from aigovtool.ids import ConsumerId
 
-ANN, BEN, CLEO = ConsumerId("ann"), ConsumerId("ben"), ConsumerId("cleo")
+ANN, BEN, CLEO, DORA, EVE = map(ConsumerId, ("ann", "ben", "cleo", "dora", "eve"))
 
 
 def full(room: Room, consumer: ConsumerId, amount: int) -> bool:
@@ -28,7 +28,7 @@ def full(room: Room, consumer: ConsumerId, amount: int) -> bool:
 
 def test_a_consumer_takes_its_share_and_no_more() -> None:
     """Others are not disturbed by one that is at its bound."""
-    room = Room(4, 10, "busy")
+    room = Room(4, 12, "busy")
     with room.take(ANN, 3):
         assert not full(room, ANN, 1)
         assert full(room, ANN, 2)
@@ -39,11 +39,28 @@ def test_a_consumer_takes_its_share_and_no_more() -> None:
 
 def test_all_together_take_no_more_than_there_is() -> None:
     """Each within its share, and yet the room is full."""
-    room = Room(4, 10, "busy")
-    with room.take(ANN, 4), room.take(BEN, 4):
-        assert full(room, CLEO, 3)
-        assert not full(room, CLEO, 2)
-    assert not full(room, CLEO, 4)
+    room = Room(4, 12, "busy")
+    with room.take(ANN, 4), room.take(BEN, 4), room.take(CLEO, 2), room.take(DORA, 1):
+        assert full(room, EVE, 2)
+        with room.take(EVE, 1):
+            assert room._total == 12
+            assert full(room, ConsumerId("fay"), 1)
+    assert not full(room, EVE, 4)
+
+
+def test_nobody_takes_more_than_it_leaves() -> None:
+    """Each of a crowd that takes what it gets leaves half of what it found; who comes then has a place."""
+    room = Room(256, 1_024, "busy")
+    taken = []
+    with ExitStack() as crowd:
+        for number in range(8):
+            one, before = ConsumerId(f"c{number}"), room._total
+            while not full(room, one, 1):
+                crowd.enter_context(room.take(one, 1))
+            taken.append(room._total - before)
+        assert taken == [256, 256, 256, 128, 64, 32, 16, 8]
+        assert not full(room, ANN, 4)
+    assert room._total == 0
 
 
 def test_what_is_not_needed_is_given_back_early() -> None:

@@ -1,7 +1,9 @@
 """What consumers share: room, of which each may take its own share, and threads, which each gets in its turn.
 
 `Room` is used for requests that wait for units, bodies in memory, and what the engine has. All together take not more
-than there is. Who asks for more than is left is refused at once, with a time to come back, and takes nothing.
+than there is. Who asks for more than is left is refused at once, with a time to come back, and takes nothing. Nobody
+takes more than it leaves to others: so each further consumer that fills its share takes half of what is left, and a few
+that work together do not shut out the rest, as four with a quarter each did. It costs nothing to announce a body.
 
 `Turns` is used for work that would hold up the event loop, and with it heartbeat, pushes and everybody else. The
 interpreter lets another thread run every few milliseconds, except within one call of a library: so what is done here is
@@ -36,7 +38,7 @@ class Room:
         """Take `amount`, and give it back at the end.
 
         Raises:
-            OverloadedError: there is not so much left, for this consumer or in all.
+            OverloadedError: as `claim`.
         """
         share = self.claim(consumer, amount)
         try:
@@ -48,9 +50,11 @@ class Room:
         """Take `amount`, until the share is shrunk to nothing.
 
         Raises:
-            OverloadedError: there is not so much left, for this consumer or in all.
+            OverloadedError: not so much is left, for this consumer or in all, or it would have more than it leaves.
         """
-        if self._taken.get(consumer, 0) + amount > self._per_consumer or self._total + amount > self._in_all:
+        own, left = self._taken.get(consumer, 0) + amount, self._in_all - self._total - amount
+        # The last place goes to whoever has none.
+        if own > self._per_consumer or left < 0 or own > max(1, left):
             raise OverloadedError(
                 "this consumer has too many requests under way, or the enclave has",
                 reason=self._reason,

@@ -175,7 +175,8 @@ async def test_the_queue_is_bounded(kit: Any, double: Any, slow: Any) -> None:
     process = await EngineProcess.start(EngineConfig(workers=2, shares=Shares(requests=2)))
     short, long = await double.load(process), await slow.load(process)
     running = [
-        asyncio.ensure_future(process.run(long, kit.steps(kit.FOR_EVER), [], 200, consumer=ANN)) for _ in range(2)
+        asyncio.ensure_future(process.run(long, kit.steps(kit.FOR_EVER), [], 200, consumer=consumer))
+        for consumer in (ANN, BEN)
     ]
     await asyncio.sleep(0)
     with pytest.raises(OverloadedError):

@@ -75,7 +75,7 @@ async def test_of_an_id_that_the_enclave_made_nothing_is_kept(site: Site, servic
 async def test_requests_that_wait_are_bounded(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """They hold their bodies for up to a minute, also when their clients are gone: the next is refused at once."""
     run = service.run
-    monkeypatch.setattr(run, "_queue", Room(2, 3, "too_many_waiting"))
+    monkeypatch.setattr(run, "_queue", Room(2, 4, "too_many_waiting"))
     answers = await asyncio.gather(
         *(infer(run, asked(run, f"k{number}")) for number in range(4)), return_exceptions=True
     )
