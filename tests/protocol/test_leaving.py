@@ -28,6 +28,7 @@ NAMED = AnswerTerms(outputs=(OutputRule(name="label"),), only_named=True)
         ((OutputRule(name="label", top_k=1),), "not_a_float"),
         ((OutputRule(name="label", decimals=1),), "not_a_float"),
         (tuple(OutputRule(name=spec.name, hide=True) for spec in OUTPUTS), "nothing_leaves"),
+        ((OutputRule(name="logits", top_k=2),), "restricts_nothing"),
     ],
 )
 def test_rules_that_a_model_cannot_keep_are_refused(outputs: tuple[OutputRule, ...], reason: str) -> None:
@@ -35,6 +36,30 @@ def test_rules_that_a_model_cannot_keep_are_refused(outputs: tuple[OutputRule, .
     with pytest.raises(InvalidValueError) as caught:
         require_keepable(AnswerTerms(outputs=outputs), OUTPUTS)
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("shape", "taken"),
+    [
+        (("n", 10, 1), False),
+        ((), False),
+        (("n", 3), False),
+        (("n", 4), True),
+        (("n", "m"), True),
+        ((10, -1), True),
+        (None, True),
+    ],
+)
+def test_the_largest_of_a_row_are_fewer_than_it_has(shape: tuple[int | str, ...] | None, taken: bool) -> None:  # noqa: FBT001 -- case
+    """Who wrote "the largest three" of classes that are not on the last axis would let all of them leave."""
+    spec = TensorSpec(name="y", datatype=Datatype.FP32, shape=shape)
+    terms = AnswerTerms(outputs=(OutputRule(name="y", top_k=3),))
+    if taken:
+        require_keepable(terms, [spec])
+        return
+    with pytest.raises(InvalidValueError) as caught:
+        require_keepable(terms, [spec])
+    assert caught.value.reason == "restricts_nothing"
 
 
 @pytest.mark.parametrize("datatype", [Datatype.BF16, Datatype.BYTES, Datatype.BOOL, Datatype.UINT8])

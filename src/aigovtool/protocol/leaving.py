@@ -9,7 +9,7 @@ from typing import Final
 
 from aigovtool.errors import ForbiddenError, InvalidValueError
 from aigovtool.ids import ModelId
-from aigovtool.ledger.answers import AnswerTerms
+from aigovtool.ledger.answers import AnswerTerms, OutputRule
 from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.package.manifest import Datatype, TensorSpec
 from aigovtool.protocol.messages import Answer
@@ -38,7 +38,8 @@ def require_keepable(terms: AnswerTerms | None, outputs: Sequence[TensorSpec]) -
     """Refuse rules that cannot be kept for a model with these outputs, or that leave nothing of it.
 
     Raises:
-        InvalidValueError: `no_such_output`, `not_a_float`, `nothing_leaves`.
+        InvalidValueError: `no_such_output`, `not_a_float`, `nothing_leaves`; `restricts_nothing` for a `top_k` that
+            leaves all of each row, as of an output of shape [-1, 10, 1], whose rows have one element.
     """
     if terms is None:
         return
@@ -58,8 +59,19 @@ def require_keepable(terms: AnswerTerms | None, outputs: Sequence[TensorSpec]) -
                 reason="not_a_float",
                 fix="hide the output, or let it leave as it is",
             )
+        _require_narrow(rule, spec)
     if not any(terms.lets(name) for name in specs):
         raise InvalidValueError("no output of the model would leave", reason="nothing_leaves", fix="withdraw the model")
+
+
+def _require_narrow(rule: OutputRule, spec: TensorSpec) -> None:
+    row = 1 if spec.shape == () else spec.shape[-1] if spec.shape else None
+    if rule.top_k is not None and isinstance(row, int) and 0 <= row <= rule.top_k:
+        raise InvalidValueError(
+            f"a row (the last axis) of output {rule.name!r} has {row} elements: all of them would leave",
+            reason="restricts_nothing",
+            fix="let fewer leave, or export the model with its classes on the last axis",
+        )
 
 
 def leaving(terms: AnswerTerms | None, outputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
