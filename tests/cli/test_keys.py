@@ -3,18 +3,20 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import Result
-from tests.cli.conftest import Place
+from tests.cli.conftest import Place, serving_of
 
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.x509 import from_pem, is_issued_by
 from aigovtool.custodian import keys as custodian_keys
-from aigovtool.custodian.app import initialise
+from aigovtool.custodian.app import initialise, open_custodian
 from aigovtool.protocol.party import ConsumerFile, OperatorFile
+from aigovtool.transport.server import bind_loopback
 
 Run = Callable[..., Result]
 
@@ -87,6 +89,31 @@ def test_a_party_renews_its_certificate_over_the_old_one(lent: Place) -> None:
     )
     assert file.stat().st_mode & 0o777 == 0o600
     assert lent.run("budget", "own", "--credential", str(file)).exit_code == 0
+
+
+def test_no_older_keystore_comes_back_into_an_operators_file(tmp_path: Path) -> None:
+    """A thief of the keys who stands in for the custodian shows the set that names what was stolen: it is refused."""
+    home, hosts = tmp_path / "custodian", ["localhost", "127.0.0.1"]
+    with bind_loopback() as listener:
+        url = f"https://localhost:{listener.getsockname()[1]}"
+        initialise(home, url=url, hosts=hosts, operator="alice", allow_simulated=False)
+        custodian = open_custodian(home)
+        place = Place(tmp_path, home / "operator.json", listener)
+        with serving_of(custodian, listener):
+            stolen = custodian.keys
+            for order in (["rotate", "--root", str(home / "offline" / "root.key")], ["use"]):
+                made = place.run("custodian", "keys", order[0], str(home), "--key", "keystore", *order[1:])
+                assert made.exit_code == 0, made.output
+            custodian.keys = custodian_keys.load(home)
+            assert place.document("renew", str(place.operator))["keystore"]
+            custodian.keys = replace(custodian.keys, key_set=stolen.key_set, key_set_envelope=stolen.key_set_envelope)
+            for words in (["renew", str(place.operator)], ["audit", "export", "-o", place.file("log.jsonl")]):
+                refused = place.run(*words)
+                assert (refused.exit_code, "key_set_rollback" in refused.stderr) == (5, True), refused.output
+        custodian.database.close()
+    kept = decode(place.operator.read_bytes(), OperatorFile)
+    assert kept.keystore not in {stolen.keystore.public, b""}
+    assert kept.key_set == 2
 
 
 def test_a_file_under_a_passphrase_is_renewed_and_stays_under_it(lent: Place) -> None:

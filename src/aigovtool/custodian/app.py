@@ -137,6 +137,7 @@ def _write_operator_file(path: Path, keys: CustodianKeys, url: str, enrolled: Pa
         certificate=certificate,
         key=key.to_secret().reveal(),
         keystore=keys.keystore.public,
+        key_set=keys.key_set.version,
     )
     write_secret_file(path, Secret(encode(operator_file)))
 
@@ -161,7 +162,10 @@ def certificate_of(directory: Path, party: PartyFile, now_ms: int) -> PartyFile:
         keys, role, before.name, before.public_key.raw, now_ms=now_ms, not_after_ms=before.not_after_ms
     )
     if isinstance(party, OperatorFile):
-        return msgspec.structs.replace(party, certificate=issued, keystore=keys.key_set.keystore)
+        key_set = keys.key_set
+        return msgspec.structs.replace(
+            party, certificate=issued, keystore=key_set.keystore, key_set=max(party.key_set, key_set.version)
+        )
     return msgspec.structs.replace(party, certificate=issued)
 
 

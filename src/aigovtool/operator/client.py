@@ -120,8 +120,11 @@ class OperatorClient:
         return self._connection.get("/v1/health", views.Health)
 
     def key_set(self) -> KeySet:
-        """Return the custodian's keys, verified against the pinned root."""
-        return open_key_set(self._connection.get("/v1/key-set", Envelope), self.root)
+        """Return the custodian's keys, verified against the pinned root, and no older than those of the file."""
+        return self._opened(self._connection.get("/v1/key-set", Envelope))
+
+    def _opened(self, envelope: Envelope) -> KeySet:
+        return open_key_set(envelope, self.root, at_least=self.file.key_set)
 
     def parties(self) -> views.Parties:
         """Return all parties."""
@@ -182,7 +185,7 @@ class OperatorClient:
             SignatureInvalidError, LogError: it is not.
         """
         head = self.log_head()
-        return head, open_checkpoint(head.checkpoint, open_key_set(head.key_set, self.root).log_keys())
+        return head, open_checkpoint(head.checkpoint, self._opened(head.key_set).log_keys())
 
     def log_entries(self, start: int = 0, *, end: int | None = None) -> Iterator[bytes]:
         """Yield entries of the audit log from index `start`, up to but without `end`, each in its only encoding."""

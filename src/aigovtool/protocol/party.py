@@ -12,7 +12,7 @@ from msgspec import Meta
 from aigovtool.attestation.policy import AppraisalPolicy
 from aigovtool.codec import Message, convert, encode, text_like
 from aigovtool.errors import AIGovToolError, InvalidValueError
-from aigovtool.ids import BorrowerId, ConsumerId, Digest, OperatorId, digest_of
+from aigovtool.ids import BorrowerId, ConsumerId, Digest, OperatorId, Units, digest_of
 
 _Seed = Annotated[bytes, Meta(min_length=32, max_length=32)]
 _Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -59,14 +59,18 @@ class ConsumerFile(Message, tag_field="party", tag="consumer"):
     policy: AppraisalPolicy
 
 
-class OperatorFile(Message, tag_field="party", tag="operator"):
-    """Everything an operator needs. `keystore` is the X25519 key to which new model keys are wrapped."""
+class OperatorFile(Message, tag_field="party", tag="operator", omit_defaults=True):
+    """Everything an operator needs. `keystore` is the X25519 key to which new model keys are wrapped.
+
+    `key_set` is the version of the custodian's key set that it is from, as far as known: no older one is believed.
+    """
 
     operator: OperatorId
     custodian: CustodianAddress
     certificate: str
     key: _Seed
     keystore: _Key
+    key_set: Units = 0
 
 
 class Invitation(Message):

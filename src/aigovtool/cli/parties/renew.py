@@ -103,9 +103,12 @@ def _fetched(party: "PartyFile", file: Path) -> "PartyFile":
 
     with CustodianConnection.of(party) as connection:
         found = connection.get("/v1/self/certificate", PartyCertificate)
-        key_set = open_key_set(connection.get("/v1/key-set", Envelope), VerifyKey(party.custodian.root))
+        root, at_least = VerifyKey(party.custodian.root), party.key_set if isinstance(party, OperatorFile) else 0
+        key_set = open_key_set(connection.get("/v1/key-set", Envelope), root, at_least=at_least)
     renewed = _with_certificate(party, found, file)
-    return structs.replace(renewed, keystore=key_set.keystore) if isinstance(renewed, OperatorFile) else renewed
+    if not isinstance(renewed, OperatorFile):
+        return renewed
+    return structs.replace(renewed, keystore=key_set.keystore, key_set=key_set.version)
 
 
 def _issued(party: "PartyFile", directory: Path) -> "PartyFile":
