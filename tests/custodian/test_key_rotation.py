@@ -24,7 +24,7 @@ from aigovtool.errors import AIGovToolError, ConfigurationError, ConflictError, 
 from aigovtool.ids import Digest, key_id_of
 from aigovtool.ledger.entry import PartyRole
 from aigovtool.protocol.release import deposit_context
-from aigovtool.protocol.trust import open_key_set, require_no_rollback
+from aigovtool.protocol.trust import MAX_REVOKED_LOG, open_key_set, require_no_rollback
 
 NOW_MS = 1_800_000_000_000
 MANIFEST = Digest("sha256:" + "5" * 64)
@@ -46,6 +46,30 @@ def refused(call: Callable[[], object], kind: type[AIGovToolError]) -> str:
     with pytest.raises(kind) as caught:
         call()
     return caught.value.reason or ""
+
+
+def test_no_set_is_made_that_nobody_could_read(directory: Path) -> None:
+    """However often keys are rotated and none is revoked: it is refused, what is in use stays, and it serves."""
+    while len(custodian_keys.load(directory).key_set.attestation) < 8:
+        announced(directory, Role.ATTESTATION)
+        use(directory, Role.ATTESTATION)
+    before = show(directory)
+    for _ in range(2):
+        assert refused(lambda: announced(directory, Role.ATTESTATION), ConflictError) == "too_many_keys"
+    assert show(directory) == before
+    revoke(directory, before.of(Role.ATTESTATION, State.ACCEPTED), default_root(directory), NOW_MS + 2)
+    announced(directory, Role.ATTESTATION)
+    assert show(directory).version == before.version + 2
+
+
+def test_a_log_key_can_be_revoked_however_many_were(directory: Path) -> None:
+    """A theft cannot wait: of those that were revoked the newest stay listed."""
+    revoked = []
+    for _ in range(MAX_REVOKED_LOG + 3):
+        revoked.append(show(directory).of(Role.LOG, State.IN_USE))
+        revoke(directory, revoked[-1], default_root(directory), NOW_MS + 1)
+    listed = [key_id_of(raw) for raw in custodian_keys.load(directory).key_set.revoked_log]
+    assert listed == revoked[-MAX_REVOKED_LOG:]
 
 
 @pytest.mark.parametrize("role", SIGNING)

@@ -29,7 +29,7 @@ import msgspec
 from aigovtool.codec import Message, encode
 from aigovtool.crypto.keyfile import read_secret_file, read_signing_key, read_tls_key, write_key, write_secret_file
 from aigovtool.crypto.secret import Secret
-from aigovtool.crypto.sign import SigningKey, VerifyKey, seal
+from aigovtool.crypto.sign import Envelope, SigningKey, VerifyKey, seal
 from aigovtool.crypto.tlskey import TlsKey
 from aigovtool.crypto.wrap import WrapKey
 from aigovtool.crypto.x509 import spki_sha256
@@ -42,9 +42,9 @@ from aigovtool.custodian.keys import (
     old_activation_path,
     old_keystore_path,
 )
-from aigovtool.errors import ConfigurationError, ConflictError, NotFoundError
+from aigovtool.errors import ConfigurationError, ConflictError, InputError, NotFoundError
 from aigovtool.ids import KeyId, Millis, Units, key_id_of
-from aigovtool.protocol.trust import KEY_SET, KeySet
+from aigovtool.protocol.trust import KEY_SET, MAX_REVOKED_LOG, KeySet, open_key_set
 
 _MIN_DIGITS: Final = 8
 _MAX_ACTIVATIONS: Final = 8 * 32
@@ -119,7 +119,7 @@ def announce(directory: Path, role: Role, root_file: Path, now_ms: int) -> KeysS
     An authority for attestation keys, of a custodian that had none, is used at once: there is nothing to overlap.
 
     Raises:
-        ConflictError: `rotation_under_way`, `rewrap_under_way`, `keys_busy`.
+        ConflictError: `rotation_under_way`, `rewrap_under_way`, `too_many_keys`, `keys_busy`.
         ConfigurationError: `wrong_root_key`; a file is missing, unsafe or cannot be written.
     """
     with _held(directory) as place:
@@ -177,7 +177,7 @@ def revoke(directory: Path, wanted: str, root_file: Path, now_ms: int) -> KeysSh
             left = (*left, _write_next(place, role, keys.key_set.version + 1, now_ms))
         made = _with(keys.key_set, role, left)
         if role is Role.LOG:
-            made = msgspec.structs.replace(made, revoked_log=(*made.revoked_log, revoked))
+            made = msgspec.structs.replace(made, revoked_log=(*made.revoked_log, revoked)[-MAX_REVOKED_LOG:])
         _write_set(place, made, root, now_ms)
         if role is Role.COMMANDS:
             old_activation_path(place).unlink(missing_ok=True)
@@ -322,10 +322,28 @@ def _write_set(place: Path, key_set: KeySet, root: SigningKey, now_ms: int) -> N
     following = msgspec.structs.replace(
         key_set, version=key_set.version + 1, issued_at_ms=max(now_ms, key_set.issued_at_ms)
     )
-    for raw in (*following.commands, *following.log):
-        VerifyKey(raw)  # what every reader will do, before anybody can read it
-    with Secret(encode(seal(KEY_SET, following, root))) as content:
+    envelope = seal(KEY_SET, following, root)
+    _require_readable(envelope, root.public)
+    with Secret(encode(envelope)) as content:
         write_secret_file(place / "key-set.json", content, replace=True)
+
+
+def _require_readable(envelope: Envelope, root: VerifyKey) -> None:
+    """Do what every reader will do, this custodian at its next start among them, before anybody can read it.
+
+    Raises:
+        ConflictError: `too_many_keys`.
+    """
+    try:
+        read = open_key_set(envelope, root)
+    except InputError:
+        raise ConflictError(
+            "a key set cannot hold so many keys",
+            reason="too_many_keys",
+            fix="revoke one that is not used any more; see `aigovtool custodian keys list`",
+        ) from None
+    for raw in (*read.commands, *read.log):
+        VerifyKey(raw)
 
 
 def _promote(place: Path, role: Role, *, keep: bool = False) -> None:

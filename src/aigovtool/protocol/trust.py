@@ -15,6 +15,8 @@ from aigovtool.errors import SignatureInvalidError
 from aigovtool.ids import KeyId, Millis, Units
 
 KEY_SET = "key-set.v1"
+#: Log keys that were taken back and stay listed: the newest.
+MAX_REVOKED_LOG = 32
 
 
 class KeySet(Message, omit_defaults=True):
@@ -38,7 +40,7 @@ class KeySet(Message, omit_defaults=True):
     credentials: list[bytes]
     keystore: bytes
     attestation: Annotated[tuple[bytes, ...], Meta(max_length=8)] = ()
-    revoked_log: Annotated[tuple[bytes, ...], Meta(max_length=32)] = ()
+    revoked_log: Annotated[tuple[bytes, ...], Meta(max_length=MAX_REVOKED_LOG)] = ()
 
     def command_keys(self) -> list[VerifyKey]:
         """Return the keys that may sign for the custodian."""
