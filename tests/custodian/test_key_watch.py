@@ -243,6 +243,16 @@ async def test_a_custodian_whose_keys_were_left_behind_says_so_once_and_goes_on(
     assert await published(lent) == [1, 2]
 
 
+async def test_a_custodian_whose_keys_were_left_behind_keeps_no_new_deposit(bench: Bench) -> None:
+    """The one with the newer keys has wrapped all model keys anew by then, and removed the key that opens this one."""
+    await bench.add_borrower(BORROWER)
+    newer = KeySetPublished(version=2, digest=digest_of(b"of another machine"))
+    await bench.custodian.database.run(lambda running: bench.custodian.record(running, newer))
+    with pytest.raises(ConfigurationError) as refused:
+        await bench.command(bench.upload())
+    assert refused.value.reason == "key_set_rollback"
+
+
 async def test_a_deposit_to_the_keystore_key_of_before_is_kept_under_the_new_one(bench: Bench) -> None:
     """A model that was sealed before the rotation and is added after its announcement."""
     await bench.add_borrower(BORROWER)

@@ -19,7 +19,7 @@ from typing import BinaryIO, Final
 
 from aigovtool.crypto.sign import VerifyKey
 from aigovtool.custodian.custodian import Custodian
-from aigovtool.custodian.service.key_sets import to_present
+from aigovtool.custodian.service.key_sets import require_not_behind, to_present
 from aigovtool.custodian.store import parties
 from aigovtool.custodian.store.records import Model
 from aigovtool.custodian.store.transaction import Transaction
@@ -119,7 +119,12 @@ def registered_model(custodian: Custodian, transaction: Transaction, command: Co
     """Check an uploaded package and its deposited key, and return the model to register.
 
     The sealer must be the operator who adds it, and the deposited key must open here.
+
+    Raises:
+        ConfigurationError: another custodian of this ledger has newer keys (`key_set_rollback`): a key that is kept
+            under those of before may open nowhere soon.
     """
+    require_not_behind(transaction, custodian.keys)
     operator = parties.require(transaction, PartyRole.OPERATOR, command.operator)
     with _opened(custodian, act.package, "upload it, then add the model") as file:
         package_bytes = os.fstat(file.fileno()).st_size
