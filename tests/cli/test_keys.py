@@ -16,6 +16,7 @@ from aigovtool.crypto.x509 import from_pem, is_issued_by
 from aigovtool.custodian import keys as custodian_keys
 from aigovtool.custodian.app import initialise, open_custodian
 from aigovtool.protocol.party import ConsumerFile, OperatorFile
+from aigovtool.protocol.views import PartyCertificate
 from aigovtool.transport.server import bind_loopback
 
 Run = Callable[..., Result]
@@ -144,6 +145,14 @@ def test_an_operator_hands_out_a_certificate_for_somebody_elses_file(lent: Place
     other = lent.run("renew", lent.file("st-mary.json"), "--certificate", certificate)
     assert other.exit_code != 0
     assert "other_key" in other.stderr
+    before = file.read_bytes()
+    good = decode(Path(certificate).read_bytes(), PartyCertificate)
+    operators = decode(lent.operator.read_bytes(), OperatorFile).certificate
+    for forged in (operators, "", "rubbish", good.certificate.replace("M", "N", 1)):
+        broken = Path(lent.file("broken-certificate.json"))
+        broken.write_bytes(encode(PartyCertificate(key=good.key, certificate=forged)))
+        refused = lent.run("renew", str(file), "--certificate", str(broken))
+        assert (refused.exit_code not in {0, 1}, file.read_bytes()) == (True, before), refused.output
     both = lent.run("renew", str(file), "--certificate", certificate, "--custodian", str(lent.directory / "custodian"))
     assert both.exit_code == 2
 

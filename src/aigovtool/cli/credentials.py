@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from aigovtool.errors import ConfigurationError, InputError
+from aigovtool.errors import ConfigurationError, ConflictError, InputError
 
 if TYPE_CHECKING:
     from aigovtool.crypto.passphrase import ProtectedFile
     from aigovtool.operator.client import OperatorClient
     from aigovtool.protocol.party import BorrowerFile, ConsumerFile, OperatorFile, PartyFile
+    from aigovtool.protocol.views import PartyCertificate
 
 T = TypeVar("T")
 
@@ -142,6 +143,32 @@ def require_free(path: Path, option: str = "-o") -> None:
         raise ConfigurationError(
             f"there is no directory {path.parent}", reason="no_directory", fix=f"mkdir {path.parent}"
         )
+
+
+def certified(found: "PartyCertificate", seed: bytes, name: str, file: Path) -> str:
+    """Return the certificate that was fetched for a party, which may have come in a file from anybody.
+
+    One that is not this party's would take the place of one that is.
+
+    Raises:
+        ConflictError: it is for another key than that in the party's file, or for another name (`other_key`).
+        UnauthenticatedError, InputError: it is no certificate of a party.
+    """
+    from aigovtool.crypto.identity import read_credential  # noqa: PLC0415
+    from aigovtool.crypto.secret import Secret  # noqa: PLC0415
+    from aigovtool.crypto.sign import SigningKey  # noqa: PLC0415
+    from aigovtool.crypto.x509 import from_pem  # noqa: PLC0415
+
+    with Secret(seed) as secret:
+        mine = SigningKey.from_secret(secret).public.raw
+    says = read_credential(from_pem(found.certificate.encode())[0]) if found.key == mine else None
+    if says is None or (says.public_key.raw, says.name) != (mine, name):
+        raise ConflictError(
+            f"the certificate is for another key than that in {file}, or for another name",
+            reason="other_key",
+            fix=f"ask the operators which key they enrolled: yours is {mine.hex()}",
+        )
+    return found.certificate
 
 
 def write_party(path: Path, party: "PartyFile") -> None:

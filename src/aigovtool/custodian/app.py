@@ -137,7 +137,6 @@ def _write_operator_file(path: Path, keys: CustodianKeys, url: str, enrolled: Pa
         certificate=certificate,
         key=key.to_secret().reveal(),
         keystore=keys.keystore.public,
-        key_set=keys.key_set.version,
     )
     write_secret_file(path, Secret(encode(operator_file)))
 
@@ -145,8 +144,7 @@ def _write_operator_file(path: Path, keys: CustodianKeys, url: str, enrolled: Pa
 def certificate_of(directory: Path, party: PartyFile, now_ms: int) -> PartyFile:
     """Return a party's file with a certificate that the present credentials key issued: same key, same end.
 
-    For whoever holds the directory, when nobody can connect with the old one. The ledger is not asked, and need not be:
-    it has the last word on each connection.
+    For whoever holds the directory. The ledger, which is not asked, has the last word on each connection.
 
     Raises:
         ConfigurationError: the file is of another custodian (`wrong_custodian`).
@@ -162,10 +160,8 @@ def certificate_of(directory: Path, party: PartyFile, now_ms: int) -> PartyFile:
         keys, role, before.name, before.public_key.raw, now_ms=now_ms, not_after_ms=before.not_after_ms
     )
     if isinstance(party, OperatorFile):
-        key_set = keys.key_set
-        return msgspec.structs.replace(
-            party, certificate=issued, keystore=key_set.keystore, key_set=max(party.key_set, key_set.version)
-        )
+        keystore, version = keys.key_set.keystore, keys.key_set.version
+        return msgspec.structs.replace(party, certificate=issued, keystore=keystore, key_set=version)
     return msgspec.structs.replace(party, certificate=issued)
 
 

@@ -16,7 +16,15 @@ import click
 from msgspec import Struct
 
 from aigovtool.cli import orders
-from aigovtool.cli.credentials import connected, read_operator, read_party, replace_party, require_free, write_party
+from aigovtool.cli.credentials import (
+    certified,
+    connected,
+    read_operator,
+    read_party,
+    replace_party,
+    require_free,
+    write_party,
+)
 from aigovtool.cli.parties.party import (
     DAYS_HELP,
     MAX_DAYS,
@@ -202,21 +210,11 @@ def finish(screen: Screen, *, file: Path, source: Path) -> None:
     """Put the CERTIFICATE that an operator fetched for you into your FILE. Nothing is sent."""
     from msgspec.structs import replace  # noqa: PLC0415
 
-    from aigovtool.crypto.secret import Secret  # noqa: PLC0415
-    from aigovtool.crypto.sign import SigningKey  # noqa: PLC0415
     from aigovtool.protocol.views import PartyCertificate  # noqa: PLC0415
 
     party = _waiting(file)
     found = read_public(source, PartyCertificate, "a certificate that `operator certificate` wrote")
-    with Secret(party.key) as seed:
-        mine = SigningKey.from_secret(seed).public.raw
-    if found.key != mine:
-        raise ConflictError(
-            f"the certificate in {source} is for another key than that in {file}",
-            reason="other_key",
-            fix=f"ask the operators which key they enrolled: yours is {mine.hex()}",
-        )
-    replace_party(file, replace(party, certificate=found.certificate))
+    replace_party(file, replace(party, certificate=certified(found, party.key, party.operator, file)))
     done = Finished(name=party.operator, file=str(file))
     screen.show(done, lambda: screen.line(f"{done.file} can be used now, by operator {done.name}"))
 

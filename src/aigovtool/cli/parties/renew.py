@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import Struct, structs
 
-from aigovtool.cli.credentials import protected, read_party, replace_party
+from aigovtool.cli.credentials import certified, protected, read_party, replace_party
 from aigovtool.cli.directory import require_custodian
 from aigovtool.cli.public_file import read_public
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import DIRECTORY, FILE, Verb
-from aigovtool.errors import ConflictError
 
 if TYPE_CHECKING:
     from aigovtool.crypto.secret import Secret
@@ -125,15 +124,12 @@ def _read_certificate(source: Path) -> "PartyCertificate":
 
 
 def _with_certificate(party: "PartyFile", found: "PartyCertificate", file: Path) -> "PartyFile":
-    from aigovtool.crypto.secret import Secret  # noqa: PLC0415
-    from aigovtool.crypto.sign import SigningKey  # noqa: PLC0415
-    from aigovtool.protocol.party import BorrowerFile  # noqa: PLC0415
+    from aigovtool.protocol.party import BorrowerFile, OperatorFile  # noqa: PLC0415
 
-    with Secret(party.enrolment_key if isinstance(party, BorrowerFile) else party.key) as seed:
-        mine = SigningKey.from_secret(seed).public.raw
-    if found.key != mine:
-        raise ConflictError(f"the certificate is for another key than that in {file}", reason="other_key")
-    return structs.replace(party, certificate=found.certificate)
+    if isinstance(party, BorrowerFile):
+        return structs.replace(party, certificate=certified(found, party.enrolment_key, party.borrower, file))
+    name = party.operator if isinstance(party, OperatorFile) else party.consumer
+    return structs.replace(party, certificate=certified(found, party.key, name, file))
 
 
 def _keystore(party: "PartyFile | OperatorFile") -> bytes:
