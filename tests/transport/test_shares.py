@@ -50,6 +50,18 @@ async def test_a_client_with_too_many_connections_is_told_so(world: World) -> No
         assert server._clients._counts == {}
 
 
+async def test_a_crowd_with_credentials_does_not_keep_an_operator_out(world: World) -> None:
+    """Each holds all that one may hold, and asks for nothing: revoked consumers can, too. A stop gets through."""
+    crowd = [world.client(world.credential(CONSUMER, f"c{number}")) for number in range(7)]
+    bounds = HttpLimits(max_connections=16, max_connections_per_client=2, linger_s=0.05)
+    async with served(world, bounds) as server, AsyncExitStack() as stack:
+        for one in crowd:
+            await stack.enter_async_context(open_connections(server, one, 2))
+        for kind, name in ((OPERATOR, "ann"), (CONSUMER, "late")):
+            assert (await ask(server, world.client(world.credential(kind, name)), "/hello")).status == 200
+        assert server.connections <= 14
+
+
 async def test_a_refused_connection_takes_nobodys_place(world: World) -> None:
     """However often one asks while it has all that it may have."""
     ann = world.client(world.credential(CONSUMER, "ann"))

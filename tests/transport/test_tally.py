@@ -41,11 +41,24 @@ def test_an_eighth_of_all_places_is_for_those_with_a_certificate() -> None:
 def test_an_eighth_of_all_places_is_for_those_without_a_certificate() -> None:
     """Consumers who hold all that they may do not keep an enclave from its custodian."""
     tally = Tally(8, in_all=16, strangers=16, strangers_of_address=16)
-    entered(tally, 8, "consumer:ann")
-    entered(tally, 6, "consumer:ben")
+    entered(tally, 7, "consumer:ann")
+    entered(tally, 7, "consumer:ben")
     assert tally.enter(Visitor(), "consumer:ben", "here") is Verdict.FULL
     for visitor in entered(tally, 2, None):
         assert tally.prove(visitor, "key-1")
+
+
+def test_those_who_hold_credentials_shut_no_operator_out() -> None:
+    """Each has all that it may have, and nothing to do: who has fewest gets the places of who has most."""
+    tally = Tally(4, in_all=16, strangers=16, strangers_of_address=16)
+    idle = {name: entered(tally, count, name) for name, count in (("consumer:ann", 4), ("consumer:ben", 4))}
+    busy = entered(tally, 4, "consumer:cleo", worth=Worth.WORKED_ON)
+    entered(tally, 2, "consumer:dora")
+    entered(tally, 2, "operator:eve")
+    assert tally.enter(Visitor(), "operator:eve", "here") is Verdict.FULL  # who has more has one more, or work
+    assert [sum(one.ended for one in visitors) for visitors in idle.values()] == [1, 1]
+    assert not any(one.ended for one in busy)
+    assert len(tally._certified) == 14
 
 
 def test_a_client_that_is_refused_ends_nobody() -> None:
@@ -92,6 +105,12 @@ def test_a_proof_that_comes_too_late_takes_no_place() -> None:
     assert tally._counts == {"consumer:ann": 1}
 
 
+def gives_way(inside: dict[Visitor, str | None], whose: str | None, client: str | None) -> bool:
+    """Return whether a connection may be ended for a newcomer: a stranger's, or that of a client with far more."""
+    held = Counter(inside.values())
+    return whose is None or (client is not None and whose != "key" and held[whose] > held[client])
+
+
 COMINGS = st.tuples(
     st.just("come"), st.sampled_from([None, None, None, "ann", "ben"]), st.integers(0, 4), st.sampled_from(Worth)
 )
@@ -118,7 +137,7 @@ def test_whatever_happens_the_places_are_bounded_and_work_is_safe(
             elif client is None and not before[f"net-{number}"]:
                 assert not silent  # a newcomer from elsewhere gets in as long as anybody is silent
             assert all(one.worth is not Worth.WORKED_ON for one in inside if one.ended)
-            assert all(whose is None for one, whose in inside.items() if one.ended)
+            assert all(gives_way(inside, whose, client) for one, whose in inside.items() if one.ended)
             for one in [one for one in inside if one.ended]:
                 del inside[one]
         elif inside:
@@ -136,4 +155,4 @@ def test_whatever_happens_the_places_are_bounded_and_work_is_safe(
         assert tally._counts == Counter(whose for whose in inside.values() if whose is not None)
     for visitor in list(inside):
         tally.leave(visitor)
-    assert (tally._strangers, tally._network, tally._proven, tally._certified) == ({}, {}, {}, set())
+    assert (tally._strangers, tally._network, tally._proven, tally._certified) == ({}, {}, {}, {})

@@ -149,11 +149,15 @@ class Verdict(Enum):
 class Tally:
     """Who has the places of a server.
 
-    A client with a certificate, and whoever has signed, has a share of them, and keeps what it has. Strangers have a
-    part: each address a share of it. Where there is none left for a stranger it gets the place of another one: of its
-    own address if that has its share, else of the one with the most; there of the oldest that is silent, else of the
-    oldest that does not read. One that is worked on keeps its place, and so does an address that has fewer than the
-    newcomer's. Where all places are taken, a client with a certificate gets that of a stranger.
+    A client with a certificate, and whoever has signed, has a share of them, and keeps what it has. Where all places
+    for certificates are taken, a client gets that of one that has at least two more than itself: of the one with the
+    most the oldest that is silent, else the oldest that does not read. So those who hold credentials, revoked ones
+    among them, do not shut out an operator, however they work together.
+
+    Strangers have a part: each address a share of it. Where there is none left for a stranger it gets the place of
+    another one: of its own address if that has its share, else of the one with the most; there of the oldest that is
+    silent, else of the oldest that does not read. One that is worked on keeps its place, and so does an address that
+    has fewer than the newcomer's. Where all places are taken, a client with a certificate gets that of a stranger.
 
     Of all places, an eighth can be had with a certificate only, and another one only without: neither those who hold
     credentials nor enclaves, which hold none, can shut the others out.
@@ -178,9 +182,9 @@ class Tally:
         self._most_told: Final = told
         self._notices: Final = notices
         self._counts: Final[Counter[str]] = Counter()
-        #: Whose the connections are of those who have proven who they are; of them, those with a certificate.
+        #: Whose the connections are of those who have proven who they are; and of which address, if by a certificate.
         self._proven: Final[dict[Guest, str]] = {}
-        self._certified: Final[set[Guest]] = set()
+        self._certified: Final[dict[Guest, str]] = {}
         #: Those of each address, the oldest first; and where each of them is found.
         self._strangers: Final[dict[str, dict[Guest, None]]] = {}
         self._network: Final[dict[Guest, str]] = {}
@@ -188,7 +192,7 @@ class Tally:
 
     def enter(self, guest: Guest, client: str | None, network: str) -> Verdict:
         """Count one more, of a client that has shown a certificate or else of an address, if there is a place."""
-        verdict = self._enter_stranger(guest, network) if client is None else self._enter_client(guest, client)
+        verdict = self._enter_stranger(guest, network) if client is None else self._enter_client(guest, client, network)
         if verdict is not Verdict.WELCOME:
             self._note(network, "refused")
         return verdict
@@ -221,17 +225,34 @@ class Tally:
         self._told.add(guest)
         return True
 
-    def _enter_client(self, guest: Guest, client: str) -> Verdict:
+    def _enter_client(self, guest: Guest, client: str, network: str) -> Verdict:
         if self._counts[client] >= self._most:
             return Verdict.GREEDY
         if len(self._certified) >= self._most_of_a_kind:
-            return Verdict.FULL
-        if self._taken >= self._in_all and not self._end_one(self._by_greed(over=0)):
+            if not self._end_greedy(over=self._counts[client] + 1):
+                return Verdict.FULL
+        elif self._taken >= self._in_all and not (
+            self._end_one(self._by_greed(over=0)) or self._end_greedy(over=self._counts[client] + 1)
+        ):
             return Verdict.FULL
         self._counts[client] += 1
         self._proven[guest] = client
-        self._certified.add(guest)
+        self._certified[guest] = network
         return Verdict.WELCOME
+
+    def _end_greedy(self, *, over: int) -> bool:
+        """End a connection of the client with the most, if it has more than so many, that nobody works on."""
+        held: dict[str, list[Guest]] = {}
+        for guest in self._certified:
+            held.setdefault(self._proven[guest], []).append(guest)
+        for guests in sorted(held.values(), key=len, reverse=True):
+            if len(guests) <= over:
+                break
+            least = _least(guests)
+            if least is not None:
+                self._give_up(least, self._certified[least])
+                return True
+        return False
 
     def _enter_stranger(self, guest: Guest, network: str) -> Verdict:
         own = len(self._strangers.get(network, ()))
@@ -262,11 +283,14 @@ class Tally:
         for network in networks:
             guest = _least(self._strangers[network])
             if guest is not None:
-                self._forget(guest)
-                guest.end()
-                self._note(network, "ended_for_another")
+                self._give_up(guest, network)
                 return True
         return False
+
+    def _give_up(self, guest: Guest, network: str) -> None:
+        self._forget(guest)
+        guest.end()
+        self._note(network, "ended_for_another")
 
     def _forget(self, guest: Guest) -> None:
         network, client = self._network.pop(guest, None), self._proven.pop(guest, None)
@@ -276,7 +300,7 @@ class Tally:
             if not guests:
                 del self._strangers[network]
         if client is not None:
-            self._certified.discard(guest)
+            self._certified.pop(guest, None)
             self._counts[client] -= 1
             if not self._counts[client]:
                 del self._counts[client]
