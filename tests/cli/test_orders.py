@@ -15,13 +15,15 @@ from tests.custodian.conftest import Enclave, want
 from aigovtool.cli.custodian.gap import gap_of
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.secret import Secret
-from aigovtool.crypto.sign import Envelope, SigningKey, seal
+from aigovtool.crypto.sign import Envelope, SigningKey, VerifyKey, seal
+from aigovtool.crypto.wrap import WrapKey
 from aigovtool.custodian.service import views
 from aigovtool.ids import OperatorId
 from aigovtool.ledger.entry import StopTarget
 from aigovtool.ledger.policy import GRACE_MS
 from aigovtool.protocol.commands import COMMAND, Command, Stop
-from aigovtool.protocol.party import OperatorFile
+from aigovtool.protocol.party import Invitation, OperatorFile
+from aigovtool.protocol.trust import KEY_SET, open_key_set
 from aigovtool.protocol.views import GapView
 from aigovtool.transport.server import bind_loopback
 
@@ -377,6 +379,25 @@ def finished(place: Place, file: str, name: str = "carol") -> Result:
     if fetched.exit_code:
         return fetched
     return place.run("operator", "finish", place.file(file), certificate)
+
+
+def test_an_invitation_with_somebody_elses_keystore_key_is_refused(on_file: Site) -> None:
+    """Whoever compared its root key by telephone has compared the key to which models are deposited as well."""
+    path = Path(on_file.file("invitation.json"))
+    with on_file.served() as place:
+        assert place.run("operator", "invitation", "-o", str(path)).exit_code == 0
+        genuine = decode(path.read_bytes(), Invitation)
+        key_set = open_key_set(genuine.key_set, VerifyKey(genuine.custodian.root))
+        changed = msgspec.structs.replace(key_set, keystore=WrapKey.generate().public)
+        forged = msgspec.structs.replace(genuine, key_set=seal(KEY_SET, changed, SigningKey.generate()))
+        path.write_bytes(encode(forged))
+        refused = place.run("operator", "request", "carol", "--invitation", str(path), "-o", place.file("carol.json"))
+        assert (refused.exit_code, "wrong_key" in refused.stderr) == (5, True), refused.output
+        assert not Path(place.file("carol.json")).exists()
+        path.write_bytes(encode(genuine))
+        place.document("operator", "request", "carol", "--invitation", str(path), "-o", place.file("carol.json"))
+        made = decode(Path(place.file("carol.json")).read_bytes(), OperatorFile)
+        assert (made.keystore, made.key_set) == (key_set.keystore, key_set.version)
 
 
 def test_two_operators_enrol_a_third_who_made_the_key(site: Site) -> None:

@@ -121,7 +121,13 @@ class OperatorClient:
 
     def key_set(self) -> KeySet:
         """Return the custodian's keys, verified against the pinned root, and no older than those of the file."""
-        return self._opened(self._connection.get("/v1/key-set", Envelope))
+        return self._opened(self.key_set_envelope())
+
+    def key_set_envelope(self) -> Envelope:
+        """Return the custodian's keys as the root signed them; raises as `key_set`."""
+        envelope = self._connection.get("/v1/key-set", Envelope)
+        self._opened(envelope)
+        return envelope
 
     def _opened(self, envelope: Envelope) -> KeySet:
         return open_key_set(envelope, self.root, at_least=self.file.key_set)

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from aigovtool.attestation.policy import AppraisalPolicy
 from aigovtool.codec import Message, convert, encode, text_like
+from aigovtool.crypto.sign import Envelope
 from aigovtool.errors import AIGovToolError, InvalidValueError
 from aigovtool.ids import BorrowerId, ConsumerId, Digest, OperatorId, Units, digest_of
 
@@ -74,10 +75,13 @@ class OperatorFile(Message, tag_field="party", tag="operator", omit_defaults=Tru
 
 
 class Invitation(Message):
-    """What who is to become an operator must know of the custodian; nothing in it is secret."""
+    """What who is to become an operator must know of the custodian; nothing in it is secret.
+
+    The keystore key is in the key set, which the root key has signed: whoever compares the root key has compared both.
+    """
 
     custodian: CustodianAddress
-    keystore: _Key
+    key_set: Envelope
 
 
 def parse_url(text: str) -> str:

@@ -19,7 +19,6 @@ from aigovtool.cli import orders
 from aigovtool.cli.credentials import (
     certified,
     connected,
-    read_operator,
     read_party,
     replace_party,
     require_free,
@@ -44,7 +43,8 @@ if TYPE_CHECKING:
     from aigovtool.crypto.sign import SigningKey
     from aigovtool.operator.client import OperatorClient
     from aigovtool.protocol.commands import AddParty
-    from aigovtool.protocol.party import Invitation, OperatorFile
+    from aigovtool.protocol.party import CustodianAddress, OperatorFile
+    from aigovtool.protocol.trust import KeySet
 
 _KEY_DIGITS: Final = 64
 
@@ -97,8 +97,8 @@ def invitation(screen: Screen, *, out: Path, operator_file: Path | None) -> None
     from aigovtool.protocol.party import Invitation  # noqa: PLC0415
 
     require_free(out)
-    mine = read_operator(operator_file)
-    write_public(out, Invitation(custodian=mine.custodian, keystore=mine.keystore))
+    with connected(operator_file) as client:
+        write_public(out, Invitation(custodian=client.file.custodian, key_set=client.key_set_envelope()))
     screen.show(Written(file=str(out)), lambda: screen.line(f"{out} is for who is to become an operator"))
 
 
@@ -115,14 +115,16 @@ def request(screen: Screen, *, name: str, source: Path, out: Path) -> None:
     The private half stays in the file. The public half, which is printed, is what the operators enrol: tell it to both
     of them, and not the one through the other.
     """
-    from aigovtool.crypto.sign import SigningKey  # noqa: PLC0415
+    from aigovtool.crypto.sign import SigningKey, VerifyKey  # noqa: PLC0415
     from aigovtool.ids import parse_name  # noqa: PLC0415
     from aigovtool.protocol.party import Invitation  # noqa: PLC0415
+    from aigovtool.protocol.trust import open_key_set  # noqa: PLC0415
 
     require_free(out)
     invited = read_public(source, Invitation, "an invitation of an operator")
     key = SigningKey.generate()
-    write_party(out, _file_of(invited, parse_name(name, "operator"), key, certificate=""))
+    key_set = open_key_set(invited.key_set, VerifyKey(invited.custodian.root))
+    write_party(out, _file_of(invited.custodian, key_set, parse_name(name, "operator"), key, certificate=""))
     done = Requested(name=name, file=str(out), key=key.public.raw.hex())
 
     def render() -> None:
@@ -180,7 +182,7 @@ def _add_with_new_key(
     act = enrolment("operator", name, valid_days, key.public.raw)
     _require_way(client, act, save, own_key=False)
     certificate, entry = enrol(client, act)
-    write_party(out, _file_of(client.file, act.name, key, certificate))
+    write_party(out, _file_of(client.file.custodian, client.key_set(), act.name, key, certificate))
     say_added(screen, Enrolled(role="operator", name=name, file=str(out), entry=entry, simulated_allowed=False))
 
 
@@ -261,16 +263,19 @@ def _require_way(client: "OperatorClient", act: "AddParty", save: Path | None, *
     orders.require_signers(client, act, save)
 
 
-def _file_of(known: "OperatorFile | Invitation", name: str, key: "SigningKey", certificate: str) -> "OperatorFile":
+def _file_of(
+    custodian: "CustodianAddress", key_set: "KeySet", name: str, key: "SigningKey", certificate: str
+) -> "OperatorFile":
     from aigovtool.ids import OperatorId  # noqa: PLC0415
     from aigovtool.protocol.party import OperatorFile  # noqa: PLC0415
 
     return OperatorFile(
         operator=OperatorId(name),
-        custodian=known.custodian,
+        custodian=custodian,
         certificate=certificate,
         key=key.to_secret().reveal(),
-        keystore=known.keystore,
+        keystore=key_set.keystore,
+        key_set=key_set.version,
     )
 
 
