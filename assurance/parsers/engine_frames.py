@@ -202,7 +202,8 @@ def _list(value: Any, most: int) -> list[Any]:  # noqa: ANN401 - any object
 def _hello(key: Any, layers: Any) -> tuple[Any, ...]:  # noqa: ANN401 - any object
     _demand(isinstance(key, bytes) and len(key) == 32)
     _demand(all(isinstance(one, str) for one in _list(layers, 1 << 20)))
-    _demand(set(layers) <= {"no_new_privs", "not_dumpable", "limits", "capabilities", "landlock", "seccomp"})
+    known = {"no_new_privs", "not_dumpable", "memory_locked", "limits", "capabilities", "landlock", "seccomp"}
+    _demand(set(layers) <= known)
     return key, tuple(layers)
 
 
