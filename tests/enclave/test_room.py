@@ -63,6 +63,14 @@ def test_nobody_takes_more_than_it_leaves() -> None:
     assert room._total == 0
 
 
+def test_nothing_can_always_be_taken() -> None:
+    """A request whose body is in may need nothing beside it, whatever others have taken since."""
+    room = Room(6, 12, "busy")
+    with room.take(ANN, 6), room.take(BEN, 3):
+        assert full(room, ANN, 1)
+        assert not full(room, ANN, 0)
+
+
 def test_what_is_not_needed_is_given_back_early() -> None:
     """A body that turned out small; a share does not grow again."""
     room = Room(4, 10, "busy")

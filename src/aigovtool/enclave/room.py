@@ -53,8 +53,8 @@ class Room:
             OverloadedError: not so much is left, for this consumer or in all, or it would have more than it leaves.
         """
         own, left = self._taken.get(consumer, 0) + amount, self._in_all - self._total - amount
-        # The last place goes to whoever has none.
-        if own > self._per_consumer or left < 0 or own > max(1, left):
+        # The last place goes to whoever has none; and nothing is taken from anybody by taking nothing.
+        if amount and (own > self._per_consumer or left < 0 or own > max(1, left)):
             raise OverloadedError(
                 "this consumer has too many requests under way, or the enclave has",
                 reason=self._reason,
