@@ -22,6 +22,7 @@ from aigovtool import limits
 from aigovtool.crypto.sign import Envelope, open_by_any, seal
 from aigovtool.enclave.again import attest_in_time
 from aigovtool.enclave.boot import Instance
+from aigovtool.enclave.listening import RETRY_S, listen, retry_s
 from aigovtool.enclave.results import Results
 from aigovtool.enclave.room import Room
 from aigovtool.errors import AIGovToolError, ForbiddenError, RefusalError, UnreachableError
@@ -30,13 +31,12 @@ from aigovtool.ledger.answers import AnswerTerms
 from aigovtool.ledger.receipt import Receipt
 from aigovtool.ledger.units import UnitVector
 from aigovtool.protocol import messages
-from aigovtool.protocol.messages import Answer, Listen, Push, RenewReply, Wiped
+from aigovtool.protocol.messages import Answer, Push, RenewReply, Wiped
 from aigovtool.protocol.reservation import Line, Posted, Reservation, Waiting
 from aigovtool.protocol.views import CheckpointSeen, LogHead
 from aigovtool.transport.problem import unexpected
 
 _LOG = logging.getLogger(__name__)
-_RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _IDLE_S = 0.5
 #: The least and the most time that one try of a renewal is given, whatever the ttl is.
 _TRY_S = (1.0, 10.0)
@@ -269,7 +269,7 @@ class InstanceRun:
                 failures = 0
             except AIGovToolError as error:
                 self._failed("renew_failed", error)
-                await asyncio.sleep(_retry_s(failures))
+                await asyncio.sleep(retry_s(failures))
                 failures += 1
 
     def _failed(self, what: str, error: AIGovToolError) -> None:
@@ -316,21 +316,7 @@ class InstanceRun:
             self._finish(Ending.STOPPED)
 
     async def _listening(self) -> None:
-        failures = 0
-        while True:
-            message = Listen(
-                instance=self.instance.instance,
-                nonce=MessageId(secrets.token_hex(16)),
-                at_ms=self.instance.custodian_time_ms(),
-            )
-            try:
-                async for line in self.instance.link.listen(seal(messages.LISTEN, message, self.instance.identity)):
-                    failures = 0
-                    await self._pushed(line)
-            except AIGovToolError as error:
-                self._failed("listen_failed", error)
-            await asyncio.sleep(_retry_s(failures))
-            failures += 1
+        await listen(self.instance, self._pushed, lambda error: self._failed("listen_failed", error))
 
     async def _pushed(self, line: Push) -> None:
         self.instance.keys.hint(line.key_set)
@@ -364,7 +350,7 @@ class InstanceRun:
                 self._failed("wiped_failed", error)
                 if _is_unknown(error):
                     break  # nobody there to tell: the custodian has no leases of this instance either
-                await asyncio.sleep(_retry_s(failures))
+                await asyncio.sleep(retry_s(failures))
                 failures += 1
         self._meter.acknowledge_wipe(statement)
 
@@ -375,7 +361,7 @@ class InstanceRun:
         """
         if not (note := self._meter.checkpoint):
             return
-        for wait_s in _RETRY_S:
+        for wait_s in RETRY_S:
             try:
                 await self._within_share(
                     self.instance.link.post("/v1/checkpoints", CheckpointSeen(checkpoint=note), LogHead)
@@ -387,10 +373,6 @@ class InstanceRun:
                 return
             else:
                 return
-
-
-def _retry_s(failures: int) -> float:
-    return _RETRY_S[min(failures, len(_RETRY_S) - 1)]
 
 
 def _is_unknown(error: AIGovToolError) -> bool:
