@@ -34,6 +34,7 @@ AIGovToolError
     ├── OverloadedError           a bounded queue is full                    429 overloaded
     ├── DeadlineError             the time for this work is over             504 deadline_exceeded
     ├── EngineError               the engine failed on this request          500 engine_failed
+    ├── NotServedError            one of an enclave's models is not served   503 model_not_served
     ├── StorageError              the ledger could not be written            503 storage_failed
     └── LedgerRollbackError       others hold a newer state of this ledger   503 ledger_rollback
 ```
@@ -289,6 +290,13 @@ class EngineError(FaultError):
     """The engine failed on this request; nothing is charged."""
 
     code = "engine_failed"
+
+
+class NotServedError(FaultError):
+    """An enclave serves without this one of its models; `reason` says why it is not there."""
+
+    code = "model_not_served"
+    status = 503
 
 
 class LedgerRollbackError(FaultError):

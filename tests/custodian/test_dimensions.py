@@ -1,5 +1,6 @@
 """The custodian lends in several dimensions, and in bound mode for one request at a time."""
 
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -7,10 +8,10 @@ import pytest
 from tests.custodian.conftest import BORROWER, CONSUMER, MODEL, OTHER, STRANGER, Bench, Enclave, message_id, want
 
 from aigovtool.crypto.identity import IdentityKind
-from aigovtool.custodian.service import asks, boot, views
+from aigovtool.custodian.service import asks, standing, views
 from aigovtool.custodian.store import instances, models
 from aigovtool.custodian.store.transaction import Transaction
-from aigovtool.errors import ConflictError, ForbiddenError, InvalidValueError, NotFoundError
+from aigovtool.errors import ConflictError, InvalidValueError, NotFoundError
 from aigovtool.ids import ConsumerId, LeaseId, digest_of
 from aigovtool.ledger import entry
 from aigovtool.ledger.budget import BudgetLimit, Scope, Window
@@ -349,10 +350,13 @@ async def test_a_copied_enclave_draws_in_bound_mode_only(two: Enclave, bench: Be
     denied = await refused(two, wish(1, 50))
     assert denied.code is DenyCode.REATTEST
     (model,) = await bench.custodian.database.run(models.everything)
-    with pytest.raises(ForbiddenError) as caught:
-        boot._require_bound_mode([model], refundable=False)
-    assert caught.value.reason == "bound_only"
-    boot._require_bound_mode([model], refundable=True)
+
+    for refundable, reasons in ((False, ["bound_only"]), (True, [])):
+        found, why = await bench.custodian.database.run(
+            partial(standing.admissible, asked=[MODEL], borrower=BORROWER, refundable=refundable)
+        )
+        assert [error.reason for error in why.values()] == reasons
+        assert found == ([model] if refundable else [])
 
 
 async def test_a_copied_enclave_is_lent_one_request_at_a_time(bound: Enclave, bench: Bench) -> None:

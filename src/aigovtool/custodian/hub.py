@@ -35,6 +35,11 @@ class _Listener:
     asked_ms: int
     stream: Stream = field(default_factory=lambda: asyncio.Queue(_BACKLOG))
 
+    @property
+    def models(self) -> list[ModelId]:
+        """Those that it serves, and those that it was refused: it renews when these are lent, and learns of that."""
+        return [*self.instance.models, *(refused.model for refused in self.instance.refused)]
+
 
 class Hub:
     """Queues of lines to push, by instance. To be used on the event loop only."""
@@ -82,7 +87,7 @@ class Hub:
                 value,
                 instance=one.instance.instance,
                 borrower=one.instance.borrower,
-                models=one.instance.models,
+                models=one.models,
             )
         ]
 
@@ -115,7 +120,7 @@ class Hub:
                 self.push(instance, Push(recall=True))
 
     def _serving(self, model: ModelId) -> list[InstanceId]:
-        return [name for name, one in self._listeners.items() if model in one.instance.models]
+        return [name for name, one in self._listeners.items() if model in one.models]
 
     def cut(self, instance: InstanceId) -> None:
         """End a stream."""

@@ -152,15 +152,17 @@ class Answer(Message, omit_defaults=True):
     terms: tuple[ModelAnswers, ...] = ()
 
 
-class RenewReply(Message):
+class RenewReply(Message, omit_defaults=True):
     """What travels back: the answer (the same bytes each time) and the stop state of this moment.
 
     `key_set` is the number of the custodian's key set, 0 from one that does not tell: a hint to fetch it if it is new.
+    `more` is a hint, too: a model that the instance's admission refused would be admitted now, by a new boot.
     """
 
     answer: Envelope
     stop_state: Envelope
     key_set: Units = 0
+    more: bool = False
 
 
 class Wiped(Message):

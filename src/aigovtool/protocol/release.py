@@ -5,7 +5,8 @@
 2. The custodian answers, signed: nonce, appraisal policy digest, its key set; and a credential for such keys.
 3. The enclave makes evidence over the binding (spec: attestation, section 3) and sends it with its claims,
    signed by *both* its borrower's enrolment key (whose enclave is this?) and its own identity key.
-4. The custodian appraises and admits: models, serving policies, stop state.
+4. The custodian appraises and admits: models, serving policies, stop state. Each model is judged alone: one that
+   is stopped, or not lent to this borrower, is named as such, and the others are admitted.
 5. Per model the enclave asks for the key; the custodian logs the release, then sends the model key wrapped
    to the attested HPKE key, signed, because HPKE base mode does not say who sealed.
 """
@@ -16,7 +17,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from aigovtool.attestation.binding import Audience, Binding
 from aigovtool.attestation.model import ActivationCredential, ActivationKeys, Evidence, TeeType
-from aigovtool.codec import Message, encode
+from aigovtool.codec import Message, encode, text_like
 from aigovtool.crypto.sign import Envelope
 from aigovtool.ids import BorrowerId, Digest, InstanceId, KeyId, MessageId, Millis, ModelId, Nonce, Units
 from aigovtool.ledger.policy import ServingPolicy
@@ -61,14 +62,30 @@ class ChallengeReply(Message):
     challenge: Envelope
 
 
-class BootRequest(Message):
-    """Evidence with the claims that it covers. `boot_nonce` is the instance's own 32 random bytes (hex)."""
+class NotServed(Message):
+    """A model that an instance does not serve, and the error that is the reason."""
+
+    model: ModelId
+    code: Annotated[str, text_like("^[a-z_]{1,64}$", "1 to 64 of a-z and '_'")]
+    reason: Annotated[str, text_like("^[a-z0-9_]{0,80}$", "at most 80 of a-z, 0-9 and '_'")] = ""
+
+
+_NotServed = Annotated[tuple[NotServed, ...], Meta(max_length=MAX_MODELS)]
+
+
+class BootRequest(Message, omit_defaults=True):
+    """Evidence with the claims that it covers. `boot_nonce` is the instance's own 32 random bytes (hex).
+
+    `not_served` are models that the enclave was started for and does not ask for: what it found out about them is shown
+    to operators.
+    """
 
     borrower: BorrowerId
     models: Annotated[list[ModelId], Meta(min_length=1, max_length=MAX_MODELS)]
     boot_nonce: Nonce
     claims: Binding
     evidence: Evidence
+    not_served: _NotServed = ()
 
 
 class ModelOffer(Message):
@@ -87,7 +104,8 @@ class Admission(Message):
 
     `endorsements` are those that the custodian added to the evidence: the enclave adds them to its evidence for
     consumers, who need no way to the platform's vendor then. `certificate` (DER) is there if a key was activated: the
-    custodian certifies it for consumers, to whom the activation shows nothing.
+    custodian certifies it for consumers, to whom the activation shows nothing. `refused` are those models that were
+    asked for and are not among `models`, if there are any.
     """
 
     custodian: KeyId
@@ -103,6 +121,7 @@ class Admission(Message):
     models: list[ModelOffer]
     endorsements: Annotated[tuple[bytes, ...], Meta(max_length=MAX_ENDORSEMENTS)] = ()
     certificate: Annotated[bytes, Meta(min_length=1, max_length=MAX_CERTIFICATE_BYTES)] | UnsetType = UNSET
+    refused: _NotServed | UnsetType = UNSET
 
 
 class ReleaseRequest(Message):

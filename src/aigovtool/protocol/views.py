@@ -1,6 +1,6 @@
 """What the custodian's API shows: one struct per thing, the same words as everywhere else."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -118,6 +118,15 @@ class Usage(Message):
     usage: list[UsageView]
 
 
+class ModelNotServed(Message):
+    """A model that an enclave was started for and does not serve: by whose verdict, and which error it was."""
+
+    model: ModelId
+    by: Literal["custodian", "enclave"]
+    code: str
+    reason: str
+
+
 class EnclaveView(Message):
     """One instance. `state` is live, silent, stopped, wiped, forked or unaccepted; `why` says why it is the last.
 
@@ -140,6 +149,7 @@ class EnclaveView(Message):
     connected: bool
     result: ResultBody
     why: str = ""
+    not_served: tuple[ModelNotServed, ...] = ()
 
 
 class Enclaves(Message):

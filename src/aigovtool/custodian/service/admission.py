@@ -62,4 +62,5 @@ def admission_of(
         ],
         endorsements=added,
         certificate=UNSET if certificate is None else certificate,
+        refused=instance.refused or UNSET,
     )

@@ -3,12 +3,16 @@
 Order of `admit`: enrolled borrower whose credential lasts -> both signatures -> nonce consumed, durably, whatever
 follows -> genuine -> bound to this conversation -> acceptable -> models allowed -> recorded. A refusal after the
 borrower's signature held is written to the audit log. No admission outlives its borrower's credential.
+
+Of several models each is allowed or refused alone, and an instance is admitted for those that are allowed, if there is
+one. Its record names the others. What attests again asks for what it has: then a refusal of one model refuses it.
 """
 
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import msgspec
 
@@ -24,10 +28,10 @@ from aigovtool.custodian.custodian import Custodian, rolled_back
 from aigovtool.custodian.endorsements.completion import Completed, complete
 from aigovtool.custodian.service.admission import admission_of
 from aigovtool.custodian.service.refusals import is_refusal, note, reason_of
-from aigovtool.custodian.service.standing import lasting, offer, policy_in_force, refuse_stopped
+from aigovtool.custodian.service.standing import admissible, lasting, policy_in_force, refuse_stopped
 from aigovtool.custodian.store import evidence, facts, instances, parties
 from aigovtool.custodian.store.evidence import Kept
-from aigovtool.custodian.store.records import Instance, Model, Party
+from aigovtool.custodian.store.records import Instance, Party
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import (
     AIGovToolError,
@@ -38,10 +42,17 @@ from aigovtool.errors import (
 )
 from aigovtool.ids import BorrowerId, Nonce, digest_of, instance_id_of
 from aigovtool.ledger.entry import AttestationRefused, Attested, PartyRole
-from aigovtool.ledger.policy import Dial
 from aigovtool.limits import NONCE_TTL_MS
 from aigovtool.protocol import release
-from aigovtool.protocol.release import BootRequest, Challenge, ChallengeReply, ChallengeRequest
+from aigovtool.protocol.release import BootRequest, Challenge, ChallengeReply, ChallengeRequest, NotServed
+
+
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """An admission, and why models that were asked for are not in it."""
+
+    envelope: Envelope
+    refused: tuple[AIGovToolError, ...]
 
 
 async def challenge(custodian: Custodian, envelope: Envelope) -> ChallengeReply:
@@ -99,7 +110,10 @@ async def admit(custodian: Custodian, envelope: Envelope) -> Envelope:
     borrower = await _borrower_of(custodian, envelope, release.BOOT)
     require_signed_by(envelope, release.BOOT, VerifyKey(borrower.key))
     async with _noted(custodian, borrower):
-        return await _decide(custodian, _signed_by_both(envelope, borrower))
+        admitted = await _decide(custodian, _signed_by_both(envelope, borrower))
+    for error in admitted.refused:
+        await _note(custodian, borrower, error)
+    return admitted.envelope
 
 
 async def admit_again(custodian: Custodian, envelope: Envelope) -> Envelope:
@@ -113,7 +127,8 @@ async def admit_again(custodian: Custodian, envelope: Envelope) -> Envelope:
     borrower = await _borrower_of(custodian, envelope, release.BOOT_AGAIN)
     require_signed_by(envelope, release.BOOT_AGAIN, VerifyKey(borrower.key))
     async with _noted(custodian, borrower):
-        return await _decide(custodian, _signed_by_both(envelope, borrower, release.BOOT_AGAIN), again=True)
+        admitted = await _decide(custodian, _signed_by_both(envelope, borrower, release.BOOT_AGAIN), again=True)
+    return admitted.envelope
 
 
 @asynccontextmanager
@@ -123,14 +138,16 @@ async def _noted(custodian: Custodian, borrower: Party) -> AsyncIterator[None]:
         yield
     except AIGovToolError as error:
         if is_refusal(error):
-            await note(
-                custodian,
-                AttestationRefused(borrower=BorrowerId(borrower.name), code=error.code, reason=reason_of(error)),
-            )
+            await _note(custodian, borrower, error)
         raise
 
 
-async def _decide(custodian: Custodian, request: BootRequest, *, again: bool = False) -> Envelope:
+async def _note(custodian: Custodian, borrower: Party, error: AIGovToolError) -> None:
+    refusal = AttestationRefused(borrower=BorrowerId(borrower.name), code=error.code, reason=reason_of(error))
+    await note(custodian, refusal)
+
+
+async def _decide(custodian: Custodian, request: BootRequest, *, again: bool = False) -> _Admitted:
     """Use up the nonce, whatever follows, and admit the instance or not."""
 
     def consume(transaction: Transaction) -> tuple[str | None, int]:
@@ -212,13 +229,14 @@ def _admit(
     completed: Completed,
     *,
     again: bool,
-) -> Envelope:
+) -> _Admitted:
     now_ms = custodian.now(transaction)
     borrower = lasting(custodian, transaction, request.borrower)
     body = _appraise(custodian, transaction, request, verified, now_ms).body
-    offered = [offer(transaction, model, request.borrower) for model in request.models]
     refundable = body.memory_encryption or body.tee is TeeType.SIMULATED
-    _require_bound_mode(offered, refundable=refundable)
+    offered, refused = admissible(transaction, request.models, request.borrower, refundable=refundable)
+    if refused and (again or not offered):
+        raise next(iter(refused.values()))
     ends = [now_ms + model.policy.max_attestation_age_ms for model in offered]
     instance = Instance(
         instance=request.claims.instance,
@@ -233,14 +251,16 @@ def _admit(
         state="live",
         result=body,
         generation=facts.generation(transaction),
+        refused=tuple(NotServed(model=name, code=why.code, reason=reason_of(why)) for name, why in refused.items()),
+        set_aside=request.not_served,
     )
     refuse_stopped(transaction, instance)
     if again:
-        _require_same(custodian, transaction, instance)
+        instance = _same(custodian, transaction, instance)
     _keep(custodian, transaction, instance, Kept(evidence=completed.evidence, nonce=request.claims.nonce), again=again)
     added = completed.added
     admission = admission_of(custodian, transaction, instance, offered, request=request, verified=verified, added=added)
-    return seal(release.ADMISSION, admission, custodian.keys.commands)
+    return _Admitted(seal(release.ADMISSION, admission, custodian.keys.commands), tuple(refused.values()))
 
 
 def _keep(custodian: Custodian, transaction: Transaction, instance: Instance, kept: Kept, *, again: bool) -> None:
@@ -262,8 +282,10 @@ def _keep(custodian: Custodian, transaction: Transaction, instance: Instance, ke
     )
 
 
-def _require_same(custodian: Custodian, transaction: Transaction, changed: Instance) -> None:
-    """Require that an instance that attests again is the one that was admitted, and lives: nothing of it changes.
+def _same(custodian: Custodian, transaction: Transaction, changed: Instance) -> Instance:
+    """Return the record of an instance that attests again: it is the one that was admitted, and lives.
+
+    What it does not serve was found out when it booted, and stays.
 
     Raises:
         ForbiddenError: there is no such instance, or its keys, models or platform are others (`another_instance`).
@@ -276,6 +298,7 @@ def _require_same(custodian: Custodian, transaction: Transaction, changed: Insta
     for name in ("borrower", "tee", "refundable", "identity_key", "hpke_key", "models"):
         if getattr(known, name) != getattr(changed, name):
             raise ForbiddenError("what attests again is not what was admitted", reason="another_instance")
+    return msgspec.structs.replace(changed, refused=known.refused, set_aside=known.set_aside)
 
 
 def _appraise(
@@ -302,18 +325,3 @@ def _appraise(
     result = appraisal.appraise(verified, policy, now_ms)
     result.require_report_data(claims.report_data())
     return result
-
-
-def _require_bound_mode(offered: list[Model], *, refundable: bool) -> None:
-    """Lend to a TEE whose memory its host can copy in bound mode only: other leases could be used twice.
-
-    Raises:
-        ForbiddenError: a model is lent on other terms (`bound_only`).
-    """
-    for model in offered:
-        if not refundable and model.policy.dial is not Dial.BOUND:
-            raise ForbiddenError(
-                f"{model.model} is not lent in bound mode, and the host of this TEE can copy its memory",
-                reason="bound_only",
-                fix="the custodian lends it with the bound dial, or on a TEE that encrypts its memory",
-            )

@@ -20,6 +20,7 @@ from aigovtool.custodian.service.grants import Granting
 from aigovtool.custodian.service.hearing import heard
 from aigovtool.custodian.service.refusals import note
 from aigovtool.custodian.service.reports import find_fork, fork_of, sweep, take_reports
+from aigovtool.custodian.service.standing import admits_more
 from aigovtool.custodian.store import budgets, facts, instances, models, stops
 from aigovtool.custodian.store.instances import Answered
 from aigovtool.custodian.store.records import Instance
@@ -152,6 +153,7 @@ def _renew(
         answer=seal(messages.ANSWER, answer, custodian.keys.commands),
         stop_state=seal(STOP_STATE, state, custodian.keys.commands),
         key_set=custodian.keys.key_set.version,
+        more=not stopped and admits_more(transaction, instance),
     )
     short = {one.model for one in results if isinstance(one, Deny) and one.code is DenyCode.RESERVED}
     for model in short:

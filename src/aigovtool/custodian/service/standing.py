@@ -1,13 +1,26 @@
-"""What holds for whoever boots or is given a key: the policy, the borrower's credential, the loan, and stops."""
+"""What holds for whoever boots or is given a key: the policy, the borrower's credential, the loan, and stops.
+
+Of several models that one instance asks for, each is judged alone: one that is refused keeps no other one away.
+"""
+
+from collections.abc import Sequence
 
 from aigovtool.attestation.policy import AppraisalPolicy
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.store import facts, models, parties, stops
 from aigovtool.custodian.store.records import Instance, Model, Party
 from aigovtool.custodian.store.transaction import Transaction
-from aigovtool.errors import ConfigurationError, ForbiddenError, StoppedError, UnauthenticatedError
+from aigovtool.errors import (
+    AIGovToolError,
+    ConfigurationError,
+    ForbiddenError,
+    NotFoundError,
+    StoppedError,
+    UnauthenticatedError,
+)
 from aigovtool.ids import BorrowerId, ModelId
-from aigovtool.ledger.entry import PartyRole
+from aigovtool.ledger.entry import PartyRole, StopTarget
+from aigovtool.ledger.policy import Dial
 
 
 def policy_in_force(transaction: Transaction) -> AppraisalPolicy:
@@ -52,7 +65,50 @@ def offer(transaction: Transaction, model: ModelId, borrower: BorrowerId) -> Mod
     return found
 
 
+def admissible(
+    transaction: Transaction, asked: Sequence[ModelId], borrower: BorrowerId, *, refundable: bool
+) -> tuple[list[Model], dict[ModelId, AIGovToolError]]:
+    """Return which of the models that a borrower asks for may be served now, and why each other one may not.
+
+    To a TEE whose memory its host can copy (not `refundable`) a model is lent in bound mode only: other leases could be
+    used twice (`bound_only`).
+    """
+    found: list[Model] = []
+    refused: dict[ModelId, AIGovToolError] = {}
+    for name in asked:
+        try:
+            model = offer(transaction, name, borrower)
+            _require_bound_mode(model, refundable=refundable)
+            if stops.epoch_of(transaction, StopTarget.MODEL, name) is not None:
+                raise _stopped()
+        except (NotFoundError, ForbiddenError, StoppedError) as error:
+            refused[name] = error
+        else:
+            found.append(model)
+    return found, refused
+
+
+def admits_more(transaction: Transaction, instance: Instance) -> bool:
+    """Return whether a model that an instance's admission refused would be admitted now."""
+    names = [one.model for one in instance.refused]
+    found, _ = admissible(transaction, names, instance.borrower, refundable=instance.refundable)
+    return bool(found)
+
+
+def _require_bound_mode(model: Model, *, refundable: bool) -> None:
+    if not refundable and model.policy.dial is not Dial.BOUND:
+        raise ForbiddenError(
+            f"{model.model} is not lent in bound mode, and the host of this TEE can copy its memory",
+            reason="bound_only",
+            fix="the custodian lends it with the bound dial, or on a TEE that encrypts its memory",
+        )
+
+
+def _stopped() -> StoppedError:
+    return StoppedError("the custodian has stopped this", fix="ask the custodian to resume", retry_after_s=5)
+
+
 def refuse_stopped(transaction: Transaction, instance: Instance) -> None:
     """Raise `StoppedError` if everything that an instance could do is stopped."""
     if stops.state_for(transaction, instance).is_wide():
-        raise StoppedError("the custodian has stopped this", fix="ask the custodian to resume", retry_after_s=5)
+        raise _stopped()

@@ -1,7 +1,7 @@
 """What operators see: parties, models, budgets, usage, enclaves, stops, requests, the log."""
 
 import asyncio
-from typing import get_args
+from typing import Literal, get_args
 
 from aigovtool.attestation.model import TeeType
 from aigovtool.attestation.policy import AppraisalPolicy
@@ -12,6 +12,7 @@ from aigovtool.custodian.service.continuity import EVERYBODY, note_gap, remember
 from aigovtool.custodian.service.reports import sweep
 from aigovtool.custodian.service.standing import policy_in_force
 from aigovtool.custodian.store import asks, budgets, facts, instances, leases, log, models, parties, stops
+from aigovtool.custodian.store.records import Instance
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import InvalidValueError
 from aigovtool.ids import key_id_of
@@ -21,6 +22,7 @@ from aigovtool.ledger.entry import EntryBody
 from aigovtool.ledger.policy import CLOCK_RATE_ERROR_PPM, ServingPolicy, consequences
 from aigovtool.package.manifest import TensorSpec
 from aigovtool.protocol import views
+from aigovtool.protocol.release import NotServed
 
 #: Instances shown: older ones are in the audit log.
 _SHOWN = 200
@@ -141,11 +143,25 @@ async def show_enclaves(custodian: Custodian) -> views.Enclaves:
                     connected=instance.instance in connected,
                     result=instance.result,
                     why=instance.why,
+                    not_served=_not_served(instance),
                 )
             )
         return views.Enclaves(enclaves=shown, server_time_ms=now_ms)
 
     return await custodian.database.run(job)
+
+
+def _not_served(instance: Instance) -> tuple[views.ModelNotServed, ...]:
+    """Return what an instance was started for and does not serve: what was refused here, then what it found itself."""
+    by: tuple[tuple[Literal["custodian", "enclave"], tuple[NotServed, ...]], ...] = (
+        ("custodian", instance.refused),
+        ("enclave", instance.set_aside),
+    )
+    return tuple(
+        views.ModelNotServed(model=one.model, by=who, code=one.code, reason=one.reason)
+        for who, models_ in by
+        for one in models_
+    )
 
 
 def _state(state: str, policies: list[ServingPolicy], silent_ms: int) -> str:

@@ -6,6 +6,7 @@ from aigovtool.ids import BorrowerId, Digest, InstanceId, Millis, ModelId, Units
 from aigovtool.ledger.entry import PartyRole
 from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.package.manifest import Manifest
+from aigovtool.protocol.release import NotServed
 
 
 class Party(Message):
@@ -57,7 +58,10 @@ class Witness(Message):
 
 
 class Instance(Message):
-    """An admitted instance. `state` is live, stopped, wiped, forked or unaccepted, and `why` says why the last."""
+    """An admitted instance. `state` is live, stopped, wiped, forked or unaccepted, and `why` says why the last.
+
+    `refused` are models that it asked for and was not admitted for; `set_aside` those that it did not ask for.
+    """
 
     instance: InstanceId
     borrower: BorrowerId
@@ -74,3 +78,5 @@ class Instance(Message):
     #: The ledger's generation when it was admitted: an older one must attest again.
     generation: Units = 0
     why: str = ""
+    refused: tuple[NotServed, ...] = ()
+    set_aside: tuple[NotServed, ...] = ()
