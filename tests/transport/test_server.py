@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator
 
 import pytest
@@ -195,6 +196,24 @@ async def test_a_connection_in_the_moment_of_the_stop_is_never_lost(turns: int, 
                     pass  # closed with our bytes unread
                 finally:
                     writer.close()
+
+
+async def test_a_handshake_that_ends_in_the_moment_of_the_stop_holds_nothing_up(world: World) -> None:
+    """Whoever has just connected and says no farewell is cut off after its moment, not when TLS gives up (30 s)."""
+
+    def connect() -> ssl.SSLSocket:
+        wire = socket.create_connection(server.address)
+        return world.client().wrap_socket(wire, server_hostname=None)
+
+    with bind_loopback() as listener:
+        server = HttpServer(application(ROUTES, clock_ms=lambda: world.now_ms), listener, world.tls, SMALL)
+        await server.start()
+        connecting = asyncio.create_task(asyncio.to_thread(connect))
+        while not server.connections:  # noqa: ASYNC110 - from the very turn on in which it is there
+            await asyncio.sleep(0)
+        async with asyncio.timeout(15):
+            await server.stop(grace_s=0.1)
+        (await connecting).close()
 
 
 async def test_accepting_goes_on_after_an_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,10 @@ class LingeringTransport(asyncio.Transport):
 
     def _close_now(self) -> None:
         self._timer = self._loop.call_later(_FAREWELL_S, self._inner.abort)
-        self._inner.close()
+        # Whoever gave a handshake up has closed it already. When closed a second time, asyncio's TLS lets go of the
+        # connection, and `abort` does nothing: it would be there for half a minute, and whoever waits for its end too.
+        if not self._inner.is_closing():
+            self._inner.close()
 
     def is_closing(self) -> bool:
         """Whether it is closed or about to be."""
