@@ -17,7 +17,7 @@ from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.crypto.wrap import wrap
 from aigovtool.crypto.x509 import from_pem
-from aigovtool.ids import ConsumerId, digest_of
+from aigovtool.ids import ConsumerId, ModelId, digest_of
 from aigovtool.ledger.budget import BudgetLimit, Scope, Window
 from aigovtool.ledger.entry import PartyRole
 from aigovtool.ledger.policy import Dial, ServingPolicy, default_policy
@@ -47,9 +47,13 @@ class HostileWorld(World):
     """A deployment whose custodian seals anything, without a look at it: the product's own sealer need not be used."""
 
     def _add_model(self, model: bytes, policy: ServingPolicy) -> None:
+        self.lend(MODEL, model, policy)
+
+    def lend(self, name: ModelId, model: bytes, policy: ServingPolicy) -> Path:
+        """Lend a model to the borrower, and return where the custodian keeps its package."""
         made_of = ModelProto.FromString(model)
         operator = SigningKey.from_secret(Secret(self.operator.key))
-        made = seal_model(self.directory / "model.aigov", model, made_of, sealer=operator, name=MODEL)
+        made = seal_model(self.directory / "model.aigov", model, made_of, sealer=operator, name=name)
         content = made.path.read_bytes()
         package = digest_of(content)
         with self.custodian_client() as client:
@@ -58,7 +62,7 @@ class HostileWorld(World):
         context = deposit_context(self.custodian_id, made.digest)
         self.command(
             commands.AddModel(
-                model=MODEL,
+                model=name,
                 manifest=made.digest,
                 package=package,
                 wrapped_key=wrap(made.key.secret, self.operator.keystore, context),
@@ -66,6 +70,7 @@ class HostileWorld(World):
                 borrowers=[BORROWER],
             )
         )
+        return self.directory / "custodian" / "packages" / f"{package.removeprefix('sha256:')}.aigov"
 
 
 @dataclass

@@ -61,7 +61,7 @@ ENCLAVE_PROGRAM = """
 import sys, pathlib
 from aigovtool.enclave.app import EnclaveOptions, serve
 serve(EnclaveOptions(tee="simulated", allow_simulated=True, borrower_file=pathlib.Path(sys.argv[1]),
-      models=(sys.argv[4],), host="127.0.0.1", port=int(sys.argv[2]), cache=pathlib.Path(sys.argv[3])))
+      models=tuple(sys.argv[4:]), host="127.0.0.1", port=int(sys.argv[2]), cache=pathlib.Path(sys.argv[3])))
 """
 
 

@@ -3,16 +3,21 @@
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.custodian.conftest import MODEL
 from tests.enclave.site import Site
 
 from aigovtool.attestation.model import TeeType
-from aigovtool.enclave import app
+from aigovtool.enclave import app, roster
 from aigovtool.enclave.attesters import detect
 from aigovtool.enclave.boot import Instance
-from aigovtool.errors import ConfigurationError
+from aigovtool.enclave.roster import TRIES
+from aigovtool.errors import AIGovToolError, ConfigurationError, ForbiddenError, PackageError, UnreachableError
+from aigovtool.ids import ModelId
+from aigovtool.protocol.release import NotServed
 from aigovtool.transport.server import bind_loopback
 
 
@@ -22,7 +27,7 @@ async def test_an_enclave_that_is_told_to_end_while_it_boots_serves_nobody(
     """The instance that has just booted is wiped in good order, engine and all."""
     booted: list[Instance] = []
 
-    async def boot(*_: object) -> Instance:
+    async def boot(*_: object, **__: object) -> Instance:
         booted.append(await site.boot())
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.sleep(0.1)
@@ -88,7 +93,7 @@ async def test_a_platform_that_is_not_here_is_not_waited_for(
     """No waiting mends a host that is no such guest; other failures may pass."""
     tried: list[None] = []
 
-    async def boot(*_: object) -> Instance:
+    async def boot(*_: object, **__: object) -> Instance:
         tried.append(None)
         raise ConfigurationError("no", reason=reason)
 
@@ -108,6 +113,101 @@ async def test_a_platform_that_is_not_here_is_not_waited_for(
     with pytest.raises(ConfigurationError):
         await app._Enclave(options, site.party, attester, bind_loopback(), None).run()
     assert len(tried) == tries
+
+
+# --- Several models ----------------------------------------------------------------------------
+
+A, B = ModelId("a"), ModelId("b")
+
+
+def enclave_for(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *models: ModelId) -> app._Enclave:
+    """Return an enclave for these models, which waits for nothing between two boots."""
+    monkeypatch.setattr(app, "_BACKOFF_S", (0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(app, "CustodianLink", lambda _: site.link)
+    options = app.EnclaveOptions(
+        tee="simulated",
+        allow_simulated=True,
+        borrower_file=tmp_path / "borrower.json",
+        models=models,
+        host="127.0.0.1",
+        port=0,
+        cache=tmp_path,
+    )
+    attester = app.attester_for(options.tee, allow_simulated=True)
+    return app._Enclave(options, site.party, attester, bind_loopback(), None)
+
+
+async def test_with_no_model_left_it_ends_with_the_reason(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other is set aside; the last one fails as that of an enclave for one model does."""
+    booted: list[tuple[list[ModelId], list[ModelId]]] = []
+
+    async def boot(
+        _party: object,
+        models: list[ModelId],
+        *_: object,
+        aside: tuple[NotServed, ...],
+        blame: Callable[[ModelId, AIGovToolError], None],
+    ) -> Instance:
+        booted.append((models, [one.model for one in aside]))
+        error = PackageError("damaged", reason=f"damaged_{models[0]}")
+        blame(models[0], error)
+        raise error
+
+    monkeypatch.setattr(app, "boot", boot)
+    with pytest.raises(PackageError) as caught:
+        await enclave_for(site, tmp_path, monkeypatch, A, B).run()
+    assert caught.value.reason == "damaged_b"
+    assert booted == [([A, B], [])] * TRIES + [([B], [A])] * 5
+
+
+async def test_a_custodian_that_is_away_sets_nothing_aside(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does one that refuses the whole enclave: however often, all models are asked for."""
+    booted: list[list[ModelId]] = []
+
+    async def boot(_party: object, models: list[ModelId], *_: object, **__: object) -> Instance:
+        booted.append(models)
+        raise UnreachableError("away", reason="custodian") if len(booted) < 20 else ForbiddenError("", reason="x")
+
+    monkeypatch.setattr(app, "boot", boot)
+    with pytest.raises(ForbiddenError):
+        await enclave_for(site, tmp_path, monkeypatch, A, B).run()
+    assert booted == [[A, B]] * 20
+
+
+async def test_what_was_set_aside_is_tried_again_by_a_new_boot(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When its time has come the instance ends in good order, and the next one is asked to serve it as well."""
+    booted: list[list[ModelId]] = []
+
+    async def boot(
+        _party: object,
+        models: list[ModelId],
+        *_: object,
+        blame: Callable[[ModelId, AIGovToolError], None],
+        **__: object,
+    ) -> Instance:
+        booted.append(models)
+        if len(booted) == 1:
+            error = PackageError("damaged", reason="download_digest")
+            blame(A, error)
+            raise error
+        if len(booted) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return await site.boot()
+
+    monkeypatch.setattr(app, "boot", boot)
+    monkeypatch.setattr(roster, "TRIES", 1)
+    monkeypatch.setattr(roster, "LEAST_S", 1.0)
+    monkeypatch.setattr(roster, "_BOOTS", 0)
+    async with asyncio.timeout(30):
+        await enclave_for(site, tmp_path, monkeypatch, A, MODEL).run()
+    assert booted == [[A, MODEL], [MODEL], [A, MODEL]]
+    assert await site.pending() == 0
 
 
 def test_what_was_found_is_logged_as_text(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

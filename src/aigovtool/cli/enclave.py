@@ -17,6 +17,7 @@ from aigovtool.cli.verb import DIRECTORY, FILE, Verb, VerbGroup, wrong_usage
 if TYPE_CHECKING:
     from aigovtool.attestation.model import Evidence
     from aigovtool.enclave.app import TpmOptions
+    from aigovtool.enclave.boot import Instance
 
 _SIMULATED = "simulated"
 _TPM = "tpm"
@@ -117,6 +118,9 @@ def serve(
 ) -> None:
     """Attest to the custodian, get the models' keys, and serve until interrupted.
 
+    A model that the custodian refuses, that is damaged or that ends the engine again and again is left out, and said to
+    be; the others are served. Models are loaded in the order in which they are named.
+
     A TPM shows what was booted and encrypts no memory, so it is used only if it is named.
     """
     from aigovtool.enclave.app import EnclaveOptions  # noqa: PLC0415
@@ -136,7 +140,7 @@ def serve(
     read_borrower(borrower_file)  # says which kind of file it is, if it is another
     screen.serve()
     _warn(screen, tee)
-    run(options, ready=lambda url: screen.note(f"serving {', '.join(models)} on {url}"))
+    run(options, ready=lambda url, instance: _tell(screen, url, instance))
 
 
 @enclave.command(cls=Verb, example="aigovtool enclave evidence -o evidence.json")
@@ -210,6 +214,14 @@ def _tpm_options(
         issuers=tpm_issuers,
         ek_certificate=tpm_certificate,
     )
+
+
+def _tell(screen: Screen, url: str, instance: "Instance") -> None:
+    """Say what is served, and what of that which was asked for is not."""
+    screen.note(f"serving {', '.join(instance.models)} on {url}")
+    for one in instance.not_served.values():
+        why = f"{one.code}: {one.reason}" if one.reason else one.code
+        screen.note(f"NOT serving {one.model} ({why})")
 
 
 def _warn(screen: Screen, tee: str) -> None:

@@ -14,14 +14,24 @@ repeated, because the time is gone.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
 from aigovtool.consumer.attest import Moment, Session, Trust, fetch_session, read_session
 from aigovtool.consumer.clock import Clock
-from aigovtool.consumer.exchange import Call, Failure, FailureKind, Flow, Reply, exchange
+from aigovtool.consumer.exchange import Call, Channel, Failure, FailureKind, Flow, Peer, Reply, exchange
 from aigovtool.consumer.patience import Deadline
-from aigovtool.errors import EvidenceError, NotFoundError, ReattestRequiredError
+from aigovtool.consumer.problems import error_of
+from aigovtool.errors import (
+    AIGovToolError,
+    EvidenceError,
+    NotFoundError,
+    NotServedError,
+    ReattestRequiredError,
+    StoppedError,
+)
 from aigovtool.ids import Digest, ModelId, Nonce
+from aigovtool.limits import MAX_CONTROL_BODY_BYTES
 from aigovtool.protocol.trust import KeySet
 
 _LOG: Final = logging.getLogger(__name__)
@@ -99,6 +109,7 @@ class EnclaveLink:
 
         Raises:
             NotFoundError: `no_such_model`.
+            NotServedError, StoppedError: the enclave is there for it, and says why it serves without it.
             EvidenceError: `model_changed`, and as `attest`.
         """
         session = self._session
@@ -110,11 +121,7 @@ class EnclaveLink:
         if model not in session.models:
             session = yield from self.attest(deadline)
         if model not in session.models:
-            raise NotFoundError(
-                f"the enclave does not serve model {model}",
-                reason="no_such_model",
-                fix="it serves " + (", ".join(sorted(session.models)) or "none"),
-            )
+            raise (yield from _why_absent(session, model, deadline))
         if session.models[model] != self._known[model]:
             raise EvidenceError(
                 f"model {model} has another digest than when this client connected",
@@ -157,3 +164,25 @@ class EnclaveLink:
         _LOG.info("attested instance=%s tee=%s", session.instance, session.result.body.tee)
         for warning in session.warnings:
             _LOG.warning("attestation_warning instance=%s text=%s", session.instance, warning)
+
+
+def _why_absent(session: Session, model: ModelId, deadline: Deadline) -> Flow[AIGovToolError]:
+    """Return why an attested enclave does not serve a model; what it is not there for, it knows nothing of."""
+    event = yield from exchange(
+        Call(
+            channel=Channel(Peer.ENCLAVE, session.certificate),
+            method="GET",
+            path=f"/v2/models/{model}/ready",
+            max_bytes=MAX_CONTROL_BODY_BYTES,
+            timeout_s=deadline.left_s(),
+        )
+    )
+    if isinstance(event, Reply) and event.status >= HTTPStatus.BAD_REQUEST:
+        error = error_of(event, ENCLAVE)
+        if isinstance(error, NotServedError | StoppedError):
+            return error
+    return NotFoundError(
+        f"the enclave does not serve model {model}",
+        reason="no_such_model",
+        fix="it serves " + (", ".join(sorted(session.models)) or "none"),
+    )

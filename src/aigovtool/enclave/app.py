@@ -8,6 +8,7 @@ import asyncio
 import logging
 import signal
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from aigovtool.enclave.engines.sandbox import Layer
 from aigovtool.enclave.gateway.api import routes
 from aigovtool.enclave.instance_run import Ending, InstanceRun
 from aigovtool.enclave.memory import require_no_plain_swap
+from aigovtool.enclave.roster import Roster
 from aigovtool.errors import (
     AIGovToolError,
     AppraisalError,
@@ -141,8 +143,27 @@ def _is_of_this_host(error: AIGovToolError) -> bool:
     return isinstance(error, ConfigurationError) and (error.reason or "").startswith("attester_")
 
 
-def serve(options: EnclaveOptions, *, ready: Callable[[str], None] | None = None) -> None:
-    """Serve until SIGINT or SIGTERM. `ready` is called with the address each time an instance is ready.
+#: Is called with its address each time an instance is ready.
+Ready = Callable[[str, Instance], None]
+
+
+def _is_final(error: AIGovToolError, failures: int) -> bool:
+    """Return whether a boot that failed ends the enclave, after so many others in a row."""
+    if isinstance(error, UnreachableError | RefusalError):
+        return False
+    if isinstance(error, AppraisalError | ForbiddenError) or _is_of_this_host(error):
+        return True
+    return failures >= len(_BACKOFF_S)
+
+
+def _running(instance: Instance) -> list[ModelId]:
+    """Return the models that were run when the engine ended."""
+    handles = instance.engine.running_at_end
+    return [name for name, model in instance.models.items() if model.loaded.handle in handles]
+
+
+def serve(options: EnclaveOptions, *, ready: Ready | None = None) -> None:
+    """Serve until SIGINT or SIGTERM, with those of the models that can be served.
 
     Raises:
         AIGovToolError: configuration, or a refusal by the custodian that waiting cannot mend.
@@ -169,7 +190,7 @@ class _Enclave:
         party: BorrowerFile,
         attester: Attester,
         listener: socket.socket,
-        ready: Callable[[str], None] | None,
+        ready: Ready | None,
     ) -> None:
         self._options = options
         self._party = party
@@ -179,6 +200,7 @@ class _Enclave:
         self._server: HttpServer | None = None
         self._run: InstanceRun | None = None
         self._ending = asyncio.Event()
+        self._roster = Roster([ModelId(name) for name in options.models])
 
     async def run(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -191,6 +213,8 @@ class _Enclave:
                     break
                 ending = await self._serve(instance)
                 _LOG.warning("instance_ended", extra={"reason": ending.value})
+                if ending is Ending.ENGINE_DIED:
+                    self._roster.engine_died(_running(instance))
         finally:
             if self._server is not None:
                 await self._server.stop()
@@ -204,25 +228,42 @@ class _Enclave:
 
     async def _boot(self, link: CustodianLink) -> Instance | None:
         failures = 0
-        models = [ModelId(name) for name in self._options.models]
         while not self._ending.is_set():
+            blamed: list[ModelId] = []
             try:
-                instance = await boot(self._party, models, self._attester, link, self._options.cache)
-            except (UnreachableError, RefusalError) as error:
-                _LOG.warning("boot_failed", extra={"code": error.code, "reason": error.reason})
-            except (AppraisalError, ForbiddenError):
-                raise
+                return await self._boot_once(link, blamed)
             except AIGovToolError as error:
-                if failures >= len(_BACKOFF_S) or _is_of_this_host(error):
+                # Without the one model that it failed of, or once more with it, it is another boot.
+                if blamed and self._roster.failed(blamed[0], error):
+                    wait_s = _BACKOFF_S[0]
+                elif _is_final(error, failures):
                     raise
-                _LOG.warning("boot_failed", extra={"code": error.code, "reason": error.reason})
-            else:
-                if Layer.MEMORY_LOCKED not in instance.engine.sandbox:
-                    _LOG.warning("memory_not_locked", extra={"what": "engine", "fix": LOCK_FIX})
-                return instance
-            await self._pause(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
-            failures += 1
+                else:
+                    wait_s = _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)]
+                    failures += 1
+                model = {"model": blamed[0]} if blamed else {}
+                _LOG.warning("boot_failed", extra={"code": error.code, "reason": error.reason, **model})
+            await self._pause(wait_s)
         return None
+
+    async def _boot_once(self, link: CustodianLink, blamed: list[ModelId]) -> Instance:
+        """Boot with the models that are not set aside; on failure `blamed` has the model that it is of, if any."""
+        began_s, models = time.monotonic(), self._roster.wanted()
+        instance = await boot(
+            self._party,
+            models,
+            self._attester,
+            link,
+            self._options.cache,
+            aside=self._roster.aside(),
+            blame=lambda model, _error: blamed.append(model),
+        )
+        self._roster.booted(models, time.monotonic() - began_s)
+        if Layer.MEMORY_LOCKED not in instance.engine.sandbox:
+            _LOG.warning("memory_not_locked", extra={"what": "engine", "fix": LOCK_FIX})
+        for one in instance.not_served.values():
+            _LOG.warning("model_not_served", extra={"model": one.model, "code": one.code, "reason": one.reason})
+        return instance
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -240,12 +281,16 @@ class _Enclave:
         instance.keys.changed = lambda: server.replace_tls(instance.server_tls())
         await server.start()
         announcing = asyncio.create_task(self._announce(run))
+        due_s = self._roster.due_s()
+        trying = None if due_s is None else asyncio.get_running_loop().call_later(due_s, run.begin_anew)
         try:
             return await run.run()
         finally:
+            if trying is not None:
+                trying.cancel()
             announcing.cancel()
 
     async def _announce(self, run: InstanceRun) -> None:
         await run.ready.wait()
         if self._ready is not None and self._server is not None:
-            self._ready("https://{}:{}".format(*self._server.address))
+            self._ready("https://{}:{}".format(*self._server.address), run.instance)

@@ -5,7 +5,7 @@ for it, which is activated before anything is attested. Platforms are slow, so n
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from msgspec import UNSET
 
@@ -19,7 +19,14 @@ from aigovtool.errors import SignatureInvalidError
 from aigovtool.ids import InstanceId, ModelId, Nonce, instance_id_of
 from aigovtool.protocol import release
 from aigovtool.protocol.party import BorrowerFile
-from aigovtool.protocol.release import Admission, BootRequest, Challenge, ChallengeReply, ChallengeRequest
+from aigovtool.protocol.release import (
+    Admission,
+    BootRequest,
+    Challenge,
+    ChallengeReply,
+    ChallengeRequest,
+    NotServed,
+)
 from aigovtool.protocol.trust import KeySet
 
 
@@ -31,12 +38,21 @@ class Attested:
     admission: Admission
 
 
+def refused_in(admission: Admission) -> tuple[NotServed, ...]:
+    """Return the models that were asked for and are not admitted, and why."""
+    return () if admission.refused is UNSET else admission.refused
+
+
 @dataclass(frozen=True, slots=True)
 class Attestation:
-    """The keys of one instance, and the way to its custodian; what refuses it, or keeps it away, is raised."""
+    """The keys of one instance, and the way to its custodian; what refuses it, or keeps it away, is raised.
+
+    `models` are asked for; `aside` are others that the enclave was started for, which it only tells of.
+    """
 
     party: BorrowerFile
     models: list[ModelId]
+    aside: tuple[NotServed, ...]
     attester: Attester
     link: CustodianLink
     identity: SigningKey
@@ -68,10 +84,14 @@ class Attestation:
         return await self._attested(reply, key_set, tls_spki, "/v1/boot", release.BOOT)
 
     async def again(self, tls_spki: bytes, keys: TrustedKeys) -> Attested:
-        """Attest once more, as of now: the same instance goes on, with the models that it has."""
+        """Attest once more, as of now: the same instance goes on, with the models that it was admitted for."""
         reply = await self.ask()
         keys.take(reply.key_set)
         return await self._attested(reply, keys.key_set, tls_spki, "/v1/boot/again", release.BOOT_AGAIN)
+
+    def admitted(self, admission: Admission) -> "Attestation":
+        """Return how the instance attests from its admission on: for the models that are in it."""
+        return replace(self, models=[offer.model for offer in admission.models])
 
     async def _attested(
         self, reply: ChallengeReply, key_set: KeySet, tls_spki: bytes, path: str, kind: str
@@ -89,6 +109,7 @@ class Attestation:
             boot_nonce=Nonce(self.boot_nonce.hex()),
             claims=claims,
             evidence=await asyncio.to_thread(self.attester.attest, claims),
+            not_served=self.aside,
         )
         answer = await self.link.post(path, seal(kind, request, self._enrolment(), self.identity), Envelope)
         admission = open_by_any(answer, release.ADMISSION, Admission, key_set.command_keys())
@@ -113,11 +134,15 @@ class Attestation:
         )
 
     def _require_ours(self, admission: Admission, claims: Binding) -> None:
+        refused = {one.model for one in refused_in(admission)}
+        admitted = [model for model in self.models if model not in refused]
         fits = (
             admission.instance == claims.instance
             and admission.nonce == claims.nonce
             and admission.custodian == claims.custodian_root
-            and [offer.model for offer in admission.models] == self.models
+            and [offer.model for offer in admission.models] == admitted
+            and refused <= set(self.models)
+            and admitted
         )
         if not fits:
             raise SignatureInvalidError("the admission is for another boot", reason="wrong_admission")

@@ -4,12 +4,17 @@ All ciphertext is fetched before the first key is asked for: that may take hours
 then on the dead-man switch holds, as it does for an instance that serves: each answered release is a contact with the
 custodian, counted from when it was asked for, and a model that is not loaded when silence has lasted too long is wiped
 with the engine. Booting again would take as long, so this is told as what it is: an operator's terms do not fit.
+
+An instance is admitted for what it serves: each model alone is allowed or refused by the custodian, and an instance of
+which one model cannot be loaded is gone, with its engine, which has had that model's key. The next boot asks for the
+others (`roster`).
 """
 
 import asyncio
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,18 +28,26 @@ from aigovtool.attestation.tee.supplement import supplemented
 from aigovtool.crypto.sign import Envelope, SigningKey, open_by_any, seal
 from aigovtool.crypto.tlskey import TlsKey
 from aigovtool.crypto.x509 import self_signed_server_certificate
-from aigovtool.enclave.attestation import Attestation, Attested
+from aigovtool.enclave.attestation import Attestation, Attested, refused_in
 from aigovtool.enclave.clock import ElapsedClock
 from aigovtool.enclave.custodian_link import CustodianLink, digest_of_file
 from aigovtool.enclave.engines.process import EngineConfig, EngineProcess, LoadedModel
 from aigovtool.enclave.memory import engine_address_bytes
+from aigovtool.enclave.roster import is_of_one
 from aigovtool.enclave.trusted_keys import TrustedKeys
-from aigovtool.errors import ConfigurationError, EngineError, SignatureInvalidError, StoppedError, VerificationError
+from aigovtool.errors import (
+    AIGovToolError,
+    ConfigurationError,
+    EngineError,
+    SignatureInvalidError,
+    StoppedError,
+    VerificationError,
+)
 from aigovtool.ids import Digest, InstanceId, MessageId, ModelId, Nonce
 from aigovtool.protocol import release
 from aigovtool.protocol.metering import Meter
 from aigovtool.protocol.party import BorrowerFile
-from aigovtool.protocol.release import Admission, KeyRelease
+from aigovtool.protocol.release import Admission, KeyRelease, NotServed
 from aigovtool.protocol.session import NO_MEMORY_ENCRYPTION
 from aigovtool.protocol.stop import STOP_STATE, StopState
 from aigovtool.protocol.trust import KeySet
@@ -43,6 +56,9 @@ from aigovtool.transport.tls import ServerTls, server_context
 
 #: Told to whoever uses an enclave on the simulated TEE.
 SIMULATED_WARNING: Final = "SIMULATED TEE: protects nothing; for development only"
+
+#: Is told of which model alone an error is that the boot ends with.
+Blame = Callable[[ModelId, AIGovToolError], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +87,8 @@ class Instance:
     began_ms: int
     keys: TrustedKeys
     models: dict[ModelId, ServedModel]
+    #: The other models that the enclave was started for, by their names.
+    not_served: dict[ModelId, NotServed]
     link: CustodianLink
 
     @property
@@ -156,9 +174,25 @@ class Instance:
 
 
 async def boot(
-    party: BorrowerFile, models: list[ModelId], attester: Attester, link: CustodianLink, cache: Path
+    party: BorrowerFile,
+    models: list[ModelId],
+    attester: Attester,
+    link: CustodianLink,
+    cache: Path,
+    *,
+    aside: tuple[NotServed, ...] = (),
+    blame: Blame = lambda _model, _error: None,
 ) -> Instance:
-    """Boot one instance. On failure the engine child is gone.
+    """Boot one instance, with those of `models` that the custodian allows. On failure the engine child is gone.
+
+    Args:
+        party: whose enclave it is.
+        models: what to ask for.
+        attester: makes the evidence.
+        link: the way to the custodian.
+        cache: where ciphertext is kept.
+        aside: other models that it was started for, and why they are not asked for.
+        blame: is told, before it is raised, of an error that is one model's alone.
 
     Raises:
         AIGovToolError: who or what refused, or could not be reached.
@@ -166,7 +200,7 @@ async def boot(
     clock = ElapsedClock()
     engine = await EngineProcess.start(EngineConfig(memory_bytes=engine_address_bytes()))
     try:
-        return await _Boot(party, models, attester, link, cache, clock, engine).run()
+        return await _Boot(party, models, attester, link, cache, aside, blame, clock, engine).run()
     except BaseException:
         await engine.kill_and_wait()
         raise
@@ -179,6 +213,8 @@ class _Boot:
     attester: Attester
     link: CustodianLink
     cache: Path
+    aside: tuple[NotServed, ...]
+    blame: Blame
     clock: ElapsedClock
     engine: EngineProcess
     #: When the last message was sent that the custodian has answered under its signature.
@@ -189,6 +225,7 @@ class _Boot:
         attestation = Attestation(
             party=self.party,
             models=self.models,
+            aside=self.aside,
             attester=self.attester,
             link=self.link,
             identity=SigningKey.generate(),
@@ -217,26 +254,41 @@ class _Boot:
                 admitted_ms=self.heard_ms,
             ),
             clock=self.clock,
-            attestation=attestation,
+            attestation=attestation.admitted(admission),
             attested=attested,
             began_ms=admission.server_time_ms,
             keys=keys,
             models=served,
+            not_served={one.model: one for one in (*refused_in(admission), *self.aside)},
             link=self.link,
         )
 
     async def _load_all(
         self, admission: Admission, identity: SigningKey, key_set: KeySet
     ) -> dict[ModelId, ServedModel]:
-        paths = [await self.link.fetch(offer.package, offer.package_bytes, self.cache) for offer in admission.models]
+        paths = [await self._fetch(offer) for offer in admission.models]
         silence_ms = min((offer.policy.wipe_after_ms for offer in admission.models), default=0)
         served: dict[ModelId, ServedModel] = {}
         for offer, path in zip(admission.models, paths, strict=True):
-            sent_ms = self.clock.now_ms()
-            released = await self._release(offer, identity, admission, key_set)
-            self.heard_ms = sent_ms
-            served[offer.model] = ServedModel(offer, await self._load(path, released, offer, silence_ms))
+            with self._blaming(offer.model):
+                sent_ms = self.clock.now_ms()
+                released = await self._release(offer, identity, admission, key_set)
+                self.heard_ms = sent_ms
+                served[offer.model] = ServedModel(offer, await self._load(path, released, offer, silence_ms))
         return served
+
+    async def _fetch(self, offer: release.ModelOffer) -> Path:
+        with self._blaming(offer.model):
+            return await self.link.fetch(offer.package, offer.package_bytes, self.cache)
+
+    @contextmanager
+    def _blaming(self, model: ModelId) -> Iterator[None]:
+        try:
+            yield
+        except AIGovToolError as error:
+            if is_of_one(error):
+                self.blame(model, error)
+            raise
 
     async def _release(
         self, offer: release.ModelOffer, identity: SigningKey, admission: Admission, key_set: KeySet

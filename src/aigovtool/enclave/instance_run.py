@@ -2,7 +2,8 @@
 
 One task renews (the heartbeat), one listens for pushes, and two watch engine and time. All end when the instance must
 be wiped: on a stop wider than one consumer, on the death of the engine, on silence of the custodian for too long
-(dead-man switch), on a clock that ran backwards, when it must attest again, or when the custodian does not know it.
+(dead-man switch), on a clock that ran backwards, when it must attest again, when the custodian does not know it, or to
+try once more what it does not serve.
 Wiping means: no new work, the engine killed *and waited for*, results dropped, counters shut; only then is the
 acknowledgement signed.
 
@@ -40,6 +41,8 @@ _LOG = logging.getLogger(__name__)
 _IDLE_S = 0.5
 #: The least and the most time that one try of a renewal is given, whatever the ttl is.
 _TRY_S = (1.0, 10.0)
+#: How long an instance serves at least before the custodian's word that there is more to serve ends it.
+_LEAST_LIFE_MS = 5_000
 #: How long an orderly end waits for the answer to a renewal.
 _SETTLE_S = 1.0
 
@@ -57,7 +60,12 @@ class Ending(StrEnum):
     REATTEST = "reattest"
     UNKNOWN = "unknown_instance"
     SHUTDOWN = "shutdown"
+    MORE = "more_models"
     FAULT = "fault"
+
+
+#: Nothing went wrong: what was leased is given back, as far as that takes no time.
+_ORDERLY = frozenset({Ending.SHUTDOWN, Ending.MORE})
 
 
 class InstanceRun:
@@ -202,6 +210,10 @@ class InstanceRun:
         """End the instance in good order: close leases, wipe, acknowledge."""
         self._finish(Ending.SHUTDOWN)
 
+    def begin_anew(self) -> None:
+        """End the instance in good order, so that the next boot tries the models that this one does not serve."""
+        self._finish(Ending.MORE)
+
     def _finish(self, ending: Ending) -> None:
         if not self._end.done():
             self._end.set_result(ending)
@@ -215,7 +227,7 @@ class InstanceRun:
             for task in tasks:
                 task.add_done_callback(self._task_ended)
             self.ending = await self._end
-            if self.ending is Ending.SHUTDOWN:
+            if self.ending in _ORDERLY:
                 await self._settled()
         finally:
             for task in tasks:
@@ -293,6 +305,8 @@ class InstanceRun:
         self._meter.accept(self._clock.now_ms(), answer)
         if self._meter.must_reattest:
             self._finish(Ending.REATTEST)
+        elif reply.more and self._clock.now_ms() >= _LEAST_LIFE_MS:
+            self.begin_anew()
         self.ready.set()
         self._news()
 
@@ -333,7 +347,7 @@ class InstanceRun:
         statements = self._meter.wipe()
         self._news()
         try:
-            async with asyncio.timeout(5.0 if self.ending is Ending.SHUTDOWN else 60.0):
+            async with asyncio.timeout(5.0 if self.ending in _ORDERLY else 60.0):
                 for statement in statements:
                     await self._acknowledged(statement)
         except TimeoutError:

@@ -154,10 +154,7 @@ class Attested(Message, tag_field="kind", tag="attested"):
 
 
 class AttestationRefused(Message, tag_field="kind", tag="attestation_refused", omit_defaults=True):
-    """A borrower's enclave was turned away, or was admitted without a model that it asked for.
-
-    `times` as in `Refused`.
-    """
+    """A borrower's enclave was turned away, or one of the models that it asked for was; `times` as in `Refused`."""
 
     borrower: BorrowerId
     code: str

@@ -63,7 +63,7 @@ class ServerLive(Message):
 
 
 class ServerReady(Message):
-    """The answer to `GET /v2/health/ready`: whether all models are ready."""
+    """The answer to `GET /v2/health/ready`: whether all models are ready that the server serves, not all it could."""
 
     ready: bool
 

@@ -102,6 +102,7 @@ async def test_kill_9_in_the_middle_of_a_run_is_a_typed_error(
     results = await asyncio.gather(*running, return_exceptions=True)
     assert {type(result) for result in results} == {EngineError}
     assert {result.reason for result in results if isinstance(result, EngineError)} == {"engine_died"}
+    assert process.running_at_end == {long.handle}
     with pytest.raises(EngineError):
         await kit.doubles(process, short)
     await process.died.wait()
@@ -114,6 +115,7 @@ async def test_kill_and_wait_returns_when_the_process_is_gone(kit: Any, process:
     await asyncio.sleep(0)
     await asyncio.gather(process.kill_and_wait(), process.kill_and_wait())
     await process.kill_and_wait()
+    assert process.running_at_end == {model.handle}
     with pytest.raises(ProcessLookupError):
         os.kill(process.pid, 0)
     with pytest.raises(EngineError):
@@ -158,6 +160,7 @@ async def test_an_answer_that_is_not_the_models_kills(kit: Any, double: Any) -> 
         await process.run(model, [kit.fp32("t", [1.0])], [], SECOND_MS, consumer=ANN)
     assert caught.value.reason == "bad_answer"
     await process.died.wait()
+    assert process.running_at_end == {model.handle}
 
 
 @pytest.mark.parametrize(("compute_us", "believed"), [(0, True), (3_600 * 10**6, False)])

@@ -53,6 +53,10 @@ def list_enclaves(screen: Screen, operator_file: Path | None) -> None:
         for one in view.enclaves:
             if one.why:
                 screen.line(f"{short(one.instance)} is accepted no more: {one.why}", style="red")
+            for missing in one.not_served if one.state == "live" else ():
+                why = f"{missing.code}: {missing.reason}" if missing.reason else missing.code
+                whose = "refused here" if missing.by == "custodian" else "set aside by the enclave"
+                screen.line(f"{short(one.instance)} does not serve {missing.model}: {whose} ({why})", style="red")
 
     screen.show(view, render)
 

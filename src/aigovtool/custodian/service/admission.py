@@ -49,18 +49,19 @@ def admission_of(
         server_time_ms=now_ms,
         valid_until_ms=instance.valid_until_ms,
         stop_state=custodian.stop_state(transaction, instance),
-        models=[
-            ModelOffer(
-                model=model.model,
-                manifest=model.manifest_digest,
-                package=model.package,
-                package_bytes=model.package_bytes,
-                sealer=model.sealer,
-                policy=model.policy,
-            )
-            for model in offered
-        ],
+        models=[_offer(model) for model in offered],
         endorsements=added,
         certificate=UNSET if certificate is None else certificate,
         refused=instance.refused or UNSET,
+    )
+
+
+def _offer(model: Model) -> ModelOffer:
+    return ModelOffer(
+        model=model.model,
+        manifest=model.manifest_digest,
+        package=model.package,
+        package_bytes=model.package_bytes,
+        sealer=model.sealer,
+        policy=model.policy,
     )

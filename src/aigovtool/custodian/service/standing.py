@@ -90,8 +90,9 @@ def admissible(
 
 def admits_more(transaction: Transaction, instance: Instance) -> bool:
     """Return whether a model that an instance's admission refused would be admitted now."""
-    names = [one.model for one in instance.refused]
-    found, _ = admissible(transaction, names, instance.borrower, refundable=instance.refundable)
+    known = models.among(transaction, [one.model for one in instance.refused])  # names cost nothing: one look at all
+    lent = [model.model for model in known if not model.withdrawn and instance.borrower in model.borrowers]
+    found, _ = admissible(transaction, lent, instance.borrower, refundable=instance.refundable)
     return bool(found)
 
 

@@ -63,10 +63,14 @@ class Place:
 
 
 class Errand(NamedTuple):
-    """A try of a consumer's: its place, and its turn with the child, which both end with the child's answer."""
+    """A try of a consumer's: its place, and its turn with the child, which both end with the child's answer.
+
+    `model` is the handle of the model that is run.
+    """
 
     place: Place
     turn: Turn
+    model: int
 
 
 class _Request(NamedTuple):
@@ -149,6 +153,10 @@ class Pending:
     def end_all(self) -> list[asyncio.Future[Frame]]:
         """Give back everything; return the answers that will not come."""
         return [answer for request in list(self._requests) if (answer := self.end(request)) is not None]
+
+    def models(self) -> frozenset[int]:
+        """Return the handles of the models of which the child has runs."""
+        return frozenset(request.errand.model for request in self._requests.values() if request.errand is not None)
 
     def waits_for(self, answer: asyncio.Future[Frame]) -> bool:
         """Return whether the child still owes this answer."""

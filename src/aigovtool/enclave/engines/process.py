@@ -115,22 +115,22 @@ class EngineProcess:
 
     def __init__(self, popen: subprocess.Popen[bytes], sock: socket.socket, config: EngineConfig) -> None:
         """Watch over a child that was just started; use `start` instead."""
-        loop = asyncio.get_running_loop()
-        self._loop: Final = loop
+        self._loop: Final = asyncio.get_running_loop()
         self._popen: Final = popen
         self._config: Final = config
         self._pidfd: Final = os.pidfd_open(popen.pid)
         self._pending: Final = Pending(config.shares, config.workers)
         self._end: str | None = None
-        self._hello: Final[asyncio.Future[Hello]] = loop.create_future()
+        self._hello: Final[asyncio.Future[Hello]] = self._loop.create_future()
         self._link: Final = Link(sock, self._received, self._lost)
-        loop.add_reader(self._pidfd, self._gone)
+        self._loop.add_reader(self._pidfd, self._gone)
         #: For work on what goes to the child and comes from it that is too much for the event loop.
         self.turns: Final = Turns()
         #: Set when the process is gone for certain.
         self.died: Final = asyncio.Event()
-        #: How it ended, negative for a signal, as `subprocess` says it.
+        #: How it ended, negative for a signal, as `subprocess` says it; and with runs of which models (their handles).
         self.exit_status: int | None = None
+        self.running_at_end: frozenset[int] = frozenset()
         self.pid: Final = popen.pid
         self.hpke_public_key: bytes = b""
         self.sandbox: frozenset[Layer] = frozenset()
@@ -247,7 +247,7 @@ class EngineProcess:
             look = partial(check_answer, model.interface, names, unpack_tensors(answered.outputs, frame.payload))
             return Ran(await self.turns.do(consumer, len(frame.payload), deadline_ms / 1000, look), answered.compute_us)
         except (EngineError, MalformedError) as error:
-            self._condemn(error.message)
+            self._condemn(error.message, model)
             raise EngineError(error.message, reason="bad_answer") from None
 
     def _try(self, data: Sequence[Buffer], wanted: Run, try_ms: int, errand: Errand) -> Awaitable[Frame]:
@@ -359,9 +359,9 @@ class EngineProcess:
         if self._pending.waits_for(future):
             self._condemn("it was stuck in a run")
 
-    def _condemn(self, why: str) -> None:
-        """Kill the child and fail every pending call; the first reason is the one that is told."""
-        self._lost(why)
+    def _condemn(self, why: str, ran: LoadedModel | None = None) -> None:
+        """Kill the child and fail every pending call; the first reason, and what `ran`, is what is told."""
+        self._lost(why, frozenset() if ran is None else frozenset({ran.handle}))
         if not self.died.is_set():
             # By descriptor, so that no other process can be meant. It fails only if the child is gone already.
             try:
@@ -369,10 +369,10 @@ class EngineProcess:
             except ProcessLookupError:
                 return
 
-    def _lost(self, why: str) -> None:
+    def _lost(self, why: str, ran: frozenset[int] = frozenset()) -> None:
         if self._end is not None:
             return
-        self._end = why
+        self._end, self.running_at_end = why, ran | self._pending.models()
         self._link.close()
         waiting = self._pending.end_all()
         if not self._hello.done():

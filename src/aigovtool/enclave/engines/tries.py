@@ -38,7 +38,7 @@ async def tried(
         if turn is None:
             turn = await scheduler.enter(consumer, lane, (wanted.deadline_ns - time.monotonic_ns()) / 1e9)
         try_ms = lane.try_ms(wanted.compute_ms)
-        frame = await send(wanted, try_ms, Errand(place, turn))
+        frame = await send(wanted, try_ms, Errand(place, turn, model))
         message = frame.message
         if isinstance(message, Answered):
             habits.learn(consumer, model, lane.after(message.compute_us))

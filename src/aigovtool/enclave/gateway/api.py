@@ -13,6 +13,7 @@ from aigovtool.enclave.boot import ServedModel
 from aigovtool.enclave.gateway.inference import LENGTH_HEADER, Asked, infer
 from aigovtool.enclave.instance_run import InstanceRun
 from aigovtool.enclave.results import Answered
+from aigovtool.enclave.roster import error_of
 from aigovtool.enclave.session_quotes import SessionQuotes
 from aigovtool.errors import InvalidValueError, LeaseExpiredError, NotFoundError
 from aigovtool.ids import ConsumerId, ModelId, RequestKey
@@ -164,10 +165,12 @@ class _Served:
         )
 
     def _model(self, call: Call) -> ServedModel:
-        model = self._instance.models.get(convert(dict(call.request.path_params)["model"], ModelId))
-        if model is None:
-            raise NotFoundError("this enclave does not serve such a model", reason="no_such_model")
-        return model
+        name = convert(dict(call.request.path_params)["model"], ModelId)
+        if (model := self._instance.models.get(name)) is not None:
+            return model
+        if (missing := self._instance.not_served.get(name)) is not None:
+            raise error_of(missing)
+        raise NotFoundError("this enclave does not serve such a model", reason="no_such_model")
 
     async def metadata(self, call: Call) -> ModelMetadata:
         model = self._model(call)
