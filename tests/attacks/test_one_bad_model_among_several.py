@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from tests.attacks.hostile_models import HOSTILE
 from tests.attacks.laborious import asked, echo_model, laborious_model, to_echo
 from tests.e2e.commandline import aigovtool
 from tests.e2e.model import digits_model, one_digit
-from tests.e2e.world import MODEL, Answer, Connection
+from tests.e2e.world import MODEL, Answer
 from tests.observations import Observed
 
 from aigovtool.codec import decode
@@ -84,22 +84,16 @@ class Several(HostileWorld):
         if wait:
             self.wait_ready()
 
-    def ask(self, model: ModelId, link: Connection | None = None) -> Answer:
-        """Ask for one inference of a model."""
+    def ask(self, model: ModelId) -> Answer:
+        """Ask for one inference of a model, on a connection of its own."""
         body, headers = {MODEL: (one_digit(), {}), POISON: asked(X)}.get(model, to_echo(X))
-        return (link or self.connect()).request("POST", f"/v2/models/{model}/infer", body, **headers)
+        with closing(self.connect()) as link:
+            return link.request("POST", f"/v2/models/{model}/infer", body, **headers)
 
     def serves(self, model: ModelId) -> bool:
         """Return whether an inference of a model is answered now."""
         with suppress(OSError, http.client.HTTPException):  # the enclave may be between two boots
             return self.ask(model).status == 200
-        return False
-
-    def refuses(self, model: ModelId, told: str) -> bool:
-        """Return whether a model is refused in these words now."""
-        with suppress(OSError, http.client.HTTPException):
-            answer = self.ask(model)
-            return answer.status != 200 and words(answer.json()) == told
         return False
 
     def charged_for(self, model: ModelId) -> int:
