@@ -42,6 +42,8 @@ _TEXTS: Final[tuple[tuple[str, Callable[[Random], str]], ...]] = (
     ("^[!-~]", lambda chance: chance.choice(("custodian:0a", "consumer:ward-7"))),
     ("open|approved", lambda chance: chance.choice(("open", "approved", "denied"))),
     ("^1$", lambda _chance: "1"),
+    ("^[a-z_]{1,64}$", lambda chance: chance.choice(("stopped", "engine_failed"))),
+    ("^[a-z0-9_]{0,80}$", lambda chance: chance.choice(("", "engine_died", "download_digest"))),
     ("A-Za-z0-9._+=@-", lambda chance: chance.choice(("model.onnx", "w/weights.bin", "a.b"))),
 )
 _PLAIN: Final = ("", "so it is", 'Ü\n\t"\\/\u2028 \U0001f512', "x" * 200)
