@@ -7,6 +7,8 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Iterator
+from textwrap import indent
 
 from assurance import report
 from assurance.campaign import Campaign
@@ -55,11 +57,19 @@ def _run(campaign: Campaign, options: argparse.Namespace) -> bool:
     figures = _played(campaign, options, deadline)
     elapsed = time.monotonic() - since
     print(f"  {campaign.status(figures)} after {elapsed:.0f} s: {campaign.figure(figures)}", flush=True)
-    for what in (*campaign.broken(old), *campaign.broken(figures)):
-        print(f"  BROKEN: {what}", flush=True)
-    for found in (*old.violations, *figures.violations):
-        print(f"  see it again: python -m assurance --replay {campaign.name} {found.seed}", flush=True)
+    for words in complaints(campaign, old, figures):
+        print(indent(words, "  "), flush=True)
     return not old.violations and not campaign.broken(figures)
+
+
+def complaints(campaign: Campaign, old: Figures, new: Figures) -> Iterator[str]:
+    """Yield every promise that is broken, by seeds that failed before and by new ones; then why, and how to see it."""
+    for what in (*campaign.broken(old), *campaign.broken(new)):
+        yield f"BROKEN: {what}"
+    for found in (*old.violations, *new.violations):
+        if found.why:
+            yield found.why
+        yield f"see it again: python -m assurance --replay {campaign.name} {found.seed}"
 
 
 def _played(campaign: Campaign, options: argparse.Namespace, deadline: float) -> Figures:

@@ -16,10 +16,14 @@ class Span(Message):
 
 
 class Found(Message):
-    """A broken promise, and the seed that shows it again."""
+    """A broken promise, and the seed that shows it again.
+
+    `why` is what a developer reads to understand it, of many lines: it is kept and printed, and not published.
+    """
 
     seed: int
     what: str
+    why: str = ""
 
 
 class Figures(Message):
@@ -69,13 +73,14 @@ def of_seed(
     counts: dict[str, int] | None = None,
     samples: dict[str, list[float]] | None = None,
     violation: str | None = None,
+    why: str = "",
 ) -> Figures:
     """Return the figures of one seed."""
     return Figures(
         spans=[Span(start=seed, stop=seed + 1)],
         counts=counts or {},
         samples=samples or {},
-        violations=[] if violation is None else [Found(seed=seed, what=violation)],
+        violations=[] if violation is None else [Found(seed=seed, what=violation, why=why)],
     )
 
 

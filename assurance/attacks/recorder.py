@@ -11,6 +11,8 @@ import pytest
 
 #: The marks whose numbers are recorded.
 MARKS: Final = ("attack", "fault")
+#: Of what pytest tells of a failure, so much is kept, from its end: that is where the error stands.
+MAX_FAILURE_CHARS: Final = 2_048
 #: What the fixture `observed` notes, as names of a report's properties.
 NOTES: Final = ("refusal", "entry", "figure")
 
@@ -24,10 +26,11 @@ class Recorder:
         self._tests: dict[str, dict[str, object]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep the worst outcome of a test's three phases, and what it noted."""
+        """Keep the worst outcome of a test's three phases, why the first of them failed, and what the test noted."""
         test = self._tests.setdefault(report.nodeid, {"outcome": "passed"})
         if report.outcome != "passed":
             test["outcome"] = report.outcome
+            test.setdefault("failure", f"{report.when}: {report.longreprtext[-MAX_FAILURE_CHARS:]}")
         if report.when == "teardown":
             test["properties"] = [[name, str(value)] for name, value in report.user_properties]
 

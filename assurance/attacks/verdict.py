@@ -19,6 +19,8 @@ class Played(Message):
     test: str
     outcome: str
     properties: list[tuple[str, str]] = field(default_factory=list)
+    #: Why it did not pass: the end of what pytest told of it.
+    failure: str = ""
 
     def is_of(self, attack: Attack) -> bool:
         """Return whether this test tries that attack."""
@@ -42,6 +44,11 @@ def seen(attack: Attack, record: Iterable[Played]) -> Counter[str]:
             counts[f"{attack.title} tests"] += 1
             counts.update(f"{attack.title} {name} {words}" for name, words in one.properties if name in NOTES)
     return counts
+
+
+def failures(record: Iterable[Played]) -> str:
+    """Return why each test that did not pass did not, one after another; nothing if all passed."""
+    return "\n".join(f"{one.test} {one.outcome}, at {one.failure}" for one in record if one.outcome != "passed")
 
 
 def faults(attack: Attack, record: Iterable[Played]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Final
 
 from assurance.attacks import catalogue
 from assurance.attacks.attack import Attack
-from assurance.attacks.verdict import Played, faults, read_record, seen
+from assurance.attacks.verdict import Played, failures, faults, read_record, seen
 from assurance.campaign import Campaign, Target
 from assurance.code_digest import ROOT
 from assurance.figures import Figures, of_seed
@@ -63,7 +63,8 @@ class Trials:
     def replay(self, seed: int) -> str:
         """Play one round and return what broke."""
         figures = next(self.run([seed], float("inf")))
-        return "\n".join([self.figure(figures), *(one.what for one in figures.violations)])
+        wrong = [words for one in figures.violations for words in (one.what, one.why) if words]
+        return "\n".join([self.figure(figures), *wrong])
 
     def figures(self, seed: int, record: list[Played]) -> Figures:
         """Return what one round showed: what was seen of each attack, and why any does not count as refused."""
@@ -74,7 +75,7 @@ class Trials:
             counts |= seen(attack, record)
             counts[f"{attack.title} held"] = int(not found and not attack.later)
             wrong += found
-        return of_seed(seed, counts=counts, violation="; ".join(wrong) or None)
+        return of_seed(seed, counts=counts, violation="; ".join(wrong) or None, why=failures(record))
 
     def figure(self, figures: Figures) -> str:
         """Return the figure in words."""

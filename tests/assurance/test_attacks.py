@@ -8,11 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from assurance.__main__ import complaints
 from assurance.attacks.attack import Attack, Fault
 from assurance.attacks.catalogue import ATTACKS, FAULTS
+from assurance.attacks.recorder import MAX_FAILURE_CHARS
 from assurance.attacks.verdict import Played, faults, read_record
 from assurance.campaigns.attacks import Trials, play
+from assurance.catalogue import campaign_named
 from assurance.code_digest import ROOT
+from assurance.figures import NOTHING
+from assurance.machine import this_machine
+from assurance.state import Record, keep, load_state
 
 REPLAY = Attack(
     1, "again", "refused", "sent twice", ("evidence_not_genuine: nonce_replayed",), ("attestation_refused",)
@@ -27,7 +33,10 @@ SEEN = Played(
 def marked(mark: str) -> Iterator[int]:
     """Yield the numbers of all marks of this name in the tests."""
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        text = path.read_text(encoding="utf-8")
+        if f".{mark}(" not in text:
+            continue
+        for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == mark:
                 yield from (int(ast.literal_eval(one)) for one in node.args)
 
@@ -84,20 +93,43 @@ def test_a_table_tells_what_every_round_saw() -> None:
     assert trials.table(good.plus(bad)).rows[0][-1] == "not shown"
 
 
-def test_a_run_records_what_its_tests_saw(tmp_path: Path) -> None:
-    """Of marked tests only, whatever else is in the file; also of those that were skipped or failed."""
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> list[Played]:
+    """What a run of one test of each kind wrote down."""
+    tmp_path = tmp_path_factory.mktemp("run")
     (tmp_path / "test_it.py").write_text(_TESTS, encoding="utf-8")
     record = tmp_path / "record.json"
     options = ["-p", "no:cacheprovider", "-p", "no:randomly", "-p", "assurance.attacks.recorder", "-q", "-m", "attack"]
     command = [sys.executable, "-m", "pytest", *options, "--record", str(record), "-c", str(ROOT / "pyproject.toml")]
     subprocess.run([*command, str(tmp_path / "test_it.py")], cwd=ROOT, capture_output=True, check=False)
-    played = read_record(record)
+    return read_record(record)
+
+
+def test_a_run_records_what_its_tests_saw(played: list[Played]) -> None:
+    """Of marked tests only, whatever else is in the file; also of those that were skipped or failed."""
     assert [(one.test.rpartition("::")[2], one.outcome) for one in played] == [
         ("test_failing", "failed"),
         ("test_left_out", "skipped"),
         ("test_seeing", "passed"),
     ]
     assert played[2].properties == [("attack", "1"), ("attack", "3"), ("refusal", "malformed: bare_lf")]
+
+
+def test_a_round_that_breaks_tells_why(played: list[Played], tmp_path: Path) -> None:
+    """The end of what pytest said of each test that did not pass is printed, and kept with the figures."""
+    figures = Trials((REPLAY,), "refused").figures(0, played)
+    (found,) = figures.violations
+    assert "test_failing failed, at call: " in found.why
+    assert " this is why" in found.why
+    assert "test_left_out skipped, at setup: " in found.why
+    assert "not here" in found.why
+    assert "test_seeing" not in found.why
+    assert all(len(one.failure) <= MAX_FAILURE_CHARS + len("teardown: ") for one in played)
+    told = list(complaints(campaign_named("attacks"), NOTHING, figures))
+    assert f"BROKEN: seed 0: {found.what}" in told
+    assert found.why in told
+    keep(Record(campaign="attacks", digest="d", commit="c", machine=this_machine(), figures=figures), tmp_path)
+    assert load_state(tmp_path).figures("attacks", "d").violations == [found]
 
 
 _TESTS = """
@@ -109,10 +141,10 @@ def test_seeing(request):
 
 @pytest.mark.attack(1)
 def test_failing():
-    raise ValueError
+    raise ValueError("x" * 10_000 + " this is why")
 
 @pytest.mark.attack(1)
-@pytest.mark.skip
+@pytest.mark.skip(reason="not here")
 def test_left_out():
     pass
 
