@@ -2,10 +2,10 @@
 
 import json
 import threading
-import time
 from pathlib import Path
 
 from tests.e2e.commandline import aigovtool
+from tests.e2e.heartbeat import wait_for_heartbeat
 from tests.e2e.test_restore import ask, ledger_files, stop_custodian
 from tests.e2e.world import MODEL, MakeWorld
 
@@ -40,7 +40,7 @@ def test_a_backup_of_a_running_ledger_is_restored_and_found_out(make_world: Make
     assert "keys/" in " ".join(made["not_in_it"])
     refused = aigovtool("custodian", "backup", copy, operator=alice, code=2)
     assert "file_exists" in refused.stderr
-    time.sleep(1.0)  # one heartbeat: the enclave has the checkpoint that covers its leases
+    wait_for_heartbeat(world)  # the enclave has the checkpoint that covers its leases
     entries = len(world.log_entries())
     assert made["entries"] < entries
     stop_custodian(world)

@@ -6,13 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.timeout(600)
 def test_demo_plays_the_whole_story(tmp_path: Path) -> None:
     """`aigovtool demo --json` ends with 0 and one summary whose three counts agree."""
     played = subprocess.run(
         [sys.executable, "-m", "aigovtool", "demo", "--json"],
         capture_output=True,
-        timeout=110,
+        timeout=570,
         check=False,
         cwd=tmp_path,
         env={**os.environ, "TMPDIR": str(tmp_path)},

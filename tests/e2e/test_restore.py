@@ -2,27 +2,25 @@
 
 import http.client
 import json
-import secrets
 import shutil
 import time
 from pathlib import Path
 
 import pytest
+from tests.e2e.heartbeat import wait_for_heartbeat
+from tests.e2e.orders import key_of, signed_order
 from tests.e2e.world import MODEL, MakeWorld, World
 from tests.observations import Observed
 
-from aigovtool.codec import decode, encode
-from aigovtool.crypto.secret import Secret
-from aigovtool.crypto.sign import SigningKey, seal
+from aigovtool.codec import decode
 from aigovtool.custodian.app import add_operator
-from aigovtool.ids import MessageId
 from aigovtool.ledger.budget import RowKey, Scope, Window
 from aigovtool.ledger.units import Dimension
 from aigovtool.protocol import commands
-from aigovtool.protocol.commands import COMMAND, Act, Command
 from aigovtool.protocol.party import OperatorFile
 
 BUDGET = 60
+JSON = {"content-type": "application/json"}
 ROW = RowKey(scope=Scope(model=MODEL), dimension=Dimension.INFERENCES, window=Window.LIFETIME, bucket_ms=0)
 
 
@@ -35,17 +33,23 @@ def stop_custodian(world: World) -> None:
     world.processes["custodian"].wait(20)
 
 
-def order(world: World, act: Act, *others: OperatorFile) -> bytes:
-    """Return an order that the first operator signed, and others."""
-    keys = [SigningKey.from_secret(Secret(one.key)) for one in (world.operator, *others)]
-    command = Command(
-        custodian=world.custodian_id,
-        operator=world.operator.operator,
-        command_id=MessageId(secrets.token_hex(16)),
-        issued_at_ms=time.time_ns() // 1_000_000,
-        act=act,
-    )
-    return encode(seal(COMMAND, command, *keys))
+def copied(world: World) -> list[tuple[Path, Path]]:
+    """Copy the ledger of a custodian that is stopped; return each file with its copy."""
+    copies = [(path, world.directory / path.name) for path in ledger_files(world)]
+    for path, copy in copies:
+        shutil.copy(path, copy)
+    return copies
+
+
+def put_back(world: World, copies: list[tuple[Path, Path]]) -> None:
+    """Put a copy in the ledger's place, and wait until the enclave has shown what it remembers."""
+    stop_custodian(world)
+    for path in ledger_files(world):
+        path.unlink()
+    for path, copy in copies:
+        shutil.copy(copy, path)
+    world.start_custodian()
+    world.wait_for(lambda: world.view("/v1/gap")["checkpoint"] is not None, "the enclave shows what it remembers")
 
 
 def settle(world: World, second: OperatorFile, charge: int) -> None:
@@ -57,7 +61,9 @@ def settle(world: World, second: OperatorFile, charge: int) -> None:
     )
     with world.custodian_client() as client:
         response = client.post(
-            "/v1/commands", content=order(world, act, second), headers={"content-type": "application/json"}
+            "/v1/commands",
+            content=signed_order(world, act, key_of(world.operator), key_of(second)),
+            headers=JSON,
         )
     assert response.status_code == 200, response.text
 
@@ -79,21 +85,13 @@ def test_an_enclave_that_was_forgotten_too_shows_what_it_remembers(make_world: M
     """The copy is from before it attested: it is refused as unknown, and shows its checkpoint before it boots again."""
     world = make_world(budget=BUDGET, ttl_ms=1_000)
     stop_custodian(world)
-    copies = [(path, world.directory / path.name) for path in ledger_files(world)]
-    for path, copy in copies:
-        shutil.copy(path, copy)
+    copies = copied(world)
     world.start_custodian()
     world.kill("enclave")
     world.start_enclave()
     world.wait_for(lambda: ask(world, body, []) == 200, "the new one serves")
-    time.sleep(1.0)  # one heartbeat: the enclave has the checkpoint that covers its leases
-    stop_custodian(world)
-    for path in ledger_files(world):
-        path.unlink()
-    for path, copy in copies:
-        shutil.copy(copy, path)
-    world.start_custodian()
-    world.wait_for(lambda: world.view("/v1/gap")["checkpoint"] is not None, "the enclave shows what it remembers")
+    wait_for_heartbeat(world)  # the enclave has the checkpoint that covers its leases
+    put_back(world, copies)
     time.sleep(2.0)
     assert ask(world, body, []) != 200
 
@@ -105,29 +103,25 @@ def test_a_restored_ledger_never_grants_what_it_forgot(make_world: MakeWorld, bo
     second = world.directory / "bob.json"
     stop_custodian(world)
     add_operator(world.directory / "custodian", "bob", second)
-    copies = [(path, world.directory / path.name) for path in ledger_files(world)]
-    for path, copy in copies:
-        shutil.copy(path, copy)
+    copies = copied(world)
     world.start_custodian()
     connection = world.connect()
     world.wait_for(lambda: connection.infer(body).status == 200, "the service comes back")
     answered = 1 + sum(connection.infer(body).status == 200 for _ in range(30))
-    time.sleep(1.0)  # one heartbeat: the enclave has the checkpoint that covers its leases
+    wait_for_heartbeat(world)  # the enclave has the checkpoint that covers its leases
     charged = world.charged()
-    stop_custodian(world)
-    for path in ledger_files(world):
-        path.unlink()
-    for path, copy in copies:
-        shutil.copy(copy, path)
-    world.start_custodian()
-    world.wait_for(lambda: world.view("/v1/gap")["checkpoint"] is not None, "the enclave shows what it remembers")
+    put_back(world, copies)
     world.wait_for(lambda: connection.infer(body).status == 423, "without a renewal the service ends")
     assert world.charged() < charged
     with world.custodian_client() as client:
         grant = commands.GrantBudget(
             scope=Scope(model=MODEL), dimension=Dimension.INFERENCES, window=Window.LIFETIME, units=1
         )
-        refused = client.post("/v1/commands", content=order(world, grant), headers={"content-type": "application/json"})
+        refused = client.post(
+            "/v1/commands",
+            content=signed_order(world, grant, key_of(world.operator)),
+            headers=JSON,
+        )
     assert observed.refusal(refused.json()) == "ledger_rollback"
     settle(world, decode(second.read_bytes(), OperatorFile), charged)
     # The old instance must attest again: its connections end with it.

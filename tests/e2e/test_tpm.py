@@ -9,16 +9,16 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from tests.e2e.commandline import aigovtool
 from tests.e2e.model import one_digit
-from tests.e2e.world import BORROWER, CONSUMER, MODEL, World, wait_for
+from tests.e2e.party_files import consumer_file
+from tests.e2e.world import MODEL, World, wait_for
 from tests.enclave.attesters.measured_boot import LOG, extend, measure_boot, policy_for
 from tests.enclave.attesters.software_tpm import SoftwareTpm, missing, software_tpm
 
 from aigovtool.attestation.policy import AppraisalPolicy
-from aigovtool.codec import decode, encode
+from aigovtool.codec import decode
 from aigovtool.custodian.activation import ROOTS_DIRECTORY
 from aigovtool.ledger.policy import Dial, default_policy
 from aigovtool.protocol import commands
-from aigovtool.protocol.party import ConsumerFile
 
 if missing():
     pytest.skip(f"not installed: {missing()}; no deployment with a (software) TPM was tried", allow_module_level=True)
@@ -70,24 +70,6 @@ def start(world: World, tpm: SoftwareTpm) -> None:
     world.spawn("enclave", ENCLAVE, *words)
 
 
-def consumer_file(world: World, policy: AppraisalPolicy) -> Path:
-    path = world.directory / "ward7.json"
-    path.write_bytes(
-        encode(
-            ConsumerFile(
-                consumer=CONSUMER,
-                borrower=BORROWER,
-                custodian=world.operator.custodian,
-                certificate=world.consumer_certificate,
-                key=world.consumer_key.to_secret().reveal(),
-                policy=policy,
-            )
-        )
-    )
-    path.chmod(0o600)
-    return path
-
-
 def test_a_policy_for_a_machine_begins_with_what_it_says_of_itself(world: World, tpm: SoftwareTpm) -> None:
     """Evidence is written down on the host, verified and made a policy elsewhere, and the host is admitted by it."""
     log, issuers = world.directory / "event.log", world.directory / "issuers.der"
@@ -114,7 +96,7 @@ def test_a_machine_with_a_tpm_serves_until_its_boot_changes(world: World, tpm: S
     world.wait_ready()
     assert SAID in (world.directory / "enclave.log").read_text()
     policy = policy_for(tpm)
-    ward, operator = consumer_file(world, policy), world.directory / "custodian" / "operator.json"
+    ward, operator = consumer_file(world, policy=policy), world.directory / "custodian" / "operator.json"
     image = world.directory / "digit.npy"
     np.save(image, np.array(json.loads(one_digit())["inputs"][0]["data"], np.float32).reshape(1, 64))
     url, receipt = f"https://127.0.0.1:{world.enclave_port}", world.directory / "receipt.json"
