@@ -4,6 +4,7 @@ The product's own sealer refuses most of these models before it takes a key. Who
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,7 +16,7 @@ from aigovtool.crypto.aead import TAG_BYTES, FileSealer, key_commitment, new_mod
 from aigovtool.crypto.secret import ModelKey
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.crypto.wrap import wrap
-from aigovtool.enclave.engines.process import EngineProcess, LoadedModel
+from aigovtool.enclave.engines.process import LOAD_TIMEOUT_MS, EngineProcess, LoadedModel
 from aigovtool.errors import AIGovToolError
 from aigovtool.ids import Digest, ModelId, digest_of
 from aigovtool.limits import SEGMENT_BYTES
@@ -32,7 +33,8 @@ from aigovtool.package.manifest import (
 )
 from assurance.models.own_graphs import OUTSIDE
 
-_CONTEXT: Final = b"a malformed model"
+#: In which a package's key is wrapped.
+CONTEXT: Final = b"a package of a test"
 _FILE: Final = "model.onnx"
 MALFORMED: Final = ModelId("malformed")
 _TYPES: Final = {
@@ -46,8 +48,6 @@ _TYPES: Final = {
     },
 }
 
-Interface = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
-
 
 @dataclass(frozen=True)
 class Sealed:
@@ -58,8 +58,17 @@ class Sealed:
     digest: Digest
     sealer: bytes
 
-    async def load(self, engine: EngineProcess, timeout_ms: int) -> LoadedModel:
-        """Have a child load it.
+    async def load(
+        self,
+        engine: EngineProcess,
+        timeout_ms: int = LOAD_TIMEOUT_MS,
+        *,
+        wrapped_key: bytes | None = None,
+        info: bytes = CONTEXT,
+        manifest_digest: Digest | None = None,
+        sealer: bytes | None = None,
+    ) -> LoadedModel:
+        """Have a child load it, with what opens it, or with something else in its place.
 
         Raises:
             AIGovToolError: it was refused.
@@ -68,10 +77,10 @@ class Sealed:
         try:
             return await engine.load(
                 descriptor,
-                wrapped_key=wrap(self.key.secret, engine.hpke_public_key, _CONTEXT),
-                info=_CONTEXT,
-                manifest_digest=self.digest,
-                sealer=self.sealer,
+                wrapped_key=wrapped_key or wrap(self.key.secret, engine.hpke_public_key, CONTEXT),
+                info=info,
+                manifest_digest=manifest_digest or self.digest,
+                sealer=sealer or self.sealer,
                 timeout_ms=timeout_ms,
             )
         finally:
@@ -92,12 +101,12 @@ def seal_model(
     """
     files, key = ((_FILE, data), OUTSIDE), sealer or SigningKey.generate()
     try:
-        return _seal(path, files, _interface(ModelProto.FromString(data)), key, name)
+        return seal_files(path, files, *_interface(ModelProto.FromString(data)), sealer=key, name=name)
     except (DecodeError, UnicodeDecodeError, AIGovToolError):
-        return _seal(path, files, _interface(made_of), key, name)
+        return seal_files(path, files, *_interface(made_of), sealer=key, name=name)
 
 
-def _interface(model: ModelProto) -> Interface:
+def _interface(model: ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     initial = {one.name for one in model.graph.initializer}
     inputs = tuple(_spec(one) for one in model.graph.input if one.name not in initial)
     outputs = tuple(_spec(one) for one in model.graph.output)
@@ -119,10 +128,16 @@ def _text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode()
 
 
-def _seal(
-    path: Path, files: tuple[tuple[str, bytes], ...], interface: Interface, sealer: SigningKey, name: ModelId
+def seal_files(
+    path: Path,
+    files: Sequence[tuple[str, bytes]],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    *,
+    sealer: SigningKey,
+    name: ModelId,
 ) -> Sealed:
-    """Write a package of `files`, the model first.
+    """Write a package of `files`, the model first, whatever they and what is said of them may be.
 
     Raises:
         AIGovToolError: such a manifest cannot be.
@@ -137,8 +152,8 @@ def _seal(
         salt=salt,
         key_commitment=key_commitment(key, salt),
         files=tuple(PackageFile(name=name, size_bytes=len(data), digest=digest_of(data)) for name, data in files),
-        inputs=interface[0],
-        outputs=interface[1],
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
         opsets=(),
         description=Description(),
     )

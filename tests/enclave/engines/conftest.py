@@ -1,10 +1,8 @@
 """Sealed models for the tests of the engine child."""
 
-import os
 import struct
 import sys
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,56 +10,22 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from assurance.models.sealing import Sealed, seal_files
 from onnx import TensorProto, helper
 
-from aigovtool.crypto.aead import TAG_BYTES, FileSealer, key_commitment, new_model_key, new_salt
-from aigovtool.crypto.secret import ModelKey
 from aigovtool.crypto.sign import SigningKey
-from aigovtool.crypto.wrap import wrap
 from aigovtool.enclave.engines.process import EngineConfig, EngineProcess, LoadedModel
-from aigovtool.ids import ConsumerId, Digest, ModelId, digest_of
-from aigovtool.limits import SEGMENT_BYTES
-from aigovtool.package.format import encode_header
+from aigovtool.ids import ConsumerId, ModelId
 from aigovtool.package.manifest import Datatype as ManifestDatatype
 from aigovtool.package.manifest import (
-    Description,
     Dimension,
-    Manifest,
-    PackageFile,
     TensorSpec,
-    manifest_digest,
-    sign_manifest,
 )
 from aigovtool.protocol.tensor import Datatype, Tensor
 
-INFO = b"test context"
 MINUTE_MS = 60_000
 ANN = ConsumerId("ann")
 FOR_EVER = 1 << 40
-
-
-@dataclass
-class Sealed:
-    """A package on disk, and what opens it."""
-
-    path: Path
-    key: ModelKey
-    digest: Digest
-    sealer: bytes
-
-    async def load(self, process: EngineProcess, **changes: Any) -> LoadedModel:
-        """Load it in `process`, with some arguments of `EngineProcess.load` changed."""
-        arguments: dict[str, Any] = {
-            "wrapped_key": wrap(self.key.secret, process.hpke_public_key, INFO),
-            "info": INFO,
-            "manifest_digest": self.digest,
-            "sealer": self.sealer,
-        }
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            return await process.load(descriptor, **(arguments | changes))
-        finally:
-            os.close(descriptor)
 
 
 def spec(
@@ -89,34 +53,7 @@ def seal(
     path: Path, files: Sequence[tuple[str, bytes]], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> Sealed:
     """Write a package that holds `files`, the graph first."""
-    sealer, key, salt = SigningKey.generate(), new_model_key(), new_salt()
-    manifest = Manifest(
-        format_version=1,
-        model=ModelId("test"),
-        engine="onnx",
-        sealed_at_ms=0,
-        sealer=sealer.public.raw,
-        salt=salt,
-        key_commitment=key_commitment(key, salt),
-        files=tuple(PackageFile(name=n, size_bytes=len(d), digest=digest_of(d)) for n, d in files),
-        inputs=tuple(inputs),
-        outputs=tuple(outputs),
-        opsets=(),
-        description=Description(),
-    )
-    envelope = sign_manifest(manifest, sealer)
-    digest = manifest_digest(envelope)
-    context = bytes.fromhex(digest.removeprefix("sha256:"))
-    with path.open("wb") as out:
-        out.write(encode_header(envelope))
-        for index, (_, data) in enumerate(files):
-            file = FileSealer(key, salt, context, index)
-            for start in range(0, max(1, len(data)), SEGMENT_BYTES):
-                part = data[start : start + SEGMENT_BYTES]
-                buffer = bytearray(len(part) + TAG_BYTES)
-                file.seal_into(part, buffer, last=start + SEGMENT_BYTES >= len(data))
-                out.write(buffer)
-    return Sealed(path, key, digest, sealer.public.raw)
+    return seal_files(path, files, inputs, outputs, sealer=SigningKey.generate(), name=ModelId("test"))
 
 
 def descriptors(pid: int | str) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+from assurance.models.sealing import CONTEXT, Sealed
 from onnx import TensorProto, helper, numpy_helper
 
 from aigovtool.crypto.aead import new_model_key, new_salt
@@ -60,7 +61,7 @@ async def test_what_the_sealing_tool_makes_loads(kit: Any, process: EngineProces
         made = seal_package(
             sources, out, model=ModelId("m"), model_key=model_key, salt=new_salt(), sealer=sealer, now_ms=0
         )
-    model = await kit.Sealed(path, model_key, made.manifest_digest, sealer.public.raw).load(process)
+    model = await Sealed(path, model_key, made.manifest_digest, sealer.public.raw).load(process)
     (answer,) = (await process.run(model, [kit.fp32("x", [1, 1])], [], MINUTE_MS, consumer=ANN)).outputs
     assert kit.numbers(answer) == [weights.sum(axis=0).tolist()]
 
@@ -83,9 +84,9 @@ async def test_what_does_not_fit_is_refused_and_the_child_goes_on(  # noqa: PLR0
     """A wrong key, context, sealer or digest is a typed refusal; the next load works."""
     public = process.hpke_public_key
     changes: dict[str, dict[str, Any]] = {
-        "other_key": {"wrapped_key": wrap(new_model_key().secret, public, kit.INFO)},
-        "short_key": {"wrapped_key": wrap(Secret(bytes(31)), public, kit.INFO)},
-        "other_recipient": {"wrapped_key": wrap(double.key.secret, WrapKey.generate().public, kit.INFO)},
+        "other_key": {"wrapped_key": wrap(new_model_key().secret, public, CONTEXT)},
+        "short_key": {"wrapped_key": wrap(Secret(bytes(31)), public, CONTEXT)},
+        "other_recipient": {"wrapped_key": wrap(double.key.secret, WrapKey.generate().public, CONTEXT)},
         "other_context": {"info": b"another context"},
         "garbage": {"wrapped_key": b"garbage"},
         "other_sealer": {"sealer": SigningKey.generate().public.raw},
