@@ -3,17 +3,15 @@
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 from tests.attestation.tee.snp import maker as snp
+from tests.cli.in_folder import done, refused, run
 from tests.custodian.amd import LIST, MILAN, Amd
 from tests.custodian.conftest import make_bench
 
 from aigovtool.attestation.tee.fetched import Fetched
 from aigovtool.attestation.tee.snp import authorities
-from aigovtool.cli.app import app
 from aigovtool.custodian.endorsements.vendor import VendorServices
 
 
@@ -29,22 +27,6 @@ def amd(monkeypatch: pytest.MonkeyPatch) -> Amd:
     monkeypatch.setattr(VendorServices, "fetch", fetch)
     monkeypatch.setattr(authorities, "VENDOR", made.roots)
     return made
-
-
-def run(folder: Path, *arguments: str) -> Result:
-    words = [str(folder / word[1:]) if word.startswith("@") else word for word in arguments]
-    return CliRunner().invoke(app, words, env={"NO_COLOR": "1"}, prog_name="aigovtool")
-
-
-def done(folder: Path, *arguments: str) -> Any:
-    result = run(folder, *arguments, "--json")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
-
-
-def refused(folder: Path, *arguments: str) -> tuple[int, str]:
-    result = run(folder, *arguments, "--json")
-    return result.exit_code, json.loads(result.stdout)["error"]["reason"]
 
 
 @pytest.fixture

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 from tests.attestation.tee.snp import maker as snp
 from tests.attestation.test_appraisal import verified
 from tests.cli.conftest import Place
+from tests.cli.in_folder import done, refused, run
 
 from aigovtool.attestation.model import Evidence, Fact, Label, MeasurementHex, Tcb, Unchecked
-from aigovtool.cli.app import app
 from aigovtool.cli.appraisal.draft import differences, drafted
 from aigovtool.cli.evidence.genuine import require_fit
 from aigovtool.codec import encode
@@ -20,23 +19,6 @@ from aigovtool.testing.simulated_tee.attester import SimulatedPlatform
 
 FIRST, SECOND = MeasurementHex("5a" * 48), MeasurementHex("5b" * 48)
 AT = ("--at", "2026-11-26T00:00:00Z")
-
-
-def run(folder: Path, *arguments: str) -> Result:
-    """Run a verb; words that begin with `@` are files in `folder`."""
-    words = [str(folder / word[1:]) if word.startswith("@") else word for word in arguments]
-    return CliRunner().invoke(app, words, env={"NO_COLOR": "1"}, prog_name="aigovtool")
-
-
-def done(folder: Path, *arguments: str) -> Any:
-    result = run(folder, *arguments, "--json")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
-
-
-def refused(folder: Path, *arguments: str) -> tuple[int, str]:
-    result = run(folder, *arguments, "--json")
-    return result.exit_code, json.loads(result.stdout)["error"]["reason"]
 
 
 @pytest.fixture
