@@ -60,7 +60,7 @@ def ledger(request: pytest.FixtureRequest) -> str | None:
 
 
 #: Fixtures that need something beside Python.
-_NEEDED_BY: Final = {"postgres_server": "postgresql", "traced": "strace", "alone": "namespaces"}
+_NEEDED_BY: Final = {"postgres_server": "postgresql", "traced": "strace"}
 #: What a machine for tests may lack: it takes rights that a container does not always give.
 _RIGHTS: Final = {"root", "namespaces"}
 

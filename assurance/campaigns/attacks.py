@@ -20,6 +20,8 @@ from assurance.table import Table
 
 #: The product's processes are played as they are, and without everything that Python may leave out (`-OO`).
 OPTIMIZED: Final = "AIGOVTOOL_TESTS_OPTIMIZE"
+#: Tests that have a long form play it here (tests/effort.py).
+LONG: Final = "AIGOVTOOL_TESTS_LONG"
 _LEVELS: Final = ("0", "2")
 _HEAD: Final = ["", "Tried", "What happens instead", "How", "Seen", "Audit log", "Tests", "Result"]
 
@@ -36,7 +38,7 @@ def play(mark: str, optimize: str) -> list[Played]:
         done = subprocess.run(
             [*command, "-m", mark, "--record", str(path)],
             cwd=ROOT,
-            env={**os.environ, OPTIMIZED: optimize},
+            env={**os.environ, OPTIMIZED: optimize, LONG: "1"},
             capture_output=True,
             text=True,
             check=False,

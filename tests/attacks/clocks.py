@@ -12,7 +12,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from tests.attacks.hosted import Around
+from tests.attacks.deployments import Around
 
 _SOURCE = Path(__file__).with_name("clock.c")
 _LAYOUT = struct.Struct("=Qqqq")

@@ -3,11 +3,25 @@
 from collections.abc import Iterator
 
 import pytest
+from tests.attacks.deployments import Deployment, deployed
 from tests.attacks.lent import Lent, lent
 from tests.e2e.conftest import body, digits_model, make_world
-from tests.networks import own_network
 
 __all__ = ["body", "digits_model", "make_world"]
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """One deployment for all tests of a module, each of which has consumers of its own. Its ttl is a second."""
+    with deployed(tmp_path_factory.mktemp("deployment"), ttl_ms=1_000) as made:
+        yield made
+
+
+@pytest.fixture
+def world(deployment: Deployment) -> Deployment:
+    """The deployment, when it is ready."""
+    deployment.wait_ready()
+    return deployment
 
 
 @pytest.fixture(scope="session")
@@ -16,10 +30,3 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lent]:
     with lent(tmp_path_factory.mktemp("standing"), ttl_s=300) as made:
         made.start_enclave()
         yield made
-
-
-@pytest.fixture
-def alone() -> list[str]:
-    """Return the beginning of a command that runs where there is a loopback interface and nothing else."""
-    script = 'ip link set lo up && test "$(ip -o link | wc -l)" = 1 && exec "$@"'
-    return [*own_network(), "bash", "-c", script, "-"]

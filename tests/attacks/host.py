@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import msgspec
+from tests.attacks.deployments import JSON
 from tests.e2e.world import MODEL
 
 from aigovtool.attestation.binding import Binding, HpkePublicKey, IdentityPublicKey, SpkiHash
@@ -31,7 +32,16 @@ from aigovtool.testing.simulated_tee import wiring
 from aigovtool.testing.simulated_tee.attester import SimulatedPlatform
 from aigovtool.transport.tls import client_context
 
-JSON = {"content-type": "application/json"}
+#: Variables by which somebody might hope to loosen something; none of them means anything.
+LOOSE = (
+    "AIGOVTOOL_ALLOW_SIMULATED",
+    "AIGOVTOOL_CUSTODIAN_INIT_ALLOW_SIMULATED",
+    "AIGOVTOOL_DEBUG",
+    "AIGOVTOOL_ENCLAVE_SERVE_ALLOW_SIMULATED",
+    "AIGOVTOOL_INFER_ALLOW_SIMULATED",
+    "AIGOVTOOL_INSECURE",
+    "AIGOVTOOL_SIMULATED",
+)
 
 
 @dataclass

@@ -4,8 +4,8 @@ import json
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,20 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 from sklearn.datasets import load_digits
+from tests.attacks.deployments import Consumer, Deployment, deployed
 from tests.e2e.model import digits_model
-from tests.e2e.world import BORROWER, MODEL, Answer, Connection, World
+from tests.e2e.world import BORROWER, MODEL, Answer, Connection
 
-from aigovtool.crypto.sign import SigningKey
-from aigovtool.crypto.x509 import from_pem
 from aigovtool.ledger.answers import AnswerTerms
-from aigovtool.ledger.entry import PartyRole
 from aigovtool.ledger.policy import Dial, default_policy
 from aigovtool.protocol import commands
 from aigovtool.testing.fault_proxy import FaultProxy, fault_proxy
-from aigovtool.transport.tls import unverified_context_for_attestation_only
 
 TTL_MS = 3_000
-YEAR_MS = 365 * 86_400_000
 PATH = f"/v2/models/{MODEL}"
 _OUTPUTS = {"label": "<i8", "probabilities": "<f4"}
 
@@ -92,30 +88,14 @@ def bits(value: float) -> bytes:
 class Lender:
     """A model that is lent, with two consumers; its terms can be changed."""
 
-    world: World
+    world: Deployment
     #: Between the enclave and its custodian: what a host can do to that connection.
     proxy: FaultProxy
-    second: SigningKey = field(default_factory=SigningKey.generate)
-    certificate: str = ""
+    second: Consumer
 
     def consumers(self) -> list[Connection]:
         """Return a connection of each of two consumers."""
-        return [self.world.connect(), self._connect_second()]
-
-    def _connect_second(self) -> Connection:
-        credential = from_pem(self.certificate.encode())
-        context = unverified_context_for_attestation_only(credential=credential, key=self.second)
-        connection = Connection(self.world.enclave_port, context)
-        self.world.connections.append(connection)
-        return connection
-
-    def enrol_second(self) -> None:
-        """Enrol another consumer."""
-        role, key = PartyRole.CONSUMER, self.second.public.raw
-        added = self.world.command(
-            commands.AddParty(role=role, name="ward8", key=key, borrower=BORROWER, valid_for_ms=YEAR_MS)
-        )
-        self.certificate = added.certificate or ""
+        return [self.world.connect(), self.second.connect()]
 
     def pending(self) -> int:
         """Return the units that leases hold."""
@@ -138,20 +118,16 @@ class Lender:
 @contextmanager
 def lender(directory: Path, answers: AnswerTerms | None) -> Iterator[Lender]:
     """Lend the model on these terms, with a budget that no test uses up."""
-    directory.mkdir(mode=0o700)
-    world = World(directory)
-    with fault_proxy("127.0.0.1", world.custodian_port) as proxy:
-        world.custodian_seen_at = proxy.port
-        try:
-            policy = default_policy(Dial.BALANCED, ttl_ms=TTL_MS)
-            world.prepare(digits_model(), msgspec.structs.replace(policy, answers=answers))
-            made = Lender(world, proxy)
-            made.enrol_second()
-            world.grant(1_000_000)
-            world.start_enclave()
-            yield made
-        finally:
-            world.close()
+    policy = msgspec.structs.replace(default_policy(Dial.BALANCED, ttl_ms=TTL_MS), answers=answers)
+    with ExitStack() as stack:
+        proxies: list[FaultProxy] = []
+
+        def prepare(world: Deployment) -> None:
+            proxies.append(stack.enter_context(fault_proxy("127.0.0.1", world.custodian_port)))
+            world.custodian_seen_at = proxies[0].port
+
+        world = stack.enter_context(deployed(directory, policy=policy, prepare=prepare))
+        yield Lender(world, proxies[0], world.add_consumer("ward8"))
 
 
 def fresh_key() -> str:

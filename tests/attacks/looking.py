@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from tests.attacks.lent import Floats
+from tests.attacks.memory import memory_of
 
-_PIECE_BYTES: Final = 8 << 20
 #: Of a secret, the bytes that must be found in one place.
 _KNOWN_BY: Final = 16
 
@@ -47,33 +47,17 @@ def found_in_files(directory: Path, secrets: Mapping[str, list[bytes]]) -> dict[
     return found
 
 
-def writable(pid: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of a process's memory that it can write to, or that belong to no file."""
-    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-        where, rights, *rest = line.split()
-        if rights.startswith("r") and ("w" in rights or rest[2] == "0") and "[v" not in line:
-            first, last = (int(end, 16) for end in where.split("-"))
-            yield first, last
-
-
 def found_in_memory(pid: int, secrets: Mapping[str, list[bytes]]) -> tuple[set[str], int]:
     """Return which secrets are in the memory of a process, and how many bytes were looked at.
-
-    The process is not stopped meanwhile. Pieces overlap, so that nothing is missed where two of them meet.
 
     Raises:
         PermissionError: this user may not look: the process has forbidden it, and only root may anyway.
     """
     found: set[str] = set()
     looked_at = 0
-    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:  # noqa: PTH123 - no path, a window
-        for first, last in writable(pid):
-            for start in range(first, last, _PIECE_BYTES):
-                with suppress(OSError, OverflowError):  # unmapped meanwhile
-                    memory.seek(start)
-                    piece = memory.read(min(_PIECE_BYTES + 64, last - start))
-                    looked_at += len(piece)
-                    found |= found_in(piece, secrets)
+    for piece in memory_of(pid, files=False):
+        looked_at += len(piece)
+        found |= found_in(piece, secrets)
     return found, looked_at
 
 

@@ -5,24 +5,22 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
 import httpx
 import msgspec
+from tests.attacks.deployments import Deployment, deployed
 from tests.e2e.commandline import aigovtool
-from tests.e2e.model import digits_model
-from tests.e2e.world import BORROWER, CONSUMER, ENCLAVE_PROGRAM, MODEL, Connection, World, free_port, wait_for
+from tests.e2e.world import Connection, free_port, wait_for
 
-from aigovtool.codec import decode, encode
+from aigovtool.codec import decode
 from aigovtool.consumer.client import Client
 from aigovtool.crypto.x509 import from_pem
 from aigovtool.errors import AIGovToolError
-from aigovtool.ledger.policy import Dial, default_policy
 from aigovtool.protocol.party import BorrowerFile, ConsumerFile, OperatorFile
-from aigovtool.testing.simulated_tee.wiring import development_policy
 from aigovtool.transport.tls import client_context
 
 ROLES = ("commands", "log", "credentials", "keystore", "attestation")
@@ -36,42 +34,24 @@ key_sets.require_not_behind = lambda transaction, keys: True
 PAUSE_S = 0.05
 
 
+class LoggedDeployment(Deployment):
+    """A deployment whose processes say in their logs why they refuse something."""
+
+    def spawn(self, name: str, code: str, *arguments: str) -> None:
+        """Start a process that logs."""
+        super().spawn(name, LOGGED + code, *arguments)
+
+
 @dataclass
 class Site:
     """One deployment, and the files of its consumer."""
 
-    world: World
-    consumer: Path = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.consumer = self.world.directory / "ward7.json"
-
-    def start(self, budget: int) -> None:
-        """Make and start everything."""
-        world = self.world
-        world.prepare(digits_model(), default_policy(Dial.BALANCED, ttl_ms=6_000))
-        world.kill("custodian")
-        self.serve(world.directory / "custodian")
-        world.grant(budget)
-        self.start_enclave("enclave", world.enclave_port)
-        world.wait_ready()
-        self.consumer.touch(mode=0o600)
-        self.consumer.write_bytes(
-            encode(
-                ConsumerFile(
-                    consumer=CONSUMER,
-                    borrower=BORROWER,
-                    custodian=world.operator.custodian,
-                    certificate=world.consumer_certificate,
-                    key=world.consumer_key.to_secret().reveal(),
-                    policy=development_policy(),
-                )
-            )
-        )
+    world: Deployment
+    consumer: Path
 
     def serve(self, directory: Path, first: str = "") -> None:
         """Start a custodian with the keys in `directory`, at the address where everybody looks for it."""
-        code = LOGGED + first + self.world.custodian_code
+        code = first + self.world.custodian_code
         self.world.spawn("custodian", code, str(directory), str(self.world.custodian_port))
         wait_for(self._answers, "the custodian answers")
 
@@ -82,11 +62,6 @@ class Site:
         with httpx.Client(base_url=custodian.url, verify=context, trust_env=False) as client:
             return self.world.answers(client)
 
-    def start_enclave(self, name: str, port: int) -> None:
-        """Start an enclave."""
-        files = str(self.world.directory / "borrower.json"), str(port), str(self.world.directory / f"{name}-cache")
-        self.world.spawn(name, LOGGED + ENCLAVE_PROGRAM, *files, MODEL)
-
     @property
     def custodian(self) -> Path:
         """The custodian's directory."""
@@ -95,7 +70,7 @@ class Site:
     @property
     def operator(self) -> Path:
         """The operator's file."""
-        return self.custodian / "operator.json"
+        return self.world.operator_file
 
     def steal(self, name: str, ledger: Path) -> Path:
         """Copy the custodian's private keys and a copy of its ledger, as a thief would, and return where they are."""
@@ -111,15 +86,13 @@ class Site:
     @contextmanager
     def lent_by_thief(self, stolen: Path, consumer: Path) -> Iterator[str]:
         """Serve a custodian with stolen keys at an address of its own, and an enclave that boots there."""
-        world, ports, party = self.world, (free_port(), free_port()), self.world.directory / "misled.json"
+        world, ports = self.world, (free_port(), free_port())
         told = decode((world.directory / "borrower.json").read_bytes(), BorrowerFile)
         elsewhere = msgspec.structs.replace(told.custodian, url=f"https://127.0.0.1:{ports[0]}")
-        party.touch(mode=0o600)
-        party.write_bytes(encode(msgspec.structs.replace(told, custodian=elsewhere)))
+        party = world.private("misled.json", msgspec.structs.replace(told, custodian=elsewhere))
         try:
-            world.spawn("thief", LOGGED + THIEF + world.custodian_code, str(stolen), str(ports[0]))
-            files = str(party), str(ports[1]), str(world.directory / "misled-cache")
-            world.spawn("misled", LOGGED + ENCLAVE_PROGRAM, *files, MODEL)
+            world.spawn("thief", THIEF + world.custodian_code, str(stolen), str(ports[0]))
+            world.another_enclave("misled", ports[1], borrower_file=party)
             url = f"https://127.0.0.1:{ports[1]}"
             wait_for(lambda: _attests(url, consumer), "an enclave serves what the thief lends")
             yield url
@@ -134,20 +107,13 @@ class Site:
         found: dict[str, Any] = json.loads(aigovtool("custodian", "keys", verb, self.custodian, *more, "--json").stdout)
         return found
 
-    def key(self, role: str, state: str) -> str:
-        """Return the key of a role that is in a state."""
-        found: str = next(
-            one["key"] for one in self.keys("list")["keys"] if (one["role"], one["state"]) == (role, state)
-        )
-        return found
-
-    def log_of(self, name: str) -> str:
-        """Return what a process has logged."""
-        return (self.world.directory / f"{name}.log").read_text()
+    def in_use(self) -> dict[str, str]:
+        """Return the key of each role that is used now."""
+        return {one["role"]: one["key"] for one in self.keys("list")["keys"] if one["state"] == "in_use"}
 
     def lines(self, name: str, event: str) -> list[dict[str, Any]]:
         """Return the lines of a process's log about one event."""
-        found = [json.loads(line) for line in self.log_of(name).splitlines() if line.startswith("{")]
+        found = [json.loads(line) for line in self.world.log_of(name).splitlines() if line.startswith("{")]
         return [line for line in found if line["event"] == event]
 
     def wait_until_enclave_knows(self, version: int) -> None:
@@ -178,6 +144,13 @@ def _attests(url: str, consumer: Path) -> bool:
     except AIGovToolError:
         return False
     return True
+
+
+@contextmanager
+def rotating(directory: Path) -> Iterator[Site]:
+    """Yield a deployment whose processes say in their logs why they refuse something."""
+    with deployed(directory, ttl_ms=6_000, kind=LoggedDeployment) as world:
+        yield Site(world, world.consumer_file())
 
 
 class Traffic:

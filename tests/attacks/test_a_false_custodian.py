@@ -7,7 +7,6 @@ into the enclave's cache.
 
 import json
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,10 +14,10 @@ import httpx
 import msgspec
 import numpy as np
 import pytest
-from tests.attacks.deployment import consumer_file, deployed
+from tests.attacks.deployments import Deployment, deployed
 from tests.attacks.middle import between, reading
 from tests.e2e.commandline import aigovtool
-from tests.e2e.world import MODEL, World, free_port, wait_for
+from tests.e2e.world import MODEL, free_port, wait_for
 from tests.observations import Observed
 
 from aigovtool.codec import decode, encode
@@ -40,46 +39,43 @@ main()
 
 
 @pytest.fixture(scope="module")
-def lender(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def lender(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Who owns the model. Its enclave has served, so that the package lies in the borrower's cache."""
     with deployed(tmp_path_factory.mktemp("lender") / "world", budget=50) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def pretender(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def pretender(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """The borrower's own custodian and enclave, with the same names for everything."""
     with deployed(tmp_path_factory.mktemp("pretender") / "world", budget=50) as made:
         yield made
 
 
-def borrower_of(world: World) -> BorrowerFile:
+def borrower_of(world: Deployment) -> BorrowerFile:
     """The borrower's file of a deployment."""
     return decode((world.directory / "borrower.json").read_bytes(), BorrowerFile)
 
 
-def start(world: World, name: str, party: Path, cache: Path, port: int) -> None:
+def start(world: Deployment, name: str, party: Path, cache: Path, port: int) -> None:
     """Start an enclave as its borrower types it, which tells in its log why it does not boot."""
     world.spawn(name, ENCLAVE, str(party), str(port), str(cache), MODEL)
 
 
-def first_failure(world: World, name: str) -> str:
+def first_failure(world: Deployment, name: str) -> str:
     """Wait until an enclave could not boot, and return why."""
-    log = world.directory / f"{name}.log"
-    wait_for(lambda: "boot_failed" in log.read_text(), "a boot fails")
-    line = next(json.loads(one) for one in log.read_text().splitlines() if '"boot_failed"' in one)
+    wait_for(lambda: "boot_failed" in world.log_of(name), "a boot fails")
+    line = next(json.loads(one) for one in world.log_of(name).splitlines() if '"boot_failed"' in one)
     return f"{line['code']}: {line['reason']}"
 
 
 @pytest.mark.fault(19)
 def test_an_enclave_obeys_no_custodian_but_the_one_whose_root_it_was_given(
-    lender: World, pretender: World, observed: Observed
+    lender: Deployment, pretender: Deployment, observed: Observed
 ) -> None:
     """At the custodian's address, with a TLS key of its own; then with the custodian's, which somebody gave away."""
     address = msgspec.structs.replace(lender.operator.custodian, url=f"https://127.0.0.1:{pretender.custodian_port}")
-    path = pretender.directory / "believing.json"
-    path.touch(mode=0o600)
-    path.write_bytes(encode(msgspec.structs.replace(borrower_of(pretender), custodian=address)))
+    path = pretender.private("believing.json", msgspec.structs.replace(borrower_of(pretender), custodian=address))
     told = []
     start(pretender, "believing1", path, pretender.directory / "cache1", free_port())
     told.append(first_failure(pretender, "believing1"))
@@ -92,10 +88,9 @@ def test_an_enclave_obeys_no_custodian_but_the_one_whose_root_it_was_given(
     observed.refusal({"code": "bad_signature", "reason": "wrong_key"})
 
 
-def give_away(lender: World, pretender: World) -> None:
+def give_away(lender: Deployment, pretender: Deployment) -> None:
     """Have the pretender serve with the lender's TLS key and certificate."""
-    pretender.kill("custodian", signal.SIGTERM)
-    pretender.processes["custodian"].wait(20)
+    pretender.end("custodian")
     for name in ("tls.pem", "tls.key"):
         kept = pretender.directory / "custodian" / "keys" / name
         kept.unlink()
@@ -110,12 +105,12 @@ def give_away(lender: World, pretender: World) -> None:
 
 @pytest.mark.fault(19, 20)
 def test_a_consumer_is_not_served_by_the_borrowers_own_model_of_the_same_name(
-    lender: World, pretender: World, observed: Observed
+    lender: Deployment, pretender: Deployment, observed: Observed
 ) -> None:
     """The borrower's whole own deployment answers, and shows the key set of its own root, or the lender's."""
     prompt = lender.directory / "prompt.npy"
     np.save(prompt, np.zeros((1, 64), np.float32))
-    file = consumer_file(lender, "ward7.json")
+    file = lender.consumer_file()
     words = ("--credential", file, "--input", prompt, "--allow-simulated", "--json")
     with between(pretender.connect) as middle:
         told = [aigovtool("infer", MODEL, "--enclave", middle.url, *words, code=5)]
@@ -128,14 +123,16 @@ def test_a_consumer_is_not_served_by_the_borrowers_own_model_of_the_same_name(
     assert "custodian_root" in errors[1]["message"]
 
 
-def genuine_key_set(lender: World) -> Envelope:
+def genuine_key_set(lender: Deployment) -> Envelope:
     """The key set that the lender's root signed, as the lender's enclave shows it to everybody."""
     asked = lender.connect().request("POST", ATTESTATION_PATH, encode(SessionChallenge(nonce=Nonce("ab" * 32))))
     return decode(asked.body, SessionEvidence).key_set
 
 
 @pytest.mark.fault(20)
-def test_another_package_in_the_cache_is_not_served(lender: World, pretender: World, observed: Observed) -> None:
+def test_another_package_in_the_cache_is_not_served(
+    lender: Deployment, pretender: Deployment, observed: Observed
+) -> None:
     """A package of the same name that another custodian sealed, then the right one with one flipped bit."""
     cache = lender.directory / "cache"
     (package,) = cache.glob("*.aigov")

@@ -5,32 +5,25 @@ policy that was signed for them, from the command line.
 """
 
 import json
-import secrets
-import time
 from collections.abc import Iterator
 
-import httpx
 import msgspec
 import pytest
-from tests.attacks.deployment import deployed, exported, operator_file
-from tests.attacks.host import JSON, Host
-from tests.e2e.commandline import aigovtool
-from tests.e2e.world import World
+from tests.attacks.deployments import Deployment, deployed
+from tests.attacks.host import Host
+from tests.e2e.commandline import aigovtool, exported
 from tests.observations import Observed
 
 from aigovtool.attestation.policy import AppraisalPolicy
 from aigovtool.codec import decode, encode
-from aigovtool.crypto.secret import Secret
-from aigovtool.crypto.sign import Envelope, SigningKey, seal
-from aigovtool.ids import MessageId
+from aigovtool.crypto.sign import Envelope, SigningKey
 from aigovtool.protocol import commands
-from aigovtool.protocol.commands import COMMAND, Command
 from aigovtool.testing.simulated_tee.attester import SimulatedPlatform, measure
 from aigovtool.testing.simulated_tee.wiring import development_policy
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """A custodian that serves; nobody has booted."""
     with deployed(tmp_path_factory.mktemp("policies") / "world", budget=1, enclave=False) as made:
         yield made
@@ -41,27 +34,9 @@ def version(number: int) -> AppraisalPolicy:
     return msgspec.structs.replace(development_policy(), version=number)
 
 
-def operators_key(world: World) -> SigningKey:
-    """The first operator's key."""
-    return SigningKey.from_secret(Secret(world.operator.key))
-
-
-def ordered(world: World, policy: AppraisalPolicy, key: SigningKey) -> bytes:
-    """An order to put a policy in place, in the operator's name, signed by somebody."""
-    order = Command(
-        custodian=world.custodian_id,
-        operator=world.operator.operator,
-        command_id=MessageId(secrets.token_hex(16)),
-        issued_at_ms=time.time_ns() // 1_000_000,
-        act=commands.SetAppraisalPolicy(policy=policy),
-    )
-    return encode(seal(COMMAND, order, key))
-
-
-def send(world: World, order: bytes) -> httpx.Response:
-    """Send an order over the operator's connection: whoever does that has more than an attacker has."""
-    with world.custodian_client() as client:
-        return client.post("/v1/commands", content=order, headers=JSON)
+def ordered(world: Deployment, policy: AppraisalPolicy, *signers: SigningKey) -> bytes:
+    """An order to put a policy in place, in the operator's name, signed by that one or by somebody else."""
+    return world.order(commands.SetAppraisalPolicy(policy=policy), *signers)
 
 
 def changed(order: bytes, old: bytes, new: bytes) -> bytes:
@@ -73,20 +48,20 @@ def changed(order: bytes, old: bytes, new: bytes) -> bytes:
 
 @pytest.mark.attack(11)
 @pytest.mark.fault(24)
-def test_no_other_policy_gets_into_a_running_custodian(world: World, observed: Observed) -> None:
+def test_no_other_policy_gets_into_a_running_custodian(world: Deployment, observed: Observed) -> None:
     """An older order, another policy of the same version, the borrower's signature, and one changed byte."""
-    key, borrower = operators_key(world), Host.of(world.directory / "borrower.json").enrolment
-    recorded = ordered(world, version(2), key)
-    assert send(world, recorded).status_code == 200
-    assert send(world, ordered(world, version(4), key)).status_code == 200
+    borrower = Host.of(world.directory / "borrower.json").enrolment
+    recorded = ordered(world, version(2))
+    assert world.send(recorded).status_code == 200
+    assert world.send(ordered(world, version(4))).status_code == 200
     in_force = world.view("/v1/appraisal-policy")
     looser = msgspec.structs.replace(version(4), memory_encryption_required=False)
-    good = ordered(world, version(5), key)
+    good = ordered(world, version(5))
     told = [
-        observed.refusal(send(world, order).json())
+        observed.refusal(world.send(order).json())
         for order in (
-            ordered(world, version(2), key),
-            ordered(world, looser, key),
+            ordered(world, version(2)),
+            ordered(world, looser),
             ordered(world, version(5), borrower),
             changed(good, b'"memory_encryption_required":true', b'"memory_encryption_required":null'),
             changed(good, b'"version":5', b'"version":6'),
@@ -99,21 +74,21 @@ def test_no_other_policy_gets_into_a_running_custodian(world: World, observed: O
         "bad_signature",
         "bad_signature",
     ]
-    assert send(world, recorded).status_code == 200  # it was carried out long ago, and is told so again
+    assert world.send(recorded).status_code == 200  # it was carried out long ago, and is told so again
     assert world.view("/v1/appraisal-policy") == in_force
-    lines = exported(operator_file(world), world.directory, "command_refused")
+    lines = exported(world.operator_file, world.directory, "command_refused")
     assert [one["reason"] for one in lines] == ["policy_rollback", "policy_fork"]
     observed.entry("command_refused")
 
 
 @pytest.mark.attack(11)
 @pytest.mark.fault(24)
-def test_who_appraises_by_a_signed_policy_takes_no_older_one(world: World, observed: Observed) -> None:
+def test_who_appraises_by_a_signed_policy_takes_no_older_one(world: Deployment, observed: Observed) -> None:
     """From the command line: an older file of the same signer, another signer's, and one with a changed byte."""
-    folder, operator = world.directory, operator_file(world)
+    folder, operator = world.directory, world.operator_file
     evidence = folder / "evidence.json"
     evidence.write_bytes(encode(SimulatedPlatform(measure()).report(bytes(64))))
-    signer = operators_key(world).public.raw.hex()
+    signer = world.operator_key.public.raw.hex()
     for number in (1, 2):
         (folder / f"{number}.json").write_bytes(encode(version(number)))
         words = ("appraisal", "sign", folder / f"{number}.json", "-o", folder / f"signed{number}.json", "--json")

@@ -23,7 +23,6 @@ from tests.attacks.lent_digits import (
     request,
     whole,
 )
-from tests.e2e.test_sdk_guide import consumer_file
 from tests.e2e.world import Answer
 from tests.observations import Observed
 
@@ -231,9 +230,7 @@ def test_a_host_that_withholds_stricter_terms_gains_one_ttl(lent: Lender, observ
 
 def test_the_consumers_own_library_gets_what_leaves(lent: Lender) -> None:
     """It is told so by the enclave, and goes on when less leaves: `None` for all outputs means all that leave."""
-    file = lent.world.directory / "ward7.json"
-    file.write_bytes(consumer_file(lent.world))
-    file.chmod(0o600)
+    file = lent.world.consumer_file()
     address = f"https://127.0.0.1:{lent.world.enclave_port}"
     given = images(4, 23)
     with Client.connect(address, str(file), allow_simulated=True) as client:

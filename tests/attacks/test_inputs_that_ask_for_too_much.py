@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
-from tests.attacks.attacked import Consumer, forget_peak, peak_mib, refusal_of, resident_mib
+from tests.attacks.deployments import Deployment, deployed
 from tests.attacks.laborious import asked, given, laborious_model
-from tests.e2e.world import MODEL, Answer, Connection, World
+from tests.attacks.memory import forget_peak, peak_mib, resident_mib
+from tests.attacks.refusals import refusal_of
+from tests.e2e.world import MODEL, Answer, Connection
 from tests.observations import Observed
 
 from aigovtool.ledger.budget import Scope, Window
@@ -26,17 +28,15 @@ MOST_MIB = 64
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """A deployment that meters how long a run computes, and ends it at a limit."""
-    world = World(tmp_path_factory.mktemp("laborious"))
     policy = msgspec.structs.replace(
         default_policy(Dial.BALANCED, ttl_ms=30_000),
         also=(Dimension.COMPUTE_MS,),
         request_max=UnitVector(compute_ms=CAP_MS),
     )
-    try:
-        world.prepare(laborious_model(), policy)
-        world.grant(100_000)
+    place = tmp_path_factory.mktemp("laborious")
+    with deployed(place, model=laborious_model(), policy=policy, enclave=False) as world:
         world.command(
             commands.GrantBudget(
                 scope=Scope(model=MODEL), dimension=Dimension.COMPUTE_MS, window=Window.LIFETIME, units=10**9
@@ -44,12 +44,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         )
         world.start_enclave()
         yield world
-    finally:
-        world.close()
 
 
 @pytest.fixture
-def link(world: World) -> Connection:
+def link(world: Deployment) -> Connection:
     """A consumer's connection, on which one inference was answered."""
     link = world.connect()
     assert ask(link, ONE).status == 200
@@ -93,7 +91,7 @@ SHAPES = {
 @pytest.mark.attack(28)
 @pytest.mark.fault(37)
 def test_shapes_that_overflow_are_refused_and_leave_no_memory(
-    world: World, link: Connection, observed: Observed
+    world: Deployment, link: Connection, observed: Observed
 ) -> None:
     """Whatever the shape says, it is compared with the data before anything is made of it; nothing is charged."""
     before = left(ask(link, ONE))
@@ -133,7 +131,7 @@ def announced(link: Connection, length: str) -> dict[str, object]:
     "s", [(1 << 33,), (1 << 20, 1 << 20), (1 << 62, 4), (65_536,) * 4, (-1,), (1 << 31, 1 << 31, 4)]
 )
 def test_what_a_run_would_allocate_is_bounded(
-    world: World, link: Connection, s: tuple[int, ...], observed: Observed
+    world: Deployment, link: Connection, s: tuple[int, ...], observed: Observed
 ) -> None:
     """Eight bytes of input that ask for terabytes cost the run, which is charged nothing, and not the engine."""
     engine, before = world.engine_pid(), left(ask(link, ONE))
@@ -187,9 +185,9 @@ def test_binary_data_may_lie_at_any_address(link: Connection) -> None:
 
 
 @pytest.mark.attack(29)
-def test_slow_inputs_end_at_the_limit_and_keep_nobody_waiting(world: World, observed: Observed) -> None:
+def test_slow_inputs_end_at_the_limit_and_keep_nobody_waiting(world: Deployment, observed: Observed) -> None:
     """Days of work end at the limit of the terms, uncharged; others are answered within it, however many there are."""
-    eve = Consumer(world, "eve")
+    eve = world.add_consumer("eve")
     links = [eve.connect() for _ in range(8)]
     mine = world.connect()
     assert ask(mine, ONE).status == 200
@@ -211,8 +209,7 @@ def test_slow_inputs_end_at_the_limit_and_keep_nobody_waiting(world: World, obse
     p99 = sorted(waits)[int(len(waits) * 0.99)]
     assert p99 < CAP_MS / 1000
     observed.figure("ms that others waited (p99)", round(p99 * 1000, 1))
-    world.kill("enclave", 15)  # it closes its leases, and says what was used of them
-    world.processes["enclave"].wait(20)
+    world.end("enclave")  # it closes its leases, and says what was used of them
     (eves,) = [one for one in world.view("/v1/usage")["usage"] if one["consumer"] == "eve"]
     assert (eves["open_leases"], eves["charged"], eves["ok"]) == (0, {}, 0)
     world.start_enclave()

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.attacks.rotation import ROLES, THIEF, Site, Traffic
+from tests.attacks.rotation import ROLES, THIEF, Site, Traffic, rotating
 from tests.e2e.commandline import aigovtool
 from tests.e2e.model import one_digit
-from tests.e2e.world import CONSUMER, MODEL, Connection, World, free_port, wait_for
+from tests.e2e.world import CONSUMER, MODEL, Connection, free_port, wait_for
 from tests.observations import Observed
 
 from aigovtool.codec import decode, encode
@@ -62,9 +62,7 @@ class Rotated:
 @pytest.fixture(scope="module")
 def rotated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rotated]:
     """Rotate all keys under traffic: announced, then used, then the old ones revoked."""
-    site = Site(World(tmp_path_factory.mktemp("rotation")))
-    try:
-        site.start(budget=1_000_000)
+    with rotating(tmp_path_factory.mktemp("rotation")) as site:
         made = before(site)
         traffic = Traffic(site, one_digit())
         try:
@@ -73,10 +71,8 @@ def rotated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rotated]:
         finally:
             traffic.end()
         made.failures, made.answered, made.attested = traffic.failures, traffic.answered, traffic.attested
-        made.instances = (made.instances[0], instance(site))
+        made.instances = (made.instances[0], site.world.instance())
         yield made
-    finally:
-        site.world.close()
 
 
 def before(site: Site) -> Rotated:
@@ -90,7 +86,7 @@ def before(site: Site) -> Rotated:
         receipt=place / "before.receipt",
         checkpoint=place / "before.note",
         export=place / "before.jsonl",
-        instances=(instance(site), ""),
+        instances=(site.world.instance(), ""),
     )
     with Client.connect(site.url, site.consumer, allow_simulated=True) as client:
         client.infer(MODEL, {"X": np.zeros((1, 64), np.float32)}).save_receipt(made.receipt)
@@ -106,7 +102,7 @@ def before(site: Site) -> Rotated:
 def rotate_all(made: Rotated, traffic: Traffic) -> None:
     """Announce, use and revoke a key of every role."""
     site = made.site
-    old = {role: site.key(role, "in_use") for role in ROLES}
+    old = site.in_use()
     versions = [site.keys("rotate", "--key", role)["version"] for role in ROLES]
     site.wait_until_enclave_knows(versions[-1])
     for role in ROLES:
@@ -117,12 +113,6 @@ def rotate_all(made: Rotated, traffic: Traffic) -> None:
     traffic.go_on(40)
     versions = [site.keys("revoke", old[role])["version"] for role in ROLES if role != "keystore"]
     site.wait_until_enclave_knows(versions[-1])
-
-
-def instance(site: Site) -> str:
-    """Return the newest instance."""
-    newest: str = site.world.view("/v1/enclaves")["enclaves"][0]["instance"]
-    return newest
 
 
 def stolen_key(made: Rotated, role: str) -> SigningKey:
@@ -308,17 +298,17 @@ def test_older_keys_are_not_served_again(rotated: Rotated, observed: Observed) -
 def test_a_stolen_key_in_use_is_revoked_at_once_and_no_request_fails(rotated: Rotated) -> None:
     """One order: a new key, a set without the old one, and everybody who uses the deployment goes on."""
     site = rotated.site
-    before_ = instance(site)
+    before_ = site.world.instance()
     traffic = Traffic(site, one_digit())
     try:
         traffic.go_on(10)
-        stolen = [site.key(role, "in_use") for role in ("commands", "log", "attestation")]
-        versions = [site.keys("revoke", key)["version"] for key in stolen]
+        stolen = site.in_use()
+        versions = [site.keys("revoke", stolen[role])["version"] for role in ("commands", "log", "attestation")]
         site.wait_until_enclave_knows(versions[-1])
         traffic.go_on(60)
     finally:
         traffic.end()
     assert traffic.failures == []
     assert traffic.answered >= 70
-    assert instance(site) == before_
+    assert site.world.instance() == before_
     assert {one["state"] for one in site.keys("list")["keys"] if one["role"] == "commands"} == {"in_use"}

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from tests.attacks.between import Between, DroppedError, Exchange, Message, Reply
-from tests.attacks.hosted import Consumer, Hosted, answered_until_refused, hosted
+from tests.attacks.deployments import Consumer, Deployment, answered_until_refused, answered_until_used_up, deployed
+from tests.e2e.heartbeat import wait_for_heartbeat
 from tests.e2e.model import one_digit
 from tests.e2e.world import Connection
 from tests.observations import Observed
@@ -37,21 +38,8 @@ NONSENSE = (b"abc", b"-1", b"", b'{"answer":1,"stop_state":[]}', b"[" * 100_000)
 class Site:
     """A deployment, and the host's place between its enclave and its custodian."""
 
-    world: Hosted
+    world: Deployment
     between: Between
-    consumers: int = 0
-
-    def consumer(self, units: int) -> tuple[Consumer, Connection]:
-        """Return a new consumer and its connection to the enclave."""
-        self.consumers += 1
-        consumer = self.world.add_consumer(f"c{self.consumers}", units)
-        connection = consumer.connect(self.world.enclave_port)
-        self.world.connections.append(connection)
-        return consumer, connection
-
-    def instance(self) -> str:
-        newest: str = self.world.view("/v1/enclaves")["enclaves"][0]["instance"]
-        return newest
 
     def granted(self, consumer: Consumer) -> int:
         """Return the units of all leases that a consumer was ever granted."""
@@ -66,11 +54,11 @@ def lent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with ExitStack() as stack:
         found: list[Between] = []
 
-        def prepare(world: Hosted) -> None:
+        def prepare(world: Deployment) -> None:
             found.append(stack.enter_context(Between(world.directory / "custodian", world.custodian_port)))
             world.custodian_seen_at = found[0].port
 
-        world = stack.enter_context(hosted(directory, ttl_ms=int(TTL_S * 1000), prepare=prepare))
+        world = stack.enter_context(deployed(directory, ttl_ms=int(TTL_S * 1000), prepare=prepare))
         yield Site(world, found[0])
 
 
@@ -133,8 +121,8 @@ def test_messages_that_come_twice_grant_nothing_twice(site: Site, body: bytes, o
         return mine
 
     site.between.on(RENEW, thrice)
-    consumer, connection = site.consumer(units=25)
-    answered, refusal = answered_until_refused(connection, body, 60)
+    consumer, connection = site.world.new_consumer(units=25)
+    answered, refusal = answered_until_used_up(connection, body, 60)
     assert (answered, told(refusal)) == (25, (402, "budget_exhausted"))
     assert site.granted(consumer) == 25 >= site.world.charged_to(consumer)
     assert (len(sent) > 3, differing) == (True, [])
@@ -145,9 +133,9 @@ def test_messages_that_come_twice_grant_nothing_twice(site: Site, body: bytes, o
 @pytest.mark.attack(15)
 def test_late_and_reordered_copies_are_refused(site: Site, body: bytes, observed: Observed) -> None:
     """All renewals that were ever granted something, last first: none is carried out again, and the enclave goes on."""
-    instance, (consumer, connection) = site.instance(), site.consumer(units=10)
+    instance, (consumer, connection) = site.world.instance(), site.world.new_consumer(units=10)
     before = len(site.between.exchanges(RENEW))
-    assert answered_until_refused(connection, body, 11)[0] == 10
+    assert answered_until_used_up(connection, body, 11)[0] == 10
     granted = site.granted(consumer)
     of_it = [one for one in site.between.exchanges(RENEW)[before:] if one.reply and grants_in(one)]
     assert of_it
@@ -156,7 +144,7 @@ def test_late_and_reordered_copies_are_refused(site: Site, body: bytes, observed
     for reply in replies:
         assert observed.refusal(json.loads(reply.body)) == "conflict: request_superseded"
     assert site.granted(consumer) == granted == 10
-    assert site.instance() == instance
+    assert site.world.instance() == instance
     assert site.world.entries("forked") == []
 
 
@@ -164,7 +152,7 @@ def test_late_and_reordered_copies_are_refused(site: Site, body: bytes, observed
 def test_old_answers_in_place_of_new_ones_give_no_authority(site: Site, body: bytes) -> None:
     """Whatever genuine answer is played again, the enclave refuses it: the service ends within the ttl of the last."""
     before = len(site.between.exchanges(RENEW))
-    _, connection = site.consumer(units=10**6)
+    _, connection = site.world.new_consumer(units=10**6)
     assert connection.infer(body).status == 200
     old = [one.reply for one in site.between.exchanges(RENEW)[before:] if one.reply]
     played: list[Reply] = []
@@ -173,7 +161,7 @@ def test_old_answers_in_place_of_new_ones_give_no_authority(site: Site, body: by
         played.append(old[-1 - len(played) % len(old)])
         return played[-1]
 
-    instance, began_s = site.instance(), time.monotonic()
+    instance, began_s = site.world.instance(), time.monotonic()
     site.between.on(RENEW, old_one)
     last_s = asking(connection, body)
     assert last_s - began_s <= TTL_S + SLACK_S
@@ -181,13 +169,13 @@ def test_old_answers_in_place_of_new_ones_give_no_authority(site: Site, body: by
     assert played
     site.between.heal()
     site.world.wait_for(lambda: connection.infer(body).status == 200, "it serves again")
-    assert site.instance() == instance
+    assert site.world.instance() == instance
 
 
 @pytest.mark.attack(15)
 def test_what_is_held_back_gives_no_more_time(site: Site, body: bytes) -> None:
     """Every answer comes late, just within its try: authority counts from the first sending, not from the coming."""
-    consumer, connection = site.consumer(units=10**6)
+    consumer, connection = site.world.new_consumer(units=10**6)
     assert answered_until_refused(connection, body, BUSY) == (BUSY, None)
     renewals: list[tuple[float, float]] = []
 
@@ -215,7 +203,7 @@ def test_what_is_held_back_gives_no_more_time(site: Site, body: bytes) -> None:
 @pytest.mark.attack(15)
 def test_an_older_stop_state_lifts_no_stop(site: Site, body: bytes) -> None:
     """The push is kept away, and beside each answer lies the genuine stop state from before: the stop takes effect."""
-    consumer, connection = site.consumer(units=10**6)
+    consumer, connection = site.world.new_consumer(units=10**6)
     assert connection.infer(body).status == 200
     before = json.loads(next(one.reply.body for one in reversed(site.between.exchanges(RENEW)) if one.reply))
 
@@ -243,7 +231,7 @@ def test_an_older_stop_state_lifts_no_stop(site: Site, body: bytes) -> None:
 @pytest.mark.attack(15)
 def test_a_known_stop_is_not_lifted_by_what_was_said_before_it(site: Site, body: bytes) -> None:
     """The stop has arrived, and the consumer's units are still at hand: genuine older states change nothing."""
-    consumer, connection = site.consumer(units=10**6)
+    consumer, connection = site.world.new_consumer(units=10**6)
     assert answered_until_refused(connection, body, BUSY) == (BUSY, None)
     before = json.loads(next(one.reply.body for one in reversed(site.between.exchanges(RENEW)) if one.reply))
     played: list[Message] = []
@@ -272,7 +260,7 @@ def test_a_copy_of_a_request_for_the_stream_of_stops_cuts_no_stream(site: Site, 
     for _ in range(5):
         reply = captured[-1].again()
         assert observed.refusal(json.loads(reply.body)) == "conflict: listen_superseded"
-    time.sleep(0.5)
+    wait_for_heartbeat(site.world)
     assert len(site.between.exchanges(LISTEN)) == len(captured)
 
 
@@ -284,7 +272,7 @@ def test_reports_that_never_arrive_cost_the_units_that_were_lent(site: Site, bod
     def never(_: Message) -> Reply:
         raise DroppedError
 
-    consumer, connection = site.consumer(units=400)
+    consumer, connection = site.world.new_consumer(units=400)
     assert answered_until_refused(connection, body, 20) == (20, None)
     site.between.on(RENEW, never)
     site.between.on(WIPED, never)
@@ -307,7 +295,7 @@ def test_a_custodian_that_answers_nonsense_ends_the_service_and_not_the_enclave(
     site: Site, body: bytes, observed: Observed
 ) -> None:
     """It refuses with a typed error within the bound, goes on in the same process, and serves when sense returns."""
-    _, connection = site.consumer(units=10**6)
+    _, connection = site.world.new_consumer(units=10**6)
     assert connection.infer(body).status == 200
     enclave, nonsense = site.world.processes["enclave"], list(NONSENSE)
     began_s = time.monotonic()

@@ -3,7 +3,6 @@
 import http.client
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,15 +12,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.attacks.attacked import HostileWorld, attacked, refusal_of
+from tests.attacks.deployments import deployed
 from tests.attacks.hostile_models import HOSTILE
+from tests.attacks.hostile_sealing import HostileDeployment
+from tests.attacks.refusals import refusal_of
 from tests.e2e.commandline import aigovtool
 from tests.e2e.model import one_digit
 from tests.e2e.world import MODEL, Answer, World
 from tests.observations import Observed
 from tests.product_process import environment
-
-from aigovtool.ledger.policy import Dial, default_policy
 
 ROOT = Path(__file__).parents[2]
 #: Loads packages in an engine child, as an enclave does, and says what came of each.
@@ -64,14 +63,6 @@ except Exception:
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tracer() -> str:
-    """The program that looks at what processes ask of the kernel."""
-    found = shutil.which("strace")
-    assert found, "strace is not installed: scripts/debian-packages.sh installs it"
-    return found
-
-
 @pytest.fixture
 def canary(tmp_path: Path) -> Path:
     """A file that nobody has any business with."""
@@ -80,9 +71,10 @@ def canary(tmp_path: Path) -> Path:
     return path
 
 
-def traced(tracer: str, log: Path, *command: str) -> list[str]:
+def traced(log: Path, *command: str) -> list[str]:
     """Return the command that does the same under the eyes of strace, children included."""
-    return [tracer, "-f", "-e", "trace=%file,%network", "-o", str(log), *command]
+    quick = ["--seccomp-bpf"] if command else []  # which can only be where a process is started
+    return ["strace", "-f", *quick, "-e", "trace=%file,%network", "-o", str(log), *command]
 
 
 def python(code: str, *arguments: object) -> list[str]:
@@ -91,13 +83,12 @@ def python(code: str, *arguments: object) -> list[str]:
 
 
 @pytest.mark.attack(26)
-def test_nothing_of_the_machine_is_opened_for_a_model(
-    tracer: str, tmp_path: Path, canary: Path, observed: Observed
-) -> None:
+@pytest.mark.needs("strace")
+def test_nothing_of_the_machine_is_opened_for_a_model(tmp_path: Path, canary: Path, observed: Observed) -> None:
     """Whatever a model refers to, neither parent nor child so much as looks whether it is there."""
     log = tmp_path / "strace"
     here = environment(PYTHONPATH=str(ROOT))
-    command = traced(tracer, log, *python(LOADER, tmp_path))
+    command = traced(log, *python(LOADER, tmp_path))
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=here)
     assert done.returncode == 0, done.stderr
     (_, child, _), *came = [json.loads(line) for line in done.stdout.splitlines()]
@@ -107,7 +98,7 @@ def test_nothing_of_the_machine_is_opened_for_a_model(
     lines = log.read_text().splitlines()
     assert len([line for line in lines if line.split()[0] == str(child)]) > 100, "the child was not looked at"
     assert [line for line in lines if "canary" in line] == []
-    subprocess.run(traced(tracer, log, *python(PLAIN, canary)), check=True, cwd=ROOT, env=here)
+    subprocess.run(traced(log, *python(PLAIN, canary)), check=True, cwd=ROOT, env=here)
     assert "canary" in log.read_text(), "strace would not have seen it"
     observed.figure("models that are after something", len(came))
 
@@ -136,21 +127,19 @@ def test_the_sealing_tool_refuses_what_refers_to_anything_outside(
 
 @pytest.mark.attack(25, 26)
 @pytest.mark.fault(38)
+@pytest.mark.needs("strace")
 def test_an_enclave_that_is_lent_a_hostile_model_says_so_and_opens_nothing(
-    tracer: str, tmp_path: Path, canary: Path, observed: Observed
+    tmp_path: Path, canary: Path, observed: Observed
 ) -> None:
     """A custodian that seals by itself: the enclave tries to boot, and ends with a typed error; no unit moves."""
-    world, log = HostileWorld(tmp_path / "world"), tmp_path / "strace"
-    world.directory.mkdir(mode=0o700)
-    try:
-        world.prepare(bytes(HOSTILE["a path"](str(canary)).SerializeToString()), default_policy(Dial.BALANCED))
-        world.grant(100)
+    log, hostile = tmp_path / "strace", bytes(HOSTILE["a path"](str(canary)).SerializeToString())
+    with deployed(tmp_path / "world", model=hostile, enclave=False, kind=HostileDeployment) as world:
         world.start_enclave(wait=False)
         enclave = world.processes["enclave"]
-        eyes = subprocess.Popen([*traced(tracer, log), "-p", str(enclave.pid)], stderr=subprocess.DEVNULL)
+        eyes = subprocess.Popen([*traced(log), "-p", str(enclave.pid)], stderr=subprocess.DEVNULL)
         assert enclave.wait(90) == 1
         assert eyes.wait(20) == 0
-        said = (world.directory / "enclave.log").read_text()
+        said = world.log_of("enclave")
         assert said.count("boot_failed") == 4, said[-2000:]
         assert said.rstrip().endswith("ModelError: ONNX Runtime refuses the model (Fail)"), said[-500:]
         observed.refusal({"code": "model_refused", "reason": "engine_refused"})
@@ -158,8 +147,6 @@ def test_an_enclave_that_is_lent_a_hostile_model_says_so_and_opens_nothing(
         assert lines.count("aigovtool.enclave.engines.worker") >= 4
         assert "canary" not in lines
         assert world.charged() == 0
-    finally:
-        world.close()
 
 
 @pytest.mark.attack(25)
@@ -170,7 +157,7 @@ def test_an_engine_that_crashes_costs_a_moment_and_no_unit(tmp_path: Path, obser
     What was answered was charged, and nothing else: the enclave counts, not its engine.
     """
     charged = 0
-    with attacked(tmp_path, budget=1_000_000) as world:
+    with deployed(tmp_path) as world:
         enclave = world.processes["enclave"]
         for number in (signal.SIGSEGV, signal.SIGKILL):
             engine = world.engine_pid()

@@ -1,27 +1,27 @@
 """Attack 24: numbers that Python, JSON and databases read in several ways, in every numeric field that is read."""
 
 import json
+import secrets
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 import pytest
-from tests.attacks.attacked import attacked, new_id, now_ms, refusal_of
-from tests.e2e.world import BORROWER, MODEL, Answer, Connection, World
+from tests.attacks.deployments import Deployment, deployed
+from tests.attacks.refusals import refusal_of
+from tests.e2e.world import BORROWER, MODEL, Answer, Connection
 from tests.observations import Observed
 
 from aigovtool.codec import encode
-from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import Envelope, Signature, SigningKey, payload_type, pre_authentication_encoding
-from aigovtool.crypto.x509 import from_pem
 from aigovtool.ids import MessageId
 from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window
 from aigovtool.ledger.entry import PartyRole
 from aigovtool.ledger.policy import Dial, default_policy
 from aigovtool.ledger.units import Dimension
 from aigovtool.protocol import commands
-from aigovtool.transport.tls import client_context
 
 pytestmark = pytest.mark.attack(24)
 
@@ -34,13 +34,13 @@ QUERIES = ("1e3", "1.0", "1_0", "１２", "+5", "05", " 5", "5 ", "0x10", "-1", 
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """A deployment with a budget, of which these tests must not take anything."""
-    with attacked(tmp_path_factory.mktemp("numbers"), budget=1_000) as world:
+    with deployed(tmp_path_factory.mktemp("numbers"), budget=1_000) as world:
         yield world
 
 
-def rows(world: World) -> list[Any]:
+def rows(world: Deployment) -> list[Any]:
     """Return the budget as the ledger has it."""
     found: list[Any] = world.view("/v1/budgets")["budgets"]
     return found
@@ -90,29 +90,9 @@ def bodies(document: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str, by
 # --- The custodian's description ----------------------------------------------------------------------
 
 
-def operator(world: World) -> Connection:
-    """Return an operator's connection to the custodian."""
-    file = world.operator
-    context = client_context(
-        from_pem(file.custodian.tls_ca.encode()),
-        credential=from_pem(file.certificate.encode()),
-        key=SigningKey.from_secret(Secret(file.key)),
-    )
-    connection = Connection(world.custodian_port, context)
-    world.connections.append(connection)
-    return connection
-
-
-def consumer(world: World) -> Connection:
+def consumer(world: Deployment) -> Connection:
     """Return a consumer's connection to the custodian."""
-    context = client_context(
-        from_pem(world.operator.custodian.tls_ca.encode()),
-        credential=from_pem(world.consumer_certificate.encode()),
-        key=world.consumer_key,
-    )
-    connection = Connection(world.custodian_port, context)
-    world.connections.append(connection)
-    return connection
+    return world.to_custodian(world.consumer_certificate, world.consumer_key)
 
 
 def _resolved(schema: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
@@ -125,9 +105,9 @@ def _is_number(schema: dict[str, Any]) -> bool:
     return any(one.get("type") in {"integer", "number"} for one in (schema, *schema.get("anyOf", [])))
 
 
-def test_every_number_in_a_query_has_one_spelling(world: World, observed: Observed) -> None:
+def test_every_number_in_a_query_has_one_spelling(world: Deployment, observed: Observed) -> None:
     """All query parameters of the custodian's own description that are integers; nothing in the ledger moves."""
-    before, link = rows(world), operator(world)
+    before, link = rows(world), world.to_custodian()
     described = link.request("GET", "/openapi.json").json()
     parameters = [
         (path, one["name"], operation["parameters"])
@@ -147,13 +127,13 @@ def test_every_number_in_a_query_has_one_spelling(world: World, observed: Observ
     assert rows(world) == before
 
 
-def test_every_number_in_a_body_of_the_description_is_read_strictly(world: World, observed: Observed) -> None:
+def test_every_number_in_a_body_of_the_description_is_read_strictly(world: Deployment, observed: Observed) -> None:
     """A new numeric field of a described body is tried without anybody thinking of it, or has no sample and is told."""
     before = rows(world)
-    described = operator(world).request("GET", "/openapi.json").json()
+    described = world.to_custodian().request("GET", "/openapi.json").json()
     components = described["components"]["schemas"]
     samples: dict[str, Any] = {
-        "AskRequest": {"ask_id": new_id(), "scope": {"model": MODEL}, "units": 5, "reason": "more"},
+        "AskRequest": {"ask_id": secrets.token_hex(16), "scope": {"model": MODEL}, "units": 5, "reason": "more"},
     }
     tried = 0
     for path, item in described["paths"].items():
@@ -164,7 +144,7 @@ def test_every_number_in_a_body_of_the_description_is_read_strictly(world: World
             name = content["schema"]["$ref"].rpartition("/")[2]
             sample = samples.get(name, {})
             assert _numeric_members(components[name], components) == {one[-1] for one in numbers_in(sample)}, name
-            link = consumer(world) if "consumer" in operation["x-aigovtool-who"] else operator(world)
+            link = consumer(world) if "consumer" in operation["x-aigovtool-who"] else world.to_custodian()
             for place in numbers_in(sample):
                 for token, body in bodies(sample, place):
                     problem = refusal_of(link.request(method.upper(), path, body), 400, 413, 422)
@@ -204,7 +184,7 @@ def _numeric_members(schema: dict[str, Any], components: dict[str, Any]) -> set[
 # --- Signed orders --------------------------------------------------------------------------------------
 
 
-def acts(world: World) -> list[Any]:
+def acts(world: Deployment) -> list[Any]:
     """Return one act of each kind that has numbers, with all of its numbers said."""
     scope = Scope(model=MODEL)
     measures = ("inferences", "input_tokens", "output_tokens", "cached_tokens", "compute_ms")
@@ -222,10 +202,10 @@ def acts(world: World) -> list[Any]:
                 dimension=Dimension.INFERENCES,
                 window=Window.LIFETIME,
                 limit=7,
-                not_after_ms=now_ms() + 10**9,
+                not_after_ms=time.time_ns() // 1_000_000 + 10**9,
             )
         ),
-        commands.DecideAsk(ask_id=MessageId(new_id()), approve=True, units=7, reason="r"),
+        commands.DecideAsk(ask_id=MessageId(secrets.token_hex(16)), approve=True, units=7, reason="r"),
         commands.SettleGap(
             checkpoint="",
             charges=[
@@ -247,26 +227,26 @@ def acts(world: World) -> list[Any]:
     ]
 
 
-def ordered(world: World, link: Connection, payload: bytes) -> Answer:
+def ordered(world: Deployment, link: Connection, payload: bytes) -> Answer:
     """Send a payload that the operator has signed, whatever it is."""
-    key = SigningKey.from_secret(Secret(world.operator.key))
+    key = world.operator_key
     kind = payload_type(commands.COMMAND)
     signed = key.sign(pre_authentication_encoding(kind, payload))
     envelope = Envelope(payload=payload, payloadType=kind, signatures=[Signature(keyid=key.public.key_id, sig=signed)])
     return link.request("POST", "/v1/commands", encode(envelope))
 
 
-def test_every_number_of_a_signed_order_is_read_strictly(world: World, observed: Observed) -> None:
+def test_every_number_of_a_signed_order_is_read_strictly(world: Deployment, observed: Observed) -> None:
     """An operator's own signature under a bad number moves nothing; all acts with numbers, each of their numbers."""
-    before, link, tried = rows(world), operator(world), 0
+    before, link, tried = rows(world), world.to_custodian(), 0
     parties = world.view("/v1/parties")
     seen: set[str] = set()
     for act in acts(world):
         order = {
             "custodian": world.custodian_id,
             "operator": world.operator.operator,
-            "command_id": new_id(),
-            "issued_at_ms": now_ms(),
+            "command_id": secrets.token_hex(16),
+            "issued_at_ms": time.time_ns() // 1_000_000,
             "act": act,
         }
         for place in numbers_in(order):
@@ -292,7 +272,7 @@ IMAGE = [0.0] * 64
 TENSOR = {"name": "X", "shape": [1, 64], "datatype": "FP32", "data": IMAGE}
 
 
-def test_every_number_of_an_inference_is_read_strictly(world: World, observed: Observed) -> None:
+def test_every_number_of_an_inference_is_read_strictly(world: Deployment, observed: Observed) -> None:
     """Shape, sizes of binary data, wishes and lengths; and what is no number among the data. Nothing is charged."""
     link = world.connect()
     binary = {key: value for key, value in TENSOR.items() if key != "data"}
@@ -326,14 +306,13 @@ def test_every_number_of_an_inference_is_read_strictly(world: World, observed: O
     observed.figure("inferences", tried)
     headers = {"inference_header_content_length": str(len(good)), "content_type": "application/octet-stream"}
     assert link.infer(good + bytes(256), **headers).status == 200
-    world.kill("enclave", 15)
-    world.processes["enclave"].wait(20)
+    world.end("enclave")
     assert world.posted() == 1
     world.start_enclave()
 
 
 @pytest.mark.parametrize("text", ["5 ", "+5", "05", "5_0", "5,5", "0x5", "5.0", "5e0", "-5", "1" * 40, ""])
-def test_a_length_of_a_body_has_one_spelling(world: World, text: str, observed: Observed) -> None:
+def test_a_length_of_a_body_has_one_spelling(world: Deployment, text: str, observed: Observed) -> None:
     """`Content-Length` at both servers, before anything is believed of the body."""
     for link, path in ((world.connect(), f"/v2/models/{MODEL}/infer"), (consumer(world), "/v1/asks")):
         link.link.putrequest("POST", path)

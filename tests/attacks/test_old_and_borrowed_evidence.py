@@ -4,7 +4,6 @@ The custodian and the enclave are processes; the host has the borrower's keys an
 """
 
 import itertools
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,30 +16,28 @@ import pytest
 from conformance.malformed.bundles import load_bundles
 from conformance.malformed.fuzz import malformed
 from conformance.malformed.structured import edit
-from tests.attacks.deployment import deployed, exported, operator_file
+from tests.attacks.deployments import Deployment, deployed
 from tests.attacks.host import Host
-from tests.e2e.world import BORROWER, World
+from tests.e2e.commandline import exported
+from tests.e2e.world import BORROWER
+from tests.effort import effort
 from tests.observations import Observed
 
 from aigovtool.attestation.binding import Binding
 from aigovtool.attestation.model import Evidence
 from aigovtool.codec import decode, encode
-from aigovtool.crypto.sign import SigningKey
 from aigovtool.errors import TooLargeError
 from aigovtool.ids import BorrowerId
-from aigovtool.ledger.entry import PartyRole
-from aigovtool.protocol import commands
-from aigovtool.protocol.party import BorrowerFile
 from aigovtool.protocol.session import ATTESTATION_PATH, SessionChallenge, SessionEvidence
 
-BUNDLES = 150
+BUNDLES = effort(80, campaign=150)
 AT_ONCE = 6
 #: Whose platform's vendor would have to be asked first is told that, because this custodian asks nobody.
 TYPED = {(403, "evidence_not_genuine"), (503, "unreachable")}
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """A deployment that every test leaves whole. Its custodian asks no vendor: no test may, either."""
     with deployed(tmp_path_factory.mktemp("borrowed") / "world", budget=50, enclave=False) as made:
         settings = made.directory / "custodian" / "custodian.json"
@@ -51,34 +48,26 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield made
 
 
-def restart(world: World) -> None:
+def restart(world: Deployment) -> None:
     """End the custodian in an orderly way, and start it again on the same ledger."""
-    world.kill("custodian", signal.SIGTERM)
-    world.processes["custodian"].wait(20)
+    world.end("custodian")
     world.start_custodian()
 
 
-def refusals(world: World, borrower: str = BORROWER) -> list[tuple[str, int]]:
+def refusals(world: Deployment, borrower: str = BORROWER) -> list[tuple[str, int]]:
     """Return what the exported log says that a borrower was refused, and how often."""
-    lines = exported(operator_file(world), world.directory, "attestation_refused")
+    lines = exported(world.operator_file, world.directory, "attestation_refused")
     return [(f"{one['code']}: {one['reason']}", one.get("times", 1)) for one in lines if one["borrower"] == borrower]
 
 
-def another_borrower(world: World, name: str) -> Host:
+def another_borrower(world: Deployment, name: str) -> Host:
     """Enrol one more borrower, so that what it is refused is told apart; return its host."""
-    key = SigningKey.generate()
-    act = commands.AddParty(
-        role=PartyRole.BORROWER, name=name, key=key.public.raw, borrower=None, valid_for_ms=86_400_000
-    )
-    added = world.command(act)
-    party = decode((world.directory / "borrower.json").read_bytes(), BorrowerFile)
-    own = {"borrower": BorrowerId(name), "certificate": added.certificate, "enrolment_key": key.to_secret().reveal()}
-    return Host(msgspec.structs.replace(party, **own))
+    return Host(world.add_borrower(BorrowerId(name)))
 
 
 @pytest.mark.attack(1)
 @pytest.mark.fault(17)
-def test_a_captured_boot_is_refused_however_it_is_sent_again(world: World, observed: Observed) -> None:
+def test_a_captured_boot_is_refused_however_it_is_sent_again(world: Deployment, observed: Observed) -> None:
     """At once over several connections, then over the same, a new one, and to a custodian that was started again."""
     host = Host.of(world.directory / "borrower.json")
     with host.connected() as conversation:
@@ -109,7 +98,7 @@ def send_alone(host: Host, body: bytes) -> httpx.Response:
 
 
 @pytest.mark.attack(4)
-def test_what_an_enclave_shows_to_a_consumer_admits_nobody(world: World, observed: Observed) -> None:
+def test_what_an_enclave_shows_to_a_consumer_admits_nobody(world: Deployment, observed: Observed) -> None:
     """A host and a consumer together have a genuine enclave answer the custodian's nonce; it does not become a boot."""
     host = another_borrower(world, "lodger")
     with host.connected() as client:
@@ -150,7 +139,7 @@ def with_claims_of_a_boot(host: Host, shown: SessionEvidence) -> bytes:
 
 
 @pytest.mark.attack(9)
-def test_malformed_bundles_are_refused_and_disturb_nobody(world: World, observed: Observed) -> None:
+def test_malformed_bundles_are_refused_and_disturb_nobody(world: Deployment, observed: Observed) -> None:
     """Of every kind of TEE, bent in all ways of the fuzzer: typed refusals only, the same process, and boots go on."""
     host, custodian = another_borrower(world, "bender"), world.processes["custodian"]
     seen: Counter[str] = Counter()

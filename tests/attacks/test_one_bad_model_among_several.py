@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.attacks.attacked import HostileWorld, refusal_of
 from tests.attacks.between import Between, Message, Reply
-from tests.attacks.deployment import consumer_file, operator_file
 from tests.attacks.hostile_models import HOSTILE
+from tests.attacks.hostile_sealing import HostileDeployment
 from tests.attacks.laborious import asked, echo_model, laborious_model, to_echo
+from tests.attacks.refusals import refusal_of
 from tests.e2e.commandline import aigovtool
 from tests.e2e.model import digits_model, one_digit
 from tests.e2e.world import MODEL, Answer
@@ -64,7 +64,7 @@ SEEN = {
 
 
 @dataclass
-class Several(HostileWorld):
+class Several(HostileDeployment):
     """A deployment with an enclave for several models."""
 
     served: tuple[ModelId, ...] = (*TOLD, PAUSED, POISON, MODEL)
@@ -209,7 +209,7 @@ def test_a_program_of_a_consumer_is_told_as_well(several: Several) -> None:
     row = several.directory / "row.json"
     row.write_text(json.dumps([0.0, 0.0]))
     enclave = f"https://127.0.0.1:{several.enclave_port}"
-    credential = consumer_file(several, "ward7.json")
+    credential = several.consumer_file()
     given_ = ("--enclave", enclave, "--credential", credential, "--input", row, "--allow-simulated", "--json")
     refused = aigovtool("infer", KILLER, *given_, code=7)
     assert words(json.loads(refused.stdout)["error"]) == "model_not_served: engine_died"
@@ -236,7 +236,7 @@ def test_operators_and_engineers_see_what_is_not_served(several: Several) -> Non
     assert not set(newest["models"]) & TOLD.keys()
     seen = {one["model"]: (one["by"], one["code"], one["reason"]) for one in newest["not_served"]}
     assert {name: seen[name] for name in SEEN} == SEEN
-    table = " ".join(aigovtool("enclaves", operator=operator_file(several)).stdout.split())
+    table = " ".join(aigovtool("enclaves", operator=several.operator_file).stdout.split())
     assert "does not serve killer: set aside by the enclave (engine_failed: engine_died)" in table
     assert "does not serve stopped: refused here (stopped)" in table
     kinds = [json.loads(entry)["body"] for entry in several.log_entries()]

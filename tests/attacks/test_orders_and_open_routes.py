@@ -1,31 +1,29 @@
 """What only an operator may order, and what anybody may ask: refused without a trace in the budget, and cheap."""
 
-import secrets
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import msgspec
 import pytest
-from tests.attacks.hosted import Consumer, Hosted, answered_until_refused, hosted
+from tests.attacks.deployments import JSON, Consumer, Deployment, answered_until_used_up
 from tests.e2e.world import BORROWER, MODEL
+from tests.effort import effort
 from tests.observations import Observed
 
-from aigovtool.codec import encode
+from aigovtool.codec import decode, encode
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import Envelope, Signature, SigningKey, pre_authentication_encoding, seal
 from aigovtool.crypto.x509 import from_pem
-from aigovtool.ids import BorrowerId, MessageId
+from aigovtool.ids import BorrowerId
 from aigovtool.ledger.budget import Scope, Window
 from aigovtool.ledger.units import Dimension
 from aigovtool.protocol import commands
-from aigovtool.protocol.commands import COMMAND
+from aigovtool.protocol.commands import COMMAND, Command
 from aigovtool.protocol.release import CHALLENGE_REQUEST, ChallengeRequest
 from aigovtool.transport.tls import client_context
 
-TTL_MS = 1_000
-JSON = {"content-type": "application/json"}
+#: How often somebody calls in vain.
+MANY = effort(400, campaign=1_000)
 BAD_NUMBERS = (
     *("-1", "-5", "0", "1.5", "1e3", "1E400", "-0", "NaN", "Infinity", "-Infinity", "true", "false", "null", '"5"'),
     *('"abc"', '"１２"', '"0x10"', "1_0", "+5", "05", "0x10", "１２", "٣", "1e-400", "9007199254740992", "[]", "[5]"),
@@ -34,21 +32,7 @@ BAD_NUMBERS = (
 )
 
 
-@pytest.fixture(scope="module")
-def lent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosted]:
-    """One deployment for all tests here; each has consumers of its own."""
-    with hosted(tmp_path_factory.mktemp("one") / "world", ttl_ms=TTL_MS) as world:
-        yield world
-
-
-@pytest.fixture
-def world(lent: Hosted) -> Hosted:
-    """The deployment, when it is ready."""
-    lent.wait_ready()
-    return lent
-
-
-def client_of(world: Hosted, consumer: Consumer | None = None) -> httpx.Client:
+def client_of(world: Deployment, consumer: Consumer | None = None) -> httpx.Client:
     """Return a client of the custodian, as a consumer or as a stranger."""
     credential = [] if consumer is None else from_pem(consumer.certificate.encode())
     context = client_context(
@@ -60,37 +44,30 @@ def client_of(world: Hosted, consumer: Consumer | None = None) -> httpx.Client:
 
 
 @pytest.mark.fault(3)
-def test_only_an_operators_order_of_whole_units_raises_a_budget(world: Hosted, observed: Observed) -> None:
+def test_only_an_operators_order_of_whole_units_raises_a_budget(world: Deployment, observed: Observed) -> None:
     """Strangers, consumers, foreign signatures, and each of 40 bad numbers: refused, and no row is changed."""
     consumer, _ = world.new_consumer(units=5)
     before = world.view("/v1/budgets")["budgets"]
-    order = commands.Command(
-        custodian=world.custodian_id,
-        operator=world.operator.operator,
-        command_id=MessageId(secrets.token_hex(16)),
-        issued_at_ms=time.time_ns() // 1_000_000,
-        act=commands.GrantBudget(
-            scope=Scope(model=MODEL, borrower=BORROWER, consumer=consumer.name),
-            dimension=Dimension.INFERENCES,
-            window=Window.LIFETIME,
-            units=7,
-        ),
+    grant = commands.GrantBudget(
+        scope=Scope(model=MODEL, borrower=BORROWER, consumer=consumer.name),
+        dimension=Dimension.INFERENCES,
+        window=Window.LIFETIME,
+        units=7,
     )
-    key = SigningKey.from_secret(Secret(world.operator.key))
-    good = encode(seal(COMMAND, order, key))
+    good, key = world.order(grant), world.operator_key
+    order = decode(decode(good, Envelope).payload, Command)
     with client_of(world) as stranger, client_of(world, consumer) as as_consumer:
         refusals = [stranger.post("/v1/commands", content=good, headers=JSON)]
         refusals.append(as_consumer.post("/v1/commands", content=good, headers=JSON))
     assert [one.status_code for one in refusals] == [401, 403]
     assert len(BAD_NUMBERS) >= 40
+    refusals.append(world.send(world.order(grant, SigningKey.generate())))
+    old = msgspec.structs.replace(order, issued_at_ms=order.issued_at_ms - 600_000)
+    refusals.append(world.send(encode(seal(COMMAND, old, key))))
+    assert [one.status_code for one in refusals[2:]] == [403, 403]
+    for refused in refusals:
+        observed.refusal(refused.json())
     with world.custodian_client() as operator:
-        foreign = seal(COMMAND, order, SigningKey.generate())
-        refusals.append(operator.post("/v1/commands", content=encode(foreign), headers=JSON))
-        old = msgspec.structs.replace(order, issued_at_ms=order.issued_at_ms - 600_000)
-        refusals.append(operator.post("/v1/commands", content=encode(seal(COMMAND, old, key)), headers=JSON))
-        assert [one.status_code for one in refusals[2:]] == [403, 403]
-        for refused in refusals:
-            observed.refusal(refused.json())
         for number in BAD_NUMBERS:
             text = encode(order).replace(b'"units":7', b'"units":' + number.encode())
             answer = operator.post("/v1/commands", content=encode(signed(text, key)), headers=JSON)
@@ -106,27 +83,27 @@ def signed(payload: bytes, key: SigningKey) -> Envelope:
 
 
 @pytest.mark.fault(8)
-def test_a_thousand_malformed_requests_are_charged_nothing(world: Hosted, body: bytes, observed: Observed) -> None:
+def test_malformed_requests_are_charged_nothing(world: Deployment, body: bytes, observed: Observed) -> None:
     """On one connection: each is refused with a code, none is charged, and the three units are all there."""
     consumer, connection = world.new_consumer(units=3)
     bad = (b"", b"{}", b"[]", body[:-1], body.replace(b"FP32", b"INT8"), body.replace(b"[1, 64]", b"[-1]"))
-    for number in range(1_000):
+    for number in range(MANY):
         answer = connection.infer(bad[number % len(bad)])
         assert 400 <= answer.status < 500
         assert answer.json()["code"]
     assert world.row_of(consumer)["posted"] == 0
-    observed.figure("units posted for 1,000 malformed requests", 0)
-    assert answered_until_refused(connection, body, 10)[0] == 3
+    observed.figure(f"units posted for {MANY:,} malformed requests", 0)
+    assert answered_until_used_up(connection, body, 10)[0] == 3
 
 
 @pytest.mark.attack(20)
 @pytest.mark.fault(15)
-def test_a_thousand_calls_of_open_routes_cost_neither_threads_nor_memory(
-    world: Hosted, body: bytes, tmp_path: Path, observed: Observed
+def test_calls_of_open_routes_cost_neither_threads_nor_memory(
+    world: Deployment, body: bytes, observed: Observed
 ) -> None:
     """Who is up, which keys, and a challenge to boot, by a borrower that never boots: the last is refused in time."""
     borrower = BorrowerId("looping")
-    enrolment = world.add_borrower(borrower, tmp_path / "borrower.json")
+    enrolment = SigningKey.from_secret(Secret(world.add_borrower(borrower).enrolment_key))
     asked = ChallengeRequest(borrower=borrower, models=[MODEL])
     challenge = encode(seal(CHALLENGE_REQUEST, asked, enrolment))
     entries, statuses = len(world.log_entries()), []
@@ -140,7 +117,7 @@ def test_a_thousand_calls_of_open_routes_cost_neither_threads_nor_memory(
 
         call(40)
         threads, rss_kb = weight(world.processes["custodian"].pid)
-        call(300)
+        call(MANY // 3)
     more_threads, more_rss_kb = weight(world.processes["custodian"].pid)
     assert more_threads <= threads + 2
     assert more_rss_kb <= rss_kb + 8_192
@@ -150,7 +127,7 @@ def test_a_thousand_calls_of_open_routes_cost_neither_threads_nor_memory(
     observed.refusal(refused.json())
     # Each refusal is counted; the log grows by a line or two, and nobody else is refused anything.
     assert len(world.log_entries()) <= entries + 2
-    assert answered_until_refused(world.new_consumer(units=1)[1], body, 2)[0] == 1
+    assert answered_until_used_up(world.new_consumer(units=1)[1], body, 2)[0] == 1
 
 
 def weight(pid: int) -> tuple[int, int]:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.attacks.deployment import LOOSE, exported
-from tests.attacks.host import Host
-from tests.e2e.commandline import aigovtool, serving
+from tests.attacks.host import LOOSE, Host
+from tests.e2e.commandline import aigovtool, exported, serving
 from tests.e2e.world import free_port, wait_for
 from tests.observations import Observed
 from tests.product_process import environment

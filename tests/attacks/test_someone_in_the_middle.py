@@ -13,11 +13,12 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from tests.attacks.deployment import LOOSE, consumer_file, deployed
+from tests.attacks.deployments import Deployment, deployed
+from tests.attacks.host import LOOSE
 from tests.attacks.middle import Forge, Middle, between, reading
 from tests.attacks.wire import APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, Tap, Tapped, records, tapping
 from tests.e2e.commandline import aigovtool
-from tests.e2e.world import BORROWER, MODEL, Connection, World
+from tests.e2e.world import BORROWER, MODEL
 from tests.observations import Observed
 
 from aigovtool.attestation.binding import Binding, HpkePublicKey, IdentityPublicKey
@@ -25,15 +26,11 @@ from aigovtool.attestation.model import TeeType
 from aigovtool.codec import decode, encode
 from aigovtool.consumer import Client
 from aigovtool.crypto.sign import SigningKey
-from aigovtool.crypto.x509 import from_pem
 from aigovtool.errors import VerificationError
 from aigovtool.ids import Nonce, digest_of
-from aigovtool.ledger.entry import PartyRole
-from aigovtool.protocol import commands
 from aigovtool.protocol.party import BorrowerFile
 from aigovtool.protocol.session import ATTESTATION_PATH, SessionChallenge, SessionEvidence
 from aigovtool.testing.simulated_tee.wiring import development_policy
-from aigovtool.transport.tls import unverified_context_for_attestation_only
 
 #: A prompt that is found again wherever it goes: 64 numbers that nobody else asks.
 PROMPT = np.random.default_rng(5).standard_normal((1, 64), np.float32)
@@ -44,7 +41,7 @@ REQUEST_ID = "canary-of-a-request-that-nobody-else-makes"
 class Site:
     """A deployment all of whose connections are tapped, and somebody in the middle before its enclave."""
 
-    world: World
+    world: Deployment
     custodian: Tap
     enclave: Tap
     middle: Middle
@@ -64,11 +61,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with deployed(directory, budget=50, enclave=False) as world, tapping(world.custodian_port) as custodian:
         party = decode((directory / "borrower.json").read_bytes(), BorrowerFile)
         address = msgspec.structs.replace(party.custodian, url=f"https://127.0.0.1:{custodian.port}")
-        (directory / "borrower.json").write_bytes(encode(msgspec.structs.replace(party, custodian=address)))
+        world.private("borrower.json", msgspec.structs.replace(party, custodian=address))
         world.start_enclave()
         np.save(directory / "prompt.npy", PROMPT)
         with tapping(world.enclave_port) as enclave, between(world.connect) as middle:
-            file = consumer_file(world, "ward7.json")
+            file = world.consumer_file()
             yield Site(world, custodian, enclave, middle, file, directory / "prompt.npy")
 
 
@@ -80,22 +77,6 @@ def middle(site: Site) -> Iterator[Middle]:
     usual = site.middle.connect, site.middle.forge
     yield site.middle
     site.middle.connect, site.middle.forge = usual
-
-
-def colleague(world: World, name: str) -> Callable[[], Connection]:
-    """Enrol another consumer of the same enclave; return how it connects."""
-    key = SigningKey.generate()
-    act = commands.AddParty(
-        role=PartyRole.CONSUMER, name=name, key=key.public.raw, borrower=BORROWER, valid_for_ms=86_400_000
-    )
-    certificate = world.command(act).certificate or ""
-    context = unverified_context_for_attestation_only(credential=from_pem(certificate.encode()), key=key)
-
-    def connect() -> Connection:
-        world.connections.append(Connection(world.enclave_port, context))
-        return world.connections[-1]
-
-    return connect
 
 
 def its_own_key_in_the_claims(middle: Middle) -> Callable[[SessionEvidence], SessionEvidence]:
@@ -116,7 +97,7 @@ def test_whoever_ends_tls_before_a_genuine_enclave_gets_no_prompt(
     told = [observed.refusal(site.infer(middle.url, "--allow-simulated", code=5)["error"])]
     middle.forge = reading(its_own_key_in_the_claims(middle))
     told.append(observed.refusal(site.infer(middle.url, "--allow-simulated", code=5)["error"]))
-    middle.connect, middle.forge = colleague(site.world, "mallory"), lambda body: body
+    middle.connect, middle.forge = site.world.add_consumer("mallory").connect, lambda body: body
     told.append(observed.refusal(site.infer(middle.url, "--allow-simulated", code=5)["error"]))
     assert told == [
         "evidence_not_genuine: binding_tls_spki",
@@ -187,8 +168,8 @@ def test_a_consumer_is_not_talked_into_a_simulated_tee(
 ) -> None:
     """A real simulated enclave, its evidence under other labels, and every variable that might loosen something."""
     url = f"https://127.0.0.1:{site.world.enclave_port}"
-    strict = consumer_file(
-        site.world, "strict.json", msgspec.structs.replace(development_policy(), allow_simulated=False)
+    strict = site.world.consumer_file(
+        "strict.json", msgspec.structs.replace(development_policy(), allow_simulated=False)
     )
     for name in LOOSE:
         monkeypatch.setenv(name, "1")
@@ -221,9 +202,7 @@ def test_whoever_listens_to_all_connections_reads_nothing(site: Site, observed: 
         world.operator,
         custodian=msgspec.structs.replace(world.operator.custodian, url=f"https://127.0.0.1:{site.custodian.port}"),
     )
-    path = world.directory / "tapped.json"
-    path.touch(mode=0o600)
-    path.write_bytes(encode(operator))
+    path = world.private("tapped.json", operator)
     aigovtool("usage", operator=path)
     answer = site.infer(f"https://127.0.0.1:{site.enclave.port}", "--allow-simulated", "--request-id", REQUEST_ID)
     tapped = [*site.custodian.connections, *site.enclave.connections]

@@ -7,27 +7,21 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.attacks.deployments import Deployment, deployed
 from tests.e2e.commandline import aigovtool
-from tests.e2e.model import digits_model
-from tests.e2e.world import World
 from tests.observations import Observed
 
 from aigovtool.codec import decode, encode
-from aigovtool.ledger.policy import Dial, default_policy
 from aigovtool.protocol.party import OperatorFile
 
 WORDS = "pelican under seven bridges"
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """A custodian with one operator; no enclave is needed."""
-    made = World(tmp_path_factory.mktemp("stolen"))
-    try:
-        made.prepare(digits_model(), default_policy(Dial.BALANCED))
+    with deployed(tmp_path_factory.mktemp("stolen"), budget=0, enclave=False) as made:
         yield made
-    finally:
-        made.close()
 
 
 def private(path: Path, content: bytes) -> Path:
@@ -43,7 +37,7 @@ def problem(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
 
 @pytest.mark.attack(42)
 def test_a_protected_file_alone_orders_nothing(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, observed: Observed
+    world: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, observed: Observed
 ) -> None:
     """Without the passphrase, and with a wrong one; with the right one it is an operator's file as before."""
     file = private(tmp_path / "alice.json", encode(world.operator))
@@ -63,7 +57,9 @@ def test_a_protected_file_alone_orders_nothing(
 
 
 @pytest.mark.attack(42)
-def test_a_revoked_operator_orders_nothing_from_that_moment(world: World, tmp_path: Path, observed: Observed) -> None:
+def test_a_revoked_operator_orders_nothing_from_that_moment(
+    world: Deployment, tmp_path: Path, observed: Observed
+) -> None:
     """Also on a connection that the thief has open already; each attempt is a line in the log."""
     alice, bob = private(tmp_path / "alice.json", encode(world.operator)), tmp_path / "bob.json"
     aigovtool("operator", "add", "bob", "-o", bob, operator=alice)

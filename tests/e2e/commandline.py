@@ -1,10 +1,12 @@
 """The command line as a user runs it: a process of its own, and a custodian that it serves."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.e2e.world import wait_for
 from tests.product_process import environment
@@ -18,6 +20,16 @@ def aigovtool(*arguments: object, operator: Path | None = None, code: int = 0) -
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done
+
+
+def exported(operator: Path, folder: Path, kind: str) -> list[dict[str, Any]]:
+    """Return the entries of one kind from the whole log as it is exported, after it was verified offline."""
+    number = len(list(folder.glob("log*.jsonl")))
+    out = folder / f"log{number}.jsonl"
+    aigovtool("audit", "export", "-o", out, operator=operator)
+    aigovtool("audit", "verify", out, operator=operator)
+    bodies = [json.loads(line)["entry"]["body"] for line in out.read_text(encoding="utf-8").splitlines()[1:]]
+    return [body for body in bodies if body["kind"] == kind]
 
 
 @contextmanager

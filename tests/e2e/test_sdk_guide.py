@@ -6,11 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.e2e.world import BORROWER, CONSUMER, MakeWorld, World
-
-from aigovtool.codec import encode
-from aigovtool.protocol.party import ConsumerFile
-from aigovtool.testing.simulated_tee.wiring import development_policy
+from tests.e2e.party_files import consumer_file
+from tests.e2e.world import MakeWorld
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "sdk.md"
 
@@ -20,25 +17,10 @@ def program() -> str:
     return str(found)
 
 
-def consumer_file(world: World) -> bytes:
-    return encode(
-        ConsumerFile(
-            consumer=CONSUMER,
-            borrower=BORROWER,
-            custodian=world.operator.custodian,
-            certificate=world.consumer_certificate,
-            key=world.consumer_key.to_secret().reveal(),
-            policy=development_policy(),
-        )
-    )
-
-
 def test_the_program_of_the_guide_gets_an_answer(make_world: MakeWorld) -> None:
     """Only the port is another; it prints the model, a label and what is left, and saves the receipt."""
     world = make_world(budget=5)
-    file = world.directory / "ward7.json"
-    file.write_bytes(consumer_file(world))
-    file.chmod(0o600)
+    consumer_file(world)
     text = program()
     assert "127.0.0.1:8443" in text
     ran = subprocess.run(
