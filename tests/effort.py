@@ -3,13 +3,13 @@
 import os
 from typing import Final
 
-#: Set to 1 by `python -m assurance --only attacks`, and by whoever wants the long form.
-_LONG: Final = "AIGOVTOOL_TESTS_LONG"
+#: Set to 1 by the campaigns that play marked tests, and by whoever wants the long form.
+LONG: Final = "AIGOVTOOL_TESTS_LONG"
 
 
 def is_long() -> bool:
     """Return whether the long form is played."""
-    return os.environ.get(_LONG, "0") == "1"
+    return os.environ.get(LONG, "0") == "1"
 
 
 def effort(suite: int, *, campaign: int) -> int:

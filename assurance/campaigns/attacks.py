@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.effort import LONG
+
 from assurance.attacks import catalogue
 from assurance.attacks.attack import Attack
 from assurance.attacks.verdict import Played, failures, faults, read_record, seen
@@ -20,10 +22,13 @@ from assurance.table import Table
 
 #: The product's processes are played as they are, and without everything that Python may leave out (`-OO`).
 OPTIMIZED: Final = "AIGOVTOOL_TESTS_OPTIMIZE"
-#: Tests that have a long form play it here (tests/effort.py).
-LONG: Final = "AIGOVTOOL_TESTS_LONG"
 _LEVELS: Final = ("0", "2")
 _HEAD: Final = ["", "Tried", "What happens instead", "How", "Seen", "Audit log", "Tests", "Result"]
+
+
+def surroundings(optimize: str) -> dict[str, str]:
+    """Return the environment of a round: how the product's processes are played, and that tests try all they can."""
+    return {**os.environ, OPTIMIZED: optimize, LONG: "1"}
 
 
 def play(mark: str, optimize: str) -> list[Played]:
@@ -38,7 +43,7 @@ def play(mark: str, optimize: str) -> list[Played]:
         done = subprocess.run(
             [*command, "-m", mark, "--record", str(path)],
             cwd=ROOT,
-            env={**os.environ, OPTIMIZED: optimize, LONG: "1"},
+            env=surroundings(optimize),
             capture_output=True,
             text=True,
             check=False,

@@ -13,12 +13,14 @@ from assurance.attacks.attack import Attack, Fault
 from assurance.attacks.catalogue import ATTACKS, FAULTS
 from assurance.attacks.recorder import MAX_FAILURE_CHARS
 from assurance.attacks.verdict import Played, faults, read_record
-from assurance.campaigns.attacks import Trials, play
+from assurance.campaigns.attacks import Trials, play, surroundings
 from assurance.catalogue import campaign_named
 from assurance.code_digest import ROOT
 from assurance.figures import NOTHING
 from assurance.machine import this_machine
 from assurance.state import Record, keep, load_state
+from tests import product_process
+from tests.effort import LONG, effort
 
 REPLAY = Attack(
     1, "again", "refused", "sent twice", ("evidence_not_genuine: nonce_replayed",), ("attestation_refused",)
@@ -151,6 +153,16 @@ def test_left_out():
 def test_another():
     pass
 """
+
+
+def test_a_round_plays_the_long_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the suite tries some hundred times is tried as often as the table says."""
+    monkeypatch.delenv(LONG, raising=False)
+    assert effort(100, campaign=1_000) == 100
+    for name, value in surroundings("2").items():
+        monkeypatch.setenv(name, value)
+    assert effort(100, campaign=1_000) == 1_000
+    assert product_process.environment()["PYTHONOPTIMIZE"] == "2"
 
 
 def test_without_a_record_a_round_is_no_round(monkeypatch: pytest.MonkeyPatch) -> None:
