@@ -33,6 +33,8 @@ EVENTS = {
     "custodian": {"serving on", "turned_away"},
     "enclave": {"SIMULATED TEE:", f"serving {MODEL}", "turned_away", "instance_ended"},
 }
+#: What there are lines about where the machine gives less than a server needs.
+OF_THE_MACHINE = {"memory_not_locked", "few_open_files"}
 
 
 @dataclass
@@ -100,9 +102,8 @@ def parsed(lines: list[str]) -> list[dict[str, Any]]:
 def test_every_line_is_an_event_and_none_is_forged(told: Told, name: str, observed: Observed) -> None:
     """Each line parses, is one of the few events that there were, is short, and has nothing that was sent."""
     lines = parsed(told.lines[name])
-    assert {next((one for one in EVENTS[name] if line["event"].startswith(one)), line["event"]) for line in lines} == (
-        EVENTS[name]
-    )
+    about = {next((one for one in EVENTS[name] if line["event"].startswith(one)), line["event"]) for line in lines}
+    assert about - OF_THE_MACHINE == EVENTS[name]
     written = "\n".join(told.lines[name])
     assert MARK not in written
     assert all(character.isprintable() for line in told.lines[name] for character in line)

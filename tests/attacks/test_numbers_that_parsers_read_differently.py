@@ -18,7 +18,7 @@ from aigovtool.codec import encode
 from aigovtool.crypto.sign import Envelope, Signature, SigningKey, payload_type, pre_authentication_encoding
 from aigovtool.ids import MessageId
 from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window
-from aigovtool.ledger.entry import PartyRole
+from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.policy import Dial, default_policy
 from aigovtool.ledger.units import Dimension
 from aigovtool.protocol import commands
@@ -205,6 +205,7 @@ def acts(world: Deployment) -> list[Any]:
                 not_after_ms=time.time_ns() // 1_000_000 + 10**9,
             )
         ),
+        commands.Resume(target=StopTarget.ALL, value="", reason="r", epoch=7),
         commands.DecideAsk(ask_id=MessageId(secrets.token_hex(16)), approve=True, units=7, reason="r"),
         commands.SettleGap(
             checkpoint="",
