@@ -13,6 +13,7 @@ from tests.attacks.laborious import asked, given, laborious_model
 from tests.attacks.memory import forget_peak, peak_mib, resident_mib
 from tests.attacks.refusals import refusal_of
 from tests.e2e.world import MODEL, Answer, Connection
+from tests.effort import effort
 from tests.observations import Observed
 
 from aigovtool.ledger.budget import Scope, Window
@@ -22,6 +23,8 @@ from aigovtool.protocol import commands
 
 #: A run may compute for so long under the terms of this deployment.
 CAP_MS = 1_000
+#: So many runs without an end are asked for at once: an engine has two threads.
+RUNS = effort(5, campaign=8)
 ONE = struct.pack("<f", 1.0)
 #: The refusals below leave no more than this in the enclave: bodies of 8 MiB of JSON are read before they are judged.
 MOST_MIB = 64
@@ -188,7 +191,7 @@ def test_binary_data_may_lie_at_any_address(link: Connection) -> None:
 def test_slow_inputs_end_at_the_limit_and_keep_nobody_waiting(world: Deployment, observed: Observed) -> None:
     """Days of work end at the limit of the terms, uncharged; others are answered within it, however many there are."""
     eve = world.add_consumer("eve")
-    links = [eve.connect() for _ in range(8)]
+    links = [eve.connect() for _ in range(RUNS)]
     mine = world.connect()
     assert ask(mine, ONE).status == 200
 
@@ -205,7 +208,7 @@ def test_slow_inputs_end_at_the_limit_and_keep_nobody_waiting(world: Deployment,
             waits.append(time.monotonic() - begun)
     refused = [observed.refusal(refusal_of(one.result()[1], 504)) for one in running]
     assert set(refused) == {"deadline_exceeded: compute_limit"}
-    assert len(waits) > 50
+    assert len(waits) > 6 * RUNS
     p99 = sorted(waits)[int(len(waits) * 0.99)]
     assert p99 < CAP_MS / 1000
     observed.figure("ms that others waited (p99)", round(p99 * 1000, 1))
