@@ -74,7 +74,8 @@ FAULTS: tuple[Fault, ...] = (
         refusals=(
             "too_large: too_many_elements",
             "too_large: body_too_large",
-            "engine_failed: run_failed",
+            "engine_failed: out_of_memory",
+            "invalid_value: model_refused_input",
         ),
     ),
     Fault(

@@ -77,21 +77,24 @@ ATTACKS: tuple[Attack, ...] = (
             "too_large: body_too_large",
             "invalid_value: bad_shape",
             "malformed: integer_too_large",
-            "engine_failed: run_failed",
+            "engine_failed: out_of_memory",
+            "invalid_value: model_refused_input",
         ),
     ),
     Attack(
         29,
         name="Inputs that are slow or have no meaning: NaN, infinities, denormals",
-        answer="Numbers without a meaning are numbers like others, and a denormal is zero. Work without an end is "
-        "ended at the limit of the model's terms, uncharged, and others are answered meanwhile.",
-        tried="NaN, infinities, signed zeros and denormals in binary and JSON; data of another type, length or "
-        "address; eight runs of a consumer that would take days, while another asks: whose 99th percentile "
-        "stays below the limit of one run.",
+        answer="Numbers without a meaning are numbers like others, or refused where the model's terms say so; a "
+        "denormal is zero. Work without an end is ended at the limit of the terms, uncharged, and others are answered "
+        "meanwhile.",
+        tried="NaN, infinities, signed zeros and denormals in binary and JSON, also while terms change; data of "
+        "another type, length or address; eight runs of a consumer that would take days, while another asks: whose "
+        "99th percentile stays below the limit of one run; runs of a model that meters no time.",
         refusals=(
             "deadline_exceeded: compute_limit",
             "invalid_value: wrong_datatype",
             "invalid_value: wrong_length",
+            "invalid_value: not_finite",
             "malformed: not_finite",
             "malformed: not_json",
         ),

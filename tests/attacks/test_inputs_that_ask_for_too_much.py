@@ -131,14 +131,22 @@ def announced(link: Connection, length: str) -> dict[str, object]:
 @pytest.mark.attack(28)
 @pytest.mark.fault(37)
 @pytest.mark.parametrize(
-    "s", [(1 << 33,), (1 << 20, 1 << 20), (1 << 62, 4), (65_536,) * 4, (-1,), (1 << 31, 1 << 31, 4)]
+    ("told", "s"),
+    [
+        ("engine_failed: out_of_memory", (1 << 33,)),
+        ("engine_failed: out_of_memory", (1 << 20, 1 << 20)),
+        *(
+            ("invalid_value: model_refused_input", s)
+            for s in ((1 << 62, 4), (65_536,) * 4, (-1,), (1 << 31, 1 << 31, 4))
+        ),
+    ],
 )
 def test_what_a_run_would_allocate_is_bounded(
-    world: Deployment, link: Connection, s: tuple[int, ...], observed: Observed
+    told: str, world: Deployment, link: Connection, s: tuple[int, ...], observed: Observed
 ) -> None:
     """Eight bytes of input that ask for terabytes cost the run, which is charged nothing, and not the engine."""
     engine, before = world.engine_pid(), left(ask(link, ONE))
-    observed.refusal(refusal_of(ask(link, ONE, s=s), 500))
+    assert observed.refusal(refusal_of(ask(link, ONE, s=s), 422, 500)) == told
     assert world.engine_pid() == engine
     assert left(ask(link, ONE)) == before - 1
 

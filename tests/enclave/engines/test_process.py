@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -195,6 +196,25 @@ async def test_a_late_answer_is_an_error_in_time(kit: Any, double: Any) -> None:
         await process.run(model, [kit.fp32("t", [1.0])], [], 1, consumer=ANN)
     assert caught.value.reason == "engine_overdue"
     await process.kill_and_wait()
+
+
+async def test_a_run_with_a_limit_is_late_by_that_and_the_child_stuck_by_its_deadline(
+    kit: Any, double: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller is told soon that an operator outlasts the limit; the child is not ended sooner for it."""
+    monkeypatch.setattr("aigovtool.enclave.engines.process.OVERDUE_MS", 0)
+    monkeypatch.setattr("aigovtool.enclave.engines.process.STUCK_MS", 0)
+    monkeypatch.setattr("aigovtool.enclave.engines.lanes.MIDDLE_MS", 100)
+    loaded = "encode_frame(Loaded(1, (T,), (T,)))"
+    process = await _begin(_speaker("HELLO", "READ", loaded))
+    model, began = await double.load(process), time.monotonic()
+    with pytest.raises(DeadlineError) as caught:
+        await process.run(model, [kit.fp32("t", [1.0])], [], 4_000, 200, consumer=ANN)
+    assert caught.value.reason == "engine_overdue"
+    assert time.monotonic() - began < 4.0  # 0.2 s, and slack for the machine
+    assert not process.died.is_set()
+    await process.died.wait()
+    assert time.monotonic() - began >= 4.0
 
 
 def test_the_child_dies_with_its_parent(slow: Any) -> None:

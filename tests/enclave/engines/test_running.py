@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from aigovtool.enclave.engines import onnx
 from aigovtool.enclave.engines.lanes import Lane
 from aigovtool.enclave.engines.pending import Shares
 from aigovtool.enclave.engines.process import EngineConfig, EngineProcess
 from aigovtool.enclave.engines.scheduling import LEAST_AHEAD
 from aigovtool.errors import (
+    AIGovToolError,
     DeadlineError,
     EngineError,
     InvalidValueError,
@@ -110,10 +112,45 @@ async def test_a_failure_does_not_quote_the_input(kit: Any, process: EngineProce
     )
     model = await sealed.load(process)
     index = Tensor("index", Datatype.INT64, (1,), struct.pack("<q", 987654321))
-    with pytest.raises(EngineError) as caught:
+    with pytest.raises(InvalidValueError) as caught:
         await process.run(model, [index], [], SECOND_MS, consumer=ANN)
-    assert caught.value.reason == "run_failed"
+    assert (caught.value.reason, caught.value.status) == ("model_refused_input", 422)
     assert "987654321" not in caught.value.message
+
+
+REFUSED = "model_refused_input"
+FAILING = [
+    (helper.make_node("Reshape", ["x", "s"], ["y"]), [4], InvalidValueError, REFUSED),
+    (helper.make_node("Expand", ["x", "s"], ["y"]), [2], InvalidValueError, REFUSED),
+    (helper.make_node("ConstantOfShape", ["s"], ["y"]), [1 << 62, 8], InvalidValueError, REFUSED),
+    (helper.make_node("ConstantOfShape", ["s"], ["y"]), [1 << 44], EngineError, "out_of_memory"),
+]
+
+
+async def test_whose_fault_a_failed_run_is(kit: Any, process: EngineProcess, tmp_path: Path) -> None:
+    """The library has one status code for most of it: what is not for lack of memory is for what was given."""
+    specs = [kit.spec("x", [3]), kit.spec("s", ["k"], ManifestDatatype.INT64)]
+    x = Tensor("x", Datatype.FP32, (3,), bytes(12))
+    for number, (node, given, error, reason) in enumerate(FAILING):
+        graph = kit.model_bytes(
+            [node, helper.make_node("Identity", ["x"], ["z"])],
+            [kit.value("x", [3]), kit.value("s", ["k"], TensorProto.INT64)],
+            [kit.value("y", None), kit.value("z", [3])],
+        )
+        outputs = [kit.spec("y", None), kit.spec("z", [3])]
+        model = await kit.seal(tmp_path / f"{number}", [("model.onnx", graph)], specs, outputs).load(process)
+        s = Tensor("s", Datatype.INT64, (len(given),), struct.pack(f"<{len(given)}q", *given))
+        with pytest.raises(error) as caught:
+            await process.run(model, [x, s], [], MINUTE_MS, consumer=ANN)
+        assert isinstance(caught.value, AIGovToolError)
+        assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("kind", ["EPFail", "NotImplemented", "ModelRequiresCompilation", "ValueError"])
+def test_what_the_library_says_of_nothing_that_was_given_is_our_fault(kind: str) -> None:
+    """Its other status codes, and errors of other classes."""
+    error = onnx._refused(type(kind, (Exception,), {})("input 987"))
+    assert (type(error), error.reason, "987" in error.message) == (EngineError, "run_failed", False)
 
 
 async def test_strings_go_through(kit: Any, process: EngineProcess, tmp_path: Path) -> None:

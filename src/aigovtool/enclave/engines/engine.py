@@ -55,7 +55,7 @@ class LoadedEngine(Protocol):
         Raises:
             DeadlineError: the deadline came first.
             EngineError: the engine failed; its words are not repeated, because they may quote the input.
-            InvalidValueError: an input's data cannot be used (`not_utf8`).
+            InvalidValueError: an input's data cannot be used (`not_utf8`, `model_refused_input`).
         """
         ...
 

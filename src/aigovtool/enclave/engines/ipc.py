@@ -132,7 +132,7 @@ class Limit(_Record, frozen=True):
 class Run(_Record, frozen=True, tag="run"):
     """Run a model until `deadline_ns` (CLOCK_MONOTONIC, which both processes share), or for `compute_ms` (0: as long).
 
-    No outputs means all. `limits` are of outputs of which only a part may leave.
+    No outputs means all. `limits` are of outputs of which only a part may leave. `finite`: inputs are numbers only.
     """
 
     id: _Id
@@ -142,6 +142,7 @@ class Run(_Record, frozen=True, tag="run"):
     outputs: Annotated[tuple[_Name, ...], Meta(max_length=MAX_TENSORS)]
     compute_ms: Annotated[int, Meta(ge=0)] = 0
     limits: Annotated[tuple[Limit, ...], Meta(max_length=MAX_TENSORS)] = ()
+    finite: bool = False
 
 
 class Answered(_Record, frozen=True, tag="answered"):

@@ -53,6 +53,15 @@ def is_short(compute_ms: int) -> bool:
     return 0 < compute_ms <= SHORT_MS
 
 
+def patience_ms(compute_ms: int) -> int:
+    """Return how long a try of a run with this limit has, from when it is sent; 0 for until the request's deadline.
+
+    Whichever try it is: what has not ended by then is at an operator that alone takes longer than the run may. It may
+    have waited for other short tries in the child, which takes less than a second.
+    """
+    return max(compute_ms, MIDDLE_MS) if compute_ms else 0
+
+
 def threads(workers: int) -> int:
     """Return how many threads the child has: the readers, one for each longer run, and one for a load."""
     return workers + (workers + BEYOND) + 1

@@ -7,7 +7,9 @@ Rules:
 2. Only the CPU provider, no library of custom operators, no optimized model on disk, no profile, no log below
    "error"; external data only from the package's own files. Only ONNX: the library also reads a format of its own,
    which it trusts to have been checked when it was written.
-3. A failure is reported by its kind, never in the library's words: they may quote an input or the graph.
+3. A failure is reported by its kind, never in the library's words: they may quote an input or the graph. A model that
+   was loaded fails because of what it is given, unless there was no memory, for which others may be the reason, or the
+   library says something else than it says of inputs.
 4. The session is compared with the manifest: same names, datatypes, ranks and fixed dimensions.
 5. A deadline is enforced by `Watchdog`, which ends the run between two operators. A single operator that runs
    for long cannot be ended from inside; the parent kills the child for that.
@@ -33,6 +35,7 @@ from aigovtool.enclave.engines.engine import PlainModel
 from aigovtool.enclave.engines.interface import ModelInterface, check_output
 from aigovtool.enclave.engines.watchdog import Watchdog
 from aigovtool.errors import (
+    AIGovToolError,
     ConfigurationError,
     DeadlineError,
     EngineError,
@@ -84,6 +87,11 @@ _ONNX_TYPES: Final = {
     "tensor(double)": Datatype.FP64,
     "tensor(string)": Datatype.BYTES,
 }
+
+# Status codes of operators that check what they are given: of one failure they use the one or the other.
+_OF_INPUTS: Final = frozenset({"Fail", "InvalidArgument", "RuntimeException"})
+# What its allocators say; the status code is that of any failure.
+_NO_MEMORY: Final = ("Failed to allocate memory", "bad_alloc", "bad allocation")
 
 # Identity on FP32 [n], ONNX IR 8, opset 13: what `warm_up` runs.
 _IDENTITY: Final = (
@@ -163,12 +171,26 @@ class OnnxModel:
         except Exception as error:  # noqa: BLE001 - see OnnxEngine.warm_up
             if guard.expired or time.monotonic_ns() >= deadline_ns:
                 raise DeadlineError("the run was ended at its deadline") from None
-            raise EngineError(f"ONNX Runtime failed on this request ({_kind(error)})", reason="run_failed") from None
+            raise _refused(error) from None
         finally:
             guard.release()
         if guard.expired:  # it is told between operators only: the last one may end late, and in order
             raise DeadlineError("the run was ended at its deadline")
         return _to_tensors([self._outputs[name] for name in names], results)
+
+
+def _refused(error: Exception) -> AIGovToolError:
+    """Return whose fault it is that a run failed, as far as it can be told."""
+    kind, words = _kind(error), str(error)
+    if any(sign in words for sign in _NO_MEMORY):
+        return EngineError("the engine has no memory for this run", reason="out_of_memory")
+    if kind in _OF_INPUTS:
+        return InvalidValueError(
+            f"the model cannot be run on these inputs ({kind})",
+            reason="model_refused_input",
+            fix="compare values and shapes with what the model's owner says of them",
+        )
+    return EngineError(f"ONNX Runtime failed on this request ({kind})", reason="run_failed")
 
 
 def _kind(error: Exception) -> str:

@@ -9,8 +9,8 @@ Rules:
    against the model's interface.
 4. Whatever happens to it, every pending call ends, with `EngineError` and reason `engine_died`.
 5. `kill_and_wait` returns when the kernel says that the process is gone, and with it all of its memory.
-6. Each run has a deadline in the child. If the child does not keep it, the caller is answered `OVERDUE_MS` later
-   all the same, and a child that is stuck `STUCK_MS` later is killed.
+6. Each run has a deadline in the child, and may have a shorter time of its own. If the child does not keep it, the
+   caller is answered `OVERDUE_MS` later all the same; a child that is stuck `STUCK_MS` after the deadline is killed.
 7. A consumer has at most a share of the child, until it has answered (`pending`), and its turns among others
    (`scheduling`). A run that is not done in the time of one try is begun anew, until it is or its own time is over.
 8. A large answer is looked at in a thread, in the consumer's turn.
@@ -29,6 +29,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, NamedTuple, TypeVar
+
+import msgspec
 
 from aigovtool.enclave.engines.interface import ModelInterface, check_answer, check_inputs, check_outputs
 from aigovtool.enclave.engines.ipc import (
@@ -49,6 +51,7 @@ from aigovtool.enclave.engines.ipc import (
     pack_tensors,
     unpack_tensors,
 )
+from aigovtool.enclave.engines.lanes import patience_ms
 from aigovtool.enclave.engines.link import Link
 from aigovtool.enclave.engines.pending import Errand, Pending, Shares
 from aigovtool.enclave.engines.sandbox import ALWAYS_REQUIRED, Layer
@@ -209,6 +212,7 @@ class EngineProcess:
         *,
         consumer: ConsumerId,
         limits: tuple[Limit, ...] = (),
+        finite: bool = False,
     ) -> Ran:
         """Return the named outputs of `model` (all, in its order, when none is named).
 
@@ -220,12 +224,11 @@ class EngineProcess:
             compute_ms: the longest that the engine may work on it; 0 for no other limit than the deadline.
             consumer: whose share of the engine it takes.
             limits: what may leave of outputs of which not everything does.
+            finite: whether inputs that hold NaN or an infinity are refused.
 
         Raises:
-            InvalidValueError: inputs or outputs do not fit the model; `bad_deadline`.
-            TooLargeError, NotFoundError: `frame_too_large`; `not_loaded`.
-            DeadlineError: the deadline came first; `engine_overdue` when the child did not even notice;
-                `compute_limit` when it worked for `compute_ms`.
+            InputError: what does not fit the model or a frame; `model_refused_input`; `not_finite`; `not_loaded`.
+            DeadlineError: the deadline came first; `compute_limit`; `engine_overdue` if the child did not even notice.
             OverloadedError: `engine_queue_full`: too much of this consumer is pending, or in all; `too_much_at_once`.
             EngineError: the engine failed; `engine_died`; `bad_answer`, after which it is killed.
         """
@@ -235,7 +238,7 @@ class EngineProcess:
         check_outputs(model.interface, outputs)
         headers, data = pack_tensors(inputs)
         names, deadline_ns = tuple(outputs), time.monotonic_ns() + deadline_ms * 1_000_000
-        wanted = Run(0, model.handle, deadline_ns, headers, names, compute_ms, limits)
+        wanted = Run(0, model.handle, deadline_ns, headers, names, compute_ms, limits, finite)
         place = self._pending.place(consumer, sum(len(part) for part in data))
         try:
             frame, asked_ns = await tried(self._pending, consumer, wanted, place, partial(self._try, data))
@@ -251,15 +254,13 @@ class EngineProcess:
             raise EngineError(error.message, reason="bad_answer") from None
 
     def _try(self, data: Sequence[Buffer], wanted: Run, try_ms: int, errand: Errand) -> Awaitable[Frame]:
-        def message(request: int) -> Run:
-            return Run(request, wanted.model, wanted.deadline_ns, wanted.inputs, wanted.outputs, try_ms, wanted.limits)
+        left_s = (wanted.deadline_ns - time.monotonic_ns()) / 1e9
+        own_s = min(left_s, patience_ms(wanted.compute_ms) / 1000 or left_s)
+        answer = self._send(lambda id_: msgspec.structs.replace(wanted, id=id_, compute_ms=try_ms), data, errand=errand)
+        return self._in_time(answer, own_s, left_s - own_s)
 
-        return self._in_time(self._send(message, data, errand=errand), wanted.deadline_ns)
-
-    async def _in_time(self, answer: asyncio.Future[Frame], deadline_ns: int) -> Frame:
-        timer = self._loop.call_later(
-            (deadline_ns - time.monotonic_ns()) / 1e9 + OVERDUE_MS / 1000, self._overdue, answer
-        )
+    async def _in_time(self, answer: asyncio.Future[Frame], own_s: float, rest_s: float) -> Frame:
+        timer = self._loop.call_later(own_s + OVERDUE_MS / 1000, self._overdue, answer, rest_s)
         try:
             return await answer
         finally:
@@ -348,12 +349,10 @@ class EngineProcess:
         self._condemn("it answered something else")
         raise self._died_error()
 
-    def _overdue(self, future: asyncio.Future[Frame]) -> None:
+    def _overdue(self, future: asyncio.Future[Frame], rest_s: float) -> None:
         if not future.done():
-            future.set_exception(
-                DeadlineError("the engine did not end the run at its deadline", reason="engine_overdue")
-            )
-            self._loop.call_later(STUCK_MS / 1000, self._condemn_if_pending, future)
+            future.set_exception(DeadlineError("the engine did not end the run in time", reason="engine_overdue"))
+            self._loop.call_later(rest_s + STUCK_MS / 1000, self._condemn_if_pending, future)
 
     def _condemn_if_pending(self, future: asyncio.Future[Frame]) -> None:
         if self._pending.waits_for(future):

@@ -22,6 +22,7 @@ from aigovtool.crypto.aead import (
 from aigovtool.crypto.sign import Envelope, SigningKey, open_envelope, seal
 from aigovtool.crypto.wrap import WrapKey, wrap
 from aigovtool.enclave.engines.engine import Engine
+from aigovtool.enclave.engines.finite import require_finite
 from aigovtool.enclave.engines.ipc import Limit
 from aigovtool.enclave.engines.limiting import limited
 from aigovtool.errors import AIGovToolError
@@ -44,7 +45,7 @@ def rehearse(engine: Engine) -> None:
     _rehearse_unwrapping()
     _rehearse_signatures()
     _rehearse_decryption()
-    _rehearse_limits()
+    _rehearse_terms()
 
 
 def _rehearse_unwrapping() -> None:
@@ -75,8 +76,10 @@ def _rehearse_decryption() -> None:
         opener.open_into(1, sealed, plain, last=True)
 
 
-def _rehearse_limits() -> None:
+def _rehearse_terms() -> None:
     for datatype in (Datatype.FP16, Datatype.FP32, Datatype.FP64):
         for lowest in (False, True):
             limit = Limit("y", top_k=1, lowest=lowest, decimals=1)
-            limited([Tensor("y", datatype, (1, 2), bytes(2 * datatype.size_bytes))], [limit], _FOR_EVER)
+            tensor = Tensor("y", datatype, (1, 2), bytes(2 * datatype.size_bytes))
+            limited([tensor], [limit], _FOR_EVER)
+            require_finite([tensor], _FOR_EVER)

@@ -29,6 +29,7 @@ from aigovtool.crypto.wrap import WrapKey
 from aigovtool.enclave.engines import sandbox
 from aigovtool.enclave.engines.channel import Channel
 from aigovtool.enclave.engines.engine import Engine, LoadedEngine
+from aigovtool.enclave.engines.finite import require_finite
 from aigovtool.enclave.engines.ipc import (
     Answered,
     Frame,
@@ -143,11 +144,13 @@ class Worker:
         if begun_ns >= message.deadline_ns:
             raise DeadlineError("the deadline passed while the request waited for the engine")
         limit_ns = begun_ns + message.compute_ms * 1_000_000 if message.compute_ms else message.deadline_ns
-        inputs = unpack_tensors(message.inputs, payload)
+        inputs, ends_ns = unpack_tensors(message.inputs, payload), min(limit_ns, message.deadline_ns)
         try:
-            results = model.run(inputs, message.outputs, min(limit_ns, message.deadline_ns))
+            if message.finite:
+                require_finite(inputs, ends_ns)
+            results = model.run(inputs, message.outputs, ends_ns)
             if message.limits:
-                results = limited(results, message.limits, min(limit_ns, message.deadline_ns))
+                results = limited(results, message.limits, ends_ns)
         except DeadlineError:
             if limit_ns >= message.deadline_ns:
                 raise
