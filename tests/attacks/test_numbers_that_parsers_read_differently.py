@@ -190,6 +190,7 @@ def acts(world: Deployment) -> list[Any]:
     measures = ("inferences", "input_tokens", "output_tokens", "cached_tokens", "compute_ms")
     policy = json.loads(encode(default_policy(Dial.BALANCED, ttl_ms=3_000))) | {
         "request_max": dict.fromkeys(measures, 0),
+        "max_run_ms": 100,
         "answers": {"outputs": [{"name": "y", "decimals": 2, "top_k": 1}], "pad_bytes": 1024},
     }
     key = SigningKey.generate().public.raw

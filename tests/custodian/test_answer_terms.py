@@ -11,10 +11,11 @@ from aigovtool.errors import ConflictError, InvalidValueError
 from aigovtool.ids import ModelId
 from aigovtool.ledger.answers import AnswerTerms, Fill, OutputRule
 from aigovtool.ledger.entry import ModelTermsSet, PartyRole
-from aigovtool.ledger.policy import ServingPolicy
+from aigovtool.ledger.inputs import InputTerms
+from aigovtool.ledger.policy import Dial, ServingPolicy, default_policy
 from aigovtool.limits import MAX_ROOMS_PER_ANSWER
 from aigovtool.protocol import commands as acts
-from aigovtool.protocol.messages import ModelAnswers
+from aigovtool.protocol.messages import terms_of
 from aigovtool.protocol.release import MAX_MODELS
 
 LARGEST = AnswerTerms(outputs=(OutputRule(name="y", top_k=1),))
@@ -28,12 +29,24 @@ def terms(bench: Bench, answers: AnswerTerms | None, version: int) -> acts.SetMo
 
 async def test_each_renewal_tells_the_terms_in_force(admitted: Enclave, lent: Bench) -> None:
     """From the next answer on, whether the renewal wants anything or not; nothing where nothing is restricted."""
-    assert (await admitted.renew()).terms == ()
-    for version, answers in enumerate([LARGEST, ROUNDED], 2):
+    assert [told.answers for told in (await admitted.renew()).terms] == [None]
+    for version, answers in enumerate([LARGEST, ROUNDED, None], 2):
         await lent.command(terms(lent, answers, version))
-        assert (await admitted.renew()).terms == (ModelAnswers(model=MODEL, answers=answers),)
-    await lent.command(terms(lent, None, 4))
-    assert (await admitted.renew()).terms == ()
+        assert [told.answers for told in (await admitted.renew()).terms] == [answers]
+
+
+async def test_each_renewal_tells_all_that_an_enclave_acts_on(admitted: Enclave, lent: Bench) -> None:
+    """Silence, ttl, limits of a request and of its inputs: of the policy in force, whole each time."""
+    assert (await admitted.renew()).terms == (terms_of(MODEL, lent.policy),)
+    policy: ServingPolicy = msgspec.structs.replace(
+        lent.policy, version=2, ttl_ms=5_000, wipe_after_ms=7_000, max_run_ms=2_000, inputs=InputTerms(finite=True)
+    )
+    await lent.command(acts.SetModelTerms(model=MODEL, policy=policy, borrowers=[BORROWER]))
+    answer = await admitted.renew()
+    assert (answer.terms, answer.ttl_ms) == ((terms_of(MODEL, policy),), 5_000)
+    (told,) = answer.terms
+    assert (told.ttl_ms, told.wipe_after_ms, told.max_run_ms) == (5_000, 7_000, 2_000)
+    assert told.inputs == InputTerms(finite=True)
 
 
 async def test_an_answer_that_is_given_again_tells_the_terms_of_its_time(admitted: Enclave, lent: Bench) -> None:
@@ -103,8 +116,9 @@ async def test_letting_more_leave_takes_two_operators_where_there_are_two(lent: 
 def test_beside_terms_there_is_less_room_for_other_things() -> None:
     """What they take, of 64 models with as much as terms may say, is taken from the rooms of paths."""
     many = tuple(OutputRule(name=f"{number:02}{'n' * 20}", hide=True) for number in range(20))
-    one = ModelAnswers(model=ModelId("m" * 63), answers=AnswerTerms(outputs=many))
-    assert renewal._most_paths(()) == MAX_ROOMS_PER_ANSWER
+    policy: ServingPolicy = msgspec.structs.replace(default_policy(Dial.BALANCED), answers=AnswerTerms(outputs=many))
+    one, plain = (terms_of(ModelId("m" * 63), each) for each in (policy, default_policy(Dial.BALANCED)))
+    assert renewal._most_paths((plain,)) == MAX_ROOMS_PER_ANSWER - 1
     assert renewal._most_paths((one,)) == MAX_ROOMS_PER_ANSWER - 3
     everything = (one,) * MAX_MODELS
     assert 0 < renewal._most_paths(everything) <= MAX_ROOMS_PER_ANSWER - len(encode(everything)) // 400

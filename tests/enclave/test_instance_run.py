@@ -136,7 +136,7 @@ async def test_an_event_in_the_same_moment_does_not_keep_the_heartbeat_alive(ser
 async def test_a_renewal_that_hangs_leaves_time_for_another(site: Site, service: Service) -> None:
     """A connection on which nothing comes is given up after a third of the ttl, and the same bytes are sent again."""
     run, held = service.run, Hold()
-    run._meter._ttl_ms = 1_000
+    run._meter.terms.ttl_ms = 1_000
     site.link.held["/v1/renew"] = held
     renew_now(site, service)
     await held.arrived.wait()

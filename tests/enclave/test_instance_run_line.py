@@ -55,7 +55,8 @@ class Front:
         """Renew once; return the inferences that were asked for."""
         now_ms = self.clock.now_ms()
         renew = self.exchange.renew(now_ms)
-        self.exchange.meter.accept(now_ms, answer(renew, *results))
+        policy = self.exchange.meter.terms[MODEL]
+        self.exchange.meter.accept(now_ms, answer(renew, *results, policy=policy))
         self.run._news()
         return [want.minimum.inferences for want in renew.wants]
 

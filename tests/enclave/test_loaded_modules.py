@@ -59,7 +59,7 @@ OURS = {
     "aigovtool.attestation": {"attester", "binding", "model", "policy", "tee"},
     "aigovtool.attestation.tee": {"supplement"},
     "aigovtool.package": {"manifest"},
-    "aigovtool.ledger": {"answers", "budget", "checkpoint", "entry", "merkle", "policy", "receipt", "units"},
+    "aigovtool.ledger": {"answers", "budget", "checkpoint", "entry", "inputs", "merkle", "policy", "receipt", "units"},
     "aigovtool.crypto": {"aead", "identity", "keyfile", "memory", "secret", "sign", "tlskey", "x509"},
     "aigovtool.enclave": {
         "again",

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from aigovtool.codec import decode, encode
 from aigovtool.errors import InvalidValueError
 from aigovtool.ids import digest_of
+from aigovtool.ledger.inputs import InputTerms
 from aigovtool.ledger.policy import (
     MAX_REQUEST_MS,
     Consequences,
@@ -106,6 +107,8 @@ def test_every_member_of_a_policy_changes_its_digest() -> None:
         msgspec.structs.replace(policy, max_unclosed_percent_per_borrower=51),
         msgspec.structs.replace(policy, max_lease_units=2),
         msgspec.structs.replace(policy, max_attestation_age_ms=1),
+        msgspec.structs.replace(policy, max_run_ms=1),
+        msgspec.structs.replace(policy, inputs=InputTerms(finite=True)),
     ]
     assert len({policy.digest(), *(edit.digest() for edit in edits)}) == 1 + len(edits)
 
@@ -121,6 +124,11 @@ def test_every_member_of_a_policy_changes_its_digest() -> None:
         {"max_lease_units": 0},
         {"required": ["everything"]},
         {"unlimited": True},
+        {"max_run_ms": 0},
+        {"max_run_ms": MAX_REQUEST_MS + 1},
+        {"inputs": {}},
+        {"inputs": {"finite": False}},
+        {"inputs": {"finite": True, "small": True}},
     ],
 )
 def test_a_policy_from_outside_stays_within_its_domain(edit: dict[str, object]) -> None:
@@ -223,6 +231,17 @@ def test_measures_that_make_sense_are_taken(edit: dict[str, object], counts: lis
     policy = decode(encode({**msgspec.to_builtins(default_policy(Dial.STRICT)), **edit}), ServingPolicy)
     assert list(policy.counts) == counts
     assert policy.least == least
+    assert decode(encode(policy), ServingPolicy) == policy
+
+
+@pytest.mark.parametrize(
+    ("compute_ms", "max_run_ms", "limit_ms"),
+    [(None, None, 0), (None, 700, 700), (50, None, 50), (50, 700, 50), (700, 50, 50)],
+)
+def test_a_run_ends_at_the_lesser_limit(compute_ms: int | None, max_run_ms: int | None, limit_ms: int) -> None:
+    """Of what is metered, and of what is not; without either at its request's deadline."""
+    policy = msgspec.structs.replace(default_policy(Dial.STRICT, compute_ms=compute_ms), max_run_ms=max_run_ms)
+    assert policy.run_limit_ms == limit_ms
     assert decode(encode(policy), ServingPolicy) == policy
 
 

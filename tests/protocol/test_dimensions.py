@@ -25,7 +25,7 @@ from aigovtool.ledger.entry import StopTarget
 from aigovtool.ledger.policy import Dial, default_policy
 from aigovtool.ledger.receipt import chain
 from aigovtool.ledger.units import ZERO, Dimension, UnitVector
-from aigovtool.protocol.messages import Deny, DenyCode, Grant, PathRoom
+from aigovtool.protocol.messages import Answer, Deny, DenyCode, Grant, PathRoom, Renew
 from aigovtool.protocol.metering import Meter
 from aigovtool.protocol.reservation import Reservation
 
@@ -48,6 +48,10 @@ def denied(code: DenyCode, short: Dimension, available: UnitVector = ZERO) -> De
     return msgspec.structs.replace(deny(code), available=available, short=short)
 
 
+def answered(renew: Renew, *results: Grant | Deny) -> Answer:
+    return answer(renew, *results, policy=POLICY)
+
+
 def leased(*held: UnitVector) -> Exchange:
     """An instance that meters compute beside inferences, with these leases for Anna, drawn at time 0."""
     meter = Meter(
@@ -55,7 +59,7 @@ def leased(*held: UnitVector) -> Exchange:
     )
     exchange = Exchange(meter)
     renew = exchange.renew(0)
-    meter.accept(0, answer(renew, *(lease(number, each) for number, each in enumerate(held, 1))))
+    meter.accept(0, answered(renew, *(lease(number, each) for number, each in enumerate(held, 1))))
     return exchange
 
 
@@ -122,7 +126,7 @@ def test_a_lease_that_is_enough_for_another_request_is_kept() -> None:
     exchange.meter.post(reserved(exchange, 1), units(1, 41))
     (report,) = exchange.renew(2).reports
     assert not report.final
-    exchange.meter.accept(2, answer(exchange.renew(2)))
+    exchange.meter.accept(2, answered(exchange.renew(2)))
     reserved(exchange, 3)
 
 
@@ -133,9 +137,9 @@ def test_what_is_left_is_told_by_dimension() -> None:
         PathRoom(model=MODEL, consumer=ANNA, dimension=Dimension.INFERENCES, units=70),
         PathRoom(model=MODEL, consumer=ANNA, dimension=COMPUTE, units=900),
     ]
-    exchange.meter.accept(1, msgspec.structs.replace(answer(exchange.renew(1)), rooms=rooms))
+    exchange.meter.accept(1, msgspec.structs.replace(answered(exchange.renew(1)), rooms=rooms))
     assert exchange.meter.remaining(MODEL, ANNA) == units(74, 1_100)
-    exchange.meter.accept(2, msgspec.structs.replace(answer(exchange.renew(2)), rooms=rooms[1:]))
+    exchange.meter.accept(2, msgspec.structs.replace(answered(exchange.renew(2)), rooms=rooms[1:]))
     assert exchange.meter.remaining(MODEL, ANNA) == units(4, 1_100)
 
 
@@ -188,7 +192,7 @@ def test_exhaustion_names_its_dimension_and_asks_for_it() -> None:
     asks = []
     for now_ms in (1, 2, 12_000):
         renew = exchange.renew(now_ms)
-        exchange.meter.accept(now_ms, answer(renew, denied(DenyCode.EXHAUSTED, COMPUTE, units(9, 0))))
+        exchange.meter.accept(now_ms, answered(renew, denied(DenyCode.EXHAUSTED, COMPUTE, units(9, 0))))
         asks.append([want.ask for want in renew.wants])
         with pytest.raises(BudgetExhaustedError) as caught:
             reserve(exchange, now_ms + 1)
@@ -205,7 +209,7 @@ def test_exhaustion_of_another_dimension_is_asked_about_as_well() -> None:
         with suppress(BudgetExhaustedError):
             reserve(exchange, now_ms)
         renew = exchange.renew(now_ms)
-        exchange.meter.accept(now_ms, answer(renew, denied(DenyCode.EXHAUSTED, short, available)))
+        exchange.meter.accept(now_ms, answered(renew, denied(DenyCode.EXHAUSTED, short, available)))
         asks.append([want.ask for want in renew.wants])
 
     for now_ms in (1, 2, 5_000):
@@ -233,7 +237,7 @@ def test_a_unit_of_another_dimension_at_hand_does_not_make_exhaustion_insufficie
     for _ in range(running):
         reserved(exchange, 1)
     assert reserve(exchange, 1, units(1, 70)) is None
-    exchange.meter.accept(1, answer(exchange.renew(1), denied(DenyCode.EXHAUSTED, COMPUTE)))
+    exchange.meter.accept(1, answered(exchange.renew(1), denied(DenyCode.EXHAUSTED, COMPUTE)))
     with pytest.raises(BudgetExhaustedError) as caught:
         reserve(exchange, 2, units(1, 70))
     assert caught.value.reason == reason

@@ -1,17 +1,11 @@
-"""Which outputs leave: held to what a model has, and as the newest answer with authority says."""
+"""Which outputs leave: held to what a model has."""
 
-import msgspec
 import pytest
-from tests.protocol.test_metering import INSTANCE, MODEL, POLICY, answer, stop_state
 
 from aigovtool.errors import ForbiddenError, InvalidValueError
-from aigovtool.ids import KeyId, MessageId, ModelId
 from aigovtool.ledger.answers import AnswerTerms, OutputRule
-from aigovtool.ledger.entry import StopTarget
 from aigovtool.package.manifest import Datatype, TensorSpec
 from aigovtool.protocol.leaving import leaving, require_keepable, wanted
-from aigovtool.protocol.messages import Answer, ModelAnswers
-from aigovtool.protocol.metering import Meter
 
 OUTPUTS = tuple(
     TensorSpec(name=name, datatype=datatype, shape=("n", 2))
@@ -99,39 +93,3 @@ def test_a_request_gets_what_leaves(terms: AnswerTerms | None, names: list[str],
         assert wanted(terms, OUTPUTS, names) == found
     shown = [spec.name for spec in leaving(terms, OUTPUTS)]
     assert shown == [name for name in ("label", "logits", "probabilities") if terms is None or terms.lets(name)]
-
-
-# --- At an instance ------------------------------------------------------------------------------------
-
-
-def meter(terms: AnswerTerms | None) -> Meter:
-    policies = {MODEL: msgspec.structs.replace(POLICY, answers=terms)}
-    return Meter(
-        instance=INSTANCE, custodian=KeyId("c" * 64), policies=policies, stop_state=stop_state(1), admitted_ms=0
-    )
-
-
-def told(made: Meter, number: int, *terms: ModelAnswers, epoch: int = 1) -> Answer:
-    renew = made.renew(number * 1_000, MessageId(f"{number:032x}"))
-    return msgspec.structs.replace(answer(renew, epoch=epoch), terms=terms)
-
-
-def test_each_answer_says_what_leaves_from_then_on() -> None:
-    """Stricter, other and no terms: whatever the answer has, also that it has none; of other models nothing is kept."""
-    made = meter(HIDDEN)
-    assert made.leaving.of(MODEL) == HIDDEN
-    other = ModelAnswers(model=ModelId("other"), answers=HIDDEN)
-    for number, terms in enumerate([NAMED, None, HIDDEN, None], 1):
-        mine = () if terms is None else (ModelAnswers(model=MODEL, answers=terms),)
-        made.accept(number * 1_000, told(made, number, other, *mine))
-        assert made.leaving.of(MODEL) == terms
-        assert made.leaving.of(other.model) is None
-
-
-def test_an_answer_without_authority_changes_nothing() -> None:
-    """One that is older than a stop of this instance: looser terms could be played out with it."""
-    made = meter(HIDDEN)
-    late = told(made, 1, epoch=1)
-    made.apply_stop_state(stop_state(2, (StopTarget.CONSUMER, "anna")))
-    made.accept(1_000, late)
-    assert made.leaving.of(MODEL) == HIDDEN

@@ -25,10 +25,10 @@ from aigovtool.errors import (
 from aigovtool.ids import ConsumerId, Digest, InstanceId, KeyId, LeaseId, MessageId, ModelId, RequestKey
 from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
 from aigovtool.ledger.entry import StopTarget
-from aigovtool.ledger.policy import Dial, default_policy
+from aigovtool.ledger.policy import Dial, ServingPolicy, default_policy
 from aigovtool.ledger.receipt import Receipt, chain
 from aigovtool.ledger.units import ZERO, Dimension, UnitVector, of
-from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, Grant, PathRoom, Renew
+from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, Grant, PathRoom, Renew, terms_of
 from aigovtool.protocol.metering import Meter
 from aigovtool.protocol.reservation import Posted, Reservation
 from aigovtool.protocol.stop import ActiveStop, StopState
@@ -95,6 +95,7 @@ def answer(
     ttl_ms: int = TTL_MS,
     left: int = 100,
     checkpoint: str | None = None,
+    policy: ServingPolicy = POLICY,
 ) -> Answer:
     paths = {(one.model, one.consumer) for one in results}
     return Answer(
@@ -109,6 +110,7 @@ def answer(
         results=list(results),
         acks=[Ack(lease_id=report.lease_id, seq=report.seq) for report in renew.reports],
         rooms=[room(left, model, consumer) for model, consumer in sorted(paths)],
+        terms=(terms_of(MODEL, policy),),
     )
 
 
@@ -154,7 +156,8 @@ class Exchange:
         self, now_ms: int, *results: Grant | Deny, epoch: int = 1, ttl_ms: int = TTL_MS, left: int = 100
     ) -> Renew:
         renew = self.renew(now_ms)
-        self.meter.accept(now_ms, answer(renew, *results, epoch=epoch, ttl_ms=ttl_ms, left=left))
+        policy = self.meter.terms[MODEL]
+        self.meter.accept(now_ms, answer(renew, *results, epoch=epoch, ttl_ms=ttl_ms, left=left, policy=policy))
         return renew
 
     def reserve(self, now_ms: int, units: int = 1, consumer: ConsumerId = ANNA) -> Reservation | None:

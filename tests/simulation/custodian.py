@@ -26,7 +26,19 @@ from aigovtool.ledger.entry import StopTarget
 from aigovtool.ledger.lease import Lease, LeaseState
 from aigovtool.ledger.policy import GRACE_MS
 from aigovtool.ledger.units import ZERO, UnitVector
-from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, Grant, PathRoom, Renew, Report, Want, Wiped
+from aigovtool.protocol.messages import (
+    Ack,
+    Answer,
+    Deny,
+    DenyCode,
+    Grant,
+    PathRoom,
+    Renew,
+    Report,
+    Want,
+    Wiped,
+    terms_of,
+)
 from aigovtool.protocol.stop import StopState
 
 
@@ -125,6 +137,7 @@ class Custodian(Office):
             results=results,
             acks=[Ack(lease_id=report.lease_id, seq=report.seq) for report in request.reports],
             rooms=self.rooms(writes, instance.borrower, reported | {want.consumer for want in request.wants}),
+            terms=(terms_of(MODEL, self.policy),),
         )
 
     def rooms(self, writes: Transaction, borrower: BorrowerId, consumers: set[ConsumerId]) -> list[PathRoom]:

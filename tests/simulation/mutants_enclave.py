@@ -149,7 +149,7 @@ class _WishesOtherwise(Meter):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._wishes = self.kind(self._holdings, self._policies, self._ttl_ms)
+        self._wishes = self.kind(self._holdings, self.terms)
         self._wishes.stop(self._stopped)
 
 
@@ -219,10 +219,10 @@ class DrawsTwice(_WishesOtherwise):
 
 class _TwiceTheLeases(Wishes):
     def _wants_more(self, now_ms: int, path: PathKey, demand: Demand) -> bool:
-        if self._policies.get(path[0]) is None or path[1] in self._stopped:
+        if self._terms.get(path[0]) is None or path[1] in self._stopped:
             return False
         usable = [holding for holding in self._shelf.open(path) if holding.usable(now_ms)]
-        active = demand.wanted_ms is not None and now_ms - demand.wanted_ms <= self._ttl_ms
+        active = demand.wanted_ms is not None and now_ms - demand.wanted_ms <= self._terms.ttl_ms
         return (active or demand.waiting > 0) and len(usable) < 2 * wishes._OPEN_LEASES
 
 

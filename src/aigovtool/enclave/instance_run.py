@@ -28,7 +28,7 @@ from aigovtool.enclave.results import Results
 from aigovtool.enclave.room import Room
 from aigovtool.errors import AIGovToolError, ForbiddenError, RefusalError, UnreachableError
 from aigovtool.ids import ConsumerId, Digest, MessageId, ModelId
-from aigovtool.ledger.answers import AnswerTerms
+from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.ledger.receipt import Receipt
 from aigovtool.ledger.units import UnitVector
 from aigovtool.protocol import messages
@@ -157,9 +157,9 @@ class InstanceRun:
         self._look_at_clock()
         self._meter.check(self._clock.now_ms(), consumer)
 
-    def answer_terms(self, model: ModelId) -> AnswerTerms | None:
-        """Return what restricts the answers of a model, as of the newest answer that gave authority."""
-        return self._meter.leaving.of(model)
+    def terms(self, model: ModelId) -> ServingPolicy:
+        """Return the terms of a model, as of the newest answer that gave authority."""
+        return self._meter.terms[model]
 
     def preview(self, reservation: Reservation, actual: UnitVector) -> Posted:
         """Return what posting `actual` units of a reservation will come to, for the receipt."""
@@ -314,7 +314,7 @@ class InstanceRun:
         """Give a try a third of the ttl: a connection that hangs must leave time for another one."""
         least_s, most_s = _TRY_S
         try:
-            async with asyncio.timeout(min(most_s, max(least_s, self._meter.ttl_ms / 3_000))):
+            async with asyncio.timeout(min(most_s, max(least_s, self._meter.terms.ttl_ms / 3_000))):
                 return await answer
         except TimeoutError:
             raise UnreachableError("the custodian did not answer in time", reason="custodian") from None

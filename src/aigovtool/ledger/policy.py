@@ -14,6 +14,7 @@ from aigovtool.codec import Message, encode
 from aigovtool.errors import InvalidValueError
 from aigovtool.ids import Digest, Millis, Units, digest_of
 from aigovtool.ledger.answers import AnswerTerms
+from aigovtool.ledger.inputs import InputTerms
 from aigovtool.ledger.units import ZERO, Dimension, UnitVector, of
 
 #: Share of elapsed time by which a trusted TSC may be off: 500 ppm (leases spec section 7).
@@ -23,6 +24,10 @@ GRACE_MS: Final = 5_000
 #: The longest that one request may compute, and the most that it may write.
 MAX_REQUEST_MS: Final = 60_000
 _MOST_TOKENS: Final = 10**9
+
+TtlMillis = Annotated[int, Meta(ge=1_000, le=86_400_000)]
+SilenceMillis = Annotated[int, Meta(ge=1_000, le=7 * 86_400_000)]
+RunMillis = Annotated[int, Meta(ge=1, le=MAX_REQUEST_MS)]
 
 
 class Dial(StrEnum):
@@ -51,7 +56,8 @@ class ServingPolicy(Message, omit_defaults=True):
     `required` names the levels at which a budget row must exist, in each dimension that is metered: a missing one
     denies (absent = deny). `dimension` and `also` are what is metered. `request_max` is the most that one request may
     take of a dimension whose use is known only afterwards: it is reserved before, and the work is ended there.
-    `answers` restricts what leaves; without it, all that the model gives does, as it is.
+    `max_run_ms` is the longest that the engine may work on one run; without it, until the request's deadline.
+    `answers` restricts what leaves; without it, all that the model gives does, as it is. `inputs` says what is taken.
 
     Raises:
         ValueError: (an `InvalidValueError` where it is decoded) for dimensions that make no sense together.
@@ -59,8 +65,8 @@ class ServingPolicy(Message, omit_defaults=True):
 
     version: Units
     dial: Dial
-    ttl_ms: Annotated[int, Meta(ge=1_000, le=86_400_000)]
-    wipe_after_ms: Annotated[int, Meta(ge=1_000, le=7 * 86_400_000)]
+    ttl_ms: TtlMillis
+    wipe_after_ms: SilenceMillis
     dimension: Dimension
     required: list[Level]
     max_unclosed_percent_per_instance: Annotated[int, Meta(ge=1, le=100)]
@@ -70,6 +76,8 @@ class ServingPolicy(Message, omit_defaults=True):
     also: tuple[Dimension, ...] = ()
     request_max: UnitVector = ZERO
     answers: AnswerTerms | None = None
+    max_run_ms: RunMillis | None = None
+    inputs: InputTerms | None = None
 
     def __post_init__(self) -> None:
         if len(set(self.counts)) != len(self.counts):
@@ -94,6 +102,17 @@ class ServingPolicy(Message, omit_defaults=True):
     def least(self) -> UnitVector:
         """What any request takes of a lease at least, while it runs."""
         return self.request_max.highest(of(self.dimension, 1))
+
+    @property
+    def finite(self) -> bool:
+        """Whether inputs that hold what is no number are refused."""
+        return self.inputs is not None and self.inputs.finite
+
+    @property
+    def run_limit_ms(self) -> int:
+        """The longest that the engine may work on one run: whichever limit is less; 0 for none but the deadline."""
+        limits = (self.request_max.compute_ms, self.max_run_ms or 0)
+        return min((limit for limit in limits if limit), default=0)
 
     def digest(self) -> Digest:
         """Return the digest that grants name."""

@@ -60,8 +60,8 @@ class AddModel(Message, tag_field="act", tag="add_model"):
 class SetModelTerms(Message, tag_field="act", tag="set_model_terms"):
     """Lend a model on other terms: to other borrowers, or with another dial. Its policy's version must be higher.
 
-    Leases that are out keep their terms. How long an enclave may be silent, and how much one request may take, changes
-    when it boots anew; what a model meters cannot change.
+    Leases that are out keep their units; each answer tells enclaves all terms that they act on. What a model meters
+    cannot change, and an enclave that is to serve in bound mode boots anew.
     """
 
     model: ModelId

@@ -1,37 +1,14 @@
-"""What may leave of a model's outputs: the rules of its terms, held to what the model has, and as of the newest answer.
+"""What may leave of a model's outputs: the rules of its terms, held to what the model has."""
 
-An instance learns its models' terms anew with each answer that gives it authority. So whoever withholds stricter terms
-has the looser ones for as long as the authority lasts that was given with them: one ttl, as with a stop.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from aigovtool.errors import ForbiddenError, InvalidValueError
-from aigovtool.ids import ModelId
 from aigovtool.ledger.answers import AnswerTerms, OutputRule
-from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.package.manifest import Datatype, TensorSpec
-from aigovtool.protocol.messages import Answer
 
 #: Datatypes of which elements can be compared, left out and rounded.
 _FLOATS: Final = frozenset({Datatype.FP16, Datatype.FP32, Datatype.FP64})
-
-
-class Leaving:
-    """The terms in force at one instance, by model: those of its admission, then those of the newest answer."""
-
-    def __init__(self, policies: Mapping[ModelId, ServingPolicy]) -> None:
-        self._terms = {model: policy.answers for model, policy in policies.items()}
-
-    def of(self, model: ModelId) -> AnswerTerms | None:
-        """Return what restricts the answers of a model."""
-        return self._terms.get(model)
-
-    def take(self, answer: Answer) -> None:
-        """Take the terms of an answer that gives authority: all of them, also that there are none."""
-        told = {each.model: each.answers for each in answer.terms}
-        self._terms = {model: told.get(model) for model in self._terms}
 
 
 def require_keepable(terms: AnswerTerms | None, outputs: Sequence[TensorSpec]) -> None:

@@ -14,6 +14,8 @@ from aigovtool.crypto.sign import Envelope
 from aigovtool.ids import ConsumerId, Digest, InstanceId, KeyId, LeaseId, MessageId, Millis, ModelId, Units
 from aigovtool.ledger.answers import AnswerTerms
 from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES
+from aigovtool.ledger.inputs import InputTerms
+from aigovtool.ledger.policy import Dial, RunMillis, ServingPolicy, SilenceMillis, TtlMillis
 from aigovtool.ledger.units import ZERO, Dimension, UnitVector
 from aigovtool.limits import MAX_REPORTS_PER_RENEWAL, MAX_WANTS_PER_RENEWAL
 
@@ -124,18 +126,41 @@ class Ack(Message):
     seq: Units
 
 
-class ModelAnswers(Message):
-    """What may leave in the answers of one model from now on."""
+class ModelTerms(Message, omit_defaults=True):
+    """What an instance acts on of the policy of one model, from now on: whole, and not what has changed of it.
+
+    `bound` is the dial of that name. What else a policy has, the custodian acts on alone.
+    """
 
     model: ModelId
-    answers: AnswerTerms
+    ttl_ms: TtlMillis
+    wipe_after_ms: SilenceMillis
+    bound: bool = False
+    request_max: UnitVector = ZERO
+    max_run_ms: RunMillis | None = None
+    inputs: InputTerms | None = None
+    answers: AnswerTerms | None = None
+
+
+def terms_of(model: ModelId, policy: ServingPolicy) -> ModelTerms:
+    """Return what an instance that serves a model under a policy is told of it."""
+    return ModelTerms(
+        model=model,
+        ttl_ms=policy.ttl_ms,
+        wipe_after_ms=policy.wipe_after_ms,
+        bound=policy.dial is Dial.BOUND,
+        request_max=policy.request_max,
+        max_run_ms=policy.max_run_ms,
+        inputs=policy.inputs,
+        answers=policy.answers,
+    )
 
 
 class Answer(Message, omit_defaults=True):
     """The custodian's reply. Authority lasts `ttl_ms` from when the request was *first sent*.
 
     `rooms` tells of each path that the request reported on or wanted units for, as of this answer. `terms` are those of
-    each model of the instance whose answers are restricted: whatever authority this gives is on these terms.
+    every model of the instance: whatever authority this gives is on these terms.
     """
 
     custodian: KeyId
@@ -149,7 +174,7 @@ class Answer(Message, omit_defaults=True):
     results: list[Grant | Deny]
     acks: list[Ack]
     rooms: list[PathRoom]
-    terms: tuple[ModelAnswers, ...] = ()
+    terms: tuple[ModelTerms, ...] = ()
 
 
 class RenewReply(Message, omit_defaults=True):

@@ -23,12 +23,12 @@ from aigovtool.ledger.receipt import Receipt
 from aigovtool.ledger.units import ZERO, UnitVector, vector
 from aigovtool.limits import MAX_REPORTS_PER_RENEWAL
 from aigovtool.protocol.holding import Holding
-from aigovtool.protocol.leaving import Leaving
 from aigovtool.protocol.messages import Answer, Deny, DenyCode, Grant, Renew, Wiped
 from aigovtool.protocol.reservation import Posted, Reservation
 from aigovtool.protocol.running import Running
 from aigovtool.protocol.shelf import Shelf
 from aigovtool.protocol.stop import StopState
+from aigovtool.protocol.terms import Terms
 from aigovtool.protocol.wishes import Wishes
 
 #: Shortest time between two heartbeats, however little of the attestation's validity is left.
@@ -56,18 +56,16 @@ class Meter:
         admitted_ms: int,
     ) -> None:
         self.instance, self._custodian = instance, custodian
-        self._policies = dict(policies)
-        self.leaving = Leaving(policies)
+        self.terms = Terms(policies)
         self._stop_state = stop_state
         self._wide = stop_state.is_wide()
         self._stopped = stop_state.stopped_consumers()
         self._contact_ms = admitted_ms
         self._authority_until_ms = admitted_ms
         self._wiped = self._ended = self._reattest = False
-        self._ttl_ms = min((policy.ttl_ms for policy in policies.values()), default=30_000)
         self._holdings = Shelf()
         self._running = Running(self._holdings)
-        self._wishes = Wishes(self._holdings, self._policies, self._ttl_ms)
+        self._wishes = Wishes(self._holdings, self.terms)
         self._outstanding: _Outstanding | None = None
         self._next_renew_ms = self._renewed_ms = admitted_ms
         self._recalled = self._nudged = False
@@ -125,7 +123,7 @@ class Meter:
             raise LeaseExpiredError(
                 "the custodian's authority has run out",
                 fix="the enclave must reach its custodian; it tries by itself",
-                retry_after_s=max(1, self._ttl_ms // 3_000),
+                retry_after_s=max(1, self.terms.ttl_ms // 3_000),
             )
 
     def gate(self, now_ms: int, reservation: Reservation) -> None:
@@ -201,11 +199,6 @@ class Meter:
         return due or (now_ms - self._renewed_ms >= _GIVE_BACK_MS and self._holdings.has_ended(now_ms))
 
     @property
-    def ttl_ms(self) -> int:
-        """The least ttl of the models that are served."""
-        return self._ttl_ms
-
-    @property
     def checkpoint(self) -> str:
         """The newest signed note of the custodian's log; empty before the first answer."""
         return self._checkpoint
@@ -254,30 +247,29 @@ class Meter:
         """Take the (already verified) answer to the outstanding renewal.
 
         Raises:
-            ConflictError: not for this instance (`wrong_instance`) or not outstanding (`not_outstanding`):
-                it is a replay and changes nothing.
-            LogError: its checkpoint is none.
+            ConflictError: not for this instance (`wrong_instance`), a replay (`not_outstanding`), `terms_missing`.
+            LogError: its checkpoint is none. What is refused changes nothing.
         """
         outstanding = self._outstanding
         if answer.instance != self.instance or answer.custodian != self._custodian:
             raise ConflictError("an answer is for another instance", reason="wrong_instance")
         if outstanding is None or answer.request_id != outstanding.renew.request_id:
             raise ConflictError("an answer is for no outstanding renewal", reason="not_outstanding")
+        terms = self.terms.told(answer)
         restored = answer.generation > self._seen[0]
         self._remember(answer.checkpoint)
         self._outstanding = None
-        # Older than a stop on our own scopes: its acknowledgements count, and nothing else that it says.
-        stale = answer.epoch < self._stop_state.scope_epoch
+        # Older than a stop on our own scopes, or too late for the dead-man switch: only its acknowledgements count.
+        stale = answer.epoch < self._stop_state.scope_epoch or self._is_silent(now_ms)
         codes = set() if stale else {result.code for result in answer.results if isinstance(result, Deny)}
         # An answer without a stop gives no authority only when the attestation has come to its end. A restored ledger
         # may have forgotten stops, so that its epochs say nothing; it gives none to whom it did not admit itself.
         over = answer.ttl_ms == 0 and not self._wide and (restored or not stale)
-        self._reattest = self._reattest or over or DenyCode.REATTEST in codes
-        if not stale and not self._reattest:
-            self._contact_ms = max(self._contact_ms, outstanding.sent_ms)
-            self._authority_until_ms = max(self._authority_until_ms, outstanding.sent_ms + answer.ttl_ms)
+        self._reattest = self._reattest or over or DenyCode.REATTEST in codes or (terms is None and not stale)
+        if terms is not None and not stale and not self._reattest:
+            self._authorise(outstanding.sent_ms, answer.ttl_ms, terms)
         # What was hinted at after this renewal was built is not in its answer: it is asked for at once.
-        third_ms = (self._ttl_ms if stale else answer.ttl_ms) // 3
+        third_ms = min(self.terms.ttl_ms if stale else answer.ttl_ms, self.terms.wipe_after_ms) // 3
         self._next_renew_ms = now_ms if self._nudged else outstanding.sent_ms + max(third_ms, _RENEW_FLOOR_MS)
         for ack in answer.acks:
             self._acknowledge(ack.lease_id, ack.seq)
@@ -287,7 +279,14 @@ class Meter:
             self._wishes.unanswered(now_ms + _RENEW_FLOOR_MS)
         else:
             self._wishes.tell_rooms(answer)
-            self.leaving.take(answer)
+
+    def _authorise(self, sent_ms: int, ttl_ms: int, terms: Terms) -> None:
+        """Take authority since `sent_ms`, and the terms that it is on. A shorter ttl shortens what there was before."""
+        before_ms = 0 if terms.ttl_ms < self.terms.ttl_ms else self._authority_until_ms
+        self._contact_ms = max(self._contact_ms, sent_ms)
+        self._authority_until_ms = max(before_ms, sent_ms + ttl_ms)
+        if self.terms.take(terms):
+            self._wishes.reckon()
 
     def _remember(self, note: str) -> None:
         """Keep the newest checkpoint: a custodian that forgets what it signed is shown it."""
@@ -305,7 +304,7 @@ class Meter:
             if not stale:
                 self._wishes.of((result.model, result.consumer), now_ms).refused(now_ms, result)
             return
-        policy = self._policies.get(result.model)
+        policy = self.terms.get(result.model)
         if policy is None or result.lease_id in self._holdings:
             return
         holding = Holding(
@@ -364,8 +363,10 @@ class Meter:
 
     def must_wipe(self, now_ms: int) -> bool:
         """Return whether the custodian has been silent for so long that everything must be wiped."""
-        wipe_after_ms = min((policy.wipe_after_ms for policy in self._policies.values()), default=600_000)
-        return self._wide or now_ms - self._contact_ms >= wipe_after_ms
+        return self._wide or self._is_silent(now_ms)
+
+    def _is_silent(self, now_ms: int) -> bool:
+        return now_ms - self._contact_ms >= self.terms.wipe_after_ms
 
     def end_authority(self) -> None:
         """End authority for good: a clock ran backwards, or the engine died. No later answer brings it back."""

@@ -20,12 +20,12 @@ Rules:
 At each event only paths are looked at that may have changed since they were last looked at.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import zip_longest
 
 from aigovtool.errors import ConflictError
 from aigovtool.ids import ConsumerId, Digest, ModelId
-from aigovtool.ledger.policy import Dial, ServingPolicy
+from aigovtool.ledger.policy import Dial
 from aigovtool.ledger.units import ZERO, Dimension, UnitVector
 from aigovtool.limits import MAX_WANTS_PER_RENEWAL
 from aigovtool.protocol.agenda import Agenda
@@ -34,6 +34,7 @@ from aigovtool.protocol.holding import Holding, PathKey
 from aigovtool.protocol.messages import Answer, DenyCode, Want
 from aigovtool.protocol.refusals import refusal
 from aigovtool.protocol.shelf import Shelf
+from aigovtool.protocol.terms import Terms
 
 #: Leases of one (model, consumer) that may be open at a time: the one in use and the next.
 _OPEN_LEASES = 2
@@ -46,10 +47,9 @@ _ASKED_MS = 600_000
 class Wishes:
     """The demand for every path, and what follows from it."""
 
-    def __init__(self, shelf: Shelf, policies: Mapping[ModelId, ServingPolicy], ttl_ms: int) -> None:
+    def __init__(self, shelf: Shelf, terms: Terms) -> None:
         self._shelf = shelf
-        self._policies = policies
-        self._ttl_ms = ttl_ms
+        self._terms = terms
         self._demand: dict[PathKey, Demand] = {}
         self._waiting: dict[PathKey, None] = {}
         self._stopped: frozenset[ConsumerId] = frozenset()
@@ -70,10 +70,12 @@ class Wishes:
         self._agenda.look(path)
         demand = self._demand.get(path)
         if demand is None:
-            policy = self._policies.get(path[0])
-            least = ZERO if policy is None else policy.least
-            demand = self._demand[path] = Demand(since_ms=now_ms, least=least)
+            demand = self._demand[path] = Demand(since_ms=now_ms, least=self._least(path))
         return demand
+
+    def _least(self, path: PathKey) -> UnitVector:
+        policy = self._terms.get(path[0])
+        return ZERO if policy is None else policy.least
 
     def look(self, path: PathKey) -> None:
         """Something happened to this path: it may be urgent now."""
@@ -113,6 +115,15 @@ class Wishes:
         """A limit was raised: no denial stands any more."""
         for demand in self._demand.values():
             demand.denied = None
+        self._look_at_all()
+
+    def reckon(self) -> None:
+        """Other terms are in force: what any request takes at least may have changed."""
+        for path, demand in self._demand.items():
+            demand.least = self._least(path)
+        for holding in self._shelf.values():
+            holding.least = self._least(holding.path)
+            self._shelf.note(holding)
         self._look_at_all()
 
     def _look_at_all(self) -> None:
@@ -233,7 +244,7 @@ class Wishes:
                 for request, units in self._unserved(now_ms, path, demand)
             ]
         minimum = demand.wished.highest(demand.least)
-        target = demand.target(now_ms, self._ttl_ms)
+        target = demand.target(now_ms, self._terms.ttl_ms)
         return [Want(model=model, consumer=consumer, minimum=minimum, target=target, ask=ask)]
 
     def unanswered(self, again_ms: int) -> None:
@@ -253,7 +264,7 @@ class Wishes:
                 self._demand[path].path_remaining = rooms
 
     def _is_bound(self, model: ModelId) -> bool:
-        policy = self._policies.get(model)
+        policy = self._terms.get(model)
         return policy is not None and policy.dial is Dial.BOUND
 
     def _unserved(self, now_ms: int, path: PathKey, demand: Demand) -> Iterator[tuple[Digest, UnitVector]]:
@@ -272,7 +283,7 @@ class Wishes:
 
     def _idle(self, now_ms: int, holding: Holding) -> bool:
         demand = self._demand.get(holding.path)
-        return demand is None or demand.wanted_ms is None or now_ms - demand.wanted_ms > self._ttl_ms // 3
+        return demand is None or demand.wanted_ms is None or now_ms - demand.wanted_ms > self._terms.ttl_ms // 3
 
     def forget_idle(self, now_ms: int) -> None:
         """Forget who has not asked for long (rule 4)."""
@@ -286,11 +297,11 @@ class Wishes:
         if demand.denied is not None and now_ms < demand.retry_at_ms:
             return False
         last_ms = demand.since_ms if demand.wanted_ms is None else demand.wanted_ms
-        return now_ms - last_ms > (max(self._ttl_ms, _ASKED_MS) if demand.asked else self._ttl_ms)
+        return now_ms - last_ms > (max(self._terms.ttl_ms, _ASKED_MS) if demand.asked else self._terms.ttl_ms)
 
     def _wants_more(self, now_ms: int, path: PathKey, demand: Demand) -> bool:
-        policy = self._policies.get(path[0])
-        active = demand.wanted_ms is not None and now_ms - demand.wanted_ms <= self._ttl_ms
+        policy = self._terms.get(path[0])
+        active = demand.wanted_ms is not None and now_ms - demand.wanted_ms <= self._terms.ttl_ms
         if policy is None or not (active or demand.waiting) or path[1] in self._stopped:
             return False
         if self._is_bound(path[0]):
@@ -323,8 +334,8 @@ class Wishes:
         """Return when time alone may make a wish urgent: a lease ends, or soon does, or a denial has aged."""
         ends = [holding.expires_ms for holding in self._in_use(path, demand)]
         changes = [*ends, demand.retry_at_ms, demand.again_ms]
-        if ends and path[0] in self._policies:
-            third_ms = self._policies[path[0]].ttl_ms // 3
+        if ends and path[0] in self._terms:
+            third_ms = self._terms[path[0]].ttl_ms // 3
             changes += [end_ms - third_ms for end_ms in ends]
         return min((at_ms for at_ms in changes if at_ms > now_ms), default=None)
 

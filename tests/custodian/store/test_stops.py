@@ -16,6 +16,8 @@ from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, KeyId, Lea
 from aigovtool.ledger import entry
 from aigovtool.ledger.answers import AnswerTerms, OutputRule
 from aigovtool.ledger.entry import PartyRole, StopTarget
+from aigovtool.ledger.inputs import InputTerms
+from aigovtool.ledger.policy import MAX_REQUEST_MS
 from aigovtool.ledger.units import Dimension, UnitVector
 from aigovtool.limits import (
     MAX_ANSWER_TERMS_BYTES,
@@ -27,7 +29,7 @@ from aigovtool.limits import (
 )
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol import messages
-from aigovtool.protocol.messages import Ack, Answer, Grant, ModelAnswers, PathRoom, RenewReply
+from aigovtool.protocol.messages import Ack, Answer, Grant, ModelTerms, PathRoom, RenewReply
 from aigovtool.protocol.release import MAX_MODELS
 from aigovtool.protocol.stop import STOP_STATE, ActiveStop, StopState
 
@@ -99,7 +101,7 @@ def fullest_terms() -> AnswerTerms:
     return msgspec.structs.replace(terms, outputs=(*hidden, last))
 
 
-@pytest.mark.parametrize("models", [0, 1, MAX_MODELS])
+@pytest.mark.parametrize("models", [1, MAX_MODELS])
 def test_the_fullest_reply_with_the_longest_list_can_be_read(models: int) -> None:
     """A thousand grants in bound mode, acknowledgements, rooms, terms, and every name as long as names may be."""
     name, digest, key = "x" * 63, Digest("sha256:" + "0" * 64), SigningKey.generate()
@@ -118,7 +120,17 @@ def test_the_fullest_reply_with_the_longest_list_can_be_read(models: int) -> Non
         PathRoom(model=model, consumer=consumer, dimension=dimension, units=MAX_INTEGER)
         for dimension in (Dimension.INFERENCES, Dimension.COMPUTE_MS)
     ]
-    terms = (ModelAnswers(model=model, answers=fullest_terms()),) * models
+    told = ModelTerms(
+        model=model,
+        ttl_ms=86_400_000,
+        wipe_after_ms=7 * 86_400_000,
+        bound=True,
+        request_max=UnitVector(output_tokens=10**9, compute_ms=MAX_REQUEST_MS),
+        max_run_ms=MAX_REQUEST_MS,
+        inputs=InputTerms(finite=True),
+        answers=fullest_terms(),
+    )
+    terms = (told,) * models
     answer = Answer(
         custodian=KeyId("0" * 64),
         instance=InstanceId("0" * 64),
@@ -142,4 +154,5 @@ def test_the_fullest_reply_with_the_longest_list_can_be_read(models: int) -> Non
     )
     reply = RenewReply(answer=seal(messages.ANSWER, answer, key), stop_state=seal(STOP_STATE, state, key))
     assert len(encode(fullest_terms())) == MAX_ANSWER_TERMS_BYTES
+    assert len(encode(told)) <= 1_300
     assert len(encode(reply)) <= MAX_CONTROL_BODY_BYTES

@@ -52,7 +52,7 @@ async def order(site: Site, service: Service, terms: AnswerTerms | None, version
     policy = msgspec.structs.replace(default_policy(Dial.BALANCED, version=version), answers=terms)
     await site.bench.command(acts.SetModelTerms(model=MODEL, policy=policy, borrowers=[BORROWER]))
     async with asyncio.timeout(20):
-        while service.run.answer_terms(MODEL) != terms:  # noqa: ASYNC110 -- the instance tells nobody
+        while service.run.terms(MODEL).answers != terms:  # noqa: ASYNC110 -- the instance tells nobody
             await asyncio.sleep(0.01)
 
 
@@ -152,7 +152,8 @@ async def test_rules_that_cannot_be_kept_let_nothing_leave(service: Service, len
         AnswerTerms(outputs=(OutputRule(name="other"),), only_named=True),
         AnswerTerms(outputs=(OutputRule(name="y", hide=True),)),
     ):
-        run._meter.leaving._terms[MODEL] = terms
+        policies = run._meter.terms._policies
+        policies[MODEL] = msgspec.structs.replace(policies[MODEL], answers=terms)
         with pytest.raises(ForbiddenError) as caught:
             await infer(run, asked(run, repeatable=False))
         assert caught.value.reason == "output_withheld"

@@ -34,7 +34,7 @@ from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.ledger.units import Dimension
 from aigovtool.limits import MAX_ROOMS_PER_ANSWER
 from aigovtool.protocol import messages
-from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, ModelAnswers, PathRoom, Renew, RenewReply
+from aigovtool.protocol.messages import Ack, Answer, Deny, DenyCode, ModelTerms, PathRoom, Renew, RenewReply, terms_of
 from aigovtool.protocol.stop import STOP_STATE
 
 _Path = tuple[ModelId, ConsumerId]
@@ -130,11 +130,7 @@ def _renew(
     ttls = [policy.ttl_ms for policy in policies.values()]
     outdated = instance.generation < facts.generation(transaction)
     stopped = outdated or instance.state != "live" or state.is_wide()
-    terms = tuple(
-        ModelAnswers(model=name, answers=policy.answers)
-        for name, policy in policies.items()
-        if policy.answers is not None
-    )
+    terms = tuple(terms_of(name, policy) for name, policy in policies.items())
     answer = Answer(
         custodian=custodian.keys.custodian,
         instance=instance.instance,
@@ -162,7 +158,7 @@ def _renew(
     return _Renewed(reply, frozenset(short), forks, tuple(granting.refused)), reply
 
 
-def _most_paths(terms: tuple[ModelAnswers, ...]) -> int:
+def _most_paths(terms: tuple[ModelTerms, ...]) -> int:
     """Return of how many paths an answer can tell beside these terms, so that the fullest one can be read."""
     taken = -(-len(encode(terms)) // _PATH_BYTES) if terms else 0
     return max(0, MAX_ROOMS_PER_ANSWER - taken)

@@ -174,7 +174,7 @@ class _Served:
 
     async def metadata(self, call: Call) -> ModelMetadata:
         model = self._model(call)
-        interface, terms = model.loaded.interface, self._run.answer_terms(model.offer.model)
+        interface, terms = model.loaded.interface, self._run.terms(model.offer.model).answers
         return ModelMetadata(
             name=model.offer.model,
             platform="onnx_onnxv1",

@@ -12,7 +12,8 @@ looked at, and nothing large is parsed, walked, hashed or printed on the event l
 
 What the model's terms let leave of its outputs is read when a request begins, and kept to by the engine's child, before
 anything is printed, hashed or kept. It is looked at again before the charge, and before a kept answer leaves: what was
-made under looser terms than those in force does not. A request that was under way then runs once more.
+made under looser terms than those in force does not. A request that was under way then runs once more. What a run may
+take is what its request has reserved, or less if the terms say so when it begins; a run that has begun goes on.
 """
 
 import asyncio
@@ -79,7 +80,12 @@ class _Valid:
     bound_to: Digest | None
     #: The outputs that it gets; none for all that the model has.
     outputs: tuple[str, ...]
-    terms: AnswerTerms | None
+    #: As of when it was looked at.
+    policy: ServingPolicy
+
+    @property
+    def terms(self) -> AnswerTerms | None:
+        return self.policy.answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +114,7 @@ async def infer(run: InstanceRun, asked: Asked) -> Answered:
 
 def _require_allowed(run: InstanceRun, asked: Asked, terms: AnswerTerms | None) -> None:
     """Refuse an answer that was made under looser terms than those in force."""
-    present = run.answer_terms(asked.model.offer.model)
+    present = run.terms(asked.model.offer.model).answers
     if present is not terms and not allows(present, terms):
         raise ConflictError(
             "the terms of this model's answers have changed since this one was made",
@@ -154,15 +160,15 @@ async def _aside(run: InstanceRun, asked: Asked, size_bytes: int, left_ms: int, 
     return await run.instance.engine.turns.do(asked.consumer, size_bytes, max(0, left_ms) / 1000, work)
 
 
-def _validated(asked: Asked, terms: AnswerTerms | None) -> _Valid:
+def _validated(asked: Asked, policy: ServingPolicy) -> _Valid:
     claim = read_infer_claim(asked.body, asked.header_length)
     interface = asked.model.loaded.interface
     check_inputs(interface, claim.inputs)
     names = [output.name for output in claim.outputs]
     check_outputs(interface, names)
-    outputs = wanted(terms, interface.outputs, names)
-    bound = asked.model.offer.policy.dial is Dial.BOUND
-    return _Valid(claim.request(), _bound_digest(asked) if bound else None, outputs, terms)
+    outputs = wanted(policy.answers, interface.outputs, names)
+    bound = policy.dial is Dial.BOUND
+    return _Valid(claim.request(), _bound_digest(asked) if bound else None, outputs, policy)
 
 
 def rows_of(model: ServedModel, request: InferRequest) -> int:
@@ -204,8 +210,8 @@ async def _attempt(run: InstanceRun, asked: Asked) -> Answered:
 
 
 async def _attempt_once(run: InstanceRun, asked: Asked, deadline_ms: int) -> Answered:
-    terms, left_ms = run.answer_terms(asked.model.offer.model), deadline_ms - run.instance.clock.now_ms()
-    valid = await _aside(run, asked, len(asked.body), left_ms, partial(_validated, asked, terms))
+    policy, left_ms = run.terms(asked.model.offer.model), deadline_ms - run.instance.clock.now_ms()
+    valid = await _aside(run, asked, len(asked.body), left_ms, partial(_validated, asked, policy))
     # The body stays as well: binary inputs are views of it, and the receipt names it.
     with run.bodies.take(asked.consumer, valid.request.copied_bytes):
         return await _run(run, asked, valid, deadline_ms)
@@ -223,7 +229,7 @@ def _cause(run: InstanceRun, consumer: ConsumerId, error: AIGovToolError) -> AIG
 
 async def _run(run: InstanceRun, asked: Asked, valid: _Valid, deadline_ms: int) -> Answered:
     model, request, clock = asked.model, valid.request, run.instance.clock
-    worst = model.offer.policy.request_max.plus(of(Dimension.INFERENCES, rows_of(model, request)))
+    worst = valid.policy.request_max.plus(of(Dimension.INFERENCES, rows_of(model, request)))
     reservation = await run.reserve(model.offer.model, asked.consumer, worst, valid.bound_to, deadline_ms)
     try:
         ran = await _compute(run, asked, valid, max(1, deadline_ms - clock.now_ms()))
@@ -243,15 +249,17 @@ def _bound_digest(asked: Asked) -> Digest:
 
 
 async def _compute(run: InstanceRun, asked: Asked, valid: _Valid, left_ms: int) -> Ran:
-    model, inputs, names = asked.model, valid.request.inputs, valid.outputs
+    model, names, present = asked.model, valid.outputs, run.terms(asked.model.offer.model)
+    limits_ms = (valid.policy.request_max.compute_ms, present.run_limit_ms)
     return await run.instance.engine.run(
         model.loaded,
-        inputs,
+        valid.request.inputs,
         names,
         left_ms,
-        model.offer.policy.request_max.compute_ms,
+        min((limit_ms for limit_ms in limits_ms if limit_ms), default=0),
         consumer=asked.consumer,
         limits=_limits(valid.terms, names),
+        finite=present.finite,
     )
 
 
