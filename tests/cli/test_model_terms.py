@@ -14,6 +14,7 @@ from aigovtool.cli.model.dial import DIALS, EXAMPLE, budget_meant, compute_meant
 from aigovtool.ids import BorrowerId, ModelId
 from aigovtool.ledger.answers import AnswerTerms
 from aigovtool.ledger.budget import RowKey, Scope, Window
+from aigovtool.ledger.inputs import InputTerms
 from aigovtool.ledger.policy import Dial, ServingPolicy, default_policy
 from aigovtool.ledger.units import Dimension
 from aigovtool.protocol.messages import Grant
@@ -93,6 +94,7 @@ def test_what_no_option_names_stays(site: Site) -> None:
     [
         (["--ttl", "3600"], "bad_ttl"),
         (["--dial", "balanced"], "same_terms"),
+        (["--any-number", "--max-run-ms", "0"], "same_terms"),
         (["--borrower", "Not A Name"], "bad_name"),
         (["--dial", "strict", "--save", "order.json"], "needs_one"),
         (["--dial", "island"], "needs_second"),
@@ -109,6 +111,22 @@ def test_terms_that_make_no_sense_are_refused_before_anything_is_asked(
         assert (refused.exit_code, reason in refused.stderr) == (3, True), refused.output
         assert refused.stdout == ""
         assert place.document("model", "terms", MODEL)["now"]["version"] == 1
+
+
+def test_bounds_of_runs_and_inputs_are_terms_of_one_operator(site: Site) -> None:
+    """Set and lifted, told in words beside the old ones, and kept by an order that does not name them."""
+    with site.served() as place:
+        done = terms(place, "--max-run-ms", "2000", "--finite", "--yes")
+        assert done.exit_code == 0, done.output
+        for words in ("until its request's deadline", "at most 2 s", "any number, also NaN", "numbers only"):
+            assert words in done.stdout
+        assert terms(place, "--ttl", "10", "--yes").exit_code == 0
+        now = place.document("model", "terms", MODEL)["now"]
+        assert (now["max_run_ms"], now["finite_inputs"], now["version"]) == (2_000, True, 3)
+        assert "at most 2 s" in place.run("model", "show", MODEL).stdout
+        assert do(site.enclave.renew()).terms[0].max_run_ms == 2_000
+        then = place.document("model", "terms", MODEL, "--max-run-ms", "0", "--any-number", "--yes")["then"]
+        assert (then["max_run_ms"], then["finite_inputs"], then["ttl_ms"]) == (None, False, 10_000)
 
 
 def test_a_withdrawn_model_has_no_terms_to_change(site: Site) -> None:
@@ -246,6 +264,8 @@ def test_every_term_of_a_policy_is_in_what_a_second_operator_reads() -> None:
         "max_attestation_age_ms": policy.max_attestation_age_ms + 3_600_000,
         "request_max": msgspec.structs.replace(policy.request_max, compute_ms=200),
         "answers": AnswerTerms(pad_bytes=1024),
+        "max_run_ms": 10_000,
+        "inputs": InputTerms(finite=True),
     }
     # What a model is metered in never changes.
     assert {*changed, "dimension", "also"} == set(ServingPolicy.__struct_fields__)

@@ -12,6 +12,7 @@ import click
 from msgspec import Struct
 
 from aigovtool.cli.model.answers import answer_facts
+from aigovtool.cli.model.bounds import bound_facts
 from aigovtool.cli.words import count, span
 from aigovtool.ledger.answers import AnswerTerms
 from aigovtool.ledger.policy import MAX_REQUEST_MS, Dial
@@ -83,6 +84,8 @@ class Meaning(Struct, frozen=True, kw_only=True):
     compute_ms_max: int | None = None
     compute_ms_lost_on_crash_max: int | None = None
     answers: AnswerTerms | None = None
+    max_run_ms: int | None = None
+    finite_inputs: bool = False
 
 
 #: What the dial means depends on the budget; where there is none, this one stands as an example.
@@ -144,6 +147,8 @@ def meaning(
         if not compute_ms_max
         else consequences(policy, Dimension.COMPUTE_MS, room, limit).units_lost_on_crash_max,
         answers=policy.answers,
+        max_run_ms=policy.max_run_ms,
+        finite_inputs=policy.finite,
     )
 
 
@@ -181,5 +186,6 @@ def terms_facts(terms: Meaning) -> list[tuple[str, str]]:
         ("refused without a budget of", levels or "its model, borrower or consumer"),
         ("of a budget at most", f"{shares}, {count(terms.lease_units_max)} units in one lease"),
         *consequence_facts(terms),
+        *bound_facts(terms.max_run_ms, finite=terms.finite_inputs),
         *answer_facts(terms.answers),
     ]

@@ -17,6 +17,7 @@ from aigovtool.cli import orders
 from aigovtool.cli.confirm import confirm, yes_option
 from aigovtool.cli.credentials import connected
 from aigovtool.cli.model.answers import AnswerWishes, answer_options, changed
+from aigovtool.cli.model.bounds import BoundWishes, bound_options, bounded
 from aigovtool.cli.model.dial import (
     BudgetMeant,
     Meaning,
@@ -40,9 +41,9 @@ if TYPE_CHECKING:
     from aigovtool.protocol.views import ModelView
 
 KEPT = (
-    "Leases that are out keep their terms; how long an enclave may be silent, and how much one request may take,"
-    " changes when it boots anew (stop and resume makes it);"
-    " what leaves in answers changes as fast as a stop takes effect."
+    "New terms reach enclaves as fast as a stop does, within the ttl of the old ones at most."
+    " Leases that are out keep their units, and work under way what it has reserved;"
+    " an enclave that is to ask for each request (bound) boots anew."
 )
 
 
@@ -63,6 +64,7 @@ class Terms(Struct, frozen=True, kw_only=True):
 @dial_option(None)
 @ttl_option
 @compute_option
+@bound_options
 @answer_options
 @click.option("--borrower", "borrowers", multiple=True, help="Who may serve it from now on: all of them; repeat.")
 @orders.save_if_two_option
@@ -76,6 +78,7 @@ def terms(
     dial: str | None,
     ttl_s: int | None,
     compute_ms: int | None,
+    bounds: BoundWishes,
     answers: AnswerWishes,
     borrowers: tuple[str, ...],
     save: Path | None,
@@ -90,13 +93,13 @@ def terms(
     """
     from msgspec.structs import replace  # noqa: PLC0415
 
-    changes = bool(dial or ttl_s or borrowers or compute_ms or answers.any)
+    changes = bool(dial or ttl_s or borrowers or compute_ms or bounds.any or answers.any)
     with connected(operator_file) as client:
         found = find_model(client.models().models, name)
         if not changes:
             _show_present(screen, client, found)
             return
-        policy = _limited(_changed(_lent(found).policy, dial, ttl_s), compute_ms)
+        policy = bounded(_limited(_changed(_lent(found).policy, dial, ttl_s), compute_ms), bounds)
         act = _act(found, replace(policy, answers=changed(policy.answers, answers)), borrowers)
         orders.require_way(act.policy, save, more_leaves=_more_leaves(client, found, act))
         compared = compare(client, act)
@@ -192,7 +195,7 @@ def _act(found: "ModelView", policy: "ServingPolicy", borrowers: Sequence[str]) 
 
 
 def _setting(policy: "ServingPolicy") -> tuple[object, ...]:
-    return policy.dial, policy.ttl_ms, policy.request_max, policy.answers
+    return policy.dial, policy.ttl_ms, policy.request_max, policy.answers, policy.max_run_ms, policy.inputs
 
 
 def _limited(policy: "ServingPolicy", compute_ms: int | None) -> "ServingPolicy":

@@ -12,6 +12,7 @@ from aigovtool.cli import orders
 from aigovtool.cli.confirm import confirm, yes_option
 from aigovtool.cli.credentials import connected, read_operator, require_free
 from aigovtool.cli.model.answers import AnswerWishes, answer_facts, answer_options, changed
+from aigovtool.cli.model.bounds import BoundWishes, bound_facts, bound_options, bounded
 from aigovtool.cli.model.dial import EXAMPLE, compute_option, consequence_facts, dial_option, meaning, ttl_option
 from aigovtool.cli.model.terms import terms
 from aigovtool.cli.scope import find_model
@@ -193,6 +194,7 @@ def _write_package(
 @dial_option("balanced")
 @ttl_option
 @compute_option
+@bound_options
 @answer_options
 @click.option("--borrower", "borrowers", multiple=True, required=True, help="Who may serve it; repeat for more.")
 @orders.save_if_two_option
@@ -206,6 +208,7 @@ def add(
     dial: str,
     ttl_s: int | None,
     compute_ms: int | None,
+    bounds: BoundWishes,
     answers: AnswerWishes,
     borrowers: tuple[str, ...],
     save: Path | None,
@@ -223,7 +226,7 @@ def add(
 
     ttl_ms = None if ttl_s is None else ttl_s * 1_000
     policy = default_policy(Dial(dial), ttl_ms=ttl_ms, compute_ms=compute_ms)
-    policy = replace(policy, answers=changed(None, answers))
+    policy = bounded(replace(policy, answers=changed(None, answers)), bounds)
     names = [BorrowerId(parse_name(name, "borrower")) for name in borrowers]
     key_file = key_path or package.with_name(package.name + ".key")
     with connected(operator_file) as client:
@@ -235,7 +238,8 @@ def add(
         else:
             screen.line(f"{done.model} is uploaded, and not lent yet to {', '.join(names)}")
         screen.line(EXAMPLE.words() + ":")
-        facts = consequence_facts(meaning(policy, names, EXAMPLE))
+        bounded_by = bound_facts(policy.max_run_ms, finite=policy.finite) if bounds.any else []
+        facts = consequence_facts(meaning(policy, names, EXAMPLE)) + bounded_by
         screen.facts(facts + (answer_facts(policy.answers) if answers.any else []))
         if done.order is None:
             screen.line(f"next: aigovtool budget grant --model {done.model} {EXAMPLE.limit}")
@@ -354,6 +358,7 @@ def show(screen: Screen, name: str, operator_file: Path | None) -> None:
         ("outputs", "; ".join(found.outputs)),
         ("dial", f"{policy.dial.value}, leases live {span(policy.ttl_ms)}"),
         ("counts", " and ".join(policy.counts)),
+        *bound_facts(policy.max_run_ms, finite=policy.finite),
         *answer_facts(policy.answers),
         ("wipes itself without contact after", span(policy.wipe_after_ms)),
     ]
