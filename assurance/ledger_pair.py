@@ -186,10 +186,10 @@ class Pair:
 
     def restart(self) -> None:
         """Stop the custodian in order, and start it."""
-        clock = self.bench.custodian.time_ms
+        clock = self.bench.custodian.clock
         self.bench.custodian.database.close()
         self.bench.custodian = open_custodian(self.bench.directory)
-        self.bench.custodian.time_ms = clock
+        self.bench.custodian.clock = clock
         self._done("the custodian is restarted")
 
     def repeat(self, slot: int) -> None:

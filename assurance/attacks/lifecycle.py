@@ -44,13 +44,14 @@ ATTACKS: tuple[Attack, ...] = (
         16,
         name="Clocks are slowed, frozen, or stepped",
         answer="Units need no clock: a budget is exact whatever clocks show. Elapsed time that runs backwards "
-        "ends an instance. A stop is carried out whatever a custodian's clock shows; every other order is "
-        "stale. Where a host slows the clock of a TEE that has none of its own, a withheld stop is late "
-        "by as much, and bounded by the units that were leased.",
+        "ends an instance. A custodian whose clock leaps ahead grants nothing by it and ends nothing, until it is "
+        "right or a person confirms it; one that is put back is not waited for. A stop is carried out whatever a "
+        "custodian's clock shows. Where a host slows the clock of a TEE that has none of its own, a withheld stop "
+        "is late by as much, and bounded by the units that were leased.",
         tried="A library under the running processes lets an enclave's time stand still, pass at a tenth, and "
         "leap a year back and ten ahead, and a custodian's leap ten years back, an hour and ten years "
-        "ahead.",
-        refusals=("bad_signature: stale_command", "unauthenticated: credential_expired"),
+        "ahead; a custodian is started with a clock ten years ahead, and told that it is right.",
+        refusals=("bad_signature: stale_command", "clock_leapt", "unauthenticated: credential_expired"),
         entries=("command_refused",),
     ),
     Attack(

@@ -21,6 +21,7 @@ from aigovtool.codec import decode
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey, seal
 from aigovtool.custodian.app import open_custodian
+from aigovtool.custodian.clock import told_by
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.service import key_release, views
 from aigovtool.errors import AIGovToolError
@@ -237,7 +238,7 @@ async def _spend(bench: Bench, enclave: Enclave, units: int) -> None:
 async def _fork(bench: Bench) -> None:
     """Wait until the ledger grants again, and let a copy of an enclave contradict it."""
     bench.now_ms += 60_000
-    bench.custodian.time_ms = lambda: bench.now_ms
+    bench.custodian.clock = told_by(lambda: bench.now_ms)
     enclave = await _booted(bench)
     grant = await _drawn(enclave, 4)
     await enclave.renew(reports=(report(grant.lease_id, seq=2, used=3),))

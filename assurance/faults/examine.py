@@ -18,6 +18,7 @@ from tests.custodian.conftest import CONSUMER, Enclave, want
 
 from aigovtool.codec import decode, decode_signed, encode
 from aigovtool.custodian.app import open_custodian
+from aigovtool.custodian.clock import told_by
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.store import log
 from aigovtool.custodian.store.instances import newest_answer
@@ -228,7 +229,7 @@ def examine(life: Life, directory: Path, told: list[Told], before: set[str]) -> 
     except AIGovToolError as error:
         return Finding([f"the ledger cannot be opened: {error}"])
     try:
-        bench.custodian.time_ms = lambda: bench.now_ms
+        bench.custodian.clock = told_by(lambda: bench.now_ms)
         return asyncio.run(_examine(life, told, before))
     except Exception as error:  # noqa: BLE001 - a damaged file gives nothing where something must be, and all that follows
         return Finding([f"the ledger cannot be read: {error!r}"])

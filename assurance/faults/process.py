@@ -19,6 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from aigovtool.codec import decode, encode
+from aigovtool.custodian.clock import told_by
 from aigovtool.custodian.hub import Hub
 from aigovtool.custodian.senders import Senders
 from aigovtool.custodian.store.database import Database
@@ -175,7 +176,7 @@ class Segment:
             life.bench.custodian = replace(
                 life.custodian, database=database, hub=hub, senders=senders, newest_note=None
             )
-            life.custodian.time_ms = lambda: life.bench.now_ms
+            life.custodian.clock = told_by(lambda: life.bench.now_ms)
             life.tell = lambda line: _write_all(told, encode(line) + b"\n")
             wait_here(Part.SERVING)
             if part is not Part.OPENING:

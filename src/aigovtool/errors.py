@@ -36,7 +36,8 @@ AIGovToolError
     ├── EngineError               the engine failed on this request          500 engine_failed
     ├── NotServedError            one of an enclave's models is not served   503 model_not_served
     ├── StorageError              the ledger could not be written            503 storage_failed
-    └── LedgerRollbackError       others hold a newer state of this ledger   503 ledger_rollback
+    ├── LedgerRollbackError       others hold a newer state of this ledger   503 ledger_rollback
+    └── ClockLeaptError           the custodian's clock is not believed      503 clock_leapt
 ```
 
 Each class has a stable `code` (for programs), an HTTP `status`, and an `exit_code` for the command
@@ -303,6 +304,13 @@ class LedgerRollbackError(FaultError):
     """Somebody holds a checkpoint that this ledger should remember and does not: it was restored from a backup."""
 
     code = "ledger_rollback"
+    status = 503
+
+
+class ClockLeaptError(FaultError):
+    """The clock of the custodian's host is further ahead than can be true: nothing is granted by it."""
+
+    code = "clock_leapt"
     status = 503
 
 

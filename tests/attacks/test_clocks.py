@@ -6,6 +6,8 @@ much as the clock is slow; what is left to use is bounded by the units that were
 
 import http.client
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -23,12 +25,15 @@ from tests.attacks.deployments import (
     deployed,
 )
 from tests.e2e.model import one_digit
-from tests.e2e.world import Connection
+from tests.e2e.world import MODEL, Connection, free_port
 from tests.effort import effort
 from tests.observations import Observed
+from tests.product_process import environment
 
+from aigovtool.ledger.budget import Scope, Window
 from aigovtool.ledger.entry import StopTarget
-from aigovtool.protocol.commands import Act, Resume, Stop
+from aigovtool.ledger.units import Dimension
+from aigovtool.protocol.commands import Act, GrantBudget, Resume, Stop
 from aigovtool.testing.fault_proxy import FaultProxy, fault_proxy
 
 pytestmark = [pytest.mark.attack(16), pytest.mark.needs("gcc")]
@@ -41,6 +46,7 @@ SLOW = 1 / effort(4, campaign=10)
 PAUSE_S = 0.09 / SLOW
 TEN_YEARS_S = 10 * YEAR_S
 STOP = Stop(target=StopTarget.ALL, value="", reason="drill")
+GRANT = GrantBudget(scope=Scope(model=MODEL), dimension=Dimension.INFERENCES, window=Window.LIFETIME, units=1)
 
 
 @dataclass
@@ -184,7 +190,7 @@ def test_a_clock_that_is_put_back_ends_the_instance(site: Site, body: bytes, obs
 
 
 def test_a_custodian_whose_clock_is_put_back_decides_as_before(site: Site, body: bytes, observed: Observed) -> None:
-    """Ten years back: the ledger's time stands, the budget is exact, orders are stale, and a stop is carried out."""
+    """Ten years back: time goes on without it, the budget is exact, orders are stale, and a stop is carried out."""
     consumer, connection = site.consumer(units=12)
     site.custodian.step(wall_s=-TEN_YEARS_S)
     answered, refusal = answered_until_used_up(connection, body, 40)
@@ -195,35 +201,75 @@ def test_a_custodian_whose_clock_is_put_back_decides_as_before(site: Site, body:
     assert times == sorted(times)
 
 
-def test_a_custodian_whose_clock_leaps_ahead_ends_service_and_grants_nothing(
-    tmp_path: Path, body: bytes, observed: Observed
+def test_a_custodian_whose_clock_leaps_ahead_grants_nothing_and_ends_nothing(
+    site: Site, body: bytes, observed: Observed
 ) -> None:
-    """An hour: leases end sooner, orders are stale, a stop is carried out. Ten years: nobody is granted or let in.
+    """An hour, or ten years: no unit, boot or order by such a time, a stop at once, and the log says what is wrong.
 
-    Then every attestation and credential is over, and putting the clock back lifts none, as the ledger's time stands.
-    Whoever holds the custodian's directory enrols an operator anew. This costs service, and never a unit.
+    No credential and no attestation has ended by it: with the clock put right the same parties are served on.
     """
+    consumer, connection = site.consumer(units=12)
+    anybody = site.world.connect()
+    lifted = Resume(target=StopTarget.CONSUMER, value=consumer.name, reason="drill over")
+    for leap_s in (3_600, TEN_YEARS_S):
+        assert anybody.infer(body).status == 200
+        site.custodian.step(wall_s=leap_s)
+        instance, before = site.world.instance(), len(site.world.entries("lease_granted"))
+        used_up = answered_until_refused(anybody, body, 10_000)[1].json()
+        assert observed.refusal(used_up) == "budget_reserved"
+        with site.world.custodian_client() as client:
+            assert client.get("/v1/health").json()["status"] == "clock_leapt"
+        refused = site.order(GRANT)
+        assert refused.status_code == 503
+        assert observed.refusal(refused.json()) == "clock_leapt"
+        site.world.another_enclave("late", free_port())
+        site.world.wait_for(lambda: "ClockLeaptError" in site.world.log_of("late"), "nobody boots")
+        site.world.kill("late")
+        stop = Stop(target=StopTarget.CONSUMER, value=consumer.name, reason="drill")
+        assert site.order(stop).status_code == 200
+        site.world.wait_for(lambda: connection.infer(body).json()["code"] == "stopped", "it is stopped")
+        assert len(site.world.entries("lease_granted")) == before
+        site.world.wait_for(lambda: "clock_leapt" in site.world.log_of("custodian"), "it is said")
+        site.custodian.mend()
+        site.world.wait_for(lambda: site.order(lifted).status_code == 200, "orders are carried out again")
+        site.world.wait_for(lambda: answers(site.world), "it serves as before")
+        assert site.world.instance() == instance
+    answered, refusal = answered_until_used_up(connection, body, 40)
+    assert (answered, refusal.json()["code"]) == (12, "budget_exhausted")
+    assert site.world.charged_to(consumer) <= 12
+    times = [json.loads(entry)["at_ms"] for entry in site.world.log_entries()]
+    assert times == sorted(times)
+    assert times[-1] < time.time_ns() // 1_000_000 + 60_000
+
+
+def test_a_custodian_that_begins_with_a_clock_years_ahead_waits_for_a_person(
+    tmp_path: Path, observed: Observed
+) -> None:
+    """It serves nobody by that time. Whoever holds the directory confirms it; then what ended by it has ended."""
     with ExitStack() as stack:
         site = make(tmp_path, stack)
-        consumer, connection = site.consumer(units=12)
-        site.custodian.step(wall_s=3_600)
-        answered, refusal = answered_until_used_up(connection, body, 40)
-        assert (answered, refusal.json()["code"]) == (12, "budget_exhausted")
-        orders_wait_and_a_stop_does_not(site, consumer, connection, body, observed)
-        assert site.world.charged_to(consumer) <= 12
-        anybody = site.world.connect()
-        assert anybody.infer(body).status == 200
+        assert answers(site.world)
+        site.world.kill("custodian")
         site.custodian.step(wall_s=TEN_YEARS_S)
-        ahead_s, last_s = time.monotonic(), 0.0
-        while anybody.infer(body).status == 200:
-            last_s = time.monotonic()
-        assert last_s - ahead_s <= TTL_S + SLACK_S
-        for _ in range(2):
-            refused = site.order(STOP)
-            assert refused.status_code == 401
-            assert observed.refusal(refused.json()) == "unauthenticated: credential_expired"
-            assert not answers(site.world)
-            site.custodian.mend()
+        site.world.start_custodian()
+        refused = site.order(GRANT)
+        assert observed.refusal(refused.json()) == "clock_leapt"
+        assert site.order(STOP).status_code == 200
+        site.world.kill("custodian")
+        directory, told = str(tmp_path / "world" / "custodian"), {**environment(), **site.custodian.around.environment}
+        command = [sys.executable, "-m", "aigovtool", "custodian", "accept-time", directory]
+        unasked = subprocess.run(command, env=told, capture_output=True, text=True, check=False)
+        assert (unasked.returncode, "not_confirmed" in unasked.stderr) == (3, True)
+        subprocess.run([*command, "--yes"], env=told, check=True)
+        site.world.spawn("custodian", site.world.custodian_code, directory, str(site.world.custodian_port))
+        site.world.wait_for(lambda: is_over(site, observed), "the operator's credential has ended")
+
+
+def is_over(site: Site, observed: Observed) -> bool:
+    """Return whether the custodian is there, and knows its operator no more."""
+    with suppress(httpx.TransportError):
+        return observed.refusal(site.order(STOP).json()) == "unauthenticated: credential_expired"
+    return False
 
 
 def orders_wait_and_a_stop_does_not(

@@ -15,6 +15,7 @@ from tests.custodian.conftest import BORROWER, CONSUMER, MODEL, Bench, Enclave, 
 
 from aigovtool.codec import decode
 from aigovtool.custodian.app import open_custodian
+from aigovtool.custodian.clock import told_by
 from aigovtool.custodian.service import proofs, views
 from aigovtool.custodian.store import leases
 from aigovtool.ledger.audit import AuditReport
@@ -67,7 +68,7 @@ def grown_old(directory: Path, ledger: str | None) -> Iterator[Aged]:
     bench.custodian.database.close()
     past = lay_down(directory, model=MODEL, consumer=CONSUMER, entries=ENTRIES, in_use=IN_USE)
     bench.custodian = open_custodian(directory)
-    bench.custodian.time_ms = lambda: bench.now_ms
+    bench.custodian.clock = told_by(lambda: bench.now_ms)
     yield Aged(bench, enclave, past)
     bench.custodian.database.close()
 

@@ -18,7 +18,8 @@ from onnx import TensorProto, helper
 from aigovtool.cli.app import app
 from aigovtool.custodian.api import custodian_application
 from aigovtool.custodian.app import initialise, open_custodian
-from aigovtool.custodian.custodian import Custodian, system_time_ms
+from aigovtool.custodian.clock import system_time_ms
+from aigovtool.custodian.custodian import Custodian
 from aigovtool.transport.server import HttpServer, bind_loopback
 from aigovtool.transport.tls import server_context
 

@@ -24,6 +24,7 @@ from aigovtool.crypto.secret import ModelKey, Secret
 from aigovtool.crypto.sign import Envelope, SigningKey, open_by_any, seal
 from aigovtool.crypto.wrap import WrapKey, wrap
 from aigovtool.custodian.app import initialise, open_custodian
+from aigovtool.custodian.clock import told_by
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.service import boot, commands, key_release, renewal, views
 from aigovtool.custodian.service.packages import path_of
@@ -314,7 +315,7 @@ def make_bench(directory: Path, *, allow_simulated: bool = True, ledger: str | N
     custodian = open_custodian(directory)
     operator = decode((directory / "operator.json").read_bytes(), OperatorFile)
     bench = Bench(directory, custodian, operator, custodian.time_ms())
-    custodian.time_ms = lambda: bench.now_ms
+    custodian.clock = told_by(lambda: bench.now_ms)
     return bench
 
 

@@ -30,10 +30,12 @@ from aigovtool.crypto.identity import IdentityKind
 from aigovtool.crypto.sign import SigningKey, VerifyKey, seal
 from aigovtool.crypto.x509 import from_pem, issue_client_certificate, new_authority
 from aigovtool.custodian.api import custodian_application
-from aigovtool.custodian.app import ledger_clock, open_custodian
+from aigovtool.custodian.app import open_custodian
+from aigovtool.custodian.clock import HostClock
 from aigovtool.custodian.service import packages, proofs
 from aigovtool.custodian.store import log
 from aigovtool.custodian.store.transaction import Transaction
+from aigovtool.custodian.timekeeping import ledger_clock
 from aigovtool.ids import Digest, InstanceId, digest_of, key_id_of
 from aigovtool.ledger.budget import Scope
 from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
@@ -308,10 +310,11 @@ async def test_a_clock_that_is_put_back_revives_no_credential(api: Api) -> None:
     passed_ms = (await ledger_clock(api.bench.custodian))()
     api.bench.custodian.database.close()
     api.bench.custodian = open_custodian(api.bench.directory)
-    api.bench.custodian.time_ms = lambda: api.bench.now_ms
+    api.bench.custodian.clock = HostClock(lambda: api.bench.now_ms, lambda: 0)
     clock_ms = await ledger_clock(api.bench.custodian)
     assert clock_ms() == passed_ms == api.bench.now_ms + YEAR_MS
     api.bench.now_ms += YEAR_MS + 7
+    await api.bench.custodian.database.run(api.bench.custodian.now)
     assert clock_ms() == passed_ms + 7
 
 

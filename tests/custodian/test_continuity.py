@@ -60,7 +60,7 @@ class Backup:
 
     def restore(self) -> None:
         """Put the copy in the place of the ledger, and start the custodian on it."""
-        clock = self.bench.custodian.time_ms
+        clock = self.bench.custodian.clock
         self.bench.custodian.database.close()
         if self.ledger is None:
             (self.bench.directory / "ledger.db").write_bytes(self.file)
@@ -69,16 +69,16 @@ class Backup:
         else:
             _put_tables(self.ledger, self.rows)
         self.bench.custodian = open_custodian(self.bench.directory)
-        self.bench.custodian.time_ms = clock
+        self.bench.custodian.clock = clock
 
 
 @contextmanager
 def _closed(bench: Bench) -> Iterator[None]:
-    clock = bench.custodian.time_ms
+    clock = bench.custodian.clock
     bench.custodian.database.close()
     yield
     bench.custodian = open_custodian(bench.directory)
-    bench.custodian.time_ms = clock
+    bench.custodian.clock = clock
 
 
 def _tables(ledger: str) -> dict[str, list[tuple[object, ...]]]:

@@ -7,7 +7,7 @@ from tests.transport.conftest import all_closed
 from aigovtool.codec import Message, encode
 from aigovtool.crypto.sign import seal
 from aigovtool.custodian.api import custodian_application
-from aigovtool.custodian.app import ledger_clock
+from aigovtool.custodian.timekeeping import ledger_clock
 from aigovtool.protocol import messages
 from aigovtool.protocol.messages import Listen
 from aigovtool.transport.server import HttpServer, bind_loopback

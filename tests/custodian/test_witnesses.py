@@ -12,6 +12,7 @@ from tests.postgres_server import PostgresServer
 
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.custodian.app import open_custodian
+from aigovtool.custodian.clock import told_by
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.service import views, witnesses
 from aigovtool.errors import (
@@ -158,7 +159,7 @@ async def test_every_custodian_on_a_ledger_takes_it(tmp_path: Any, postgres_serv
     """Also one that never heard of the witness; what one has kept all show, and a retirement holds everywhere."""
     bench = make_bench(tmp_path / "custodian", ledger=postgres_server.database())
     second = open_custodian(bench.directory)
-    second.time_ms = lambda: bench.now_ms
+    second.clock = told_by(lambda: bench.now_ms)
     try:
         signer = Signer(bench)
         await signer.enrol()

@@ -16,6 +16,7 @@ from aigovtool.enclave.roster import (
 )
 from aigovtool.errors import (
     AIGovToolError,
+    ClockLeaptError,
     ConfigurationError,
     EngineError,
     ForbiddenError,
@@ -75,6 +76,7 @@ class Stand:
         (ReattestRequiredError(""), False),
         (UnauthenticatedError("", reason="credential_expired"), False),
         (LedgerRollbackError(""), False),
+        (ClockLeaptError(""), False),
         (StorageError(""), False),
         (StorageError("", reason="package_unreadable"), True),
         (PackageError("", reason="download_digest"), True),

@@ -9,6 +9,7 @@ from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, KeyId, Lea
 from aigovtool.ledger import entry
 from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window
 from aigovtool.ledger.entry import Command, Entry, EntryBody, PartyRole, StopTarget
+from aigovtool.ledger.gap import may_follow_gap, may_follow_leap
 from aigovtool.ledger.merkle import leaf_hash
 from aigovtool.ledger.units import Dimension, of
 
@@ -53,6 +54,7 @@ BODIES: list[EntryBody] = [
     entry.LeaseExpired(lease_id=LEASE),
     entry.LeaseWrittenOff(lease_id=LEASE, command=COMMAND),
     entry.GapFound(checkpoint="note", lost_generation=0, lost_size=9),
+    entry.ClockAccepted(before_ms=5),
     entry.Restored(
         generation=1,
         checkpoint="note",
@@ -128,3 +130,27 @@ def test_place_and_time_are_in_the_leaf() -> None:
         msgspec.structs.replace(first, generation=1),
     ]
     assert len({first.leaf(), *(other.leaf() for other in others)}) == 4
+
+
+def test_what_may_be_written_without_a_clock_gives_nobody_anything() -> None:
+    """Nothing that grants, admits, enrols, orders more or lifts; a person's word for the time ends neither state."""
+    giving = {
+        "attested",
+        "key_released",
+        "lease_granted",
+        "lease_written_off",
+        "party_added",
+        "model_added",
+        "model_terms_set",
+        "budget_set",
+        "ask_decided",
+        "resumed",
+        "restored",
+        "charged",
+        "appraisal_policy_set",
+        "witness_enrolled",
+        "witness_retired",
+    }
+    refused = {str(body.__struct_config__.tag) for body in BODIES if not may_follow_leap(body)}
+    assert refused == giving | {"genesis", "clock_accepted"}
+    assert may_follow_gap(entry.ClockAccepted(before_ms=1))

@@ -114,7 +114,7 @@ def _public(custodian: Custodian) -> list[Route]:
             lambda transaction: (facts.generation(transaction), facts.epoch(transaction))
         )
         return shown.Health(
-            status="serving",
+            status="clock_leapt" if custodian.clock.leapt_ms else "serving",
             version=__version__,
             custodian=custodian.keys.custodian,
             generation=generation,

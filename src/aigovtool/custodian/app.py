@@ -25,7 +25,8 @@ from aigovtool.custodian import activation
 from aigovtool.custodian import keys as custodian_keys
 from aigovtool.custodian.api import custodian_application
 from aigovtool.custodian.certificate import Served
-from aigovtool.custodian.custodian import Custodian, system_time_ms
+from aigovtool.custodian.clock import system_time_ms
+from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.endorsements.cache import CACHE_DIRECTORY, EndorsementCache
 from aigovtool.custodian.endorsements.vendor import VendorServices
 from aigovtool.custodian.key_watch import KeyWatch, fingerprint
@@ -41,6 +42,7 @@ from aigovtool.custodian.store.database import Database
 from aigovtool.custodian.store.records import Party
 from aigovtool.custodian.store.sqlite import Sqlite
 from aigovtool.custodian.store.transaction import Transaction
+from aigovtool.custodian.timekeeping import ClockTeller, host_time_ms, ledger_clock
 from aigovtool.errors import AIGovToolError, ConfigurationError, StorageError
 from aigovtool.ids import KeyId, OperatorId, digest_of, parse_name
 from aigovtool.ledger.entry import AppraisalPolicySet, Genesis, KeySetPublished, PartyAdded, PartyRole
@@ -173,6 +175,7 @@ def add_operator(directory: Path, operator: str, path: Path) -> None:
     Raises:
         InvalidValueError, ConflictError: the name is not one, or was given out before.
         ConfigurationError: the ledger cannot be opened, or `path` not be written.
+        ClockLeaptError: this host's clock is far ahead of the ledger's time.
     """
     parse_name(operator, "operator")
     settings, keys, key = read_settings(directory), custodian_keys.load(directory), SigningKey.generate()
@@ -186,7 +189,7 @@ def add_operator(directory: Path, operator: str, path: Path) -> None:
 
 def _enrol(transaction: Transaction, operator: str, key: SigningKey) -> Party:
     """Enrol an operator by the ledger's time, by which the credential will be judged."""
-    now_ms = facts.advance_clock(transaction, system_time_ms())
+    now_ms = host_time_ms(transaction)
     not_after_ms = now_ms + _OPERATOR_VALIDITY_MS
     role, public = PartyRole.OPERATOR, key.public
     party = Party(role=role, name=operator, borrower=None, key=public.raw, not_after_ms=not_after_ms)
@@ -207,7 +210,7 @@ def _found_ledger(
     policy = first_policy(allow_simulated=settings.allow_simulated)
 
     def job(transaction: Transaction) -> Party:
-        now_ms = facts.advance_clock(transaction, system_time_ms())
+        now_ms = host_time_ms(transaction)
         log.append(transaction, now_ms, Genesis(custodian=keys.custodian))
         digest = digest_of(keys.key_set_envelope.payload)
         log.append(transaction, now_ms, KeySetPublished(version=keys.key_set.version, digest=digest))
@@ -278,18 +281,6 @@ def open_custodian(directory: Path) -> Custodian:
     made.endorsements = EndorsementCache(directory / CACHE_DIRECTORY, fetch, system_time_ms)
     remove_left(made.packages)
     return made
-
-
-async def ledger_clock(custodian: Custodian) -> Callable[[], int]:
-    """Return the clock by which credentials are judged: the ledger's, which never goes back, also over restarts.
-
-    It follows the host's clock. One that is put back would else revive what has ended.
-
-    Raises:
-        StorageError: the ledger cannot be read.
-    """
-    await custodian.database.run(custodian.now)
-    return lambda: max(custodian.time_ms(), custodian.database.clock_ms)
 
 
 def serve(directory: Path, *, host: str, port: int, ready: Callable[[str], None] | None = None) -> None:
@@ -383,9 +374,11 @@ async def _until(
     custodian: Custodian, server: HttpServer, certificate: Served, watch: KeyWatch, ending: asyncio.Event
 ) -> None:
     """Charge overdue leases, and take up renewed certificates and keys, until told to end or the ledger fails."""
+    teller = ClockTeller(custodian.clock)
     while not ending.is_set():
         if await _look(custodian, certificate, watch):
             server.replace_tls(certificate.tls)
+        teller.look()
         certificate.warn(system_time_ms())
         try:
             async with asyncio.timeout(_SWEEP_S):

@@ -2,14 +2,13 @@
 
 import asyncio
 import secrets
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from aigovtool.attestation.verifier import VerifierSet
 from aigovtool.codec import Message, encode
 from aigovtool.crypto.sign import Envelope, SigningKey, seal
+from aigovtool.custodian.clock import HostClock, clock_leapt
 from aigovtool.custodian.endorsements.cache import EndorsementCache
 from aigovtool.custodian.hub import Announcement, Hub
 from aigovtool.custodian.keys import CustodianKeys
@@ -24,13 +23,8 @@ from aigovtool.errors import LedgerRollbackError
 from aigovtool.ids import KeyId, MessageId
 from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
 from aigovtool.ledger.entry import EntryBody
-from aigovtool.ledger.gap import may_follow_gap
+from aigovtool.ledger.gap import may_follow_gap, may_follow_leap
 from aigovtool.protocol.stop import STOP_STATE
-
-
-def system_time_ms() -> int:
-    """Return the time of this host, in milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 class Notice(Message):
@@ -67,7 +61,7 @@ class Custodian:
     newest_note: tuple[tuple[Checkpoint, KeyId], str] | None = None
     #: Tells this process from the others that serve the same ledger.
     replica: MessageId = field(default_factory=lambda: MessageId(secrets.token_hex(16)))
-    time_ms: Callable[[], int] = system_time_ms
+    clock: HostClock = field(default_factory=HostClock)
     #: Whether the ledger is being copied: one copy at a time.
     copying: bool = False
     #: Held while all instances are judged again: two at once would write each other's evidence.
@@ -77,9 +71,27 @@ class Custodian:
         """Sign, open and judge with other keys of the same custodian from now on."""
         self.keys, self.verifiers = keys, verifiers
 
+    def time_ms(self) -> int:
+        """Return what the host's clock shows, whether that is believed or not."""
+        return self.clock.wall_ms()
+
     def now(self, transaction: Transaction) -> int:
-        """Return the ledger's time, which never goes back even if the host's does."""
-        return facts.advance_clock(transaction, self.time_ms())
+        """Return the ledger's time, which never goes back even if the host's does, and does not leap with it."""
+        before_ms = transaction.head.clock_ms
+        if not self.clock.has_met:
+            self.clock.begin(before_ms, facts.server_time_ms(transaction))
+        return facts.advance_clock(transaction, self.clock.read(before_ms))
+
+    def require_clock(self, transaction: Transaction) -> int:
+        """Return the ledger's time, before something is given to somebody by it.
+
+        Raises:
+            ClockLeaptError: the host's clock is not believed.
+        """
+        now_ms = self.now(transaction)
+        if self.clock.leapt_ms:
+            raise clock_leapt(self.clock.leapt_ms)
+        return now_ms
 
     def record(self, transaction: Transaction, body: EntryBody) -> int:
         """Append to the audit log in the running transaction.
@@ -88,10 +100,12 @@ class Custodian:
 
         Raises:
             LedgerRollbackError: the ledger was restored from a backup, and the gap is not settled.
+            ClockLeaptError: the entry gives somebody something, and the host's clock is not believed.
         """
         if transaction.head.gap is not None and not may_follow_gap(body):
             raise rolled_back()
-        return log.append(transaction, self.now(transaction), body)
+        now_ms = self.now(transaction) if may_follow_leap(body) else self.require_clock(transaction)
+        return log.append(transaction, now_ms, body)
 
     def checkpoint(self, transaction: Transaction, key: SigningKey | None = None) -> str:
         """Return the log as it stands, signed. Whoever is given it can tell later that it was forgotten.

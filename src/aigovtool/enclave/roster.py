@@ -24,6 +24,7 @@ from typing import Final
 
 from aigovtool.errors import (
     AIGovToolError,
+    ClockLeaptError,
     LedgerRollbackError,
     ModelError,
     NotServedError,
@@ -50,8 +51,15 @@ LEAST_S: Final = 600.0
 _BOOTS: Final = 50
 _FACTOR: Final = 4
 MOST_S: Final = 7 * 86_400.0
-#: What says nothing of the model that is asked for: nobody answers, or this instance or borrower is refused.
-_OF_ALL: Final = (UnreachableError, OverloadedError, RefusalError, UnauthenticatedError, LedgerRollbackError)
+#: What says nothing of the model that is asked for: nobody answers, or this instance or borrower is refused, or everybody.
+_OF_ALL: Final = (
+    UnreachableError,
+    OverloadedError,
+    RefusalError,
+    UnauthenticatedError,
+    LedgerRollbackError,
+    ClockLeaptError,
+)
 
 
 def is_of_one(error: AIGovToolError) -> bool:

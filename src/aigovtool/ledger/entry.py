@@ -263,6 +263,15 @@ class GapFound(Message, tag_field="kind", tag="gap_found"):
     lost_size: Units
 
 
+class ClockAccepted(Message, tag_field="kind", tag="clock_accepted"):
+    """Whoever holds the custodian's directory confirmed that its clock is right: time goes on from this entry's.
+
+    `before_ms` is the ledger's time until then.
+    """
+
+    before_ms: Millis
+
+
 class Restored(Message, tag_field="kind", tag="restored"):
     """Two operators put a ledger that was restored from a backup back into service, in a new generation.
 
@@ -350,39 +359,15 @@ class Wiped(Message, tag_field="kind", tag="wiped"):
     epoch: Units
 
 
-EntryBody = (
-    Genesis
-    | KeySetPublished
-    | PartyAdded
-    | PartyRevoked
-    | ModelAdded
-    | ModelTermsSet
-    | ModelWithdrawn
-    | AppraisalPolicySet
-    | BudgetSet
-    | Attested
-    | AttestationRefused
-    | AttestationWithdrawn
-    | KeyReleased
-    | ReleaseRefused
-    | CommandRefused
-    | Refused
-    | LeaseGranted
-    | LeaseClosed
-    | LeaseExpired
-    | LeaseWrittenOff
-    | GapFound
-    | Restored
-    | Charged
-    | Forked
-    | Asked
-    | AskDecided
-    | Stopped
-    | Resumed
-    | WitnessEnrolled
-    | WitnessRetired
-    | Wiped
-)
+_Party = PartyAdded | PartyRevoked
+_Model = ModelAdded | ModelTermsSet | ModelWithdrawn | KeyReleased
+_Lease = LeaseGranted | LeaseClosed | LeaseExpired | LeaseWrittenOff | Forked
+_Loss = GapFound | ClockAccepted | Restored | Charged
+_Witness = WitnessEnrolled | WitnessRetired
+_Ordered = AppraisalPolicySet | BudgetSet | Asked | AskDecided | Stopped | Resumed
+_Instance = Attested | AttestationWithdrawn | Wiped
+
+EntryBody = Genesis | KeySetPublished | _Party | _Model | _Ordered | _Instance | _Lease | _Loss | _Witness | Refusal
 
 
 class Entry(Message):

@@ -1,8 +1,44 @@
-"""What may stand in the log of a ledger that knows that it has forgotten something (spec: leases section 12)."""
+"""What may stand in the log of a ledger that may not grant: nothing that gives anybody more (spec: leases section 12).
 
-from typing import get_args
+It has forgotten something, or it does not know what time it is.
+"""
 
-from aigovtool.ledger.entry import EntryBody, GapFound, PartyAdded, PartyRole, Refusal, Restored, Stopped
+from typing import Final, get_args
+
+from aigovtool.ledger.entry import (
+    Asked,
+    AttestationWithdrawn,
+    ClockAccepted,
+    EntryBody,
+    Forked,
+    GapFound,
+    KeySetPublished,
+    LeaseClosed,
+    LeaseExpired,
+    ModelWithdrawn,
+    PartyAdded,
+    PartyRevoked,
+    PartyRole,
+    Refusal,
+    Restored,
+    Stopped,
+    Wiped,
+)
+
+#: Takes something away, ends what was lent, or says what happened; needs no time that is true.
+_TAKES: Final = (
+    Asked,
+    AttestationWithdrawn,
+    Forked,
+    GapFound,
+    KeySetPublished,
+    LeaseClosed,
+    LeaseExpired,
+    ModelWithdrawn,
+    PartyRevoked,
+    Stopped,
+    Wiped,
+)
 
 
 def may_follow_gap(body: EntryBody) -> bool:
@@ -12,4 +48,12 @@ def may_follow_gap(body: EntryBody) -> bool:
     """
     if isinstance(body, PartyAdded):
         return body.role is PartyRole.OPERATOR and body.command is None
-    return isinstance(body, (*get_args(Refusal), GapFound, Restored, Stopped))
+    return isinstance(body, (*get_args(Refusal), ClockAccepted, GapFound, Restored, Stopped))
+
+
+def may_follow_leap(body: EntryBody) -> bool:
+    """Return whether an entry may be written while the host's clock is not believed: a stop, and whatever takes away.
+
+    Leases end by what has passed, which is known. So is what was used, and that is given back as ever.
+    """
+    return isinstance(body, (*get_args(Refusal), *_TAKES))

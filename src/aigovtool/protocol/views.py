@@ -18,7 +18,10 @@ from aigovtool.protocol.commands import AskState
 
 
 class Health(Message):
-    """Whether the custodian serves, and what it is."""
+    """Whether the custodian serves, and what it is.
+
+    `status` is `serving`, or `clock_leapt`: it does not believe its host's clock, and grants nothing. Stops work.
+    """
 
     status: str
     version: str

@@ -136,6 +136,10 @@ _SENTENCES: Final[Mapping[type, _Sentence]] = MappingProxyType(
                 "nothing from then on"
             ),
         ),
+        log.ClockAccepted: (
+            lambda _: "whoever holds the custodian's directory",
+            lambda e: f"confirmed the custodian's clock; until then the ledger's time was {when(e.before_ms)}",
+        ),
         log.Restored: (
             _by_custodian,
             lambda e: (

@@ -41,6 +41,7 @@ KINDS: Final = (
     "lease_expired",
     "lease_written_off",
     "gap_found",
+    "clock_accepted",
     "restored",
     "charged",
     "forked",

@@ -1,6 +1,6 @@
 """`aigovtool custodian`: make a custodian, serve it, and show how to recognise it.
 
-`gap`, `certificate`, `backup` and `keys` are modules of their own.
+`gap`, `certificate`, `backup`, `keys` and `accept-time` are modules of their own.
 """
 
 import time
@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from aigovtool.cli.address import LISTEN, Address
 from aigovtool.cli.credentials import read_party
+from aigovtool.cli.custodian.accept_time import accept_time, status
 from aigovtool.cli.custodian.backup import backup
 from aigovtool.cli.custodian.certificate import certificate, standing, warning
 from aigovtool.cli.custodian.gap import gap, settle
@@ -55,6 +56,8 @@ custodian.add_command(settle)
 custodian.add_command(certificate)
 custodian.add_command(backup)
 custodian.add_command(keys)
+custodian.add_command(accept_time)
+custodian.add_command(status)
 
 
 @custodian.command(cls=Verb, example="aigovtool custodian init ./custodian --url https://custodian.example:8440")

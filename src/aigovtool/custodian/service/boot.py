@@ -64,6 +64,7 @@ async def challenge(custodian: Custodian, envelope: Envelope) -> ChallengeReply:
         ForbiddenError, SignatureInvalidError: nobody enrolled signed this, or for another borrower.
         UnauthenticatedError: the borrower's credential has ended (`credential_expired`).
         EvidenceError: keys that are to be activated cannot be.
+        ClockLeaptError: the host's clock is not believed.
         OverloadedError: too many boots are under way.
     """
     borrower = await _borrower_of(custodian, envelope, release.CHALLENGE_REQUEST)
@@ -85,7 +86,7 @@ async def challenge(custodian: Custodian, envelope: Envelope) -> ChallengeReply:
 def _challenge(custodian: Custodian, transaction: Transaction, request: ChallengeRequest) -> Challenge:
     if transaction.head.gap is not None:
         raise rolled_back()
-    now_ms = custodian.now(transaction)
+    now_ms = custodian.require_clock(transaction)
     parties.require(transaction, PartyRole.BORROWER, request.borrower)
     nonce = Nonce(secrets.token_hex(32))
     instances.add_nonce(transaction, nonce, request.borrower, now_ms=now_ms, ttl_ms=NONCE_TTL_MS)

@@ -65,7 +65,7 @@ async def execute(custodian: Custodian, identity: Identity, envelope: Envelope) 
                 announced.append(EVERYBODY)  # the reply to that COMMIT may have been lost, and the announcement with it
             return before
         # However old, a command gets its answer again.
-        _require_fresh(custodian, command, cosigned=mark.second is not None)
+        _require_fresh(custodian, command, custodian.now(transaction), cosigned=mark.second is not None)
         acting = Acting(custodian, transaction, command, mark, custodian.now(transaction), announced)
         if mark.second is None and _needs_two(transaction, command.act):
             raise ConflictError(
@@ -132,11 +132,11 @@ def _can_act(party: Party, now_ms: int) -> bool:
     return not party.revoked and party.not_after_ms > now_ms
 
 
-def _require_fresh(custodian: Custodian, command: Command, *, cosigned: bool) -> None:
+def _require_fresh(custodian: Custodian, command: Command, now_ms: int, *, cosigned: bool) -> None:
     if isinstance(command.act, commands.Stop):
         return  # Whoever's clock is wrong, a stop takes effect. Only its own operator can send it, and once only.
-    # By the host's clock: the ledger's never goes back, and one reading far ahead would lock operators out.
-    age_ms = custodian.time_ms() - command.issued_at_ms
+    # By the host's clock, as the ledger's never goes back; while that is not believed, by what is believed.
+    age_ms = (now_ms if custodian.clock.leapt_ms else custodian.time_ms()) - command.issued_at_ms
     if not -COMMAND_MAX_AGE_MS <= age_ms <= (COSIGNED_MAX_AGE_MS if cosigned else COMMAND_MAX_AGE_MS):
         raise SignatureInvalidError("the command is too old", reason="stale_command", fix="check the clocks")
 

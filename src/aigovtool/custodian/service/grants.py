@@ -78,6 +78,8 @@ class Granting:
         quiet_ms = self._transaction.head.quiet_until_ms - self._now_ms
         if quiet_ms > 0:  # leases that the ledger has forgotten may still be in use
             return _deny(want, DenyCode.RESERVED, retry_after_ms=quiet_ms)
+        if self._custodian.clock.leapt_ms:  # it may be over soon: what runs stays loaded, and hears of stops
+            return _deny(want, DenyCode.RESERVED, retry_after_ms=_RETRY_AFTER_MS)
         scopes = path(want.model, self._instance.borrower, want.consumer)
         rows = budgets.rows_on(self._transaction, scopes, self._now_ms)
         effects = book.apply(book_of(rows), self._draw(want, model))

@@ -3,7 +3,7 @@
 from typing import Final, TypeVar
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from aigovtool.codec import decode, encode
 from aigovtool.custodian.store.schema import facts
@@ -46,3 +46,11 @@ def advance_clock(transaction: Transaction, now_ms: int) -> int:
     if now_ms > transaction.head.clock_ms:
         transaction.head = msgspec.structs.replace(transaction.head, clock_ms=now_ms)
     return transaction.head.clock_ms
+
+
+def server_time_ms(transaction: Transaction) -> int | None:
+    """Return what the clock of the database's server shows; None where the ledger is a file of this host."""
+    if transaction.connection.dialect.name != "postgresql":
+        return None
+    seconds = transaction.execute(select(func.extract("epoch", func.clock_timestamp()))).scalar_one()
+    return int(seconds * 1000)
