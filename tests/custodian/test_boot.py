@@ -428,15 +428,16 @@ async def test_no_admission_outlives_the_credential_of_its_borrower(lent: Bench)
 
 
 async def test_a_key_opens_with_the_attested_key_in_its_context_only(admitted: Enclave, lent: Bench) -> None:
-    """Another HPKE key, or the context of another custodian, instance, model or manifest, opens nothing."""
+    """Another HPKE key, or the context of another custodian, instance, model, manifest or policy, opens nothing."""
     released = await admitted.release()
     custodian = lent.custodian.keys.custodian
-    names = (custodian, admitted.instance, MODEL, lent.manifest)
+    names = (custodian, admitted.instance, MODEL, lent.manifest, lent.policy.digest())
     with admitted.hpke.unwrap(released.wrapped_key, release.release_context(*names)) as key:
         assert key.reveal() == lent.model_key
     with pytest.raises(SignatureInvalidError):
         WrapKey.generate().unwrap(released.wrapped_key, release.release_context(*names))
-    wrong: tuple[Any, ...] = (key_id_of(b"x"), Enclave(lent).instance, ModelId("other"), digest_of(b"x"))
+    digest = digest_of(b"x")
+    wrong: tuple[Any, ...] = (key_id_of(b"x"), Enclave(lent).instance, ModelId("other"), digest, digest)
     for position, other in enumerate(wrong):
         changed: list[Any] = list(names)
         changed[position] = other

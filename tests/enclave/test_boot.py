@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.custodian.conftest import MODEL
-from tests.enclave.site import Site, children
+from tests.custodian.conftest import BORROWER, MODEL
+from tests.enclave.site import Hold, Site, children
 
 from aigovtool.attestation.binding import Expectation, require_bound
 from aigovtool.attestation.model import Unchecked
-from aigovtool.crypto.sign import SigningKey
+from aigovtool.crypto.sign import Envelope, SigningKey, open_by_any, seal
 from aigovtool.enclave import boot as boot_module
 from aigovtool.enclave.app import EnclaveOptions, attester_for
 from aigovtool.enclave.boot import boot
@@ -27,11 +27,13 @@ from aigovtool.errors import (
     AIGovToolError,
     ConfigurationError,
     ForbiddenError,
+    ReattestRequiredError,
     SignatureInvalidError,
     VerificationError,
 )
 from aigovtool.ids import ModelId, Nonce, digest_of
 from aigovtool.ledger.entry import AttestationRefused
+from aigovtool.protocol import commands as acts
 from aigovtool.protocol import release
 from aigovtool.testing.simulated_tee import wiring
 
@@ -276,6 +278,38 @@ async def test_the_key_release_of_another_boot_is_refused(site: Site) -> None:
     old = site.link.seen["/v1/release"]
     site.link.changes["/v1/release"] = lambda _: old
     await site.refused(SignatureInvalidError, "wrong_release")
+
+
+async def changed_while_it_boots(site: Site) -> None:
+    """Lend the model on other terms once an enclave was admitted, and before it asks for the key."""
+    held = site.link.held["/v1/boot"]
+    await held.arrived.wait()
+    before = site.bench.policy
+    terms = msgspec.structs.replace(before, version=before.version + 1, ttl_ms=before.ttl_ms - 1_000)
+    await site.bench.command(acts.SetModelTerms(model=MODEL, policy=terms, borrowers=[BORROWER]))
+    held.let_pass.set()
+
+
+async def test_a_key_under_other_terms_than_those_of_the_admission_is_refused(site: Site) -> None:
+    """They were changed in between, and the enclave would keep to the old ones: so it starts again, on the new ones."""
+    site.link.held["/v1/boot"] = Hold()
+    await asyncio.gather(changed_while_it_boots(site), site.refused(ReattestRequiredError, "terms_changed"))
+    instance = await boot(site.party, [MODEL], wiring.platform(), site.link, site.cache)
+    await instance.engine.kill_and_wait()
+
+
+async def test_a_key_does_not_open_under_another_policy(site: Site) -> None:
+    """Not even when the signed release says what the enclave expects: the policy is in the key's own context."""
+    told, keys = site.bench.policy.digest(), site.bench.custodian.keys
+
+    def lie(answer: object) -> object:
+        assert isinstance(answer, Envelope)
+        released = open_by_any(answer, release.RELEASE, release.KeyRelease, keys.key_set.command_keys())
+        assert released.policy != told
+        return seal(release.RELEASE, msgspec.structs.replace(released, policy=told), keys.commands)
+
+    site.link.held["/v1/boot"], site.link.changes["/v1/release"] = Hold(), lie
+    await asyncio.gather(changed_while_it_boots(site), site.refused(SignatureInvalidError, "wrong_context"))
 
 
 @pytest.mark.parametrize(("path", "other"), [("/v1/boot", "/v1/release"), ("/v1/release", "/v1/boot")])

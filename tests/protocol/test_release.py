@@ -22,27 +22,30 @@ CUSTODIANS = [KeyId("c" * 64), KeyId("d" * 64)]
 INSTANCES = [InstanceId("a" * 64), InstanceId("b" * 64)]
 MODELS = [ModelId("digits"), ModelId("letters")]
 MANIFESTS = [Digest("sha256:" + "1" * 64), Digest("sha256:" + "2" * 64)]
+POLICIES = [Digest("sha256:" + "3" * 64), Digest("sha256:" + "4" * 64)]
 
 
 def test_every_part_of_a_release_is_in_its_context() -> None:
-    """Another custodian, instance, model or manifest is another context, in which the key does not open."""
-    parts = list(itertools.product(CUSTODIANS, INSTANCES, MODELS, MANIFESTS))
+    """Another custodian, instance, model, manifest or policy is another context, in which the key does not open."""
+    parts = list(itertools.product(CUSTODIANS, INSTANCES, MODELS, MANIFESTS, POLICIES))
     assert len({release_context(*each) for each in parts}) == len(parts)
 
 
 def test_a_deposit_is_never_a_release() -> None:
     """What a sealer wraps for its custodian has a context of its own, one per custodian and manifest."""
     deposits = {deposit_context(*each) for each in itertools.product(CUSTODIANS, MANIFESTS)}
-    releases = {release_context(*each) for each in itertools.product(CUSTODIANS, INSTANCES, MODELS, MANIFESTS)}
+    releases = {
+        release_context(*each) for each in itertools.product(CUSTODIANS, INSTANCES, MODELS, MANIFESTS, POLICIES)
+    }
     assert len(deposits) == 4
     assert not deposits & releases
 
 
 def test_the_release_context_is_as_specified() -> None:
     """A second implementation can make the same bytes."""
-    assert release_context(CUSTODIANS[0], INSTANCES[0], MODELS[0], MANIFESTS[0]) == (
-        b'{"label":"aigovtool model key v1","custodian":"%b","instance":"%b","model":"digits","manifest":"sha256:%b"}'
-        % (b"c" * 64, b"a" * 64, b"1" * 64)
+    assert release_context(CUSTODIANS[0], INSTANCES[0], MODELS[0], MANIFESTS[0], POLICIES[0]) == (
+        b'{"label":"aigovtool model key v2","custodian":"%b","instance":"%b","model":"digits","manifest":"sha256:%b",'
+        b'"policy":"sha256:%b"}' % (b"c" * 64, b"a" * 64, b"1" * 64, b"3" * 64)
     )
 
 

@@ -39,6 +39,7 @@ from aigovtool.errors import (
     AIGovToolError,
     ConfigurationError,
     EngineError,
+    ReattestRequiredError,
     SignatureInvalidError,
     StoppedError,
     VerificationError,
@@ -308,6 +309,12 @@ class _Boot:
             raise SignatureInvalidError("the released key is for another request", reason="wrong_release")
         if open_by_any(released.stop_state, STOP_STATE, StopState, key_set.command_keys()).is_wide():
             raise StoppedError("the custodian has stopped this")
+        if released.policy != offer.policy.digest():
+            raise ReattestRequiredError(
+                f"{offer.model} is lent on other terms than when this enclave was admitted",
+                reason="terms_changed",
+                fix="start it again",
+            )
         return released
 
     async def _load(self, path: Path, released: KeyRelease, offer: release.ModelOffer, silence_ms: int) -> LoadedModel:
@@ -334,7 +341,9 @@ class _Boot:
             return await self.engine.load(
                 descriptor,
                 wrapped_key=released.wrapped_key,
-                info=release.release_context(custodian, instance, released.model, offer.manifest),
+                info=release.release_context(
+                    custodian, instance, released.model, offer.manifest, offer.policy.digest()
+                ),
                 manifest_digest=offer.manifest,
                 sealer=offer.sealer,
                 timeout_ms=within_ms,

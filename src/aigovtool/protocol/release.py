@@ -31,7 +31,7 @@ BOOT_AGAIN = "boot-again.v1"
 ADMISSION = "admission.v1"
 RELEASE_REQUEST = "release-request.v1"
 RELEASE = "key-release.v1"
-_WRAP_LABEL = "aigovtool model key v1"
+_WRAP_LABEL = "aigovtool model key v2"
 MAX_MODELS = 64
 
 
@@ -152,12 +152,23 @@ class _WrapContext(Message):
     instance: InstanceId
     model: ModelId
     manifest: Digest
+    policy: Digest
 
 
-def release_context(custodian: KeyId, instance: InstanceId, model: ModelId, manifest: Digest) -> bytes:
-    """Return the HPKE `info` in which a released key opens: one custodian, instance, model and manifest."""
+def release_context(custodian: KeyId, instance: InstanceId, model: ModelId, manifest: Digest, policy: Digest) -> bytes:
+    """Return the HPKE `info` in which a released key opens: one custodian, instance, model, manifest and terms.
+
+    `policy` is the digest of the serving policy that the enclave was told: it cannot open the key under another one.
+    """
     return encode(
-        _WrapContext(label=_WRAP_LABEL, custodian=custodian, instance=instance, model=model, manifest=manifest)
+        _WrapContext(
+            label=_WRAP_LABEL,
+            custodian=custodian,
+            instance=instance,
+            model=model,
+            manifest=manifest,
+            policy=policy,
+        )
     )
 
 

@@ -57,23 +57,21 @@ def _is_due(transaction: Transaction, name: InstanceId) -> bool:
 def _release(custodian: Custodian, transaction: Transaction, request: release.ReleaseRequest) -> Envelope:
     instance = instances.require(transaction, request.instance)
     model = _releasable(custodian, transaction, instance, request)
-    with custodian.keys.open_deposit(model.wrapped_key, model.manifest_digest) as key:
-        wrapped = wrap(
-            key,
-            instance.hpke_key,
-            release.release_context(custodian.keys.custodian, instance.instance, model.model, model.manifest_digest),
-        )
+    manifest, policy = model.manifest_digest, model.policy.digest()
+    context = release.release_context(custodian.keys.custodian, instance.instance, model.model, manifest, policy)
+    with custodian.keys.open_deposit(model.wrapped_key, manifest) as key:
+        wrapped = wrap(key, instance.hpke_key, context)
     custodian.record(
         transaction,
-        KeyReleased(instance=instance.instance, model=model.model, manifest=model.manifest_digest),
+        KeyReleased(instance=instance.instance, model=model.model, manifest=manifest),
     )
     answer = KeyRelease(
         custodian=custodian.keys.custodian,
         instance=instance.instance,
         request_id=request.request_id,
         model=model.model,
-        manifest=model.manifest_digest,
-        policy=model.policy.digest(),
+        manifest=manifest,
+        policy=policy,
         stop_state=custodian.stop_state(transaction, instance),
         wrapped_key=wrapped,
     )
