@@ -17,6 +17,7 @@ from aigovtool.errors import ConfigurationError, LogError
 from aigovtool.ledger.checkpoint import Checkpoint, parse_checkpoint, sign_checkpoint
 from aigovtool.ledger.units import UnitVector
 from aigovtool.operator.audit_file import write_audit_file
+from aigovtool.testing.simulated_tee.attester import DEFAULT_CHIP_ID
 from aigovtool.transport.server import bind_loopback
 
 
@@ -137,7 +138,9 @@ def test_an_auditor_learns_what_a_restore_lost(site: Site) -> None:
         printed = place.run("audit", "verify", place.file("log.jsonl"), *held, "--json")
         found = json.loads(printed.stdout)
         assert (printed.exit_code, found["checkpoints_held"], len(found["lost"])) == (5, 2, 1)
+        assert found["machines"] == [{"tee": "simulated", "chip": DEFAULT_CHIP_ID.hex(), "admissions": 1}]
         text = place.run("audit", "verify", place.file("log.jsonl"), *held)
+        assert DEFAULT_CHIP_ID.hex() in text.stdout
         assert (text.exit_code, "begins with all that 1 of your checkpoints" in text.stdout) == (5, True)
         assert "LOST" in text.stdout
         alone = place.run("audit", "verify", place.file("log.jsonl"), *held[2:])

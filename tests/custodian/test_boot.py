@@ -46,7 +46,7 @@ from aigovtool.limits import (
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol import messages, release
 from aigovtool.testing.simulated_tee import wiring
-from aigovtool.testing.simulated_tee.attester import SimulatedPlatform, measure
+from aigovtool.testing.simulated_tee.attester import DEFAULT_CHIP_ID, SimulatedPlatform, measure
 
 MINUTE_MS = 60_000
 
@@ -92,7 +92,9 @@ async def test_an_honest_enclave_is_admitted_for_its_models_only(lent: Bench) ->
     assert (offer.model, offer.manifest, offer.package) == (MODEL, lent.manifest, lent.package)
     assert offer.sealer == lent.key.public.raw
     assert not enclave.stop_state(admission.stop_state).stops
-    assert [type(body) for body in (await lent.log())[before:]] == [entry.Attested]
+    (attested,) = (await lent.log())[before:]
+    assert isinstance(attested, entry.Attested)
+    assert attested.chip == DEFAULT_CHIP_ID.hex() == (await enclave.record()).result.chip_id
 
 
 @pytest.mark.attack(1)

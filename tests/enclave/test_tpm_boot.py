@@ -31,7 +31,7 @@ from aigovtool.enclave.attesters.tpm import TpmAttester
 from aigovtool.enclave.boot import Instance, boot
 from aigovtool.errors import AIGovToolError, AppraisalError, EvidenceError
 from aigovtool.ids import Nonce
-from aigovtool.ledger.entry import AttestationRefused, KeyReleased
+from aigovtool.ledger.entry import AttestationRefused, Attested, KeyReleased
 from aigovtool.ledger.policy import Dial, default_policy
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol import release
@@ -151,7 +151,10 @@ async def test_an_enclave_with_a_tpm_gets_its_key(site: Site, tpm: SoftwareTpm, 
         (shown,) = (await views.show_enclaves(site.bench.custodian)).enclaves
         assert (shown.tee, shown.result.memory_encryption, shown.simulated) == (TeeType.TPM, False, False)
         assert shown.result.chip_id == chip_of(attester(tpm))
-        assert (await site.bench.kinds())[-2:] == ["Attested", "KeyReleased"]
+        attested, released = (await site.bench.log())[-2:]
+        assert isinstance(attested, Attested)
+        assert isinstance(released, KeyReleased)
+        assert attested.chip == shown.result.chip_id
         assert instance.warning == NO_MEMORY_ENCRYPTION
     finally:
         await instance.engine.kill_and_wait()

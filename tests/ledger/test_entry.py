@@ -34,7 +34,7 @@ BODIES: list[EntryBody] = [
     entry.ModelWithdrawn(model=MODEL, epoch=3, command=COMMAND),
     entry.AppraisalPolicySet(version=1, digest=DIGEST, command=None),
     entry.BudgetSet(limit=LIMIT, command=COMMAND),
-    entry.Attested(instance=INSTANCE, borrower=BORROWER, tee="simulated", measurement="00", result=DIGEST),
+    entry.Attested(instance=INSTANCE, borrower=BORROWER, tee="tpm", measurement="00", result=DIGEST, chip="ab" * 32),
     entry.AttestationRefused(borrower=BORROWER, code="evidence_unacceptable", reason="debug"),
     entry.AttestationWithdrawn(instance=INSTANCE, borrower=BORROWER, code="evidence_unacceptable", reason="tcb"),
     entry.KeyReleased(instance=INSTANCE, model=MODEL, manifest=DIGEST),
@@ -119,6 +119,20 @@ def test_an_entry_says_nothing_that_nobody_knows(body: EntryBody) -> None:
     for bad in ({**plain, "extra": 1}, {**plain, "kind": "rumour"}, short):
         with pytest.raises(InvalidValueError):
             decode(encode({"index": 7, "at_ms": 1_000, "generation": 0, "body": bad}), Entry)
+
+
+def test_an_admission_without_a_chip_is_written_as_before_there_were_chips() -> None:
+    """So that an older log verifies: the member is left out, and cannot be written as nothing."""
+    attested = entry.Attested(instance=INSTANCE, borrower=BORROWER, tee="nitro", measurement="00", result=DIGEST)
+    older = (
+        f'{{"kind":"attested","instance":"{INSTANCE}","borrower":"north","tee":"nitro","measurement":"00",'
+        f'"result":"{DIGEST}"}}'
+    )
+    assert encode(attested) == older.encode()
+    written = encode(entry_of(attested))
+    for chip in ("null", '""', '"AB"', f'"{"ab" * 65}"'):
+        with pytest.raises((InvalidValueError, MalformedError)):
+            decode_signed(written.replace(b'"}}', f'","chip":{chip}}}}}'.encode()), Entry)
 
 
 def test_place_and_time_are_in_the_leaf() -> None:

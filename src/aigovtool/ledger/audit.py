@@ -40,7 +40,7 @@ from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint
 from aigovtool.ledger.cosignature import WitnessKey
 from aigovtool.ledger.entry import Entry, GapFound, Genesis, Restored
 from aigovtool.ledger.merkle import Frontier, leaf_hash
-from aigovtool.ledger.replay import Replay, Stop, bad
+from aigovtool.ledger.replay import Machine, Replay, Stop, bad
 from aigovtool.ledger.witnessing import Vouching, require_distinct, weigh
 
 #: The largest entries carry a reason of 500 characters or a lease with a dozen rows: under 16 KiB.
@@ -81,6 +81,8 @@ class AuditReport:
     #: Checkpoints that the reader holds, and that a restore from a backup lost, as the log itself says.
     lost: tuple[Checkpoint, ...] = ()
     vouching: Vouching = field(default_factory=Vouching)
+    #: On what enclaves were admitted, and how often.
+    machines: tuple[tuple[Machine, int], ...] = ()
 
 
 def verify_log(
@@ -298,6 +300,7 @@ def _report(checkpoint: Checkpoint, read: _Read) -> AuditReport:
         leases=len(replay.leases) + len(replay.over),
         unclosed_leases=len(replay.leases),
         stops=tuple(sorted(replay.stops)),
+        machines=tuple(sorted(replay.machines.items(), key=lambda one: (one[0][0], one[0][1] or ""))),
     )
 
 

@@ -6,6 +6,9 @@ balance from the log alone. They carry no prompt, no output and no key.
 """
 
 from enum import StrEnum
+from typing import Annotated, Final
+
+from msgspec import Meta
 
 from aigovtool.codec import Message, encode
 from aigovtool.ids import (
@@ -24,6 +27,8 @@ from aigovtool.ids import (
 from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope
 from aigovtool.ledger.merkle import leaf_hash
 from aigovtool.ledger.units import Dimension, UnitVector
+
+_CHIP: Final = r"^([0-9a-f]{2}){1,64}$(?!\n)"
 
 
 class PartyRole(StrEnum):
@@ -143,14 +148,18 @@ class BudgetSet(Message, tag_field="kind", tag="budget_set"):
     command: Command
 
 
-class Attested(Message, tag_field="kind", tag="attested"):
-    """An instance was admitted."""
+class Attested(Message, tag_field="kind", tag="attested", omit_defaults=True):
+    """An instance was admitted; `chip` is which processor or TPM it runs on, where the platform tells.
+
+    It is the identity by which an appraisal policy lists chips, in lower-case hexadecimal.
+    """
 
     instance: InstanceId
     borrower: BorrowerId
     tee: str
     measurement: str
     result: Digest
+    chip: Annotated[str, Meta(pattern=_CHIP)] | None = None
 
 
 class AttestationRefused(Message, tag_field="kind", tag="attestation_refused", omit_defaults=True):

@@ -18,6 +18,7 @@ from aigovtool.ledger.checkpoint import parse_checkpoint
 from aigovtool.ledger.cosignature import WitnessKey, parse_witness_key
 from aigovtool.ledger.entry import (
     AppraisalPolicySet,
+    Attested,
     BudgetSet,
     Charged,
     Command,
@@ -53,6 +54,7 @@ _WINDOW_SLACK_MS: Final = 60_000
 
 Counted = tuple[Dimension, Window]
 Stop = tuple[StopTarget, str]
+Machine = tuple[str, str | None]
 
 
 @dataclass(slots=True)
@@ -85,6 +87,8 @@ class Replay:
     #: All that were ever enrolled, by name, and which of them are retired.
     witnesses: dict[str, WitnessKey] = field(default_factory=dict)
     retired: set[str] = field(default_factory=set)
+    #: How often enclaves were admitted, by type of TEE and, where that tells, by its chip.
+    machines: dict[Machine, int] = field(default_factory=dict)
     epoch: int = 0
     generation: int = 0
     #: Whether the ledger knew at this point that it had forgotten something.
@@ -117,10 +121,16 @@ class Replay:
                 self._witness(change)
             case Charged(row=key, units=units):
                 self._keep(self._charged_row(key, entry.at_ms).charge(units))
-            case PartyAdded(role=PartyRole.OPERATOR, name=name):
-                self.operators.add(name)
+            case Attested() | PartyAdded() as known:
+                self._know(known)
             case _:
                 pass
+
+    def _know(self, known: Attested | PartyAdded) -> None:
+        if isinstance(known, Attested):
+            self.machines[known.tee, known.chip] = self.machines.get((known.tee, known.chip), 0) + 1
+        elif known.role is PartyRole.OPERATOR:
+            self.operators.add(known.name)
 
     def _begin_generation(self, entry: Entry) -> None:
         restored = entry.body if isinstance(entry.body, Restored) else None

@@ -41,6 +41,11 @@ def _asked(asked: log.Asked) -> str:
     return f"asked for {units} more of {path(asked.scope)}: {asked.reason} (request {short(asked.ask_id)})"
 
 
+def _attested(attested: log.Attested) -> str:
+    where = attested.tee if attested.chip is None else f"{attested.tee}, chip {attested.chip}"
+    return f"attested enclave {short(attested.instance)} on {where}"
+
+
 def _operators(command: log.Command) -> str:
     return (
         f"operator {command.operator}"
@@ -103,7 +108,10 @@ _SENTENCES: Final[Mapping[type, _Sentence]] = MappingProxyType(
         log.ModelWithdrawn: (_by_custodian, lambda e: f"withdrew model {e.model}"),
         log.AppraisalPolicySet: (_by_custodian, lambda e: f"set version {e.version} of the appraisal policy"),
         log.BudgetSet: (_by_custodian, lambda e: f"set the {_limit(e.limit)}"),
-        log.Attested: (_by_borrower, lambda e: f"attested enclave {short(e.instance)} on {e.tee}"),
+        log.Attested: (
+            _by_borrower,
+            lambda e: f"attested enclave {short(e.instance)} on {e.tee}" + (f", chip {e.chip}" if e.chip else ""),
+        ),
         log.AttestationRefused: (_by_borrower, lambda e: f"was refused an enclave: {_refusal(e)}"),
         log.AttestationWithdrawn: (
             _by_custodian,

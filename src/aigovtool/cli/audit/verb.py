@@ -43,6 +43,17 @@ class Balance(Struct, frozen=True, kw_only=True):
     pending: int
 
 
+class Machine(Struct, frozen=True, kw_only=True):
+    """On what enclaves were admitted, and how often: a type of TEE and its chip, which is null where it does not tell.
+
+    A chip is named as in the `chips` of an appraisal policy.
+    """
+
+    tee: str
+    chip: str | None
+    admissions: int
+
+
 class Lost(Struct, frozen=True, kw_only=True):
     """A checkpoint that the reader holds, and that a restore from a backup lost, as the log itself says."""
 
@@ -68,6 +79,7 @@ class Verified(Struct, frozen=True, kw_only=True):
     lost: list[Lost]
     cosigned: list[witnessed.CosignedBy]
     witnesses_required: int
+    machines: list[Machine]
 
 
 @click.group(cls=VerbGroup, example="aigovtool audit verify log.jsonl --operator operator.json")
@@ -192,6 +204,9 @@ def _say(screen: Screen, done: Verified) -> None:
     columns = ("budget", "window", "from", "counts", ">limit", ">spent", ">held")
     screen.line("Balances, recomputed from the entries alone; no limit was exceeded at any grant:")
     screen.table(columns, rows, "no budget was ever set")
+    screen.line("On what enclaves were admitted:")
+    machines = [(one.tee, one.chip or "not told", count(one.admissions)) for one in done.machines]
+    screen.table(("tee", "chip", ">admissions"), machines, "no enclave was ever admitted")
 
 
 def _say_held(screen: Screen, done: Verified) -> None:
@@ -228,6 +243,7 @@ def _verified(file: Path, report: "AuditReport", *, held: int, required: int) ->
         lost=[Lost(entries=one.size, generation=one.generation, root=one.root.hex()) for one in report.lost],
         cosigned=witnessed.rows(report.vouching),
         witnesses_required=required,
+        machines=[Machine(tee=tee, chip=chip, admissions=number) for (tee, chip), number in report.machines],
     )
 
 

@@ -279,6 +279,7 @@ def _keep(custodian: Custodian, transaction: Transaction, instance: Instance, ke
             tee=instance.tee.value,
             measurement=" ".join(f"{part.name}={part.digest}" for part in instance.result.measurements),
             result=digest_of(encode(instance.result)),
+            chip=instance.result.chip_id,
         ),
     )
 
