@@ -4,6 +4,8 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from click.testing import Result
@@ -11,13 +13,18 @@ from tests.cli.conftest import Place
 from tests.cli.site import Site, make_site
 from tests.cli.test_watch import settled
 
+from aigovtool.cli.audit.witness import _one_of_many
+from aigovtool.cli.screen import Screen
 from aigovtool.codec import decode, encode
+from aigovtool.errors import SignatureInvalidError
 from aigovtool.ledger.audit import LoggedEntry
 from aigovtool.ledger.checkpoint import Checkpoint, parse_checkpoint, sign_checkpoint
 from aigovtool.ledger.cosignature import parse_witness_key, witnessed
 from aigovtool.ledger.entry import Entry, LeaseGranted
 from aigovtool.ledger.merkle import leaf_hash, root_of
 from aigovtool.operator.audit_file import AuditHeader
+from aigovtool.operator.cosigner import Cosigner
+from aigovtool.operator.witness_home import WitnessHome
 from aigovtool.transport.server import bind_loopback
 
 NAME = "witness.example.com/w1"
@@ -338,3 +345,22 @@ def test_a_restore_that_took_nothing_from_the_witness_is_accepted_in_words_too(s
         accepted = json.loads(place.run(*accept, "--yes", "--json").stdout)
         assert (accepted["lost"], accepted["kept_entries"]) == (False, accepted["signed_entries"])
         assert sign(place).exit_code == 0
+
+
+@pytest.mark.parametrize(("reason", "goes_on"), [("key_set_rollback", True), ("wrong_key", False)])
+def test_a_witness_in_a_loop_waits_for_a_custodian_whose_keys_lag(reason: str, goes_on: bool) -> None:  # noqa: FBT001
+    """Of several custodians one may have an older key set for a while; a signature that is none ends the loop."""
+
+    def sign(*, first: bool) -> None:
+        assert not first
+        raise SignatureInvalidError("the key set is older than one already seen", reason=reason)
+
+    told: list[str] = []
+    screen, cosigner = cast("Screen", SimpleNamespace(note=told.append)), cast("Cosigner", SimpleNamespace(sign=sign))
+    home = cast("WitnessHome", None)
+    if goes_on:
+        assert _one_of_many(screen, home, cosigner, first=False, every=60) is False
+        assert told == ["not co-signed: the key set is older than one already seen (again in 60 s)"]
+    else:
+        with pytest.raises(SignatureInvalidError):
+            _one_of_many(screen, home, cosigner, first=False, every=60)

@@ -21,6 +21,7 @@ from aigovtool.errors import (
     InvalidValueError,
     LedgerRollbackError,
     LogError,
+    SignatureInvalidError,
 )
 from aigovtool.ids import KeyId
 from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES, parse_checkpoint, sign_checkpoint
@@ -182,6 +183,42 @@ def test_after_a_crash_on_the_way_the_memory_is_ahead_and_the_next_round_goes_on
     assert parse_checkpoint(stand.memory().note).size == 5
     assert stand.extend(5, 8) is None
     assert "\n5\n" in decode_shown(stand).decode()
+
+
+def test_a_key_set_that_was_put_back_is_not_believed(stand: Stand) -> None:
+    """Attack: a thief of a log key that was revoked shows the old set, in which it is good, in another round."""
+    stand.begin()
+    assert stand.memory().key_set == 1
+    newer, older = (head(stand.custodian, 8, key_set=number) for number in (3, 2))
+    assert stand.run(newer, newer, proof(3, 8), kept) is None
+    assert stand.memory().key_set == 3
+    before = stand.memory_file.read_bytes()
+    assert stand.run(older, older, proof(8, 8), kept) == "key_set_rollback"
+    assert "/v1/cosignatures" not in stand.paths()
+    assert stand.memory_file.read_bytes() == before
+    stand.custodian.script.answers = [head(stand.custodian, 9, generation=1, key_set=2)]
+    with stand.link() as link, stand.held() as home, pytest.raises(SignatureInvalidError):
+        Cosigner(home, link).settlement()
+
+
+def test_a_newer_key_set_is_remembered_though_nothing_is_signed(stand: Stand) -> None:
+    """Whatever else was wrong with that answer: what the root took back stays so."""
+    stand.begin(5)
+    small = head(stand.custodian, 4, key_set=2)
+    assert stand.run(small, small) == "rollback"
+    assert (stand.memory().key_set, parse_checkpoint(stand.memory().note).size) == (2, 5)
+    assert stand.extend(5, 8) == "key_set_rollback"
+
+
+def test_a_memory_of_before_there_were_key_sets_goes_on(stand: Stand) -> None:
+    """It has none, and gets the one of the next round."""
+    stand.begin()
+    older = msgspec.structs.replace(stand.memory(), key_set=msgspec.UNSET)
+    assert b"key_set" not in encode(older)
+    stand.memory_file.write_bytes(encode(older))
+    grown = head(stand.custodian, 8, key_set=4)
+    assert stand.run(grown, grown, proof(3, 8), kept) is None
+    assert stand.memory().key_set == 4
 
 
 def test_two_histories_are_never_signed(stand: Stand) -> None:

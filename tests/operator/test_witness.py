@@ -26,11 +26,11 @@ def note(custodian: FakeCustodian, size: int, *, generation: int = 0, root: byte
     return sign_checkpoint(checkpoint, LOG)
 
 
-def head(custodian: FakeCustodian, size: int, *, generation: int = 0) -> bytes:
+def head(custodian: FakeCustodian, size: int, *, generation: int = 0, key_set: int = 1) -> bytes:
     """Return the custodian's answer with a checkpoint."""
     keys = KeySet(
         custodian=custodian.root.public.key_id,
-        version=1,
+        version=key_set,
         issued_at_ms=0,
         commands=[],
         log=[LOG.public.raw],
@@ -54,6 +54,13 @@ def reason(custodian: FakeCustodian, held: str, *answers: bytes) -> str | None:
         except AIGovToolError as error:
             return error.reason
     return None
+
+
+def test_within_one_connection_no_older_key_set_is_believed(custodian: FakeCustodian) -> None:
+    """The first answer shows a newer one than that which vouches for the log: a key may have been taken back."""
+    held = note(custodian, 3)
+    answers = (head(custodian, 8, key_set=3), head(custodian, 8, key_set=2), proof(3, 8))
+    assert reason(custodian, held, *answers) == "key_set_rollback"
 
 
 def test_a_log_that_only_grew_is_accepted_without_a_credential(custodian: FakeCustodian) -> None:

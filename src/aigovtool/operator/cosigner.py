@@ -7,6 +7,7 @@ What a co-signature says is worth as much as the witness's memory. So, in this o
    proved, never another that the custodian shows before or after.
 2. A new generation is refused until the keeper accepts it: a restore from a backup makes a log forget, and the
    custodian says itself that operators settled it.
+   The custodian's key set is not older than the newest that the witness saw: keys are taken back in newer ones.
 3. A co-signature of its own that the memory does not hold stops the witness: another copy of it co-signs.
 4. The note is made of the checkpoint's text, the log's one signature that verified, and its own; it is opened as a
    reader would, and written down, durably, *before* it is sent. After a crash the memory may be ahead of what the
@@ -91,12 +92,16 @@ class Cosigner:
                 `clock_behind`.
             LogError: the log does not extend what this witness signed, or is in a new generation; nothing was signed.
             LedgerRollbackError: it does, but has forgotten what it showed somebody else.
+            SignatureInvalidError: `key_set_rollback`: the custodian shows an older key set than it did before.
             ForbiddenError: `another_copy` of this witness co-signs.
             ForbiddenError, OverloadedError: the custodian does not take the co-signature. It is in the memory all the
                 same, as when it is `not_kept` (FaultError).
         """
-        memory = self._home.memory(self._link.custodian)
-        now = self._begun(first=first) if memory is None else self._extended(memory)
+        memory = self._remembered()
+        try:
+            now = self._begun(first=first) if memory is None else self._extended(memory)
+        finally:
+            self._keep_key_set(memory)
         time_s = self._clock_s()
         if memory is not None and time_s < memory.time_s:
             raise ConfigurationError(
@@ -113,6 +118,7 @@ class Cosigner:
                 time_s=time_s,
                 earlier=_with_earlier(memory, now.checkpoint, time_s),
                 lost=() if memory is None else memory.lost,
+                key_set=self._link.key_set,
             )
         )
         view = self._link.hand_in(note)
@@ -127,7 +133,7 @@ class Cosigner:
             ConflictError: `same_generation`: there is nothing to accept.
             LogError: it is in an earlier generation.
         """
-        memory = self._home.memory(self._link.custodian)
+        memory = self._remembered()
         if memory is None:
             raise _no_memory()
         stood_by = parse_checkpoint(memory.note)
@@ -168,8 +174,21 @@ class Cosigner:
                 note=plain_note(now.note, list(now.keys)),
                 earlier=tuple(one for one in memory.earlier if one.size <= size),
                 lost=(*memory.lost, *gone),
+                key_set=self._link.key_set,
             )
         )
+
+    def _remembered(self) -> Memory | None:
+        """Return the memory, and believe no key set that is older than the newest in it."""
+        memory = self._home.memory(self._link.custodian)
+        if memory is not None:
+            self._link.believe_no_older_key_set(memory.key_set_seen())
+        return memory
+
+    def _keep_key_set(self, memory: Memory | None) -> None:
+        """Remember a newer key set whatever else the custodian shows: what was taken back in it stays so."""
+        if memory is not None and self._link.key_set > memory.key_set_seen():
+            self._home.remember(msgspec.structs.replace(memory, key_set=self._link.key_set))
 
     def _cosigned(self, now: Seen, time_s: int) -> str:
         keys = list(now.keys)

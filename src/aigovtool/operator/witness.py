@@ -4,8 +4,8 @@ A signed checkpoint that was kept is a memory that the custodian cannot change. 
 custodian, and has it prove that its log now begins with exactly what the checkpoint stands for:
 
 1. The custodian is shown the checkpoint. If its ledger does not remember it, it says so, and grants nothing more.
-2. The present checkpoint is signed by a log key that the root signed, and is neither smaller nor of an earlier
-   generation.
+2. The present checkpoint is signed by a log key that the root signed, in a key set that is not older than any that was
+   seen, and is neither smaller nor of an earlier generation.
 3. A consistency proof (RFC 9162 section 2.1.4) leads from the kept root to the present one.
 
 A restore that two operators settled leaves a checkpoint that is no prefix of the log, and the custodian accepts it as
@@ -77,12 +77,19 @@ class LogWitness:
         self.root: Final = VerifyKey(address.root)
         self._connection: Final = CustodianConnection.anonymous(address, pause=pause)
         self.custodian: Final = self.root.key_id
+        #: The version of the newest key set that was seen; an older one is refused.
+        self.key_set = 0
+
+    def believe_no_older_key_set(self, version: int) -> None:
+        """Refuse key sets before this version: a key that was taken back in it is believed no more."""
+        self.key_set = max(self.key_set, version)
 
     def head(self) -> Seen:
         """Return the present checkpoint.
 
         Raises:
-            SignatureInvalidError, LogError: it is not signed by this custodian.
+            SignatureInvalidError, LogError: it is not signed by this custodian, or under an older key set than one that
+                was seen (`key_set_rollback`).
         """
         return self._opened(self._connection.get("/v1/checkpoint", LogHead))
 
@@ -172,7 +179,8 @@ class LogWitness:
         self.close()
 
     def _opened(self, head: LogHead) -> Seen:
-        key_set = open_key_set(head.key_set, self.root)
+        key_set = open_key_set(head.key_set, self.root, at_least=self.key_set)
+        self.believe_no_older_key_set(key_set.version)
         keys = key_set.log_keys()
         checkpoint = open_checkpoint(head.checkpoint, keys)
         if checkpoint.custodian != self.root.key_id:

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Annotated, Final, Literal, Self
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from aigovtool.codec import Message, decode_signed, encode
 from aigovtool.crypto.keyfile import (
@@ -79,7 +79,8 @@ class Memory(Message):
 
     `note` is the newest checkpoint that it stands by: with its own co-signature or, after its keeper accepted a new
     generation, still without. `time_s` is the time of its last co-signature. `lost` holds what it co-signed and the
-    log has lost since.
+    log has lost since. `key_set` is the version of the newest key set of the custodian that it saw; memories that were
+    written by earlier versions have none.
     """
 
     format: Literal["aigovtool-witness.v1"]
@@ -88,6 +89,11 @@ class Memory(Message):
     time_s: Units
     earlier: tuple[Remembered, ...]
     lost: tuple[_Note, ...] = ()
+    key_set: Units | UnsetType = UNSET
+
+    def key_set_seen(self) -> int:
+        """Return the version of the newest key set that was seen; 0 for none."""
+        return 0 if self.key_set is UNSET else self.key_set
 
 
 def create_witness(directory: Path, name: str) -> WitnessKey:

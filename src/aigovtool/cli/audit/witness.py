@@ -26,6 +26,7 @@ from aigovtool.errors import (
     FaultError,
     LedgerRollbackError,
     OverloadedError,
+    SignatureInvalidError,
     StorageError,
     UnreachableError,
 )
@@ -160,6 +161,11 @@ def _one_of_many(screen: Screen, home: "WitnessHome", cosigner: "Cosigner", *, f
     """Co-sign once, and return whether it came to that."""
     try:
         done = cosigner.sign(first=first)
+    except SignatureInvalidError as error:
+        if error.reason != "key_set_rollback":  # of several custodians, one may have keys that were not copied yet
+            raise
+        screen.note(f"not co-signed: {error.message} (again in {every} s)")
+        return False
     except _PASSING as error:
         screen.note(f"not co-signed: {error.message} (again in {every} s)")
         return False
