@@ -92,10 +92,8 @@ CUSTODIAN: Final[dict[tuple[str, str], tuple[int, ...]]] = _SIGNED | {
     ("GET", "/v1/gap"): operators(),
     ("GET", "/v1/asks"): operators(),
 }
-#: On any route of an enclave that is not open.
-_CONSUMERS: Final = (401, 200, 200, 200, 403, 403, 403, 403, 401, 200, 401)
-#: A revocation reaches enclaves as a stop.
-_INFER: Final = (401, 200, 200, 403, 403, 403, 403, 403, 401, 423, 401)
+#: On any route of an enclave that is not open. A revocation reaches enclaves as a stop.
+_CONSUMERS: Final = (401, 200, 200, 403, 403, 403, 403, 403, 401, 423, 401)
 ENCLAVE: Final[dict[tuple[str, str], tuple[int, ...]]] = {
     ("GET", "/v2/health/live"): anyone(200),
     ("GET", "/v2/health/ready"): anyone(200),
@@ -103,10 +101,10 @@ ENCLAVE: Final[dict[tuple[str, str], tuple[int, ...]]] = {
     ("POST", "/.well-known/aigovtool/attestation"): _CONSUMERS,
     ("GET", "/v2/models/{model}"): _CONSUMERS,
     ("GET", "/v2/models/{model}/ready"): _CONSUMERS,
-    ("POST", "/v2/models/{model}/infer"): _INFER,
+    ("POST", "/v2/models/{model}/infer"): _CONSUMERS,
     ("GET", "/v2/models/{model}/versions/{version}"): _CONSUMERS,
     ("GET", "/v2/models/{model}/versions/{version}/ready"): _CONSUMERS,
-    ("POST", "/v2/models/{model}/versions/{version}/infer"): _INFER,
+    ("POST", "/v2/models/{model}/versions/{version}/infer"): _CONSUMERS,
 }
 
 

@@ -494,7 +494,7 @@ class World:
         key = SigningKey.generate()
         signer, certificate = authority or (self.credentials_key, self.credentials_authority)
         leaf = issue_client_certificate(
-            signer, certificate, key.public, IdentityKind.CONSUMER, consumer, **self.validity
+            signer, certificate, key.public, IdentityKind.CONSUMER, consumer, borrower=BORROWER, **self.validity
         )
         file = ConsumerFile(
             consumer=ConsumerId(consumer),

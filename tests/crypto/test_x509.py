@@ -78,6 +78,23 @@ def test_an_identity_is_read_as_it_was_issued(kind: IdentityKind) -> None:
     assert identity.serial > 0
 
 
+def test_a_consumers_certificate_says_whose_consumer_it_is() -> None:
+    """One of an earlier version does not; nobody but a consumer belongs to a borrower."""
+    validity = {"not_before_ms": START_MS, "not_after_ms": END_MS}
+
+    def issued(kind: IdentityKind, borrower: str) -> bytes:
+        return issue_client_certificate(
+            AUTHORITY_KEY, AUTHORITY, HOLDER.public, kind, "ward7", borrower=borrower, **validity
+        )
+
+    read = parse_identity(issued(IdentityKind.CONSUMER, "st-mary"), START_MS)
+    assert (read.kind, read.name, read.borrower) == (IdentityKind.CONSUMER, "ward7", "st-mary")
+    assert parse_identity(credential(), START_MS).borrower is None
+    for kind, borrower in ((IdentityKind.OPERATOR, "st-mary"), (IdentityKind.CONSUMER, "st:mary")):
+        with pytest.raises(InvalidValueError):
+            issued(kind, borrower)
+
+
 @pytest.mark.parametrize(
     ("now_ms", "reason"),
     [(START_MS - 1, "credential_not_yet_valid"), (END_MS + 1, "credential_expired"), (0, "credential_not_yet_valid")],
@@ -108,6 +125,10 @@ def test_a_credential_out_of_its_time_is_refused(now_ms: int, reason: str) -> No
         pytest.param(crafted([uri("urn:aigovtool:consumer:")]), id="empty-name"),
         pytest.param(crafted([uri("urn:aigovtool:consumer:A")]), id="upper-case"),
         pytest.param(crafted([uri("urn:aigovtool:consumer:a\n")]), id="line-feed"),
+        pytest.param(crafted([uri("urn:aigovtool:consumer::a")]), id="empty-borrower"),
+        pytest.param(crafted([uri("urn:aigovtool:consumer:a:")]), id="borrower-without-a-name"),
+        pytest.param(crafted([uri("urn:aigovtool:consumer:a:b:c")]), id="three-names"),
+        pytest.param(crafted([uri("urn:aigovtool:operator:a:b")]), id="operator-of-somebody"),
         pytest.param(crafted([uri("URN:aigovtool:consumer:a")]), id="other-spelling"),
         pytest.param(crafted([uri("https://aigovtool/consumer/a")]), id="foreign-uri"),
         pytest.param(crafted([uri("urn:aigovtool:consumer:a")], ca=True), id="is-an-authority"),

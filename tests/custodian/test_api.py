@@ -343,7 +343,7 @@ async def test_a_certificate_of_another_authority_gets_no_connection(api: Api) -
     authority, key = SigningKey.generate(), SigningKey.generate()
     span = {"not_before_ms": api.bench.now_ms - 1_000_000, "not_after_ms": api.bench.now_ms + YEAR_MS}
     ca = new_authority(authority, "aigovtool credentials", **span)
-    forged = issue_client_certificate(authority, ca, key.public, IdentityKind.OPERATOR, "alice", **span)
+    forged = issue_client_certificate(authority, ca, key.public, IdentityKind.OPERATOR, "alice", borrower=None, **span)
     async with api.connect(forged, key) as client:
         with pytest.raises(httpx.TransportError):
             await client.get("/v1/stops")

@@ -20,8 +20,9 @@ from aigovtool.custodian import key_rotation
 from aigovtool.custodian import keys as custodian_keys
 from aigovtool.custodian.key_rotation import Role, State, announce, default_root, revoke, show, use
 from aigovtool.custodian.service.credentials import certificate_for
+from aigovtool.custodian.store.records import Party
 from aigovtool.errors import AIGovToolError, ConfigurationError, ConflictError, NotFoundError, SignatureInvalidError
-from aigovtool.ids import Digest, key_id_of
+from aigovtool.ids import BorrowerId, Digest, key_id_of
 from aigovtool.ledger.entry import PartyRole
 from aigovtool.protocol.release import deposit_context
 from aigovtool.protocol.trust import MAX_REVOKED_LOG, open_key_set, require_no_rollback
@@ -173,8 +174,14 @@ def test_a_certificate_is_by_the_authority_in_use_and_authorities_have_names_of_
     keys = custodian_keys.load(directory)
     old, new = keys.key_set.credentials
     assert describe(old).subject != describe(new).subject
-    span = {"now_ms": NOW_MS, "not_after_ms": NOW_MS + 10**9}
-    pem = certificate_for(keys, PartyRole.CONSUMER, "ward7", SigningKey.generate().public.raw, **span)
+    ward = Party(
+        role=PartyRole.CONSUMER,
+        name="ward7",
+        borrower=BorrowerId("hospital"),
+        key=SigningKey.generate().public.raw,
+        not_after_ms=NOW_MS + 10**9,
+    )
+    pem = certificate_for(keys, ward, now_ms=NOW_MS)
     (issued,) = from_pem(pem.encode())
     assert [is_issued_by(issued, authority) for authority in (old, new)] == [False, True]
 

@@ -112,7 +112,9 @@ class FakeCustodian:
         self._listener.close()
 
     def _certificate(self, key: SigningKey, kind: IdentityKind, name: str) -> str:
-        der = issue_client_certificate(self._credentials, self._authority, key.public, kind, name, **self._span)
+        der = issue_client_certificate(
+            self._credentials, self._authority, key.public, kind, name, borrower=None, **self._span
+        )
         return to_pem(der).decode()
 
     def _serve(self) -> None:

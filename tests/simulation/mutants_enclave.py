@@ -150,7 +150,7 @@ class _WishesOtherwise(Meter):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._wishes = self.kind(self._holdings, self.terms)
-        self._wishes.stop(self._stopped)
+        self._wishes.stop(self.stopped)
 
 
 class _DeniedForEver(Wishes):

@@ -89,6 +89,8 @@ def credential_of(file: ConsumerFile) -> Credential:
         raise _bad("the certificate in the consumer file is for another key")
     if (identity.kind, identity.name) != (IdentityKind.CONSUMER, file.consumer):
         raise _bad(f"the certificate in the consumer file is not that of consumer {file.consumer}")
+    if identity.borrower not in {None, file.borrower}:
+        raise _bad(f"the certificate in the consumer file is not for a consumer of {file.borrower}")
     return Credential(
         consumer=file.consumer,
         borrower=file.borrower,

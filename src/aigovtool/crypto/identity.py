@@ -1,14 +1,15 @@
 """Who is at the other end of a mutual-TLS connection.
 
 An identity is exactly one URI in the subject alternative name of an Ed25519 client certificate:
-`urn:aigovtool:consumer:NAME`, `urn:aigovtool:operator:NAME` or `urn:aigovtool:borrower:NAME`.
+`urn:aigovtool:consumer:BORROWER:NAME`, `urn:aigovtool:operator:NAME` or `urn:aigovtool:borrower:NAME`. Certificates of
+consumers that were issued by earlier versions name no borrower: `urn:aigovtool:consumer:NAME`.
 
 Rules, in the order `parse_identity` checks them, on a certificate whose chain and possession OpenSSL has
 verified already in the handshake:
 
 1. One X.509 v3 certificate in DER within the size limit, with a positive serial number.
 2. The key is Ed25519; it is no authority; extended key usage is exactly client authentication.
-3. The subject alternative name holds one name, a URI of the three above. The subject proves nothing.
+3. The subject alternative name holds one name, a URI of those above. The subject proves nothing.
 4. `now_ms`, a time that the caller trusts, is within the validity, bounds included. (OpenSSL is told to
    ignore times: on a borrower's host its clock is the borrower's.)
 
@@ -56,6 +57,8 @@ class Identity:
     not_before_ms: int
     not_after_ms: int
     serial: int
+    #: Whose consumer it is, where the certificate says so.
+    borrower: str | None = None
 
     @property
     def key_id(self) -> KeyId:
@@ -72,9 +75,16 @@ class Identity:
             )
 
 
-def identity_uri(kind: IdentityKind, name: str) -> str:
-    """Return the URI of an identity; raises `InvalidValueError` when `name` is not a valid name."""
-    return f"{_URI_PREFIX}{kind.value}:{parse_name(name, kind.value)}"
+def identity_uri(kind: IdentityKind, name: str, borrower: str | None = None) -> str:
+    """Return the URI of an identity; `borrower` is whose consumer it is.
+
+    Raises:
+        InvalidValueError: a name is not a valid one, or somebody who is no consumer is to have a borrower.
+    """
+    if borrower is not None and kind is not IdentityKind.CONSUMER:
+        raise InvalidValueError("only a consumer belongs to a borrower", reason="bad_party")
+    of = "" if borrower is None else f"{parse_name(borrower, 'borrower')}:"
+    return f"{_URI_PREFIX}{kind.value}:{of}{parse_name(name, kind.value)}"
 
 
 def parse_identity(certificate: bytes, now_ms: int) -> Identity:
@@ -114,7 +124,7 @@ def read_credential(certificate: bytes) -> Identity:
     except SignatureInvalidError:
         raise _bad("holds a key under which anybody can sign") from None
     _check_use(extensions)
-    kind, name = _named(extensions)
+    kind, name, borrower = _named(extensions)
     return Identity(
         kind=kind,
         name=name,
@@ -122,6 +132,7 @@ def read_credential(certificate: bytes) -> Identity:
         not_before_ms=int(parsed.not_valid_before_utc.timestamp()) * 1000,
         not_after_ms=int(parsed.not_valid_after_utc.timestamp()) * 1000,
         serial=parsed.serial_number,
+        borrower=borrower,
     )
 
 
@@ -135,7 +146,7 @@ def _check_use(extensions: x509.Extensions) -> None:
         raise _bad("is not for client authentication")
 
 
-def _named(extensions: x509.Extensions) -> tuple[IdentityKind, str]:
+def _named(extensions: x509.Extensions) -> tuple[IdentityKind, str, str | None]:
     try:
         names = list(extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
     except x509.ExtensionNotFound:
@@ -144,10 +155,11 @@ def _named(extensions: x509.Extensions) -> tuple[IdentityKind, str]:
         raise _bad("does not name exactly one identity")
     uri = names[0].value
     for kind in IdentityKind:
-        name = uri.removeprefix(f"{_URI_PREFIX}{kind.value}:")
-        if name != uri:
+        names_of = uri.removeprefix(f"{_URI_PREFIX}{kind.value}:")
+        if names_of != uri:
+            borrower, of, name = names_of.rpartition(":") if kind is IdentityKind.CONSUMER else ("", "", names_of)
             try:
-                return kind, parse_name(name, kind.value)
+                return kind, parse_name(name, kind.value), parse_name(borrower, "borrower") if of else None
             except InvalidValueError:
                 break
     raise _bad("names no identity of this system")

@@ -65,13 +65,14 @@ def issue_client_certificate(
     *,
     not_before_ms: int,
     not_after_ms: int,
+    borrower: str | None = None,
 ) -> bytes:
-    """Return a client certificate that says: the holder of `public_key` is `kind` `name`.
+    """Return a client certificate that says: the holder of `public_key` is `kind` `name`, a consumer of `borrower`.
 
     Raises:
-        InvalidValueError: `name` is not a valid name, or the validity is empty.
+        InvalidValueError: a name is not a valid one, or the validity is empty.
     """
-    identity = x509.UniformResourceIdentifier(identity_uri(kind, name))
+    identity = x509.UniformResourceIdentifier(identity_uri(kind, name, borrower))
     key = Ed25519PublicKey.from_public_bytes(public_key.raw)
     builder = _leaf(_subject(name, kind.value), key, authority, not_before_ms, not_after_ms)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)

@@ -46,7 +46,7 @@ from aigovtool.custodian.timekeeping import ClockTeller, host_time_ms, ledger_cl
 from aigovtool.errors import AIGovToolError, ConfigurationError, StorageError
 from aigovtool.ids import KeyId, OperatorId, digest_of, parse_name
 from aigovtool.ledger.entry import AppraisalPolicySet, Genesis, KeySetPublished, PartyAdded, PartyRole
-from aigovtool.protocol.party import CustodianAddress, OperatorFile, PartyFile, parse_url
+from aigovtool.protocol.party import ConsumerFile, CustodianAddress, OperatorFile, PartyFile, parse_url
 from aigovtool.transport import descriptors
 from aigovtool.transport.server import HttpServer, bind
 
@@ -125,14 +125,7 @@ def initialise(
 
 
 def _write_operator_file(path: Path, keys: CustodianKeys, url: str, enrolled: Party, key: SigningKey) -> None:
-    certificate = certificate_for(
-        keys,
-        PartyRole.OPERATOR,
-        enrolled.name,
-        enrolled.key,
-        now_ms=enrolled.not_after_ms - _OPERATOR_VALIDITY_MS,
-        not_after_ms=enrolled.not_after_ms,
-    )
+    certificate = certificate_for(keys, enrolled, now_ms=enrolled.not_after_ms - _OPERATOR_VALIDITY_MS)
     operator_file = OperatorFile(
         operator=OperatorId(enrolled.name),
         custodian=CustodianAddress(url=url, root=keys.root.raw, tls_ca=to_pem(keys.tls_ca).decode()),
@@ -157,10 +150,14 @@ def certificate_of(directory: Path, party: PartyFile, now_ms: int) -> PartyFile:
     if party.custodian.root != keys.root.raw:
         raise ConfigurationError("the file is of another custodian", reason="wrong_custodian")
     before = read_credential(from_pem(party.certificate.encode())[0])
-    role = PartyRole(before.kind.value)
-    issued = certificate_for(
-        keys, role, before.name, before.public_key.raw, now_ms=now_ms, not_after_ms=before.not_after_ms
+    enrolled = Party(
+        role=PartyRole(before.kind.value),
+        name=before.name,
+        borrower=party.borrower if isinstance(party, ConsumerFile) else None,
+        key=before.public_key.raw,
+        not_after_ms=before.not_after_ms,
     )
+    issued = certificate_for(keys, enrolled, now_ms=now_ms)
     if isinstance(party, OperatorFile):
         keystore, version = keys.key_set.keystore, keys.key_set.version
         return msgspec.structs.replace(party, certificate=issued, keystore=keystore, key_set=version)

@@ -25,7 +25,7 @@ from aigovtool.crypto.memory import LOCK_FIX, keep_to_itself
 from aigovtool.enclave.boot import Instance, boot
 from aigovtool.enclave.custodian_link import CustodianLink
 from aigovtool.enclave.engines.sandbox import Layer
-from aigovtool.enclave.gateway.api import routes
+from aigovtool.enclave.gateway.api import authorize, routes
 from aigovtool.enclave.instance_run import Ending, InstanceRun
 from aigovtool.enclave.memory import require_no_plain_swap
 from aigovtool.enclave.roster import Roster
@@ -276,7 +276,7 @@ class _Enclave:
             run.shut_down()
         if self._server is not None:
             await self._server.stop()
-        app = application(routes(run), clock_ms=instance.custodian_time_ms)
+        app = application(routes(run), clock_ms=instance.custodian_time_ms, authorize=authorize(run))
         server = self._server = HttpServer(app, self._listener, instance.server_tls())
         instance.keys.changed = lambda: server.replace_tls(instance.server_tls())
         await server.start()

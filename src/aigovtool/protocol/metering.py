@@ -59,7 +59,7 @@ class Meter:
         self.terms = Terms(policies)
         self._stop_state = stop_state
         self._wide = stop_state.is_wide()
-        self._stopped = stop_state.stopped_consumers()
+        self.stopped = stop_state.stopped_consumers()
         self._contact_ms = admitted_ms
         self._authority_until_ms = admitted_ms
         self._wiped = self._ended = self._reattest = False
@@ -70,7 +70,7 @@ class Meter:
         self._next_renew_ms = self._renewed_ms = admitted_ms
         self._recalled = self._nudged = False
         self._checkpoint, self._seen = "", (0, 0)
-        self._wishes.stop(self._stopped)
+        self._wishes.stop(self.stopped)
 
     # -- Serving ------------------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ class Meter:
             raise StoppedError("the custodian has stopped this", fix="ask the custodian to resume")
         if self._wiped:  # for another reason: a dead engine, an orderly end, an attestation that is over
             raise LeaseExpiredError("this instance has ended", reason="instance_ended", retry_after_s=2)
-        if consumer in self._stopped:
+        if consumer in self.stopped:
             raise StoppedError("the custodian has stopped this consumer", reason="consumer_stopped")
         if self._reattest:
             raise ReattestRequiredError("the custodian asks this enclave to attest again", retry_after_s=5)
@@ -343,8 +343,8 @@ class Meter:
         if (state.scope_epoch, state.epoch) >= (self._stop_state.scope_epoch, self._stop_state.epoch):
             self._stop_state = state
             self._wide = state.is_wide()
-            self._stopped = state.stopped_consumers()
-            self._wishes.stop(self._stopped)
+            self.stopped = state.stopped_consumers()
+            self._wishes.stop(self.stopped)
         return self._wide
 
     @property

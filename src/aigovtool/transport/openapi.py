@@ -39,7 +39,8 @@ def openapi(routes: Sequence[Route], title: str, version: str) -> Json:
             "securitySchemes": {
                 _SCHEME: {
                     "type": "mutualTLS",
-                    "description": "A client certificate whose only name is urn:aigovtool:ROLE:NAME",
+                    "description": "A client certificate whose only name is urn:aigovtool:ROLE:NAME, or "
+                    "urn:aigovtool:consumer:BORROWER:NAME",
                 }
             },
         },

@@ -1,13 +1,49 @@
-"""How an answer leaves: whole if it is small, in pieces if it is large, and the same bytes and headers either way."""
+"""Who is let in at all; and how an answer leaves: whole if it is small, in pieces if it is large, always the same."""
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from aigovtool.enclave.gateway.api import response_of
+from aigovtool.crypto.identity import Identity, IdentityKind
+from aigovtool.crypto.sign import SigningKey
+from aigovtool.enclave.gateway.api import authorize, response_of, routes
+from aigovtool.enclave.instance_run import InstanceRun
 from aigovtool.enclave.results import Answered
+from aigovtool.errors import AIGovToolError
 
 PIECE = 256 << 10
+
+
+@pytest.mark.parametrize(
+    ("name", "borrower", "reason"),
+    [
+        ("ward7", "hospital", None),
+        ("ward7", None, None),  # by a custodian of before: it refuses whatever the enclave asks for
+        ("lab1", "clinic", "foreign_consumer"),
+        ("ward9", "hospital", "consumer_stopped"),
+        ("ward9", None, "consumer_stopped"),
+    ],
+)
+def test_whoever_this_enclave_never_answers_sees_nothing_of_it(
+    name: str, borrower: str | None, reason: str | None
+) -> None:
+    """Neither metadata nor evidence; what is open to anybody stays open to them."""
+    admitted, meter = SimpleNamespace(borrower="hospital"), SimpleNamespace(stopped=frozenset({"ward9"}))
+    instance = SimpleNamespace(admission=admitted, meter=meter, session_evidence=None)
+    run = cast("InstanceRun", SimpleNamespace(instance=instance))
+    key = SigningKey.generate().public
+    who = Identity(IdentityKind.CONSUMER, name, key, 0, 1, 1, borrower)
+    seen: set[tuple[str, str | None]] = set()
+    for route in routes(run):
+        try:
+            authorize(run)(who, route)
+            seen.add((route.path, None))
+        except AIGovToolError as error:
+            seen.add((route.path, error.reason))
+    is_open = {"/v2/health/live", "/v2/health/ready"}
+    assert {found for path, found in seen if path in is_open} == {None}
+    assert {found for path, found in seen if path not in is_open} == {reason}
 
 
 async def sent(answered: Answered) -> tuple[dict[bytes, bytes], list[bytes]]:

@@ -150,10 +150,8 @@ def _add_party(acting: Acting, act: commands.AddParty) -> CommandResult:
     if not 0 < act.valid_for_ms <= _MAX_VALIDITY_MS:
         raise InvalidValueError("a credential is valid for up to ten years", reason="bad_validity")
     not_after_ms = acting.now_ms + act.valid_for_ms
-    parties.add(
-        acting.transaction,
-        Party(role=act.role, name=act.name, borrower=act.borrower, key=act.key, not_after_ms=not_after_ms),
-    )
+    added = Party(role=act.role, name=act.name, borrower=act.borrower, key=act.key, not_after_ms=not_after_ms)
+    parties.add(acting.transaction, added)
     index = acting.record(
         entry.PartyAdded(
             role=act.role,
@@ -164,12 +162,7 @@ def _add_party(acting: Acting, act: commands.AddParty) -> CommandResult:
             command=acting.mark,
         )
     )
-    return acting.result(
-        index,
-        certificate=certificate_for(
-            acting.custodian.keys, act.role, act.name, act.key, now_ms=acting.now_ms, not_after_ms=not_after_ms
-        ),
-    )
+    return acting.result(index, certificate=certificate_for(acting.custodian.keys, added, now_ms=acting.now_ms))
 
 
 def _revoke_party(acting: Acting, act: commands.RevokeParty) -> CommandResult:

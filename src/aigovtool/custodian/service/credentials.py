@@ -8,6 +8,7 @@ from aigovtool.crypto.x509 import issue_client_certificate, to_pem
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.keys import CustodianKeys
 from aigovtool.custodian.store import parties
+from aigovtool.custodian.store.records import Party
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.ledger.entry import PartyRole
 from aigovtool.protocol.views import PartyCertificate
@@ -15,18 +16,17 @@ from aigovtool.protocol.views import PartyCertificate
 _BACKDATE_MS: Final = 3_600_000
 
 
-def certificate_for(
-    keys: CustodianKeys, role: PartyRole, name: str, key: bytes, *, now_ms: int, not_after_ms: int
-) -> str:
-    """Return the client certificate (PEM) of a party."""
+def certificate_for(keys: CustodianKeys, party: Party, *, now_ms: int) -> str:
+    """Return the client certificate (PEM) of a party; of a consumer it says whose it is."""
     certificate = issue_client_certificate(
         keys.credentials,
         keys.credentials_ca,
-        VerifyKey(key),
-        IdentityKind(role.value),
-        name,
+        VerifyKey(party.key),
+        IdentityKind(party.role.value),
+        party.name,
         not_before_ms=now_ms - _BACKDATE_MS,
-        not_after_ms=not_after_ms,
+        not_after_ms=party.not_after_ms,
+        borrower=party.borrower,
     )
     return to_pem(certificate).decode()
 
@@ -43,7 +43,7 @@ async def show_certificate(custodian: Custodian, role: PartyRole, name: str) -> 
 
     def job(transaction: Transaction) -> PartyCertificate:
         party, now_ms = parties.require(transaction, role, name), custodian.now(transaction)
-        made = certificate_for(custodian.keys, role, name, party.key, now_ms=now_ms, not_after_ms=party.not_after_ms)
+        made = certificate_for(custodian.keys, party, now_ms=now_ms)
         return PartyCertificate(key=party.key, certificate=made)
 
     return await custodian.database.run(job)

@@ -1,7 +1,7 @@
 """The enclave's routes: Open Inference Protocol V2, health, and evidence for consumers."""
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Final
 
 from starlette.requests import Request
@@ -9,13 +9,14 @@ from starlette.responses import Response, StreamingResponse
 
 from aigovtool import __version__
 from aigovtool.codec import Message, convert, text_like
+from aigovtool.crypto.identity import Identity
 from aigovtool.enclave.boot import ServedModel
 from aigovtool.enclave.gateway.inference import LENGTH_HEADER, Asked, infer
 from aigovtool.enclave.instance_run import InstanceRun
 from aigovtool.enclave.results import Answered
 from aigovtool.enclave.roster import error_of
 from aigovtool.enclave.session_quotes import SessionQuotes
-from aigovtool.errors import InvalidValueError, LeaseExpiredError, NotFoundError
+from aigovtool.errors import ForbiddenError, InvalidValueError, LeaseExpiredError, NotFoundError, StoppedError
 from aigovtool.ids import ConsumerId, ModelId, RequestKey
 from aigovtool.ledger.receipt import MAX_SALT_BYTES
 from aigovtool.limits import MAX_INFER_BODY_BYTES
@@ -65,6 +66,26 @@ class VersionPath(Message):
 
 class _Headers(Message):
     key: RequestKey
+
+
+def authorize(run: InstanceRun) -> Callable[[Identity, Route], None]:
+    """Return what refuses whom this enclave will never answer: there is nothing here for them to see.
+
+    A consumer is told by its certificate whose it is; one of an earlier version of the custodian does not say it, and
+    then the custodian refuses each lease. A consumer that is revoked is stopped, which the enclave hears at once.
+
+    First contact needs none of that: any other consumer of this borrower may ask for evidence, and has no lease yet.
+    """
+
+    def check(identity: Identity, route: Route) -> None:
+        if Caller.ANYONE in route.who:
+            return
+        if identity.borrower not in {None, run.instance.admission.borrower}:
+            raise ForbiddenError("this enclave serves another borrower's consumers", reason="foreign_consumer")
+        if identity.name in run.instance.meter.stopped:
+            raise StoppedError("the custodian has stopped this consumer", reason="consumer_stopped")
+
+    return check
 
 
 def routes(run: InstanceRun) -> list[Route]:
