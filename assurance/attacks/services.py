@@ -83,6 +83,7 @@ ATTACKS: tuple[Attack, ...] = (
             "unauthenticated: no_credential",
             "unauthenticated: credential_expired",
             "forbidden: wrong_role",
+            "forbidden: foreign_consumer",
             "forbidden: not_enrolled",
             "forbidden: not_own_scope",
         ),

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import pytest
 from tests.custodian.conftest import BORROWER, CONSUMER, MODEL, Bench, make_bench
 
+from aigovtool.attestation.attester import Attester
 from aigovtool.codec import Message
 from aigovtool.crypto.x509 import to_pem
 from aigovtool.custodian.api import custodian_application
@@ -94,8 +95,14 @@ class Site:
     cache: Path
     models: list[ModelId] = field(default_factory=lambda: [MODEL])
 
-    async def boot(self, party: BorrowerFile | None = None, models: list[ModelId] | None = None) -> Instance:
-        return await boot(party or self.party, models or self.models, wiring.platform(), self.link, self.cache)
+    async def boot(
+        self,
+        party: BorrowerFile | None = None,
+        models: list[ModelId] | None = None,
+        attester: Attester | None = None,
+    ) -> Instance:
+        maker = attester or wiring.platform()
+        return await boot(party or self.party, models or self.models, maker, self.link, self.cache)
 
     async def posted(self) -> int:
         """Return what the custodian has charged for good."""
@@ -168,9 +175,9 @@ class Service:
 
 
 @asynccontextmanager
-async def served(site: Site) -> AsyncIterator[Service]:
+async def served(site: Site, attester: Attester | None = None) -> AsyncIterator[Service]:
     """Boot an instance, run it until it is ready and listens, and shut it down in good order."""
-    run = InstanceRun(await site.boot())
+    run = InstanceRun(await site.boot(attester=attester))
     service = Service(run, asyncio.create_task(run.run()))
     try:
         await asyncio.wait_for(run.ready.wait(), 20)

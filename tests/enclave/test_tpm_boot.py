@@ -1,7 +1,9 @@
 """Boot with a TPM (swtpm) against a real custodian: who gets a key, who does not, and what a consumer may believe."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -10,20 +12,22 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tests.custodian.conftest import BORROWER, make_bench
 from tests.enclave.attesters.measured_boot import LOG, chip_of, extend, measure_boot, policy_for
 from tests.enclave.attesters.software_tpm import SoftwareTpm, missing, software_tpm
-from tests.enclave.site import Site, children, open_site
+from tests.enclave.site import Site, children, open_site, served
 
 from aigovtool.attestation.appraisal import appraise
 from aigovtool.attestation.binding import Audience, Binding
 from aigovtool.attestation.model import ActivationCredential, ActivationKeys, Evidence, Label, TeeType
 from aigovtool.attestation.policy import AppraisalPolicy, FactRule
 from aigovtool.attestation.tee.tpm.evidence import Certifies, TpmEvidence, unwrap, wrap
-from aigovtool.attestation.verifier import Exchange
+from aigovtool.attestation.verifier import Exchange, VerifierSet
 from aigovtool.codec import encode
 from aigovtool.consumer.wiring import verifiers_for
 from aigovtool.crypto.sign import open_envelope
 from aigovtool.custodian import app
 from aigovtool.custodian import keys as custodian_keys
 from aigovtool.custodian.activation import ROOTS_DIRECTORY
+from aigovtool.custodian.key_rotation import Role, State, default_root, revoke, show
+from aigovtool.custodian.key_watch import KeyWatch
 from aigovtool.custodian.service import views
 from aigovtool.custodian.service.reexamination import reexamine
 from aigovtool.custodian.store import evidence as kept_evidence
@@ -390,6 +394,47 @@ async def test_a_consumer_believes_its_own_custodians_certificate_alone(
     elsewhere.database.close()
     assert verified_by_a_consumer(site, evidence, elsewhere.keys.key_set.attestation, policy) == "chain_signature"
     assert verified_by_a_consumer(site, evidence, (), policy) == "chain_root"
+
+
+async def test_an_authority_that_is_revoked_has_a_running_enclave_certified_anew(site: Site, tpm: SoftwareTpm) -> None:
+    """Stolen, it certifies any key. Consumers who know of it believe nothing of before; the enclave goes on.
+
+    The instance is the same, its model stays loaded, and what the custodian keeps of its boot is as good as it was.
+    """
+    bench, policy = site.bench, policy_for(tpm)
+    async with served(site, attester(tpm)) as service:
+        instance, stolen = service.run.instance, bench.custodian.keys
+        before, certified = await quoted(instance), instance.admission.certificate
+        key = show(bench.directory).of(Role.ATTESTATION, State.IN_USE)
+        revoke(bench.directory, key, default_root(bench.directory), bench.now_ms)
+        watch = KeyWatch(bench.custodian, bench.directory, (), partial(verifiers_of, bench.directory))
+        assert await watch.changed()
+        now = bench.custodian.keys.key_set.attestation
+        assert not set(now) & set(stolen.key_set.attestation)
+        assert verified_by_a_consumer(site, before, stolen.key_set.attestation, policy) == "accepted"
+        assert verified_by_a_consumer(site, before, now, policy) == "chain_root"
+        async with asyncio.timeout(30):
+            while instance.key_set.attestation != now or instance.admission.certificate == certified:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        after = await quoted(instance)
+        assert verified_by_a_consumer(site, after, now, policy) == "accepted"
+        assert verified_by_a_consumer(site, after, stolen.key_set.attestation, policy) == "chain_root"
+        assert instance.keys.envelope == bench.custodian.keys.key_set_envelope
+        assert (await bench.kinds())[-2:] == ["KeySetPublished", "Attested"]
+        await reexamine(bench.custodian)
+        (shown,) = (await views.show_enclaves(bench.custodian)).enclaves
+        assert (shown.instance, shown.state, service.run.ending) == (instance.instance, "live", None)
+        assert "AttestationWithdrawn" not in await bench.kinds()
+
+
+async def quoted(instance: Instance) -> Evidence:
+    """Have the TPM quote for a consumer, with whatever certificate there is for its key at this moment."""
+    _, evidence = await asyncio.to_thread(instance.session_evidence, Audience("consumer:ward7"), SESSION_NONCE)
+    return evidence
+
+
+def verifiers_of(directory: Path, keys: custodian_keys.CustodianKeys) -> VerifierSet:
+    return app.verifiers(directory, keys, allow_simulated=True)
 
 
 async def test_a_consumer_refuses_a_key_that_nobody_has_shown_to_be_in_a_tpm(site: Site, tpm: SoftwareTpm) -> None:
