@@ -3,6 +3,7 @@
 import json
 import resource
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -18,6 +19,7 @@ from aigovtool.cli.doctor import sqlite as doctor_sqlite
 from aigovtool.cli.doctor.check import Check
 from aigovtool.cli.doctor.sqlite import has_defect
 from aigovtool.crypto.memory import LOCK_FIX
+from aigovtool.custodian import clock
 from aigovtool.custodian.app import initialise
 
 Run = Callable[..., Result]
@@ -181,6 +183,27 @@ def test_a_ledger_on_postgresql_is_described_by_its_server(
         (version,) = connection.execute("SHOW server_version").fetchone() or ("",)
     assert told["ledger"]["found"].startswith(f"PostgreSQL {version}")
     assert (told["ledger"]["standing"], "not encrypted" in told["ledger"]["found"]) == ("note", True)
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "expected"),
+    [
+        (0, ("ok", "as that of the ledger's server")),
+        (7_230, ("wrong", "2 h ahead of that of the ledger's server: set whichever is wrong right")),
+        (-7_230, ("wrong", "2 h behind that of the ledger's server: set whichever is wrong right")),
+    ],
+)
+def test_a_clock_that_a_custodian_would_not_believe_is_wrong(
+    ahead_s: int, expected: tuple[str, str], tmp_path: Path, postgres_server: PostgresServer, run: Run
+) -> None:
+    """By the clock of the ledger's server."""
+    home = on_server(tmp_path, postgres_server.database())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clock, "system_time_ms", lambda: time.time_ns() // 1_000_000 + ahead_s * 1_000)
+        told = checks(run, str(home))["clock"]
+        people = run("doctor", str(home)).stdout
+    assert (told["standing"], told["found"]) == expected
+    assert ("To be mended: clock." in people) is (expected[0] == "wrong")
 
 
 def test_a_server_that_is_not_fit_for_a_ledger_is_wrong(

@@ -151,6 +151,8 @@ class ServerFacts:
     #: Settings that are off and must be on: the server may lose what it has acknowledged.
     off: tuple[str, ...]
     too_old: bool
+    #: What the server's clock shows.
+    time_ms: int
 
 
 def look(address: str) -> ServerFacts:
@@ -173,6 +175,9 @@ def look(address: str) -> ServerFacts:
                     name for name in _MUST_BE_ON if connection.execute(text(f"SHOW {name}")).scalar_one() != "on"
                 ),
                 too_old=int(connection.execute(text("SHOW server_version_num")).scalar_one()) < _MIN_VERSION,
+                time_ms=int(
+                    connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one() * 1000
+                ),
             )
     except SQLAlchemyError as error:
         raise _unusable(error) from None
