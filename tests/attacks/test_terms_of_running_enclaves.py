@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.attacks.attacked import attacked, refusal_of
+from tests.attacks.deployments import deployed
 from tests.attacks.laborious import asked, laborious_model
+from tests.attacks.refusals import refusal_of
 from tests.e2e.world import BORROWER, MODEL, Answer, Connection, World
 from tests.observations import Observed
 
@@ -29,7 +30,7 @@ ENDLESS = 1 << 40
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A model whose work follows its input, lent on terms that bound neither; an enclave serves it."""
-    with attacked(tmp_path_factory.mktemp("terms") / "world", budget=100_000, lent=laborious_model()) as made:
+    with deployed(tmp_path_factory.mktemp("terms") / "world", budget=100_000, model=laborious_model()) as made:
         yield made
 
 

@@ -51,7 +51,7 @@ LEAST_S: Final = 600.0
 _BOOTS: Final = 50
 _FACTOR: Final = 4
 MOST_S: Final = 7 * 86_400.0
-#: What says nothing of the model that is asked for: nobody answers, or this instance or borrower is refused, or everybody.
+#: What says nothing of the model that is asked for: nobody answers, or all of this borrower is refused, or everybody.
 _OF_ALL: Final = (
     UnreachableError,
     OverloadedError,
