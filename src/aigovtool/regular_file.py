@@ -38,7 +38,7 @@ def new_beside(path: Path) -> tuple[BinaryIO, Path]:
     Raises:
         OSError: as `os.open`.
     """
-    partial = path.with_name(f".{path.name[:100]}.{token_hex(8)}.partial")
+    partial = path.with_name(f".{path.name[:20]}.{token_hex(8)}.partial")
     return partial.open("xb"), partial
 
 

@@ -199,12 +199,14 @@ def test_what_a_custodian_leaves_out_makes_no_copy(site: Site) -> None:
 
 
 def test_a_name_that_no_disk_takes_is_a_wrong_name(site: Site) -> None:
-    """And no bug of this program. With 250 characters only the name of the unfinished copy is too long."""
+    """And no bug of this program. One that a disk just takes is written: the unfinished copy has a shorter name."""
     head = do(views.show_head(site.bench.custodian))
-    for chars in (250, 300):
-        with pytest.raises(ConfigurationError) as refused:
-            write_audit_file(Path(site.file("a" * chars)), head, [])
-        assert refused.value.reason == "unwritable_audit_file"
+    entries = do(views.show_log(site.bench.custodian, 0, parse_checkpoint(head.checkpoint).size)).entries
+    for name in ("a" * 255, "\N{CJK UNIFIED IDEOGRAPH-4E00}" * 85):
+        assert write_audit_file(Path(site.file(name)), head, entries) == len(entries)
+    with pytest.raises(ConfigurationError) as refused:
+        write_audit_file(Path(site.file("a" * 256)), head, entries)
+    assert refused.value.reason == "unwritable_audit_file"
     with site.served() as place:
         for words in (("export", "-o"), ("checkpoint", "-o"), ("verify",)):
             found = place.run("audit", *words, place.file("a" * 300))
