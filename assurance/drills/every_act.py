@@ -24,6 +24,7 @@ from aigovtool.custodian.app import open_custodian
 from aigovtool.custodian.clock import told_by
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.service import key_release, views
+from aigovtool.custodian.time_order import accept_time
 from aigovtool.errors import AIGovToolError
 from aigovtool.ids import BorrowerId, ConsumerId, InstanceId, MessageId, ModelId
 from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window
@@ -70,6 +71,7 @@ def live(world: World) -> SecondOperator:
     world.processes["enclave"].wait(60)
     world.kill("custodian", 15)
     world.processes["custodian"].wait(60)
+    accept_time(world.directory / "custodian")
     return second
 
 

@@ -113,6 +113,7 @@ class LoggingCustodian(Custodian):
             body = make()
             if type(body) not in present:
                 writes.record(body)
+        writes.record(entry.ClockAccepted(before_ms=writes.now_ms - 60_000))
         witness = WitnessKey(name="witness.example/w1", key=_WITNESS.public)
         writes.record(entry.WitnessEnrolled(witness=witness.text(), command=self.command()))
         writes.record(entry.WitnessRetired(name=witness.name, command=self.command()))
