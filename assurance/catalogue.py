@@ -17,7 +17,9 @@ from assurance.campaigns import (
     parsers,
     power_fail,
     real_log,
+    run_bodies,
     server_kills,
+    soak,
     stops,
     tampering,
 )
@@ -45,6 +47,8 @@ CAMPAIGNS: tuple[Campaign, ...] = (
     server_kills.CAMPAIGN,
     stops.ONLINE,
     stops.OFFLINE,
+    run_bodies.CAMPAIGN,
+    soak.CAMPAIGN,
     before.CAMPAIGN,
 )
 

@@ -5,12 +5,11 @@ import random
 import struct
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conformance.malformed import edits, structured
+from assurance.endurance.bodies import throw
 from tests.attacks.deployments import Consumer, Deployment, deployed
 from tests.attacks.laborious import echo_model, given, to_echo
 from tests.attacks.refusals import refusal_of
@@ -132,37 +131,23 @@ def p99(timed: list[tuple[float, Answer]]) -> float:
 
 @pytest.mark.fault(41)
 def test_garbage_never_makes_it_fail(world: Deployment, observed: Observed) -> None:
-    """Bodies that are changed from good ones: each is answered or refused, and nothing is our fault."""
-    genuine, headers = to_echo(struct.pack("<4f", 1, 2, 3, 4))
-    tensor = {"name": "x", "shape": [2], "datatype": "FP32", "data": [1.0, 2.5]}
-    outputs = [{"name": "y", "parameters": {"binary_data": False}}]
-    plain = json.dumps({"id": "1", "inputs": [tensor], "outputs": outputs}).encode()
+    """Bodies that are changed from good ones: each is answered or refused, and nothing is our fault.
+
+    The campaign run-bodies sends a hundred thousand.
+    """
     engine = world.engine_pid()
-
-    def throw(seed: int) -> Counter[int]:
-        chance, link, found = random.Random(seed), world.connect(), Counter[int]()
-        for number in range(MALFORMED // 4):
-            if number % 2:
-                answer = link.infer(
-                    structured.edit(plain, chance) if chance.random() < 0.7 else edits.edit(plain, chance)
-                )
-            else:
-                answer = link.infer(edits.edit(genuine, chance), **headers)
-            if answer.status != 200:
-                refusal_of(answer, 400, 402, 404, 409, 413, 415, 422, 429)
-            found[answer.status] += 1
-        return found
-
-    with ThreadPoolExecutor(4) as pool:
-        statuses = sum(pool.map(throw, range(4)), Counter[int]())
-    assert statuses.total() == MALFORMED
-    assert statuses[400] > MALFORMED // 20
-    assert statuses[422] > MALFORMED // 20
+    thrown = throw(world, 41, MALFORMED)
+    assert thrown.wrong == []
+    assert thrown.statuses.total() == MALFORMED
+    assert min(thrown.statuses[400], thrown.statuses[422], thrown.inferences) > MALFORMED // 20
+    assert len(thrown.refusals) > 20
     assert world.engine_pid() == engine
+    genuine, headers = to_echo(struct.pack("<4f", 1, 2, 3, 4))
     link = world.connect()
     assert link.infer(genuine, **headers).status == 200
-    for status, number in sorted(statuses.items()):
+    for status, number in sorted(thrown.statuses.items()):
         observed.figure(f"answered {status}", number)
+    observed.figure("reasons", len(thrown.refusals))
 
 
 @pytest.mark.attack(34)
