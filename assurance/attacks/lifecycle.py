@@ -66,8 +66,9 @@ ATTACKS: tuple[Attack, ...] = (
         18,
         name="A host cuts off the custodian, or lets through all but a stop",
         answer="Silence ends the service: the last answer leaves within one ttl of the last word of the custodian.",
-        tried="A frozen custodian, a cut cable, and a host that passes on all that the enclave says and nothing "
-        "that it should hear, a stop least of all.",
+        tried="A frozen custodian, a cut cable, a host that passes on all that the enclave says and nothing that it "
+        "should hear, a stop least of all; and a custodian in another network, all packets to, from or between which "
+        "are lost while an operator there stops all.",
         refusals=("lease_expired",),
     ),
     Attack(

@@ -163,7 +163,8 @@ class Lent:
             host = self.custodian_host if name == "custodian" else "127.0.0.1"
             self.recorders[name] = Recorder(self.ports[name], host)
         url = f"https://127.0.0.1:{self.recorders['custodian'].port}"
-        self.run("custodian", "init", "custodian", "--url", url, "--name", "alice", "--allow-simulated")
+        names = ("--name", "alice", "--host", self.custodian_host)
+        self.run("custodian", "init", "custodian", "--url", url, *names, "--allow-simulated")
         self.start_custodian()
         self.run("borrower", "add", "hospital", "-o", "hospital.json")
         self.run("consumer", "add", "ward7", "--borrower", "hospital", "-o", "ward7.json", "--allow-simulated")

@@ -1,42 +1,17 @@
 """The custodian is on another machine: whoever hosts the enclave reaches one port of it, and nothing else."""
 
-import os
 import socket
-import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 import pytest
+from tests.attacks.cables import another_machine
 from tests.attacks.lent import MODEL, Lent, numbers
 from tests.observations import Observed
 
-#: Of a range that is kept for documentation (RFC 5737), so that it is nobody's.
-HERE, THERE = "198.51.100.1", "198.51.100.2"
 #: What often listens on a machine, and the range around it.
 _COMMON: Final = (*range(1, 1024), 2024, 3306, 5432, 6000, 8080, 8443, 9925)
 _LISTENING: Final = "0A"
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
-
-
-@contextmanager
-def another_machine() -> Iterator[tuple[str, ...]]:
-    """Yield how a command begins that is run behind a cable, with a network of its own."""
-    name, cable = f"aigovtool-{os.getpid()}", f"agt{os.getpid() % 100_000}"
-    with ExitStack() as stack:
-        ip("netns", "add", name)
-        stack.callback(ip, "netns", "del", name)
-        ip("link", "add", f"{cable}a", "type", "veth", "peer", "name", f"{cable}b", "netns", name)
-        ip("addr", "add", f"{HERE}/30", "dev", f"{cable}a")
-        ip("link", "set", f"{cable}a", "up")
-        ip("-n", name, "addr", "add", f"{THERE}/30", "dev", f"{cable}b")
-        ip("-n", name, "link", "set", f"{cable}b", "up")
-        ip("-n", name, "link", "set", "lo", "up")
-        yield ("ip", "netns", "exec", name)
 
 
 def listening(pid: int) -> list[tuple[str, int]]:
@@ -51,18 +26,18 @@ def listening(pid: int) -> list[tuple[str, int]]:
     return found
 
 
-def reached(port: int) -> bool:
+def reached(address: str, port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(2)
-        return probe.connect_ex((THERE, port)) == 0
+        return probe.connect_ex((address, port)) == 0
 
 
 @pytest.mark.fault(16)
 @pytest.mark.needs("root", "namespaces")
 def test_a_custodian_in_another_network_lends_through_one_port(tmp_path: Path, observed: Observed) -> None:
     """A model is lent, booted, used and stopped across; its only open port is the one that it was told to open."""
-    with another_machine() as before:
-        made = Lent(tmp_path, weights=numbers(1), custodian_host=THERE, custodian_before=before)
+    with another_machine() as cable:
+        made = Lent(tmp_path, weights=numbers(1), custodian_host=cable.address, custodian_before=cable.before)
         try:
             made.prepare()
             made.start_enclave()
@@ -70,9 +45,9 @@ def test_a_custodian_in_another_network_lends_through_one_port(tmp_path: Path, o
             assert made.run("enclaves")["enclaves"][0]["models"] == [MODEL]
             port = made.ports["custodian"]
             ((address, open_port),) = listening(made.processes["custodian"].pid)
-            assert (socket.inet_ntoa(bytes.fromhex(address)[::-1]), open_port) == (THERE, port)
+            assert (socket.inet_ntoa(bytes.fromhex(address)[::-1]), open_port) == (cable.address, port)
             tried = {*_COMMON, port}
-            assert {one for one in tried if reached(one)} == {port}
+            assert {one for one in tried if reached(cable.address, one)} == {port}
             observed.figure("ports tried", len(tried))
             made.run("stop", "--all", "--reason", "over")
             made.infer(numbers(2), code=6)
