@@ -12,8 +12,9 @@ ATTACKS: tuple[Attack, ...] = (
         ),
         tried=(
             "2,000 connections to a custodian, and as many to an enclave, that send or read byte by byte or "
-            "nothing at all, while others ask, by open and by new connections, and an operator stops a consumer; and "
-            "consumers that announce all the bodies for which an enclave has room."
+            "nothing at all, while others ask, by open and by new connections, by turns this server and one without "
+            "slow connections, and an operator stops a consumer; and consumers that announce all the bodies for which "
+            "an enclave has room."
         ),
     ),
     Attack(
@@ -21,7 +22,7 @@ ATTACKS: tuple[Attack, ...] = (
         name="Two readers of one request see two requests",
         answer="What could be read in two ways is refused, once, and the connection ends.",
         tried=(
-            "96 requests to the processes of a custodian and an enclave, each followed by one that would be "
+            "98 requests to the processes of a custodian and an enclave, each followed by one that would be "
             "answered; and in memory, cut at every byte."
         ),
         refusals=(
