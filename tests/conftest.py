@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, settings
-from tests.networks import own_network_works
+from tests.networks import own_clocks_work, own_network_works
 from tests.observations import Observed
 from tests.postgres_server import PostgresServer, find_binaries
 
@@ -62,7 +62,7 @@ def ledger(request: pytest.FixtureRequest) -> str | None:
 #: Fixtures that need something beside Python.
 _NEEDED_BY: Final = {"postgres_server": "postgresql", "traced": "strace"}
 #: What a machine for tests may lack: it takes rights that a container does not always give.
-_RIGHTS: Final = {"root", "namespaces"}
+_RIGHTS: Final = {"root", "namespaces", "clocks"}
 
 
 @cache
@@ -74,6 +74,8 @@ def _missing() -> dict[str, str]:
             missing[tool] = f"{tool} is not installed (apt install {tool}): the tests that need it are left out"
     if not own_network_works():
         missing["namespaces"] = "this user can make no network namespace: tests with several networks are left out"
+    if not own_clocks_work():
+        missing["clocks"] = "this user can make no time namespace: tests with several clocks are left out"
     if os.geteuid() != 0:
         missing["root"] = "not run as root: tests that read another process's memory, or lay cables, are left out"
     return missing

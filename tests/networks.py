@@ -1,4 +1,4 @@
-"""A network of its own for a process, where the tests' user may make one."""
+"""A network, or clocks, of its own for a process, where the tests' user may make such."""
 
 import os
 import shutil
@@ -21,3 +21,13 @@ def own_network_works() -> bool:
     if shutil.which("unshare") is None or shutil.which("ip") is None:
         return False
     return subprocess.run([*own_network(), "ip", "link"], capture_output=True, check=False).returncode == 0
+
+
+def own_clocks_work() -> bool:
+    """Return whether a process can be started in a time namespace of its own here."""
+    if shutil.which("unshare") is None:
+        return False
+    return (
+        subprocess.run(["unshare", "--time", "--monotonic", "1", "true"], capture_output=True, check=False).returncode
+        == 0
+    )

@@ -50,7 +50,8 @@ ATTACKS: tuple[Attack, ...] = (
         "is late by as much, and bounded by the units that were leased.",
         tried="A library under the running processes lets an enclave's time stand still, pass at a tenth, and "
         "leap a year back and ten ahead, and a custodian's leap ten years back, an hour and ten years "
-        "ahead; a custodian is started with a clock ten years ahead, and told that it is right.",
+        "ahead; a custodian is started with a clock ten years ahead, and told that it is right; both, or an engine "
+        "alone, run in time namespaces, years ahead by each clock apart.",
         refusals=("bad_signature: stale_command", "clock_leapt", "unauthenticated: credential_expired"),
         entries=("command_refused",),
     ),
