@@ -10,7 +10,8 @@ ATTACKS: tuple[Attack, ...] = (
         "moves.",
         tried="At running processes: each integer of each query, body and signed order that is described, and of "
         "inferences, takes up to 31 texts (true, NaN, 1e400, full-width digits, 1_0, 2^53+1, 2^63, -1, 1e3, 1.0, 100k "
-        "digits or brackets, the same key twice); lengths of bodies and of their headers too.",
+        "digits or brackets, the same key twice); lengths of bodies and of their headers too. Every other field of "
+        "them takes values of every other type, and every placeholder of a path and every query strange texts.",
         refusals=(
             "malformed: not_json",
             "malformed: not_finite",
