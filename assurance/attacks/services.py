@@ -129,11 +129,13 @@ ATTACKS: tuple[Attack, ...] = (
         name="Secrets are read from arguments, environment, core dumps, swap or /proc",
         answer=(
             "Secrets are in files of mode 0600 alone; no process writes a core file; weights and the model's key "
-            "are in the engine's memory alone, which ends with a wipe."
+            "are in the engine's memory alone, which ends with a wipe. What serves runs isolated from variables and "
+            "from files where it was started."
         ),
         tried=(
             "Seven secrets are looked for in every file, command line, environment and memory of a deployment "
-            "from init to a wipe; custodian and enclave are made to crash."
+            "from init to a wipe; custodian and enclave are made to crash; they are started with variables that name "
+            "other modules and a file for the secrets of TLS."
         ),
     ),
 )

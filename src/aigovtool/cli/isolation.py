@@ -1,0 +1,30 @@
+"""Starts verbs that serve anew, in an interpreter that no environment and no working directory can change.
+
+`PYTHONPATH`, a `sitecustomize`, `PYTHONHASHSEED`, a `msgspec.py` where the program is started: whoever sets these would
+choose what code a server runs. In isolated mode (`-I`) Python looks at none of them. TLS is told no other configuration
+either, and no file for the secrets of its sessions.
+
+This is for environments that were set by mistake, or by somebody who may do nothing else. Whoever rules the machine can
+change the interpreter as well: against that, an enclave's image is measured, and its environment with it.
+
+Source: Python documentation, "Command line and environment", `-I`; OpenSSL manual, openssl-env(7).
+"""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+_SERVING: Final = frozenset({("enclave", "serve"), ("custodian", "serve")})
+#: What isolated mode does not look at, and what TLS would.
+_DROPPED: Final = ("PYTHON", "OPENSSL_", "SSL_CERT_", "SSLKEYLOGFILE")
+
+
+def isolate(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
+    """Start this program anew, isolated, if it is about to serve and is not isolated; it stays the same process."""
+    if tuple(arguments[1:3]) not in _SERVING or sys.flags.isolated:
+        return
+    flags = ["-O"] * sys.flags.optimize + ["-B"] * sys.dont_write_bytecode
+    words = [sys.executable, "-I", "-X", "utf8", *flags, "-m", "aigovtool", *arguments[1:]]
+    kept = {name: value for name, value in environment.items() if not name.startswith(_DROPPED)}
+    os.execve(sys.executable, words, kept)  # noqa: S606 - no shell, and words of our own
