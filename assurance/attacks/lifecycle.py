@@ -115,6 +115,7 @@ ATTACKS: tuple[Attack, ...] = (
         answer="Nothing is answered that is not durable, and after a failed write or sync the process grants "
         "nothing more.",
         tried="strace answers the first write and the first sync of a serving custodian with EIO and with "
-        "ENOSPC; the campaigns disk-errors, crash-points and power-fail do it at every call.",
+        "ENOSPC; the campaigns disk-errors, crash-points and power-fail do it at every call. The disks of a running "
+        "custodian, and of an enclave's cache, are filled up.",
     ),
 )

@@ -23,7 +23,7 @@ from tests.e2e.world import Connection, World
 from tests.observations import Observed
 
 from aigovtool.codec import encode
-from aigovtool.protocol import commands, oip
+from aigovtool.protocol import commands, oip_wire
 from aigovtool.transport.routes import Route
 
 #: So many documents of a type are drawn for samples: all members are in some of them.
@@ -135,16 +135,16 @@ def test_every_field_of_every_signed_order(world: World, observed: Observed) -> 
 
 def protocol() -> tuple[fields.Schema, fields.Schema]:
     """Return the schema of a request, with what its parameters may say."""
-    schema, components = fields.schema_of(oip._WireRequest)
+    schema, components = fields.schema_of(oip_wire.WireRequest)
     for owner, kind in (
-        ("_WireRequest", oip._RequestParameters),
-        ("_WireTensor", oip._TensorParameters),
-        ("_WireOutput", oip._OutputParameters),
+        ("WireRequest", oip_wire.RequestParameters),
+        ("WireTensor", oip_wire.TensorParameters),
+        ("WireOutput", oip_wire.OutputParameters),
     ):
         inner, more = fields.schema_of(kind)
         components |= more
         components[owner]["properties"]["parameters"] = {"anyOf": [inner, {"type": "null"}]}
-    components["_WireTensor"]["properties"]["data"] = {
+    components["WireTensor"]["properties"]["data"] = {
         "anyOf": [{"type": "array", "items": {"type": "number"}}, {"type": "null"}]
     }
     return schema, components
