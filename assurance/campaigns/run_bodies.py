@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from tests.attacks.attacked import attacked
+from tests.attacks.deployments import deployed
 from tests.attacks.laborious import echo_model
 from tests.e2e.world import World
 
@@ -23,7 +23,7 @@ def live(seeds: list[int], deadline: float) -> Iterator[Figures]:
     """Send the bodies of each seed to one deployment; with the last one the charge is compared with the answers."""
     with (
         tempfile.TemporaryDirectory(prefix="aigovtool-bodies-") as folder,
-        attacked(Path(folder), budget=10**9, lent=echo_model(), ttl_ms=30_000) as world,
+        deployed(Path(folder), budget=10**9, model=echo_model(), ttl_ms=30_000) as world,
     ):
         engine, inferences = world.engine_pid(), 0
         held: tuple[int, Thrown] | None = None
@@ -83,7 +83,7 @@ CAMPAIGN = Campaign(
     shows_not="whether what is accepted is read rightly: http-bodies shows that, in memory, with an oracle.",
     covers=(
         "src/aigovtool",
-        "tests/attacks/attacked.py",
+        "tests/attacks/deployments.py",
         "tests/attacks/laborious.py",
         "tests/e2e/model.py",
         "tests/e2e/world.py",

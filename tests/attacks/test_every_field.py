@@ -7,6 +7,7 @@ campaign http-bodies).
 """
 
 import json
+import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
@@ -16,10 +17,11 @@ from assurance.endurance.bodies import rows
 from assurance.parsers.documents import drawn
 from assurance.parsers.route_tables import tables
 from tests.attacks import fields
-from tests.attacks.attacked import attacked, new_id, refusal_of
+from tests.attacks.deployments import Deployment, deployed
 from tests.attacks.laborious import echo_model
-from tests.attacks.test_numbers_that_parsers_read_differently import acts, consumer, operator, ordered
-from tests.e2e.world import Connection, World
+from tests.attacks.refusals import refusal_of
+from tests.attacks.test_numbers_that_parsers_read_differently import acts, consumer, ordered
+from tests.e2e.world import Connection
 from tests.observations import Observed
 
 from aigovtool.codec import encode
@@ -31,13 +33,13 @@ _DRAWN = 60
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """A deployment with a budget; its model gives back what it is sent."""
-    with attacked(tmp_path_factory.mktemp("fields"), budget=1_000, lent=echo_model(), ttl_ms=30_000) as world:
+    with deployed(tmp_path_factory.mktemp("fields"), budget=1_000, model=echo_model(), ttl_ms=30_000) as world:
         yield world
 
 
-def state(world: World) -> list[Any]:
+def state(world: Deployment) -> list[Any]:
     """Return what nobody's malformed document may change."""
     views = ("/v1/budgets", "/v1/parties", "/v1/asks", "/v1/models", "/v1/appraisal-policy", "/v1/witnesses")
     return [world.view(path) for path in views]
@@ -75,15 +77,15 @@ def refused(problem: dict[str, Any], place: fields.Path, token: str) -> None:
 
 
 @pytest.mark.attack(24)
-def test_every_field_of_every_described_body(world: World, observed: Observed) -> None:
+def test_every_field_of_every_described_body(world: Deployment, observed: Observed) -> None:
     """All routes of both servers with a described body, each field of it: what may not stand there is refused."""
     before, tried, places = state(world), 0, 0
-    links = {"custodian": [operator(world), consumer(world)], "enclave": [world.connect()]}
+    links = {"custodian": [world.to_custodian(), consumer(world)], "enclave": [world.connect()]}
     for server, table in tables().items():
         for route in table.routes:
             if route.body is None:
                 continue
-            path = route.path.format(ask_id=new_id(), model="digits", version="1")
+            path = route.path.format(ask_id=secrets.token_hex(16), model="digits", version="1")
             for document, place, types in places_of(route.body, samples(route.body)):
                 places += 1
                 for token in (*fields.misplaced(types), *fields.NEVER):
@@ -102,20 +104,20 @@ def test_every_field_of_every_described_body(world: World, observed: Observed) -
     assert state(world) == before
 
 
-#: Terms of answers that chance does not draw: each member is in one of them, or in the terms of `acts`.
+#: Terms that chance does not draw: each member is in one of them, or in the terms of `acts`.
 HIDING = {"outputs": [{"name": "y", "hide": True}]}
 KEEPING = {"outputs": [{"name": "y", "top_k": 1, "fill": "lowest"}], "only_named": True}
 
 
 @pytest.mark.attack(24)
-def test_every_field_of_every_signed_order(world: World, observed: Observed) -> None:
+def test_every_field_of_every_signed_order(world: Deployment, observed: Observed) -> None:
     """All acts, under an operator's own signature."""
-    before, link, places, tried = state(world), operator(world), 0, 0
+    before, link, places, tried = state(world), world.to_custodian(), 0, 0
     orders = samples(commands.Command, 200)
     mine = acts(world)
     (terms,) = [act for act in mine if act["act"] == "set_model_terms"]
-    for answers in (HIDING, KEEPING):
-        mine.append({**terms, "policy": {**terms["policy"], "answers": answers}})
+    for more in ({"answers": HIDING}, {"answers": KEEPING}, {"inputs": {"finite": True}}):
+        mine.append({**terms, "policy": {**terms["policy"], **more}})
     orders = [*({**orders[0], "act": act} for act in mine), *orders]
     for document, place, types in places_of(commands.Command, orders):
         never = fields.NEVER if place in {("act", "act"), ("issued_at_ms",)} else ()
@@ -158,7 +160,7 @@ BINARY = {"id": "1", "inputs": [{**TENSOR, "parameters": {"binary_data_size": 4}
 
 
 @pytest.mark.attack(24, 28, 29)
-def test_every_field_of_an_inference(world: World, observed: Observed) -> None:
+def test_every_field_of_an_inference(world: Deployment, observed: Observed) -> None:
     """In JSON and in the binary form: of each field what may stand there is answered or refused, all else refused."""
     schema, components = protocol()
     link, engine = world.connect(), world.engine_pid()
@@ -200,11 +202,11 @@ TEXTS = (
 
 
 @pytest.mark.attack(24)
-def test_every_text_in_a_path_or_a_query(world: World, observed: Observed) -> None:
+def test_every_text_in_a_path_or_a_query(world: Deployment, observed: Observed) -> None:
     """Each placeholder of a path and each query of both servers: what does not exist is refused, with a type."""
     before, tried = state(world), 0
     openings: dict[str, Callable[[], Connection]] = {
-        "operator": lambda: operator(world),
+        "operator": world.to_custodian,
         "consumer": lambda: consumer(world),
         "enclave": world.connect,
     }
@@ -228,7 +230,9 @@ def test_every_text_in_a_path_or_a_query(world: World, observed: Observed) -> No
 def bent(route: Route) -> Iterator[str]:
     """Yield requests' targets of a route, each with one text where it does not belong."""
     holes = [part for part in route.path.split("/") if part.startswith("{")]
-    good = {hole: "1" if hole == "{version}" else "digits" if hole == "{model}" else new_id() for hole in holes}
+    good = {
+        hole: "1" if hole == "{version}" else "digits" if hole == "{model}" else secrets.token_hex(16) for hole in holes
+    }
     for text in TEXTS:
         for hole in holes:
             words = {**good, hole: quote(text, safe="", encoding="latin-1" if text == "\xff" else "utf-8")}

@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 from tests.attacks.clocks import YEAR_S
-from tests.attacks.hosted import Around, Hosted, answered_until_used_up, hosted
+from tests.attacks.deployments import Around, Deployment, answered_until_used_up, deployed
 from tests.observations import Observed
 
 from aigovtool.ledger.entry import StopTarget
@@ -45,18 +45,18 @@ def test_such_a_process_has_other_clocks() -> None:
 
 
 @contextmanager
-def deployed(directory: Path, around: dict[str, Around]) -> Iterator[tuple[Hosted, FaultProxy]]:
+def cabled(directory: Path, around: dict[str, Around]) -> Iterator[tuple[Deployment, FaultProxy]]:
     """Yield a deployment whose enclave reaches its custodian through a proxy; processes are started as is said."""
     proxies: list[FaultProxy] = []
 
-    def prepare(world: Hosted) -> None:
+    def prepare(world: Deployment) -> None:
         world.around = around
         proxy = made.enter_context(fault_proxy("127.0.0.1", world.custodian_port))
         world.custodian_seen_at = proxy.port
         proxies.append(proxy)
 
     with ExitStack() as made:
-        world = made.enter_context(hosted(directory, ttl_ms=int(TTL_S * 1000), prepare=prepare))
+        world = made.enter_context(deployed(directory, ttl_ms=int(TTL_S * 1000), prepare=prepare))
         yield world, proxies[0]
 
 
@@ -66,7 +66,7 @@ def test_where_time_began_decides_over_nothing(tmp_path: Path, body: bytes, obse
         "enclave": Around(words=shifted(YEAR_S, 2 * YEAR_S)),
         "custodian": Around(words=shifted(3 * YEAR_S, YEAR_S)),
     }
-    with deployed(tmp_path / "world", around) as (world, cable):
+    with cabled(tmp_path / "world", around) as (world, cable):
         instance = world.view("/v1/enclaves")["enclaves"][0]["instance"]
         consumer, connection = world.new_consumer(12)
         answered, refusal = answered_until_used_up(connection, body, 40)
@@ -95,7 +95,7 @@ def test_an_engine_with_another_clock_than_its_enclave_gets_no_unit(
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nexec {" ".join(shifted(YEAR_S, YEAR_S))} {sys.executable} "$@"\n')
     python.chmod(0o755)
-    with deployed(tmp_path / "world", {"enclave": Around(python=str(python))}) as (world, _):
+    with cabled(tmp_path / "world", {"enclave": Around(python=str(python))}) as (world, _):
         consumer, connection = world.new_consumer(50)
         engine = world.engine_pid()
         for _ in range(5):
