@@ -249,7 +249,8 @@ async def test_an_older_custodian_admits_and_certifies_nothing(lender: Bench) ->
     assert b"attestation" in envelope.payload
     (directory / "keys" / "key-set.json").write_bytes(encode(older))
     (directory / "keys" / "attestation.key").unlink()
-    lender.custodian.keys = custodian_keys.load(directory)
+    older_keys = custodian_keys.load_to_serve(directory)
+    lender.custodian.take_up(older_keys, verifiers(directory, older_keys, allow_simulated=True))
     admission, _ = await Machine(lender).booted()
     assert admission.certificate is msgspec.UNSET
     assert b'"certificate"' not in encode(admission)

@@ -122,7 +122,7 @@ def test_every_file_is_private_and_what_is_new_replaces_the_old_in_one_step(dire
     names = {path.name for path in (directory / "keys").iterdir()}
     assert {stat.S_IMODE(path.stat().st_mode) for path in (directory / "keys").iterdir()} == {0o600}
     assert [name for name in names if name.startswith(".") or ".next." in name] == []
-    assert {name for name in names if ".old." in name} == {"keystore.old.key", "activation.old.key"}
+    assert {name for name in names if ".old." in name} == {"keystore.old.key"}
 
 
 def test_what_is_asked_for_at_the_wrong_time_is_refused(directory: Path) -> None:
@@ -206,18 +206,32 @@ def test_deposits_to_the_keystore_key_of_before_open_until_they_are_wrapped_anew
     assert refused(lambda: custodian_keys.load(directory).open_deposit(to_old, MANIFEST), SignatureInvalidError)
 
 
-def test_activation_secrets_of_the_commands_key_before_are_good_until_one_is_revoked(directory: Path) -> None:
-    """Evidence that was admitted by them is judged again; after a revocation they prove nothing."""
+def test_what_activates_attestation_keys_is_used_while_its_authority_is_and_good_until_that_is_revoked(
+    directory: Path,
+) -> None:
+    """Evidence that was admitted by it is judged again; after the revocation nothing is left of it."""
     then = custodian_keys.load(directory)
-    announced(directory, Role.COMMANDS)
+    announced(directory, Role.ATTESTATION)
     coming = custodian_keys.load(directory)
-    assert coming.activation_key() == then.activation_key()
-    use(directory, Role.COMMANDS)
+    assert coming.activation == then.activation
+    use(directory, Role.ATTESTATION)
     now = custodian_keys.load(directory)
-    assert coming.other_activations == (now.activation_key(),)
-    assert now.other_activations == (then.activation_key(),)
-    revoke(directory, key_id_of(then.commands.public.raw), default_root(directory), NOW_MS)
+    assert coming.other_activations == (now.activation,)
+    assert now.other_activations == (then.activation,)
+    old = next(one.key for one in show(directory).keys if one.state is State.ACCEPTED)
+    revoke(directory, old, default_root(directory), NOW_MS)
     assert custodian_keys.load(directory).other_activations == ()
+    assert [content for content in files(directory).values() if content == then.activation] == []
+    assert repr(now.activation) not in repr(now)
+
+
+@pytest.mark.parametrize("role", [role for role in Role if role is not Role.ATTESTATION])
+def test_what_activates_attestation_keys_stays_when_another_key_changes(role: Role, directory: Path) -> None:
+    """Revoking a commands key does not have every enclave on a TPM attest again."""
+    then = custodian_keys.load(directory).activation
+    revoke(directory, show(directory).of(role, State.IN_USE), default_root(directory), NOW_MS)
+    now = custodian_keys.load(directory)
+    assert (now.activation, now.other_activations) == (then, ())
 
 
 # -- Broken off ----------------------------------------------------------------------------------------------------

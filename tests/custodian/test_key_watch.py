@@ -10,6 +10,7 @@ from aigovtool.codec import decode, encode
 from aigovtool.crypto.keyfile import read_signing_key
 from aigovtool.crypto.sign import seal
 from aigovtool.custodian import keys as custodian_keys
+from aigovtool.custodian.activation_keys import activation_path
 from aigovtool.custodian.app import verifiers
 from aigovtool.custodian.hub import Stream
 from aigovtool.custodian.key_rotation import Role, State, announce, default_root, revoke, show, use
@@ -267,3 +268,22 @@ async def test_a_deposit_to_the_keystore_key_of_before_is_kept_under_the_new_one
     with pytest.raises(SignatureInvalidError):
         old.unwrap(wrapped, context)
     assert bench.custodian.keys.keystore.unwrap(wrapped, context).reveal() == bench.model_key
+
+
+async def test_a_copy_without_what_activates_attestation_keys_is_not_taken_up(
+    lent: Bench, watch: KeyWatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As from a machine of an earlier version: what is in use stays, and it is said."""
+    before = lent.custodian.keys
+    announce(lent.directory, Role.LOG, default_root(lent.directory), NOW_MS)
+    path = activation_path(lent.directory / "keys", before.attestation_ca)
+    content = path.read_bytes()
+    path.unlink()
+    with caplog.at_level(logging.ERROR):
+        assert not await watch.changed()
+    assert [vars(one)["reason"] for one in caplog.records if one.message == "keys_unusable"] == ["missing_key_file"]
+    assert lent.custodian.keys is before
+    path.touch(mode=0o600)
+    path.write_bytes(content)
+    assert await watch.changed()
+    assert lent.custodian.keys.activation == before.activation

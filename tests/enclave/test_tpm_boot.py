@@ -292,14 +292,15 @@ async def test_a_key_that_was_not_activated_gets_nothing(site: Site, tpm: Softwa
 
 
 async def test_each_custodian_has_an_activation_key_of_its_own(site: Site, tmp_path: Path) -> None:
-    """What one put into a credential another one does not know; it is not the key that it comes from."""
+    """What one put into a credential another one does not know; every machine that serves this one does."""
     elsewhere = make_bench(tmp_path / "elsewhere").custodian
-    ours = site.bench.custodian.keys.activation_key()
-    assert elsewhere.keys.activation_key() != ours
-    assert ours not in {site.bench.custodian.keys.commands.to_secret().reveal(), bytes(32)}
+    ours = site.bench.custodian.keys.activation
+    assert elsewhere.keys.activation != ours
+    assert ours is not None
+    assert len(set(ours)) > 8  # chance, not zeros
     elsewhere.database.close()
     found = custodian_keys.load(site.bench.directory)
-    assert found.activation_key() == ours  # the same on every machine that serves this custodian
+    assert found.activation == ours
 
 
 async def test_a_log_that_does_not_replay_is_refused(site: Site, tpm: SoftwareTpm, log: Path) -> None:

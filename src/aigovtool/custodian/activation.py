@@ -75,7 +75,7 @@ def credential_for(keys: CustodianKeys, asked: ActivationKeys, nonce: bytes) -> 
         EvidenceError: those of `activation.challenge`: the keys cannot be read, or are of no kind that is activated.
     """
     return activation.challenge(
-        keys.activation_key(), nonce, asked.ek_certificate, asked.ak_public, secrets.token_bytes(32)
+        keys.activation or b"", nonce, asked.ek_certificate, asked.ak_public, secrets.token_bytes(32)
     )
 
 
@@ -84,7 +84,8 @@ def verifier(keys: CustodianKeys, roots: tuple[x509.Certificate, ...], exchange:
     if exchange.nonce is None:
         return TpmVerifier(roots)
     others = [activation.secret_for(key, exchange.nonce) for key in keys.other_activations]
-    return TpmVerifier(roots, activation.secret_for(keys.activation_key(), exchange.nonce), other_activations=others)
+    used = None if keys.activation is None else activation.secret_for(keys.activation, exchange.nonce)
+    return TpmVerifier(roots, used, other_activations=others)
 
 
 def certificate_of(

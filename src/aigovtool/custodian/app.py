@@ -267,7 +267,7 @@ def read_settings(directory: Path) -> Settings:
 def open_custodian(directory: Path) -> Custodian:
     """Open the custodian in `directory` for serving."""
     settings = read_settings(directory)
-    keys = custodian_keys.load(directory)
+    keys = custodian_keys.load_to_serve(directory)
     made = Custodian(
         keys=keys,
         database=Database(backend(directory, settings)),

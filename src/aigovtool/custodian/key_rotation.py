@@ -34,20 +34,13 @@ from aigovtool.crypto.tlskey import TlsKey
 from aigovtool.crypto.wrap import WrapKey
 from aigovtool.crypto.x509 import spki_sha256
 from aigovtool.custodian import keys as custodian_keys
-from aigovtool.custodian.keys import (
-    CustodianKeys,
-    activation_key,
-    authority_id,
-    next_path,
-    old_activation_path,
-    old_keystore_path,
-)
+from aigovtool.custodian.activation_keys import forget_activations, make_activation
+from aigovtool.custodian.keys import CustodianKeys, authority_id, next_path, old_keystore_path
 from aigovtool.errors import ConfigurationError, ConflictError, InputError, NotFoundError
 from aigovtool.ids import KeyId, Millis, Units, key_id_of
 from aigovtool.protocol.trust import KEY_SET, MAX_REVOKED_LOG, KeySet, open_key_set
 
 _MIN_DIGITS: Final = 8
-_MAX_ACTIVATIONS: Final = 8 * 32
 _PrivateKey = SigningKey | TlsKey | WrapKey
 
 
@@ -151,7 +144,7 @@ def use(directory: Path, role: Role) -> KeysShown:
                 reason="nothing_announced",
                 fix=f"aigovtool custodian keys rotate {directory} --key {role.value}",
             )
-        _promote(place, role, keep=True)
+        _promote(place, role)
     return show(directory)
 
 
@@ -179,12 +172,11 @@ def revoke(directory: Path, wanted: str, root_file: Path, now_ms: int) -> KeysSh
         if role is Role.LOG:
             made = msgspec.structs.replace(made, revoked_log=(*made.revoked_log, revoked)[-MAX_REVOKED_LOG:])
         _write_set(place, made, root, now_ms)
-        if role is Role.COMMANDS:
-            old_activation_path(place).unlink(missing_ok=True)
         if in_use:
             _promote(place, role)
         elif revoked == coming:
             next_path(place, role.value).unlink()
+        forget_activations(place, made.attestation)
     return show(directory)
 
 
@@ -218,6 +210,7 @@ def _loaded(directory: Path) -> CustodianKeys:
         entry = _next_entry(directory, keys, role)
         if entry is not None and (not path.exists() or _listed(keys.key_set, role, _read(path, role)) is None):
             _promote(directory / "keys", role)
+    forget_activations(directory / "keys", keys.key_set.attestation)
     return keys
 
 
@@ -315,7 +308,10 @@ def _write_next(place: Path, role: Role, version: int, now_ms: int) -> bytes:
     write_key(path, key, replace=True)
     if isinstance(key, SigningKey) and role is not Role.CREDENTIALS:
         return key.public.raw
-    return custodian_keys.new_own_authority(key, role.value, version, now_ms)
+    authority = custodian_keys.new_own_authority(key, role.value, version, now_ms)
+    if role is Role.ATTESTATION:
+        make_activation(place, authority)
+    return authority
 
 
 def _write_set(place: Path, key_set: KeySet, root: SigningKey, now_ms: int) -> None:
@@ -346,30 +342,19 @@ def _require_readable(envelope: Envelope, root: VerifyKey) -> None:
         VerifyKey(raw)
 
 
-def _promote(place: Path, role: Role, *, keep: bool = False) -> None:
-    """Put the next key in the place of the one in use; `keep` what follows from that one."""
+def _promote(place: Path, role: Role) -> None:
+    """Put the next key in the place of the one in use."""
     path = place / f"{role.value}.key"
     if role is Role.KEYSTORE:
         with read_secret_file(path) as former:
             _require_rewrapped(place, unless=former)
             write_secret_file(old_keystore_path(place), former, replace=True)
-    if role is Role.COMMANDS and keep:
-        _keep_activation(place, path)
     next_path(place, role.value).replace(path)
     descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _keep_activation(place: Path, path: Path) -> None:
-    old, custodian = old_activation_path(place), VerifyKey(read_secret_file(place / "root.pub").reveal()).key_id
-    kept = read_secret_file(old).reveal() if old.exists() else b""
-    made = activation_key(read_signing_key(path), custodian)
-    if not kept.startswith(made):  # this very step was broken off before
-        with Secret((made + kept)[:_MAX_ACTIVATIONS]) as content:
-            write_secret_file(old, content, replace=True)
 
 
 def _require_rewrapped(place: Path, *, unless: Secret | None = None) -> None:

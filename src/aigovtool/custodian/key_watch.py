@@ -97,6 +97,8 @@ class KeyWatch:
             raise ConfigurationError("these are the keys of another custodian", reason="wrong_custodian")
         if keys.key_set.version < used.key_set.version:
             raise ConfigurationError("the key set is older than the one in use", reason="key_set_rollback")
+        if keys.activation is None:  # of a copy that is not whole; one made here would be no other machine's
+            raise ConfigurationError("the key that activates attestation keys is missing", reason="missing_key_file")
         return keys
 
     def _tell(self, error: ConfigurationError) -> None:

@@ -8,13 +8,14 @@ DIR/keys/credentials.key   Ed25519; certificate authority of client certificates
 DIR/keys/keystore.key      X25519; opens the keys of sealed models
 DIR/keys/tls-ca.key, tls.key    P-256; the custodian's own TLS
 DIR/keys/attestation.key        P-256; authority that certifies attestation keys which were activated here
+DIR/keys/activation.ID.key      what they are activated by (`activation_keys`)
 ```
 
 DIR/keys/ROLE.next.key     of a role but TLS: made and in the key set, to be used next (`key_rotation`)
-DIR/keys/activation.old.key     what secrets were made from under earlier commands keys (`activation_key`); no other use
 DIR/keys/keystore.old.key       opens what was deposited to an earlier keystore key, until it is wrapped anew
 
-Serving never reads the root key. A custodian that an earlier version made has no `attestation.key`, and certifies none.
+Serving never reads the root key. A custodian that an earlier version made has no `attestation.key`, and certifies none;
+its activation key is made when it is served for the first time (`load_to_serve`).
 
 Which key is used follows from the signed set: `ROLE.key` if the set has it, else `ROLE.next.key` if the set has that.
 So a rotation that is broken off between any two steps leaves a custodian that serves.
@@ -22,13 +23,11 @@ So a rotation that is broken off between any two steps leaves a custodian that s
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, TypeVar
 
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from aigovtool.codec import decode, encode
@@ -52,6 +51,7 @@ from aigovtool.crypto.x509 import (
     spki_sha256,
     to_pem,
 )
+from aigovtool.custodian.activation_keys import make_activation, read_activation
 from aigovtool.errors import ConfigurationError, SignatureInvalidError
 from aigovtool.ids import Digest, KeyId
 from aigovtool.protocol.release import deposit_context
@@ -63,7 +63,6 @@ _AUTHORITIES: Final = {"credentials": "aigovtool credentials", "attestation": "a
 _TEN_YEARS_MS: Final = 10 * 365 * 86_400_000
 _ONE_YEAR_MS: Final = 365 * 86_400_000
 _BACKDATE_MS: Final = 3_600_000
-_ACTIVATION_LABEL: Final = b"aigovtool tpm activation key v1\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +85,10 @@ class CustodianKeys:
     other_keystores: tuple[WrapKey, ...] = ()
     #: Whether they are only for what is to be wrapped anew, to the present one.
     rewrap: bool = False
-    #: As `activation_key`, of the commands keys before and after: secrets made from them are as good.
-    other_activations: tuple[bytes, ...] = ()
+    #: From which credentials for attestation keys are made: the same on every machine that serves this custodian.
+    activation: bytes | None = field(default=None, repr=False)
+    #: Those of the other authorities in the key set: what was made from them is as good.
+    other_activations: tuple[bytes, ...] = field(default=(), repr=False)
 
     @property
     def custodian(self) -> KeyId:
@@ -114,13 +115,6 @@ class CustodianKeys:
         except SignatureInvalidError as error:
             error.fix = "if the keystore key was rotated: aigovtool renew OPERATOR-FILE, then seal the model again"
             raise
-
-    def activation_key(self) -> bytes:
-        """Return the 32 bytes from which secrets for attestation keys are made: HKDF-SHA-256 of the commands key.
-
-        It is the same on every machine that serves this custodian, and says nothing about the key it comes from.
-        """
-        return activation_key(self.commands, self.custodian)
 
 
 def create(directory: Path, hosts: list[str], now_ms: int) -> CustodianKeys:
@@ -156,6 +150,7 @@ def create(directory: Path, hosts: list[str], now_ms: int) -> CustodianKeys:
     for name, tls_key in {"tls-ca": tls_ca_key, "tls": tls, "attestation": attestation}.items():
         write_key(directory / "keys" / f"{name}.key", tls_key)
     write_secret_file(directory / "keys" / "keystore.key", keystore.to_secret())
+    make_activation(directory / "keys", key_set.attestation[0])
     public = {
         "root.pub": root.public.raw,
         "key-set.json": encode(seal(KEY_SET, key_set, root)),
@@ -194,6 +189,15 @@ def new_server_certificate(
     )
 
 
+def load_to_serve(directory: Path) -> CustodianKeys:
+    """Read the keys as `load`; in a directory of an earlier version make the activation key first that it lacks."""
+    keys = load(directory)
+    if keys.activation is not None:
+        return keys
+    make_activation(directory / "keys", keys.attestation_ca)
+    return load(directory)
+
+
 def load(directory: Path) -> CustodianKeys:
     """Read the keys of a serving custodian and check that they belong together.
 
@@ -208,11 +212,17 @@ def load(directory: Path) -> CustodianKeys:
     tls, tls_certificate = read_tls_key(keys / "tls.key"), from_pem(_read(keys / "tls.pem"))[0]
     if spki_sha256(tls_certificate) != tls.spki_sha256():
         raise _mismatch()
-    commands = _in_use(keys, "commands", read_signing_key, lambda key: key.public.raw in key_set.commands)
     credentials = _in_use(keys, "credentials", read_signing_key, lambda key: _is_among(key, key_set.credentials))
+    attestation = (
+        _in_use(keys, "attestation", read_tls_key, lambda key: _is_among(key, key_set.attestation))
+        if key_set.attestation
+        else None
+    )
+    authority = None if attestation is None else _authority_of(attestation, key_set.attestation)
+    others = (read_activation(keys, other) for other in key_set.attestation if other != authority)
     return CustodianKeys(
         root=root,
-        commands=commands,
+        commands=_in_use(keys, "commands", read_signing_key, lambda key: key.public.raw in key_set.commands),
         log=_in_use(keys, "log", read_signing_key, lambda key: key.public.raw in key_set.log),
         credentials=credentials,
         credentials_ca=_authority_of(credentials, key_set.credentials),
@@ -222,34 +232,12 @@ def load(directory: Path) -> CustodianKeys:
         tls_ca=from_pem(_read(keys / "tls-ca.pem"))[0],
         key_set=key_set,
         key_set_envelope=envelope,
-        attestation=_in_use(keys, "attestation", read_tls_key, lambda key: _is_among(key, key_set.attestation))
-        if key_set.attestation
-        else None,
+        attestation=attestation,
         other_keystores=keystores[1:],
         rewrap=not next_path(keys, "keystore").exists() and old_keystore_path(keys).exists(),
-        other_activations=_other_activations(keys, key_set, commands),
+        activation=read_activation(keys, authority),
+        other_activations=tuple(other for other in others if other is not None),
     )
-
-
-def activation_key(commands: SigningKey, custodian: KeyId) -> bytes:
-    """Return the 32 bytes that `CustodianKeys.activation_key` would be, were this the commands key."""
-    with commands.to_secret() as seed:
-        info = _ACTIVATION_LABEL + custodian.encode()
-        return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(seed.reveal())
-
-
-def old_activation_path(keys: Path) -> Path:
-    """Return where the activation keys of earlier commands keys lie, 32 bytes each, the newest first."""
-    return keys / "activation.old.key"
-
-
-def _other_activations(keys: Path, key_set: KeySet, used: SigningKey) -> tuple[bytes, ...]:
-    old, coming = old_activation_path(keys), next_path(keys, "commands")
-    kept = _read(old) if old.exists() else b""
-    found = [kept[start : start + 32] for start in range(0, len(kept) - 31, 32)]
-    if coming.exists() and (following := read_signing_key(coming)) != used and following.public.raw in key_set.commands:
-        found.append(activation_key(following, key_set.custodian))
-    return tuple(found)
 
 
 def next_path(keys: Path, role: str) -> Path:
