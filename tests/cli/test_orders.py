@@ -12,6 +12,7 @@ from tests.cli.conftest import Place
 from tests.cli.site import BUDGET, Site, do, make_site
 from tests.custodian.conftest import Enclave, want
 
+from aigovtool.attestation.policy import AppraisalPolicy
 from aigovtool.cli.custodian.gap import gap_of
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.secret import Secret
@@ -21,7 +22,7 @@ from aigovtool.custodian.service import views
 from aigovtool.ids import OperatorId
 from aigovtool.ledger.entry import StopTarget
 from aigovtool.ledger.policy import GRACE_MS
-from aigovtool.protocol.commands import COMMAND, Command, Stop
+from aigovtool.protocol.commands import COMMAND, Command, SetAppraisalPolicy, Stop
 from aigovtool.protocol.party import Invitation, OperatorFile
 from aigovtool.protocol.trust import KEY_SET, open_key_set
 from aigovtool.protocol.views import GapView
@@ -542,3 +543,20 @@ def test_two_operators_change_which_enclaves_are_accepted(on_file: Site) -> None
         assert json.loads(place.run("appraisal", "show", "--json").stdout)["version"] == 2
         again = cosign(place, "--yes")
         assert (again.exit_code, "same_policy" in again.stderr) == (3, True)
+
+
+def test_an_order_that_leaves_a_version_out_is_neither_saved_nor_cosigned(on_file: Site) -> None:
+    """It would stay usable after another change, which the second operator never saw."""
+    with on_file.served() as place:
+        policy = json.loads(place.run("appraisal", "show", "--json").stdout)
+        file, order = Path(place.file("policy.json")), place.file("order.json")
+        file.write_text(json.dumps({**policy, "version": 3, "memory_encryption_required": False}), encoding="utf-8")
+        refused = place.run("appraisal", "set", str(file), "--save", order)
+        assert (refused.exit_code, "not_next_version" in refused.stderr, Path(order).exists()) == (3, True, False)
+        further = decode(file.read_bytes(), AppraisalPolicy)
+        file.write_bytes(encode(msgspec.structs.replace(further, version=2)))
+        assert place.run("appraisal", "set", str(file), "--save", order).exit_code == 0
+        resigned(place, Path(order), act=SetAppraisalPolicy(policy=further))
+        refused = cosign(place, "--yes")
+        assert (refused.exit_code, "not_next_version" in refused.stderr) == (3, True)
+        assert json.loads(place.run("appraisal", "show", "--json").stdout)["version"] == 1

@@ -122,3 +122,31 @@ async def test_island_terms_need_two_operators(lent: Bench) -> None:
     assert shown.policy == island
     # Back to a shorter leash, one is enough.
     await lent.command(terms(default_policy(Dial.STRICT, version=3), BORROWER))
+
+
+async def test_what_two_signed_is_the_next_version_and_no_later_one(lent: Bench) -> None:
+    """Kept back for a day it does not follow on other terms, or another policy, that its second signer never saw."""
+    key = SigningKey.generate()
+    await lent.add_party(PartyRole.OPERATOR, "bob", key)
+    appraisal = await views.show_policy(lent.custodian)
+
+    async def ordered(act: acts.Act) -> str:
+        both = seal(COMMAND, lent.order(act), lent.key, key)
+        try:
+            await commands.execute(lent.custodian, lent.alice, both)
+        except ConflictError as error:
+            return error.reason or ""
+        return ""
+
+    island = terms(default_policy(Dial.ISLAND, version=3), BORROWER)
+    policy = acts.SetAppraisalPolicy(policy=msgspec.structs.replace(appraisal, version=appraisal.version + 2))
+    again = acts.SetAppraisalPolicy(policy=appraisal)
+    for skipping in (island, policy, again):
+        assert await ordered(skipping) == "not_next_version"
+    (shown,) = (await views.show_models(lent.custodian)).models
+    assert (shown.policy, await views.show_policy(lent.custodian)) == (lent.policy, appraisal)
+    # One operator may still leave versions out, where one is enough; then what was kept back is the next.
+    await lent.command(terms(default_policy(Dial.STRICT, version=4), BORROWER))
+    assert await ordered(terms(default_policy(Dial.ISLAND, version=5), BORROWER)) == ""
+    between = acts.SetAppraisalPolicy(policy=msgspec.structs.replace(appraisal, version=appraisal.version + 1))
+    assert [await ordered(act) for act in (between, policy)] == ["", ""]

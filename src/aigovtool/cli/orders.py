@@ -189,6 +189,20 @@ def require_signers(client: "OperatorClient", act: "Act", save: Path | None) -> 
         require_free(save, "--save")
 
 
+def require_next(version: int, present: int) -> None:
+    """Refuse to sign as the second, or to have signed, what would stay usable after another change.
+
+    Raises:
+        ConflictError: `not_next_version`.
+    """
+    if version != present + 1:
+        raise ConflictError(
+            f"version {version} does not follow version {present}, which is in force: another one could come between",
+            reason="not_next_version",
+            fix=f"order version {present + 1}",
+        )
+
+
 def described(order: "Order", *, file: Path, lines: "Sequence[ChargeLine]") -> SavedOrder:
     """Return what an order says."""
     from aigovtool.protocol.commands import Resume, SettleGap, WriteOff  # noqa: PLC0415

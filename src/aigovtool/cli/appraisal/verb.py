@@ -97,7 +97,8 @@ def set_policy(screen: Screen, *, file: Path, save: Path | None, operator_file: 
 
     policy = read_policy(file)
     with connected(operator_file) as client:
-        found, act = policy_changes(client, policy, file=str(file)), SetAppraisalPolicy(policy=policy)
+        found = policy_changes(client, policy, file=str(file), two=save is not None)
+        act = SetAppraisalPolicy(policy=policy)
         orders.require_signers(client, act, save)
         if not screen.json:
             show_changes(screen, found)
@@ -138,17 +139,21 @@ def _say_set(screen: Screen, done: PolicySet, *, asked: bool) -> None:
         screen.line(_CONSUMERS)
 
 
-def policy_changes(client: "OperatorClient", policy: "AppraisalPolicy", *, file: str = "the order") -> PolicySet:
-    """Return what a policy would change of the one in force.
+def policy_changes(
+    client: "OperatorClient", policy: "AppraisalPolicy", *, file: str = "the order", two: bool = True
+) -> PolicySet:
+    """Return what a policy would change of the one in force, if `two` operators order it or one.
 
     Raises:
         AppraisalError: `policy_rollback`, `policy_fork`.
-        ConflictError: `same_policy`.
+        ConflictError: `same_policy`; `not_next_version` of two.
     """
     from aigovtool.attestation.policy import policy_digest  # noqa: PLC0415
 
     old = in_force(client)
     require_next(policy, old, file)
+    if two and old is not None:
+        orders.require_next(policy.version, old.version)
     return PolicySet(
         version=policy.version,
         digest=policy_digest(policy),

@@ -120,7 +120,8 @@ def compare(client: "OperatorClient", act: "SetModelTerms") -> Terms:
 
     Raises:
         NotFoundError: `no_model`.
-        ConflictError: `already_withdrawn`; `terms_changed` when its terms were changed since the order was made.
+        ConflictError: `already_withdrawn`; `terms_changed` when its terms were changed since the order was made;
+            `not_next_version` when others could still come before it.
     """
     found = _lent(find_model(client.models().models, act.model))
     if act.policy.version <= found.policy.version:
@@ -129,6 +130,7 @@ def compare(client: "OperatorClient", act: "SetModelTerms") -> Terms:
             reason="terms_changed",
             fix=f"look at them with `aigovtool model terms {act.model}`, and order anew",
         )
+    orders.require_next(act.policy.version, found.policy.version)
     rows = client.budgets().budgets
     budget, compute = budget_meant(rows, act.model, found.policy), compute_meant(rows, act.model, found.policy)
     return Terms(

@@ -201,7 +201,7 @@ def _set_appraisal_policy(acting: Acting, act: commands.SetAppraisalPolicy) -> C
     before = facts.get(acting.transaction, facts.APPRAISAL_POLICY, type(act.policy))
     if before is not None:
         require_successor(act.policy, mark_of(before))
-        require_next(act.policy.version, before.version)
+        require_next(acting, act.policy.version, before.version)
     facts.put(acting.transaction, facts.APPRAISAL_POLICY, act.policy)
     facts.next_epoch(acting.transaction)
     index = acting.record(

@@ -52,12 +52,22 @@ def add_model(acting: Acting, act: commands.AddModel) -> CommandResult:
     return acting.result(index)
 
 
-def require_next(version: int, present: int) -> None:
-    """Refuse a version so far ahead that there may be none left for the next change.
+def require_next(acting: Acting, version: int, present: int) -> None:
+    """Refuse a version so far ahead that none may be left for the next change; and what two signed, if not the next.
+
+    What two have signed is good for a day, and whoever has it would else choose what comes before it: a change that the
+    second signer never saw.
 
     Raises:
+        ConflictError: two signed this, for another version in force (`not_next_version`).
         InvalidValueError: `version_too_large`.
     """
+    if acting.mark.second is not None and version != present + 1:
+        raise ConflictError(
+            f"two operators signed version {version} as the next one, and version {present} is in force",
+            reason="not_next_version",
+            fix=f"look at what is in force, and have both sign version {present + 1}",
+        )
     if version > present + _FURTHEST:
         raise InvalidValueError(
             f"version {version} is too far from {present}, which is in force",
@@ -95,7 +105,7 @@ def set_model_terms(acting: Acting, act: commands.SetModelTerms) -> CommandResul
     Raises:
         InvalidValueError: it is metered in other dimensions (`dimension_fixed`), too far a version
             (`version_too_large`), or as `_require_terms`.
-        ConflictError: not a higher version than that in force (`terms_rollback`).
+        ConflictError: not a higher version than that in force (`terms_rollback`), or as `require_next`.
     """
     model = models.require(acting.transaction, act.model)
     for borrower in act.borrowers:
@@ -112,7 +122,7 @@ def set_model_terms(acting: Acting, act: commands.SetModelTerms) -> CommandResul
             reason="terms_rollback",
             fix="look at the present terms and take the next version",
         )
-    require_next(act.policy.version, model.policy.version)
+    require_next(acting, act.policy.version, model.policy.version)
     changed = msgspec.structs.replace(model, policy=act.policy, borrowers=act.borrowers)
     models.replace(acting.transaction, changed)
     _note_ttl(acting, model.policy.ttl_ms)
