@@ -184,6 +184,8 @@ MAX_REPORTS_PER_RENEWAL: Final = 1_000
 MAX_WANTS_PER_RENEWAL: Final = 1_000
 # Paths of which an answer tells what is left: with a thousand grants beside them it stays under 1 MiB.
 MAX_ROOMS_PER_ANSWER: Final = 250
+# Why something is ordered or asked for: a long paragraph. More is read by nobody, and kept for ever.
+MAX_REASON_CHARS: Final = 500
 # Units that people can be asked for at once.
 MAX_ASKED: Final = 10**12
 

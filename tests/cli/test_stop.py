@@ -170,6 +170,15 @@ def test_a_stop_is_sent_without_asking_and_a_resume_asks_first(tmp_path: Path) -
         assert place.run("resume", "--borrower", "st-mary", "--yes").exit_code == 3
 
 
+def test_a_reason_that_nobody_would_read_is_said_before_it_is_signed(lent: Place) -> None:
+    """Of all that is ordered with one; nothing is sent, and what has to be shorter is named."""
+    before = len(lent.document("audit", "list")["entries"])
+    for verb in (("stop", "--all"), ("stop", "--model", "sorter")):
+        refused = lent.run(*verb, "--reason", "x" * 501)
+        assert (refused.exit_code, "501" in refused.stderr, "reason_too_long" in refused.stderr) == (3, True, True)
+    assert len(lent.document("audit", "list")["entries"]) == before
+
+
 def test_a_misspelt_target_stops_nothing_and_says_so(lent: Place) -> None:
     """The worst stop is one that was believed to work."""
     assert lent.run("stop", "--model", "xrai").exit_code == 3

@@ -442,6 +442,26 @@ async def test_a_stop_that_would_stop_nothing_is_refused(target: StopTarget, val
     await refused(lent, acts.Stop(target=target, value=value, reason="r"), NotFoundError, "no_such_target")
 
 
+@pytest.mark.parametrize(
+    "act",
+    [
+        acts.Stop(target=StopTarget.ALL, value="", reason="x" * 501),
+        acts.Stop(target=StopTarget.MODEL, value="x" * 65, reason=""),
+        acts.Resume(target=StopTarget.ALL, value="", reason="x" * 501, epoch=1),
+        acts.DecideAsk(ask_id=message_id(), approve=False, units=None, reason="x" * 501),
+    ],
+)
+async def test_no_order_is_longer_than_anybody_reads(act: Any, bench: Bench) -> None:
+    """Of reasons 500 characters are taken, and nothing is kept of one that is longer; none at all is enough."""
+    before = len(await bench.log())
+    with pytest.raises(InvalidValueError) as caught:
+        await bench.command(act)
+    assert (caught.value.reason, len(caught.value.message) < 100) == ("schema", True)
+    assert len(await bench.log()) == before
+    for reason in ("", "x" * 500):
+        await bench.command(acts.Stop(target=StopTarget.ALL, value="", reason=reason))
+
+
 async def test_every_stop_and_resume_has_an_epoch_of_its_own(admitted: Enclave, lent: Bench) -> None:
     """Epochs only grow, so that a later state always wins over an earlier one."""
     targets = [

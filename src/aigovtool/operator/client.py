@@ -23,11 +23,12 @@ from aigovtool.attestation.policy import AppraisalPolicy
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import Envelope, SigningKey, VerifyKey, seal
-from aigovtool.errors import ConfigurationError, FaultError
+from aigovtool.errors import ConfigurationError, FaultError, InvalidValueError
 from aigovtool.ids import Digest, MessageId, ModelId
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint
 from aigovtool.ledger.entry import Entry, PartyRole
 from aigovtool.ledger.policy import ServingPolicy
+from aigovtool.limits import MAX_REASON_CHARS
 from aigovtool.operator.connection import CustodianConnection, Receive
 from aigovtool.operator.order import Order, cosigned, require_cosignable
 from aigovtool.protocol import views
@@ -80,7 +81,17 @@ class OperatorClient:
         return self.deliver(self.order(act))
 
     def order(self, act: Act) -> Order:
-        """Return `act` as a command that this operator signed; nothing is sent."""
+        """Return `act` as a command that this operator signed; nothing is sent.
+
+        Raises:
+            InvalidValueError: no custodian would read it (`schema`, `reason_too_long`); nothing was signed.
+        """
+        if len(reason := getattr(act, "reason", "")) > MAX_REASON_CHARS:
+            raise InvalidValueError(
+                f"a reason has at most {MAX_REASON_CHARS} characters, and this one has {len(reason)}",
+                reason="reason_too_long",
+                fix="say it in fewer words; nothing was sent",
+            )
         command = Command(
             custodian=self.root.key_id,
             operator=self.file.operator,
@@ -88,6 +99,7 @@ class OperatorClient:
             issued_at_ms=self._clock_ms(),
             act=act,
         )
+        decode(encode(command), Command)
         return Order(envelope=seal(COMMAND, command, self.key), command=command)
 
     def cosign(self, order: Order) -> Order:

@@ -17,7 +17,7 @@ from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.ledger.units import Dimension
-from aigovtool.limits import MAX_ASKED, MAX_INTEGER, MAX_WITNESS_KEY_CHARS
+from aigovtool.limits import MAX_ASKED, MAX_INTEGER, MAX_REASON_CHARS, MAX_WITNESS_KEY_CHARS
 
 COMMAND = "command.v1"
 #: A command older than this is refused, if it is no stop; clocks of operators may differ by as much.
@@ -25,7 +25,11 @@ COMMAND_MAX_AGE_MS = 300_000
 #: One that two operators signed: the second may sit elsewhere, and look first.
 COSIGNED_MAX_AGE_MS = 86_400_000
 
-Reason = Annotated[str, Meta(min_length=1, max_length=500)]
+Reason = Annotated[str, Meta(min_length=1, max_length=MAX_REASON_CHARS)]
+#: A reason that may be missing: nobody is to look for words before a stop.
+Comment = Annotated[str, Meta(max_length=MAX_REASON_CHARS)]
+#: A name has 63 characters at most, the id of an enclave 64.
+_Value = Annotated[str, Meta(max_length=64)]
 _Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
 
 
@@ -102,23 +106,23 @@ class DecideAsk(Message, tag_field="act", tag="decide_ask"):
     ask_id: MessageId
     approve: bool
     units: Units | None
-    reason: str
+    reason: Comment
 
 
 class Stop(Message, tag_field="act", tag="stop"):
     """Stop something now."""
 
     target: StopTarget
-    value: str
-    reason: str
+    value: _Value
+    reason: Comment
 
 
 class Resume(Message, tag_field="act", tag="resume", omit_defaults=True):
     """Lift a stop: that of this epoch. An order of two operators must name it, and so lifts none that came later."""
 
     target: StopTarget
-    value: str
-    reason: str
+    value: _Value
+    reason: Comment
     epoch: Units | None = None
 
 
