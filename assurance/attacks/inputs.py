@@ -105,13 +105,15 @@ ATTACKS: tuple[Attack, ...] = (
         name="A model is copied by its outputs",
         answer=(
             "Priced, not prevented: the budget limits how many answers there are, and the model's terms what each says"
-            " (hidden outputs, the largest few, so many decimals); new terms hold while it is served"
+            " (hidden outputs, the largest few, so many decimals); new terms hold while it is served. What fails tells"
+            " one bit and costs nothing: one a second, and 60 at once"
         ),
         tried=(
             "two consumers ask in JSON and binary form, for all outputs and by name, of many rows, again under old ids,"
-            " and while terms are made stricter; each number is compared with what the model itself gives"
+            " and while terms are made stricter; each number is compared with what the model itself gives. One has runs"
+            " fail, which follows from the weights, as fast as it can"
         ),
-        refusals=("forbidden: output_withheld", "conflict: terms_changed"),
+        refusals=("forbidden: output_withheld", "conflict: terms_changed", "overloaded: too_many_failed"),
     ),
     Attack(
         31,

@@ -166,6 +166,13 @@ MAX_WAITING_REQUESTS: Final = 2_048
 # consumer, sixteen in all.
 MAX_OPEN_BODY_BYTES_PER_CONSUMER: Final = 4 * MAX_INFER_BODY_BYTES
 MAX_OPEN_BODY_BYTES: Final = 16 * MAX_INFER_BODY_BYTES
+# Runs of one consumer and model that failed by what was asked, at once, and the time that makes up for one. Each tells
+# one bit at most and is charged nothing: 86,400 bits a day, where a model has millions. Who has odd inputs now and then
+# never gets so far.
+MAX_FAILED_RUNS: Final = 60
+FAILED_RUN_MS: Final = 1_000
+# Consumers and models of which that is remembered at a time: half a megabyte.
+MAX_FAILED_RUNS_KEPT: Final = 4_096
 # What is larger than this is not parsed, walked or hashed on the event loop: at the worst it would take 15 ms there.
 MAX_ON_LOOP_BYTES: Final = 64 << 10
 # Threads for it. The interpreter runs one at a time, so a third would only wait; a consumer has one at a time, so that

@@ -23,6 +23,7 @@ from aigovtool import limits
 from aigovtool.crypto.sign import Envelope, open_by_any, seal
 from aigovtool.enclave.again import attest_in_time
 from aigovtool.enclave.boot import Instance
+from aigovtool.enclave.failed_runs import FailedRuns
 from aigovtool.enclave.listening import RETRY_S, listen, retry_s
 from aigovtool.enclave.results import Results
 from aigovtool.enclave.room import Room
@@ -74,6 +75,7 @@ class InstanceRun:
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
         self.results = Results()
+        self.failed_runs = FailedRuns()
         self.bodies = Room(limits.MAX_OPEN_BODY_BYTES_PER_CONSUMER, limits.MAX_OPEN_BODY_BYTES, "open_bodies")
         self._queue = Room(limits.MAX_WAITING_REQUESTS_PER_CONSUMER, limits.MAX_WAITING_REQUESTS, "too_many_waiting")
         self._meter = instance.meter

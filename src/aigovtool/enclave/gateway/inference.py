@@ -4,7 +4,8 @@ What is refused or fails is charged nothing; what is released has been posted. P
 the receipt is signed and the answer complete before it, so that nobody is charged for an answer that then cannot
 leave. A consumer that disconnects does not stop the run: the answer is kept for its request id. An *inference* of a
 model whose every input has a dynamic first axis (a batch) is one row; otherwise it is one request. Compute, where it is
-metered, is reserved at the most that one request may take, and charged as it was.
+metered, is reserved at the most that one request may take, and charged as it was. A
+run that fails by its input tells something for nothing: of those each consumer causes a few only (`failed_runs`).
 
 Whoever has no budget can ask as well. So what a request says of itself is compared with the model before its data is
 looked at, and nothing large is parsed, walked, hashed or printed on the event loop: that is done in the consumer's turn
@@ -194,7 +195,9 @@ async def _carry_out(run: InstanceRun, asked: Asked) -> None:
 
 async def _attempt(run: InstanceRun, asked: Asked) -> Answered:
     """Validate and run once; whatever goes wrong is an error of ours, and nothing was charged."""
-    deadline_ms = run.instance.clock.now_ms() + DEADLINE_MS
+    now_ms = run.instance.clock.now_ms
+    deadline_ms, path = now_ms() + DEADLINE_MS, (asked.consumer, asked.model.offer.model)
+    run.failed_runs.require_few(*path, now_ms())
     try:
         try:
             return await _attempt_once(run, asked, deadline_ms)
@@ -204,6 +207,7 @@ async def _attempt(run: InstanceRun, asked: Asked) -> Answered:
         # Less may leave than when it began: once more, on the terms of now.
         return await _attempt_once(run, asked, deadline_ms)
     except AIGovToolError as error:
+        run.failed_runs.note(*path, error, now_ms())
         raise _cause(run, asked.consumer, error) from None
     except Exception as exception:  # noqa: BLE001 - nothing of ours may show its text to a peer
         raise unexpected(exception) from None
