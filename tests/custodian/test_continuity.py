@@ -810,6 +810,36 @@ async def test_an_order_lifts_the_stop_that_it_was_signed_for(two: Two) -> None:
     await two.lift()
 
 
+async def test_no_instance_makes_an_order_of_two_void(two: Two) -> None:
+    """A hostile one says that it knows later epochs, as often as it likes: the stop is the one that was ordered."""
+    enclave = Enclave(two.bench)
+    await enclave.boot()
+    await two.bench.command(acts.Stop(target=StopTarget.MODEL, value=MODEL, reason="another"))
+    first = (await two.bench.command(STOP)).epoch
+    assert first is not None
+    saved = lifting(first)
+    present = first
+    for _ in range(2):
+        two.bench.now_ms += 1_000
+        await says(enclave, two.bench.now_ms)
+        (present,) = {stop.epoch for stop in (await views.show_stops(two.bench.custodian)).stops}
+        assert present == two.bench.now_ms
+    for other in (first - 1, present + 1):
+        with pytest.raises(ConflictError) as refused:
+            await two.command(lifting(other))
+        assert refused.value.reason == "stop_changed"
+    await two.command(saved)
+    again = (await two.bench.command(STOP)).epoch
+    assert again is not None
+    two.bench.now_ms += 1_000
+    await says(enclave, two.bench.now_ms)
+    for other in (first, present, again - 1):
+        with pytest.raises(ConflictError) as refused:
+            await two.command(lifting(other))
+        assert refused.value.reason == "stop_changed"
+    await two.command(lifting(again))
+
+
 async def test_a_stop_that_is_ordered_again_is_not_lifted_by_an_order_from_before(two: Two) -> None:
     """Whoever stops what is stopped already has a reason that the order's authors did not know."""
     first = (await two.bench.command(STOP)).epoch

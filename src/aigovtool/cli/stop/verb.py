@@ -179,7 +179,9 @@ def lifting(client: "OperatorClient", act: "Resume") -> list[str]:
         ConflictError: `not_stopped`; `stop_changed` when it was stopped again since the order was made.
     """
     in_force = _require_stopped(client, act.target, act.value)
-    if act.epoch != _epoch_of(client, act.target, act.value):
+    present = _epoch_of(client, act.target, act.value)
+    # A stop that nobody ordered again can have another epoch by now.
+    if act.epoch != present and not _ordered(client, act) <= (act.epoch or 0) < (present or 0):
         raise ConflictError(
             f"the order does not lift the present stop of {named(act.target.value, act.value)}: it was stopped again",
             reason="stop_changed",
@@ -192,6 +194,19 @@ def lifting(client: "OperatorClient", act: "Resume") -> list[str]:
 def _epoch_of(client: "OperatorClient", target: "StopTarget", value: str) -> int | None:
     """Return the epoch of a stop in force; None where there is none."""
     return next((stop.epoch for stop in client.stops().stops if (stop.target, stop.value) == (target, value)), None)
+
+
+def _ordered(client: "OperatorClient", act: "Resume") -> int:
+    """Return the epoch at which what an order lifts was stopped last; one above all where the log does not say."""
+    from aigovtool.codec import decode  # noqa: PLC0415
+    from aigovtool.ledger.entry import Entry, Stopped  # noqa: PLC0415
+    from aigovtool.limits import MAX_INTEGER  # noqa: PLC0415
+
+    bodies = (decode(line, Entry).body for line in client.log_found("stopped", before=MAX_INTEGER))
+    found = (
+        body for body in bodies if isinstance(body, Stopped) and (body.target, body.value) == (act.target, act.value)
+    )
+    return next((body.epoch for body in found), MAX_INTEGER)
 
 
 def _require_stopped(client: "OperatorClient", target: "StopTarget", value: str) -> str:

@@ -15,7 +15,7 @@ from aigovtool.custodian.service import lending, recovery, witnesses
 from aigovtool.custodian.service.acting import Acting
 from aigovtool.custodian.service.announcements import announce
 from aigovtool.custodian.service.asks import party_of
-from aigovtool.custodian.service.continuity import EVERYBODY
+from aigovtool.custodian.service.continuity import EVERYBODY, names_present
 from aigovtool.custodian.service.credentials import certificate_for
 from aigovtool.custodian.service.lending import require_next
 from aigovtool.custodian.service.reexamination import reexamine
@@ -332,7 +332,7 @@ def _resume(acting: Acting, act: commands.Resume) -> CommandResult:
         raise InvalidValueError(
             "an order of two names the stop that it lifts", reason="stop_not_named", fix="save it anew"
         )
-    if act.epoch not in {None, present}:
+    if act.epoch is not None and not names_present(acting.transaction, act.target, act.value, act.epoch, present):
         raise ConflictError(
             "it was stopped again since this was ordered, perhaps for another reason",
             reason="stop_changed",

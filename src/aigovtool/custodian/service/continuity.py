@@ -14,19 +14,22 @@ from typing import Final
 
 import msgspec
 
+from aigovtool.codec import decode
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.hub import Announcement
-from aigovtool.custodian.store import log, stops
+from aigovtool.custodian.store import facts, log, stops
 from aigovtool.custodian.store.transaction import Gap, Head, Transaction
 from aigovtool.errors import LogError
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
-from aigovtool.ledger.entry import GapFound, StopTarget
+from aigovtool.ledger.entry import Entry, GapFound, Stopped, StopTarget
 
 #: What is announced after a leap: every enclave that listens gets its stop state.
 EVERYBODY: Final = Announcement(stop=StopTarget.ALL)
 #: How far the epoch may be behind the clock while there is a gap. The copy that was restored may be of a ledger that
 #: had this gap already, so that nothing new is found.
 _BEHIND_MS: Final = 60_000
+#: Entries that are read at a time, on the way to the one that ordered a stop.
+_PAGE: Final = 100
 #: No log is longer than this, or than its clock has milliseconds: each entry is written to disk on its own.
 _MOST_ENTRIES: Final = 1 << 40
 #: Two operators settle each generation: no copy that anybody restores has forgotten so many.
@@ -62,7 +65,7 @@ def note_gap(custodian: Custodian, transaction: Transaction, note: str) -> bool:
         transaction.head = msgspec.structs.replace(transaction.head, gap=gap)
     elif not is_behind(transaction.head):
         return True
-    leap(transaction, seen.size)
+    forget_orders(transaction, seen.size)
     custodian.tell(transaction, EVERYBODY)
     return True
 
@@ -100,6 +103,34 @@ def note_epoch(custodian: Custodian, transaction: Transaction, epoch: int) -> No
     """
     if transaction.head.epoch < epoch <= custodian.now(transaction):
         leap(transaction, epoch)
+
+
+def forget_orders(transaction: Transaction, size: int) -> None:
+    """Leap, and make void what was ordered of stops before: they may have been ordered anew in what is lost."""
+    leap(transaction, size)
+    facts.put(transaction, facts.FORGOTTEN_UP_TO, transaction.head.epoch)
+
+
+def names_present(transaction: Transaction, target: StopTarget, value: str, named: int, present: int) -> bool:
+    """Return whether an order names the stop in force: by its epoch, or by one that it had since it was ordered.
+
+    A stop has a new epoch with each leap. What an instance says must not make it another one: whoever has a hostile
+    instance could else make every order of two void. Ordered again, or after a gap, it is another one.
+    """
+    if named >= present or named < (facts.get(transaction, facts.FORGOTTEN_UP_TO, int) or 0):
+        return named == present
+    return named >= _ordered(transaction, target, value, present)
+
+
+def _ordered(transaction: Transaction, target: StopTarget, value: str, present: int) -> int:
+    """Return the epoch at which a stop in force was ordered last; that of now if the log does not say."""
+    before = transaction.head.frontier.size
+    while page := log.newest_of(transaction, log.kind_of(Stopped), before, _PAGE):
+        for entry in (decode(line, Entry) for line in page):
+            before = entry.index
+            if isinstance(entry.body, Stopped) and (entry.body.target, entry.body.value) == (target, value):
+                return entry.body.epoch
+    return present
 
 
 def leap(transaction: Transaction, size: int) -> None:

@@ -3,7 +3,7 @@
 import msgspec
 
 from aigovtool.custodian.service.acting import Acting
-from aigovtool.custodian.service.continuity import EVERYBODY, leap
+from aigovtool.custodian.service.continuity import EVERYBODY, forget_orders
 from aigovtool.custodian.service.reports import book_of, keep
 from aigovtool.custodian.store import budgets, instances, leases, models
 from aigovtool.custodian.store.transaction import Settled
@@ -48,7 +48,7 @@ def settle_gap(acting: Acting, act: commands.SettleGap) -> CommandResult:
         settled=(*head.settled, Settled(generation=gap.generation, size=gap.size)),
         quiet_until_ms=max(head.quiet_until_ms, acting.now_ms + ttl_ms + GRACE_MS),
     )
-    leap(acting.transaction, gap.size)
+    forget_orders(acting.transaction, gap.size)
     acting.announce(EVERYBODY)
     index = acting.record(
         Restored(generation=generation, checkpoint=gap.checkpoint, lost_size=gap.size, command=acting.mark)

@@ -12,6 +12,8 @@ from aigovtool.custodian.store.transaction import Transaction
 T = TypeVar("T")
 
 APPRAISAL_POLICY: Final = "appraisal_policy"
+#: The epoch to which the ledger leapt when it learnt last what it had forgotten.
+FORGOTTEN_UP_TO: Final = "forgotten_up_to"
 
 
 def get(transaction: Transaction, name: str, kind: type[T]) -> T | None:
