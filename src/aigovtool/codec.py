@@ -22,7 +22,7 @@ import msgspec
 from msgspec import inspect
 
 from aigovtool.errors import InvalidValueError, MalformedError, TooLargeError
-from aigovtool.ids import DIGEST_PATTERN, HEX16_PATTERN, HEX32_PATTERN, NAME_PATTERN, REQUEST_KEY_PATTERN
+from aigovtool.ids import CHIP_PATTERN, DIGEST_PATTERN, HEX16_PATTERN, HEX32_PATTERN, NAME_PATTERN, REQUEST_KEY_PATTERN
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES, MAX_INTEGER, MAX_JSON_DEPTH
 
 T = TypeVar("T")
@@ -46,6 +46,7 @@ _IN_WORDS: Final = {
     HEX16_PATTERN: "32 lower-case hexadecimal digits",
     HEX32_PATTERN: "64 lower-case hexadecimal digits",
     DIGEST_PATTERN: "sha256: and 64 lower-case hexadecimal digits",
+    CHIP_PATTERN: "1 to 64 bytes in lower-case hexadecimal",
     REQUEST_KEY_PATTERN: "1 to 64 of A-Z, a-z, 0-9, '.', '_', ':' and '-'",
 }
 

@@ -20,6 +20,7 @@ HEX16_PATTERN: Final = r"^[0-9a-f]{32}$(?!\n)"
 HEX32_PATTERN: Final = r"^[0-9a-f]{64}$(?!\n)"
 DIGEST_PATTERN: Final = r"^sha256:[0-9a-f]{64}$(?!\n)"
 REQUEST_KEY_PATTERN: Final = r"^[A-Za-z0-9._:-]{1,64}$(?!\n)"
+CHIP_PATTERN: Final = r"^([0-9a-f]{2}){1,64}$(?!\n)"
 
 _Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 _Hex16 = Annotated[str, Meta(pattern=HEX16_PATTERN)]
@@ -43,6 +44,8 @@ Nonce = NewType("Nonce", _Hex32)
 Digest = NewType("Digest", _Digest)
 #: Idempotency key of one inference, chosen by the consumer (`aigovtool-request-id`).
 RequestKey = NewType("RequestKey", Annotated[str, Meta(pattern=REQUEST_KEY_PATTERN)])
+#: Which processor or TPM a platform is, as its evidence and appraisal policies name it.
+ChipId = NewType("ChipId", Annotated[str, Meta(pattern=CHIP_PATTERN)])
 
 #: A number of units, or any other count that travels in a message.
 Units = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]

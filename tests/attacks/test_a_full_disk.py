@@ -22,10 +22,10 @@ from tests.observations import Observed
 pytestmark = [pytest.mark.attack(23), pytest.mark.needs("root", "namespaces")]
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lent]:
-    """A deployment whose enclave is not started yet."""
-    with lent(tmp_path_factory.mktemp("full"), ttl_s=2) as prepared:
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Lent]:
+    """A deployment whose enclave is not started yet, for each test: they want disks as they were left by nobody."""
+    with lent(tmp_path, ttl_s=2) as prepared:
         yield prepared
 
 

@@ -13,7 +13,6 @@ from aigovtool.attestation.appraisal import CHECK_NAMES, appraise, examine
 from aigovtool.attestation.model import (
     Advisory,
     AttestationResult,
-    ChipId,
     Clock,
     Fact,
     Label,
@@ -45,6 +44,7 @@ from aigovtool.errors import (
     EvidenceError,
     ReattestRequiredError,
 )
+from aigovtool.ids import ChipId
 
 NOW_MS = 1_800_000_000_000
 HOUR_MS = 3_600_000

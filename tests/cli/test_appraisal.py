@@ -12,7 +12,7 @@ from tests.cli.conftest import Place
 from tests.cli.site import Site, do, make_site
 from tests.custodian.conftest import Enclave, make_bench
 
-from aigovtool.attestation.model import Advisory, ChipId, Label, MeasurementHex, TcbComponent, TeeType, Unchecked
+from aigovtool.attestation.model import Advisory, Label, MeasurementHex, TcbComponent, TeeType, Unchecked
 from aigovtool.attestation.policy import (
     AcceptedTee,
     AppraisalPolicy,
@@ -26,6 +26,7 @@ from aigovtool.cli.appraisal.loud import one_minimum_for_several
 from aigovtool.cli.appraisal.words import AS_MUCH, LESS, MORE, changes, rules
 from aigovtool.codec import encode
 from aigovtool.errors import AppraisalError
+from aigovtool.ids import ChipId
 from aigovtool.transport.server import bind_loopback
 
 DIGEST = "ab" * 32

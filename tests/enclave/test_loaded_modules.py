@@ -69,6 +69,7 @@ OURS = {
         "clock",
         "custodian_link",
         "engines",
+        "failed_runs",
         "gateway",
         "instance_run",
         "listening",

@@ -5,7 +5,18 @@ import pytest
 
 from aigovtool.codec import decode, decode_signed, encode
 from aigovtool.errors import InvalidValueError, MalformedError
-from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, KeyId, LeaseId, MessageId, ModelId, OperatorId
+from aigovtool.ids import (
+    BorrowerId,
+    ChipId,
+    ConsumerId,
+    Digest,
+    InstanceId,
+    KeyId,
+    LeaseId,
+    MessageId,
+    ModelId,
+    OperatorId,
+)
 from aigovtool.ledger import entry
 from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window
 from aigovtool.ledger.entry import Command, Entry, EntryBody, PartyRole, StopTarget
@@ -16,6 +27,7 @@ from aigovtool.ledger.units import Dimension, of
 MODEL, BORROWER, CONSUMER = ModelId("digits"), BorrowerId("north"), ConsumerId("anna")
 DIGEST, KEY = Digest("sha256:" + "d" * 64), KeyId("c" * 64)
 INSTANCE, LEASE, MESSAGE = InstanceId("a" * 64), LeaseId("1" * 32), MessageId("2" * 32)
+CHIP = ChipId("ab" * 32)
 COMMAND = Command(operator=OperatorId("olga"), command_id=MESSAGE, digest=DIGEST)
 SCOPE = Scope(model=MODEL)
 UNITS = of(Dimension.INFERENCES, 5)
@@ -34,7 +46,7 @@ BODIES: list[EntryBody] = [
     entry.ModelWithdrawn(model=MODEL, epoch=3, command=COMMAND),
     entry.AppraisalPolicySet(version=1, digest=DIGEST, command=None),
     entry.BudgetSet(limit=LIMIT, command=COMMAND),
-    entry.Attested(instance=INSTANCE, borrower=BORROWER, tee="tpm", measurement="00", result=DIGEST, chip="ab" * 32),
+    entry.Attested(instance=INSTANCE, borrower=BORROWER, tee="tpm", measurement="00", result=DIGEST, chip=CHIP),
     entry.AttestationRefused(borrower=BORROWER, code="evidence_unacceptable", reason="debug"),
     entry.AttestationWithdrawn(instance=INSTANCE, borrower=BORROWER, code="evidence_unacceptable", reason="tcb"),
     entry.KeyReleased(instance=INSTANCE, model=MODEL, manifest=DIGEST),

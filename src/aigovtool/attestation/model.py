@@ -21,7 +21,7 @@ from msgspec import Meta, field
 
 from aigovtool.codec import Message, text_like
 from aigovtool.errors import AppraisalError, EvidenceError, ReattestRequiredError, TooLargeError
-from aigovtool.ids import Digest, Millis
+from aigovtool.ids import ChipId, Digest, Millis
 from aigovtool.limits import (
     MAX_CERTIFICATE_BYTES,
     MAX_ENDORSEMENTS,
@@ -35,7 +35,6 @@ REPORT_DATA_BYTES: Final = 64
 # `$(?!\n)`: see aigovtool.ids.
 _LABEL: Final = r"^[a-z][a-z0-9_]{0,31}$(?!\n)"
 _HASH_HEX: Final = r"^([0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})$(?!\n)"
-_BYTES_HEX: Final = r"^([0-9a-f]{2}){1,64}$(?!\n)"
 _ADVISORY: Final = r"^[A-Za-z0-9][A-Za-z0-9.-]{0,63}$(?!\n)"
 _PRINTABLE: Final = r"^[ -~]{1,200}$(?!\n)"
 
@@ -45,8 +44,6 @@ Label = NewType("Label", Annotated[str, text_like(_LABEL, "a lower-case letter, 
 MeasurementHex = NewType(
     "MeasurementHex", Annotated[str, text_like(_HASH_HEX, "64, 96 or 128 lower-case hexadecimal digits")]
 )
-#: The identity of one processor or TPM, 1 to 64 bytes in hexadecimal.
-ChipId = NewType("ChipId", Annotated[str, text_like(_BYTES_HEX, "1 to 64 bytes in lower-case hexadecimal")])
 #: A value of a fact, or a reason that people wrote: printable ASCII.
 PrintableText = Annotated[str, text_like(_PRINTABLE, "1 to 200 printable ASCII characters")]
 

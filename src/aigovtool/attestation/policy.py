@@ -11,7 +11,6 @@ from msgspec import Meta
 
 from aigovtool.attestation.model import (
     Advisory,
-    ChipId,
     Label,
     MeasurementHex,
     PrintableText,
@@ -21,7 +20,7 @@ from aigovtool.attestation.model import (
 )
 from aigovtool.codec import Message, encode
 from aigovtool.errors import AppraisalError, InvalidValueError
-from aigovtool.ids import Digest, digest_of
+from aigovtool.ids import ChipId, Digest, digest_of
 from aigovtool.limits import MAX_INTEGER, MAX_POLICY_ITEMS
 
 #: Payload type of a signed policy.

@@ -24,7 +24,12 @@ def isolate(arguments: Sequence[str], environment: Mapping[str, str] = os.enviro
     """Start this program anew, isolated, if it is about to serve and is not isolated; it stays the same process."""
     if tuple(arguments[1:3]) not in _SERVING or sys.flags.isolated:
         return
-    flags = ["-O"] * sys.flags.optimize + ["-B"] * sys.dont_write_bytecode
-    words = [sys.executable, "-I", "-X", "utf8", *flags, "-m", "aigovtool", *arguments[1:]]
+    words = [*interpreter(), "-m", "aigovtool", *arguments[1:]]
     kept = {name: value for name, value in environment.items() if not name.startswith(_DROPPED)}
     os.execve(sys.executable, words, kept)  # noqa: S606 - no shell, and words of our own
+
+
+def interpreter() -> list[str]:
+    """Return how an isolated interpreter like this one is started."""
+    flags = ["-O"] * sys.flags.optimize + ["-B"] * sys.dont_write_bytecode
+    return [sys.executable, "-I", "-X", "utf8", *flags]

@@ -6,13 +6,11 @@ balance from the log alone. They carry no prompt, no output and no key.
 """
 
 from enum import StrEnum
-from typing import Annotated, Final
-
-from msgspec import Meta
 
 from aigovtool.codec import Message, encode
 from aigovtool.ids import (
     BorrowerId,
+    ChipId,
     ConsumerId,
     Digest,
     InstanceId,
@@ -27,8 +25,6 @@ from aigovtool.ids import (
 from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope
 from aigovtool.ledger.merkle import leaf_hash
 from aigovtool.ledger.units import Dimension, UnitVector
-
-_CHIP: Final = r"^([0-9a-f]{2}){1,64}$(?!\n)"
 
 
 class PartyRole(StrEnum):
@@ -159,7 +155,7 @@ class Attested(Message, tag_field="kind", tag="attested", omit_defaults=True):
     tee: str
     measurement: str
     result: Digest
-    chip: Annotated[str, Meta(pattern=_CHIP)] | None = None
+    chip: ChipId | None = None
 
 
 class AttestationRefused(Message, tag_field="kind", tag="attestation_refused", omit_defaults=True):

@@ -8,13 +8,14 @@ from tests.attestation.tee.tpm.test_event_log import event, header
 from tests.enclave.attesters.software_tpm import SoftwareTpm
 
 from aigovtool.attestation.attester import ActivatedAttester
-from aigovtool.attestation.model import ChipId, Label, MeasurementHex, TcbComponent, TeeType, Unchecked
+from aigovtool.attestation.model import Label, MeasurementHex, TcbComponent, TeeType, Unchecked
 from aigovtool.attestation.policy import AcceptedTee, AppraisalPolicy, FactRule, ReferenceSet, ReferenceValue
 from aigovtool.attestation.tee.tpm.activation import STANDING_NONCE, challenge, ek_digest, secret_for
 from aigovtool.attestation.tee.tpm.endorsement import key_of, read_chain
 from aigovtool.attestation.tee.tpm.evidence import unwrap
 from aigovtool.attestation.tee.tpm.verify import TpmVerifier
 from aigovtool.enclave.attesters.tpm import TpmAttester
+from aigovtool.ids import ChipId
 
 MEASURED = ((0, b"firmware"), (4, b"boot loader"), (4, b"kernel"), (7, b"secure boot"))
 BANKS = (0x000B, 0x000C)

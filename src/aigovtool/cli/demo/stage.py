@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from aigovtool.cli.isolation import interpreter
 from aigovtool.errors import FaultError
 
 _WAIT_S: Final = 60.0
@@ -97,7 +98,8 @@ class Stage:
         return self.directory / name
 
     def _command(self, words: tuple[str, ...]) -> list[str]:
-        return [sys.executable, "-m", "aigovtool.cli.demo.child", str(os.getpid()), *words]
+        # Isolated from the beginning: a server that started itself anew would be no child that can be recognised.
+        return [*interpreter(), "-m", "aigovtool.cli.demo.child", str(os.getpid()), *words]
 
     def _environment(self) -> dict[str, str]:
         operator = self.path("custodian") / "operator.json"

@@ -9,7 +9,6 @@ from typing import Final
 
 from aigovtool.attestation.examination import Examination, Examined, Step
 from aigovtool.attestation.model import (
-    ChipId,
     Evidence,
     Fact,
     Label,
@@ -25,6 +24,7 @@ from aigovtool.attestation.policy import AcceptedTee, AppraisalPolicy, FactRule,
 from aigovtool.codec import decode_signed
 from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope
 from aigovtool.errors import EvidenceError, InputError, VerificationError
+from aigovtool.ids import ChipId
 from aigovtool.limits import MAX_EVIDENCE_BYTES
 from aigovtool.testing.simulated_tee.abi import SIGNED_BYTES, TCB_COMPONENTS, Report, parse
 from aigovtool.testing.simulated_tee.root import (

@@ -12,7 +12,6 @@ from aigovtool.attestation.certificates import Period
 from aigovtool.attestation.event_list import EventList
 from aigovtool.attestation.model import (
     Advisory,
-    ChipId,
     Clock,
     Fact,
     Label,
@@ -26,6 +25,7 @@ from aigovtool.attestation.model import (
 from aigovtool.attestation.tee.intel.authentic import PCK_AUTHORITIES, common_name
 from aigovtool.attestation.tee.intel.quote import EnclaveReport, TdReport
 from aigovtool.attestation.tee.intel.qvl import Claims
+from aigovtool.ids import ChipId
 
 #: Bits of an enclave's attributes ("Intel 64 and IA-32 Architectures SDM", volume 3D, table 35-3).
 SGX_FLAGS: Final = {

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from aigovtool.attestation.model import (
-    ChipId,
     Clock,
     Fact,
     Label,
@@ -24,6 +23,7 @@ from aigovtool.attestation.tee.snp.azure import Container
 from aigovtool.attestation.tee.snp.endorsement_key import EndorsementKey
 from aigovtool.attestation.tee.snp.product import Product, read_tcb
 from aigovtool.attestation.tee.snp.report import PLATFORM_BITS, POLICY_BITS, Report
+from aigovtool.ids import ChipId
 
 #: FMC last: only Turin has it.
 _COMPONENTS: Final = ("bootloader", "tee", "snp", "microcode", "fmc")

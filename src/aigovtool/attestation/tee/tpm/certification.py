@@ -15,12 +15,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from aigovtool.attestation.model import ChipId
 from aigovtool.attestation.tee.tpm.activation import ek_digest
 from aigovtool.attestation.tee.tpm.endorsement import AK_PURPOSE, NAMES, identity_of, key_of, read_chain
 from aigovtool.attestation.tee.tpm.evidence import Certifies, unwrap
 from aigovtool.attestation.tee.tpm.structures import parse_public
 from aigovtool.errors import EvidenceError
+from aigovtool.ids import ChipId
 
 _SUBJECT: Final = "aigovtool activated attestation key"
 _CHIP: Final = re.compile(r"[0-9a-f]{64}")

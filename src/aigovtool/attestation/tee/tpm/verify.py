@@ -21,7 +21,6 @@ from aigovtool.attestation.event_list import replay
 from aigovtool.attestation.examination import Examination, Examined, Step
 from aigovtool.attestation.model import (
     REPORT_DATA_BYTES,
-    ChipId,
     Evidence,
     Fact,
     Label,
@@ -70,6 +69,7 @@ from aigovtool.attestation.tee.tpm.structures import (
     spki,
 )
 from aigovtool.errors import EvidenceError
+from aigovtool.ids import ChipId
 
 _PART_1: Final = "TPM 2.0 Library, Part 1"
 _PART_2: Final = "TPM 2.0 Library, Part 2"
