@@ -39,12 +39,13 @@ def lived(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Ended:
 
 def test_a_killed_process_leaves_what_it_answered(start: Start, tmp_path: Path) -> None:
     """Killed at the first, the middle and the last call: sound; and it is really killed there."""
-    points = [point for point in points_of(start, tmp_path / "run", closing=True, answers=True) if point.number < 12]
+    points = [point for point in points_of(start, tmp_path / "run", closing=True, answers=True) if point.number < 7]
     assert {point.call for point in points} >= {"pwrite64", "fdatasync", "unlink", "sendto"}
-    # How often one thread wakes another (sendto) differs from run to run: only the first time is there in each.
+    # How often one thread wakes another (sendto) differs from run to run: only the first time is there in each. How
+    # much is written to disk together differs by a little: the first few calls of each kind are there in each.
     calls = [point for point in points if point.call != "sendto"]
     wakes = [point for point in points if point.call == "sendto" and point.number == 1]
-    for outcome in play_points(start, tmp_path / "run", calls[::9] + wakes, "signal=SIGKILL", onwards=False):
+    for outcome in play_points(start, tmp_path / "run", calls[::5] + wakes, "signal=SIGKILL", onwards=False):
         assert outcome.ended.killed
         assert outcome.finding.wrong == []
 

@@ -64,6 +64,11 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
+def changed_at_the_end(data: bytes) -> bytes:
+    """Return data with another last byte."""
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
 def policy_file(site: Site, policy: AppraisalPolicy) -> str:
     return site.file("policy.json", encode(policy))
 
@@ -88,7 +93,7 @@ def test_evidence_that_is_not_genuine_ends_with_5_and_lists_every_failure(site: 
     """Programs decide by the exit code; people see what failed and what could not be asked any more."""
     genuine = SimulatedPlatform(MEASUREMENT).report(REPORT_DATA)
     changed = msgspec.structs.replace(
-        genuine, data=genuine.data[:-1] + b"\0", endorsements=genuine.endorsements[:1] * 2
+        genuine, data=changed_at_the_end(genuine.data), endorsements=genuine.endorsements[:1] * 2
     )
     found = site.verdict(site.simulated(changed), "--at", NOW, code=5)
     assert (found["genuine"], found["reason"], found["says"]) == (False, "chain", None)
@@ -195,7 +200,7 @@ def test_a_failed_verification_says_what_can_be_done(site: Site) -> None:
         assert "aigovtool endorsements fetch" in words
         assert "--endorsements" in words
     genuine = SimulatedPlatform(MEASUREMENT).report(REPORT_DATA)
-    changed = msgspec.structs.replace(genuine, data=genuine.data[:-1] + b"\0")
+    changed = msgspec.structs.replace(genuine, data=changed_at_the_end(genuine.data))
     assert site.verdict(site.simulated(changed), "--at", NOW, code=5)["fix"] is None
 
 
