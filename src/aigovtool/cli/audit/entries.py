@@ -108,10 +108,7 @@ _SENTENCES: Final[Mapping[type, _Sentence]] = MappingProxyType(
         log.ModelWithdrawn: (_by_custodian, lambda e: f"withdrew model {e.model}"),
         log.AppraisalPolicySet: (_by_custodian, lambda e: f"set version {e.version} of the appraisal policy"),
         log.BudgetSet: (_by_custodian, lambda e: f"set the {_limit(e.limit)}"),
-        log.Attested: (
-            _by_borrower,
-            lambda e: f"attested enclave {short(e.instance)} on {e.tee}" + (f", chip {e.chip}" if e.chip else ""),
-        ),
+        log.Attested: (_by_borrower, _attested),
         log.AttestationRefused: (_by_borrower, lambda e: f"was refused an enclave: {_refusal(e)}"),
         log.AttestationWithdrawn: (
             _by_custodian,
