@@ -261,7 +261,8 @@ class Enclave:
             return
         self.accepted(answer)
         asked_ms = self.asked_ms.get(answer.request_id, self.scene.ms)
-        self.contact_ms = max(self.contact_ms, asked_ms)
+        if not self.meter.must_wipe(self.now()):  # or the answer came too late to count as one
+            self.contact_ms = max(self.contact_ms, asked_ms)
         self.scene.tell(self.name, "takes the answer to what it asked {} ms ago", self.scene.ms - asked_ms)
         if self.meter.must_reattest:
             self.wipe()
@@ -276,7 +277,8 @@ class Enclave:
                 raise Violation("hint", f"{self.name} has forgotten a hint that came while it was renewing")
         self.scene.seen["hinted"] += self.hinted
         self.hinted = False
-        stale = answer.epoch < self.meter.stop_state.scope_epoch  # then nothing counts that it says is left
+        # What an older answer says is left does not count, nor what comes to an enclave that is to wipe.
+        stale = answer.epoch < self.meter.stop_state.scope_epoch or self.meter.must_wipe(self.now())
         if not stale and self.custodian.is_as_of(answer):
             told = {(room.consumer, room.dimension): self.left(room) for room in answer.rooms}
             self.witness.told_rooms(self.name, answer, self.borrower, told, self.custodian.ledger)
