@@ -60,7 +60,7 @@ OURS = {
     "aigovtool.attestation.tee": {"supplement"},
     "aigovtool.package": {"manifest"},
     "aigovtool.ledger": {"answers", "budget", "checkpoint", "entry", "inputs", "merkle", "policy", "receipt", "units"},
-    "aigovtool.crypto": {"aead", "identity", "keyfile", "memory", "secret", "sign", "tlskey", "x509"},
+    "aigovtool.crypto": {"aead", "identity", "keyfile", "locked", "memory", "secret", "sign", "tlskey", "x509"},
     "aigovtool.enclave": {
         "again",
         "app",

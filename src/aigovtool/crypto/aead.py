@@ -43,7 +43,7 @@ Buffer = bytes | bytearray | memoryview
 
 def new_model_key() -> ModelKey:
     """Return a fresh key from the operating system's randomness, for one package."""
-    return ModelKey(Secret(os.urandom(ModelKey.SIZE_BYTES)))
+    return ModelKey(Secret.random(ModelKey.SIZE_BYTES))
 
 
 def new_salt() -> bytes:
@@ -146,7 +146,7 @@ def _file_cipher(model_key: ModelKey, salt: bytes, context: bytes, index: int) -
 def _derive(model_key: ModelKey, salt: bytes, info: bytes, size_bytes: int) -> bytes:
     if len(salt) != SALT_BYTES:
         raise InvalidValueError(f"a salt has {SALT_BYTES} bytes", reason="bad_length")
-    return HKDF(algorithm=SHA256(), length=size_bytes, salt=salt, info=info).derive(model_key.secret.reveal())
+    return HKDF(algorithm=SHA256(), length=size_bytes, salt=salt, info=info).derive(model_key.secret.view())
 
 
 def _nonce(prefix: bytes, number: int, *, last: bool) -> bytes:

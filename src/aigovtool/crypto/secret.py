@@ -1,11 +1,13 @@
-"""Secret bytes whose representation is redacted and which can be wiped.
+"""Secret bytes whose representation is redacted, which lie in locked memory, and which can be wiped.
 
 Wiping is best effort: Python and OpenSSL may hold copies that nobody can reach. The strong wipe is
 the end of the process that holds the key; that is why the model key lives in a process of its own.
 """
 
+from collections.abc import Callable
 from typing import Final, Self, final
 
+from aigovtool.crypto import locked
 from aigovtool.errors import InvalidValueError
 
 
@@ -13,17 +15,37 @@ from aigovtool.errors import InvalidValueError
 class Secret:
     """Bytes that must not be printed, logged or compared with `==`.
 
-    Supports `with` (wiped at the end of the block) and `reveal()` for the primitives of this package.
+    They lie in memory that is locked where that is possible (`crypto.locked`), and are overwritten at the latest when
+    nobody has the secret any more. Supports `with` (wiped at the end of the block), and `reveal()` and `view()` for the
+    primitives of this package.
     """
 
-    __slots__ = ("_data",)
+    __slots__ = ("_data", "_memory")
 
-    def __init__(self, data: bytes | bytearray) -> None:
-        self._data: Final = bytearray(data)
+    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+        self._memory: Final = locked.take(len(data))
+        self._data: Final = self._memory[: len(data)]
+        self._data[:] = data
+
+    @classmethod
+    def random(cls, size: int) -> Self:
+        """Return fresh bytes from the operating system's randomness."""
+        made = cls(bytes(size))
+        locked.fill_randomly(made._data)
+        return made
 
     def reveal(self) -> bytes:
         """Return a copy of the bytes, for immediate use by a cryptographic primitive."""
         return bytes(self._data)
+
+    def view(self) -> memoryview:
+        """Return the bytes where they lie, for a primitive that reads them at once: it is good as long as this is."""
+        return self._data.toreadonly()
+
+    def __del__(self, give_back: Callable[[memoryview], None] = locked.give_back) -> None:
+        if hasattr(self, "_data"):
+            self._data.release()
+            give_back(self._memory)
 
     def wipe(self) -> None:
         """Overwrite the bytes with zeros."""

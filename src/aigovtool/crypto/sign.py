@@ -116,7 +116,7 @@ class SigningKey:
             SignatureInvalidError: with reason `bad_key` for any other length.
         """
         try:
-            return cls(Ed25519PrivateKey.from_private_bytes(seed.reveal()))
+            return cls(Ed25519PrivateKey.from_private_bytes(seed.view()))
         except ValueError:
             raise SignatureInvalidError("an Ed25519 private key has 32 bytes", reason="bad_key") from None
 

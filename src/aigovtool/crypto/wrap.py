@@ -16,37 +16,43 @@ from aigovtool.errors import SignatureInvalidError
 
 _SUITE: Final = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
 PUBLIC_KEY_BYTES: Final = 32
+PRIVATE_KEY_BYTES: Final = 32
 
 
 class WrapKey:
-    """An X25519 private key that opens what was wrapped to its public part."""
+    """An X25519 private key that opens what was wrapped to its public part.
 
-    __slots__ = ("_key", "public")
+    It is kept in locked memory, and in a form of OpenSSL's only while it opens something.
 
-    def __init__(self, key: X25519PrivateKey) -> None:
-        self._key: Final = key
-        self.public: Final = key.public_key().public_bytes_raw()
+    Raises:
+        SignatureInvalidError: with reason `bad_key` when `secret` has another length than 32 bytes.
+    """
+
+    __slots__ = ("_secret", "public")
+
+    def __init__(self, secret: Secret) -> None:
+        self._secret: Final = secret
+        try:
+            self.public: Final = self._key().public_key().public_bytes_raw()
+        except ValueError:
+            raise SignatureInvalidError("an X25519 private key has 32 bytes", reason="bad_key") from None
 
     @classmethod
     def generate(cls) -> "WrapKey":
         """Make a fresh key from the operating system's randomness."""
-        return cls(X25519PrivateKey.generate())
+        return cls(Secret.random(PRIVATE_KEY_BYTES))
 
     @classmethod
     def from_secret(cls, secret: Secret) -> "WrapKey":
-        """Load a key from its 32 raw bytes.
-
-        Raises:
-            SignatureInvalidError: with reason `bad_key` for any other length.
-        """
-        try:
-            return cls(X25519PrivateKey.from_private_bytes(secret.reveal()))
-        except ValueError:
-            raise SignatureInvalidError("an X25519 private key has 32 bytes", reason="bad_key") from None
+        """Load a key from a copy of its 32 raw bytes; raises as `WrapKey`."""
+        return cls(Secret(secret.view()))
 
     def to_secret(self) -> Secret:
-        """Return the 32 raw bytes."""
-        return Secret(self._key.private_bytes_raw())
+        """Return a copy of the 32 raw bytes."""
+        return Secret(self._secret.view())
+
+    def _key(self) -> X25519PrivateKey:
+        return X25519PrivateKey.from_private_bytes(self._secret.view())
 
     def unwrap(self, ciphertext: bytes, info: bytes) -> Secret:
         """Open `ciphertext` in the context `info`.
@@ -55,7 +61,7 @@ class WrapKey:
             SignatureInvalidError: with reason `wrong_context` when key, context or bytes do not fit.
         """
         try:
-            return Secret(_SUITE.decrypt(ciphertext, self._key, info=info))
+            return Secret(_SUITE.decrypt(ciphertext, self._key(), info=info))
         except (InvalidTag, ValueError):
             raise SignatureInvalidError(
                 "a wrapped key does not open with this key in this context", reason="wrong_context"
