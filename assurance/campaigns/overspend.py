@@ -13,16 +13,20 @@ from assurance.figures import Figures, of_seed, percentile
 #: What an enclave's meter and a custodian say to each other; boots, orders and views are not played.
 _PLAYED = (
     *("agenda", "demand", "holding", "messages", "metering", "refusals"),
-    *("reservation", "running", "shelf", "stop", "wishes"),
+    *("reservation", "running", "shelf", "stop", "terms", "wishes"),
 )
 COVERS = (
     "src/aigovtool/codec.py",
+    "src/aigovtool/crypto/sign.py",
     "src/aigovtool/custodian/custodian.py",
     "src/aigovtool/custodian/service/continuity.py",
     "src/aigovtool/custodian/service/grants.py",
+    "src/aigovtool/custodian/store/instances.py",
     "src/aigovtool/custodian/store/transaction.py",
+    "src/aigovtool/errors.py",
     "src/aigovtool/ids.py",
     "src/aigovtool/ledger",
+    "src/aigovtool/limits.py",
     *(f"src/aigovtool/protocol/{name}.py" for name in _PLAYED),
     "tests/simulation",
 )

@@ -14,7 +14,13 @@ from tests.postgres_server import PostgresServer
 from aigovtool.ledger.policy import Dial, default_policy
 
 #: What a figure about real processes is about: all of the product, and the drill's own code.
-COVERS = ("src/aigovtool", "tests/e2e/world.py", "tests/e2e/model.py", "assurance/drills")
+COVERS = (
+    "src/aigovtool",
+    "tests/product_process.py",
+    "tests/e2e/model.py",
+    "tests/e2e/world.py",
+    "assurance/drills",
+)
 #: And where the ledger is on a PostgreSQL server, with several custodians.
 CLUSTER_COVERS = (*COVERS, "tests/e2e/cluster.py", "tests/postgres_server.py")
 

@@ -1,9 +1,10 @@
+import random
 from pathlib import Path
 
 import pytest
 from assurance.campaign import Bound
 from assurance.campaigns.mutants import SAFETY, WASTE
-from assurance.campaigns.tampering import Copy, judge, tamper_with
+from assurance.campaigns.tampering import Copy, judge, resign, tamper_with
 from assurance.figures import Figures, Span
 from assurance.predecessor import measure
 from assurance.tampering import TAMPERINGS, Tampering
@@ -38,6 +39,17 @@ def test_naming_another_entry_would_be_reported(copy: Copy) -> None:
     problem, _ = judge(copy, dropped, 5, wrong)
     assert problem is not None
     assert problem.startswith("entry 5 dropped: not named, but: entry 5:")
+
+
+def test_a_reader_who_compares_nothing_would_be_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older and rewritten copies are genuine in themselves: only the checkpoint that a reader holds shows them."""
+    copy = Copy(1, tmp_path / "log.jsonl", 20)
+    verify = copy.verify
+    monkeypatch.setattr(copy, "verify", lambda lines, header=None, seen=(): verify(lines, header))
+    counts, wrong = resign(copy, random.Random(1))
+    shown = counts["an older copy shown"] + counts["rewritten and signed again"]
+    assert len(wrong) == shown > len(copy.lines)
+    assert all(what.endswith("not detected by a reader who holds a checkpoint") for what in wrong)
 
 
 def test_the_predecessors_counter_loses_debits() -> None:
