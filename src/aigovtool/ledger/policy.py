@@ -15,7 +15,7 @@ from aigovtool.errors import InvalidValueError
 from aigovtool.ids import Digest, Millis, Units, digest_of
 from aigovtool.ledger.answers import AnswerTerms
 from aigovtool.ledger.inputs import InputTerms
-from aigovtool.ledger.units import ZERO, Dimension, UnitVector, of
+from aigovtool.ledger.units import ZERO, Dimension, UnitVector, of, only_zero
 
 #: Share of elapsed time by which a trusted TSC may be off: 500 ppm (leases spec section 7).
 CLOCK_RATE_ERROR_PPM: Final = 500
@@ -80,6 +80,7 @@ class ServingPolicy(Message, omit_defaults=True):
     inputs: InputTerms | None = None
 
     def __post_init__(self) -> None:
+        only_zero(self, "request_max")
         if len(set(self.counts)) != len(self.counts):
             raise ValueError("a dimension is metered once")
         if self.dimension is Dimension.COMPUTE_MS:

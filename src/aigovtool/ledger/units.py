@@ -7,6 +7,8 @@ of this dimension is asked for, held or used; whether a dimension is *metered* i
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 
+import msgspec
+
 from aigovtool.codec import Message
 from aigovtool.errors import InvalidValueError
 from aigovtool.ids import Units
@@ -112,6 +114,15 @@ class UnitVector(Message, omit_defaults=True):
 
 
 ZERO = UnitVector()
+
+
+def only_zero(message: Message, name: str) -> None:
+    """Put `ZERO` itself where a member is as much: called by a message, when it is made, of which it is the default.
+
+    msgspec leaves out a default that is the very same object, so that another zero would be a second encoding.
+    """
+    if getattr(message, name) == ZERO:
+        msgspec.structs.force_setattr(message, name, ZERO)
 
 
 def vector(values: dict[Dimension, int]) -> UnitVector:

@@ -16,7 +16,7 @@ from aigovtool.ledger.answers import AnswerTerms
 from aigovtool.ledger.checkpoint import MAX_CHECKPOINT_BYTES
 from aigovtool.ledger.inputs import InputTerms
 from aigovtool.ledger.policy import Dial, RunMillis, ServingPolicy, SilenceMillis, TtlMillis
-from aigovtool.ledger.units import ZERO, Dimension, UnitVector
+from aigovtool.ledger.units import ZERO, Dimension, UnitVector, only_zero
 from aigovtool.limits import MAX_REPORTS_PER_RENEWAL, MAX_WANTS_PER_RENEWAL
 
 RENEW = "lease-renew.v1"
@@ -106,6 +106,9 @@ class Deny(Message, tag_field="outcome", tag="deny", omit_defaults=True):
     retry_after_ms: Millis = 0
     request: Digest | None = None
 
+    def __post_init__(self) -> None:
+        only_zero(self, "available")
+
 
 class PathRoom(Message):
     """What can still be granted on the path of one model and consumer, beside what leases hold already.
@@ -140,6 +143,9 @@ class ModelTerms(Message, omit_defaults=True):
     max_run_ms: RunMillis | None = None
     inputs: InputTerms | None = None
     answers: AnswerTerms | None = None
+
+    def __post_init__(self) -> None:
+        only_zero(self, "request_max")
 
 
 def terms_of(model: ModelId, policy: ServingPolicy) -> ModelTerms:
