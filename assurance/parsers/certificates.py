@@ -3,6 +3,7 @@
 All keys are TEST-ONLY: they are made of their names.
 """
 
+import re
 from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ _ED25519: Final = bytes.fromhex("06032b6570")
 _P256: Final = bytes.fromhex("06072a8648ce3d020106082a8648ce3d030107")
 _SAN, _EKU, _CONSTRAINTS = (bytes.fromhex(text) for text in ("0603551d11", "0603551d25", "0603551d13"))
 _CLIENT_AUTH: Final = bytes.fromhex("06082b06010505070302")
+_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 _VERSIONS: Final = {b"\x02\x01\x00": 1, b"\x02\x01\x01": 2, b"\x02\x01\x02": 3}
 
 
@@ -74,9 +76,13 @@ def authority(name: str, *, tls: bool = False) -> bytes:
 
 
 @cache
-def client(kind: str, name: str) -> bytes:
-    """Return the certificate of a party in DER, by the authority `credentials`; its key is called as it is."""
-    uri = x509.UniformResourceIdentifier(f"urn:aigovtool:{kind}:{name}")
+def client(kind: str, name: str, borrower: str | None = None) -> bytes:
+    """Return the certificate of a party in DER, by the authority `credentials`; its key is called as it is.
+
+    `borrower` is whose consumer it is; earlier versions issued certificates that did not say.
+    """
+    of = "" if borrower is None else f"{borrower}:"
+    uri = x509.UniformResourceIdentifier(f"urn:aigovtool:{kind}:{of}{name}")
     builder = _builder(name, "credentials", key(name), 0x1234567890)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
@@ -157,13 +163,21 @@ class ReadCertificate:
         algorithm, bits = next(elements(self.spki)).inside()
         return bits.content[1:] if algorithm.content == _ED25519 and bits.content[:1] == b"\0" else None
 
-    def identity(self) -> tuple[str, str] | None:
-        """Return kind and name of the only name in it, if it is that of an identity of this project."""
+    def identity(self) -> tuple[str, str, str | None] | None:
+        """Return kind and name of the identity of this project that is its only name, and whose consumer it is."""
         names = next(elements(self.extensions.get(_SAN, b"\x30\0"))).inside()
         if len(names) != 1 or names[0].tag != 0x86:
             return None
-        parts = names[0].content.decode("ascii", "replace").split(":", 3)
-        return (parts[2], parts[3]) if parts[:2] == ["urn", "aigovtool"] and len(parts) == 4 else None
+        parts = names[0].content.decode("ascii", "replace").split(":")
+        if parts[:2] != ["urn", "aigovtool"] or not all(_NAME.fullmatch(one) for one in parts[2:]):
+            return None
+        match parts[2:]:
+            case [kind, name]:
+                return kind, name, None
+            case ["consumer", borrower, name]:
+                return "consumer", name, borrower
+            case _:
+                return None
 
     def is_for_clients(self) -> bool:
         """Return whether it is for client authentication alone, and no authority."""

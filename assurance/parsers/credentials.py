@@ -55,8 +55,8 @@ def _seed(name: str) -> bytes:
     return key(name).to_secret().reveal()
 
 
-def _certificate(kind: str, name: str) -> str:
-    return certificates.pem(certificates.client(kind, name)).decode()
+def _certificate(kind: str, name: str, borrower: str | None = None) -> str:
+    return certificates.pem(certificates.client(kind, name, borrower)).decode()
 
 
 @cache
@@ -67,6 +67,7 @@ def _parties() -> tuple[Parts, ...]:
         tls_ca=certificates.pem(certificates.authority("tls", tls=True)).decode(),
     )
     (policy,) = documents.drawn(AppraisalPolicy, 1)
+    # Certificates of consumers say whose they are, but for those that earlier versions issued.
     found: list[Message] = [
         BorrowerFile(
             borrower=BorrowerId("st-mary"),
@@ -81,13 +82,16 @@ def _parties() -> tuple[Parts, ...]:
             key=_seed("alice"),
             keystore=bytes(range(32)),
         ),
-        ConsumerFile(
-            consumer=ConsumerId("ward-7"),
-            borrower=BorrowerId("st-mary"),
-            custodian=address,
-            certificate=_certificate("consumer", "ward-7"),
-            key=_seed("ward-7"),
-            policy=policy,
+        *(
+            ConsumerFile(
+                consumer=ConsumerId("ward-7"),
+                borrower=BorrowerId("st-mary"),
+                custodian=address,
+                certificate=_certificate("consumer", "ward-7", borrower),
+                key=_seed("ward-7"),
+                policy=policy,
+            )
+            for borrower in (None, "st-mary")
         ),
     ]
     return tuple((encode(one),) for one in found)
@@ -96,6 +100,9 @@ def _parties() -> tuple[Parts, ...]:
 def _edit_party(parts: Parts, chance: Random) -> Parts:
     """Change it, or exchange a member with another party's of the same kind of value."""
     (data,) = parts
+    if chance.random() < 0.1:
+        certificate = _certificate("consumer", "ward-7", chance.choice((None, "st-mary", "st-john", "ward-7")))
+        return (documents.spelled({**by_hand(data), "certificate": certificate}).encode(),)
     if chance.random() < 0.3:
         (other,) = chance.choice(_parties())
         mine, theirs = by_hand(data), by_hand(other)
@@ -124,8 +131,9 @@ def _wrong_consumer(parts: Parts, value: object) -> str | None:
         "chain": list(credential.chain) == chain,
         "authorities": list(credential.custodian_authorities) == authorities,
         "key": credential.key.public.raw == leaf.ed25519() and leaf.spki == certificates.public_of("ed25519", secret),
-        "name": leaf.identity() == ("consumer", read["consumer"]) and credential.consumer == read["consumer"],
+        "name": credential.consumer == read["consumer"],
         "borrower": credential.borrower == read["borrower"],
+        "identity": leaf.identity() in {("consumer", read["consumer"], of) for of in (None, read["borrower"])},
         "address": credential.custodian_url == read["custodian"]["url"],
         "root": credential.custodian_root.raw == unwrapped(read["custodian"]["root"]),
         "policy": not documents.disagreement(policy, AppraisalPolicy, credential.policy, MAX_PARTY_FILE_BYTES),
@@ -139,7 +147,8 @@ def _wrong_consumer(parts: Parts, value: object) -> str | None:
 
 def _ders() -> tuple[Parts, ...]:
     parties = (("consumer", "ward-7"), ("operator", "alice"), ("borrower", "st-mary"))
-    return tuple((certificates.client(kind, name),) for kind, name in parties)
+    named = (certificates.client("consumer", "ward-7", "st-mary"), certificates.client("consumer", "a", "b" * 63))
+    return (*((certificates.client(kind, name),) for kind, name in parties), *((one,) for one in named))
 
 
 def _edit_der(parts: Parts, chance: Random) -> Parts:
@@ -149,10 +158,9 @@ def _edit_der(parts: Parts, chance: Random) -> Parts:
             case 0:
                 data = edits.edit(data, chance)
             case 1:
-                names = (b"consumer", b"operator", b"borrower", b"ward-7", b"aigovtool", b"urn")
-                data = data.replace(
-                    chance.choice(names), chance.choice((*names, b"con\0umer", b"w\xc3rd-7", b"AARD-7"))
-                )
+                names = (b"consumer", b"operator", b"borrower", b"ward-7", b"st-mary", b"aigovtool", b"urn", b":")
+                others = (b"con\0umer", b"w\xc3rd-7", b"AARD-7", b"st:mary", b":t-mary", b"st-mar:", b"ward7:7", b".")
+                data = data.replace(chance.choice(names), chance.choice((*names, *others)))
             case 2:
                 at = data.find(bytes.fromhex("032100"))
                 data = data[: at + 3] + chance.choice(BAD_KEYS)[:32].ljust(32, b"\0") + data[at + 35 :]
@@ -170,7 +178,7 @@ def _wrong_certificate(parts: Parts, value: object) -> str | None:
         return f"accepted a certificate that is none: {error}"
     same = {
         "version": read.version == 3,
-        "name": said[0] == (found.kind.value, found.name),
+        "name": said[0] == (found.kind.value, found.name, found.borrower),
         "key": said[1] == found.public_key.raw and said[1] not in BAD_KEYS,
         "use": said[2],
         "validity": (read.since_ms, read.until_ms) == (found.not_before_ms, found.not_after_ms),

@@ -27,6 +27,8 @@ COVERS: Final = (
     "src/aigovtool/limits.py",
     "assurance/parsers/documents.py",
     "assurance/parsers/reading.py",
+    "assurance/parsers/term_drawing.py",
+    "assurance/parsers/term_rules.py",
     "assurance/parsers/values.py",
 )
 _ABSENT: Final = object()

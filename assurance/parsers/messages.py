@@ -36,6 +36,7 @@ from assurance.parsers.envelopes import changed, envelope, key, signed_anew, ver
 from assurance.parsers.files import in_file
 from assurance.parsers.parser import Kind, Parser, Parts, edit_one
 from assurance.parsers.reading import NotJsonError, by_hand, unwrapped
+from assurance.parsers.terms import kind_of_terms
 
 #: Of messages with alternatives as many that each is there.
 _MANY: Final = 60
@@ -130,7 +131,7 @@ def _values(of: Statement) -> tuple[Message, ...]:
             )
             for at, one in enumerate(drawn)
         )
-    return documents.drawn(of.message, _MANY if of.message is commands.Command else 3)
+    return documents.drawn(of.message, {commands.Command: _MANY, messages.Answer: 9}.get(of.message, 3))
 
 
 @cache
@@ -357,6 +358,7 @@ def _make() -> tuple[Kind, ...]:
             refusals=(ConfigurationError,),
             weight=1,
         ),
+        kind_of_terms(weight=4),
     )
 
 
@@ -366,9 +368,11 @@ PARSER: Final = Parser(
     counts="envelopes of every kind that parties sign (requests and answers of metering, boot and key release, stop "
     "states, key sets, commands of all acts by one and by two, policies, libraries of reference values), changed in "
     "any part, put together of two, read as another kind; the same with contents that were changed and signed anew "
-    "by the right keys; saved orders; and unsigned answers of every type, and refusals. A changed envelope gives the "
-    "value that was signed or none: signatures are verified once more without the product. What was signed anew is "
-    "read as JSON by hand says it, is held to its schema, and is in its only spelling.",
+    "by the right keys; terms of models in answers and orders, each member at its bounds or beyond; saved orders; and "
+    "unsigned answers of every type, and refusals. A changed envelope gives the value that was signed or none: "
+    "signatures are verified once more without the product. What was signed anew is read as JSON by hand says it, is "
+    "held to its schema, and is in its only spelling; terms are taken if they keep the specification's rules, and "
+    "refused if not.",
     shows_not="that what a key signs is true, nor in which order messages may come: the simulation shows that.",
     covers=(
         *documents.COVERS,
@@ -390,6 +394,7 @@ PARSER: Final = Parser(
         "assurance/parsers/envelopes.py",
         "assurance/parsers/files.py",
         "assurance/parsers/messages.py",
+        "assurance/parsers/terms.py",
     ),
     make=_make,
 )

@@ -1,9 +1,9 @@
 """An independent reading of JSON documents: by hand from RFC 8259, and held to a JSON Schema in plain Python.
 
 Neither `aigovtool.codec` nor `json` nor msgspec's decoder reads them. The schemas are those that msgspec derives from
-the messages: the types are the product's, and what holds a value to them is not. Beside the RFC, as the product
-promises: UTF-8 without a byte-order mark, no key twice, no integer beyond 2**53 - 1, nothing infinite, no lone
-surrogate, and at most 24 levels.
+the messages: the types are the product's, and what holds a value to them is not; nor are the rules of terms, which are
+those of `term_rules`. Beside the RFC, as the product promises: UTF-8 without a byte-order mark, no key twice, no
+integer beyond 2**53 - 1, nothing infinite, no lone surrogate, and at most 24 levels.
 """
 
 import json
@@ -15,6 +15,8 @@ from functools import cache
 from typing import Any, Final
 
 import msgspec
+
+from assurance.parsers.term_rules import RULES
 
 _LEVELS: Final = 24
 _MOST: Final = 2**53 - 1
@@ -216,6 +218,9 @@ class _Schema:
                 yield f"{path} has an unknown member"
             elif isinstance(more, dict):
                 yield from self.unlike(member, more, f"{path}.{name}")
+        # Whoever asks stops at the first answer: here, the members are of the types that the rule reads.
+        if (rule := RULES.get(schema.get("title", ""))) is not None and (what := rule(value)) is not None:
+            yield f"{path} has {what}"
 
     def _array(self, value: list[Json], schema: Mapping[str, Any], path: str) -> Iterator[str]:
         if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)):

@@ -12,7 +12,11 @@ import msgspec
 from msgspec import inspect
 
 from aigovtool.errors import AIGovToolError
+from aigovtool.ledger.answers import AnswerTerms
+from aigovtool.ledger.inputs import InputTerms
 from aigovtool.ledger.policy import Dial, ServingPolicy, default_policy
+from assurance.parsers.term_drawing import answers
+from assurance.parsers.term_rules import MOST_MS
 
 T = TypeVar("T")
 
@@ -51,11 +55,21 @@ _PLAIN: Final = ("", "so it is", 'Ü\n\t"\\/\u2028 \U0001f512', "x" * 200)
 
 def _policy(chance: Random) -> ServingPolicy:
     dial = chance.choice(list(Dial))
-    return default_policy(dial, version=chance.randrange(1, 9), compute_ms=chance.choice((None, 500)))
+    policy = default_policy(dial, version=chance.randrange(1, 9), compute_ms=chance.choice((None, 500)))
+    return msgspec.structs.replace(
+        policy,
+        answers=chance.choice((None, value_of(AnswerTerms, chance))),
+        max_run_ms=chance.choice((None, 1, MOST_MS)),
+        inputs=chance.choice((None, InputTerms(finite=True))),
+    )
 
 
 #: What makes the values of types with rules that chance does not meet.
-MADE: Final[Mapping[type, Callable[[Random], object]]] = {ServingPolicy: _policy}
+MADE: Final[Mapping[type, Callable[[Random], object]]] = {
+    AnswerTerms: answers,
+    InputTerms: lambda _chance: InputTerms(finite=True),
+    ServingPolicy: _policy,
+}
 
 
 def value_of(kind: type[T], chance: Random) -> T:
