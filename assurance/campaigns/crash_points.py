@@ -27,6 +27,7 @@ COVERS = (
     "src/aigovtool/limits.py",
     "src/aigovtool/protocol",
     "tests/custodian/conftest.py",
+    "tests/custodian/host_clock.py",
     "assurance/faults",
 )
 

@@ -67,6 +67,7 @@ CAMPAIGN = Campaign(
     covers=(
         *COVERS,
         "tests/custodian/conftest.py",
+        "tests/custodian/host_clock.py",
         "assurance/tampering.py",
         "assurance/campaigns/tampering.py",
         "assurance/campaigns/real_log.py",

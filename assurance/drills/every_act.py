@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 from tests.custodian.conftest import Bench, Enclave, message_id, report, want
+from tests.custodian.host_clock import told_by
 from tests.e2e.model import one_digit
 from tests.e2e.world import BORROWER, CONSUMER, MODEL, World
 
@@ -21,7 +22,6 @@ from aigovtool.codec import decode
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey, seal
 from aigovtool.custodian.app import open_custodian
-from aigovtool.custodian.clock import told_by
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.service import key_release, views
 from aigovtool.custodian.time_order import accept_time

@@ -15,10 +15,10 @@ from typing import Any, Final
 
 from sqlalchemy import select, text
 from tests.custodian.conftest import CONSUMER, Enclave, want
+from tests.custodian.host_clock import told_by
 
 from aigovtool.codec import decode, decode_signed, encode
 from aigovtool.custodian.app import open_custodian
-from aigovtool.custodian.clock import told_by
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.store import log
 from aigovtool.custodian.store.instances import newest_answer

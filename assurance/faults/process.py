@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from tests.custodian.host_clock import told_by
+
 from aigovtool.codec import decode, encode
-from aigovtool.custodian.clock import told_by
 from aigovtool.custodian.hub import Hub
 from aigovtool.custodian.senders import Senders
 from aigovtool.custodian.store.database import Database

@@ -12,10 +12,10 @@ import pytest
 from bench.history import LEASES_HELD, Past
 from bench.laying import lay_down
 from tests.custodian.conftest import BORROWER, CONSUMER, MODEL, Bench, Enclave, make_bench, report, want
+from tests.custodian.host_clock import told_by
 
 from aigovtool.codec import decode
 from aigovtool.custodian.app import open_custodian
-from aigovtool.custodian.clock import told_by
 from aigovtool.custodian.service import proofs, views
 from aigovtool.custodian.store import leases
 from aigovtool.ledger.audit import AuditReport

@@ -16,6 +16,7 @@ import msgspec
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from tests.custodian.host_clock import told_by
 
 from aigovtool.attestation.binding import Binding, HpkePublicKey, IdentityPublicKey, SpkiHash
 from aigovtool.codec import decode
@@ -24,7 +25,6 @@ from aigovtool.crypto.secret import ModelKey, Secret
 from aigovtool.crypto.sign import Envelope, SigningKey, open_by_any, seal
 from aigovtool.crypto.wrap import WrapKey, wrap
 from aigovtool.custodian.app import initialise, open_custodian
-from aigovtool.custodian.clock import told_by
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.service import boot, commands, key_release, renewal, views
 from aigovtool.custodian.service.packages import path_of

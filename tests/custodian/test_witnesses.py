@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 from tests.custodian.conftest import Bench, Enclave, make_bench
+from tests.custodian.host_clock import told_by
 from tests.custodian.test_continuity import BUDGET, STOP, Two, backup, drawn
 from tests.postgres_server import PostgresServer
 
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.custodian.app import open_custodian
-from aigovtool.custodian.clock import told_by
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.service import views, witnesses
 from aigovtool.errors import (

@@ -114,11 +114,6 @@ class HostClock:
         return wall_ms
 
 
-def told_by(wall_ms: Callable[[], int]) -> HostClock:
-    """Return the clock of a host on which nothing contradicts the wall clock, as in a simulation."""
-    return HostClock(wall_ms, wall_ms)
-
-
 def clock_leapt(ahead_ms: int) -> ClockLeaptError:
     """Return the refusal of a custodian that does not believe its host's clock."""
     return ClockLeaptError(
