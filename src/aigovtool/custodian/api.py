@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Annotated, TypeVar
 
 from msgspec import Meta
@@ -19,6 +20,7 @@ from aigovtool.custodian.service import asks, boot, commands, credentials, key_r
 from aigovtool.custodian.service.refusals import noting
 from aigovtool.custodian.store import facts
 from aigovtool.custodian.store.records import Instance
+from aigovtool.custodian.store.turns import in_line_of, party
 from aigovtool.ids import Digest, MessageId, Units
 from aigovtool.ledger.entry import PartyRole
 from aigovtool.limits import MAX_EVIDENCE_BYTES, MAX_INTEGER, MAX_PACKAGE_BYTES
@@ -90,6 +92,7 @@ def routes(custodian: Custodian) -> list[Route]:
         *_entries(custodian),
         *_views(custodian),
     ]
+    table = [_in_line(route) for route in table]
     description = encode(openapi(table, title="AIGovTool custodian", version=__version__))
 
     async def describe(_call: Call) -> Response:
@@ -106,6 +109,19 @@ def routes(custodian: Custodian) -> list[Route]:
             answer_media="application/json",
         ),
     ]
+
+
+def _in_line(route: Route) -> Route:
+    """Have whoever shows a credential wait for the ledger in a line of its own."""
+    if Caller.ANYONE in route.who:
+        return route
+
+    async def handler(call: Call) -> object:
+        identity = call.caller()
+        with in_line_of(party(identity.kind.value, identity.name)):
+            return await route.handler(call)
+
+    return replace(route, handler=handler)
 
 
 def _public(custodian: Custodian) -> list[Route]:

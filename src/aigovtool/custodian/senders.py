@@ -7,13 +7,14 @@ none at all.
 
 import asyncio
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope
 from aigovtool.custodian.store import instances
 from aigovtool.custodian.store.database import Database
 from aigovtool.errors import ForbiddenError, SignatureInvalidError
-from aigovtool.ids import InstanceId, KeyId
+from aigovtool.ids import BorrowerId, InstanceId, KeyId
 
 #: Instances whose keys are remembered: ten times as many as one custodian is measured to sustain.
 _MAX_KEPT: Final = 50_000
@@ -24,27 +25,36 @@ _LARGE_BYTES: Final = 64 << 10
 M = TypeVar("M")
 
 
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """An instance that was admitted, whose it is, and the key by which it signs."""
+
+    instance: InstanceId
+    borrower: BorrowerId
+    key: VerifyKey
+
+
 class Senders:
     """The keys of admitted instances. They never change, so what was looked up once stays true."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[KeyId, tuple[InstanceId, VerifyKey]] = OrderedDict()
+        self._kept: OrderedDict[KeyId, Sender] = OrderedDict()
 
-    async def opened(self, database: Database, envelope: Envelope, kind: str, message: type[M]) -> tuple[InstanceId, M]:
+    async def opened(self, database: Database, envelope: Envelope, kind: str, message: type[M]) -> tuple[Sender, M]:
         """Return the instance that signed, and its message, whoever that speaks for.
 
         Raises:
             ForbiddenError: no instance with this key was ever admitted here (`unknown_instance`).
             SignatureInvalidError: not signed by it.
         """
-        instance, key = await self._sender(database, envelope)
+        sender = await self._sender(database, envelope)
         if len(envelope.payload) > _LARGE_BYTES:
-            opened = await asyncio.to_thread(open_envelope, envelope, kind, message, [key])
+            opened = await asyncio.to_thread(open_envelope, envelope, kind, message, [sender.key])
         else:
-            opened = open_envelope(envelope, kind, message, [key])
-        return instance, opened
+            opened = open_envelope(envelope, kind, message, [sender.key])
+        return sender, opened
 
-    async def _sender(self, database: Database, envelope: Envelope) -> tuple[InstanceId, VerifyKey]:
+    async def _sender(self, database: Database, envelope: Envelope) -> Sender:
         if len(envelope.signatures) != 1:
             raise SignatureInvalidError("an instance's message has one signature", reason="wrong_key")
         key_id = envelope.signatures[0].keyid
@@ -53,7 +63,7 @@ class Senders:
             found = await database.run_open(lambda transaction: instances.by_key(transaction, key_id))
             if found is None:
                 raise ForbiddenError("this instance was never admitted here", reason="unknown_instance")
-            kept = self._kept[key_id] = (found.instance, VerifyKey(found.identity_key))
+            kept = self._kept[key_id] = Sender(found.instance, found.borrower, VerifyKey(found.identity_key))
             if len(self._kept) > _MAX_KEPT:
                 self._kept.popitem(last=False)
         return kept

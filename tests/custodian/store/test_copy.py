@@ -135,7 +135,7 @@ def test_a_ledger_can_be_closed_while_it_is_copied(path: Path) -> None:
     database.submit(lambda transaction: facts.put(transaction, "large", "x" * 6_000_000)).result(LONG_S)
     gate = Gate(database)
     copying, waiting = database.copy(count), database.copy(count)
-    last = database.submit(lambda _: database.submit(lambda _: database._jobs.put(None)))
+    last = database.submit(lambda _: database.submit(lambda _: database._jobs.end()))
     gate.open()
     for future in (copying, waiting):
         assert isinstance(future.exception(LONG_S), StorageError)
@@ -151,7 +151,7 @@ def test_a_copy_that_has_not_begun_when_the_ledger_closes_is_given_up(path: Path
     asked: list[Future[tuple[BinaryIO, int]]] = []
     gate = Gate(database)
     database.submit(lambda _: asked.append(database.copy(count)))
-    database._jobs.put(None)  # in the same group
+    database._jobs.end()  # in the same group
     gate.open()
     database._thread.join(LONG_S)
     assert isinstance(asked[0].exception(LONG_S), StorageError)

@@ -174,7 +174,7 @@ async def test_strangers_are_told_when_the_ledger_is_closed_or_fails(database: D
     gate = Gate(database)
     waiting = [asyncio.create_task(database.run_open(lambda _: None)) for _ in range(20)]
     await asyncio.sleep(0)
-    database._jobs.put(None)
+    database._jobs.end()
     gate.open()
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} <= {type(None), StorageError}

@@ -14,7 +14,7 @@ from sqlalchemy import CursorResult, text
 from tests.custodian.store.conftest import LONG_S, Gate, fail_at_commit, names, put
 
 from aigovtool.custodian.store import facts
-from aigovtool.custodian.store.database import Database
+from aigovtool.custodian.store.database import Database, _Waiting
 from aigovtool.custodian.store.sqlite import Sqlite
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import ConfigurationError, StorageError
@@ -54,7 +54,7 @@ def test_a_job_that_slipped_in_during_the_failure_writes_nothing(database: Datab
     """Even one that was queued between the failure and its announcement."""
     database.failed.set()
     late: Future[None] = Future()
-    database._jobs.put((lambda transaction: facts.put(transaction, "late", 1), late))  # type: ignore[arg-type]
+    database._jobs.put(_Waiting(lambda transaction: facts.put(transaction, "late", 1), late))  # type: ignore[arg-type]
     assert isinstance(late.exception(LONG_S), StorageError)
     database.close()
     again = Database(Sqlite(path))

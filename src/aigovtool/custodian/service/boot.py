@@ -33,6 +33,7 @@ from aigovtool.custodian.store import evidence, facts, instances, parties
 from aigovtool.custodian.store.evidence import Kept
 from aigovtool.custodian.store.records import Instance, Party
 from aigovtool.custodian.store.transaction import Transaction
+from aigovtool.custodian.store.turns import enclaves_of, in_line_of
 from aigovtool.errors import (
     AIGovToolError,
     ForbiddenError,
@@ -134,13 +135,14 @@ async def admit_again(custodian: Custodian, envelope: Envelope) -> Envelope:
 
 @asynccontextmanager
 async def _noted(custodian: Custodian, borrower: Party) -> AsyncIterator[None]:
-    """Note what an enclave of a borrower is refused within; that the borrower signed was verified."""
-    try:
-        yield
-    except AIGovToolError as error:
-        if is_refusal(error):
-            await _note(custodian, borrower, error)
-        raise
+    """Note what an enclave of a borrower is refused within, in the borrower's line; that it signed was verified."""
+    with in_line_of(enclaves_of(borrower.name)):
+        try:
+            yield
+        except AIGovToolError as error:
+            if is_refusal(error):
+                await _note(custodian, borrower, error)
+            raise
 
 
 async def _note(custodian: Custodian, borrower: Party, error: AIGovToolError) -> None:

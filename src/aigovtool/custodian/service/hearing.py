@@ -1,4 +1,7 @@
-"""What an instance says: opened once its signature holds, and what it is refused for it is noted."""
+"""What an instance says: opened once its signature holds, and what it is refused for it is noted.
+
+From then on it waits for the ledger in the line of its borrower's enclaves.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,6 +10,7 @@ from typing import Protocol, TypeVar
 from aigovtool.crypto.sign import Envelope
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.service.refusals import noted
+from aigovtool.custodian.store.turns import enclaves_of, in_line_of
 from aigovtool.errors import SignatureInvalidError
 from aigovtool.ids import InstanceId
 from aigovtool.ledger.entry import Refusable
@@ -29,7 +33,8 @@ async def heard(custodian: Custodian, envelope: Envelope, kind: str, message: ty
         SignatureInvalidError: not signed by it, or it speaks for another instance (`wrong_sender`).
     """
     sender, opened = await custodian.senders.opened(custodian.database, envelope, kind, message)
-    async with noted(custodian, Refusable.ENCLAVE, sender, kind):
-        if opened.instance != sender:
-            raise SignatureInvalidError("an instance speaks for itself only", reason="wrong_sender")
-        yield opened
+    with in_line_of(enclaves_of(sender.borrower)):
+        async with noted(custodian, Refusable.ENCLAVE, sender.instance, kind):
+            if opened.instance != sender.instance:
+                raise SignatureInvalidError("an instance speaks for itself only", reason="wrong_sender")
+            yield opened

@@ -14,6 +14,7 @@ from aigovtool.crypto.identity import Identity
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.store import parties
 from aigovtool.custodian.store.transaction import Transaction
+from aigovtool.custodian.store.turns import in_line_of, party
 from aigovtool.errors import (
     AIGovToolError,
     ConfigurationError,
@@ -109,6 +110,8 @@ def noting(custodian: Custodian) -> Noter:
         if error.recorded or not leaves_trace(error):
             return
         role, act = Refusable(identity.kind.value), f"{route.method} {route.path}"
-        await note(custodian, Refused(role=role, name=identity.name, act=act, code=error.code, reason=reason_of(error)))
+        line = Refused(role=role, name=identity.name, act=act, code=error.code, reason=reason_of(error))
+        with in_line_of(party(identity.kind.value, identity.name)):
+            await note(custodian, line)
 
     return refused

@@ -4,6 +4,9 @@ All work on the ledger is a function of a `Transaction` and runs on one thread. 
 one transaction; each runs in a savepoint of its own, so that one refusal does not undo another's work, and nobody is
 answered before COMMIT has returned (leases spec section 4).
 
+Callers have turns (`turns`), and a transaction ends early when its jobs take long: nobody delays the others by more
+than a job or two of its own.
+
 Whoever is not known waits in a line of its own (`run_open`), from which a few are taken into each transaction:
 however many come, they delay each other, and nobody's renewal.
 
@@ -15,27 +18,30 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, PendingRollbackError
 
 from aigovtool.custodian.store.backend import Backend
 from aigovtool.custodian.store.transaction import Transaction
+from aigovtool.custodian.store.turns import NOBODY, Turns, caller
 from aigovtool.errors import AIGovToolError, OverloadedError, StorageError
 
 T = TypeVar("T")
 Job = Callable[[Transaction], T]
-_Waiting = tuple[Job[object], "Future[object]"]
 _Copying = tuple[Job[object], "Future[tuple[BinaryIO, object]]"]
 
 _LOG: Final = logging.getLogger(__name__)
 #: Jobs in one transaction. More would delay the first of them; 64 already amortise the fsync.
 _GROUP: Final = 64
+#: After so long no further job joins a transaction: who came meanwhile may be next. A hundred usual ones take less.
+_LONG_S: Final = 0.1
 _QUEUE: Final = 10_000
 #: Jobs in one transaction that anybody may cause, and how many of them wait: some milliseconds, and a second or so.
 _OPEN_GROUP: Final = 4
@@ -44,6 +50,14 @@ _OPEN_QUEUE: Final = 256
 
 class _Wake:
     """Has the writer look at its other lines."""
+
+
+class _Waiting(NamedTuple):
+    """A job, who waits for it, and in whose line."""
+
+    job: Job[object]
+    future: "Future[object]"
+    caller: str = NOBODY
 
 
 class Database:
@@ -56,7 +70,7 @@ class Database:
             ConfigurationError: it cannot be used as it is.
         """
         self.backend: Final = backend
-        self._jobs: Final[queue.Queue[_Waiting | _Wake | None]] = queue.Queue(_QUEUE)
+        self._jobs: Final[Turns[_Waiting | _Wake]] = Turns(_QUEUE)
         self._open_jobs: Final[queue.Queue[_Waiting]] = queue.Queue(_OPEN_QUEUE)
         self._copies: Final[queue.SimpleQueue[_Copying]] = queue.SimpleQueue()
         self._connection: Connection | None = backend.connect()
@@ -83,23 +97,27 @@ class Database:
         Raises:
             StorageError, OverloadedError: as `run`; the line of such jobs is a short one.
         """
-        return await asyncio.wrap_future(self._submit(job, self._open_jobs))
+        return await asyncio.wrap_future(self._submit(job, known=False))
 
     def submit(self, job: Job[T]) -> "Future[T]":
-        """Queue `job` from any thread."""
-        return self._submit(job, self._jobs)
+        """Queue `job` from any thread, in the line of whoever asks for it."""
+        return self._submit(job, known=True)
 
-    def _submit(self, job: Job[T], line: "queue.Queue[Any]") -> "Future[T]":
-        future: Future[T] = Future()
+    def _submit(self, job: Job[T], *, known: bool) -> "Future[T]":
+        future: Future[Any] = Future()
         if self.failed.is_set():
             future.set_exception(_storage_failed())
             return future
+        waiting = _Waiting(job, future, caller())
         try:
-            line.put_nowait((job, future))
+            if known:
+                self._jobs.put(waiting, waiting.caller)
+            else:
+                self._open_jobs.put_nowait(waiting)
         except queue.Full:
             future.set_exception(OverloadedError("too many wait for the ledger", retry_after_s=1))
             return future
-        if line is self._open_jobs:
+        if not known:
             self._wake()
             if self.failed.is_set():
                 _tell_failed(_taken(self._open_jobs))
@@ -107,7 +125,7 @@ class Database:
 
     def _wake(self) -> None:
         with suppress(queue.Full):  # then it has enough to do, and looks all the same
-            self._jobs.put_nowait(_Wake())
+            self._jobs.put(_Wake())
 
     def copy(self, job: Job[T]) -> "Future[tuple[BinaryIO, T]]":
         """Copy the ledger while other jobs go on; `job` is then run on exactly what the copy holds.
@@ -124,22 +142,21 @@ class Database:
 
     def close(self) -> None:
         """Finish queued jobs and release the ledger."""
-        self._jobs.put(None)
+        self._jobs.end()
         self._thread.join()
         self._disconnect()
         self.backend.engine.dispose()
 
     def _work(self) -> None:
-        ending = False
-        while not ending and (first := self._jobs.get()) is not None:
-            ending = self._serve_group(first)
-            while not ending and not self._copies.empty():
+        while (first := self._jobs.get()) is not None:
+            self._serve_group(first)
+            while not self._jobs.ending() and not self._copies.empty():
                 self._copy(*self._copies.get())
         _tell_failed(_taken(self._open_jobs))
         self._give_up_copies()
 
-    def _serve_group(self, first: "_Waiting | _Wake") -> bool:
-        """Serve a job and those that wait with it; return whether the end was among them."""
+    def _serve_group(self, first: "_Waiting | _Wake") -> None:
+        """Serve a job and those that wait with it."""
         group: list[_Waiting] = []
         following: _Waiting | _Wake | None = first
         while following is not None:
@@ -148,11 +165,9 @@ class Database:
             if len(group) == _GROUP or self._jobs.empty():
                 break
             following = self._jobs.get()
-        ending = following is None
-        self._serve([*group, *_taken(self._open_jobs, _OPEN_GROUP)])
-        if not ending and not self._open_jobs.empty():
+        self._serve(group, _taken(self._open_jobs, _OPEN_GROUP))
+        if not self._jobs.ending() and not self._open_jobs.empty():
             self._wake()  # behind whoever has come meanwhile
-        return ending
 
     def _copy(self, job: Job[object], future: "Future[tuple[BinaryIO, object]]") -> None:
         if not future.set_running_or_notify_cancel():
@@ -169,7 +184,7 @@ class Database:
             return
         # Nobody else was served since the copy ended: the job finds what is in it.
         asked: Future[object] = Future()
-        self._serve([(job, asked)])
+        self._serve([_Waiting(job, asked)])
         failure = asked.exception()
         if failure is None:
             future.set_result((file, asked.result()))
@@ -179,12 +194,9 @@ class Database:
 
     def _between(self) -> None:
         """Serve who waits, while a copy is made; give the copy up when the ledger fails or is closed."""
-        if not self._jobs.empty():
-            first = self._jobs.get()
-            if first is None or self._serve_group(first):
-                self._jobs.put(None)  # for `_work`
-                raise _storage_failed()
-        if self.failed.is_set():
+        if not self._jobs.empty() and (first := self._jobs.get()) is not None:
+            self._serve_group(first)
+        if self._jobs.ending() or self.failed.is_set():
             raise _storage_failed()
 
     def _give_up_copies(self) -> None:
@@ -196,30 +208,37 @@ class Database:
             if future.set_running_or_notify_cancel():
                 future.set_exception(_storage_failed())
 
-    def _serve(self, group: list[_Waiting]) -> None:
-        # From here on a caller that goes away can no longer cancel its job, so that every future takes its result.
-        group = [(job, future) for job, future in group if future.set_running_or_notify_cancel()]
+    def _serve(self, known: list[_Waiting], strangers: Sequence[_Waiting] = ()) -> None:
+        known, strangers = _begun(known), _begun(strangers)
+        group = [*known[:1], *strangers, *known[1:]]
         if self.failed.is_set():  # queued while the failure was being told: nothing is written after one
             self._give_up(group)
             return
         if not group:
             return
         try:
-            outcomes = self._commit(group)
+            outcomes = self._commit(group, least=1 + len(strangers))
         except BaseException as error:  # noqa: BLE001 - a writer that ended here would leave everybody waiting for ever
             self._lost(group, error)
             return
-        for (_, future), (result, failure) in zip(group, outcomes, strict=True):
+        self._jobs.put_back([(one.caller, one) for one in group[len(outcomes) :]])
+        for one, (result, failure) in zip(group, outcomes, strict=False):
             if failure is None:
-                future.set_result(result)
+                one.future.set_result(result)
             else:
-                future.set_exception(failure)
+                one.future.set_exception(failure)
 
-    def _commit(self, group: list[_Waiting]) -> list[tuple[object, Exception | None]]:
+    def _commit(self, group: list[_Waiting], *, least: int) -> list[tuple[object, Exception | None]]:
+        """Run the first jobs of a group, as many as there is time for, and return what they came to once durable."""
         if self._connection is None:
             self._connection = self.backend.connect()
         transaction = self.backend.begin(self._connection)
-        outcomes = [_attempt(transaction, job) for job, _ in group]
+        outcomes: list[tuple[object, Exception | None]] = []
+        long_s = time.monotonic() + _LONG_S
+        for one in group:
+            outcomes.append(_attempt(transaction, one.job))
+            if len(outcomes) >= least and time.monotonic() > long_s:
+                break
         transaction.flush()
         self._connection.commit()
         self.clock_ms = transaction.head.clock_ms
@@ -249,10 +268,7 @@ class Database:
         _tell_failed([*group, *_taken(self._open_jobs)])
         while not self._jobs.empty():
             waiting = self._jobs.get()
-            if waiting is None:
-                self._jobs.put(None)  # `close` waits for the writer to see this
-                return
-            if not isinstance(waiting, _Wake):
+            if isinstance(waiting, _Waiting):
                 _tell_failed([waiting])
 
 
@@ -286,6 +302,14 @@ def _let_go(error: BaseException) -> None:
         one = one.__cause__ or one.__context__
 
 
+def _begun(group: Iterable[_Waiting]) -> list[_Waiting]:
+    """Return those whose callers still wait; from here on a caller that goes away cannot cancel its job any more.
+
+    So every future takes its result. One that was put back has begun already.
+    """
+    return [one for one in group if one.future.running() or one.future.set_running_or_notify_cancel()]
+
+
 def _taken(line: "queue.Queue[_Waiting]", most: int = _OPEN_QUEUE) -> list[_Waiting]:
     """Take up to `most` jobs out of a line."""
     taken: list[_Waiting] = []
@@ -298,7 +322,7 @@ def _taken(line: "queue.Queue[_Waiting]", most: int = _OPEN_QUEUE) -> list[_Wait
 
 
 def _tell_failed(group: list[_Waiting]) -> None:
-    for _, future in group:
+    for _, future, _ in group:
         if future.running() or future.set_running_or_notify_cancel():
             future.set_exception(_storage_failed())
 
