@@ -81,6 +81,27 @@ def test_a_refused_request_may_go_to_another_instance(world: World, enclave: Fak
     assert client.infer("doubler", [[1, 2]], request_id="case-1").units_remaining == 9
 
 
+def test_a_refusal_says_nothing_of_a_try_before_that_got_no_answer(world: World, enclave: FakeEnclave) -> None:
+    """Charged, its answer lost; refused when it is repeated, and then another instance: it is not charged there again.
+
+    A host can bring that about: it cuts the answer off, keeps the custodian away until the lease is over, and reboots.
+    """
+    client = world.connect(enclave)
+
+    def lose_and_refuse(answer: object) -> object:
+        enclave.forge_answer = lambda same: same
+        enclave.refusals = [LeaseExpiredError("no authority", retry_after_s=1)]
+        enclave.served.drop_connections()
+        return answer
+
+    enclave.forge_answer = lose_and_refuse  # type: ignore[assignment]
+    world.clock.on_sleep = enclave.reboot
+    with pytest.raises(ConflictError) as caught:
+        client.infer("doubler", [[1, 2]], request_id="case-1", wait=True)
+    assert caught.value.reason == "retry_may_charge"
+    assert enclave.charged == ["case-1"]
+
+
 def test_a_refusal_is_the_same_class_on_this_side(world: World, enclave: FakeEnclave) -> None:
     """Code, reason, fix and Retry-After travel."""
     client = world.connect(enclave)

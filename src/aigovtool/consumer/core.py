@@ -158,7 +158,7 @@ class ConsumerCore:
         session, reply = yield from self._link.send(letter, deadline)
         if reply.status != 200:
             error = self._explained(error_of(reply, ENCLAVE))
-            self._outcomes.refused(request.request_key, error)
+            tries.refused(error)
             raise error
         result = read_answer(reply, request, session)
         self._outcomes.settled(request.request_key)
@@ -228,6 +228,9 @@ class _Tries:
     def failed(self, failure: Failure) -> None:
         if not failure.maybe_received:
             self._outcomes.not_received(self._key, self._before)
+
+    def refused(self, error: AIGovToolError) -> None:
+        self._outcomes.refused(self._key, self._before, error)
 
 
 def _metadata_call(model: ModelId) -> Callable[[Session, float], Call]:

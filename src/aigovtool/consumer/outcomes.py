@@ -2,7 +2,8 @@
 
 An instance recognises its own request ids, so a repetition there is charged once. Another instance, also the same host
 after a reboot, cannot know them and would charge again. A request whose outcome is unknown is therefore repeated on the
-same instance only, unless the caller accepted `may-charge`.
+same instance only, unless the caller accepted `may-charge`. A refusal says that the try which it answers was not
+charged; of one before that got no answer it says nothing.
 
 What it does not do: it does not outlive the process, and it forgets the oldest beyond a bound.
 """
@@ -25,7 +26,7 @@ from aigovtool.ids import InstanceId, RequestKey
 
 #: A client that meets this many lost connections in a row has other worries.
 MAX_UNKNOWN_OUTCOMES: Final = 4096
-#: Refusals after which it is certain that the request was not charged (leases spec section 5).
+#: Refusals after which it is certain that the try which they answer was not charged (leases spec section 5).
 _NOT_CHARGED: Final = (RefusalError, IdentityError, OverloadedError, EngineError, InputError)
 
 
@@ -73,16 +74,16 @@ class Outcomes:
         return before
 
     def not_received(self, key: RequestKey, before: InstanceId | None) -> None:
-        """Note that what `sending` announced was certainly not received."""
+        """Note that what `sending` announced was certainly not received, or not acted on."""
         if before is None:
             self._unknown.pop(key, None)
         else:
             self._unknown[key] = before
 
-    def refused(self, key: RequestKey, error: AIGovToolError) -> None:
-        """Note the refusal of a request; some refusals say for certain that nothing was charged."""
+    def refused(self, key: RequestKey, before: InstanceId | None, error: AIGovToolError) -> None:
+        """Note the refusal of what `sending` announced; some refusals say for certain that this try was not charged."""
         if isinstance(error, _NOT_CHARGED) and not isinstance(error, ConflictError):
-            self.settled(key)
+            self.not_received(key, before)
 
     def settled(self, key: RequestKey) -> None:
         """Note that the outcome is known."""
