@@ -71,8 +71,9 @@ ATTACKS: tuple[Attack, ...] = (
         " beyond the engine's bound costs the run, uncharged, and not the engine.",
         tried="Shapes of 2^31, 2^63, [65536]^4, [-1], a million axes and the like, and bodies announced with up to "
         "a TiB, while the memory of the enclave and its engine is measured; eight bytes of input that ask a "
-        "model for up to exabytes.",
+        "model for up to exabytes; batches of no rows, on which an LSTM ends its process.",
         refusals=(
+            "invalid_value: empty_input",
             "too_large: too_many_elements",
             "too_large: rank_too_large",
             "too_large: body_too_large",

@@ -140,6 +140,16 @@ def slow(tmp_path: Path) -> Sealed:
 
 
 @pytest.fixture
+def recurrent(tmp_path: Path) -> Sealed:
+    """An LSTM over x, FP32 [time, batch, 4], with a state of two numbers."""
+    weights = [helper.make_tensor(n, TensorProto.FLOAT, (1, 8, k), [0.5] * 8 * k) for n, k in (("w", 4), ("r", 2))]
+    node = helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=2)
+    inputs, outputs = ["time", "batch", 4], ["time", 1, "batch", 2]
+    graph = model_bytes([node], [value("x", inputs)], [value("y", outputs)], weights)
+    return seal(tmp_path / "lstm.aigov", [("model.onnx", graph)], [spec("x", inputs)], [spec("y", outputs)])
+
+
+@pytest.fixture
 async def process() -> AsyncIterator[EngineProcess]:
     """A running engine child."""
     running = await EngineProcess.start(EngineConfig())

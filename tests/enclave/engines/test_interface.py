@@ -26,9 +26,9 @@ INTERFACE = ModelInterface(
 A, B = tensor("a", (4, 3)), tensor("b", (4, 9), Datatype.INT64)
 
 
-@pytest.mark.parametrize("tensors", [[A, B], [B, A], [tensor("a", (0, 3)), tensor("b", (0, 0), Datatype.INT64)]])
+@pytest.mark.parametrize("tensors", [[A, B], [B, A], [A, tensor("b", (4, 0), Datatype.INT64)]])
 def test_fitting_inputs_pass_in_any_order(tensors: list[Tensor]) -> None:
-    """Names decide, not places; a named axis takes any size, -1 too."""
+    """Names decide, not places; a named axis takes any size, -1 too: none as well, where it is not that of the rows."""
     check_inputs(INTERFACE, tensors)
 
 
@@ -44,6 +44,7 @@ def test_fitting_inputs_pass_in_any_order(tensors: list[Tensor]) -> None:
         ([tensor("a", (4, 3, 1)), B], "wrong_rank"),
         ([tensor("a", (4, 4)), B], "wrong_dimension"),
         ([tensor("a", (5, 3)), B], "axes_disagree"),
+        ([tensor("a", (0, 3)), tensor("b", (0, 0), Datatype.INT64)], "empty_input"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(tensors: list[Tensor], reason: str) -> None:
@@ -52,6 +53,17 @@ def test_inputs_that_do_not_fit_are_refused(tensors: list[Tensor], reason: str) 
         check_inputs(INTERFACE, tensors)
     assert caught.value.reason == reason
     assert caught.value.fix
+
+
+@pytest.mark.parametrize("shape", [("time", "batch", 4), (1, "batch"), (-1,)])
+def test_inputs_that_hold_nothing_at_all_are_refused(shape: tuple[Dimension, ...]) -> None:
+    """Whichever of their axes has the size 0; a model that fixes a size at 0 itself has another input beside that."""
+    sizes = tuple(one if isinstance(one, int) and one > 0 else 0 if one in {"batch", -1} else 3 for one in shape)
+    with pytest.raises(InvalidValueError) as caught:
+        check_inputs(ModelInterface((spec("x", shape),), ()), [tensor("x", sizes)])
+    assert caught.value.reason == "empty_input"
+    two = ModelInterface((spec("x", (0, 2)), spec("y", ("n",))), ())
+    check_inputs(two, [tensor("x", (0, 2)), tensor("y", (1,))])
 
 
 def test_one_axis_of_one_input_must_agree_with_itself() -> None:

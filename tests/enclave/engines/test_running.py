@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
+from tests.observations import Observed
 
 from aigovtool.enclave.engines import onnx
 from aigovtool.enclave.engines.lanes import Lane
@@ -186,13 +187,20 @@ async def test_denormals_are_flushed_in_every_worker(kit: Any, process: EnginePr
     assert all(kit.numbers(answer.outputs[0]) == [[0.0, 2.0]] for answer in answers)
 
 
-async def test_an_empty_batch_is_answered(process: EngineProcess, double: Any) -> None:
-    """No rows in, no rows out."""
-    model = await double.load(process)
-    (answer,) = (
-        await process.run(model, [Tensor("x", Datatype.FP32, (0, 2), b"")], [], SECOND_MS, consumer=ANN)
-    ).outputs
-    assert (answer.shape, len(answer.data)) == ((0, 2), 0)
+@pytest.mark.attack(28)
+@pytest.mark.parametrize("shape", [(0, 3, 4), (3, 0, 4), (0, 0, 4)])
+async def test_a_batch_of_none_does_not_end_the_engine(
+    process: EngineProcess, recurrent: Any, observed: Observed, shape: tuple[int, ...]
+) -> None:
+    """ONNX Runtime ends the process that runs an LSTM or GRU on no rows, for everybody; so nothing runs on none."""
+    model = await recurrent.load(process)
+    with pytest.raises(InvalidValueError) as caught:
+        await process.run(model, [Tensor("x", Datatype.FP32, shape, b"")], [], SECOND_MS, consumer=ANN)
+    assert caught.value.reason == "empty_input"
+    observed.refusal(caught.value)
+    one = Tensor("x", Datatype.FP32, (3, 1, 4), bytes(48))
+    (answer,) = (await process.run(model, [one], [], SECOND_MS, consumer=ANN)).outputs
+    assert answer.shape == (3, 1, 1, 2)
 
 
 async def test_an_unloaded_model_is_gone(kit: Any, process: EngineProcess, double: Any) -> None:

@@ -7,6 +7,7 @@ It does not look at the data of inputs: outlines are compared before anybody doe
 are read.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,9 +30,12 @@ def check_inputs(interface: ModelInterface, tensors: Sequence[Outline | Tensor])
     A dimension of the model that is a number is matched; -1 takes any size; a name takes any size, and the
     same one wherever it occurs in this request (the batch axis, for example).
 
+    An input of no rows, and a request that holds no element at all, are refused: nothing is asked, and operators such
+    as LSTM and GRU end the process when they meet a batch of none.
+
     Raises:
         InvalidValueError: `duplicate_input`, `unknown_input`, `missing_input`, `wrong_datatype`, `wrong_rank`,
-            `wrong_dimension`, `axes_disagree`.
+            `wrong_dimension`, `axes_disagree`, `empty_input`.
     """
     given = _by_name(tensors)
     specs = {spec.name: spec for spec in interface.inputs}
@@ -42,6 +46,9 @@ def check_inputs(interface: ModelInterface, tensors: Sequence[Outline | Tensor])
         if name not in given:
             raise _refused(f"input {name!r} is missing", "missing_input", f"the model's inputs: {_names(specs)}")
         _check_tensor(spec, given[name], axes)
+        _require_rows(spec, given[name])
+    if not any(math.prod(tensor.shape) for tensor in tensors):
+        raise _refused("the inputs hold no element", "empty_input", "send data")
 
 
 def check_outputs(interface: ModelInterface, names: Sequence[str]) -> None:
@@ -121,6 +128,11 @@ def _check_tensor(spec: TensorSpec, tensor: Outline | Tensor, axes: dict[str, in
                 )
         elif expected not in {-1, size}:
             raise _refused(f"dimension {index} of {spec.name!r} is {size}", "wrong_dimension", fix)
+
+
+def _require_rows(spec: TensorSpec, tensor: Outline | Tensor) -> None:
+    if spec.shape and tensor.shape[0] == 0 and spec.shape[0] != 0:
+        raise _refused(f"input {spec.name!r} has no rows", "empty_input", "send at least one row")
 
 
 def _refused(message: str, reason: str, fix: str) -> InvalidValueError:
