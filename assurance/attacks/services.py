@@ -13,9 +13,10 @@ ATTACKS: tuple[Attack, ...] = (
         tried=(
             "2,000 connections to a custodian, and as many to an enclave, that send or read byte by byte or "
             "nothing at all, while others ask, by open and by new connections, by turns this server and one without "
-            "slow connections, and an operator stops a consumer; and consumers that announce all the bodies for which "
-            "an enclave has room."
+            "slow connections, and an operator stops a consumer; consumers that announce all the bodies for which "
+            "an enclave has room; and one that asks for large answers and reads none."
         ),
+        refusals=("overloaded: answers_not_taken",),
     ),
     Attack(
         35,

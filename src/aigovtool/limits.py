@@ -149,6 +149,12 @@ MAX_ANSWER_TERMS_BYTES: Final = 1_000
 # of that clients read 8 MiB: so the steps between large sizes are half of it.
 MIN_PADDING_BYTES: Final = 1 << 10
 MAX_PADDING_BYTES: Final = 4 << 20
+# Answers that were made and that their consumers have not taken: two of the largest for one consumer, eight in all. Who
+# has less than the last of these is always served: that is thousands of usual answers.
+MAX_UNREAD_BYTES_PER_CONSUMER: Final = 2 * MAX_INFER_BODY_BYTES
+MAX_UNREAD_BYTES: Final = 8 * MAX_INFER_BODY_BYTES
+UNREAD_BYTES_OF_ANYBODY: Final = 1 << 20
+
 # Results kept for a repeated request id: ten minutes, and bytes per consumer and in all (leases spec 7). The largest
 # answer of one consumer fits; eight consumers may fill their shares before one drops another's oldest.
 RESULT_RETENTION_MS: Final = 600_000

@@ -18,7 +18,7 @@ from aigovtool.errors import ConfigurationError
 
 #: What the libraries reserve without using it (stacks and heaps of threads) counts against a bound of addresses.
 _RESERVED_BYTES: Final = 2 << 30
-#: The rest of the machine: the gateway, which holds up to 1 GiB of bodies, and the system.
+#: The rest of the machine: the gateway, which holds up to 1 GiB of bodies and 1 GiB of answers, and the system.
 _SHARE: Final = 0.75
 _CGROUP: Final = Path("sys/fs/cgroup/memory.max")
 _SWAPS: Final = Path("proc/swaps")

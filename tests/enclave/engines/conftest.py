@@ -144,7 +144,8 @@ def recurrent(tmp_path: Path) -> Sealed:
     """An LSTM over x, FP32 [time, batch, 4], with a state of two numbers."""
     weights = [helper.make_tensor(n, TensorProto.FLOAT, (1, 8, k), [0.5] * 8 * k) for n, k in (("w", 4), ("r", 2))]
     node = helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=2)
-    inputs, outputs = ["time", "batch", 4], ["time", 1, "batch", 2]
+    inputs: list[int | str] = ["time", "batch", 4]
+    outputs: list[int | str] = ["time", 1, "batch", 2]
     graph = model_bytes([node], [value("x", inputs)], [value("y", outputs)], weights)
     return seal(tmp_path / "lstm.aigov", [("model.onnx", graph)], [spec("x", inputs)], [spec("y", outputs)])
 

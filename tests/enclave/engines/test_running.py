@@ -23,7 +23,7 @@ from aigovtool.errors import (
     OverloadedError,
 )
 from aigovtool.ids import ConsumerId
-from aigovtool.limits import MAX_BYTES_ELEMENTS, MAX_OPEN_BODY_BYTES_PER_CONSUMER
+from aigovtool.limits import MAX_BYTES_ELEMENTS, MAX_OPEN_BODY_BYTES_PER_CONSUMER, MAX_UNREAD_BYTES_PER_CONSUMER
 from aigovtool.package.manifest import Datatype as ManifestDatatype
 from aigovtool.protocol.tensor import Datatype, Tensor, frame_bytes, split_bytes
 
@@ -201,6 +201,21 @@ async def test_a_batch_of_none_does_not_end_the_engine(
     one = Tensor("x", Datatype.FP32, (3, 1, 4), bytes(48))
     (answer,) = (await process.run(model, [one], [], SECOND_MS, consumer=ANN)).outputs
     assert answer.shape == (3, 1, 1, 2)
+
+
+async def test_nothing_is_run_for_who_has_not_taken_its_answers(kit: Any, process: EngineProcess, double: Any) -> None:
+    """Not one of many that were let in when there was little; others have their runs, and so has it afterwards."""
+    model, one = await double.load(process), kit.fp32("x", [1, 2])
+    with process.unread.hold(ANN, MAX_UNREAD_BYTES_PER_CONSUMER + 1):
+        for _ in range(2 * LEAST_AHEAD):
+            with pytest.raises(OverloadedError) as caught:
+                await process.run(model, [one], [], SECOND_MS, consumer=ANN)
+            assert caught.value.reason == "answers_not_taken"
+        assert (await process.run(model, [one], [], SECOND_MS, consumer=BEN)).outputs
+    assert await kit.doubles(process, model)
+    large = Tensor("x", Datatype.FP32, (4 << 20, 2), bytes(32 << 20))
+    await process.run(model, [large], [], MINUTE_MS, consumer=ANN)
+    process.unread.require_few(ANN)
 
 
 async def test_an_unloaded_model_is_gone(kit: Any, process: EngineProcess, double: Any) -> None:

@@ -10,7 +10,9 @@ from aigovtool.crypto.sign import SigningKey
 from aigovtool.enclave.gateway.api import authorize, response_of, routes
 from aigovtool.enclave.instance_run import InstanceRun
 from aigovtool.enclave.results import Answered
+from aigovtool.enclave.unread import Unread
 from aigovtool.errors import AIGovToolError
+from aigovtool.ids import ConsumerId
 
 PIECE = 256 << 10
 
@@ -57,7 +59,9 @@ async def sent(answered: Answered) -> tuple[dict[bytes, bytes], list[bytes]]:
         raise NotImplementedError
 
     scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "method": "POST", "headers": []}
-    await response_of(answered)(scope, receive, send)
+    unread = Unread()
+    await response_of(answered, unread.hold(ConsumerId("ann"), len(answered.body)))(scope, receive, send)
+    unread.require_few(ConsumerId("ann"))
     return dict(events[0]["headers"]), [bytes(event["body"]) for event in events[1:] if event["body"]]
 
 

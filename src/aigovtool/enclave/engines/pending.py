@@ -20,6 +20,7 @@ from aigovtool.enclave.engines.ipc import Answered, Frame
 from aigovtool.enclave.engines.lanes import Lane
 from aigovtool.enclave.engines.scheduling import Scheduler, Turn
 from aigovtool.enclave.room import Room, Share
+from aigovtool.enclave.unread import Unread
 from aigovtool.ids import ConsumerId
 from aigovtool.limits import (
     MAX_ENGINE_BYTES,
@@ -109,6 +110,7 @@ class Pending:
     def __init__(self, shares: Shares, workers: int) -> None:
         self.scheduler: Final = Scheduler(workers)
         self.habits: Final = Habits()
+        self.unread: Final = Unread()
         self._places: Final = Room(shares.requests_per_consumer, shares.requests, _FULL)
         self._bytes: Final = Room(shares.size_bytes_per_consumer, shares.size_bytes, _FULL)
         self._requests: Final[dict[int, _Request]] = {}

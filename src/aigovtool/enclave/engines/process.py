@@ -58,13 +58,7 @@ from aigovtool.enclave.engines.sandbox import ALWAYS_REQUIRED, Layer
 from aigovtool.enclave.engines.spawn import check_descriptor, last_words, spawn
 from aigovtool.enclave.engines.tries import tried
 from aigovtool.enclave.room import Turns
-from aigovtool.errors import (
-    ConfigurationError,
-    DeadlineError,
-    EngineError,
-    InvalidValueError,
-    MalformedError,
-)
+from aigovtool.errors import ConfigurationError, DeadlineError, EngineError, InvalidValueError, MalformedError
 from aigovtool.ids import ConsumerId, Digest
 from aigovtool.limits import MAX_INFER_DEADLINE_MS
 from aigovtool.protocol.tensor import Buffer, Tensor
@@ -129,6 +123,8 @@ class EngineProcess:
         self._loop.add_reader(self._pidfd, self._gone)
         #: For work on what goes to the child and comes from it that is too much for the event loop.
         self.turns: Final = Turns()
+        #: What has come from it and is still in memory.
+        self.unread: Final = self._pending.unread
         #: Set when the process is gone for certain.
         self.died: Final = asyncio.Event()
         #: How it ended, negative for a signal, as `subprocess` says it; and with runs of which models (their handles).
@@ -223,13 +219,12 @@ class EngineProcess:
             deadline_ms: 1 to `MAX_INFER_DEADLINE_MS` from now, waiting in the child's queue included.
             compute_ms: the longest that the engine may work on it; 0 for no other limit than the deadline.
             consumer: whose share of the engine it takes.
-            limits: what may leave of outputs of which not everything does.
-            finite: whether inputs that hold NaN or an infinity are refused.
+            limits, finite: what may leave of some outputs; whether inputs that hold NaN or an infinity are refused.
 
         Raises:
             InputError: what does not fit the model or a frame; `model_refused_input`; `not_finite`; `not_loaded`.
             DeadlineError: the deadline came first; `compute_limit`; `engine_overdue` if the child did not even notice.
-            OverloadedError: `engine_queue_full`: too much of this consumer is pending, or in all; `too_much_at_once`.
+            OverloadedError: `engine_queue_full`, `answers_not_taken`: of this consumer, or in all; `too_much_at_once`.
             EngineError: the engine failed; `engine_died`; `bad_answer`, after which it is killed.
         """
         if not 1 <= deadline_ms <= MAX_INFER_DEADLINE_MS:
@@ -248,7 +243,8 @@ class EngineProcess:
         try:
             check_time(answered, time.monotonic_ns() - asked_ns)
             look = partial(check_answer, model.interface, names, unpack_tensors(answered.outputs, frame.payload))
-            return Ran(await self.turns.do(consumer, len(frame.payload), deadline_ms / 1000, look), answered.compute_us)
+            with self.unread.hold(consumer, size_bytes := len(frame.payload)):
+                return Ran(await self.turns.do(consumer, size_bytes, deadline_ms / 1000, look), answered.compute_us)
         except (EngineError, MalformedError) as error:
             self._condemn(error.message, model)
             raise EngineError(error.message, reason="bad_answer") from None

@@ -6,6 +6,7 @@ from typing import Final
 
 from aigovtool.enclave.engines.ipc import Answered, Failed, Frame, Run
 from aigovtool.enclave.engines.pending import Errand, Pending, Place
+from aigovtool.errors import OverloadedError
 from aigovtool.ids import ConsumerId
 
 #: The reason of the child's refusal when a try has computed for as long as it may.
@@ -30,6 +31,7 @@ async def tried(
 
     Raises:
         DeadlineError: its turn did not come in time.
+        OverloadedError: `answers_not_taken`.
     """
     model, scheduler, habits = wanted.model, pending.scheduler, pending.habits
     lane = habits.lane(consumer, model)
@@ -37,6 +39,11 @@ async def tried(
         turn = scheduler.at_once(consumer, lane)
         if turn is None:
             turn = await scheduler.enter(consumer, lane, (wanted.deadline_ns - time.monotonic_ns()) / 1e9)
+        try:
+            pending.unread.require_few(consumer)  # not before its turn: many may wait while few answers are there
+        except OverloadedError:
+            scheduler.leave(turn)
+            raise
         try_ms = lane.try_ms(wanted.compute_ms)
         frame = await send(wanted, try_ms, Errand(place, turn, model))
         message = frame.message

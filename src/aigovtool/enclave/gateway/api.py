@@ -2,10 +2,12 @@
 
 import secrets
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
 from typing import Annotated, Final
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from aigovtool import __version__
 from aigovtool.codec import Message, convert, text_like
@@ -232,19 +234,28 @@ class _Served:
                 header_length=headers.get(LENGTH_HEADER),
             )
             answered = await infer(self._run, asked)
-        response = response_of(answered)
+        response = response_of(answered, self._instance.engine.unread.hold(consumer, len(answered.body)))
         if self._instance.warning is not None:
             response.headers[WARNING_HEADER] = self._instance.warning
         return response
 
 
-def response_of(answered: Answered) -> Response:
-    """Return an answer as it is sent: a large one in pieces, each when the consumer has taken those before."""
+class _InPieces(StreamingResponse):
+    """A large answer, each piece when the consumer has taken those before; until it has all, the enclave holds it."""
+
+    def __init__(self, body: bytes, held: AbstractContextManager[None]) -> None:
+        super().__init__(_pieces(body), headers={"content-length": str(len(body))})
+        self._held: Final = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._held:
+            await super().__call__(scope, receive, send)
+
+
+def response_of(answered: Answered, held: AbstractContextManager[None]) -> Response:
+    """Return an answer as it is sent; a large one is `held` as long as that takes."""
     body = answered.body
-    if len(body) <= _PIECE_BYTES:
-        response = Response(body)
-    else:
-        response = StreamingResponse(_pieces(body), headers={"content-length": str(len(body))})
+    response = Response(body) if len(body) <= _PIECE_BYTES else _InPieces(body, held)
     for name, value in answered.headers:
         response.headers[name] = value
     return response

@@ -237,9 +237,10 @@ async def _run(run: InstanceRun, asked: Asked, valid: _Valid, deadline_ms: int) 
     reservation = await run.reserve(model.offer.model, asked.consumer, worst, valid.bound_to, deadline_ms)
     try:
         ran = await _compute(run, asked, valid, max(1, deadline_ms - clock.now_ms()))
-        size_bytes = len(asked.body) + sum(len(tensor.data) for tensor in ran.outputs)
-        work = partial(_made, asked, valid, ran)
-        made = await _aside(run, asked, size_bytes, deadline_ms - clock.now_ms(), work)
+        given_bytes = sum(len(tensor.data) for tensor in ran.outputs)
+        work, size_bytes = partial(_made, asked, valid, ran), len(asked.body) + given_bytes
+        with run.instance.engine.unread.hold(asked.consumer, given_bytes):
+            made = await _aside(run, asked, size_bytes, deadline_ms - clock.now_ms(), work)
         return _release(run, asked, reservation, _used(worst, ran), made)
     except BaseException as error:
         run.void(reservation, failed=isinstance(error, AIGovToolError) and not isinstance(error, StoppedError))

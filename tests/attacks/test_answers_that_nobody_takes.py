@@ -1,0 +1,54 @@
+"""Attack 34: a consumer that asks for large answers and does not read them, so that the enclave has to keep them."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from tests.attacks.deployments import Deployment, deployed
+from tests.attacks.laborious import asked, laborious_model
+from tests.attacks.memory import resident_mib
+from tests.e2e.world import MODEL
+from tests.observations import Observed
+
+MIB = 1 << 20
+#: So large is an answer, and so many are asked for: an enclave runs nothing for who has over 128 MiB of them.
+LARGE_BYTES = 32 * MIB
+ASKED = 12
+
+
+@pytest.fixture
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """A deployment whose model gives back what it is sent, however much, for one unit."""
+    with deployed(tmp_path_factory.mktemp("unread"), model=laborious_model(), ttl_ms=30_000) as world:
+        yield world
+
+
+@pytest.mark.attack(34)
+def test_answers_that_nobody_takes_do_not_fill_the_memory(world: Deployment, observed: Observed) -> None:
+    """Soon nothing more is run for a consumer that takes none of its answers; others are served meanwhile.
+
+    So is it, once it has taken its answers or gone away.
+    """
+    pid = world.processes["enclave"].pid
+    small, small_headers = asked(bytes(4))
+    large, headers = asked(bytes(LARGE_BYTES))
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    assert world.connect().infer(small, **small_headers).status == 200
+    sloth, before = world.add_consumer("sloth"), resident_mib(pid)
+    links, heads = [sloth.connect() for _ in range(ASKED)], []
+    for link in links:
+        link.link.request("POST", f"/v2/models/{MODEL}/infer", large, headers=named)
+        heads.append(link.link.getresponse())
+    refused = [json.loads(head.read()) for head in heads if head.status == 429]
+    assert [head.status for head in heads] == [200] * 4 + [429] * (ASKED - 4)
+    assert {observed.refusal(problem) for problem in refused} == {"overloaded: answers_not_taken"}
+    grown = resident_mib(pid) - before
+    assert grown < 7 * LARGE_BYTES / MIB
+    prompt = world.add_consumer("prompt").connect()
+    assert prompt.infer(small, **small_headers).status == 200
+    for link in links:
+        link.close()
+    again = sloth.connect()
+    world.wait_for(lambda: again.infer(small, **small_headers).status == 200, "it is served again")
+    observed.figure("MiB of answers that were not taken", 4 * LARGE_BYTES // MIB)
+    observed.figure("MiB by which the enclave grew", round(grown))
