@@ -1,11 +1,13 @@
 """Which code a figure is about: a digest over what a campaign covers, with the libraries in use, and the commit.
 
 A figure of one campaign must not become void because another one's library has a new version, or hours of counting
-never add up. So each campaign depends on the libraries that its own files name, and on what these require in turn.
+never add up. So each campaign depends on the libraries that its own files name, and on what these require in turn; and
+of the bounds that all of the product shares (`aigovtool.limits`) on the values of those that its files name.
 """
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -18,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _SKIPPED = {"__pycache__"}
 #: Of this repository: covered as files.
 _OURS = {"aigovtool", "assurance", "bench", "conformance", "tests"}
+_LIMITS = "src/aigovtool/limits.py"
 
 
 def files_under(covers: Iterable[str], root: Path = ROOT) -> list[Path]:
@@ -37,14 +40,14 @@ def files_under(covers: Iterable[str], root: Path = ROOT) -> list[Path]:
 
 
 def code_digest(covers: Iterable[str], root: Path = ROOT) -> str:
-    """Return a digest that changes when a covered file is added, removed, renamed or edited, or a library changes."""
+    """Return a digest that changes with each covered file, added, removed, renamed or edited, library and limit."""
     covers = tuple(covers)
     digest = sha256()
     for path in files_under(covers, root):
         name = path.relative_to(root).as_posix().encode()
         content = path.read_bytes()
         digest.update(f"{len(name)}:".encode() + name + f"{len(content)}:".encode() + content)
-    for line in libraries(covers, root):
+    for line in (*libraries(covers, root), *limits(covers, root)):
         digest.update(f"{len(line)}:{line}".encode())
     return digest.hexdigest()
 
@@ -61,6 +64,31 @@ def libraries(covers: Iterable[str], root: Path = ROOT) -> list[str]:
             found.add(name)
             waiting += _required(name)
     return sorted(f"{name}=={version(name)}" for name in found)
+
+
+def limits(covers: Iterable[str], root: Path = ROOT) -> list[str]:
+    """Return `NAME=value` of each bound that covered files import: all of them where one imports the module itself.
+
+    Raises:
+        KeyError: a file imports a bound that there is none of.
+    """
+    sources = (path.read_text() for path in files_under(covers, root) if path.suffix == ".py")
+    named = {name for source in sources for name in _limits_in(source)}
+    if not named:
+        return []
+    known = {name: value for name, value in runpy.run_path(str(root / _LIMITS)).items() if name.isupper()}
+    return [f"{name}={known[name]!r}" for name in sorted(known if "*" in named else named)]
+
+
+def _limits_in(source: str) -> Iterator[str]:
+    """Yield the names of bounds that a file imports, also within functions; `*` for the whole module."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module == "aigovtool.limits":
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "aigovtool":
+            yield from ("*" for name in node.names if name.name == "limits")
+        elif isinstance(node, ast.Import):
+            yield from ("*" for name in node.names if name.name == "aigovtool.limits")
 
 
 def commit_of(covers: Iterable[str], root: Path = ROOT) -> str:

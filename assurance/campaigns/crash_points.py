@@ -24,7 +24,6 @@ COVERS = (
     "src/aigovtool/errors.py",
     "src/aigovtool/ids.py",
     "src/aigovtool/ledger",
-    "src/aigovtool/limits.py",
     "src/aigovtool/protocol",
     "tests/custodian/conftest.py",
     "tests/custodian/host_clock.py",

@@ -10,7 +10,6 @@ from assurance.figures import of_seed as figures_of_seed
 COVERS = (
     "src/aigovtool/attestation",
     "src/aigovtool/codec.py",
-    "src/aigovtool/limits.py",
     "src/aigovtool/cli/evidence",
     "conformance/suite.py",
     "conformance/public.json",

@@ -26,7 +26,6 @@ COVERS = (
     "src/aigovtool/errors.py",
     "src/aigovtool/ids.py",
     "src/aigovtool/ledger",
-    "src/aigovtool/limits.py",
     *(f"src/aigovtool/protocol/{name}.py" for name in _PLAYED),
     "tests/simulation",
 )

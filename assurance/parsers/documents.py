@@ -24,7 +24,6 @@ COVERS: Final = (
     "src/aigovtool/codec.py",
     "src/aigovtool/errors.py",
     "src/aigovtool/ids.py",
-    "src/aigovtool/limits.py",
     "assurance/parsers/documents.py",
     "assurance/parsers/reading.py",
     "assurance/parsers/term_drawing.py",

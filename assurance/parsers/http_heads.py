@@ -266,7 +266,6 @@ PARSER: Final = Parser(
     shows_not="what time does: deadlines are tested elsewhere; nor TLS, which comes before.",
     covers=(
         "src/aigovtool/errors.py",
-        "src/aigovtool/limits.py",
         "src/aigovtool/transport/connection.py",
         "src/aigovtool/transport/guard.py",
         "src/aigovtool/transport/lingering.py",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from assurance.campaign import Bound, Campaign, Target
 from assurance.catalogue import CAMPAIGNS, campaign_named
-from assurance.code_digest import ROOT, code_digest, files_under, libraries
+from assurance.code_digest import ROOT, code_digest, files_under, libraries, limits
 from assurance.failed_seeds import failed_seeds, keep_failed
 from assurance.figures import NOTHING, Figures, Span, next_seeds, of_seed, percentile, union
 from assurance.machine import this_machine
@@ -216,6 +216,27 @@ def test_the_digest_sees_every_edit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(set(seen)) == len(seen)
     with pytest.raises(FileNotFoundError):
         code_digest(["nothing"], tmp_path)
+
+
+def test_a_limit_counts_by_its_value_where_it_is_imported(tmp_path: Path) -> None:
+    """Another limit voids nothing that does not use it; one that is used does, also through the whole module."""
+    code, bounds = tmp_path / "code", tmp_path / "src" / "aigovtool" / "limits.py"
+    code.mkdir()
+    bounds.parent.mkdir(parents=True)
+    bounds.write_text("MOST = 4 * 2\nOTHER = 1\n")
+    (code / "a.py").write_text("def f():\n    from aigovtool.limits import MOST\n")
+    assert limits(["code"], tmp_path) == ["MOST=8"]
+    before = code_digest(["code"], tmp_path)
+    bounds.write_text("# eight\nMOST = 8\nOTHER = 2\nANOTHER = 3\n")
+    assert code_digest(["code"], tmp_path) == before
+    bounds.write_text("MOST = 9\nOTHER = 2\n")
+    assert code_digest(["code"], tmp_path) != before
+    for whole in ("from aigovtool import limits", "import aigovtool.limits as bounds"):
+        (code / "a.py").write_text(whole)
+        assert limits(["code"], tmp_path) == ["MOST=9", "OTHER=2"]
+    (code / "a.py").write_text("from aigovtool.limits import LEAST")
+    with pytest.raises(KeyError):
+        limits(["code"], tmp_path)
 
 
 @pytest.mark.parametrize("campaign", CAMPAIGNS, ids=lambda one: one.name)

@@ -219,7 +219,8 @@ class EngineProcess:
             deadline_ms: 1 to `MAX_INFER_DEADLINE_MS` from now, waiting in the child's queue included.
             compute_ms: the longest that the engine may work on it; 0 for no other limit than the deadline.
             consumer: whose share of the engine it takes.
-            limits, finite: what may leave of some outputs; whether inputs that hold NaN or an infinity are refused.
+            limits: what may leave of outputs of which not everything does.
+            finite: whether inputs that hold NaN or an infinity are refused.
 
         Raises:
             InputError: what does not fit the model or a frame; `model_refused_input`; `not_finite`; `not_loaded`.
