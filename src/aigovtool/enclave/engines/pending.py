@@ -14,7 +14,7 @@ What the enclave asks for itself (to load a model, to unload it) takes no share 
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from aigovtool.enclave.engines.ipc import Answered, Frame
 from aigovtool.enclave.engines.lanes import Lane
@@ -45,11 +45,17 @@ class Shares:
 
 
 class Place:
-    """What one request takes, until nobody holds it: its caller does, and each of its tries that the child has."""
+    """What one request takes, until nobody holds it: its caller does (`with`), and each of its tries with the child."""
 
     def __init__(self, shares: list[Share]) -> None:
         self._shares: Final = shares
         self._holders = 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back()
 
     def hold(self) -> None:
         """Keep it; `give_back` must follow."""

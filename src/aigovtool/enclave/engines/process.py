@@ -235,11 +235,8 @@ class EngineProcess:
         headers, data = pack_tensors(inputs)
         names, deadline_ns = tuple(outputs), time.monotonic_ns() + deadline_ms * 1_000_000
         wanted = Run(0, model.handle, deadline_ns, headers, names, compute_ms, limits, finite)
-        place = self._pending.place(consumer, sum(len(part) for part in data))
-        try:
+        with self._pending.place(consumer, sum(len(part) for part in data)) as place:
             frame, asked_ns = await tried(self._pending, consumer, wanted, place, partial(self._try, data))
-        finally:
-            place.give_back()
         answered = self._expect(frame, Answered)
         try:
             check_time(answered, time.monotonic_ns() - asked_ns)
