@@ -126,7 +126,12 @@ def _campaign(name: str, claim: str, counts: str, trials: Trials) -> Campaign:
         "its tests passed and every refusal and entry that is documented for it was seen.",
         target=Target(len(_LEVELS), "rounds"),
         shows_not="attacks that nobody thought of; hardware; whoever has physical access to a genuine TEE.",
-        covers=("src/aigovtool", "tests", "assurance/attacks", "assurance/campaigns/attacks.py"),
+        covers=(
+            "src/aigovtool",
+            "tests",
+            "conformance",
+            *(f"assurance/{name}" for name in ("attacks", "endurance", "models", "parsers", "campaigns/attacks.py")),
+        ),
         run=trials.run,
         replay=trials.replay,
         figure=trials.figure,

@@ -10,6 +10,8 @@ from assurance.figures import of_seed as figures_of_seed
 COVERS = (
     "src/aigovtool/attestation",
     "src/aigovtool/codec.py",
+    "src/aigovtool/errors.py",
+    "src/aigovtool/ids.py",
     "src/aigovtool/cli/evidence",
     "conformance/suite.py",
     "conformance/public.json",

@@ -299,6 +299,7 @@ PARSER: Final = Parser(
         "src/aigovtool/cli/seen.py",
         "src/aigovtool/consumer/credential.py",
         "src/aigovtool/crypto",
+        "src/aigovtool/custodian/activation_keys.py",
         "src/aigovtool/custodian/app.py",
         "src/aigovtool/custodian/keys.py",
         "src/aigovtool/ledger/checkpoint.py",
