@@ -14,6 +14,7 @@ from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.policy import Consequences, ServingPolicy
 from aigovtool.ledger.units import Dimension, UnitVector
 from aigovtool.limits import MAX_WITNESSES
+from aigovtool.package.charge import ChargedPer
 from aigovtool.protocol.commands import AskState
 
 
@@ -59,7 +60,10 @@ class PartyCertificate(Message):
 
 
 class ModelView(Message):
-    """A model that is, or was, lent. `tensors` describes inputs and outputs as `name datatype[shape]`."""
+    """A model that is, or was, lent. `inputs` and `outputs` are described as `name datatype[shape]`.
+
+    `charged_per` is what one inference of it is, and `of_any_size` names the inputs with an axis of any size.
+    """
 
     model: ModelId
     manifest: Digest
@@ -70,6 +74,8 @@ class ModelView(Message):
     borrowers: list[BorrowerId]
     inputs: list[str]
     outputs: list[str]
+    charged_per: ChargedPer
+    of_any_size: list[str]
     withdrawn: bool
 
 

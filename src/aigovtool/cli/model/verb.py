@@ -8,26 +8,24 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import Struct
 
-from aigovtool.cli import orders
 from aigovtool.cli.confirm import confirm, yes_option
 from aigovtool.cli.credentials import connected, read_operator, require_free
-from aigovtool.cli.model.answers import AnswerWishes, answer_facts, answer_options, changed
-from aigovtool.cli.model.bounds import BoundWishes, bound_facts, bound_options, bounded
-from aigovtool.cli.model.dial import EXAMPLE, compute_option, consequence_facts, dial_option, meaning, ttl_option
+from aigovtool.cli.model.add import add
+from aigovtool.cli.model.answers import answer_facts
+from aigovtool.cli.model.bounds import bound_facts
+from aigovtool.cli.model.charge import charge_fact
 from aigovtool.cli.model.terms import terms
 from aigovtool.cli.scope import find_model
 from aigovtool.cli.screen import Progress, Screen
 from aigovtool.cli.stop import stopped
 from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
 from aigovtool.cli.words import short, size, span
-from aigovtool.errors import ConfigurationError, ConflictError, SignatureInvalidError
+from aigovtool.errors import ConfigurationError, ConflictError
 
 if TYPE_CHECKING:
     from aigovtool.crypto.secret import ModelKey
-    from aigovtool.ids import BorrowerId, ModelId
-    from aigovtool.ledger.policy import ServingPolicy
-    from aigovtool.operator.client import OperatorClient
-    from aigovtool.package.sealing import PackageReader, SealedPackage
+    from aigovtool.ids import ModelId
+    from aigovtool.package.sealing import SealedPackage
     from aigovtool.protocol.party import OperatorFile
 
 
@@ -39,25 +37,8 @@ class Sealed(Struct, frozen=True, kw_only=True):
     package_bytes: int
     key_file: str
     manifest: str
-
-
-class Lent(Struct, frozen=True, kw_only=True):
-    """A model that was added, and what its dial means for a budget of `example_budget_units`.
-
-    If it needs two operators it is only uploaded: `entry` is null, and `order` says what a second one has to cosign.
-    """
-
-    model: str
-    manifest: str
-    package: str
-    entry: int | None
-    order: orders.SavedOrder | None
-    dial: str
-    example_budget_units: int
-    units_lost_on_crash_max: int
-    outage_survived_ms: int
-    stop_bound_ms: int
-    per_request: bool
+    charged_per: str
+    of_any_size: list[str]
 
 
 class Withdrawn(Struct, frozen=True, kw_only=True):
@@ -74,6 +55,7 @@ def model() -> None:
     """Seal models and lend them."""
 
 
+model.add_command(add)
 model.add_command(terms)
 
 
@@ -94,6 +76,7 @@ def seal(
     from aigovtool.crypto.secret import ModelKey, Secret  # noqa: PLC0415
     from aigovtool.ids import ModelId, key_id_of, parse_name  # noqa: PLC0415
     from aigovtool.operator.deposit import make_deposit, write_deposit  # noqa: PLC0415
+    from aigovtool.package.charge import charged_per, of_any_size  # noqa: PLC0415
 
     party = read_operator(operator_file)
     model_id = ModelId(parse_name(name, "model"))
@@ -120,11 +103,14 @@ def seal(
         package_bytes=sealed.size_bytes,
         key_file=str(key_path),
         manifest=sealed.manifest_digest,
+        charged_per=charged_per(sealed.manifest.inputs).value,
+        of_any_size=of_any_size(sealed.manifest.inputs),
     )
 
     def render() -> None:
         screen.line(f"{name} is sealed: {out} ({size(done.package_bytes)})")
-        screen.facts([("manifest digest", done.manifest), ("wrapped key", done.key_file)])
+        charge = charge_fact(done.charged_per, done.of_any_size)
+        screen.facts([("manifest digest", done.manifest), ("wrapped key", done.key_file), charge])
         screen.line(f"next: aigovtool model add {out} --borrower NAME")
 
     screen.show(done, render)
@@ -188,134 +174,6 @@ def _write_package(
     return sealed
 
 
-@model.command(cls=Verb, example="aigovtool model add xray.aigov --borrower st-mary --dial balanced")
-@click.argument("package", metavar="FILE.aigov", type=FILE)
-@click.option("--key", "key_path", type=FILE, help="The wrapped model key.  [default: FILE.aigov.key]")
-@dial_option("balanced")
-@ttl_option
-@compute_option
-@bound_options
-@answer_options
-@click.option("--borrower", "borrowers", multiple=True, required=True, help="Who may serve it; repeat for more.")
-@orders.save_if_two_option
-@operator_option
-@click.pass_obj
-def add(
-    screen: Screen,
-    *,
-    package: Path,
-    key_path: Path | None,
-    dial: str,
-    ttl_s: int | None,
-    compute_ms: int | None,
-    bounds: BoundWishes,
-    answers: AnswerWishes,
-    borrowers: tuple[str, ...],
-    save: Path | None,
-    operator_file: Path | None,
-) -> None:
-    """Upload a sealed package and lend its model.
-
-    The island dial lets enclaves go on for hours without the custodian, so it needs two operators: --save the order,
-    and have another one `aigovtool cosign` it.
-    """
-    from msgspec.structs import replace  # noqa: PLC0415
-
-    from aigovtool.ids import BorrowerId, parse_name  # noqa: PLC0415
-    from aigovtool.ledger.policy import Dial, default_policy  # noqa: PLC0415
-
-    ttl_ms = None if ttl_s is None else ttl_s * 1_000
-    policy = default_policy(Dial(dial), ttl_ms=ttl_ms, compute_ms=compute_ms)
-    policy = bounded(replace(policy, answers=changed(None, answers)), bounds)
-    names = [BorrowerId(parse_name(name, "borrower")) for name in borrowers]
-    key_file = key_path or package.with_name(package.name + ".key")
-    with connected(operator_file) as client:
-        done = _lend(screen, client, package, key_file, policy=policy, names=names, save=save)
-
-    def render() -> None:
-        if done.order is None:
-            screen.line(f"{done.model} is lent to {', '.join(names)} (audit log entry {done.entry})")
-        else:
-            screen.line(f"{done.model} is uploaded, and not lent yet to {', '.join(names)}")
-        screen.line(EXAMPLE.words() + ":")
-        bounded_by = bound_facts(policy.max_run_ms, finite=policy.finite) if bounds.any else []
-        facts = consequence_facts(meaning(policy, names, EXAMPLE)) + bounded_by
-        screen.facts(facts + (answer_facts(policy.answers) if answers.any else []))
-        if done.order is None:
-            screen.line(f"next: aigovtool budget grant --model {done.model} {EXAMPLE.limit}")
-            if compute_ms is not None:  # absent means deny, in each dimension
-                limit = EXAMPLE.limit * compute_ms
-                screen.line(f"and:  aigovtool budget grant --model {done.model} --dimension compute_ms {limit}")
-        else:
-            orders.say_saved(screen, done.order)
-
-    screen.show(done, render)
-
-
-def _lend(
-    screen: Screen,
-    client: "OperatorClient",
-    package: Path,
-    key_file: Path,
-    *,
-    policy: "ServingPolicy",
-    names: "list[BorrowerId]",
-    save: Path | None,
-) -> Lent:
-    from aigovtool.operator.deposit import read_deposit  # noqa: PLC0415
-    from aigovtool.protocol.commands import AddModel  # noqa: PLC0415
-
-    reader = _opened(package, client)
-    deposit = read_deposit(key_file, custodian=client.root.key_id, manifest=reader.manifest_digest)
-    orders.require_way(policy, save)
-    with screen.progress("uploading") as progress:
-        stored = client.upload_package(package, progress)
-    act = AddModel(
-        model=reader.manifest.model,
-        manifest=reader.manifest_digest,
-        package=stored.package,
-        wrapped_key=deposit.wrapped_key,
-        policy=policy,
-        borrowers=names,
-    )
-    order = None if save is None else orders.saved(client, act, save)
-    meant = meaning(policy, names, EXAMPLE)
-    return Lent(
-        model=act.model,
-        manifest=act.manifest,
-        package=act.package,
-        entry=client.command(act).entry if save is None else None,
-        order=order,
-        dial=policy.dial.value,
-        example_budget_units=EXAMPLE.limit,
-        units_lost_on_crash_max=meant.units_lost_on_crash_max,
-        outage_survived_ms=meant.outage_survived_ms,
-        stop_bound_ms=meant.stop_bound_ms,
-        per_request=meant.per_request,
-    )
-
-
-def _opened(package: Path, client: "OperatorClient") -> "PackageReader":
-    """Return what a package says of itself, if this operator sealed it."""
-    from aigovtool.package.sealing import PackageReader  # noqa: PLC0415
-
-    try:
-        with package.open("rb") as stream:
-            return PackageReader(stream, client.key.public)
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot read {package}: {error.strerror}",
-            reason="unreadable_package",
-            fix="name the .aigov file that `aigovtool model seal` wrote",
-        ) from None
-    except SignatureInvalidError as error:
-        raise SignatureInvalidError(
-            f"{package} was not sealed by operator {client.file.operator}: {error.message}",
-            reason=error.reason,
-            fix="use the file of the operator who sealed it, or seal the model again",
-        ) from None
-
-
 @model.command("list", cls=Verb, example="aigovtool model list")
 @operator_option
 @click.pass_obj
@@ -358,6 +216,7 @@ def show(screen: Screen, name: str, operator_file: Path | None) -> None:
         ("outputs", "; ".join(found.outputs)),
         ("dial", f"{policy.dial.value}, leases live {span(policy.ttl_ms)}"),
         ("counts", " and ".join(policy.counts)),
+        charge_fact(found.charged_per, found.of_any_size),
         *bound_facts(policy.max_run_ms, finite=policy.finite),
         *answer_facts(policy.answers),
         ("wipes itself without contact after", span(policy.wipe_after_ms)),

@@ -20,6 +20,7 @@ from aigovtool.ledger.budget import BudgetRow
 from aigovtool.ledger.checkpoint import open_checkpoint, parse_checkpoint
 from aigovtool.ledger.entry import EntryBody
 from aigovtool.ledger.policy import CLOCK_RATE_ERROR_PPM, ServingPolicy, consequences
+from aigovtool.package.charge import charged_per, of_any_size
 from aigovtool.package.manifest import TensorSpec
 from aigovtool.protocol import views
 from aigovtool.protocol.release import NotServed
@@ -67,6 +68,8 @@ async def show_models(custodian: Custodian) -> views.Models:
                 borrowers=model.borrowers,
                 inputs=[_tensor(spec) for spec in model.manifest.inputs],
                 outputs=[_tensor(spec) for spec in model.manifest.outputs],
+                charged_per=charged_per(model.manifest.inputs),
+                of_any_size=of_any_size(model.manifest.inputs),
                 withdrawn=model.withdrawn,
             )
             for model in found

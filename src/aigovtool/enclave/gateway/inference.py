@@ -20,7 +20,7 @@ take is what its request has reserved, or less if the terms say so when it begin
 import asyncio
 import base64
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -42,6 +42,8 @@ from aigovtool.ledger.answers import AnswerTerms, Fill, allows
 from aigovtool.ledger.policy import Dial, ServingPolicy
 from aigovtool.ledger.receipt import Receipt, salted_digest, sign_batch
 from aigovtool.ledger.units import Dimension, UnitVector, of
+from aigovtool.package.charge import ChargedPer, charged_per
+from aigovtool.package.manifest import TensorSpec
 from aigovtool.protocol.infer_body import InferBody
 from aigovtool.protocol.leaving import wanted
 from aigovtool.protocol.oip import InferRequest, encode_infer_response, read_infer_claim
@@ -172,11 +174,9 @@ def _validated(asked: Asked, policy: ServingPolicy) -> _Valid:
     return _Valid(claim.request(), _bound_digest(asked) if bound else None, outputs, policy)
 
 
-def rows_of(model: ServedModel, request: InferRequest) -> int:
-    """Return how many inferences a request is: its rows where the model takes batches, else 1."""
-    specs = model.loaded.interface.inputs
-    batched = all(spec.shape and (isinstance(spec.shape[0], str) or spec.shape[0] == -1) for spec in specs)
-    if not batched:
+def rows_of(specs: Sequence[TensorSpec], request: InferRequest) -> int:
+    """Return how many inferences a request is to a model with such inputs: rows where it takes batches, else 1."""
+    if charged_per(specs) is ChargedPer.REQUEST:
         return 1
     return max(1, *(tensor.shape[0] for tensor in request.inputs))
 
@@ -233,7 +233,7 @@ def _cause(run: InstanceRun, consumer: ConsumerId, error: AIGovToolError) -> AIG
 
 async def _run(run: InstanceRun, asked: Asked, valid: _Valid, deadline_ms: int) -> Answered:
     model, request, clock = asked.model, valid.request, run.instance.clock
-    worst = valid.policy.request_max.plus(of(Dimension.INFERENCES, rows_of(model, request)))
+    worst = valid.policy.request_max.plus(of(Dimension.INFERENCES, rows_of(model.loaded.interface.inputs, request)))
     reservation = await run.reserve(model.offer.model, asked.consumer, worst, valid.bound_to, deadline_ms)
     try:
         ran = await _compute(run, asked, valid, max(1, deadline_ms - clock.now_ms()))
