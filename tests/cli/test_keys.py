@@ -15,7 +15,9 @@ from aigovtool.codec import decode, encode
 from aigovtool.crypto.x509 import from_pem, is_issued_by
 from aigovtool.custodian import keys as custodian_keys
 from aigovtool.custodian.app import initialise, open_custodian
+from aigovtool.custodian.key_rotation import Role, State, revoke, show
 from aigovtool.protocol.party import ConsumerFile, OperatorFile
+from aigovtool.protocol.trust import MAX_REVOKED_LOG
 from aigovtool.protocol.views import PartyCertificate
 from aigovtool.transport.server import bind_loopback
 
@@ -75,6 +77,22 @@ def test_what_cannot_be_done_is_said_with_what_to_do(home: Path, run: Run) -> No
         assert done.exit_code != 0, reason
         assert reason in done.stderr
     assert document(run, "custodian", "keys", "list", home)["version"] == 1
+
+
+def test_a_log_key_is_forgotten_only_by_who_says_so_and_is_told_which(home: Path, run: Run) -> None:
+    """Thirty-two stay listed; the next one that is revoked is refused with the words that would do it."""
+    root, revoked = home.parent / "root.key", []
+    for _ in range(MAX_REVOKED_LOG):
+        revoked.append(show(home).of(Role.LOG, State.IN_USE))
+        revoke(home, revoked[-1], root, 1_900_000_000_000)
+    asked = ("custodian", "keys", "revoke", str(home), show(home).of(Role.LOG, State.IN_USE), "--root", str(root))
+    refused = run(*asked)
+    assert refused.exit_code != 0
+    assert ("too_many_keys" in refused.stderr, "--drop-oldest" in refused.stderr) == (True, True)
+    done = run(*asked, "--drop-oldest")
+    assert done.exit_code == 0, done.output
+    assert f"nobody knows the log key {revoked[0][:12]}" in done.stdout
+    assert revoked[0] not in [key for key, _ in of(document(run, "custodian", "keys", "list", home), "log")]
 
 
 def test_a_party_renews_its_certificate_over_the_old_one(lent: Place) -> None:

@@ -63,14 +63,39 @@ def test_no_set_is_made_that_nobody_could_read(directory: Path) -> None:
     assert show(directory).version == before.version + 2
 
 
-def test_a_log_key_can_be_revoked_however_many_were(directory: Path) -> None:
-    """A theft cannot wait: of those that were revoked the newest stay listed."""
-    revoked = []
-    for _ in range(MAX_REVOKED_LOG + 3):
+def test_no_revoked_log_key_is_forgotten_unless_somebody_says_so(directory: Path) -> None:
+    """The log may hold what it signed. A theft cannot wait: who says that the oldest is to go can always revoke."""
+    root, revoked = default_root(directory), []
+    for _ in range(MAX_REVOKED_LOG):
         revoked.append(show(directory).of(Role.LOG, State.IN_USE))
-        revoke(directory, revoked[-1], default_root(directory), NOW_MS + 1)
-    listed = [key_id_of(raw) for raw in custodian_keys.load(directory).key_set.revoked_log]
-    assert listed == revoked[-MAX_REVOKED_LOG:]
+        revoke(directory, revoked[-1], root, NOW_MS + 1)
+    announced(directory, Role.LOG)
+    use(directory, Role.LOG)
+    rotated = show(directory)
+    before = files(directory)
+    for state in (State.ACCEPTED, State.IN_USE):
+        with pytest.raises(ConflictError) as caught:
+            revoke(directory, rotated.of(Role.LOG, state)[:12], root, NOW_MS + 2)
+        assert caught.value.reason == "too_many_keys"
+        told = caught.value.fix or ""
+        assert ("--drop-oldest" in told, revoked[0][:16] in told) == (True, True)
+    assert files(directory) == before
+    revoke(directory, rotated.of(Role.COMMANDS, State.IN_USE), root, NOW_MS + 2)
+    for state in (State.ACCEPTED, State.IN_USE):
+        revoked.append(rotated.of(Role.LOG, state))
+        revoke(directory, revoked[-1], root, NOW_MS + 3, drop_oldest=True)
+        listed = [key_id_of(raw) for raw in custodian_keys.load(directory).key_set.revoked_log]
+        assert listed == revoked[-MAX_REVOKED_LOG:]
+    assert refused(partial(revoke, directory, "0" * 64, root, NOW_MS), NotFoundError) == "no_such_key"
+
+
+def test_dropping_the_oldest_drops_nothing_while_there_is_room(directory: Path) -> None:
+    """It may be said beforehand, as in a plan for a theft."""
+    first = show(directory).of(Role.LOG, State.IN_USE)
+    revoke(directory, first, default_root(directory), NOW_MS, drop_oldest=True)
+    second = show(directory).of(Role.LOG, State.IN_USE)
+    left = revoke(directory, second, default_root(directory), NOW_MS, drop_oldest=True)
+    assert {one.key for one in left.keys if one.state is State.REVOKED} == {first, second}
 
 
 @pytest.mark.parametrize("role", SIGNING)

@@ -148,17 +148,23 @@ def use(directory: Path, role: Role) -> KeysShown:
     return show(directory)
 
 
-def revoke(directory: Path, wanted: str, root_file: Path, now_ms: int) -> KeysShown:
+def revoke(directory: Path, wanted: str, root_file: Path, now_ms: int, *, drop_oldest: bool = False) -> KeysShown:
     """Make a key set without a key; one that is in use is replaced at once, by the announced one or by a new one.
+
+    Log keys that were revoked stay listed, because the log may hold what they signed. Where no more can be listed,
+    `drop_oldest` has the one that was revoked first make room: a theft cannot wait, whatever becomes unreadable by it.
 
     Raises:
         NotFoundError: `no_such_key`.
-        ConflictError: `rotation_under_way`, `rewrap_under_way`, `keys_busy`.
+        ConflictError: `too_many_keys`, `rotation_under_way`, `rewrap_under_way`, `keys_busy`.
         ConfigurationError: `wrong_root_key`; a file is missing, unsafe or cannot be written.
     """
     with _held(directory) as place:
         keys, root = _loaded(directory), _root(directory, root_file)
         role, revoked = _find(keys, wanted)
+        listed = keys.key_set.revoked_log if role is Role.LOG else ()
+        if len(listed) >= MAX_REVOKED_LOG and not drop_oldest:
+            raise _listed_in_full(listed[0])
         coming = _next_entry(directory, keys, role)
         if role is Role.KEYSTORE and coming is not None:
             raise _under_way(role)
@@ -170,7 +176,7 @@ def revoke(directory: Path, wanted: str, root_file: Path, now_ms: int) -> KeysSh
             left = (*left, _write_next(place, role, keys.key_set.version + 1, now_ms))
         made = _with(keys.key_set, role, left)
         if role is Role.LOG:
-            made = msgspec.structs.replace(made, revoked_log=(*made.revoked_log, revoked)[-MAX_REVOKED_LOG:])
+            made = msgspec.structs.replace(made, revoked_log=(*listed, revoked)[-MAX_REVOKED_LOG:])
         _write_set(place, made, root, now_ms)
         if in_use:
             _promote(place, role)
@@ -368,6 +374,16 @@ def _require_rewrapped(place: Path, *, unless: Secret | None = None) -> None:
         "model keys are still wrapped to the keystore key of before",
         reason="rewrap_under_way",
         fix="serve this custodian for a moment: it wraps them anew, and removes keystore.old.key",
+    )
+
+
+def _listed_in_full(oldest: bytes) -> ConflictError:
+    return ConflictError(
+        f"{MAX_REVOKED_LOG} log keys were revoked before, and no more can stay listed",
+        reason="too_many_keys",
+        fix="a log key that was only rotated need not be revoked: its private half is gone. For one that was stolen, "
+        f"say --drop-oldest as well: nobody knows {key_id_of(oldest)[:16]} any more then, and of what it signed "
+        "(checkpoints that somebody kept, or one in the log, of a gap that was settled) nothing can be verified",
     )
 
 

@@ -15,7 +15,7 @@ from aigovtool.errors import SignatureInvalidError
 from aigovtool.ids import KeyId, Millis, Units
 
 KEY_SET = "key-set.v1"
-#: Log keys that were taken back and stay listed: the newest.
+#: Log keys that were taken back and stay listed: all, or the newest if somebody says that the oldest is to go.
 MAX_REVOKED_LOG = 32
 
 

@@ -105,21 +105,31 @@ def use(screen: Screen, *, directory: Path, role: str) -> None:
 @click.argument("directory", type=DIRECTORY)
 @click.argument("key_id", metavar="KEYID")
 @_root
+@click.option("--drop-oldest", is_flag=True, help="Of log keys, forget the one that was revoked first, if need be.")
 @click.pass_obj
-def revoke(screen: Screen, *, directory: Path, key_id: str, root_file: Path | None) -> None:
+def revoke(screen: Screen, *, directory: Path, key_id: str, root_file: Path | None, drop_oldest: bool) -> None:
     """Have nobody believe a key any more: KEYID is its identifier, or the first digits that `keys list` shows.
 
     Needs the root key. One that is in use is replaced at once: by the announced key, or by a new one. That is for a key
     that was stolen; docs/deploy.md says what else is to be done then, and what nothing can mend.
+
+    Log keys that were revoked stay listed, 32 at most: the log may hold a checkpoint that one signed. Revoking one more
+    is refused, unless --drop-oldest has the first one make room. A log that holds what this one signed (a gap that was
+    settled) cannot be verified from then on, and checkpoints by it that somebody kept are not read any more.
     """
-    from aigovtool.custodian.key_rotation import default_root  # noqa: PLC0415
+    from aigovtool.custodian.key_rotation import default_root, show  # noqa: PLC0415
     from aigovtool.custodian.key_rotation import revoke as revoke_key  # noqa: PLC0415
 
     require_custodian(directory)
-    made = revoke_key(directory, key_id, root_file or default_root(directory), _now_ms())
+    before = show(directory)
+    made = revoke_key(directory, key_id, root_file or default_root(directory), _now_ms(), drop_oldest=drop_oldest)
+    known = {one.key for one in made.keys}
+    dropped = [one.key for one in before.keys if one.state.value == "revoked" and one.key not in known]
 
     def render() -> None:
         screen.line(f"revoked, in version {made.version} of the key set", style="green")
+        for key in dropped:
+            screen.line(f"nobody knows the log key {short(key)} any more: what it signed is not read", style="bold")
         _show(screen, made)
         screen.line(f"{_TAKES_UP} {_REPLICAS}")
 
