@@ -19,6 +19,7 @@ from sqlalchemy.dialects import sqlite
 from aigovtool.custodian.app import backend, read_settings
 from aigovtool.custodian.store import budgets, instances, models, schema
 from aigovtool.custodian.store.database import Database
+from aigovtool.custodian.store.instances import Since
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.ids import ConsumerId, ModelId
 from aigovtool.ledger.budget import path
@@ -72,7 +73,7 @@ def _opened(directory: Path) -> Iterator[Database]:
 
 def _origin(transaction: Transaction, model: ModelId, consumer: ConsumerId) -> Origin:
     head = transaction.head
-    (instance, _), *_ = instances.newest(transaction, 1)
+    (instance, _), *_ = instances.listed(transaction, Since(attested_ms=0, heard_ms=0), 1)
     return Origin(
         log=head.frontier,
         generation=head.generation,

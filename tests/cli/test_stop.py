@@ -99,6 +99,28 @@ def test_an_enclave_that_is_wiping_itself_at_this_moment_is_waited_for() -> None
 
 
 @pytest.mark.parametrize(
+    ("target", "value", "told"),
+    [
+        (StopTarget.ALL, "", {"st-mary": 12, "other": 3}),
+        (StopTarget.BORROWER, "other", {"other": 3}),
+        (StopTarget.MODEL, "xray", {"st-mary": 12, "other": 3}),
+        (StopTarget.ENCLAVE, f"{1:064x}", {}),
+    ],
+)
+def test_enclaves_that_are_not_shown_are_told_of(
+    target: StopTarget, value: str, told: dict[str, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A report that names only some of those that a stop concerns says of whose there are more, and how many."""
+    unlisted = {BorrowerId("st-mary"): 12, BorrowerId("other"): 3}
+    seen = Enclaves(enclaves=[view(1)], server_time_ms=NOW, unlisted=unlisted)
+    found = report_of(seen, target, value, epoch=EPOCH, entry=9)
+    assert found.unlisted == told
+    render(Screen(json=False), found)
+    out = capsys.readouterr().out
+    assert {name for name in unlisted if f"more enclaves of {name} were heard of lately" in out} == set(told)
+
+
+@pytest.mark.parametrize(
     ("target", "value", "concerned"),
     [
         (StopTarget.ALL, "", {1, 2}),

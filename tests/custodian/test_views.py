@@ -1,6 +1,7 @@
 """What operators see is what the ledger holds, and the log proves itself."""
 
 import base64
+import secrets
 
 import msgspec
 import pytest
@@ -9,10 +10,11 @@ from tests.custodian.conftest import BORROWER, CONSUMER, MODEL, OTHER, STRANGER,
 from aigovtool.attestation.policy import policy_digest
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.sign import SigningKey, seal
-from aigovtool.custodian.service import renewal, views
-from aigovtool.custodian.store import log
+from aigovtool.custodian.service import boot, renewal, views
+from aigovtool.custodian.store import instances, log
+from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import LogError
-from aigovtool.ids import key_id_of
+from aigovtool.ids import BorrowerId, InstanceId, key_id_of
 from aigovtool.ledger import entry
 from aigovtool.ledger.checkpoint import open_checkpoint
 from aigovtool.ledger.entry import Entry, PartyRole, StopTarget
@@ -21,6 +23,7 @@ from aigovtool.ledger.policy import consequences
 from aigovtool.ledger.units import ZERO, Dimension, UnitVector
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol.messages import WIPED, Grant, Wiped
+from aigovtool.protocol.release import BOOT_AGAIN
 from aigovtool.protocol.trust import open_key_set
 from aigovtool.testing.simulated_tee import wiring
 
@@ -177,3 +180,92 @@ async def test_an_instance_that_is_not_heard_of_is_shown_as_silent(admitted: Enc
     await renewal.wiped(lent.custodian, seal(WIPED, statement, admitted.identity))
     (enclave,) = (await views.show_enclaves(lent.custodian)).enclaves
     assert (enclave.state, enclave.authority_until_ms) == ("wiped", 0)
+
+
+async def test_whoever_boots_again_and_again_hides_no_enclave(admitted: Enclave, lent: Bench) -> None:
+    """Attack: another borrower's two hundred and five newer boots; what is not shown of its own is counted."""
+    await lent.grant(1000)
+    await admitted.renew(want(5))
+    booted = 205
+    await lent.custodian.database.run(lambda transaction: _boots(transaction, OTHER, booted, lent.now_ms + 1))
+    shown = await views.show_enclaves(lent.custodian)
+    assert [one.state for one in shown.enclaves if one.instance == admitted.instance] == ["live"]
+    assert sum(one.borrower == OTHER for one in shown.enclaves) == 200
+    assert shown.unlisted == {OTHER: booted - 200}
+
+
+async def test_what_an_enclave_holds_is_shown_however_many_came_after_it(admitted: Enclave, lent: Bench) -> None:
+    """Also of its own borrower's, and long after it was heard of last: it can be written off."""
+    await lent.grant(1000)
+    await admitted.renew(want(5))
+    lent.now_ms += 7 * 86_400_000
+    await lent.custodian.database.run(lambda transaction: _boots(transaction, BORROWER, 205, lent.now_ms))
+    shown = await views.show_enclaves(lent.custodian)
+    (found,) = [one for one in shown.enclaves if one.instance == admitted.instance]
+    assert found.outstanding == UnitVector(inferences=5)
+
+
+async def test_one_that_has_wiped_itself_is_shown_with_that(admitted: Enclave, lent: Bench) -> None:
+    """Whoever watches a stop sees who acknowledged it, also behind two hundred newer boots."""
+    await lent.custodian.database.run(lambda transaction: _boots(transaction, OTHER, 205, lent.now_ms + 1))
+    statement = Wiped(instance=admitted.instance, epoch=7, reports=[])
+    await renewal.wiped(lent.custodian, seal(WIPED, statement, admitted.identity))
+    shown = await views.show_enclaves(lent.custodian)
+    assert [one.wiped_epoch for one in shown.enclaves if one.instance == admitted.instance] == [7]
+
+
+async def test_an_enclave_that_attests_again_counts_from_then_on(admitted: Enclave, lent: Bench) -> None:
+    """One that lives for weeks is not behind all that came since its first boot."""
+    lent.now_ms += 12 * 3_600_000
+    await lent.custodian.database.run(lambda transaction: _boots(transaction, BORROWER, 3, lent.now_ms - 1))
+    claims = admitted.claims(await admitted.challenge())
+    await boot.admit_again(
+        lent.custodian, seal(BOOT_AGAIN, admitted.request(claims), lent.enrolment[BORROWER], admitted.identity)
+    )
+    (newest, *_) = (await views.show_enclaves(lent.custodian)).enclaves
+    assert newest.instance == admitted.instance
+
+
+async def test_authority_by_a_ttl_that_was_longer_is_shown_until_it_is_over(admitted: Enclave, lent: Bench) -> None:
+    """Attack: the host withholds the answer with a shorter ttl. What the longer one gave ends when that says."""
+    longer = msgspec.structs.replace(lent.policy, version=2, ttl_ms=300_000)
+    shorter = msgspec.structs.replace(lent.policy, version=3, ttl_ms=10_000)
+    await lent.command(acts.SetModelTerms(model=MODEL, policy=longer, borrowers=[BORROWER]))
+    lent.now_ms += 1_000
+    contact_ms = lent.now_ms
+    assert (await admitted.renew()).ttl_ms == 300_000
+    lent.now_ms += 5_000
+    await lent.command(acts.SetModelTerms(model=MODEL, policy=shorter, borrowers=[BORROWER]))
+    assert await _authority_until(lent) == contact_ms + 300_000 + 150
+    lent.now_ms += 1_000
+    changed_ms = lent.now_ms - 1_000
+    await admitted.renew()  # of which nobody knows whether the answer came
+    assert await _authority_until(lent) == changed_ms + 300_000 + 150
+    lent.now_ms += 300_000
+    await admitted.renew()
+    assert await _authority_until(lent) == lent.now_ms + 10_000 + 5
+
+
+@pytest.mark.usefixtures("admitted")
+async def test_of_ttls_that_were_longer_the_longest_counts(lent: Bench) -> None:
+    """Made shorter twice: what the first gave is not forgotten with the second; one that grows is as long as it is."""
+    now_ms, versions = lent.now_ms, iter(range(2, 10))
+    for ttl_s in (300, 100, 20, 40):
+        policy = msgspec.structs.replace(lent.policy, version=next(versions), ttl_ms=ttl_s * 1_000)
+        await lent.command(acts.SetModelTerms(model=MODEL, policy=policy, borrowers=[BORROWER]))
+    assert await _authority_until(lent) == now_ms + 300_000 + 150
+
+
+async def _authority_until(bench: Bench) -> int:
+    (enclave,) = (await views.show_enclaves(bench.custodian)).enclaves
+    return enclave.authority_until_ms
+
+
+def _boots(transaction: Transaction, borrower: BorrowerId, number: int, now_ms: int) -> None:
+    """Record as many instances of a borrower as its boots would have left."""
+    (known, _), *_ = instances.listed(transaction, instances.Since(attested_ms=0, heard_ms=0), 1)
+    for _ in range(number):
+        key = SigningKey.generate().public.raw
+        name = InstanceId(secrets.token_hex(32))
+        changed = {"instance": name, "borrower": borrower, "identity_key": key, "attested_at_ms": now_ms}
+        instances.add(transaction, msgspec.structs.replace(known, **changed))

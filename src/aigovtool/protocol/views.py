@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from aigovtool.attestation.model import ResultBody, TeeType
 from aigovtool.codec import Message
@@ -162,10 +162,14 @@ class EnclaveView(Message):
 
 
 class Enclaves(Message):
-    """All instances, newest first."""
+    """Instances, newest first: of each borrower up to 200 heard of lately and 200 that hold leases, and the newest 200.
+
+    `unlisted`: how many more of a borrower's were heard of lately, so that they may have authority.
+    """
 
     enclaves: list[EnclaveView]
     server_time_ms: Millis
+    unlisted: dict[BorrowerId, Units] = field(default_factory=dict)
 
 
 class StopView(Message):

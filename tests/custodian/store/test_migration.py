@@ -12,6 +12,7 @@ from tests.postgres_server import PostgresServer
 from aigovtool.codec import decode
 from aigovtool.custodian.store import budgets, instances, leases, log, parties, stops
 from aigovtool.custodian.store.database import Database
+from aigovtool.custodian.store.instances import Since
 from aigovtool.custodian.store.postgres import Postgres
 from aigovtool.custodian.store.schema import SCHEMA_VERSION
 from aigovtool.custodian.store.sqlite import Sqlite
@@ -72,7 +73,7 @@ def look(transaction: Transaction) -> None:
         assert log.root_at(transaction, size) == root_of(leaves[:size])
     proof = log.proof(transaction, lambda at: inclusion_path(at, 5, len(leaves)))
     verify_inclusion(leaves[5], 5, len(leaves), proof, head.frontier.root())
-    (instance,) = [one for one, _ in instances.newest(transaction, 10)]
+    (instance,) = [one for one, _ in instances.listed(transaction, Since(attested_ms=0, heard_ms=0), 10)]
     assert instances.by_key(transaction, key_id_of(instance.identity_key)) == instance
     for role in PartyRole:
         for party in [one for one in parties.everyone(transaction) if one.role is role]:

@@ -12,10 +12,10 @@ from aigovtool.cli.credentials import connected
 from aigovtool.cli.enclaves.write_off import write_off
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import DefaultVerbGroup, Verb, operator_option
-from aigovtool.cli.words import amount, short, span, tee_name, when
+from aigovtool.cli.words import amount, count, short, span, tee_name, when
 
 if TYPE_CHECKING:
-    from aigovtool.protocol.views import EnclaveView
+    from aigovtool.protocol.views import Enclaves, EnclaveView
 
 
 @click.group(cls=DefaultVerbGroup, default="list", example="aigovtool enclaves")
@@ -50,6 +50,8 @@ def list_enclaves(screen: Screen, operator_file: Path | None) -> None:
 
     def render() -> None:
         screen.table(columns, rows, "no enclave has attested yet")
+        for line in unlisted_lines(view):
+            screen.line(line, style="red")
         for one in view.enclaves:
             if one.why:
                 screen.line(f"{short(one.instance)} is accepted no more: {one.why}", style="red")
@@ -59,6 +61,14 @@ def list_enclaves(screen: Screen, operator_file: Path | None) -> None:
                 screen.line(f"{short(one.instance)} does not serve {missing.model}: {whose} ({why})", style="red")
 
     screen.show(view, render)
+
+
+def unlisted_lines(view: "Enclaves") -> list[str]:
+    """Return of whom there are more enclaves than are shown, in words."""
+    return [
+        f"{count(number)} more enclaves of {borrower} were heard of lately, and are not shown: it boots very often"
+        for borrower, number in sorted(view.unlisted.items())
+    ]
 
 
 def _row(one: "EnclaveView", now_ms: int) -> tuple[str, ...]:

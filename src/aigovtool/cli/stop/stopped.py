@@ -10,7 +10,7 @@ import click
 from msgspec import Struct
 
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.words import amount, short, span, when
+from aigovtool.cli.words import amount, count, short, span, when
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,6 +54,7 @@ class StopReport(Struct, frozen=True, kw_only=True):
     """What a stop came to, as far as it is known at `server_time_ms`.
 
     `successors` are enclaves that the borrower of a stopped enclave attested since: an enclave's stop ends one boot.
+    `unlisted` enclaves of a borrower were heard of lately, too, and are not among those that are shown.
     """
 
     target: str
@@ -64,6 +65,7 @@ class StopReport(Struct, frozen=True, kw_only=True):
     outstanding: "UnitVector"
     server_time_ms: int
     successors: list[str] = []
+    unlisted: dict[str, int] = {}
 
 
 def watch(
@@ -131,7 +133,15 @@ def report_of(
         outstanding=_sum(one.outstanding for one in concerned if not one.wipe_acknowledged),
         server_time_ms=view.server_time_ms,
         successors=[] if since_ms is None else _successors(view, value, since_ms),
+        unlisted=_unlisted(view, target, value),
     )
+
+
+def _unlisted(view: "Enclaves", target: "StopTarget", value: str) -> dict[str, int]:
+    """Return of which borrowers that a stop may concern there are more enclaves than are shown."""
+    if target.value == "enclave":
+        return {}
+    return {name: number for name, number in view.unlisted.items() if target.value != "borrower" or name == value}
 
 
 def _successors(view: "Enclaves", stopped: str, since_ms: int) -> list[str]:
@@ -215,6 +225,9 @@ def _render_enclaves(screen: Screen, report: StopReport) -> None:
     ]
     columns = ("enclave", "borrower", "models", ">outstanding", "stopped")
     screen.table(columns, rows, "no enclave that could still serve is concerned")
+    for borrower, number in sorted(report.unlisted.items()):
+        more = f"{count(number)} more enclaves of {borrower} were heard of lately, and are not shown"
+        screen.line(f"{more}: each is told, or ends within the ttl of its last contact.", style="bold")
     if not report.enclaves:
         return
     if report.target == "consumer":

@@ -6,6 +6,7 @@ import msgspec
 
 from aigovtool.custodian.hub import Announcement
 from aigovtool.custodian.service.acting import Acting
+from aigovtool.custodian.service.authority import note_terms
 from aigovtool.custodian.service.packages import registered_model
 from aigovtool.custodian.store import facts, models, parties
 from aigovtool.errors import ConflictError, InvalidValueError
@@ -126,6 +127,7 @@ def set_model_terms(acting: Acting, act: commands.SetModelTerms) -> CommandResul
     changed = msgspec.structs.replace(model, policy=act.policy, borrowers=act.borrowers)
     models.replace(acting.transaction, changed)
     _note_ttl(acting, model.policy.ttl_ms)
+    note_terms(acting.transaction, model.model, model.policy, act.policy)
     epoch = facts.next_epoch(acting.transaction)
     acting.announce(Announcement(granted=model.model))
     index = acting.record(

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from aigovtool.attestation.model import TeeType
 from aigovtool.attestation.policy import AppraisalPolicy
 from aigovtool.custodian.custodian import Custodian, rolled_back
-from aigovtool.custodian.service import witnesses
+from aigovtool.custodian.service import authority, witnesses
 from aigovtool.custodian.service.announcements import announce
 from aigovtool.custodian.service.continuity import EVERYBODY, note_gap, remembers
 from aigovtool.custodian.service.reports import sweep
@@ -19,13 +19,13 @@ from aigovtool.ids import key_id_of
 from aigovtool.ledger.budget import BudgetRow
 from aigovtool.ledger.checkpoint import open_checkpoint, parse_checkpoint
 from aigovtool.ledger.entry import EntryBody
-from aigovtool.ledger.policy import CLOCK_RATE_ERROR_PPM, ServingPolicy, consequences
+from aigovtool.ledger.policy import ServingPolicy, consequences
 from aigovtool.package.charge import charged_per, of_any_size
 from aigovtool.package.manifest import TensorSpec
 from aigovtool.protocol import views
 from aigovtool.protocol.release import NotServed
 
-#: Instances shown: older ones are in the audit log.
+#: Instances shown, of each borrower those heard of lately and those that hold leases: older ones are in the audit log.
 _SHOWN = 200
 _LOOKED_UP = {log.kind_of(body) for body in get_args(EntryBody) if body not in log.EVERYDAY}
 
@@ -119,16 +119,21 @@ async def show_usage(custodian: Custodian) -> views.Usage:
 
 
 async def show_enclaves(custodian: Custodian) -> views.Enclaves:
-    """Return instances, newest first, with what a stop could still cost on each."""
+    """Return instances, newest first, with what a stop could still cost on each.
+
+    Whoever boots again and again hides no other borrower's; of its own it is said how many are not shown.
+    """
     connected = custodian.hub.connected()
 
     def job(transaction: Transaction) -> views.Enclaves:
         now_ms = custodian.now(transaction)
         sweep(custodian, transaction, now_ms)
-        shown = []
-        for instance, contact_ms in instances.newest(transaction, _SHOWN):
+        shown, since, longer = [], authority.since(transaction, now_ms), authority.longer_ttls(transaction)
+        for instance, contact_ms in instances.listed(transaction, since, _SHOWN):
             held = leases.outstanding(transaction, instance.instance)
-            policies = [model.policy for model in models.among(transaction, instance.models)]
+            lent = models.among(transaction, instance.models)
+            policies = [model.policy for model in lent]
+            until_ms = 0 if instance.state == "wiped" else authority.authority_until(lent, longer, contact_ms)
             shown.append(
                 views.EnclaveView(
                     instance=instance.instance,
@@ -141,7 +146,7 @@ async def show_enclaves(custodian: Custodian) -> views.Enclaves:
                     valid_until_ms=instance.valid_until_ms,
                     last_contact_ms=contact_ms,
                     outstanding=held,
-                    authority_until_ms=_authority_until(instance.state, policies, contact_ms),
+                    authority_until_ms=until_ms,
                     wiped_epoch=instance.wiped_epoch,
                     connected=instance.instance in connected,
                     result=instance.result,
@@ -149,7 +154,9 @@ async def show_enclaves(custodian: Custodian) -> views.Enclaves:
                     not_served=_not_served(instance),
                 )
             )
-        return views.Enclaves(enclaves=shown, server_time_ms=now_ms)
+        heard = instances.count_heard(transaction, since)
+        unlisted = {borrower: number - _SHOWN for borrower, number in heard.items() if number > _SHOWN}
+        return views.Enclaves(enclaves=shown, server_time_ms=now_ms, unlisted=unlisted)
 
     return await custodian.database.run(job)
 
@@ -171,15 +178,6 @@ def _state(state: str, policies: list[ServingPolicy], silent_ms: int) -> str:
     """Return the state, telling an instance that has wiped itself by now (or is off) from one that serves."""
     wipe_after_ms = min((policy.wipe_after_ms for policy in policies), default=0)
     return "silent" if state == "live" and silent_ms > wipe_after_ms else state
-
-
-def _authority_until(state: str, policies: list[ServingPolicy], contact_ms: int) -> int:
-    """Return until when an instance can release answers at the latest, whatever its host does; 0 once it is wiped.
-
-    Its authority counts from before its last message came here, so this is never too early.
-    """
-    ttl_ms = min((policy.ttl_ms for policy in policies), default=0)
-    return 0 if state == "wiped" else contact_ms + ttl_ms + ttl_ms * CLOCK_RATE_ERROR_PPM // 1_000_000
 
 
 async def show_stops(custodian: Custodian) -> views.Stops:

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Subquery, and_, bindparam, delete, func, insert, select, union, update
 
 from aigovtool.codec import encode
 from aigovtool.custodian.store.bodies import decoded
 from aigovtool.custodian.store.records import Instance
-from aigovtool.custodian.store.schema import answers, instances, nonces
+from aigovtool.custodian.store.schema import UNCLOSED, answers, instances, leases, nonces
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import ConflictError, EvidenceError, ForbiddenError, OverloadedError
 from aigovtool.ids import BorrowerId, Digest, InstanceId, KeyId, MessageId, Nonce, key_id_of
@@ -32,6 +32,8 @@ _TOUCH: Final = (
     update(instances).where(instances.c.instance == bindparam("wanted")).values(last_contact_ms=bindparam("now_ms"))
 )
 _ANSWERED: Final = select(answers).where(answers.c.instance == bindparam("wanted"))
+#: Whoever holds a lease that nobody has closed.
+_HOLDERS: Final = select(leases.c.instance).where(UNCLOSED).distinct()
 #: Answered renewals of an instance that are known by their identifiers, beside the newest.
 _EARLIER: Final = 16
 
@@ -143,7 +145,8 @@ def by_key(transaction: Transaction, key_id: KeyId) -> Instance | None:
 def replace(transaction: Transaction, instance: Instance) -> None:
     """Write a changed instance."""
     condition = instances.c.instance == instance.instance
-    transaction.execute(update(instances).where(condition).values(state=instance.state, body=encode(instance)))
+    values = {"state": instance.state, "attested_at_ms": instance.attested_at_ms, "body": encode(instance)}
+    transaction.execute(update(instances).where(condition).values(values))
 
 
 def touch(transaction: Transaction, instance: InstanceId, now_ms: int) -> None:
@@ -151,12 +154,48 @@ def touch(transaction: Transaction, instance: InstanceId, now_ms: int) -> None:
     transaction.execute(_TOUCH, {"wanted": instance, "now_ms": now_ms})
 
 
-def newest(transaction: Transaction, limit: int) -> list[tuple[Instance, int]]:
-    """Return instances with their last contact, newest first."""
+@dataclass(frozen=True, slots=True)
+class Since:
+    """Since when whoever counts as heard of lately was attested, and was heard of."""
+
+    attested_ms: int
+    heard_ms: int
+
+
+def listed(transaction: Transaction, since: Since, limit: int) -> list[tuple[Instance, int]]:
+    """Return instances with their last contact, newest first: those heard of lately, who holds leases, and the newest.
+
+    Of the first two up to `limit` of each borrower, so that whoever boots again and again hides nobody else's.
+    """
+    heard = _in_turn(_heard(since), instances.c.last_contact_ms.desc())
+    holding = _in_turn(instances.c.instance.in_(_HOLDERS), instances.c.attested_at_ms.desc())
+    newest = select(instances.c.instance).order_by(instances.c.attested_at_ms.desc(), instances.c.instance).limit(limit)
+    wanted = union(
+        *(select(ranked.c.instance).where(ranked.c.place <= limit) for ranked in (heard, holding)),
+        select(newest.subquery().c.instance),
+    )
     statement = (
-        select(instances.c.body, instances.c.last_contact_ms).order_by(instances.c.attested_at_ms.desc()).limit(limit)
+        select(instances.c.body, instances.c.last_contact_ms)
+        .where(instances.c.instance.in_(select(wanted.subquery().c.instance)))
+        .order_by(instances.c.attested_at_ms.desc(), instances.c.instance)
     )
     return [(decoded(found[0], Instance), int(found[1])) for found in transaction.execute(statement)]
+
+
+def count_heard(transaction: Transaction, since: Since) -> dict[BorrowerId, int]:
+    """Return of each borrower how many instances were heard of lately."""
+    statement = select(instances.c.borrower, func.count()).where(_heard(since)).group_by(instances.c.borrower)
+    return {BorrowerId(borrower): int(number) for borrower, number in transaction.execute(statement)}
+
+
+def _heard(since: Since) -> ColumnElement[bool]:
+    return and_(instances.c.attested_at_ms >= since.attested_ms, instances.c.last_contact_ms >= since.heard_ms)
+
+
+def _in_turn(which: ColumnElement[bool], order: ColumnElement[int]) -> Subquery:
+    """Return instances with the place that each has among those of its borrower."""
+    place = func.row_number().over(partition_by=instances.c.borrower, order_by=(order, instances.c.instance))
+    return select(instances.c.instance, place.label("place")).where(which).subquery()
 
 
 @dataclass(frozen=True, slots=True)
