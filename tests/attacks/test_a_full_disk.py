@@ -6,17 +6,19 @@ Each is a file system of its own that has room for a few pages. What a disk does
 
 import http.client
 import json
+import os
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.attacks.lent import MODEL, Lent, lent, numbers
 from tests.attacks.raw import context_of
-from tests.e2e.world import Connection, wait_for
+from tests.e2e.world import Answer, Connection, wait_for
 from tests.observations import Observed
 
 pytestmark = [pytest.mark.attack(23), pytest.mark.needs("root", "namespaces")]
@@ -147,3 +149,30 @@ def asked_anew(made: Lent) -> int:
         return 0
     finally:
         link.close()
+
+
+def test_an_operator_who_uploads_all_that_there_is_room_for_keeps_nobody_from_stopping(
+    made: Lent, observed: Observed
+) -> None:
+    """Attack: genuine uploads, ever smaller ones, until the least is refused. Stops are taken as before."""
+    assert made.end("custodian") == 0
+    made.custodian_before = on_a_disk_of("24m", made.path("custodian"), full=False)
+    start_custodian(made)
+    link = Connection(made.ports["custodian"], context_of(made.path("custodian/operator.json")))
+    uploads = 0
+    for size_bytes in (1 << 20, 64 << 10, 4 << 10):
+        while (answer := uploaded(link, os.urandom(size_bytes))).status == 200:
+            uploads += 1
+            assert uploads < 1_000
+        assert observed.refusal(answer.json()) == "storage_failed: no_room_for_package"
+    link.close()
+    for number in range(3):
+        made.run("stop", "--all", "--wait", "0", "--reason", f"drill {number}")
+    assert made.processes["custodian"].poll() is None
+    assert kinds(made).count("stopped") == 3
+    observed.figure("uploads to a disk of 24 MiB until the custodian refused a page", uploads)
+
+
+def uploaded(link: Connection, package: bytes) -> Answer:
+    """Upload what is taken for a package, under its digest."""
+    return link.request("PUT", f"/v1/packages/sha256:{sha256(package).hexdigest()}", package)

@@ -3,6 +3,9 @@
 An upload is written beside them, under a name of its own and under a lock, which ends with the process that holds it.
 So a custodian that starts can tell what a killed one left behind from what another one, which shares the directory, is
 writing at this moment.
+
+Uploads leave room on the disk: the ledger lies there too, as a rule, and a stop must be written when an operator, or
+the thief of an operator's key, has uploaded all that there was room for.
 """
 
 import asyncio
@@ -34,6 +37,9 @@ from aigovtool.regular_file import open_regular, read_regular
 
 _CHUNK: Final = 1 << 20
 _UPLOAD: Final = ".upload-"
+#: What uploads leave free, of bytes and of files: a twentieth, or this if that is less.
+_LEFT_BYTES: Final = 1 << 30
+_LEFT_FILES: Final = 10_000
 _RANGE_RE: Final = re.compile(r"bytes=([0-9]{1,15})-([0-9]{1,15})?")
 
 
@@ -48,7 +54,7 @@ async def store(custodian: Custodian, package: Digest, chunks: AsyncIterator[byt
     Raises:
         PackageError: the bytes have another digest.
         TooLargeError: more than a package may have.
-        StorageError: the disk did not take it (`package_not_stored`).
+        StorageError: the disk did not take it (`package_not_stored`), or would be nearly full (`no_room_for_package`).
     """
     target = path_of(custodian, package)
     partial = custodian.packages / f"{_UPLOAD}{secrets.token_hex(8)}"
@@ -60,6 +66,7 @@ async def store(custodian: Custodian, package: Digest, chunks: AsyncIterator[byt
                 size += len(chunk)
                 if size > MAX_PACKAGE_BYTES:
                     raise TooLargeError("the package is too large", reason="package_too_large")
+                _require_room(file, len(chunk))
                 digest.update(chunk)
                 file.write(chunk)
             # In a thread: syncing gigabytes takes seconds, in which renewals must still be answered.
@@ -77,6 +84,19 @@ async def store(custodian: Custodian, package: Digest, chunks: AsyncIterator[byt
     finally:
         partial.unlink(missing_ok=True)
     return PackageStored(package=package, package_bytes=size)
+
+
+def _require_room(file: BinaryIO, more: int) -> None:
+    disk = os.fstatvfs(file.fileno())
+    left = disk.f_bavail * disk.f_frsize - more
+    # Some file systems have no number of files.
+    many = disk.f_files and disk.f_favail < min(_LEFT_FILES, disk.f_files // 20)
+    if many or left < min(_LEFT_BYTES, disk.f_blocks * disk.f_frsize // 20):
+        raise StorageError(
+            "the disk of the custodian's packages would be nearly full, and the ledger needs room",
+            reason="no_room_for_package",
+            fix="free some space on the custodian's disk: packages that no model is of can be removed",
+        )
 
 
 def _hold(file: BinaryIO) -> None:
