@@ -13,6 +13,7 @@ from aigovtool.attestation.verifier import VerifierSet
 from aigovtool.crypto.sign import seal
 from aigovtool.custodian.service import renewal, views
 from aigovtool.custodian.service.reexamination import reexamine
+from aigovtool.custodian.store import evidence
 from aigovtool.errors import AIGovToolError, AppraisalError, EvidenceError, ReattestRequiredError
 from aigovtool.ledger.entry import AttestationWithdrawn
 from aigovtool.protocol import commands as acts
@@ -109,6 +110,31 @@ async def test_who_has_gone_is_not_judged_again(admitted: Enclave, lent: Bench) 
     await reexamine(lent.custodian)
     assert vendor.asked == 0
     assert await withdrawn(lent) == []
+
+
+async def test_those_that_were_heard_of_last_are_judged_first(admitted: Enclave, lent: Bench) -> None:
+    """Attack: a borrower's boots that ended without a word keep no enclave in use from being judged soon."""
+    lent.now_ms += 1
+    later = [Enclave(lent) for _ in range(3)]
+    for enclave in later:
+        await enclave.boot()
+    lent.now_ms += 1
+    await admitted.renew()
+    judged = await lent.custodian.database.run(evidence.of_live_instances)
+    assert judged[0] == admitted.instance
+    assert set(judged[1:]) == {enclave.instance for enclave in later}
+
+
+async def test_evidence_of_what_has_ended_is_forgotten(admitted: Enclave, lent: Bench) -> None:
+    """With the end of an instance, and not before."""
+    assert await kept_of(lent, admitted) is not None
+    statement = seal(messages.WIPED, messages.Wiped(instance=admitted.instance, epoch=1, reports=[]), admitted.identity)
+    await renewal.wiped(lent.custodian, statement)
+    assert await kept_of(lent, admitted) is None
+
+
+async def kept_of(bench: Bench, enclave: Enclave) -> object:
+    return await bench.custodian.database.run(lambda transaction: evidence.find(transaction, enclave.instance))
 
 
 async def test_an_attestation_that_has_run_out_is_not_judged_again(admitted: Enclave, lent: Bench) -> None:

@@ -24,9 +24,12 @@ class Kept(Message):
 
 
 def add(transaction: Transaction, instance: InstanceId, kept: Kept, now_ms: int) -> None:
-    """Keep the evidence of an instance that was just admitted; what no attestation rests on any more is forgotten."""
-    lives = select(instances.c.instance).where(instances.c.instance == evidence.c.instance, instances.c.state == "live")
-    transaction.execute(delete(evidence).where((evidence.c.attested_at_ms < now_ms - _KEPT_MS) | ~lives.exists()))
+    """Keep the evidence of an instance that was just admitted, and forget what is too old for any attestation.
+
+    That of an instance which ends is forgotten as it ends (`instances.replace`): to look for it here would cost each
+    boot more, the more boots of somebody have ended without a word.
+    """
+    transaction.execute(delete(evidence).where(evidence.c.attested_at_ms < now_ms - _KEPT_MS))
     transaction.execute(insert(evidence).values(instance=instance, attested_at_ms=now_ms, body=encode(kept)))
 
 
@@ -44,11 +47,11 @@ def find(transaction: Transaction, instance: InstanceId) -> Kept | None:
 
 
 def of_live_instances(transaction: Transaction) -> list[InstanceId]:
-    """Return the live instances whose evidence is kept."""
+    """Return the live instances whose evidence is kept; those first that were heard of last, and so may be served."""
     statement = (
         select(evidence.c.instance)
         .join(instances, instances.c.instance == evidence.c.instance)
         .where(instances.c.state == "live")
-        .order_by(evidence.c.attested_at_ms)
+        .order_by(instances.c.last_contact_ms.desc(), instances.c.instance)
     )
     return [InstanceId(found) for found in transaction.execute(statement).scalars()]

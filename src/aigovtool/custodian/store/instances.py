@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Subquery, and_, bindparam, delete, func, i
 from aigovtool.codec import encode
 from aigovtool.custodian.store.bodies import decoded
 from aigovtool.custodian.store.records import Instance
-from aigovtool.custodian.store.schema import UNCLOSED, answers, instances, leases, nonces
+from aigovtool.custodian.store.schema import UNCLOSED, answers, evidence, instances, leases, nonces
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import ConflictError, EvidenceError, ForbiddenError, OverloadedError
 from aigovtool.ids import BorrowerId, Digest, InstanceId, KeyId, MessageId, Nonce, key_id_of
@@ -143,10 +143,12 @@ def by_key(transaction: Transaction, key_id: KeyId) -> Instance | None:
 
 
 def replace(transaction: Transaction, instance: Instance) -> None:
-    """Write a changed instance."""
+    """Write a changed instance; on the evidence of one that has ended no attestation rests any more."""
     condition = instances.c.instance == instance.instance
     values = {"state": instance.state, "attested_at_ms": instance.attested_at_ms, "body": encode(instance)}
     transaction.execute(update(instances).where(condition).values(values))
+    if instance.state != "live":
+        transaction.execute(delete(evidence).where(evidence.c.instance == instance.instance))
 
 
 def touch(transaction: Transaction, instance: InstanceId, now_ms: int) -> None:
