@@ -1,5 +1,7 @@
 """Who sent this: an instance's signature is verified before a byte of its payload is parsed.
 
+Also how often the enclaves of a borrower ask for keys: each time is a line of the log, for ever, whatever it comes to.
+
 The `keyid` of a DSSE envelope says under which admitted key to look; it proves nothing by itself. Verifying happens
 outside the ledger's writer, so a stranger can cost it one indexed look-up at most, and an instance that is known here
 none at all.
@@ -13,11 +15,15 @@ from typing import Final, TypeVar
 from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope
 from aigovtool.custodian.store import instances
 from aigovtool.custodian.store.database import Database
-from aigovtool.errors import ForbiddenError, SignatureInvalidError
+from aigovtool.errors import ForbiddenError, OverloadedError, SignatureInvalidError
 from aigovtool.ids import BorrowerId, InstanceId, KeyId
 
 #: Instances whose keys are remembered: ten times as many as one custodian is measured to sustain.
 _MAX_KEPT: Final = 50_000
+#: Requests for keys that the enclaves of a borrower may send at once, and how long each counts: as many as of all boots
+#: that they may have in ten minutes, with several models each; and then one a second.
+_RELEASES: Final = 2_000
+_RELEASE_MS: Final = 1_000
 #: Larger payloads are parsed in a thread, so that one long report does not delay everybody's heartbeat.
 _LARGE_BYTES: Final = 64 << 10
 
@@ -39,6 +45,8 @@ class Senders:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[KeyId, Sender] = OrderedDict()
+        #: Of each borrower, when all of its requests for keys will have been long enough ago.
+        self._released_ms: dict[BorrowerId, int] = {}
 
     async def opened(self, database: Database, envelope: Envelope, kind: str, message: type[M]) -> tuple[Sender, M]:
         """Return the instance that signed, and its message, whoever that speaks for.
@@ -53,6 +61,25 @@ class Senders:
         else:
             opened = open_envelope(envelope, kind, message, [sender.key])
         return sender, opened
+
+    def count_release(self, borrower: BorrowerId, now_ms: int) -> None:
+        """Count a request for a key by an enclave of a borrower.
+
+        Raises:
+            OverloadedError: its enclaves ask too often (`releases`).
+        """
+        until_ms = max(now_ms, self._released_ms.get(borrower, 0)) + _RELEASE_MS
+        most_ms = now_ms + _RELEASES * _RELEASE_MS
+        if until_ms > most_ms:
+            # A clock that was put back must not make anybody wait for long.
+            self._released_ms[borrower] = min(self._released_ms[borrower], most_ms)
+            raise OverloadedError(
+                "the enclaves of this borrower ask for keys too often",
+                reason="releases",
+                fix="see in their logs why they ask again",
+                retry_after_s=1,
+            )
+        self._released_ms[borrower] = until_ms
 
     async def _sender(self, database: Database, envelope: Envelope) -> Sender:
         if len(envelope.signatures) != 1:

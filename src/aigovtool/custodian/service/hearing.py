@@ -14,6 +14,7 @@ from aigovtool.custodian.store.turns import enclaves_of, in_line_of
 from aigovtool.errors import SignatureInvalidError
 from aigovtool.ids import InstanceId
 from aigovtool.ledger.entry import Refusable
+from aigovtool.protocol.release import RELEASE_REQUEST
 
 
 class _FromInstance(Protocol):
@@ -31,9 +32,12 @@ async def heard(custodian: Custodian, envelope: Envelope, kind: str, message: ty
     Raises:
         ForbiddenError: no instance with this key was ever admitted here (`unknown_instance`).
         SignatureInvalidError: not signed by it, or it speaks for another instance (`wrong_sender`).
+        OverloadedError: it asks for a key, and its borrower's enclaves did so too often (`releases`).
     """
     sender, opened = await custodian.senders.opened(custodian.database, envelope, kind, message)
     with in_line_of(enclaves_of(sender.borrower)):
+        if kind == RELEASE_REQUEST:
+            custodian.senders.count_release(sender.borrower, custodian.time_ms())
         async with noted(custodian, Refusable.ENCLAVE, sender.instance, kind):
             if opened.instance != sender.instance:
                 raise SignatureInvalidError("an instance speaks for itself only", reason="wrong_sender")

@@ -24,6 +24,7 @@ async def release_key(custodian: Custodian, envelope: Envelope) -> Envelope:
     Raises:
         ForbiddenError, UnauthenticatedError, ReattestRequiredError, StoppedError, NotFoundError: why not; the refusal
             is in the audit log.
+        OverloadedError: the enclaves of its borrower ask too often (`releases`); there is no line for that.
     """
     async with heard(custodian, envelope, release.RELEASE_REQUEST, release.ReleaseRequest) as request:
         try:
