@@ -13,6 +13,8 @@ Rules:
 4. The session is compared with the manifest: same names, datatypes, ranks and fixed dimensions.
 5. A deadline is enforced by `Watchdog`, which ends the run between two operators. A single operator that runs
    for long cannot be ended from inside; the parent kills the child for that.
+6. A run gives back what it took. The library's own allocator keeps, for each model and for ever, the most that any run
+   of it took: after one large run of one consumer there would be no memory for others and other models.
 
 Denormals are flushed to zero: arithmetic on them can be a hundred times slower, which is a way to make a
 machine busy. ONNX Runtime sets this once, in the thread that makes its first session; threads started from it
@@ -125,6 +127,8 @@ class OnnxEngine:
         try:
             session = self._session(graph, model.files)
         except Exception as error:  # noqa: BLE001 - see warm_up
+            if _lacks_memory(error):
+                raise EngineError("the engine has no memory for this model", reason="out_of_memory") from None
             raise ModelError(f"ONNX Runtime refuses the model ({_kind(error)})", reason="engine_refused") from None
         try:
             _check_session(session, model.interface)
@@ -138,6 +142,7 @@ class OnnxEngine:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # error; and its descriptor is /dev/null
         options.enable_profiling = False
+        options.enable_cpu_mem_arena = False  # rule 6
         options.add_session_config_entry("session.load_model_format", "ONNX")
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         # Spinning threads made a loaded machine several times slower than one thread.
@@ -181,8 +186,8 @@ class OnnxModel:
 
 def _refused(error: Exception) -> AIGovToolError:
     """Return whose fault it is that a run failed, as far as it can be told."""
-    kind, words = _kind(error), str(error)
-    if any(sign in words for sign in _NO_MEMORY):
+    kind = _kind(error)
+    if _lacks_memory(error):
         return EngineError("the engine has no memory for this run", reason="out_of_memory")
     if kind in _OF_INPUTS:
         return InvalidValueError(
@@ -191,6 +196,10 @@ def _refused(error: Exception) -> AIGovToolError:
             fix="compare values and shapes with what the model's owner says of them",
         )
     return EngineError(f"ONNX Runtime failed on this request ({kind})", reason="run_failed")
+
+
+def _lacks_memory(error: Exception) -> bool:
+    return any(sign in str(error) for sign in _NO_MEMORY)
 
 
 def _kind(error: Exception) -> str:
