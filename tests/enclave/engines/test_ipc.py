@@ -24,6 +24,8 @@ from aigovtool.enclave.engines.ipc import (
 from aigovtool.errors import EngineError, InputError, MalformedError, TooLargeError, UnauthenticatedError
 from aigovtool.protocol.tensor import Datatype, Tensor
 
+#: A boot request that names one of these as why a model is not served would be refused, whatever else it asks for.
+REASONS_THAT_ARE_NONE = ("", "Upper", "two words", "line\n", "\x1b[2J", "x" * 65)
 FEW = settings(max_examples=60, derandomize=True, deadline=None)
 
 
@@ -94,6 +96,7 @@ def test_sizes_are_refused_before_memory_is_taken(sizes: tuple[int, int]) -> Non
         msgspec.msgpack.encode(["unloaded", 1]) + b"\x00",
         msgspec.msgpack.encode(["hello", b"short", []]),
         msgspec.msgpack.encode(["failed", 1, "engine_failed", None, "x" * 501]),
+        *(msgspec.msgpack.encode(["failed", 1, "engine_failed", reason, ""]) for reason in REASONS_THAT_ARE_NONE),
         b"\x91" * 5000,
     ],
 )

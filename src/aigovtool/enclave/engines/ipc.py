@@ -65,6 +65,7 @@ _PREFIX: Final = struct.Struct("<II")
 
 _Id = Annotated[int, Meta(ge=0)]
 _Name = Annotated[str, Meta(min_length=1, max_length=MAX_TENSOR_NAME_CHARS)]
+_Reason = Annotated[str, Meta(pattern=r"^[a-z0-9_]{1,64}\Z")]
 _Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 _Shape = Annotated[tuple[Annotated[int, Meta(ge=0, le=MAX_TENSOR_ELEMENTS)], ...], Meta(max_length=MAX_TENSOR_RANK)]
 
@@ -167,11 +168,14 @@ class Unloaded(_Record, frozen=True, tag="unloaded"):
 
 
 class Failed(_Record, frozen=True, tag="failed"):
-    """The request `id` came to nothing; `code` is an error class of `aigovtool.errors`."""
+    """The request `id` came to nothing; `code` is an error class of `aigovtool.errors`.
+
+    `reason` is one word: it is told to others, who take no other.
+    """
 
     id: _Id
     code: str
-    reason: Annotated[str, Meta(max_length=64)] | None
+    reason: _Reason | None
     message: Annotated[str, Meta(max_length=MAX_ERROR_CHARS)]
 
 
