@@ -205,8 +205,8 @@ MAX_ASKED: Final = 10**12
 # --- Receipts --------------------------------------------------------------------------------
 # A signed receipt travels in one response header: about 1.6 KiB, with an audit path of 20 hashes under 3 KiB.
 MAX_RECEIPT_BYTES: Final = 8 << 10
-# A saved receipt: evidence of 64 KiB as base64 (86 KiB), a key set, a receipt.
-MAX_SAVED_RECEIPT_BYTES: Final = 256 << 10
+# A saved receipt: the largest evidence as base64 (256 KiB), a key set of at most as much again, a receipt.
+MAX_SAVED_RECEIPT_BYTES: Final = 512 << 10
 
 # --- Witnesses -------------------------------------------------------------------------------
 # With the log's own signature that makes 16, which every reader of signed notes must accept. With the longest names

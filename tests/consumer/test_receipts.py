@@ -12,6 +12,7 @@ from aigovtool.attestation.model import TeeType
 from aigovtool.attestation.verifier import VerifierSet
 from aigovtool.codec import encode
 from aigovtool.consumer import Client, Result, SavedReceipt, verify_receipt_file, verify_saved_receipt
+from aigovtool.consumer.receipts import read_saved_receipt, write_saved_receipt
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.errors import (
     AppraisalError,
@@ -24,6 +25,7 @@ from aigovtool.errors import (
 from aigovtool.ids import digest_of
 from aigovtool.ledger.receipt import Receipt, SignedReceipt, sign_batch
 from aigovtool.ledger.units import UnitVector
+from aigovtool.limits import MAX_EVIDENCE_BYTES
 from aigovtool.testing.simulated_tee.attester import SimulatedPlatform
 from aigovtool.testing.simulated_tee.verify import SimulatedVerifier, simulated_policy
 
@@ -163,6 +165,16 @@ def test_a_saved_receipt_verifies_offline(world: World, result: Result, tmp_path
     assert verdict.bodies_checked == ("request", "response")
     assert verdict.warning == "SIMULATED TEE: protects nothing"
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_record_with_the_largest_evidence_can_be_read_again(result: Result, tmp_path: Path) -> None:
+    """What was verified when it came is verified later: how large it is, the host has a say in."""
+    small = result.saved.evidence
+    filling = bytes(MAX_EVIDENCE_BYTES - len(small.data))
+    evidence = msgspec.structs.replace(small, endorsements=(filling,))
+    path = tmp_path / "receipt.json"
+    write_saved_receipt(path, msgspec.structs.replace(result.saved, evidence=evidence))
+    assert read_saved_receipt(path).evidence == evidence
 
 
 def test_a_saved_receipt_of_a_simulated_tee_needs_both_opt_ins(world: World, result: Result) -> None:
