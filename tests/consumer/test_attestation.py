@@ -14,7 +14,15 @@ from aigovtool.consumer import Client
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.crypto.tlskey import TlsKey
 from aigovtool.crypto.x509 import new_authority
-from aigovtool.errors import AppraisalError, ConfigurationError, EvidenceError, SignatureInvalidError
+from aigovtool.errors import (
+    AIGovToolError,
+    AppraisalError,
+    ConfigurationError,
+    EvidenceError,
+    SignatureInvalidError,
+    StoppedError,
+    UnreachableError,
+)
 from aigovtool.ids import ModelId, Nonce, digest_of
 from aigovtool.protocol.session import SessionEvidence
 from aigovtool.testing.simulated_tee.attester import SimulatedPlatform
@@ -296,6 +304,29 @@ def test_a_model_listed_twice_is_refused(world: World, enclave: FakeEnclave) -> 
     """One name has one digest."""
     enclave.forge_session = lambda session: msgspec.structs.replace(session, models=session.models * 2)
     refused(world, enclave, EvidenceError, "bad_session")
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "reason"),
+    [
+        (AppraisalError("it is simulated", reason="simulated", fix="add --allow-simulated"), UnreachableError, None),
+        (EvidenceError("no evidence", reason="signature", fix="get a newer file"), UnreachableError, None),
+        (StoppedError("stopped", reason="consumer_stopped", fix="call 555-0199"), StoppedError, "consumer_stopped"),
+    ],
+)
+def test_who_has_proven_nothing_gives_no_advice(
+    world: World, enclave: FakeEnclave, said: AIGovToolError, kind: type[AIGovToolError], reason: str | None
+) -> None:
+    """Whoever stands in the place of an enclave could have people accept what they must not, in our own words."""
+
+    def refuse(_: SessionEvidence) -> SessionEvidence:
+        raise said
+
+    enclave.forge_session = refuse
+    with pytest.raises(AIGovToolError) as caught:
+        world.connect(enclave)
+    assert (type(caught.value), caught.value.reason, caught.value.fix) == (kind, reason, None)
+    assert caught.value.message == f"who answers at this address, and has proven nothing, says: {said.message}"
 
 
 def test_a_custodian_is_not_taken_for_an_enclave(world: World) -> None:

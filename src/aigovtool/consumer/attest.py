@@ -30,7 +30,7 @@ from aigovtool.attestation.verifier import Exchange, VerifierSet
 from aigovtool.codec import decode, encode
 from aigovtool.consumer.credential import Credential
 from aigovtool.consumer.exchange import ATTESTATION_CHANNEL, Call, Failure, Flow, Reply, exchange
-from aigovtool.consumer.problems import error_of, plain_text
+from aigovtool.consumer.problems import NO_PROBLEM, error_of, plain_text
 from aigovtool.crypto.sign import VerifyKey
 from aigovtool.crypto.x509 import is_issued_by, spki_sha256
 from aigovtool.errors import (
@@ -39,6 +39,8 @@ from aigovtool.errors import (
     ConfigurationError,
     EvidenceError,
     InputError,
+    UnreachableError,
+    VerificationError,
 )
 from aigovtool.ids import Digest, InstanceId, ModelId, Nonce
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
@@ -199,13 +201,29 @@ def _refusal(reply: Reply, trust: Trust) -> AIGovToolError:
     """Return why there is no evidence; who has no such route at all is no enclave."""
     error = error_of(reply, "the enclave")
     if error.reason != "no_route":
-        return error
+        return _unproven(error)
     authorities = trust.credential.custodian_authorities
     is_custodian = reply.certificate is not None and any(is_issued_by(reply.certificate, one) for one in authorities)
     return ConfigurationError(
         "this is the custodian, not an enclave" if is_custodian else "this is not an enclave: it gives no evidence",
         reason="not_an_enclave",
         fix="use the address of the enclave, as `aigovtool enclave serve` prints it",
+    )
+
+
+def _unproven(error: AIGovToolError) -> AIGovToolError:
+    """Return the refusal of somebody who has proven nothing: as their words, without their advice.
+
+    What is wrong with evidence is for the reader to say. Told in its name, and with what to do about it, it would have
+    people accept what they must not.
+    """
+    if error.reason == NO_PROBLEM:
+        return error
+    kind = UnreachableError if isinstance(error, VerificationError) else type(error)
+    return kind(
+        f"who answers at this address, and has proven nothing, says: {error.message}",
+        reason=None if kind is UnreachableError else error.reason,
+        retry_after_s=error.retry_after_s,
     )
 
 

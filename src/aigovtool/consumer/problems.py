@@ -16,6 +16,8 @@ from aigovtool.consumer.exchange import Reply
 from aigovtool.errors import AIGovToolError, InputError, UnreachableError
 from aigovtool.transport.problem import MEDIA_TYPE, Problem
 
+#: The reason of our own error where an answer cannot be understood.
+NO_PROBLEM: Final = "no_problem"
 _MAX_PROBLEM_BYTES: Final = 16 << 10
 _MAX_TEXT_CHARS: Final = 500
 _MAX_RETRY_AFTER_S: Final = 86_400
@@ -39,7 +41,7 @@ _BY_CODE: Final = {kind.code: kind for kind in _leaves(AIGovToolError)}
 def error_of(reply: Reply, who: str) -> AIGovToolError:
     """Return the error that an answer with a status of 400 or more stands for; `who` names the server."""
     unclear = UnreachableError(
-        f"{who} answered with status {reply.status}, without a readable reason", reason="no_problem"
+        f"{who} answered with status {reply.status}, without a readable reason", reason=NO_PROBLEM
     )
     if reply.headers.get("content-type") != MEDIA_TYPE:
         return unclear
