@@ -21,7 +21,7 @@ COVERS = (
     "src/aigovtool/custodian/custodian.py",
     "src/aigovtool/custodian/service/continuity.py",
     "src/aigovtool/custodian/service/grants.py",
-    "src/aigovtool/custodian/store/instances.py",
+    "src/aigovtool/custodian/store/renewals.py",
     "src/aigovtool/custodian/store/transaction.py",
     "src/aigovtool/errors.py",
     "src/aigovtool/ids.py",

@@ -21,7 +21,7 @@ from aigovtool.codec import decode, decode_signed, encode
 from aigovtool.custodian.app import open_custodian
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.store import log
-from aigovtool.custodian.store.instances import newest_answer
+from aigovtool.custodian.store.renewals import newest_answer
 from aigovtool.custodian.store.schema import budget_rows, leases, usage, usage_units
 from aigovtool.custodian.store.transaction import Head, Transaction
 from aigovtool.errors import AIGovToolError

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import msgspec
 
 from aigovtool.custodian.custodian import rolled_back
-from aigovtool.custodian.store.instances import Answered
+from aigovtool.custodian.store.renewals import Answered
 from aigovtool.custodian.store.transaction import Head
 from aigovtool.ids import BorrowerId, InstanceId, LeaseId
 from aigovtool.ledger.book import Book, Effects

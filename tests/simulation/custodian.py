@@ -16,7 +16,7 @@ from tests.simulation.telling import told
 from aigovtool.codec import encode
 from aigovtool.custodian.custodian import rolled_back
 from aigovtool.custodian.service.grants import _DENIALS, _RETRY_AFTER_MS, _deny
-from aigovtool.custodian.store.instances import Answered
+from aigovtool.custodian.store.renewals import Answered
 from aigovtool.errors import ConflictError
 from aigovtool.ids import BorrowerId, ConsumerId, InstanceId, LeaseId, digest_of
 from aigovtool.ledger import entry

@@ -10,7 +10,7 @@ from tests.custodian.store.conftest import LONG_S
 from tests.postgres_server import PostgresServer
 
 from aigovtool.codec import decode
-from aigovtool.custodian.store import budgets, instances, leases, log, parties, stops
+from aigovtool.custodian.store import budgets, instances, leases, log, parties, renewals, stops
 from aigovtool.custodian.store.database import Database
 from aigovtool.custodian.store.instances import Since
 from aigovtool.custodian.store.postgres import Postgres
@@ -93,7 +93,7 @@ def look(transaction: Transaction) -> None:
     assert leases.held_by_instance(transaction, instance.instance, ModelId("sorter")) == held
     assert leases.held_by_borrower(transaction, BorrowerId("hospital"), ModelId("sorter")) == held
     # Its newest renewal was answered, and is so again; of those before it nothing is known.
-    newest = instances.newest_answer(transaction, instance.instance)
+    newest = renewals.newest_answer(transaction, instance.instance)
     assert newest is not None
     assert newest.to(newest.answered.request_id, newest.request) is not None
     assert (newest.answered.shown, newest.answered.earlier) == ((0, 0), ())

@@ -21,9 +21,9 @@ from aigovtool.custodian.service.hearing import heard
 from aigovtool.custodian.service.refusals import note
 from aigovtool.custodian.service.reports import find_fork, fork_of, sweep, take_reports
 from aigovtool.custodian.service.standing import admits_more
-from aigovtool.custodian.store import budgets, facts, instances, models, stops
-from aigovtool.custodian.store.instances import Answered
+from aigovtool.custodian.store import budgets, facts, instances, models, renewals, stops
 from aigovtool.custodian.store.records import Instance
+from aigovtool.custodian.store.renewals import Answered
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import AIGovToolError, ConflictError
 from aigovtool.ids import ConsumerId, Digest, InstanceId, ModelId, digest_of
@@ -83,7 +83,7 @@ async def _answered(custodian: Custodian, request: Renew, digest: Digest) -> _Re
         if note_gap(custodian, transaction, request.checkpoint_seen):
             return _Renewed(rolled_back(), announced=(EVERYBODY,) if facts.epoch(transaction) > epoch else ())
         note_epoch(custodian, transaction, request.epoch)
-        newest, shown = instances.newest_answer(transaction, instance.instance), place_of(request.checkpoint_seen)
+        newest, shown = renewals.newest_answer(transaction, instance.instance), place_of(request.checkpoint_seen)
         answered = Answered(request.request_id, shown)
         if newest is not None:
             if newest.answered.supersedes(request.request_id, shown):
@@ -92,7 +92,7 @@ async def _answered(custodian: Custodian, request: Renew, digest: Digest) -> _Re
                 return _Renewed(_again(custodian, transaction, instance, before.answer))
             answered = newest.answered.then(request.request_id, shown)
         renewed, reply = _renew(custodian, transaction, instance, request)
-        instances.remember(transaction, instance.instance, answered, digest, reply)
+        renewals.remember(transaction, instance.instance, answered, digest, reply)
         return renewed
 
     return await custodian.database.run(job)
