@@ -226,13 +226,14 @@ def test_compute_is_told_for_its_own_budget() -> None:
     key = RowKey(scope=Scope(model=MODEL), dimension=Dimension.COMPUTE_MS, window=Window.LIFETIME, bucket_ms=0)
     tight = BudgetView(key=key, limit=30_000, posted=0, pending=0, room=25_000, consequences=None)
     budget, lost = budget_meant([tight], MODEL, policy), "a crash of an enclave loses"
+    each_consumer = "for each consumer that it serves (more for larger batches)"
     assert budget is EXAMPLE
     facts = [
         dict(terms_facts(meaning(policy, [], budget, compute_meant(rows, MODEL, policy)))) for rows in ([], [tight])
     ]
     assert [each[lost] for each in facts] == [
-        "at most 20 units and 3 min 20 s of compute",
-        "at most 20 units and 25 s of compute",
+        f"at most 20 units and 3 min 20 s of compute {each_consumer}",
+        f"at most 20 units and 25 s of compute {each_consumer}",
     ]
     bound = dict(terms_facts(meaning(default_policy(Dial.BOUND, compute_ms=10_000), [], EXAMPLE)))
     assert bound[lost].startswith("at most 1 unit and 10 s of compute for each request")

@@ -14,7 +14,7 @@ from aigovtool.custodian.service import boot, renewal, views
 from aigovtool.custodian.store import instances, log
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import LogError
-from aigovtool.ids import BorrowerId, InstanceId, key_id_of
+from aigovtool.ids import BorrowerId, ConsumerId, InstanceId, key_id_of
 from aigovtool.ledger import entry
 from aigovtool.ledger.checkpoint import open_checkpoint
 from aigovtool.ledger.entry import Entry, PartyRole, StopTarget
@@ -65,6 +65,21 @@ async def test_budgets_come_with_what_the_dial_means(lent: Bench) -> None:
     (row,) = (await views.show_budgets(lent.custodian)).budgets
     assert (row.limit, row.posted, row.pending, row.room) == (1000, 0, 0, 1000)
     assert row.consequences == consequences(lent.policy, Dimension.INFERENCES, 1000, 1000)
+
+
+async def test_what_a_crash_loses_is_told_for_one_consumer(admitted: Enclave, lent: Bench) -> None:
+    """Its lease and the next one; of two consumers an enclave holds twice as much, and a larger batch has more."""
+    await lent.add_consumer(ConsumerId("night"), BORROWER)
+    await lent.grant(1000)
+    told = consequences(lent.policy, Dimension.INFERENCES, 1000, 1000).units_lost_on_crash_max
+    for _ in range(2):
+        await admitted.renew(want(50), want(50, consumer=ConsumerId("night")))
+    (row,) = (await views.show_budgets(lent.custodian)).budgets
+    assert told < row.pending <= 2 * told
+    batch = msgspec.structs.replace(want(), minimum=UnitVector(inferences=told + 1))
+    (larger,) = (await admitted.renew(batch)).results
+    assert isinstance(larger, Grant)
+    assert larger.units.inferences > told
 
 
 async def test_usage_and_enclaves_add_up_to_the_ledger(admitted: Enclave, lent: Bench) -> None:

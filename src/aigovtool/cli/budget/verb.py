@@ -168,7 +168,7 @@ def show(screen: Screen, model: str | None, operator_file: Path | None) -> None:
         ">held",
         ">left",
         "ends",
-        ">lost on a crash",
+        ">lost on a crash, by consumer",
         ">stop bound",
     )
     now_ms = int(time.time() * 1000)

@@ -162,6 +162,8 @@ def consequence_facts(terms: Meaning) -> list[tuple[str, str]]:
     if terms.per_request:
         lost += " for each request under way (more for a batch)"
         away, bound = "no time: each request is asked for", f"{bound}, for requests under way alone"
+    else:  # each consumer of an enclave has leases of its own, and one that a larger batch needs is larger
+        lost += " for each consumer that it serves (more for larger batches)"
     facts = [
         ("dial", terms.dial),
         ("custodian may be away for", away),
