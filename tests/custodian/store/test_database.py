@@ -224,9 +224,12 @@ def test_what_was_answered_is_there_after_a_restart(database: Database, place: P
 # --- Opening -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, 0])
-def test_another_schema_is_refused(version: int, place: Place) -> None:
-    """A ledger of a newer program, or of none, is left alone and can still be opened by whoever knows it."""
+_NEWER = f"the ledger has schema {SCHEMA_VERSION + 1}, this program knows {SCHEMA_VERSION}"
+
+
+@pytest.mark.parametrize(("version", "said"), [(SCHEMA_VERSION + 1, _NEWER), (0, "this is not a ledger")])
+def test_another_schema_is_refused(version: int, said: str, place: Place) -> None:
+    """A ledger of a newer program, or of none, is called so, left alone, and can be opened by whoever knows it."""
     made = place.create()
     made.submit(lambda transaction: transaction.execute(update(head).values(schema=version)) and None).result(LONG_S)
     made.close()
@@ -234,3 +237,4 @@ def test_another_schema_is_refused(version: int, place: Place) -> None:
         with pytest.raises(ConfigurationError) as caught:
             place.open()
         assert caught.value.reason == "schema_version"
+        assert caught.value.message.startswith(said)
