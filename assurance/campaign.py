@@ -65,9 +65,10 @@ class Campaign:
     """One claim and the search for what would break it.
 
     `covers` are the files and folders under test, with the campaign's own code: their digest owns the figures.
-    `quick` is how many seeds the short form plays. A `steady` campaign gives the same result for the same seed
-    everywhere, so that a seed that failed is kept as a regression test. One that is `alone` starts real processes under
-    load: a second worker beside it would disturb what it measures. Of all others each worker plays whole batches.
+    `quick` is how many seeds the short form plays at most, or 0 where one alone takes too long for it. A `steady`
+    campaign gives the same result for the same seed everywhere, so that a seed that failed is kept as a regression
+    test. One that is `alone` starts real processes under load: a second worker beside it would disturb what it
+    measures. Of all others each worker plays whole batches.
     """
 
     name: str

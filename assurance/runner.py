@@ -122,7 +122,7 @@ def until_enough(campaign: Campaign, known: Figures, run: Callable[[int], Figure
 def _missing(campaign: Campaign, figures: Figures) -> int:
     """Return how many more seeds it takes, as far as is known."""
     counted, target = figures.count(campaign.target.counted), campaign.target.at_least
-    return -(-(target - counted) * figures.seeds() // counted) if counted else min(campaign.quick, target)
+    return -(-(target - counted) * figures.seeds() // counted) if counted else min(max(1, campaign.quick), target)
 
 
 def in_workers(

@@ -136,7 +136,7 @@ def _campaign(name: str, claim: str, counts: str, trials: Trials) -> Campaign:
         replay=trials.replay,
         figure=trials.figure,
         table=trials.table,
-        quick=1,
+        quick=0,  # a round takes minutes
         steady=False,
         alone=True,
     )

@@ -1,3 +1,4 @@
+import argparse
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from assurance.__main__ import QUICK_S, quick_share_s, run_one
 from assurance.campaign import Bound, Campaign, Target
 from assurance.catalogue import CAMPAIGNS, campaign_named
 from assurance.code_digest import ROOT, code_digest, files_under, libraries, limits
@@ -104,6 +106,36 @@ def test_a_campaign_goes_on_until_its_target_is_met_and_not_longer() -> None:
     assert asked[:2] == [wanted.quick, 22]
     assert 100 <= figures.count("tries") <= 110
     assert until_enough(wanted, figures, run, float("inf")) is figures
+
+
+@pytest.mark.parametrize("greed", [1.0, 0.5, 0.0])
+def test_the_short_form_of_all_campaigns_ends_in_time(greed: float) -> None:
+    """However much each takes of what it may, none is left without; who is late leaves less to the others."""
+    left_s = QUICK_S
+    for left in range(len(CAMPAIGNS), 0, -1):
+        share_s = quick_share_s(left_s, left)
+        assert 10 < share_s <= 60
+        left_s -= greed * share_s
+    assert left_s >= 0
+    assert quick_share_s(-5, 3) == 0
+    assert quick_share_s(9, 3) == 3
+
+
+def test_what_takes_too_long_for_the_short_form_is_left_out_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """It says so, and the long form begins with one seed."""
+    slow = replace(CAMPAIGN, quick=0, run=lambda seeds, deadline: pytest.fail("it was played"))
+    assert [campaign.name for campaign in CAMPAIGNS if not campaign.quick] == ["attacks", "faults"]
+    options = argparse.Namespace(quick=True, seeds=None)
+    assert run_one(slow, options, 60.0)
+    assert "left out of the short form" in capsys.readouterr().out
+    asked: list[int] = []
+
+    def run(seeds: int) -> Figures:
+        asked.append(seeds)
+        return NOTHING
+
+    until_enough(slow, NOTHING, run, float("inf"))
+    assert asked == [1]
 
 
 def test_a_campaign_that_counts_nothing_ends() -> None:
