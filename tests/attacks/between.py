@@ -47,6 +47,8 @@ class Reply:
     #: The lines of a stream that does not end by itself, and the connection that they come on; no body then.
     lines: Iterator[bytes] | None = None
     link: http.client.HTTPSConnection | None = None
+    #: So many bytes more are announced than are sent, before the connection ends.
+    lacks: int = 0
 
     def close(self) -> None:
         """End the stream, if it is one, whether anybody read it or not."""
@@ -227,9 +229,10 @@ def _handler_of(between: Between) -> type[BaseHTTPRequestHandler]:
             for name, value in reply.headers.items():
                 self.send_header(name, value)
             if reply.lines is None:
-                self.send_header("content-length", str(len(reply.body)))
+                self.send_header("content-length", str(len(reply.body) + reply.lacks))
                 self.end_headers()
                 self.wfile.write(reply.body)
+                self.close_connection |= reply.lacks > 0
                 return
             self.send_header("transfer-encoding", "chunked")
             self.end_headers()

@@ -1,8 +1,9 @@
 """One model of several that is refused, damaged, or ends the engine: the enclave serves the others, and says so.
 
-One enclave is started for eight models. Its custodian never heard of one, has stopped two, and keeps a damaged package
-of another; one is refused by ONNX Runtime; the engine ends by SIGSEGV each time it is about to load one. What remains
-is a model that will end the engine while it runs, and a good one.
+One enclave is started for nine models. Its custodian never heard of one, has stopped two, and keeps a damaged package
+of another; one can be downloaded up to a certain byte and no further; one is refused by ONNX Runtime; the engine ends
+by SIGSEGV each time it is about to load one. What remains is a model that will end the engine while it runs, and a good
+one.
 """
 
 import http.client
@@ -39,8 +40,8 @@ from aigovtool.protocol import commands
 from aigovtool.protocol.release import ReleaseRequest
 from aigovtool.protocol.session import ATTESTATION_PATH
 
-UNKNOWN, STOPPED, DAMAGED, REFUSED, KILLER, PAUSED, POISON = map(
-    ModelId, ("unknown", "stopped", "damaged", "refused", "killer", "paused", "poison")
+UNKNOWN, STOPPED, DAMAGED, CUT, REFUSED, KILLER, PAUSED, POISON = map(
+    ModelId, ("unknown", "stopped", "damaged", "cut", "refused", "killer", "paused", "poison")
 )
 #: The enclave as its engineer starts it.
 _ENCLAVE = "from aigovtool.cli import main; main()"
@@ -50,6 +51,7 @@ TOLD = {
     UNKNOWN: (503, "model_not_served: no_such_model"),
     STOPPED: (423, "stopped"),
     DAMAGED: (503, "model_not_served: download_digest"),
+    CUT: (503, "model_not_served: download_stuck"),
     REFUSED: (503, "model_not_served: engine_refused"),
     KILLER: (503, "model_not_served: engine_died"),
 }
@@ -58,6 +60,7 @@ SEEN = {
     UNKNOWN: ("custodian", "not_found", "no_such_model"),
     STOPPED: ("custodian", "stopped", ""),
     DAMAGED: ("enclave", "package_invalid", "download_digest"),
+    CUT: ("enclave", "unreachable", "download_stuck"),
     REFUSED: ("enclave", "model_refused", "engine_refused"),
     KILLER: ("enclave", "engine_failed", "engine_died"),
 }
@@ -141,11 +144,13 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Several]:
             world.prepare(digits_model(), policy)
             damaged = world.lend(DAMAGED, echo_model(), policy)
             hostile = HOSTILE["a path"](str(directory / "canary"))
+            cut = world.lend(CUT, echo_model(), policy)
+            between.on(f"/v1/packages/sha256:{cut.stem}", cut_off)
             world.lend(REFUSED, bytes(hostile.SerializeToString()), policy)
             for name in (STOPPED, KILLER, PAUSED):
                 world.lend(name, echo_model(), policy)
             world.lend(POISON, laborious_model(), policy)
-            for name in (MODEL, DAMAGED, REFUSED, STOPPED, KILLER, PAUSED, POISON):
+            for name in (MODEL, DAMAGED, CUT, REFUSED, STOPPED, KILLER, PAUSED, POISON):
                 world.command(
                     commands.GrantBudget(
                         scope=Scope(model=name), dimension=Dimension.INFERENCES, window=Window.LIFETIME, units=1_000
@@ -168,6 +173,14 @@ def spoil(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
+def cut_off(message: Message) -> Reply:
+    """Send the first half of a package, and none of the rest: as a disk would that cannot be read from there on."""
+    reply = message.forward()
+    begins = int(message.headers.get("range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+    half = max(0, (begins + len(reply.body)) // 2 - begins)
+    return Reply(reply.status, reply.body[:half], reply.headers, lacks=len(reply.body) - half)
+
+
 @pytest.mark.attack(25)
 @pytest.mark.fault(38)
 def test_the_others_are_served_and_charged_alone(several: Several, observed: Observed) -> None:
@@ -178,8 +191,8 @@ def test_the_others_are_served_and_charged_alone(several: Several, observed: Obs
     assert several.processes["enclave"].poll() is None
     assert several.released.count(KILLER) == TRIES
     assert several.released.count(REFUSED) == 1
-    assert not {UNKNOWN, DAMAGED} & set(several.released)
-    observed.figure("models of eight that were not served", len(TOLD) + 1)
+    assert not {UNKNOWN, DAMAGED, CUT} & set(several.released)
+    observed.figure("models of nine that were not served", len(TOLD) + 1)
 
 
 @pytest.mark.parametrize("model", TOLD)
@@ -244,12 +257,11 @@ def test_operators_and_engineers_see_what_is_not_served(several: Several) -> Non
     assert {"stopped", "not_found"} <= refused
     released = {body["model"] for body in kinds if body["kind"] == "key_released"}
     assert {MODEL, REFUSED, KILLER} <= released
-    assert not {UNKNOWN, STOPPED, DAMAGED} & released
+    assert not {UNKNOWN, STOPPED, DAMAGED, CUT} & released
     said = several.said()
     aside = {line["model"]: (line["code"], line["reason"]) for line in said if line["event"] == "model_set_aside"}
-    assert {name: aside[name] for name in (DAMAGED, REFUSED, KILLER)} == {
-        name: SEEN[name][1:] for name in (DAMAGED, REFUSED, KILLER)
-    }
+    of_enclave = (DAMAGED, CUT, REFUSED, KILLER)
+    assert {name: aside[name] for name in of_enclave} == {name: SEEN[name][1:] for name in of_enclave}
     assert "NOT serving damaged (package_invalid: download_digest)" in {line["event"] for line in said}
 
 

@@ -1,118 +1,27 @@
 """The enclave's way to its custodian, against a custodian (or a network) that misbehaves."""
 
-import os
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 from starlette.responses import Response, StreamingResponse
+from tests.enclave.custodian_host import Handler, Host, Text, answering
 
-from aigovtool.codec import Message, encode
+from aigovtool.codec import encode
 from aigovtool.crypto.tlskey import TlsKey
-from aigovtool.crypto.x509 import issue_server_certificate, new_authority, to_pem
+from aigovtool.crypto.x509 import new_authority, to_pem
 from aigovtool.enclave.custodian_link import CustodianLink
 from aigovtool.errors import (
     AIGovToolError,
-    ConfigurationError,
     ForbiddenError,
     InputError,
-    NotFoundError,
-    PackageError,
     StoppedError,
     UnreachableError,
 )
-from aigovtool.ids import Digest, digest_of
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
 from aigovtool.protocol.messages import Push
 from aigovtool.protocol.party import CustodianAddress
-from aigovtool.transport.routes import Call, Caller, Route, application
-from aigovtool.transport.server import HttpServer, bind_loopback
-from aigovtool.transport.tls import server_context
-
-CONTENT = bytes(range(256)) * 20
-PACKAGE = digest_of(CONTENT)
-
-
-class Text(Message):
-    text: str
-
-
-class PackagePath(Message):
-    package: Digest
-
-
-Handler = Callable[[Call], Awaitable[object]]
-
-
-async def not_scripted(_: Call) -> object:
-    raise NotFoundError("not scripted")
-
-
-@dataclass
-class Host:
-    """What stands at the custodian's address, and what it does."""
-
-    address: CustodianAddress
-    say: Handler = not_scripted
-    serve: Handler = not_scripted
-    ranges: list[str | None] = field(default_factory=list)
-
-    async def said(self, call: Call) -> object:
-        return await self.say(call)
-
-    async def served(self, call: Call) -> object:
-        self.ranges.append(call.request.headers.get("range"))
-        return await self.serve(call)
-
-    def routes(self) -> list[Route]:
-        post: dict[str, Any] = {"method": "POST", "handler": self.said, "who": (Caller.ANYONE,), "body": Text}
-        return [
-            Route(path="/v1/say", summary="say", answer=Text, **post),
-            Route(path="/v1/listen", summary="listen", answer=Text, **post),
-            Route(
-                method="GET",
-                path="/v1/packages/{package}",
-                handler=self.served,
-                who=(Caller.ANYONE,),
-                summary="package",
-                path_type=PackagePath,
-            ),
-        ]
-
-
-@pytest.fixture
-async def host() -> AsyncIterator[Host]:
-    authority, key = TlsKey.generate(), TlsKey.generate()
-    now_ms = time.time_ns() // 1_000_000
-    span = {"not_before_ms": now_ms - 3_600_000, "not_after_ms": now_ms + 3_600_000}
-    ca = new_authority(authority, "custodian tls", **span)
-    certificate = issue_server_certificate(authority, ca, key, ["127.0.0.1"], **span)
-    with bind_loopback() as listener:
-        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
-        made = Host(CustodianAddress(url=url, root=bytes(32), tls_ca=to_pem(ca).decode()))
-        app = application(made.routes(), clock_ms=lambda: now_ms)
-        async with HttpServer(app, listener, server_context([certificate], key, None)):
-            yield made
-
-
-@pytest.fixture
-async def link(host: Host) -> AsyncIterator[CustodianLink]:
-    made = CustodianLink(host.address)
-    yield made
-    await made.close()
-
-
-def answering(answer: object) -> Handler:
-    async def handler(_: Call) -> object:
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    return handler
-
+from aigovtool.transport.routes import Call
+from aigovtool.transport.server import bind_loopback
 
 # --- post ----------------------------------------------------------------------------------------------------
 
@@ -249,136 +158,3 @@ async def test_a_refused_stream_says_why(host: Host, link: CustodianLink) -> Non
     with pytest.raises(ForbiddenError) as caught:
         await listened(link)
     assert caught.value.reason == "unknown_instance"
-
-
-# --- fetch ---------------------------------------------------------------------------------------------------
-
-
-async def ranged(call: Call) -> object:
-    """Serve as the custodian does."""
-    asked = call.request.headers.get("range")
-    start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
-    return Response(CONTENT[start:], status_code=206 if asked else 200)
-
-
-def part(cache: Path) -> Path:
-    return cache / f"{PACKAGE.removeprefix('sha256:')}.part"
-
-
-def files(cache: Path) -> list[Path]:
-    return list(cache.iterdir())
-
-
-async def fetch(link: CustodianLink, cache: Path) -> Path:
-    return await link.fetch(PACKAGE, len(CONTENT), cache)
-
-
-async def test_a_package_is_downloaded_once(host: Host, link: CustodianLink, tmp_path: Path) -> None:
-    """It lies under its digest; the second time nothing is asked for."""
-    host.serve = ranged
-    first = await fetch(link, tmp_path)
-    assert (first.read_bytes(), first.name) == (CONTENT, f"{PACKAGE.removeprefix('sha256:')}.aigov")
-    assert await fetch(link, tmp_path) == first
-    assert host.ranges == [None]
-    assert files(tmp_path) == [first]
-
-
-async def test_a_broken_download_is_resumed(host: Host, link: CustodianLink, tmp_path: Path) -> None:
-    """Only what is missing is asked for."""
-    part(tmp_path).write_bytes(CONTENT[:1000])
-    host.serve = ranged
-    assert (await fetch(link, tmp_path)).read_bytes() == CONTENT
-    assert host.ranges == ["bytes=1000-"]
-
-
-@pytest.mark.parametrize("wrong", [CONTENT[:-1], bytes(len(CONTENT)), b""])
-async def test_other_bytes_are_not_kept(wrong: bytes, host: Host, link: CustodianLink, tmp_path: Path) -> None:
-    """Too short or altered: refused and deleted, so that the next attempt starts afresh."""
-    host.serve = answering(Response(wrong))
-    with pytest.raises(PackageError) as caught:
-        await fetch(link, tmp_path)
-    assert caught.value.reason == "download_digest"
-    assert files(tmp_path) == []
-    host.serve = ranged
-    assert (await fetch(link, tmp_path)).read_bytes() == CONTENT
-
-
-async def test_more_than_was_announced_is_not_written(host: Host, link: CustodianLink, tmp_path: Path) -> None:
-    """A custodian, or whoever plays it, cannot fill the enclave's disk."""
-    host.serve = answering(Response(CONTENT * 1000))
-    with pytest.raises(PackageError) as caught:
-        await fetch(link, tmp_path)
-    assert caught.value.reason == "download_digest"
-    assert sum(path.stat().st_size for path in files(tmp_path)) <= len(CONTENT)
-    host.serve = ranged
-    assert (await fetch(link, tmp_path)).read_bytes() == CONTENT
-
-
-async def test_a_damaged_part_does_not_stay_in_the_way(host: Host, link: CustodianLink, tmp_path: Path) -> None:
-    """What a crash, or the host, left in the cache is thrown away with the first failure."""
-    part(tmp_path).write_bytes(bytes(1000))
-    host.serve = ranged
-    with pytest.raises(PackageError):
-        await fetch(link, tmp_path)
-    assert (await fetch(link, tmp_path)).read_bytes() == CONTENT
-
-
-@pytest.mark.parametrize("link_to", [os.symlink, os.link], ids=["symbolic", "hard"])
-async def test_a_link_in_the_cache_writes_to_no_other_file(
-    link_to: Callable[[Path, Path], None], host: Host, link: CustodianLink, tmp_path: Path
-) -> None:
-    """Whoever can write to the cache cannot have the enclave write elsewhere; the link is replaced by a file."""
-    cache, other = tmp_path / "cache", tmp_path / "other"
-    cache.mkdir()
-    other.write_bytes(b"something of ours")
-    link_to(other, part(cache))
-    host.serve = ranged
-    assert (await fetch(link, cache)).read_bytes() == CONTENT
-    assert other.read_bytes() == b"something of ours"
-    assert host.ranges == [None]
-
-
-@pytest.mark.parametrize("suffix", [".part", ".aigov"])
-@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
-async def test_what_is_no_file_in_the_cache_is_replaced(
-    make: Callable[[Path], None], suffix: str, host: Host, link: CustodianLink, tmp_path: Path
-) -> None:
-    """A pipe would keep the enclave waiting for ever, a device would never end."""
-    make(part(tmp_path).with_suffix(suffix))
-    host.serve = ranged
-    found = await fetch(link, tmp_path)
-    assert found.is_file()
-    assert found.read_bytes() == CONTENT
-
-
-async def test_a_directory_in_the_cache_is_a_typed_error(host: Host, link: CustodianLink, tmp_path: Path) -> None:
-    """It cannot be replaced, and the operator of the host is told."""
-    part(tmp_path).mkdir()
-    host.serve = ranged
-    with pytest.raises(ConfigurationError) as caught:
-        await fetch(link, tmp_path)
-    assert caught.value.reason == "cache"
-
-
-async def test_a_server_that_ignores_ranges_does_not_stay_in_the_way(
-    host: Host, link: CustodianLink, tmp_path: Path
-) -> None:
-    """A whole answer to a partial question is not appended."""
-    part(tmp_path).write_bytes(CONTENT[:1000])
-    host.serve = answering(Response(CONTENT))
-    assert (await fetch(link, tmp_path)).read_bytes() == CONTENT
-
-
-async def test_a_package_that_is_not_there_is_said_so(host: Host, link: CustodianLink, tmp_path: Path) -> None:
-    """As the class that the custodian refused with."""
-    host.serve = answering(NotFoundError("no", reason="no_package"))
-    with pytest.raises(NotFoundError):
-        await fetch(link, tmp_path)
-
-
-async def test_a_cache_that_cannot_be_written_is_a_typed_error(host: Host, link: CustodianLink, tmp_path: Path) -> None:
-    """A full or absent disk is the configuration's fault, not a crash of the enclave."""
-    host.serve = ranged
-    with pytest.raises(AIGovToolError) as caught:
-        await fetch(link, tmp_path / "absent")
-    assert caught.value.code == "configuration"

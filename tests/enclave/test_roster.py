@@ -71,6 +71,7 @@ class Stand:
     ("error", "of_one"),
     [
         (UnreachableError("", reason="custodian"), False),
+        (UnreachableError("", reason="download_stuck"), True),
         (OverloadedError("", reason="boots"), False),
         (StoppedError(""), False),
         (ReattestRequiredError(""), False),
@@ -109,10 +110,18 @@ def test_a_model_is_tried_once_more_before_it_is_set_aside() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [ModelError("", reason="engine_refused"), ConfigurationError("", reason="load_too_long")]
+    "error",
+    [
+        ModelError("", reason="engine_refused"),
+        ConfigurationError("", reason="load_too_long"),
+        UnreachableError("", reason="download_stuck"),
+    ],
 )
 def test_what_would_come_out_the_same_counts_at_once(error: AIGovToolError) -> None:
-    """The others do not wait for a second refusal of the same bytes, nor twice for a load that takes too long."""
+    """The others do not wait for a second refusal of the same bytes, nor twice for a load that takes too long.
+
+    A download that does not come any further was tried several times before.
+    """
     stand = Stand()
     assert stand.roster.failed(A, error)
     assert stand.wanted() == [B]

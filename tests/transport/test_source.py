@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from starlette.requests import ClientDisconnect
 
-from aigovtool.transport.source import SourceResponse
+from aigovtool.errors import StorageError
+from aigovtool.transport.source import SourceResponse, begun
 
 
 class Opened:
@@ -14,6 +15,12 @@ class Opened:
 
     def __init__(self) -> None:
         self.closed = False
+        self.fails = False
+
+    def begin(self) -> None:
+        """Read the first of them."""
+        if self.fails:
+            raise StorageError("no", reason="package_unreadable")
 
     def chunks(self) -> Iterator[bytes]:
         """Yield them."""
@@ -57,3 +64,16 @@ async def test_a_peer_that_goes_away_leaves_nothing_open(most: int) -> None:
     with pytest.raises((ConnectionResetError, ClientDisconnect, ExceptionGroup)):
         await send_through(source, most)
     assert source.closed
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_source_that_cannot_be_begun_is_closed_and_one_that_can_stays_open(fails: bool) -> None:  # noqa: FBT001
+    """Whoever asked is told why: once the answer has begun it could only break off."""
+    source = Opened()
+    source.fails = fails
+    if not fails:
+        assert await begun(source) is source
+    else:
+        with pytest.raises(StorageError):
+            await begun(source)
+    assert source.closed is fails

@@ -31,7 +31,7 @@ from aigovtool.protocol.release import ChallengeReply
 from aigovtool.transport.body import stream_body
 from aigovtool.transport.openapi import openapi
 from aigovtool.transport.routes import Call, Caller, Route, application
-from aigovtool.transport.source import SourceResponse
+from aigovtool.transport.source import SourceResponse, begun
 
 T = TypeVar("T")
 #: Something is sent on a push stream at least this often, so that both ends notice a dead transaction.
@@ -142,7 +142,7 @@ def _public(custodian: Custodian) -> list[Route]:
 
     async def package(call: Call) -> Response:
         asked = call.request.headers.get("range")
-        found = packages.open_range(custodian, call.path(PackagePath).package, asked)
+        found = await begun(packages.open_range(custodian, call.path(PackagePath).package, asked))
         headers = {"content-length": str(found.count), "accept-ranges": "bytes"}
         if asked is not None:
             headers["content-range"] = f"bytes {found.start}-{found.start + found.count - 1}/{found.total}"

@@ -26,7 +26,10 @@ T = TypeVar("T")
 _TIMEOUT: Final = httpx.Timeout(10.0)
 #: The custodian sends a line at least every 5 s; twice that without one means that the stream is dead.
 _STREAM_TIMEOUT: Final = httpx.Timeout(10.0, read=12.0)
-_CHUNK: Final = 1 << 20
+#: After so many downloads in a row that broke off without coming further, it is the package and not the way to it.
+STUCK_TRIES: Final = 3
+#: Why a download is given up for now, of a package that no other error is told of.
+DOWNLOAD_STUCK: Final = "download_stuck"
 
 
 class CustodianLink:
@@ -37,6 +40,8 @@ class CustodianLink:
         self._client: Final = httpx.AsyncClient(
             base_url=address.url, verify=context, timeout=_TIMEOUT, trust_env=False, follow_redirects=False
         )
+        #: Of packages whose download broke off: how far it came, and how often in a row no further.
+        self._broken: Final[dict[Digest, tuple[int, int]]] = {}
 
     async def close(self) -> None:
         """Close the connections."""
@@ -92,7 +97,8 @@ class CustodianLink:
 
         Raises:
             PackageError: what was downloaded has another digest; it is deleted.
-            UnreachableError: the download broke; it is resumed next time.
+            UnreachableError: the download broke; it is resumed next time. `download_stuck`: again and again at the same
+                place, although the custodian answered what was asked before.
             ConfigurationError: the cache cannot be written (`cache`).
         """
         try:
@@ -125,13 +131,28 @@ class CustodianLink:
                     file.truncate(file.seek(0))  # whoever answers 200 sends all of it, whatever was asked for
                 complete = await _written(response, file, size)
         except (httpx.HTTPError, ssl.SSLError) as error:
-            raise _unreachable(error) from None
+            raise self._broken_off(package, done, file.seek(0, os.SEEK_END), error) from None
+        self._broken.pop(package, None)
         return complete and digest_of_file(file) == package
+
+    def _broken_off(self, package: Digest, begun: int, ended: int, error: Exception) -> UnreachableError:
+        """Take note that a download broke off, and return what is told of it."""
+        furthest, tries = self._broken.get(package, (begun, 0))
+        tries = tries + 1 if ended <= furthest else 0
+        self._broken[package] = (max(ended, furthest), tries)
+        if tries < STUCK_TRIES:
+            return _unreachable(error)
+        return UnreachableError(
+            f"the download of a package breaks off at byte {ended:,}, again and again ({type(error).__name__})",
+            reason=DOWNLOAD_STUCK,
+            fix="look into the custodian's log and its disk, and at what is between",
+            retry_after_s=1,
+        )
 
 
 async def _written(response: httpx.Response, file: BinaryIO, size: int) -> bool:
     """Write the body, unless it is longer than `size` bytes with what was there before."""
-    async for chunk in response.aiter_raw(_CHUNK):
+    async for chunk in response.aiter_raw():  # as it comes: what is put together first is lost when it breaks off
         if file.tell() + len(chunk) > size:
             return False
         file.write(chunk)

@@ -5,7 +5,8 @@ it is loaded, or whenever it is run. Rules:
 
 1. What happens while one model is fetched, released or loaded is that model's failure, unless it says nothing of that
    model (the custodian is away, this instance is refused). After the second in a row it is set aside: the first may be
-   chance, and what was damaged is fetched anew. What would come out the same again, or took longest, counts at once.
+   chance, and what was damaged is fetched anew. What would come out the same again, was tried several times, or took
+   longest, counts at once.
 2. An engine that ends with runs under way is the failure of a model only if it ended several times within a short time,
    and of all models that had runs under way one alone had them each time. Whom that says nothing of goes on.
 3. The last model that is left is never set aside: then the enclave fails with the reason, as one for a single model.
@@ -22,6 +23,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from aigovtool.enclave.custodian_link import DOWNLOAD_STUCK
 from aigovtool.errors import (
     AIGovToolError,
     ClockLeaptError,
@@ -46,6 +48,8 @@ TRIES: Final = 2
 DEATHS: Final = 3
 DEATHS_WITHIN_S: Final = 600.0
 _DEATHS_WITHIN_BOOTS: Final = 10
+#: What took longest, or was tried more than once before it is called that.
+_AT_ONCE: Final = frozenset({"load_too_long", DOWNLOAD_STUCK})
 #: For how long a model is set aside the first time: so many boots' time, and at least this; then longer by a factor.
 LEAST_S: Final = 600.0
 _BOOTS: Final = 50
@@ -53,7 +57,6 @@ _FACTOR: Final = 4
 MOST_S: Final = 7 * 86_400.0
 #: What says nothing of the model that is asked for: nobody answers, or all of this borrower is refused, or everybody.
 _OF_ALL: Final = (
-    UnreachableError,
     OverloadedError,
     RefusalError,
     UnauthenticatedError,
@@ -65,8 +68,11 @@ _OF_ALL: Final = (
 def is_of_one(error: AIGovToolError) -> bool:
     """Return whether an error says something of the one model that was fetched, released or loaded meanwhile.
 
-    A package that the custodian cannot read is that one's; a ledger that it cannot write is everybody's.
+    A package that the custodian cannot read is that one's; a ledger that it cannot write is everybody's. A network that
+    breaks is everybody's as well, but for one download that does again and again, with all before it answered.
     """
+    if isinstance(error, UnreachableError):
+        return error.reason == DOWNLOAD_STUCK
     if isinstance(error, StorageError):
         return error.reason == "package_unreadable"
     return not isinstance(error, _OF_ALL)
@@ -136,7 +142,7 @@ class Roster:
             return False
         record = self._record(model)
         record.failures += 1
-        at_once = _is_certain(error) or error.reason == "load_too_long" or record.aside is not None
+        at_once = _is_certain(error) or error.reason in _AT_ONCE or record.aside is not None
         if record.failures >= TRIES or at_once:
             self._set_aside(model, error.code, error.reason, for_good=_is_certain(error))
         return True

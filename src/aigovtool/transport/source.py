@@ -1,8 +1,9 @@
 """Answers that are read from something that must be closed, however the sending ends."""
 
 from collections.abc import Iterator, Mapping
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -17,6 +18,31 @@ class Source(Protocol):
     def close(self) -> None:
         """Free what it holds; also while a chunk is being read."""
         ...
+
+
+class Begun(Source, Protocol):
+    """A source of which the first is read before anything is answered."""
+
+    def begin(self) -> None:
+        """Read the first of it, or raise."""
+        ...
+
+
+B = TypeVar("B", bound=Begun)
+
+
+async def begun(source: B) -> B:
+    """Return a source that has begun, in a thread like the rest of it; one that cannot is closed.
+
+    Raises:
+        AIGovToolError: as its `begin` does: whoever asked is told so, where later the answer could only break off.
+    """
+    try:
+        await run_in_threadpool(source.begin)
+    except BaseException:
+        source.close()
+        raise
+    return source
 
 
 class SourceResponse(StreamingResponse):

@@ -165,7 +165,7 @@ def registered_model(custodian: Custodian, transaction: Transaction, command: Co
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PackageRange:
     """A package that is open for reading, and which bytes of it are wanted; whoever asked for it closes it."""
 
@@ -173,14 +173,27 @@ class PackageRange:
     start: int
     count: int
     total: int
+    _first: bytes = b""
+
+    def begin(self) -> None:
+        """Read the first of it. What cannot be read is said here: an answer that has begun can only be cut off.
+
+        Raises:
+            StorageError: `package_unreadable`.
+        """
+        try:
+            self.file.seek(self.start)
+            self._first = self.file.read(min(_CHUNK, self.count))
+        except OSError as error:
+            raise _unreadable(error) from None
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the wanted bytes."""
-        self.file.seek(self.start)
-        left = self.count
-        while left > 0 and (chunk := self.file.read(min(_CHUNK, left))):
+        """Yield the wanted bytes, once it has begun."""
+        left, chunk, self._first = self.count, self._first, b""
+        while chunk:
             left -= len(chunk)
             yield chunk
+            chunk = self.file.read(min(_CHUNK, left))
 
     def close(self) -> None:
         """Close the file."""
@@ -194,15 +207,19 @@ def _opened(custodian: Custodian, package: Digest, fix: str | None = None) -> Bi
     except FileNotFoundError:
         raise NotFoundError("there is no such package", reason="no_package", fix=fix) from None
     except OSError as error:
-        raise StorageError(
-            f"a package cannot be read: {error.strerror}",
-            reason="package_unreadable",
-            fix="look into the custodian's packages directory",
-        ) from None
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: OSError) -> StorageError:
+    return StorageError(
+        f"a package cannot be read: {error.strerror}",
+        reason="package_unreadable",
+        fix="look into the custodian's packages directory",
+    )
 
 
 def open_range(custodian: Custodian, package: Digest, range_header: str | None) -> PackageRange:
-    """Open a package, or one range of it.
+    """Open a package, or one range of it, which is to be begun then.
 
     Raises:
         NotFoundError: no such package.
