@@ -306,6 +306,7 @@ PARSER: Final = Parser(
     shows_not="long logs, and every rule of the replay: tampering and real-log tell of these.",
     covers=(
         *documents.COVERS,
+        "src/aigovtool/crypto/locked.py",
         "src/aigovtool/crypto/secret.py",
         "src/aigovtool/crypto/sign.py",
         "src/aigovtool/ledger",

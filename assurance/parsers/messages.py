@@ -384,6 +384,7 @@ PARSER: Final = Parser(
         "src/aigovtool/cli/document.py",
         "src/aigovtool/cli/reference/library.py",
         "src/aigovtool/consumer/problems.py",
+        "src/aigovtool/crypto/locked.py",
         "src/aigovtool/crypto/secret.py",
         "src/aigovtool/crypto/sign.py",
         "src/aigovtool/ledger",

@@ -264,6 +264,7 @@ PARSER: Final = Parser(
     covers=(
         *documents.COVERS,
         "src/aigovtool/crypto/aead.py",
+        "src/aigovtool/crypto/locked.py",
         "src/aigovtool/crypto/secret.py",
         "src/aigovtool/crypto/sign.py",
         "src/aigovtool/package",

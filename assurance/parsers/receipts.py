@@ -381,6 +381,7 @@ PARSER: Final = Parser(
         "src/aigovtool/attestation/verifier.py",
         "src/aigovtool/consumer/attest.py",
         "src/aigovtool/consumer/receipts.py",
+        "src/aigovtool/crypto/locked.py",
         "src/aigovtool/crypto/secret.py",
         "src/aigovtool/crypto/sign.py",
         "src/aigovtool/ledger/merkle.py",
