@@ -86,11 +86,13 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         20,
         name="Leases are taken and dropped in a loop",
-        answer="What one instance and one borrower can hold is a share of each limit, and how often a borrower "
-        "may ask for a challenge is bounded: a loop burns the borrower's own share, and fills no log.",
-        tried="Five kills in the middle of a lease, with what is held after each, and 340 requests for a "
-        "challenge by a borrower that never boots.",
-        refusals=("overloaded: nonces",),
+        answer="What one instance and one borrower can hold is a share of each limit, also after it has expired and is "
+        "charged, and how often a borrower may ask for a challenge is bounded: a loop burns the borrower's own share, "
+        "and fills no log.",
+        tried="Five kills in the middle of a lease, with what is held after each; 340 requests for a challenge by a "
+        "borrower that never boots; and a borrower whose instances take all that they are given and are not heard of "
+        "again, 1,000 times, beside another borrower whose consumer is answered all the while.",
+        refusals=("overloaded: nonces", "overloaded: boots"),
         entries=("lease_expired",),
     ),
     Attack(

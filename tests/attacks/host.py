@@ -72,15 +72,27 @@ class Host:
         with httpx.Client(base_url=url, verify=context, timeout=30, trust_env=False) as client:
             yield client
 
-    def challenge(self, client: httpx.Client) -> Challenge:
-        """Ask for a nonce, as an enclave does."""
+    @property
+    def root(self) -> VerifyKey:
+        """The custodian's root key."""
+        return VerifyKey(self.party.custodian.root)
+
+    def asked(self, client: httpx.Client) -> httpx.Response:
+        """Ask for a nonce, as an enclave does, and return what the custodian answers."""
         request = ChallengeRequest(borrower=self.party.borrower, models=[MODEL])
         sealed = encode(seal(release.CHALLENGE_REQUEST, request, self.enrolment))
-        answer = client.post("/v1/boot/challenge", content=sealed, headers=JSON)
+        return client.post("/v1/boot/challenge", content=sealed, headers=JSON)
+
+    def challenged(self, answer: httpx.Response) -> tuple[Challenge, Envelope]:
+        """Return what an answer asks for, and the key set that came with it."""
         assert answer.status_code == 200, answer.text
         reply = decode(answer.content, ChallengeReply)
-        key_set = open_key_set(reply.key_set, VerifyKey(self.party.custodian.root))
-        return open_by_any(reply.challenge, release.CHALLENGE, Challenge, key_set.command_keys())
+        key_set = open_key_set(reply.key_set, self.root)
+        return open_by_any(reply.challenge, release.CHALLENGE, Challenge, key_set.command_keys()), reply.key_set
+
+    def challenge(self, client: httpx.Client) -> Challenge:
+        """Ask for a nonce, and return the challenge."""
+        return self.challenged(self.asked(client))[0]
 
     def claims(self, challenge: Challenge, **changes: Any) -> Binding:
         """What an honest enclave would claim, or something else."""

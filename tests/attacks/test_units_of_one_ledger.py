@@ -4,17 +4,26 @@ import http.client
 
 import msgspec
 import pytest
-from tests.attacks.deployments import Consumer, Deployment, answered_until_refused, answered_until_used_up
+from tests.attacks.abandoned import Looping
+from tests.attacks.deployments import PLENTY, Consumer, Deployment, answered_until_refused, answered_until_used_up
+from tests.attacks.host import Host
 from tests.e2e.world import MODEL, free_port
-from tests.effort import effort
+from tests.effort import effort, is_long
 from tests.observations import Observed
 
-from aigovtool.ids import BorrowerId
-from aigovtool.ledger.policy import Dial, default_policy
+from aigovtool.ids import BorrowerId, LeaseId
+from aigovtool.ledger.budget import BudgetLimit, Scope, Window
+from aigovtool.ledger.policy import ServingPolicy
+from aigovtool.ledger.units import Dimension
+from aigovtool.limits import MAX_NONCES_PER_BORROWER
 from aigovtool.protocol import commands
+from aigovtool.protocol.messages import DenyCode
 
 #: How often something is killed and started again.
 KILLS = effort(2, campaign=5)
+#: How often a borrower takes leases and is not heard of again; and after how many it is looked at what others have.
+LOOPS = effort(16, campaign=1_000)
+CHECKED = LOOPS // 8
 
 
 @pytest.mark.attack(12, 20)
@@ -109,13 +118,7 @@ def test_one_borrower_uses_up_nothing_of_another(world: Deployment, body: bytes)
     first, connection = world.new_consumer(units=5)
     other = BorrowerId("clinic")
     path, port = world.private("clinic.json", world.add_borrower(other)), free_port()
-    world.command(
-        commands.SetModelTerms(
-            model=MODEL,
-            policy=msgspec.structs.replace(default_policy(Dial.BALANCED, ttl_ms=1_000), version=2),
-            borrowers=[BorrowerId("hospital"), other],
-        )
-    )
+    lend_also_to(world, other)
     world.another_enclave("clinic", port, borrower_file=path)
     second = world.add_consumer("of-clinic", 5, borrower=other)
     world.wait_for(lambda: serves(second, port), "the other borrower's enclave serves")
@@ -128,3 +131,87 @@ def test_one_borrower_uses_up_nothing_of_another(world: Deployment, body: bytes)
     theirs.close()
     world.end("clinic")
     assert world.charged_to(first) <= 5
+
+
+def lend_also_to(world: Deployment, other: BorrowerId) -> None:
+    """Lend the model to one more borrower, on the same terms."""
+    (found,) = world.view("/v1/models")["models"]
+    policy = msgspec.convert(found["policy"], ServingPolicy)
+    world.command(
+        commands.SetModelTerms(
+            model=MODEL,
+            policy=msgspec.structs.replace(policy, version=policy.version + 1),
+            borrowers=[*(BorrowerId(name) for name in found["borrowers"]), other],
+        )
+    )
+
+
+@pytest.mark.attack(20)
+def test_a_borrower_that_takes_leases_and_dies_in_a_loop_leaves_others_their_half(
+    world: Deployment, body: bytes, observed: Observed
+) -> None:
+    """Each instance takes what it is given and is never heard of again: a quarter for one, half for all, and no more.
+
+    It stays so when all of it has expired and is charged. Another borrower's consumer is answered all the while.
+    """
+    consumer, connection = world.new_consumer(units=100)
+    other = BorrowerId("looping")
+    party = world.add_borrower(other)
+    lend_also_to(world, other)
+    looping = Looping(party, world.add_consumer("of-looping", borrower=other).name)
+    before, answered = model_row(world), 0
+    limit = (before["posted"] + before["pending"] + 2_000) // 4 * 4
+    limit_model(world, limit)
+    try:
+        with Host(party).connected() as client:
+            for number in range(LOOPS):
+                looping.loop(client, number)
+                if number % CHECKED == 0:
+                    answered += answered_until_used_up(connection, body, 1)[0]
+                    assert sum(outstanding(world, other).values()) <= limit // 2
+            taken = sum(looping.granted.values())
+            assert sorted(looping.held.values()) == [limit // 4] * 2
+            assert looping.denied == {DenyCode.CAPPED}
+            assert answered == len(range(0, LOOPS, CHECKED))
+            world.wait_for(lambda: expired(world, looping) == looping.granted, "all of it is charged")
+            looping.loop(client, 0)
+        assert sum(looping.granted.values()) == taken
+        world.wait_for(lambda: world.row_of(consumer)["pending"] == 0, "all else is given back")
+        charged = model_row(world)["posted"] - before["posted"] - taken - answered
+        assert 0 <= charged <= before["pending"]
+        assert answered_until_used_up(connection, body, 100)[0] == 100 - answered
+    finally:
+        limit_model(world, PLENTY)
+    if is_long():  # it may boot so often in ten minutes; the other loops were those of instances that it had
+        assert looping.refused is not None
+        assert observed.refusal(looping.refused.json()) == "overloaded: boots"
+        assert len(looping.instances) == MAX_NONCES_PER_BORROWER
+    observed.entry("lease_expired")
+    observed.figure(f"units of {limit:,} that {LOOPS:,} loops of one borrower took", taken)
+
+
+def model_row(world: Deployment) -> dict[str, int]:
+    """Return the budget row of the model, for everybody."""
+    rows = world.view("/v1/budgets")["budgets"]
+    (row,) = [row for row in rows if row["key"]["scope"].get("borrower") is None]
+    return {name: int(row[name]) for name in ("posted", "pending")}
+
+
+def limit_model(world: Deployment, units: int) -> None:
+    """Let the model be used so often by everybody together."""
+    limit = BudgetLimit(scope=Scope(model=MODEL), dimension=Dimension.INFERENCES, window=Window.LIFETIME, limit=units)
+    world.command(commands.SetBudget(limit=limit))
+
+
+def outstanding(world: Deployment, borrower: BorrowerId) -> dict[str, int]:
+    """Return the units of leases that nobody has closed, by instance of a borrower."""
+    enclaves = world.view("/v1/enclaves")["enclaves"]
+    return {
+        one["instance"]: int(one["outstanding"].get("inferences", 0)) for one in enclaves if one["borrower"] == borrower
+    }
+
+
+def expired(world: Deployment, looping: Looping) -> dict[LeaseId, int]:
+    """Return the leases of a borrower that were charged because nobody reported on them, with their units."""
+    bodies = world.entries("lease_expired")
+    return {lease: looping.granted[lease] for body in bodies if (lease := body["lease_id"]) in looping.granted}
