@@ -115,9 +115,10 @@ ATTACKS: tuple[Attack, ...] = (
         23,
         name="The disk is full or fails",
         answer="Nothing is answered that is not durable, and after a failed write or sync the process grants "
-        "nothing more.",
+        "nothing more. A package that cannot be read is that model's failure, and the others are served.",
         tried="strace answers the first write and the first sync of a serving custodian with EIO and with "
         "ENOSPC; the campaigns disk-errors, crash-points and power-fail do it at every call. The disks of a running "
-        "custodian, and of an enclave's cache, are filled up.",
+        "custodian, and of an enclave's cache, are filled up; each read of one package fails with EIO.",
+        refusals=("storage_failed: package_unreadable",),
     ),
 )

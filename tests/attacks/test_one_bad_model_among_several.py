@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from tests.attacks.between import Between, Message, Reply
+from tests.attacks.deployments import Around
 from tests.attacks.hostile_models import HOSTILE
 from tests.attacks.hostile_sealing import HostileDeployment
 from tests.attacks.laborious import asked, echo_model, laborious_model, to_echo
@@ -319,3 +320,30 @@ def computed_s(pid: int) -> float:
     """Return the processor time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.attack(23)
+@pytest.mark.needs("strace")
+def test_a_package_that_the_custodians_disk_does_not_give_keeps_no_other_from_being_served(
+    tmp_path: Path, observed: Observed
+) -> None:
+    """Each read of that one file fails with EIO: the custodian says so, and the enclave serves without that model."""
+    world, trace = Several(tmp_path, served=(DAMAGED, MODEL)), tmp_path / "trace"
+    try:
+        world.prepare(digits_model(), default_policy(Dial.BALANCED, ttl_ms=3_000))
+        world.grant(1_000)
+        package = world.lend(DAMAGED, echo_model(), default_policy(Dial.BALANCED, ttl_ms=3_000))
+        world.kill("custodian")
+        failing = ("-e", "trace=read,pread64", "-e", "inject=read,pread64:error=EIO", "-P", str(package))
+        words_ = ("strace", "-D", "-f", "--seccomp-bpf", "-qq", *failing, "-o", str(trace))
+        world.around["custodian"] = Around(words_)
+        world.start_custodian()
+        refused = world.to_custodian().request("GET", f"/v1/packages/sha256:{package.stem}")
+        assert observed.refusal(refusal_of(refused, 503)) == "storage_failed: package_unreadable"
+        world.start_enclave()
+        world.wait_for(lambda: world.serves(MODEL), "the good model answers")
+        told = refusal_of(world.ask(DAMAGED), 503)
+        assert words(told) == "model_not_served: package_unreadable"
+        assert "EIO" in trace.read_text()
+    finally:
+        world.close()
