@@ -171,6 +171,22 @@ async def test_a_party_has_ten_requests_open_at_a_scope(lent: Bench) -> None:
     await asks.file_by_party(lent.custodian, consumer(lent), ask())
 
 
+async def test_a_party_has_a_hundred_requests_open_in_all(lent: Bench) -> None:
+    """Attack: ten for each of its many consumers and models would push all that others ask for out of what is shown."""
+    for number in range(11):
+        await lent.add_consumer(ConsumerId(f"ward{100 + number}"), BORROWER)
+    scopes = [Scope(model=MODEL, borrower=BORROWER, consumer=ConsumerId(f"ward{100 + number}")) for number in range(11)]
+    filed = [ask(scope) for scope in scopes[:10] for _ in range(10)]
+    for one in filed:
+        await asks.file_by_party(lent.custodian, borrower(lent), one)
+    with pytest.raises(ConflictError) as caught:
+        await asks.file_by_party(lent.custodian, borrower(lent), ask(scopes[10]))
+    assert caught.value.reason == "too_many_asks"
+    await asks.file_by_party(lent.custodian, consumer(lent), ask())  # whose own are others
+    await lent.command(decide(filed[0].ask_id, approve=False))
+    await asks.file_by_party(lent.custodian, borrower(lent), ask(scopes[10]))
+
+
 async def test_a_borrower_asks_for_consumers_that_are_there(lent: Bench) -> None:
     """Not for one that was never enrolled, is another's, or was revoked: nobody could decide on it."""
     revoked = ConsumerId("ward8")

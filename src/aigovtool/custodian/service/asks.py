@@ -1,7 +1,7 @@
 """Requests for more budget: filed by enclaves, consumers and borrowers; decided by operators.
 
-A party has a few open at each scope, those of enclaves in its name included: whoever asks again and again must neither
-fill the ledger nor hide what others ask for.
+A party has a few open at each scope, those of enclaves in its name included, and asks for no more where it has many at
+all scopes together: whoever asks again and again must neither fill the ledger nor hide what others ask for.
 """
 
 import secrets
@@ -27,6 +27,8 @@ from aigovtool.protocol.views import DimensionRoom, OwnBudget, OwnView
 
 #: Open requests of a party at one scope: for each dimension one, and some that say more.
 _MAX_OPEN: Final = 10
+#: And of all models and consumers together: a tenth of what operators are shown.
+_MAX_OPEN_IN_ALL: Final = 100
 #: At a consumer's scope its borrower asks, too. More than both may have are there only since an earlier version.
 _MAX_OPEN_AT_SCOPE: Final = 2 * _MAX_OPEN
 
@@ -136,6 +138,13 @@ def _has(transaction: Transaction, borrower: Party, name: ConsumerId) -> bool:
 
 
 def _require_few(transaction: Transaction, party: Party, scope: Scope) -> None:
+    of_borrower = asks.open_of(transaction, BorrowerId(party.borrower or party.name))
+    if sum((ask.role, ask.name) == (party.role, party.name) for ask in of_borrower) >= _MAX_OPEN_IN_ALL:
+        raise ConflictError(
+            f"{_MAX_OPEN_IN_ALL} requests of yours are open",
+            reason="too_many_asks",
+            fix="wait until an operator has decided on some of them",
+        )
     if not _may_ask(asks.open_at(transaction, scope, _MAX_OPEN_AT_SCOPE), party.role, party.name):
         raise ConflictError(
             f"{_MAX_OPEN} requests of yours for this budget are open",

@@ -48,6 +48,12 @@ def open_at(transaction: Transaction, scope: Scope, limit: int) -> list[AskState
     return [decoded(body, AskState) for body in transaction.execute(statement).scalars()]
 
 
+def open_of(transaction: Transaction, borrower: BorrowerId) -> list[AskState]:
+    """Return the open requests for a borrower and its consumers."""
+    statement = select(asks.c.body).where(OPEN, _is_of(borrower))
+    return [decoded(body, AskState) for body in transaction.execute(statement).scalars()]
+
+
 def replace(transaction: Transaction, ask: AskState) -> None:
     """Write a decided request."""
     transaction.execute(update(asks).where(asks.c.ask_id == ask.ask_id).values(state=ask.state, body=encode(ask)))
@@ -65,8 +71,11 @@ def at(transaction: Transaction, scopes: Iterable[Scope]) -> list[AskState]:
 
 def of_borrower(transaction: Transaction, borrower: BorrowerId) -> list[AskState]:
     """Return requests for a borrower and its consumers, in the order of `everything`."""
-    named = f'"borrower":{encode(borrower).decode()}'
-    return _shown(transaction, asks.c.scope.contains(named, autoescape=True), _SHOWN)
+    return _shown(transaction, _is_of(borrower), _SHOWN)
+
+
+def _is_of(borrower: BorrowerId) -> ColumnElement[bool]:
+    return asks.c.scope.contains(f'"borrower":{encode(borrower).decode()}', autoescape=True)
 
 
 def _shown(transaction: Transaction, which: ColumnElement[bool], limit: int) -> list[AskState]:
