@@ -13,6 +13,11 @@ MAX_INTEGER: Final = 2**53 - 1
 # --- Control-plane JSON ----------------------------------------------------------------------
 # A renewal with 1,000 reports is about 400 KiB; nothing else in the control plane comes near.
 MAX_CONTROL_BODY_BYTES: Final = 1 << 20
+# Such bodies under way at a custodian: those of one caller, and all. A small one is never refused for others' large
+# ones: on all 2,000 connections they take as much again as one caller may.
+MAX_CONTROL_BODIES_BYTES: Final = 128 << 20
+MAX_CONTROL_BODIES_BYTES_PER_CALLER: Final = 32 << 20
+MAX_SMALL_BODY_BYTES: Final = 16 << 10
 # Our deepest document is 7 levels; Python's own recursion limit would be reached near 1,000.
 MAX_JSON_DEPTH: Final = 24
 

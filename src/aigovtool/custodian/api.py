@@ -23,13 +23,20 @@ from aigovtool.custodian.store.records import Instance
 from aigovtool.custodian.store.turns import in_line_of, party
 from aigovtool.ids import Digest, MessageId, Units
 from aigovtool.ledger.entry import PartyRole
-from aigovtool.limits import MAX_EVIDENCE_BYTES, MAX_INTEGER, MAX_PACKAGE_BYTES
+from aigovtool.limits import (
+    MAX_CONTROL_BODIES_BYTES,
+    MAX_CONTROL_BODIES_BYTES_PER_CALLER,
+    MAX_EVIDENCE_BYTES,
+    MAX_INTEGER,
+    MAX_PACKAGE_BYTES,
+)
 from aigovtool.protocol import views as shown
 from aigovtool.protocol.commands import AskRequest, AskState, CommandResult
 from aigovtool.protocol.messages import Push, RenewReply
 from aigovtool.protocol.release import ChallengeReply
 from aigovtool.transport.body import stream_body
 from aigovtool.transport.openapi import openapi
+from aigovtool.transport.room import Room
 from aigovtool.transport.routes import Call, Caller, Route, application
 from aigovtool.transport.source import SourceResponse, begun
 
@@ -77,7 +84,8 @@ class PartyQuery(Message):
 
 def custodian_application(custodian: Custodian, *, clock_ms: Callable[[], int]) -> Router:
     """Return what is served: the table, and a line in the audit log for whom it refuses."""
-    return application(routes(custodian), clock_ms=clock_ms, refused=noting(custodian))
+    bodies = Room(MAX_CONTROL_BODIES_BYTES_PER_CALLER, MAX_CONTROL_BODIES_BYTES, "open_bodies")
+    return application(routes(custodian), clock_ms=clock_ms, refused=noting(custodian), bodies=bodies)
 
 
 def routes(custodian: Custodian) -> list[Route]:

@@ -31,7 +31,16 @@ _NUMBERS: Final = count(1)
 class Connection:
     """One accepted connection; `number` is unique in the process and only for logs."""
 
-    __slots__ = ("_identity", "_on_proof", "_on_refusal", "number", "peer", "peer_certificate", "server_spki_sha256")
+    __slots__ = (
+        "_identity",
+        "_on_proof",
+        "_on_refusal",
+        "_signer",
+        "number",
+        "peer",
+        "peer_certificate",
+        "server_spki_sha256",
+    )
 
     def __init__(
         self,
@@ -50,6 +59,7 @@ class Connection:
         #: SHA-256 of the public key that this server proved on this connection (32 bytes).
         self.server_spki_sha256: Final = server_spki_sha256
         self._identity: Identity | None = None
+        self._signer: str | None = None
         self._on_proof: Final = on_proof
         self._on_refusal: Final = on_refusal
 
@@ -81,12 +91,19 @@ class Connection:
             return "unreadable"
         return f"{identity.kind.value}:{identity.name}"
 
+    @property
+    def sharer(self) -> str:
+        """Whose share of what all callers have together it takes: its client's, its signer's, or its address's."""
+        address = "" if self.peer is None else network_of(self.peer[0])
+        return self.client or (address if self._signer is None else f"signer:{self._signer}")
+
     def prove(self, signer: str) -> None:
         """Take note that `signer` (a key id) has signed what came on this connection, as a handler has verified.
 
         From now on the connection counts as one of that signer's: it is not ended for somebody else, and may be idle
         like that of a client with a certificate.
         """
+        self._signer = signer
         if self._on_proof is not None:
             self._on_proof(signer)
 

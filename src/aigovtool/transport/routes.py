@@ -6,7 +6,8 @@ For each request, in this order, and nothing later runs when something earlier f
 2. Who asks: the credential of the connection (401), its role among `who` of the route (403), then the
    role's own check, for example whether the key is enrolled and not revoked.
 3. Path and query parameters, decoded strictly into their types; a repeated query parameter is an error.
-4. The body: content type exactly `application/json` (415), size (413), strict decoding (400, 422). A route
+4. The body: content type exactly `application/json` (415), size (413), room for it among those of others (429),
+   strict decoding (400, 422). A route
    without a body type takes no body at all; one with `stream_body` reads the body by itself, bounded.
 5. The handler; its answer must be of the declared type, a Starlette `Response`, or None for 204.
 
@@ -15,7 +16,7 @@ Every error becomes problem+json (`transport.problem`). The table is also what `
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -41,10 +42,11 @@ from aigovtool.errors import (
     UnauthenticatedError,
     UnsupportedMediaError,
 )
-from aigovtool.limits import MAX_CONTROL_BODY_BYTES, MAX_INTEGER
+from aigovtool.limits import MAX_CONTROL_BODY_BYTES, MAX_INTEGER, MAX_SMALL_BODY_BYTES
 from aigovtool.transport.body import check_declared, read_body
 from aigovtool.transport.connection import Connection, connection_of
 from aigovtool.transport.problem import problem, unexpected
+from aigovtool.transport.room import Room
 
 M = TypeVar("M", bound=msgspec.Struct)
 T = TypeVar("T")
@@ -150,6 +152,7 @@ def application(
     clock_ms: Callable[[], int],
     authorize: Callable[[Identity, Route], None] | None = None,
     refused: Noter | None = None,
+    bodies: Room | None = None,
 ) -> Router:
     """Return the ASGI application that serves exactly `routes`.
 
@@ -158,6 +161,7 @@ def application(
         clock_ms: trusted time, read once per request.
         authorize: called with every identity before its request is looked at further; refuses by raising.
         refused: told of each error on a route that needs a credential, once it is known whose; before the answer.
+        bodies: the memory for bodies that are read as a whole, from before they are read until they are answered.
     """
     table: dict[str, dict[str, Route]] = {}
     for route in routes:
@@ -168,7 +172,7 @@ def application(
     # A literal path is found before a template that would match it too.
     paths = sorted(table, key=lambda path: (len(path_names(path)), path))
     endpoints = [
-        StarletteRoute(path, _Endpoint(table[path], clock_ms, authorize, refused), include_in_schema=False)
+        StarletteRoute(path, _Endpoint(table[path], clock_ms, authorize, refused, bodies), include_in_schema=False)
         for path in paths
     ]
     return Router(endpoints, redirect_slashes=False, default=_not_found)
@@ -188,11 +192,13 @@ class _Endpoint:
         clock_ms: Callable[[], int],
         authorize: Callable[[Identity, Route], None] | None,
         refused: Noter | None,
+        bodies: Room | None,
     ) -> None:
         self._routes: Final = routes
         self._clock_ms: Final = clock_ms
         self._authorize: Final = authorize
         self._refused: Final = refused
+        self._bodies: Final = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = await self._respond(Request(scope, receive))
@@ -224,11 +230,22 @@ class _Endpoint:
         call._parameters = (_path_parameters(request, route), _query_parameters(request, route))  # noqa: SLF001
         if route.body is not None:
             check_content_type(request)
-            body = await read_body(request, route.max_body_bytes)
-            call._body = decode(body, route.body, max_bytes=route.max_body_bytes)  # noqa: SLF001
-        elif not route.stream_body:
+            check_declared(request, route.max_body_bytes)
+            with self._room(call, route):
+                body = await read_body(request, route.max_body_bytes)
+                call._body = decode(body, route.body, max_bytes=route.max_body_bytes)  # noqa: SLF001
+                return _encoded(await route.handler(call), route)
+        if not route.stream_body:
             await _require_no_body(request)
         return _encoded(await route.handler(call), route)
+
+    def _room(self, call: Call, route: Route) -> AbstractContextManager[object]:
+        """Take the memory for a body; for a small one there always is."""
+        declared = call.request.headers.get("content-length")
+        size_bytes = route.max_body_bytes if declared is None else int(declared)
+        if self._bodies is None or size_bytes <= MAX_SMALL_BODY_BYTES:
+            return nullcontext()
+        return self._bodies.take(call.connection.sharer, size_bytes)
 
     def _called(self, request: Request, route: Route) -> Call:
         connection, now_ms = connection_of(request), self._clock_ms()
