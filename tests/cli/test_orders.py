@@ -13,19 +13,22 @@ from tests.cli.site import BUDGET, Site, do, make_site
 from tests.custodian.conftest import Enclave, want
 
 from aigovtool.attestation.policy import AppraisalPolicy
+from aigovtool.cli import orders
 from aigovtool.cli.custodian.gap import gap_of
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import Envelope, SigningKey, VerifyKey, seal
 from aigovtool.crypto.wrap import WrapKey
 from aigovtool.custodian.service import views
-from aigovtool.ids import OperatorId
+from aigovtool.ids import ModelId, OperatorId
+from aigovtool.ledger.budget import RowKey, Scope, Window
 from aigovtool.ledger.entry import StopTarget
 from aigovtool.ledger.policy import GRACE_MS
-from aigovtool.protocol.commands import COMMAND, Command, SetAppraisalPolicy, Stop
+from aigovtool.ledger.units import Dimension
+from aigovtool.protocol.commands import COMMAND, Command, RowCharge, SetAppraisalPolicy, Stop
 from aigovtool.protocol.party import Invitation, OperatorFile
 from aigovtool.protocol.trust import KEY_SET, open_key_set
-from aigovtool.protocol.views import GapView
+from aigovtool.protocol.views import BudgetView, GapView
 from aigovtool.transport.server import bind_loopback
 
 
@@ -560,3 +563,16 @@ def test_an_order_that_leaves_a_version_out_is_neither_saved_nor_cosigned(on_fil
         refused = cosign(place, "--yes")
         assert (refused.exit_code, "not_next_version" in refused.stderr) == (3, True)
         assert json.loads(place.run("appraisal", "show", "--json").stdout)["version"] == 1
+
+
+def test_a_charge_to_a_window_that_is_over_says_which() -> None:
+    """Attack: the first operator charges yesterday's, which nobody can use any more, in place of what is left today."""
+    day, scope = 86_400_000, Scope(model=ModelId("sorter"))
+    today = RowKey(scope=scope, dimension=Dimension.INFERENCES, window=Window.DAY, bucket_ms=20_000 * day)
+    yesterday = msgspec.structs.replace(today, bucket_ms=19_999 * day)
+    now = BudgetView(key=today, limit=100, posted=0, pending=0, room=100, consequences=None)
+    lines = orders.charge_lines([now], [RowCharge(row=yesterday, units=100)])
+    assert [(line.window, line.left, line.charged) for line in lines] == [
+        ("day", 100, 0),
+        ("day of 2024-10-03 00:00:00Z", None, 100),
+    ]

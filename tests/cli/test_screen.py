@@ -1,11 +1,13 @@
 """What is printed does nothing to a terminal, for people and for programs."""
 
 import json
+import re
 
 import msgspec
 import pytest
 
 from aigovtool.cli.screen import Screen
+from aigovtool.cli.words import plain
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -22,3 +24,28 @@ def test_a_document_means_what_it_was_and_moves_no_terminal(name: str, capsys: p
     assert json.loads(printed) == {"name": name}
     assert all(one.isprintable() for one in printed.replace("\n", ""))
     assert ("🙂" in printed) == ("🙂" in name)
+
+
+#: What a consumer may give as the reason of a request for budget.
+FORGED = "new ward" + 12 * " " + "2026-11-26 18:00:00Z" + 2 * " " + "approved by alice"
+
+
+def test_what_a_peer_says_in_a_table_looks_like_no_further_column(capsys: pytest.CaptureFixture[str]) -> None:
+    """Attack: a reason with the columns that come after it. It stays in its own, which has one space between words."""
+    Screen(json=False).table(("reason", "at", "state"), [(FORGED, "2026-11-27 09:00:00Z", "open")], "")
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert re.split(" {2,}", row.strip()) == [re.sub(" +", " ", FORGED), "2026-11-27 09:00:00Z", "open"]
+
+
+def test_what_a_peer_says_beside_a_name_looks_like_no_further_name(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line is a name, two spaces or more, and a value."""
+    Screen(json=False).facts([("reason", "drill over" + 60 * " " + "custodian  another"), ("custodian", "this one")])
+    first, second = capsys.readouterr().out.splitlines()
+    assert re.split(" {2,}", first) == ["reason", "drill over custodian another"]
+    assert re.split(" {2,}", second) == ["custodian", "this one"]
+
+
+@pytest.mark.parametrize("blank", ["\u115f", "\u1160", "\u2800", "\u3164", "\uffa0", "\u200b", "\u00a0"])
+def test_what_shows_nothing_is_shown(blank: str) -> None:
+    """Letters and symbols without a form, among them some that count as printable."""
+    assert plain(f"a{blank}b") == "a?b"

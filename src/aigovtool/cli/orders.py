@@ -21,6 +21,7 @@ from aigovtool.errors import ConflictError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from aigovtool.ledger.budget import RowKey
     from aigovtool.ledger.policy import ServingPolicy
     from aigovtool.operator.client import OperatorClient
     from aigovtool.operator.order import Order
@@ -82,7 +83,10 @@ class SavedOrder(Struct, frozen=True, kw_only=True):
 
 
 def charge_lines(rows: "Sequence[BudgetView]", charges: "Sequence[RowCharge]") -> list[ChargeLine]:
-    """Return what is charged, and with it every budget that has units left and is not."""
+    """Return what is charged, and with it every budget that has units left and is not.
+
+    Of a window that is over it is said which one it is: who charges that, charges nothing that anybody could still use.
+    """
     charged = {charge.row: charge.units for charge in charges}
     known = {row.key: row for row in rows}
     shown = [key for key, row in known.items() if key in charged or row.room]
@@ -92,7 +96,7 @@ def charge_lines(rows: "Sequence[BudgetView]", charges: "Sequence[RowCharge]") -
         lines.append(
             ChargeLine(
                 budget=path(key.scope),
-                window=key.window.value,
+                window=key.window.value if key in known else _window_over(key),
                 dimension=key.dimension.value,
                 left=left,
                 charged=units,
@@ -100,6 +104,10 @@ def charge_lines(rows: "Sequence[BudgetView]", charges: "Sequence[RowCharge]") -
             )
         )
     return lines
+
+
+def _window_over(key: "RowKey") -> str:
+    return f"{key.window.value} of {when(key.bucket_ms)}" if key.bucket_ms else key.window.value
 
 
 def meaning(lines: "Sequence[ChargeLine]") -> str:

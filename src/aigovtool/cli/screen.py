@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
-from aigovtool.cli.words import plain
+from aigovtool.cli.words import plain, told
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,7 +68,7 @@ class Screen:
         """Print names and values below each other."""
         width = max((len(name) for name, _ in pairs), default=0)
         for name, value in pairs:
-            self.line(f"{name:<{width}}  {value}")
+            self.line(f"{name:<{width}}  {told(value)}")
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
         """Print rows under a header, or the sentence `empty`; a column named `>x` is aligned to the right."""
@@ -84,7 +84,7 @@ class Screen:
                 column.removeprefix(">"), justify="right" if justify == "right" else "left", overflow="fold"
             )
         for row in rows:
-            table.add_row(*(plain(cell) for cell in row))
+            table.add_row(*(told(cell) for cell in row))
         self._out.print(table)
 
     def note(self, text: str) -> None:

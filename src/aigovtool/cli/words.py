@@ -1,5 +1,6 @@
 """Numbers, times and names for people."""
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -9,6 +10,9 @@ if TYPE_CHECKING:
 _SECOND_MS: Final = 1_000
 _SPANS: Final = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"))
 _SHORT_CHARS: Final = 12
+#: Letters and symbols that show nothing: a line of them looks like the end of it.
+_BLANKS: Final = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+_SPACES: Final = re.compile(" {2,}")
 
 
 def when(moment_ms: int) -> str:
@@ -74,5 +78,10 @@ def short(identifier: str) -> str:
 
 
 def plain(text: object) -> str:
-    """Return text without anything that a terminal would act on: it may come from a peer."""
-    return "".join(character if character.isprintable() else "?" for character in str(text))
+    """Return text without anything that a terminal would act on, or that shows nothing: it may come from a peer."""
+    return "".join(one if one.isprintable() and one not in _BLANKS else "?" for one in str(text))
+
+
+def told(text: object) -> str:
+    """Return what a peer may have said as one value of several: no run of spaces in it looks like the next column."""
+    return _SPACES.sub(" ", plain(text))

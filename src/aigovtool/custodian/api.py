@@ -20,7 +20,7 @@ from aigovtool.custodian.service import asks, boot, commands, credentials, key_r
 from aigovtool.custodian.service.refusals import noting
 from aigovtool.custodian.store import facts
 from aigovtool.custodian.store.records import Instance
-from aigovtool.custodian.store.turns import in_line_of, party
+from aigovtool.custodian.store.turns import enclaves_of, in_line_of, party
 from aigovtool.ids import Digest, MessageId, Units
 from aigovtool.ledger.entry import PartyRole
 from aigovtool.limits import (
@@ -100,14 +100,13 @@ def routes(custodian: Custodian) -> list[Route]:
         *_entries(custodian),
         *_views(custodian),
     ]
-    table = [_in_line(route) for route in table]
     description = encode(openapi(table, title="AIGovTool custodian", version=__version__))
 
     async def describe(_call: Call) -> Response:
         return Response(description, media_type="application/json")
 
     return [
-        *table,
+        *map(_in_line, table),
         Route(
             method="GET",
             path="/openapi.json",
@@ -228,7 +227,8 @@ def _proven(call: Call, result: T) -> T:
 async def _lines(custodian: Custodian, instance: Instance, asked_ms: int = 0) -> AsyncIterator[bytes]:
     with custodian.hub.listen(instance, asked_ms) as stream:
         # Read after the stream is registered: a stop falls into the state, into the stream, or into both.
-        state = await renewal.stop_state_of(custodian, instance.instance)
+        with in_line_of(enclaves_of(instance.borrower)):
+            state = await renewal.stop_state_of(custodian, instance.instance)
         yield encode(Push(stop_state=state, key_set=custodian.keys.key_set.version)) + b"\n"
         while True:
             try:

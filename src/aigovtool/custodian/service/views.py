@@ -14,6 +14,7 @@ from aigovtool.custodian.service.standing import policy_in_force
 from aigovtool.custodian.store import asks, budgets, facts, instances, leases, log, models, parties, stops
 from aigovtool.custodian.store.records import Instance
 from aigovtool.custodian.store.transaction import Transaction
+from aigovtool.custodian.store.turns import STRANGERS, in_line_of
 from aigovtool.errors import InvalidValueError
 from aigovtool.ids import key_id_of
 from aigovtool.ledger.budget import BudgetRow
@@ -245,11 +246,12 @@ async def compare(custodian: Custodian, seen: views.CheckpointSeen) -> views.Log
         epoch = facts.epoch(transaction)
         return note_gap(custodian, transaction, seen.checkpoint), facts.epoch(transaction) > epoch
 
-    noted = await custodian.database.run(lambda running: note(running) if remembers(running, shown) else None)
-    if noted is None:
-        # Whoever forges one must not cost the ledger's writer the time that it takes to see that.
-        await asyncio.to_thread(open_checkpoint, seen.checkpoint, custodian.keys.key_set.log_keys())
-        noted = await custodian.database.run(note)
+    with in_line_of(STRANGERS):
+        noted = await custodian.database.run(lambda running: note(running) if remembers(running, shown) else None)
+        if noted is None:
+            # Whoever forges one must not cost the ledger's writer the time that it takes to see that.
+            await asyncio.to_thread(open_checkpoint, seen.checkpoint, custodian.keys.key_set.log_keys())
+            noted = await custodian.database.run(note)
     gap, leapt = noted
     if leapt:
         await announce(custodian, EVERYBODY)

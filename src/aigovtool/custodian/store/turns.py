@@ -14,8 +14,10 @@ from contextvars import ContextVar
 from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
-#: The custodian itself, and whoever is not known yet.
+#: The custodian itself.
 NOBODY: Final = ""
+#: Whoever is not known, where that does not wait in the line of its own (`Database.run_open`).
+STRANGERS: Final = "strangers"
 _CALLER: Final[ContextVar[str]] = ContextVar("aigovtool_ledger_caller", default=NOBODY)
 
 
