@@ -12,13 +12,13 @@ from tests.protocol.test_metering import ANNA, BERT, MODEL, Exchange, answer, re
 from aigovtool.enclave.boot import Instance
 from aigovtool.enclave.clock import ElapsedClock
 from aigovtool.enclave.instance_run import InstanceRun
-from aigovtool.enclave.room import Room
 from aigovtool.errors import OverloadedError, RefusalError, StoppedError
 from aigovtool.ids import ConsumerId
 from aigovtool.ledger.entry import StopTarget
 from aigovtool.ledger.units import UnitVector
 from aigovtool.protocol.messages import Deny, DenyCode, Grant
 from aigovtool.protocol.reservation import Reservation
+from aigovtool.transport.room import Room
 
 #: What one request reserves of compute.
 MOST_MS = 50

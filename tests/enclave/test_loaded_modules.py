@@ -75,11 +75,11 @@ OURS = {
         "listening",
         "memory",
         "results",
-        "room",
         "roster",
         "session_quotes",
         "spent_ids",
         "trusted_keys",
+        "turns",
     },
     # What talks to the engine child; what runs in it is not loaded here.
     "aigovtool.enclave.engines": {

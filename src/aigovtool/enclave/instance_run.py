@@ -26,7 +26,6 @@ from aigovtool.enclave.boot import Instance
 from aigovtool.enclave.failed_runs import FailedRuns
 from aigovtool.enclave.listening import RETRY_S, listen, retry_s
 from aigovtool.enclave.results import Results
-from aigovtool.enclave.room import Room
 from aigovtool.errors import AIGovToolError, ForbiddenError, RefusalError, UnreachableError
 from aigovtool.ids import ConsumerId, Digest, MessageId, ModelId
 from aigovtool.ledger.policy import ServingPolicy
@@ -37,6 +36,7 @@ from aigovtool.protocol.messages import Answer, Push, RenewReply, Wiped
 from aigovtool.protocol.reservation import Line, Posted, Reservation, Waiting
 from aigovtool.protocol.views import CheckpointSeen, LogHead
 from aigovtool.transport.problem import unexpected
+from aigovtool.transport.room import Room
 
 _LOG = logging.getLogger(__name__)
 _IDLE_S = 0.5

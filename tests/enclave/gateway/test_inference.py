@@ -16,12 +16,12 @@ from aigovtool.enclave.gateway import inference
 from aigovtool.enclave.gateway.inference import Asked, infer
 from aigovtool.enclave.instance_run import InstanceRun
 from aigovtool.enclave.results import Answered
-from aigovtool.enclave.room import Room
 from aigovtool.errors import AIGovToolError, FaultError, OverloadedError
 from aigovtool.ids import RequestKey
 from aigovtool.limits import MAX_ON_LOOP_BYTES
 from aigovtool.protocol.oip import InferClaim, read_infer_claim
 from aigovtool.protocol.tensor import Outline
+from aigovtool.transport.room import Room
 
 UNSIGNABLE = bytes(300)  # a salt whose length fits no byte: the receipt cannot be made
 

@@ -19,7 +19,6 @@ from typing import Final, NamedTuple, Self
 from aigovtool.enclave.engines.ipc import Answered, Frame
 from aigovtool.enclave.engines.lanes import Lane
 from aigovtool.enclave.engines.scheduling import Scheduler, Turn
-from aigovtool.enclave.room import Room, Share
 from aigovtool.enclave.unread import Unread
 from aigovtool.ids import ConsumerId
 from aigovtool.limits import (
@@ -28,6 +27,7 @@ from aigovtool.limits import (
     MAX_ENGINE_REQUESTS,
     MAX_ENGINE_REQUESTS_PER_CONSUMER,
 )
+from aigovtool.transport.room import Room, Share
 
 _FULL: Final = "engine_queue_full"
 #: Pairs of consumer and model whose runs are known to be long.

@@ -57,7 +57,7 @@ from aigovtool.enclave.engines.pending import Errand, Pending, Shares
 from aigovtool.enclave.engines.sandbox import ALWAYS_REQUIRED, Layer
 from aigovtool.enclave.engines.spawn import check_descriptor, last_words, spawn
 from aigovtool.enclave.engines.tries import tried
-from aigovtool.enclave.room import Turns
+from aigovtool.enclave.turns import Turns
 from aigovtool.errors import ConfigurationError, DeadlineError, EngineError, InvalidValueError, MalformedError
 from aigovtool.ids import ConsumerId, Digest
 from aigovtool.limits import MAX_INFER_DEADLINE_MS

@@ -1,10 +1,8 @@
-"""What consumers share: room, of which each may take its own share, and threads, which each gets in its turn.
+"""Threads that consumers share, each in its turn: for work that would hold up the event loop.
 
-`Room` (`transport.room`) is used for requests that wait for units, bodies in memory, and what the engine has.
-
-`Turns` is used for work that would hold up the event loop, and with it heartbeat, pushes and everybody else. The
-interpreter lets another thread run every few milliseconds, except within one call of a library: so what is done here is
-cut in pieces, or bounded, where it is made (`protocol.tensor_json`, `MAX_INFER_JSON_LISTS`).
+And with it heartbeat, pushes and everybody else. The interpreter lets another thread run every few milliseconds, except
+within one call of a library: so what is done here is cut in pieces, or bounded, where it is made
+(`protocol.tensor_json`, `MAX_INFER_JSON_LISTS`).
 """
 
 import asyncio
@@ -16,9 +14,6 @@ from weakref import WeakValueDictionary
 from aigovtool.errors import AIGovToolError, OverloadedError
 from aigovtool.ids import ConsumerId
 from aigovtool.limits import MAX_LARGE_AT_ONCE, MAX_ON_LOOP_BYTES
-from aigovtool.transport.room import Room, Share
-
-__all__ = ["Room", "Share", "Turns"]
 
 T = TypeVar("T")
 
