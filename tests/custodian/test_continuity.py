@@ -183,6 +183,30 @@ async def verified(bench: Bench) -> AuditReport:
     return verify_log(lines, head.checkpoint, bench.custodian.keys.key_set.log_keys(), bench.custodian.keys.custodian)
 
 
+async def test_a_stop_of_a_consumer_does_not_end_with_its_credential(two: Two) -> None:
+    """Attack: its enclave wishes for units when it is listed as stopped no more. The log would never verify again."""
+    bench, brief = two.bench, ConsumerId("brief")
+    act = acts.AddParty(
+        role=PartyRole.CONSUMER,
+        name=brief,
+        key=SigningKey.generate().public.raw,
+        borrower=BORROWER,
+        valid_for_ms=3_600_000,
+    )
+    await bench.command(act)
+    enclave = Enclave(bench)
+    await enclave.boot()
+    assert isinstance((await enclave.renew(want(1, consumer=brief))).results[0], Grant)
+    await bench.command(acts.Stop(target=StopTarget.CONSUMER, value=brief, reason="incident"))
+    for passed_ms, code in ((0, DenyCode.STOPPED), (3_600_000, DenyCode.STOPPED), (1, DenyCode.NO_BUDGET_ROW)):
+        bench.now_ms += passed_ms
+        (denied,) = (await enclave.renew(want(1, consumer=brief))).results
+        assert isinstance(denied, Deny)
+        assert denied.code is code
+    assert isinstance((await enclave.renew(want(1))).results[0], Grant)  # nobody else is concerned
+    assert (await verified(bench)).stops == ((StopTarget.CONSUMER, brief),)
+
+
 # --- Detection -------------------------------------------------------------------------------------------------
 
 

@@ -59,8 +59,11 @@ class Granting:
         wanted = {want.model for want in wants} & set(instance.models)
         self._models: Final = {model.model: model for model in models.among(transaction, sorted(wanted))}
         names = sorted({want.consumer for want in wants})
+        # Whose credential has ended is not listed as stopped any more, and the log would say that it was.
         self._consumers: Final = {
-            party.name: party for party in parties.among(transaction, PartyRole.CONSUMER, names) if not party.revoked
+            party.name: party
+            for party in parties.among(transaction, PartyRole.CONSUMER, names)
+            if not party.revoked and now_ms <= party.not_after_ms
         }
         self._borrower: Final = parties.find(transaction, PartyRole.BORROWER, instance.borrower) if wants else None
         self._held: Final[dict[ModelId, tuple[UnitVector, UnitVector]]] = {}
