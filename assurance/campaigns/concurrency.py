@@ -1,20 +1,26 @@
-"""Real processes: many connections at once spend a budget exactly."""
+"""Real processes: many clients at once spend a budget exactly."""
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from tests.e2e.model import one_digit
-from tests.e2e.world import Connection, World
+from tests.e2e.world import BORROWER, Connection, World
 
+from aigovtool.crypto.sign import SigningKey
+from aigovtool.crypto.x509 import from_pem
+from aigovtool.ledger.entry import PartyRole
+from aigovtool.protocol.commands import AddParty
+from aigovtool.transport.tls import unverified_context_for_attestation_only
 from assurance.campaign import Campaign, Target
 from assurance.drills.deployment import CLUSTER_COVERS, COVERS, clustered, deployment
 from assurance.figures import Figures, of_seed
 from assurance.machine import load as machine_load
 
-_CONNECTIONS, _REPLICAS = 64, 3
+_CLIENTS, _REPLICAS = 64, 3
+_VALID_MS = 86_400_000
 #: Seeds that the short form plays have short rounds; a round is (requests of each connection, budget).
 _SHORT_SEEDS, _SHORT, _FULL = 2, (100, 1_000), (1_000, 10_000)
 _RACERS = 32
@@ -58,11 +64,25 @@ class Round:
         return f"{answers} answers, {self.charged} charged on a budget of {self.budget}; {dict(self.statuses)}"
 
 
+def _clients(world: World, ports: Sequence[int]) -> list[Connection]:
+    """Enrol consumers, and connect them to the enclaves at these ports in turn (evidence is not looked at)."""
+    return [_client(world, f"client-{number}", ports[number % len(ports)]) for number in range(_CLIENTS)]
+
+
+def _client(world: World, name: str, port: int) -> Connection:
+    key = SigningKey.generate()
+    act = AddParty(role=PartyRole.CONSUMER, name=name, key=key.public.raw, borrower=BORROWER, valid_for_ms=_VALID_MS)
+    credential = from_pem((world.command(act).certificate or "").encode())
+    connection = Connection(port, unverified_context_for_attestation_only(credential=credential, key=key))
+    world.connections.append(connection)
+    return connection
+
+
 def _alone(requests: int, budget: int) -> Round:
     """Play a round with one custodian on SQLite and one enclave."""
     done = Round(budget)
     with deployment(budget=budget, ttl_ms=10_000) as world:
-        done.play([world.connect() for _ in range(_CONNECTIONS)], requests)
+        done.play(_clients(world, [world.enclave_port]), requests)
         world.kill("enclave", 15)
         world.processes["enclave"].wait(60)
         done.charged = world.charged()
@@ -73,9 +93,7 @@ def _together(requests: int, budget: int) -> Round:
     """Play a round with several custodians on one PostgreSQL ledger, each with an enclave."""
     done = Round(budget)
     with clustered(replicas=_REPLICAS, budget=budget, ttl_ms=10_000) as all_of_them:
-        ports = all_of_them.cluster.enclave_ports
-        connections = [all_of_them.world.connect(ports[number % _REPLICAS]) for number in range(_CONNECTIONS)]
-        done.play(connections, requests)
+        done.play(_clients(all_of_them.world, all_of_them.cluster.enclave_ports), requests)
         all_of_them.end_enclaves()
         done.charged = all_of_them.world.charged()
     return done
@@ -113,9 +131,10 @@ def _campaign(
     requests, budget = _FULL
     return Campaign(
         name=name,
-        claim=f"{_CONNECTIONS} connections x {requests:,} requests on {budget:,} units get exactly {budget:,} answers "
+        claim=f"{_CLIENTS} clients x {requests:,} requests on {budget:,} units get exactly {budget:,} answers "
         f"from {who}.",
-        counts="rounds with a fresh deployment each; answers and charged units must both be exactly the budget, and "
+        counts="rounds with a fresh deployment each; every client is a consumer of its own, with leases of its own and "
+        "one connection. Answers and charged units must both be exactly the budget, and "
         "every other request must be told that the budget is used up (402): no server error, and nothing else. Who is "
         f"told that others hold the units (429) asks again. The first {_SHORT_SEEDS} rounds have a tenth of it all.",
         target=Target(20, "rounds"),
