@@ -11,7 +11,7 @@ from sqlalchemy.pool import NullPool
 from tests.custodian.store.conftest import LONG_S, Gate, names, put
 from tests.postgres_server import PostgresServer
 
-from aigovtool.custodian.store import facts
+from aigovtool.custodian.store import facts, postgres
 from aigovtool.custodian.store.database import Database
 from aigovtool.custodian.store.postgres import Postgres, parse_url, require_empty
 from aigovtool.custodian.store.schema import SCHEMA_VERSION
@@ -161,6 +161,17 @@ def test_a_server_that_may_lose_commits_is_refused(setting: str) -> None:
         with pytest.raises(ConfigurationError) as caught:
             Database(Postgres(address, create=True))
     assert caught.value.reason == "database_not_durable"
+
+
+def test_a_server_that_is_too_old_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this one were older than the oldest that is known to be fit; the version is the server's own word."""
+    monkeypatch.setattr(postgres, "_MIN_VERSION", 1_000_000)
+    with pytest.raises(ConfigurationError) as caught:
+        Database(Postgres(url, create=True))
+    assert (caught.value.reason, "15" in caught.value.fix) == ("database_version", True)
+    assert postgres.look(url).too_old
+    monkeypatch.undo()
+    assert not postgres.look(url).too_old
 
 
 def test_commits_are_synchronous_whatever_the_server_is_set_to(url: str) -> None:
