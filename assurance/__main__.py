@@ -22,6 +22,8 @@ from assurance.state import load_state
 QUICK_S = 540.0
 #: What one campaign may take of it, and what stays for each that comes after it.
 _QUICK_MOST_S, _QUICK_LEAST_S = 60.0, 12.0
+#: With the start of its worker processes.
+_AT_LEAST_S = 5.0
 
 
 def _arguments() -> argparse.Namespace:
@@ -68,6 +70,8 @@ def run_one(campaign: Campaign, options: argparse.Namespace, most_s: float) -> b
         return not campaign.broken(load_state().figures(campaign.name, code_digest(campaign.covers)))
     old = replay_failed(campaign)
     deadline = since + min(most_s, options.seconds or float("inf"))
+    if options.quick and most_s > 0:  # old seeds may have taken it all: each campaign plays something
+        deadline = max(deadline, time.monotonic() + _AT_LEAST_S)
     figures = _played(campaign, options, deadline)
     elapsed = time.monotonic() - since
     print(f"  {campaign.status(figures)} after {elapsed:.0f} s: {campaign.figure(figures)}", flush=True)

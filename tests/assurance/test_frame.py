@@ -121,6 +121,23 @@ def test_the_short_form_of_all_campaigns_ends_in_time(greed: float) -> None:
     assert quick_share_s(9, 3) == 3
 
 
+def test_each_campaign_plays_something_in_the_short_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one whose share is used up when the seeds are played that once failed."""
+    asked: list[float] = []
+
+    def run(_campaign: Campaign, _seeds: int, deadline: float, **_: object) -> Figures:
+        asked.append(deadline)
+        return NOTHING
+
+    monkeypatch.setattr("assurance.__main__.run_campaign", run)
+    options = argparse.Namespace(quick=True, seeds=None, seconds=None, workers=1)
+    for most_s in (0.001, 30.0, 0.0):
+        run_one(CAMPAIGN, options, most_s)
+    now_s = time.monotonic()
+    assert [at_s > now_s for at_s in asked] == [True, True, False]
+    assert asked[0] < now_s + 10 < asked[1] <= now_s + 30
+
+
 def test_what_takes_too_long_for_the_short_form_is_left_out_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     """It says so, and the long form begins with one seed."""
     slow = replace(CAMPAIGN, quick=0, run=lambda seeds, deadline: pytest.fail("it was played"))
