@@ -63,6 +63,30 @@ def test_frames_survive_any_cut(sizes: list[int], piece: int) -> None:
 
 
 @FEW
+@given(lost=st.lists(st.booleans(), min_size=1, max_size=5), piece=st.integers(1, 100_000))
+def test_data_for_which_there_is_no_memory_is_passed_over(lost: list[bool], piece: int) -> None:
+    """However the stream is cut, its message comes all the same, and so does whatever follows."""
+    sent = [Tensor("x", Datatype.UINT8, (70_001 + one,), bytes([one + 1]) * (70_001 + one)) for one in range(len(lost))]
+    stream, turns = b"", iter(lost)
+    for number, tensor in enumerate(sent):
+        headers, data = pack_tensors([tensor])
+        stream += b"".join(encode_frame(Answered(number, headers, 0), data)) + b"".join(encode_frame(Unloaded(number)))
+
+    def room(size: int) -> bytearray:
+        if next(turns):
+            raise MemoryError
+        return bytearray(size)
+
+    frames = feed(Assembler(room), stream, max(piece, 1 + len(stream) // 2000))
+    assert [frame.message for frame in frames[1::2]] == [Unloaded(number) for number in range(len(lost))]
+    assert [frame.message.id for frame in frames[::2]] == list(range(len(lost)))  # type: ignore[union-attr]
+    assert [frame.lost for frame in frames[::2]] == lost
+    assert [bytes(frame.payload) for frame in frames[::2]] == [
+        b"" if gone else bytes(tensor.data) for gone, tensor in zip(lost, sent, strict=True)
+    ]
+
+
+@FEW
 @given(data=st.binary(max_size=300))
 def test_any_bytes_give_frames_or_a_refusal(data: bytes) -> None:
     """Nothing but our own refusals leaves the assembler, whatever a compromised child sends."""

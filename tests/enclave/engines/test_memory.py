@@ -1,5 +1,6 @@
 """A small input that asks for more memory than there is, and what is left after one that asks for much."""
 
+import asyncio
 import struct
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
+from tests.attacks.memory import resident_mib
+from tests.e2e.world import wait_for
 
 from aigovtool.enclave.engines.process import EngineConfig, EngineProcess
 from aigovtool.errors import EngineError
@@ -64,6 +67,35 @@ async def test_a_model_that_finds_no_memory_is_not_called_a_bad_one(kit: Any, tm
         with pytest.raises(EngineError) as caught:
             await sealed.load(process)
         assert caught.value.reason == "out_of_memory"
+    finally:
+        await process.kill_and_wait()
+
+
+async def test_nothing_of_what_was_asked_stays_in_the_engine(kit: Any, process: EngineProcess, double: Any) -> None:
+    """Each thread that waited for its next request kept the last one: half a gigabyte of what consumers had asked."""
+    model = await double.load(process)
+    assert await kit.doubles(process, model)
+    large = Tensor("x", Datatype.FP32, (4 << 20, 2), bytes(32 << 20))
+    before = resident_mib(process.pid)
+    for _ in range(2):
+        who = [ConsumerId(f"c{number % 4}") for number in range(8)]
+        await asyncio.gather(*(process.run(model, [large], [], 60_000, consumer=one) for one in who))
+    await asyncio.to_thread(wait_for, lambda: resident_mib(process.pid) < before + 60, "what was asked is gone", 20)
+
+
+async def test_a_request_for_which_there_is_no_memory_does_not_end_the_engine(kit: Any, double: Any) -> None:
+    """While somebody's run has nearly all of it, another one's large request finds none: that one is refused."""
+    first = await EngineProcess.start(EngineConfig())
+    taken = int(kit.statuses(first.pid)[0]["VmSize"].split()[0]) << 10
+    await first.kill_and_wait()
+    process = await EngineProcess.start(EngineConfig(memory_bytes=taken + (48 << 20)))
+    try:
+        model, large = await double.load(process), Tensor("x", Datatype.FP32, (8 << 20, 2), bytes(64 << 20))
+        for _ in range(3):
+            with pytest.raises(EngineError) as caught:
+                await process.run(model, [large], [], 60_000, consumer=ANN)
+            assert caught.value.reason == "out_of_memory"
+            assert await kit.doubles(process, model)
     finally:
         await process.kill_and_wait()
 

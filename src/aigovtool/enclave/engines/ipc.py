@@ -20,7 +20,7 @@ could travel in shared memory: only `pack_tensors` and `unpack_tensors` know whe
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
@@ -185,10 +185,11 @@ Message = ToChild | ToParent
 
 
 class Frame(NamedTuple):
-    """A message and the raw tensor data beside it."""
+    """A message and the raw tensor data beside it; it is `lost` if there was no memory for that data."""
 
     message: Message
     payload: memoryview
+    lost: bool = False
 
 
 # The classes that the child may answer with. Others would claim things that are the parent's to say.
@@ -258,10 +259,13 @@ def unpack_tensors(headers: Iterable[TensorHeader], payload: memoryview) -> list
 class Assembler:
     """Cuts what one side receives into frames: receive into `buffer()`, then call `received(n)`.
 
-    Small frames share one buffer of 64 KiB; a larger one is received into the memory in which it stays.
+    Small frames share one buffer of 64 KiB; a larger one is received into the memory in which it stays. Where there is
+    none, its data is read and thrown away: whoever asked can be told, and what follows is read as ever.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, room: Callable[[int], bytearray] = bytearray) -> None:
+        """Begin; `room` gives memory, or raises `MemoryError`."""
+        self._room: Final = room
         self._small: Final = bytearray(_RECEIVE_BYTES)
         self._view: Final = memoryview(self._small)
         self._start = 0
@@ -269,9 +273,13 @@ class Assembler:
         self._large: bytearray | None = None
         self._large_header_bytes = 0
         self._large_filled = 0
+        self._skip = 0
+        self._lost = False
 
     def buffer(self) -> memoryview:
         """Return where the next bytes belong; never empty."""
+        if self._skip:
+            return self._view[: self._skip]
         if self._large is not None:
             return memoryview(self._large)[self._large_filled :]
         return self._view[self._end :]
@@ -283,6 +291,9 @@ class Assembler:
             MalformedError: `bad_frame`.
             TooLargeError: `frame_too_large`.
         """
+        if self._skip:
+            self._skip -= count
+            return []
         if self._large is None:
             self._end += count
             return self._cut()
@@ -290,7 +301,7 @@ class Assembler:
         if self._large_filled < len(self._large):
             return []
         body, self._large = self._large, None
-        return [_decode_frame(body, self._large_header_bytes)]
+        return [_decode_frame(body, self._large_header_bytes)._replace(lost=self._lost)]
 
     def _cut(self) -> list[Frame]:
         frames: list[Frame] = []
@@ -311,10 +322,15 @@ class Assembler:
         return frames
 
     def _begin_large(self, first: int, header_bytes: int, payload_bytes: int) -> None:
-        self._large = bytearray(header_bytes + payload_bytes)
-        self._large_header_bytes = header_bytes
-        self._large_filled = self._end - first
-        self._large[: self._large_filled] = self._view[first : self._end]
+        here = self._end - first
+        try:
+            self._large, self._lost = self._room(header_bytes + payload_bytes), False
+        except MemoryError:
+            self._large, self._lost = bytearray(header_bytes), True
+            self._skip = max(0, payload_bytes - here)
+            first, here = min(self._end, first + payload_bytes), max(0, here - payload_bytes)
+        self._large_header_bytes, self._large_filled = header_bytes, here
+        self._large[:here] = self._view[first : self._end]
         self._start = self._end
 
     def _make_room(self) -> None:

@@ -76,23 +76,29 @@ class Worker:
             thread = threading.get_ident()
             self._readers.acquire()
             while True:
-                with self._turn:
-                    frame = self._channel.receive()
-                    # Descriptors come in the order of the loads, so they are taken in that order too.
-                    package = self._channel.take_descriptor() if isinstance(frame.message, Load) else None
-                if isinstance(frame.message, Run) and is_short(frame.message.compute_ms):
-                    self._short.add(thread)
-                    self._answer(frame, package)
-                    if self._leave_short(thread):
-                        continue
-                else:
-                    self._readers.release()
-                    self._answer(frame, package)
-                self._readers.acquire()
+                if not self._serve_one(thread):
+                    self._readers.acquire()
         except (EOFError, OSError):
             os._exit(EXIT_PARENT_GONE)
         except BaseException:  # noqa: BLE001 - a process that holds weights ends on whatever nobody thought of
             os._exit(EXIT_CONFUSED)
+
+    def _serve_one(self, thread: int) -> bool:
+        """Read and answer one request; return whether this thread has kept its place among the readers.
+
+        Nothing of the request outlives it: a thread that waits for the next one would keep 64 MiB of the last.
+        """
+        with self._turn:
+            frame = self._channel.receive()
+            # Descriptors come in the order of the loads, so they are taken in that order too.
+            package = self._channel.take_descriptor() if isinstance(frame.message, Load) else None
+        if isinstance(frame.message, Run) and is_short(frame.message.compute_ms):
+            self._short.add(thread)
+            self._answer(frame, package)
+            return self._leave_short(thread)
+        self._readers.release()
+        self._answer(frame, package)
+        return False
 
     def late(self, thread: int) -> None:
         """Let a spare thread read instead of one whose run is over its limit: its operator may go on for long."""
@@ -111,14 +117,16 @@ class Worker:
         if not isinstance(message, Load | Run | Unload):
             os._exit(EXIT_CONFUSED)
         try:
-            if isinstance(message, Run):
+            if frame.lost:
+                self._refuse(message.id, _no_memory())
+            elif isinstance(message, Run):
                 self._run(message, frame.payload)
             elif isinstance(message, Unload):
                 self._unload(message)
             elif package is not None:
                 self._load(message, package)
         except MemoryError:
-            self._refuse(message.id, EngineError("the engine has no memory for this", reason="out_of_memory"))
+            self._refuse(message.id, _no_memory())
         except AIGovToolError as error:
             self._refuse(message.id, error)
 
@@ -167,6 +175,10 @@ class Worker:
 
     def _refuse(self, request: int, error: AIGovToolError) -> None:
         self._channel.send(failure(request, error))
+
+
+def _no_memory() -> EngineError:
+    return EngineError("the engine has no memory for this", reason="out_of_memory")
 
 
 def main() -> NoReturn:
