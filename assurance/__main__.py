@@ -22,8 +22,9 @@ from assurance.state import load_state
 QUICK_S = 540.0
 #: What one campaign may take of it, and what stays for each that comes after it.
 _QUICK_MOST_S, _QUICK_LEAST_S = 60.0, 12.0
-#: With the start of its worker processes.
-_AT_LEAST_S = 5.0
+_AT_LEAST_S = 1.0
+#: Not worth the start of worker processes.
+_TOO_SHORT_S = 20.0
 
 
 def _arguments() -> argparse.Namespace:
@@ -93,7 +94,8 @@ def complaints(campaign: Campaign, old: Figures, new: Figures) -> Iterator[str]:
 def _played(campaign: Campaign, options: argparse.Namespace, deadline: float) -> Figures:
     seeds = campaign.quick if options.quick and options.seeds is None else options.seeds
     if seeds is not None:
-        return run_campaign(campaign, seeds, deadline, workers=options.workers)
+        short = options.quick and deadline - time.monotonic() < _TOO_SHORT_S
+        return run_campaign(campaign, seeds, deadline, workers=0 if short else options.workers)
     known = load_state().figures(campaign.name, code_digest(campaign.covers))
     return until_enough(
         campaign, known, lambda some: run_campaign(campaign, some, deadline, workers=options.workers), deadline

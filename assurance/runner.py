@@ -84,14 +84,16 @@ class _Keeper:
 def run_campaign(campaign: Campaign, seeds: int, deadline: float, *, workers: int) -> Figures:
     """Play up to `seeds` new seeds until `deadline`, keep the figures, and return all that are known of this code.
 
+    Without `workers` all are played in this process, as those of a campaign that is `alone` always are.
+
     Raises:
         SystemExit: a worker has died, or a seed could not be played to its end. What others counted is kept.
     """
     keeper = _Keeper(campaign)
-    workers = 1 if campaign.alone else max(1, workers)
-    batches = batches_of(next_seeds(keeper.known().spans, seeds), campaign.batch, workers)
+    here = campaign.alone or workers < 1
+    batches = batches_of(next_seeds(keeper.known().spans, seeds), campaign.batch, 1 if here else workers)
     try:
-        if campaign.alone:
+        if here:
             for batch in batches:
                 if time.monotonic() >= deadline:
                     break

@@ -122,20 +122,22 @@ def test_the_short_form_of_all_campaigns_ends_in_time(greed: float) -> None:
 
 
 def test_each_campaign_plays_something_in_the_short_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also one whose share is used up when the seeds are played that once failed."""
-    asked: list[float] = []
+    """Also one whose share is used up when old seeds are played; what is short is not spent on starting processes."""
+    asked: list[tuple[float, int]] = []
 
-    def run(_campaign: Campaign, _seeds: int, deadline: float, **_: object) -> Figures:
-        asked.append(deadline)
+    def run(_campaign: Campaign, _seeds: int, deadline: float, *, workers: int) -> Figures:
+        asked.append((deadline, workers))
         return NOTHING
 
     monkeypatch.setattr("assurance.__main__.run_campaign", run)
-    options = argparse.Namespace(quick=True, seeds=None, seconds=None, workers=1)
-    for most_s in (0.001, 30.0, 0.0):
+    options = argparse.Namespace(quick=True, seeds=None, seconds=None, workers=2)
+    before_s = time.monotonic()
+    for most_s in (0.001, 60.0, 0.0):
         run_one(CAMPAIGN, options, most_s)
-    now_s = time.monotonic()
-    assert [at_s > now_s for at_s in asked] == [True, True, False]
-    assert asked[0] < now_s + 10 < asked[1] <= now_s + 30
+    (little_s, here), (more_s, workers), (late_s, _) = asked
+    assert before_s + 0.5 < little_s < more_s - 20
+    assert (here, workers) == (0, 2)
+    assert late_s <= time.monotonic()
 
 
 def test_what_takes_too_long_for_the_short_form_is_left_out_of_it(capsys: pytest.CaptureFixture[str]) -> None:
