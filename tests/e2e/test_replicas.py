@@ -3,9 +3,11 @@
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 from tests.e2e.cluster import Cluster
+from tests.e2e.turns import Turns, turns
 from tests.e2e.world import Connection, MakeWorld, World
 from tests.postgres_server import PostgresServer
 
@@ -61,6 +63,34 @@ def test_three_custodians_grant_exactly_one_budget(make_cluster: MakeCluster, bo
     assert sum(answered) == 600
     assert all(sum(answered[first : first + 8]) > 0 for first in range(0, 24, 8))
     assert cluster.world.posted() == 600
+
+
+def test_one_enclave_is_served_by_all_of_them(
+    make_world: MakeWorld, postgres_server: PostgresServer, body: bytes
+) -> None:
+    """Behind a balancer that cuts every connection after a moment: it renews here and there, and gets one budget."""
+    with ExitStack() as stack:
+        balancers: list[Turns] = []
+
+        def behind_a_balancer(world: World) -> None:
+            world.ledger = postgres_server.database()
+            balancers.append(stack.enter_context(turns([world.custodian_port], 0.4)))
+            world.custodian_seen_at = balancers[0].port
+
+        world = make_world(budget=400, ttl_ms=3_000, prepare=behind_a_balancer)
+        (balancer,), cluster = balancers, Cluster(world, CUSTODIANS)
+        for number in range(1, CUSTODIANS):
+            cluster.start_custodian(number)
+            balancer.ports.append(cluster.custodian_ports[number])
+        connections = [world.connect() for _ in range(4)]
+        with ThreadPoolExecutor(len(connections)) as pool:
+            answered = sum(pool.map(lambda connection: until_exhausted(connection, body), connections))
+        assert answered == 400
+        assert all(balancer.served[port] for port in cluster.custodian_ports)
+        assert len(world.view("/v1/enclaves")["enclaves"]) == 1
+        world.kill("enclave", signal.SIGTERM)
+        world.processes["enclave"].wait(60)
+        assert world.charged() == 400
 
 
 def test_a_stop_at_one_custodian_reaches_the_enclaves_of_the_others(make_cluster: MakeCluster, body: bytes) -> None:
