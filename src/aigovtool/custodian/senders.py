@@ -8,7 +8,9 @@ none at all.
 """
 
 import asyncio
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -31,6 +33,10 @@ _LARGE_BYTES: Final = 64 << 10
 M = TypeVar("M")
 
 
+def _elapsed_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
 @dataclass(frozen=True, slots=True)
 class Sender:
     """An instance that was admitted, whose it is, and the key by which it signs."""
@@ -41,9 +47,14 @@ class Sender:
 
 
 class Senders:
-    """The keys of admitted instances. They never change, so what was looked up once stays true."""
+    """The keys of admitted instances. They never change, so what was looked up once stays true.
 
-    def __init__(self) -> None:
+    Args:
+        elapsed_ms: a clock that only passes: the host's may be put back by years, and nobody must wait so long.
+    """
+
+    def __init__(self, elapsed_ms: Callable[[], int] = _elapsed_ms) -> None:
+        self._elapsed_ms: Final = elapsed_ms
         self._kept: OrderedDict[KeyId, Sender] = OrderedDict()
         #: Of each borrower, when all of its requests for keys will have been long enough ago.
         self._released_ms: dict[BorrowerId, int] = {}
@@ -62,17 +73,15 @@ class Senders:
             opened = open_envelope(envelope, kind, message, [sender.key])
         return sender, opened
 
-    def count_release(self, borrower: BorrowerId, now_ms: int) -> None:
+    def count_release(self, borrower: BorrowerId) -> None:
         """Count a request for a key by an enclave of a borrower.
 
         Raises:
             OverloadedError: its enclaves ask too often (`releases`).
         """
+        now_ms = self._elapsed_ms()
         until_ms = max(now_ms, self._released_ms.get(borrower, 0)) + _RELEASE_MS
-        most_ms = now_ms + _RELEASES * _RELEASE_MS
-        if until_ms > most_ms:
-            # A clock that was put back must not make anybody wait for long.
-            self._released_ms[borrower] = min(self._released_ms[borrower], most_ms)
+        if until_ms > now_ms + _RELEASES * _RELEASE_MS:
             raise OverloadedError(
                 "the enclaves of this borrower ask for keys too often",
                 reason="releases",

@@ -37,7 +37,7 @@ async def heard(custodian: Custodian, envelope: Envelope, kind: str, message: ty
     sender, opened = await custodian.senders.opened(custodian.database, envelope, kind, message)
     with in_line_of(enclaves_of(sender.borrower)):
         if kind == RELEASE_REQUEST:
-            custodian.senders.count_release(sender.borrower, custodian.time_ms())
+            custodian.senders.count_release(sender.borrower)
         async with noted(custodian, Refusable.ENCLAVE, sender.instance, kind):
             if opened.instance != sender.instance:
                 raise SignatureInvalidError("an instance speaks for itself only", reason="wrong_sender")
