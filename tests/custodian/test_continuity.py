@@ -1,5 +1,7 @@
 """A ledger that was restored from a backup: whoever remembers more makes it refuse, until two operators settle."""
 
+import itertools
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ import msgspec
 import psycopg
 import pytest
 from tests.custodian.conftest import BORROWER, CONSUMER, MODEL, Bench, Enclave, report, want
+from tests.custodian.host_clock import told_by
 
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.identity import Identity, IdentityKind
@@ -16,6 +19,8 @@ from aigovtool.crypto.sign import SigningKey, seal
 from aigovtool.custodian.app import open_custodian
 from aigovtool.custodian.service import commands, renewal, views
 from aigovtool.custodian.service.continuity import leapt
+from aigovtool.custodian.store import parties
+from aigovtool.custodian.store.records import Party
 from aigovtool.custodian.store.transaction import Gap, Head, Transaction
 from aigovtool.errors import (
     AIGovToolError,
@@ -25,6 +30,7 @@ from aigovtool.errors import (
     LogError,
     NotFoundError,
     SignatureInvalidError,
+    TooLargeError,
 )
 from aigovtool.ids import BorrowerId, ConsumerId, OperatorId, key_id_of
 from aigovtool.ledger import entry
@@ -205,6 +211,52 @@ async def test_a_stop_of_a_consumer_does_not_end_with_its_credential(two: Two) -
         assert denied.code is code
     assert isinstance((await enclave.renew(want(1))).results[0], Grant)  # nobody else is concerned
     assert (await verified(bench)).stops == ((StopTarget.CONSUMER, brief),)
+
+
+@pytest.mark.parametrize("read", range(1, 7))
+async def test_a_machine_that_is_suspended_within_a_renewal_leaves_a_log_that_verifies(read: int, two: Two) -> None:
+    """Minutes pass between the clock's readings: what is granted is of the window of its own entry, or of no use."""
+    bench, enclave = two.bench, Enclave(two.bench)
+    await bench.command(
+        acts.SetBudget(
+            limit=BudgetLimit(
+                scope=Scope(model=MODEL), dimension=Dimension.INFERENCES, window=Window.ROLLING_HOUR, limit=1_000
+            )
+        )
+    )
+    await enclave.boot()
+    reads, begun_ms = itertools.count(1), bench.now_ms
+    bench.custodian.clock = told_by(lambda: begun_ms + (150_000 if next(reads) > read else 0))
+    (granted,) = (await enclave.renew(want(1))).results
+    assert isinstance(granted, Grant)
+    bench.now_ms = begun_ms + 150_000
+    assert (await verified(bench)).unclosed_leases == 1
+
+
+async def test_nothing_is_logged_that_an_auditor_would_not_read(two: Two) -> None:
+    """Attack: one operator names so many borrowers in a model's terms that no copy of the log would verify any more."""
+    bench = two.bench
+    policy = msgspec.structs.replace(bench.policy, version=bench.policy.version + 1)
+    twice = acts.SetModelTerms(model=MODEL, policy=policy, borrowers=[BORROWER, BORROWER])
+    with pytest.raises(InvalidValueError) as refused:
+        await bench.command(twice)
+    assert refused.value.reason == "borrower_twice"
+    names = [BorrowerId(f"b{number:062d}") for number in range(1_100)]
+
+    def enrol(transaction: Transaction) -> None:
+        for name in names:
+            key, until_ms = secrets.token_bytes(32), bench.now_ms + 1
+            added = Party(role=PartyRole.BORROWER, name=name, borrower=None, key=key, not_after_ms=until_ms)
+            parties.add(transaction, added)
+
+    await bench.custodian.database.run(enrol)
+    with pytest.raises(TooLargeError) as larger:
+        await bench.command(msgspec.structs.replace(twice, borrowers=names))
+    assert larger.value.reason == "entry_too_large"
+    (model,) = (await views.show_models(bench.custodian)).models
+    assert (model.policy, model.borrowers) == (bench.policy, [BORROWER])
+    await bench.command(msgspec.structs.replace(twice, borrowers=names[:900]))
+    assert (await verified(bench)).entries == len(await bench.log())
 
 
 # --- Detection -------------------------------------------------------------------------------------------------

@@ -76,11 +76,17 @@ class Custodian:
         return self.clock.wall_ms()
 
     def now(self, transaction: Transaction) -> int:
-        """Return the ledger's time, which never goes back even if the host's does, and does not leap with it."""
-        before_ms = transaction.head.clock_ms
-        if not self.clock.has_met:
-            self.clock.begin(before_ms, facts.server_time_ms(transaction))
-        return facts.advance_clock(transaction, self.clock.read(before_ms))
+        """Return the ledger's time, which never goes back even if the host's does, and does not leap with it.
+
+        It is read once for each job. A machine may be suspended, or a database stall, within one: a grant that is
+        logged as later than it was decided may not be of the window that it was debited from.
+        """
+        if transaction.now_ms is None:
+            before_ms = transaction.head.clock_ms
+            if not self.clock.has_met:
+                self.clock.begin(before_ms, facts.server_time_ms(transaction))
+            transaction.now_ms = facts.advance_clock(transaction, self.clock.read(before_ms))
+        return transaction.now_ms
 
     def require_clock(self, transaction: Transaction) -> int:
         """Return the ledger's time, before something is given to somebody by it.

@@ -10,7 +10,7 @@ from aigovtool.custodian.service.authority import note_terms
 from aigovtool.custodian.service.packages import registered_model
 from aigovtool.custodian.store import facts, models, parties
 from aigovtool.errors import ConflictError, InvalidValueError
-from aigovtool.ids import key_id_of
+from aigovtool.ids import BorrowerId, key_id_of
 from aigovtool.ledger import entry
 from aigovtool.ledger.answers import allows
 from aigovtool.ledger.entry import PartyRole, StopTarget
@@ -33,8 +33,7 @@ def add_model(acting: Acting, act: commands.AddModel) -> CommandResult:
     Raises:
         InvalidValueError: as `_require_terms`.
     """
-    for borrower in act.borrowers:
-        parties.require(acting.transaction, PartyRole.BORROWER, borrower)
+    _require_borrowers(acting, act.borrowers)
     model = registered_model(acting.custodian, acting.transaction, acting.command, act)
     _require_terms(act.policy, model.manifest)
     models.add(acting.transaction, model)
@@ -51,6 +50,19 @@ def add_model(acting: Acting, act: commands.AddModel) -> CommandResult:
         )
     )
     return acting.result(index)
+
+
+def _require_borrowers(acting: Acting, borrowers: list[BorrowerId]) -> None:
+    """Refuse to lend to nobody that is known, or to anybody twice.
+
+    Raises:
+        ForbiddenError: one of them is not enrolled (`not_enrolled`).
+        InvalidValueError: one is named twice (`borrower_twice`).
+    """
+    if len(set(borrowers)) != len(borrowers):
+        raise InvalidValueError("a borrower is named twice", reason="borrower_twice", fix="name each once")
+    for borrower in borrowers:
+        parties.require(acting.transaction, PartyRole.BORROWER, borrower)
 
 
 def require_next(acting: Acting, version: int, present: int) -> None:
@@ -109,8 +121,7 @@ def set_model_terms(acting: Acting, act: commands.SetModelTerms) -> CommandResul
         ConflictError: not a higher version than that in force (`terms_rollback`), or as `require_next`.
     """
     model = models.require(acting.transaction, act.model)
-    for borrower in act.borrowers:
-        parties.require(acting.transaction, PartyRole.BORROWER, borrower)
+    _require_borrowers(acting, act.borrowers)
     if act.policy.counts != model.policy.counts:
         counted = " and ".join(model.policy.counts)
         raise InvalidValueError(

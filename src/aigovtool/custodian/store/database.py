@@ -275,6 +275,7 @@ class Database:
 def _attempt(transaction: Transaction, job: Job[object]) -> tuple[object, Exception | None]:
     """Run one job in a savepoint; a failure that is its own leaves the others' work standing."""
     mark = transaction.mark()
+    transaction.now_ms = None
     try:
         with transaction.connection.begin_nested():
             return job(transaction), None

@@ -14,9 +14,10 @@ from sqlalchemy import bindparam, insert, select, tuple_
 from aigovtool.codec import encode
 from aigovtool.custodian.store.schema import log, log_kinds, log_nodes
 from aigovtool.custodian.store.transaction import Transaction
-from aigovtool.errors import LogError
+from aigovtool.errors import LogError, TooLargeError
+from aigovtool.ledger.audit import MAX_ENTRY_BYTES
 from aigovtool.ledger.entry import Entry, EntryBody, LeaseClosed, LeaseGranted
-from aigovtool.ledger.merkle import Frontier, NodeAt, nodes_of
+from aigovtool.ledger.merkle import Frontier, NodeAt, leaf_hash, nodes_of
 
 #: Smaller subtrees are hashed again from at most 2**4 leaves when somebody asks; kept are n/16 + n/32 + ... rows.
 NODE_LEVEL: Final = 5
@@ -32,12 +33,19 @@ _Place = tuple[int, int]
 
 
 def append(transaction: Transaction, at_ms: int, body: EntryBody) -> int:
-    """Append one entry and return its index."""
+    """Append one entry and return its index.
+
+    Raises:
+        TooLargeError: `entry_too_large`: whoever verifies a copy of the log would not read it, nor anything after it.
+    """
     before = transaction.head.frontier
     entry = Entry(index=before.size, at_ms=at_ms, generation=transaction.head.generation, body=body)
-    leaf = entry.leaf()
+    content = encode(entry)
+    if len(content) > MAX_ENTRY_BYTES:
+        raise TooLargeError(f"{len(content):,} bytes are too many for the audit log", reason="entry_too_large")
+    leaf = leaf_hash(content)
     frontier, completed = before.grow(leaf)
-    transaction.lines.append({"idx": entry.index, "leaf": leaf, "root": frontier.root(), "body": encode(entry)})
+    transaction.lines.append({"idx": entry.index, "leaf": leaf, "root": frontier.root(), "body": content})
     transaction.nodes.extend(
         {"level": tree.level, "idx": tree.index, "hash": tree.hash} for tree in completed if tree.level >= NODE_LEVEL
     )

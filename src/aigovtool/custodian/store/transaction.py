@@ -103,6 +103,8 @@ class Transaction:
     nodes: list[dict[str, Any]] = field(default_factory=list)
     #: For the other custodians on this ledger; delivered by the server exactly when this transaction is durable.
     notices: list[bytes] = field(default_factory=list)
+    #: The time by which the running job decides, once it was asked for: what it logs must be of that same time.
+    now_ms: int | None = None
 
     def execute(
         self, statement: Executable, parameters: Mapping[str, Any] | None = None
