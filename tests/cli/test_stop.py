@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.cli.conftest import Place, a_place, make_model
 
@@ -96,6 +97,25 @@ def test_an_enclave_that_is_wiping_itself_at_this_moment_is_waited_for() -> None
         view(3, **gone, wiped_epoch=EPOCH, state="wiped"),
     )
     assert {int(one.instance, 16): one.answers for one in found.enclaves} == {1: True, 2: False, 3: False}
+
+
+def test_a_bound_by_a_clock_that_its_host_may_slow_is_told_as_that(capsys: pytest.CaptureFixture[str]) -> None:
+    """Attack: the host of a TPM or of SGX slows the clock by which the authority of its enclave ends."""
+    slowed = msgspec.structs.replace(view(1).result, tee=TeeType.TPM)
+    one = msgspec.structs.replace(view(1, connected=False), result=slowed, simulated=False)
+    over = msgspec.structs.replace(one, instance=InstanceId(f"{2:064x}"), authority_until_ms=NOW - 1)
+    other = msgspec.structs.replace(
+        view(3, connected=False), result=msgspec.structs.replace(slowed, trusted_clock=True)
+    )
+    found = report(StopTarget.ALL, "", one, over, other)
+    assert [entry.clock_trusted for entry in found.enclaves] == [False, False, True]
+    render(Screen(json=False), found)
+    out = capsys.readouterr().out
+    assert out.count("by a clock that its host may slow") == 2
+    assert "holds no live lease" not in out
+    assert "the units alone are certain" in out
+    render(Screen(json=False), report(StopTarget.ALL, "", other))
+    assert "clock" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ class StoppedEnclave(Struct, frozen=True, kw_only=True):
     """One enclave that a stop concerns.
 
     `answers`: it has not acknowledged yet, but was in touch lately. `bounded_until_ms` is null once the wipe is
-    acknowledged.
+    acknowledged. `clock_trusted`: its host cannot slow the clock by which that is; else it is bounded in units alone.
     """
 
     instance: str
@@ -48,6 +48,7 @@ class StoppedEnclave(Struct, frozen=True, kw_only=True):
     wipe_acknowledged: bool
     outstanding: "UnitVector"
     bounded_until_ms: int | None
+    clock_trusted: bool = True
 
 
 class StopReport(Struct, frozen=True, kw_only=True):
@@ -185,6 +186,7 @@ def _of(one: "EnclaveView", epoch: int, now_ms: int) -> StoppedEnclave:
         wipe_acknowledged=acknowledged,
         outstanding=one.outstanding,
         bounded_until_ms=None if acknowledged else one.authority_until_ms,
+        clock_trusted=one.result.trusted_clock or one.simulated,
     )
 
 
@@ -242,6 +244,11 @@ def _render_enclaves(screen: Screen, report: StopReport) -> None:
         left_ms = max(0, until_ms - report.server_time_ms)
         units = amount(report.outstanding)
         screen.line(f"At most {units} units can still be used, until {when(until_ms)} ({span(left_ms)}).", style="bold")
+    if not all(one.clock_trusted for one in late):
+        screen.line(
+            "Where a host may slow its enclave's clock, that time is by such a clock: the units alone are certain.",
+            style="bold",
+        )
 
 
 def _standing(one: StoppedEnclave, report: StopReport) -> str:
@@ -250,9 +257,12 @@ def _standing(one: StoppedEnclave, report: StopReport) -> str:
     if one.wipe_acknowledged:
         return "wipe acknowledged"
     if not one.bounded_until_ms or one.bounded_until_ms <= report.server_time_ms:
-        return "not acknowledged; holds no live lease"
+        if one.clock_trusted or one.outstanding.is_zero():
+            return "not acknowledged; holds no live lease"
+        return f"not acknowledged; {amount(one.outstanding)} units, by a clock that its host may slow"
     left = span(one.bounded_until_ms - report.server_time_ms)
-    return f"not acknowledged; bounded until {when(one.bounded_until_ms)} ({left})"
+    by = "" if one.clock_trusted else ", by a clock that its host may slow"
+    return f"not acknowledged; bounded until {when(one.bounded_until_ms)} ({left}){by}"
 
 
 def named(target: str, value: str) -> str:
