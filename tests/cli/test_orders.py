@@ -10,7 +10,7 @@ import pytest
 from click.testing import Result
 from tests.cli.conftest import Place
 from tests.cli.site import BUDGET, Site, do, make_site
-from tests.custodian.conftest import Enclave, want
+from tests.custodian.conftest import BORROWER, Enclave, want
 
 from aigovtool.attestation.policy import AppraisalPolicy
 from aigovtool.cli import orders
@@ -19,7 +19,7 @@ from aigovtool.codec import decode, encode
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import Envelope, SigningKey, VerifyKey, seal
 from aigovtool.crypto.wrap import WrapKey
-from aigovtool.custodian.service import views
+from aigovtool.custodian.service import boot, views
 from aigovtool.ids import ModelId, OperatorId
 from aigovtool.ledger.budget import RowKey, Scope, Window
 from aigovtool.ledger.entry import StopTarget
@@ -27,6 +27,7 @@ from aigovtool.ledger.policy import GRACE_MS
 from aigovtool.ledger.units import Dimension
 from aigovtool.protocol.commands import COMMAND, Command, RowCharge, SetAppraisalPolicy, Stop
 from aigovtool.protocol.party import Invitation, OperatorFile
+from aigovtool.protocol.release import BOOT_AGAIN
 from aigovtool.protocol.trust import KEY_SET, open_key_set
 from aigovtool.protocol.views import BudgetView, GapView
 from aigovtool.transport.server import bind_loopback
@@ -355,6 +356,25 @@ def test_each_expired_lease_of_an_enclave_is_listed_and_no_other(on_file: Site) 
     assert document["enclave"]["still_open"] == {"inferences": 4}
     assert second
     assert document["order"]["operator"] == "alice"
+
+
+def test_what_an_enclave_drew_before_it_attested_again_is_listed_too(on_file: Site) -> None:
+    """Attack: the order gives up all that expired, and who signs it was shown what came after the last attestation."""
+    drawn, bench, enclave = [on_file.draw(3)], on_file.bench, on_file.enclave
+    bench.now_ms += bench.policy.ttl_ms + GRACE_MS + 1
+    for number in (2, 4):
+        claims = enclave.claims(do(enclave.challenge()))
+        request = seal(BOOT_AGAIN, enclave.request(claims), bench.enrolment[BORROWER], enclave.identity)
+        do(boot.admit_again(bench.custodian, request))
+        drawn.append(on_file.draw(number))
+        bench.now_ms += bench.policy.ttl_ms + GRACE_MS + 1
+    with on_file.served() as place:
+        words = ["--reason", "x", "--save", place.file("order.json")]
+        document = place.document("enclaves", "write-off", enclave.instance, *words)
+    leases = document["enclave"]["leases"]
+    assert [lease["units"] for lease in leases] == [{"inferences": 3}, {"inferences": 2}, {"inferences": 4}]
+    assert [lease["lease"] for lease in leases] == drawn
+    assert document["enclave"]["units"] == {"inferences": 9}
 
 
 def test_enclaves_alone_is_their_list(place: Place) -> None:

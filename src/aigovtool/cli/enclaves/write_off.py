@@ -139,33 +139,34 @@ def expired_of(client: "OperatorClient", instance: str) -> WrittenOff:
 def _leases(client: "OperatorClient", enclave: "EnclaveView", seen_ms: int) -> "tuple[list[ExpiredLease], UnitVector]":
     """Return the expired leases, oldest first, and the units of those that are still open.
 
-    What was granted after `seen_ms`, when the custodian showed the enclave, is not among what it showed to be held.
+    What was granted after `seen_ms`, when the custodian showed the enclave, is not among what it showed to be held;
+    what was closed after it is. An enclave may have attested several times since its oldest lease.
     """
-    from aigovtool.ledger.entry import Attested, LeaseClosed, LeaseExpired, LeaseGranted, LeaseWrittenOff  # noqa: PLC0415
+    from aigovtool.ledger.entry import LeaseClosed, LeaseExpired, LeaseGranted, LeaseWrittenOff  # noqa: PLC0415
     from aigovtool.ledger.units import ZERO  # noqa: PLC0415
 
-    over: set[str] = set()
+    over: dict[str, int] = {}
     expired: set[str] = set()
     found: list[ExpiredLease] = []
-    still_open = ZERO
+    still_open = gone = ZERO
     for entry in () if enclave.outstanding.is_zero() else _newest_first(client):
         match entry.body:
             case LeaseGranted() if entry.at_ms > seen_ms:
                 pass
             case LeaseClosed(lease_id=lease_id) | LeaseWrittenOff(lease_id=lease_id):
-                over.add(lease_id)
+                over[lease_id] = entry.at_ms
             case LeaseExpired(lease_id=lease_id):
                 expired.add(lease_id)
-            case LeaseGranted() as granted if granted.instance == enclave.instance and granted.lease_id not in over:
-                if granted.lease_id in expired:
+            case LeaseGranted() as granted if granted.instance == enclave.instance:
+                if granted.lease_id in over:
+                    gone = gone.plus(granted.units if over[granted.lease_id] > seen_ms else ZERO)
+                elif granted.lease_id in expired:
                     found.append(_expired(granted, entry.at_ms))
                 else:
                     still_open = still_open.plus(granted.units)
-            case Attested(instance=instance) if instance == enclave.instance:
-                break
             case _:
                 pass
-        if _sum(found).plus(still_open).covers(enclave.outstanding):
+        if _sum(found).plus(still_open).plus(gone).covers(enclave.outstanding):
             break
     return found[::-1], still_open
 
