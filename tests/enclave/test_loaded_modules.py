@@ -58,7 +58,7 @@ OURS = {
     | {"attestation", "package", "protocol", "transport"},
     "aigovtool.attestation": {"attester", "binding", "model", "policy", "tee"},
     "aigovtool.attestation.tee": {"supplement"},
-    "aigovtool.package": {"manifest"},
+    "aigovtool.package": {"charge", "manifest"},
     "aigovtool.ledger": {"answers", "budget", "checkpoint", "entry", "inputs", "merkle", "policy", "receipt", "units"},
     "aigovtool.crypto": {"aead", "identity", "keyfile", "locked", "memory", "secret", "sign", "tlskey", "x509"},
     "aigovtool.enclave": {
@@ -79,6 +79,7 @@ OURS = {
         "session_quotes",
         "spent_ids",
         "trusted_keys",
+        "unread",
         "turns",
     },
     # What talks to the engine child; what runs in it is not loaded here.
