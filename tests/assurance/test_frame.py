@@ -114,7 +114,7 @@ def test_the_short_form_of_all_campaigns_ends_in_time(greed: float) -> None:
     left_s = QUICK_S
     for left in range(len(CAMPAIGNS), 0, -1):
         share_s = quick_share_s(left_s, left)
-        assert 10 < share_s <= 60
+        assert 10 < share_s <= 40
         left_s -= greed * share_s
     assert left_s >= 0
     assert quick_share_s(-5, 3) == 0
@@ -138,6 +138,18 @@ def test_each_campaign_plays_something_in_the_short_form(monkeypatch: pytest.Mon
     assert before_s + 0.5 < little_s < more_s - 20
     assert (here, workers) == (0, 2)
     assert late_s <= time.monotonic()
+
+
+@pytest.mark.parametrize("campaign", CAMPAIGNS, ids=lambda one: one.name)
+def test_a_campaign_without_time_says_that_nothing_was_played(
+    campaign: Campaign, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it would say of figures is not asked: there are none."""
+    monkeypatch.setattr("assurance.__main__.run_campaign", lambda *_, **__: NOTHING)
+    monkeypatch.setattr("assurance.__main__.replay_failed", lambda _: NOTHING)
+    options = argparse.Namespace(quick=True, seeds=1, seconds=None, workers=1)
+    assert run_one(campaign, options, 0.0)
+    assert "nothing was played" in capsys.readouterr().out
 
 
 def test_what_takes_too_long_for_the_short_form_is_left_out_of_it(capsys: pytest.CaptureFixture[str]) -> None:
