@@ -256,6 +256,17 @@ async def test_many_wants_of_one_request_never_exceed_the_budget(admitted: Encla
     assert await row(lent) == (0, units)
 
 
+async def test_wants_of_one_renewal_share_what_their_instance_may_hold(admitted: Enclave, lent: Bench) -> None:
+    """What was granted to the first of them counts for the next, as if each had a renewal of its own."""
+    await lent.grant(1_000)
+    share = 1_000 * lent.policy.max_unclosed_percent_per_instance // 100
+    batch = msgspec.structs.replace(want(), minimum=UnitVector(inferences=100))
+    results = (await admitted.renew(*[batch] * 6)).results
+    assert [result.units.inferences for result in results if isinstance(result, Grant)] == [100] * (share // 100)
+    assert {result.code for result in results if isinstance(result, Deny)} == {DenyCode.CAPPED}
+    assert await row(lent) == (0, share // 100 * 100)
+
+
 async def test_an_expired_attestation_draws_nothing(admitted: Enclave, lent: Bench) -> None:
     """At the end of its validity an instance is told to attest again, with no time left to live on."""
     await lent.grant(100)
