@@ -122,5 +122,4 @@ CAMPAIGN = Campaign(
     figure=_figure,
     quick=4,
     batch=16,  # one PostgreSQL server for them all
-    steady=False,
 )
