@@ -52,6 +52,15 @@ def test_what_was_under_way_is_counted_too() -> None:
     assert wait_s(runs, NOW_MS + 101 * FAILED_RUN_MS) is None
 
 
+@pytest.mark.parametrize("reason", ["no_memory_for_request", "engine_died", None])
+def test_what_others_brought_about_is_not_counted(reason: str | None) -> None:
+    """Whoever fills the engine's memory, or ends it, does not have others refused afterwards."""
+    runs = FailedRuns()
+    for _ in range(MAX_FAILED_RUNS + 1):
+        runs.note(ANN, XRAY, EngineError("no", reason=reason), NOW_MS)
+    assert wait_s(runs, NOW_MS) is None
+
+
 def test_one_consumer_and_one_model_alone_are_refused() -> None:
     """Others ask that model, and that consumer asks others."""
     runs = FailedRuns()

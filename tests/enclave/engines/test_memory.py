@@ -94,7 +94,7 @@ async def test_a_request_for_which_there_is_no_memory_does_not_end_the_engine(ki
         for _ in range(3):
             with pytest.raises(EngineError) as caught:
                 await process.run(model, [large], [], 60_000, consumer=ANN)
-            assert caught.value.reason == "out_of_memory"
+            assert caught.value.reason == "no_memory_for_request"
             assert await kit.doubles(process, model)
     finally:
         await process.kill_and_wait()

@@ -118,7 +118,7 @@ class Worker:
             os._exit(EXIT_CONFUSED)
         try:
             if frame.lost:
-                self._refuse(message.id, _no_memory())
+                self._refuse(message.id, _no_memory("no_memory_for_request"))  # others have it: nothing was run
             elif isinstance(message, Run):
                 self._run(message, frame.payload)
             elif isinstance(message, Unload):
@@ -126,7 +126,7 @@ class Worker:
             elif package is not None:
                 self._load(message, package)
         except MemoryError:
-            self._refuse(message.id, _no_memory())
+            self._refuse(message.id, _no_memory("out_of_memory"))
         except AIGovToolError as error:
             self._refuse(message.id, error)
 
@@ -177,8 +177,8 @@ class Worker:
         self._channel.send(failure(request, error))
 
 
-def _no_memory() -> EngineError:
-    return EngineError("the engine has no memory for this", reason="out_of_memory")
+def _no_memory(reason: str) -> EngineError:
+    return EngineError("the engine has no memory for this", reason=reason)
 
 
 def main() -> NoReturn:
