@@ -137,6 +137,8 @@ async def _linked(parts: Parts) -> _Received:
 
 # --- The oracle ----------------------------------------------------------------------------------
 
+_WORD: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
+
 
 class _BadError(Exception):
     """The parent must kill the child for it."""
@@ -230,7 +232,7 @@ def _unloaded(number: Any) -> tuple[Any, ...]:  # noqa: ANN401 - any object
 
 
 def _failed(number: Any, code: Any, reason: Any, message: Any) -> tuple[Any, ...]:  # noqa: ANN401 - any object
-    _demand(reason is None or _text(reason, 64) is not None)
+    _demand(reason is None or set(_text(reason, 64, least=1)) <= _WORD)  # others are told it, who take a word only
     _demand(_text(code, 1 << 20) in _CODES)
     return _id(number), code, reason, _text(message, 500)
 
