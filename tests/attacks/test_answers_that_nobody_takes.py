@@ -1,7 +1,9 @@
 """Attack 34: a consumer that asks for large answers and does not read them, so that the enclave has to keep them."""
 
+import http.client
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from tests.attacks.deployments import Deployment, deployed
@@ -21,6 +23,23 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """A deployment whose model gives back what it is sent, however much, for one unit."""
     with deployed(tmp_path_factory.mktemp("unread"), model=laborious_model(), ttl_ms=30_000) as world:
         yield world
+
+
+def test_an_answer_that_is_read_slowly_does_not_leave_after_a_stop(world: Deployment) -> None:
+    """It was charged before, and most of it is with the enclave still: that stays there, whoever asked for it."""
+    large, headers = asked(bytes(LARGE_BYTES))
+    link = world.add_consumer("slow").connect()
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    link.link.request("POST", f"/v2/models/{MODEL}/infer", large, headers=named)
+    answer = link.link.getresponse()
+    assert (answer.status, len(answer.read(MIB))) == (200, MIB)
+    world.stop()
+    world.wait_for(lambda: bool(world.entries("wiped")), "the enclave is wiped")
+    came = MIB
+    with suppress(OSError, http.client.HTTPException):
+        while piece := answer.read1(MIB):
+            came += len(piece)
+    assert came < LARGE_BYTES // 2
 
 
 @pytest.mark.attack(34)

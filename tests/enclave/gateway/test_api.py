@@ -1,5 +1,7 @@
 """Who is let in at all; and how an answer leaves: whole if it is small, in pieces if it is large, always the same."""
 
+from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -7,11 +9,11 @@ import pytest
 
 from aigovtool.crypto.identity import Identity, IdentityKind
 from aigovtool.crypto.sign import SigningKey
-from aigovtool.enclave.gateway.api import authorize, response_of, routes
+from aigovtool.enclave.gateway.api import _Served, authorize, response_of, routes
 from aigovtool.enclave.instance_run import InstanceRun
 from aigovtool.enclave.results import Answered
 from aigovtool.enclave.unread import Unread
-from aigovtool.errors import AIGovToolError
+from aigovtool.errors import AIGovToolError, LeaseExpiredError, StoppedError
 from aigovtool.ids import ConsumerId
 
 PIECE = 256 << 10
@@ -60,9 +62,36 @@ async def sent(answered: Answered) -> tuple[dict[bytes, bytes], list[bytes]]:
 
     scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "method": "POST", "headers": []}
     unread = Unread()
-    await response_of(answered, unread.hold(ConsumerId("ann"), len(answered.body)))(scope, receive, send)
+    held = unread.hold(ConsumerId("ann"), len(answered.body))
+    await response_of(answered, held, lambda: None)(scope, receive, send)
     unread.require_few(ConsumerId("ann"))
     return dict(events[0]["headers"]), [bytes(event["body"]) for event in events[1:] if event["body"]]
+
+
+@pytest.mark.parametrize("reason", ["consumer_stopped", None])
+async def test_a_large_answer_ends_where_nothing_may_leave(reason: str | None) -> None:
+    """At a stop between two pieces; where the instance has but ended, as when its engine died, it goes on."""
+    stopped = StoppedError("stopped", reason="consumer_stopped")
+    ended = LeaseExpiredError("ended", reason="instance_ended")
+    answers = iter([None, None, stopped if reason else ended, ended, ended])
+
+    def check(_: ConsumerId) -> None:
+        if (error := next(answers)) is not None:
+            raise error
+
+    instance = SimpleNamespace(session_evidence=None)
+    served = _Served(cast("InstanceRun", SimpleNamespace(instance=instance, check=check)))
+    pieces: list[bytes] = []
+
+    async def send(event: Any) -> None:
+        pieces.append(event.get("body", b""))
+
+    scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "method": "POST", "headers": []}
+    require_leave = partial(served._require_leave, ConsumerId("ann"))
+    response = response_of(Answered(bytes(5 * PIECE), ()), nullcontext(), require_leave)
+    with pytest.raises(StoppedError) if reason else nullcontext():
+        await response(scope, cast("Any", None), send)
+    assert sum(map(len, pieces)) == (2 if reason else 5) * PIECE
 
 
 @pytest.mark.parametrize("size", [0, 1, PIECE, PIECE + 1, 3 * PIECE])

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Annotated, Final
 
 from starlette.requests import Request
@@ -49,6 +50,8 @@ from aigovtool.transport.routes import Call, Caller, Route, check_content_type
 #: A large answer is encrypted and handed to the socket in pieces of this size: 64 MiB at once take 0.4 s of the event
 #: loop, and as much memory again until the consumer has read them.
 _PIECE_BYTES: Final = 256 << 10
+#: The reason of the meter's refusal where an instance has ended, and was not stopped.
+INSTANCE_ENDED: Final = "instance_ended"
 _CONSUMER = (Caller.CONSUMER,)
 _ANYONE = (Caller.ANYONE,)
 
@@ -234,17 +237,26 @@ class _Served:
                 header_length=headers.get(LENGTH_HEADER),
             )
             answered = await infer(self._run, asked)
-        response = response_of(answered, self._instance.engine.unread.hold(consumer, len(answered.body)))
+        held = self._instance.engine.unread.hold(consumer, len(answered.body))
+        response = response_of(answered, held, partial(self._require_leave, consumer))
         if self._instance.warning is not None:
             response.headers[WARNING_HEADER] = self._instance.warning
         return response
+
+    def _require_leave(self, consumer: ConsumerId) -> None:
+        """Raise unless more of an answer may leave; it may if the instance has but ended, as when its engine died."""
+        try:
+            self._run.check(consumer)
+        except LeaseExpiredError as error:
+            if error.reason != INSTANCE_ENDED:
+                raise
 
 
 class _InPieces(StreamingResponse):
     """A large answer, each piece when the consumer has taken those before; until it has all, the enclave holds it."""
 
-    def __init__(self, body: bytes, held: AbstractContextManager[None]) -> None:
-        super().__init__(_pieces(body), headers={"content-length": str(len(body))})
+    def __init__(self, body: bytes, held: AbstractContextManager[None], require_leave: Callable[[], None]) -> None:
+        super().__init__(_pieces(body, require_leave), headers={"content-length": str(len(body))})
         self._held: Final = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -252,18 +264,23 @@ class _InPieces(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-def response_of(answered: Answered, held: AbstractContextManager[None]) -> Response:
-    """Return an answer as it is sent; a large one is `held` as long as that takes."""
+def response_of(answered: Answered, held: AbstractContextManager[None], require_leave: Callable[[], None]) -> Response:
+    """Return an answer as it is sent.
+
+    A large one is `held` as long as that takes, and ends in the middle when `require_leave` raises: a consumer that
+    reads slowly would have it leave for hours after a stop.
+    """
     body = answered.body
-    response = Response(body) if len(body) <= _PIECE_BYTES else _InPieces(body, held)
+    response = Response(body) if len(body) <= _PIECE_BYTES else _InPieces(body, held, require_leave)
     for name, value in answered.headers:
         response.headers[name] = value
     return response
 
 
-async def _pieces(body: bytes) -> AsyncIterator[memoryview]:
+async def _pieces(body: bytes, require_leave: Callable[[], None]) -> AsyncIterator[memoryview]:
     view = memoryview(body)
     for start in range(0, len(body), _PIECE_BYTES):
+        require_leave()
         yield view[start : start + _PIECE_BYTES]
 
 
