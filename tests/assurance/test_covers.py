@@ -1,5 +1,6 @@
 """A figure is void as soon as code changes that it is about: what a campaign plays, it covers."""
 
+import gc
 import sys
 import threading
 from collections.abc import Iterator
@@ -52,12 +53,16 @@ def noticing() -> Iterator[set[str]]:
         if event == "call" and code.co_name != "<module>" and code.co_filename.startswith(_OURS):
             found.add(Path(code.co_filename).relative_to(ROOT).as_posix())
 
+    # What earlier tests left behind must not end here, and be taken for what is played.
+    gc.collect()
+    gc.disable()
     before, before_in_threads = sys.getprofile(), threading.getprofile()
     threading.setprofile(notice)
     sys.setprofile(notice)
     try:
         yield found
     finally:
+        gc.enable()
         sys.setprofile(before)
         threading.setprofile(before_in_threads)
 

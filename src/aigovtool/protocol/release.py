@@ -67,7 +67,7 @@ class NotServed(Message):
 
     model: ModelId
     code: Annotated[str, text_like("^[a-z_]{1,64}$", "1 to 64 of a-z and '_'")]
-    reason: Annotated[str, text_like("^[a-z0-9_]{0,80}$", "at most 80 of a-z, 0-9 and '_'")] = ""
+    reason: Annotated[str, text_like(r"^[a-z0-9_]{0,80}$(?!\n)", "at most 80 of a-z, 0-9 and '_'")] = ""
 
 
 _NotServed = Annotated[tuple[NotServed, ...], Meta(max_length=MAX_MODELS)]

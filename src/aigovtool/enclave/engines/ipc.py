@@ -26,6 +26,7 @@ from typing import Annotated, Final, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from aigovtool.codec import text_like
 from aigovtool.enclave.engines.sandbox import Layer
 from aigovtool.errors import (
     AIGovToolError,
@@ -65,7 +66,7 @@ _PREFIX: Final = struct.Struct("<II")
 
 _Id = Annotated[int, Meta(ge=0)]
 _Name = Annotated[str, Meta(min_length=1, max_length=MAX_TENSOR_NAME_CHARS)]
-_Reason = Annotated[str, Meta(pattern=r"^[a-z0-9_]{1,64}\Z")]
+_Reason = Annotated[str, text_like(r"^[a-z0-9_]{1,64}$(?!\n)", "1 to 64 of a-z, 0-9 and '_'")]
 _Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 _Shape = Annotated[tuple[Annotated[int, Meta(ge=0, le=MAX_TENSOR_ELEMENTS)], ...], Meta(max_length=MAX_TENSOR_RANK)]
 
