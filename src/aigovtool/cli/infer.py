@@ -214,7 +214,8 @@ def _answer(result: "Result", receipt_file: Path | None) -> Answer:
 
 
 def _render(screen: Screen, answer: Answer) -> None:
-    outputs = [(output.name, f"{_shape(output)}: {_values(output)}") for output in answer.outputs]
+    widest = max((len(_shape(output)) for output in answer.outputs), default=0)
+    outputs = [(output.name, f"{_shape(output):<{widest}}  {_values(output)}") for output in answer.outputs]
     screen.facts(
         [
             *outputs,
