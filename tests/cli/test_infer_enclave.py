@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from tests.consumer.conftest import FakeEnclave, World
+from tests.consumer.conftest import MANIFEST, FakeEnclave, World
 
+from aigovtool.cli.seen import require_newest_keys
 from aigovtool.errors import BudgetExhaustedError
+from aigovtool.ids import ModelId, digest_of
+from aigovtool.protocol.trust import open_key_set
 
 Ask = Callable[..., Result]
 
@@ -94,3 +97,59 @@ def test_the_option_for_simulated_tees_is_named(run: Callable[..., Result], worl
     result = run("infer", "doubler", "--enclave", enclave.url, "--credential", str(world.file), "--input", str(source))
     assert result.exit_code == 5
     assert "add --allow-simulated" in result.stderr
+
+
+def test_another_model_than_the_pinned_one_is_not_asked(ask: Ask, enclave: FakeEnclave) -> None:
+    """It has the name, and is attested; only the digest tells. A digest that is cut short pins nothing, so is none."""
+    assert ask(enclave.url, "--manifest", MANIFEST).exit_code == 0
+    charged = len(enclave.charged)
+    enclave.manifests[ModelId("doubler")] = digest_of(b"another model under its name")
+    result = ask(enclave.url, "--manifest", MANIFEST)
+    assert result.exit_code == 5
+    assert "serves another model" in result.stderr
+    assert ask(enclave.url, "--manifest", MANIFEST[:15]).exit_code == 3
+    assert len(enclave.charged) == charged
+
+
+def test_an_older_key_set_than_the_one_named_is_refused(ask: Ask, enclave: FakeEnclave) -> None:
+    """Its version is what an operator tells after a key was stolen; the enclave shows 7."""
+    assert ask(enclave.url, "--key-set", "7").exit_code == 0
+    charged = len(enclave.charged)
+    result = ask(enclave.url, "--key-set", "8")
+    assert result.exit_code == 5
+    assert "the key set is older" in result.stderr
+    assert len(enclave.charged) == charged
+
+
+def test_the_newest_key_set_is_remembered_from_run_to_run(ask: Ask, world: World, enclave: FakeEnclave) -> None:
+    """A newer one is taken and remembered; an older one, or a second one of that version, is asked nothing."""
+    seen = world.directory / "seen.json"
+    for version in (7, 8, 8):
+        enclave.key_set = world.key_set(version)
+        assert ask(enclave.url, "--seen", str(seen)).exit_code == 0
+    charged, kept = len(enclave.charged), seen.read_bytes()
+    for key_set, words in (
+        (world.key_set(7), "version 8 was seen already"),
+        (world.key_set(8, issued_at_ms=2), "two different key sets"),
+    ):
+        enclave.key_set = key_set
+        result = ask(enclave.url, "--seen", str(seen))
+        assert (result.exit_code, words in " ".join(result.stderr.split())) == (5, True), result.stderr
+    assert (len(enclave.charged), seen.read_bytes()) == (charged, kept)
+
+
+def test_what_was_seen_of_one_custodian_says_nothing_of_another(
+    ask: Ask, world: World, enclave: FakeEnclave, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A file that is mixed up is told as that, not as a thief at work; nor is one of something else taken."""
+    other = World(tmp_path_factory.mktemp("other"))
+    seen = world.directory / "seen.json"
+    try:
+        require_newest_keys(open_key_set(other.key_set(9), other.root.public), seen)
+    finally:
+        other.close()
+    result = ask(enclave.url, "--seen", str(seen))
+    assert (result.exit_code, "another custodian" in result.stderr) == (2, True), result.stderr
+    seen.write_text('{"what": "policy", "version": 1}', encoding="utf-8")
+    assert ask(enclave.url, "--seen", str(seen)).exit_code == 2
+    assert not enclave.charged

@@ -150,6 +150,12 @@ def require_bound(
             fix="do not use this connection; somebody may be relaying evidence from another machine",
         )
     wrong = _differences(claims, expected)
+    if wrong == ["manifests"]:
+        raise EvidenceError(
+            "the evidence does not cover a manifest that is relied on: this enclave serves another model, or none",
+            reason="binding_manifests",
+            fix="compare the digest that you expect with the custodian's; do not use this enclave if they agree",
+        )
     if wrong:
         raise EvidenceError(
             f"the evidence is bound to another {', '.join(wrong)} than expected",

@@ -10,7 +10,7 @@ import click
 from msgspec import Struct
 
 from aigovtool.cli.credentials import require_free
-from aigovtool.cli.screen import Screen
+from aigovtool.cli.screen import Columns, Screen
 from aigovtool.cli.verb import FILE, Verb
 from aigovtool.cli.words import amount, short
 from aigovtool.errors import InputError, InvalidValueError, MalformedError, TooLargeError
@@ -65,6 +65,16 @@ class Answer(Struct, frozen=True, kw_only=True):
     help="A .npy array, an .npz with arrays by input name, or JSON (- reads JSON from standard input).",
 )
 @click.option("--allow-simulated", is_flag=True, help="DEVELOPMENT ONLY: also accept a simulated TEE.")
+@click.option("--manifest", metavar="DIGEST", help="The manifest digest that the model should have.")
+@click.option(
+    "--key-set",
+    "key_set_at_least",
+    type=click.IntRange(0),
+    default=0,
+    metavar="VERSION",
+    help="Refuse an enclave with an older key set of the custodian: one of its keys may have been revoked since.",
+)
+@click.option("--seen", type=FILE, help="Remember the newest key set of the custodian here; refuse an older one.")
 @click.option("--wait", is_flag=True, help="Wait while the budget is used up or held, instead of failing.")
 @click.option("--deadline", "deadline_s", type=click.FloatRange(0.1, 86_400), help="Seconds for all of it.")
 @click.option("--request-id", help="Names this request: repeated, it is charged once by one enclave.")
@@ -81,13 +91,22 @@ def infer(
     source: str,
     deadline_s: float | None,
     request_id: str | None,
+    manifest: str | None,
+    key_set_at_least: int,
+    seen: Path | None,
     save_receipt: Path | None,
     save_request: Path | None,
     save_response: Path | None,
     allow_simulated: bool,
     wait: bool,
 ) -> None:
-    """Attest the enclave, ask MODEL once, verify the receipt, and show the answer."""
+    """Attest the enclave, ask MODEL once, verify the receipt, and show the answer.
+
+    With --manifest nothing is sent to an enclave that serves another model under that name; ask the custodian's
+    operator for the digest, which `model show` shows. Give --seen where you ask more than once: whoever stole a key
+    that the custodian has revoked since is then not believed any more.
+    """
+    from aigovtool.cli.seen import require_newest_keys  # noqa: PLC0415
     from aigovtool.consumer import Client  # noqa: PLC0415
 
     saving = (("--save-receipt", save_receipt), ("--save-request", save_request), ("--save-response", save_response))
@@ -95,7 +114,12 @@ def infer(
         if path is not None:
             require_free(path, option)
     inputs = _read(source)
-    with Client.connect(url, credential, allow_simulated=allow_simulated) as client:
+    pins = None if manifest is None else {model: manifest}
+    with Client.connect(
+        url, credential, models=pins, allow_simulated=allow_simulated, key_set_at_least=key_set_at_least
+    ) as client:
+        if seen is not None:
+            require_newest_keys(client.key_set, seen)
         if client.evidence.tee.value == "simulated":
             screen.banner()
         elif client.warnings:
@@ -215,7 +239,7 @@ def _answer(result: "Result", receipt_file: Path | None) -> Answer:
 
 def _render(screen: Screen, answer: Answer) -> None:
     widest = max((len(_shape(output)) for output in answer.outputs), default=0)
-    outputs = [(output.name, f"{_shape(output):<{widest}}  {_values(output)}") for output in answer.outputs]
+    outputs = [(output.name, Columns(f"{_shape(output):<{widest}}  {_values(output)}")) for output in answer.outputs]
     screen.facts(
         [
             *outputs,

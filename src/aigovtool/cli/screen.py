@@ -30,6 +30,12 @@ UNENCRYPTED: Final = (
 Progress = Callable[[int, int], None]
 
 
+class Columns(str):
+    """A value of several columns, padded with spaces: all of it is ours, and nothing of it what a peer has said."""
+
+    __slots__ = ()
+
+
 class Screen:
     """Where one verb writes. `json` says for whom."""
 
@@ -68,7 +74,7 @@ class Screen:
         """Print names and values below each other."""
         width = max((len(name) for name, _ in pairs), default=0)
         for name, value in pairs:
-            self.line(f"{name:<{width}}  {told(value)}")
+            self.line(f"{name:<{width}}  {value if isinstance(value, Columns) else told(value)}")
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
         """Print rows under a header, or the sentence `empty`; a column named `>x` is aligned to the right."""

@@ -1,16 +1,19 @@
 """The newest version of a document that was seen, in a file: an older one, however well signed, does not come back."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aigovtool.cli.document import read_document, write_document
 from aigovtool.codec import Message
-from aigovtool.errors import AppraisalError, ConfigurationError
-from aigovtool.ids import Digest
+from aigovtool.errors import AppraisalError, ConfigurationError, SignatureInvalidError
+from aigovtool.ids import Digest, KeyId, Units
 
 if TYPE_CHECKING:
     from aigovtool.attestation.policy import AppraisalPolicy
     from aigovtool.attestation.reference_values import ReferenceLibrary
+    from aigovtool.protocol.trust import KeySet
+
+_BEGIN: Final = "name another file, or remove it"
 
 
 class Seen(Message):
@@ -18,6 +21,14 @@ class Seen(Message):
 
     what: str
     version: int
+    digest: Digest
+
+
+class SeenKeys(Message):
+    """The newest key set of one custodian."""
+
+    custodian: KeyId
+    version: Units
     digest: Digest
 
 
@@ -35,10 +46,9 @@ def require_newest(document: "AppraisalPolicy | ReferenceLibrary", file: Path) -
     what = "policy" if hasattr(document, "accepted") else "library"
     mark = Seen(what=what, version=document.version, digest=digest_of(encode(document)))
     if file.exists():
-        begin = "name another file, or remove it"
-        seen = read_document(file, "seen.v1", Seen, None, what="what was seen of a document", begin=begin)
+        seen = read_document(file, "seen.v1", Seen, None, what="what was seen of a document", begin=_BEGIN)
         if seen.what != what:
-            raise ConfigurationError(f"{file} is about a {seen.what}, not a {what}", reason="bad_document", fix=begin)
+            raise ConfigurationError(f"{file} is about a {seen.what}, not a {what}", reason="bad_document", fix=_BEGIN)
         if mark.version < seen.version:
             raise AppraisalError(
                 f"this {what} has version {mark.version}; version {seen.version} was seen already",
@@ -50,5 +60,40 @@ def require_newest(document: "AppraisalPolicy | ReferenceLibrary", file: Path) -
                 f"two different documents have version {mark.version}",
                 reason=f"{what}_fork",
                 fix="ask its publisher which one is meant; each change raises the version",
+            )
+    write_document(file, mark, replace=True)
+
+
+def require_newest_keys(key_set: "KeySet", file: Path) -> None:
+    """Refuse a custodian's key set older than the newest that `file` remembers, and remember this one.
+
+    A file that remembers it already is not written, so that it may be one that this user can only read.
+
+    Raises:
+        SignatureInvalidError: it is older (`key_set_rollback`), or another one of the same version (`key_set_fork`).
+        ConfigurationError: the file cannot be read or written, or is about another custodian (`bad_document`).
+    """
+    from aigovtool.codec import encode  # noqa: PLC0415
+    from aigovtool.ids import digest_of  # noqa: PLC0415
+
+    mark = SeenKeys(custodian=key_set.custodian, version=key_set.version, digest=digest_of(encode(key_set)))
+    if file.exists():
+        seen = read_document(file, "seen.v1", SeenKeys, None, what="what was seen of a key set", begin=_BEGIN)
+        if seen.custodian != mark.custodian:
+            raise ConfigurationError(f"{file} is about another custodian", reason="bad_document", fix=_BEGIN)
+        if mark == seen:
+            return
+        if mark.version < seen.version:
+            raise SignatureInvalidError(
+                f"the enclave goes by version {mark.version} of the custodian's keys; version {seen.version} was seen "
+                f"already, and a key may have been revoked in between",
+                reason="key_set_rollback",
+                fix="ask the custodian's operator whether this enclave hears from the custodian",
+            )
+        if mark.version == seen.version:
+            raise SignatureInvalidError(
+                f"two different key sets of the custodian have version {mark.version}",
+                reason="key_set_fork",
+                fix="tell the custodian's operator: whoever signed the second one has the root key",
             )
     write_document(file, mark, replace=True)

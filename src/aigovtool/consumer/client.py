@@ -24,6 +24,7 @@ from aigovtool.consumer.sync_driver import SyncDriver
 from aigovtool.ids import InstanceId
 from aigovtool.ledger.receipt import Receipt
 from aigovtool.protocol.commands import AskState
+from aigovtool.protocol.trust import KeySet
 from aigovtool.protocol.views import OwnView
 
 
@@ -192,6 +193,11 @@ class Client:
     def warnings(self) -> tuple[str, ...]:
         """What to read before using any answer; empty for a TEE that protects."""
         return self._core.session().warnings
+
+    @property
+    def key_set(self) -> KeySet:
+        """The custodian's keys, as its root signed them, which the enclave goes by."""
+        return self._core.session().key_set
 
     @property
     def key_set_version(self) -> int:
