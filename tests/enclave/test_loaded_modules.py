@@ -87,7 +87,7 @@ OURS = {
         *("interface", "ipc", "lanes", "link", "pending", "process"),
         *("sandbox", "scheduling", "seccomp", "spawn", "tries"),
     },
-    "aigovtool.enclave.gateway": {"api", "inference", "padding"},
+    "aigovtool.enclave.gateway": {"answer_size", "api", "inference", "padding"},
 }
 NEVER = (
     "aigovtool.cli",

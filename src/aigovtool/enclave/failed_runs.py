@@ -19,6 +19,7 @@ from aigovtool.limits import FAILED_RUN_MS, MAX_FAILED_RUNS, MAX_FAILED_RUNS_KEP
 #: Why a run can fail that follows from its input and the model.
 _TELLING: Final = frozenset(
     {
+        "answer_too_large",
         "compute_limit",
         "model_refused_input",
         "out_of_memory",

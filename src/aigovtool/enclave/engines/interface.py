@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aigovtool.errors import AIGovToolError, EngineError, InvalidValueError
+from aigovtool.limits import MAX_INFER_BODY_BYTES
 from aigovtool.package.manifest import TensorSpec
 from aigovtool.protocol.tensor import Outline, Tensor, check_bytes_elements
 
@@ -101,6 +102,15 @@ def check_answer(interface: ModelInterface, names: Sequence[str], tensors: Seque
     except AIGovToolError as error:
         raise EngineError(f"the engine's answer is malformed: {error.message}", reason="bad_answer") from None
     return answer
+
+
+def answer_too_large(said: str = "would have more") -> InvalidValueError:
+    """Return the refusal of an answer that is too large to be sent; how large is said only before anything ran."""
+    return InvalidValueError(
+        f"the answer {said}; one may have {MAX_INFER_BODY_BYTES} bytes",
+        reason="answer_too_large",
+        fix="ask for fewer outputs, or about less at once",
+    )
 
 
 def _by_name(tensors: Sequence[Outline | Tensor]) -> dict[str, Outline | Tensor]:

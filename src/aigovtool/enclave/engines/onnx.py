@@ -34,7 +34,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # rule 1: read once, when the library
 import onnxruntime as ort
 
 from aigovtool.enclave.engines.engine import PlainModel
-from aigovtool.enclave.engines.interface import ModelInterface, check_output
+from aigovtool.enclave.engines.interface import ModelInterface, answer_too_large, check_output
 from aigovtool.enclave.engines.watchdog import Watchdog
 from aigovtool.errors import (
     AIGovToolError,
@@ -266,7 +266,7 @@ def _to_tensors(specs: list[TensorSpec], results: list[object]) -> list[Tensor]:
         raise _too_large(error.message) from None
     tensors = [_to_tensor(outline, array) for outline, array in zip(outlines, arrays, strict=True)]
     if sum(len(tensor.data) for tensor in tensors) > MAX_INFER_BODY_BYTES:
-        raise _too_large(f"the answer is over {MAX_INFER_BODY_BYTES} bytes")
+        raise answer_too_large()
     return tensors
 
 

@@ -30,9 +30,10 @@ import msgspec
 
 from aigovtool.codec import encode
 from aigovtool.enclave.boot import ServedModel
-from aigovtool.enclave.engines.interface import check_inputs, check_outputs
+from aigovtool.enclave.engines.interface import answer_too_large, check_inputs, check_outputs
 from aigovtool.enclave.engines.ipc import Limit
 from aigovtool.enclave.engines.process import Ran
+from aigovtool.enclave.gateway.answer_size import require_sendable
 from aigovtool.enclave.gateway.padding import head_padding, padded
 from aigovtool.enclave.instance_run import InstanceRun
 from aigovtool.enclave.results import Answered
@@ -170,6 +171,7 @@ def _validated(asked: Asked, policy: ServingPolicy) -> _Valid:
     names = [output.name for output in claim.outputs]
     check_outputs(interface, names)
     outputs = wanted(policy.answers, interface.outputs, names)
+    require_sendable(asked.model.offer.model, interface, claim.inputs, outputs, claim.id)
     bound = policy.dial is Dial.BOUND
     return _Valid(claim.request(), _bound_digest(asked) if bound else None, outputs, policy)
 
@@ -196,8 +198,8 @@ async def _carry_out(run: InstanceRun, asked: Asked) -> None:
 async def _attempt(run: InstanceRun, asked: Asked) -> Answered:
     """Validate and run once; whatever goes wrong is an error of ours, and nothing was charged."""
     now_ms = run.instance.clock.now_ms
-    deadline_ms, path = now_ms() + DEADLINE_MS, (asked.consumer, asked.model.offer.model)
-    run.failed_runs.require_few(*path, now_ms())
+    deadline_ms = now_ms() + DEADLINE_MS
+    run.failed_runs.require_few(asked.consumer, asked.model.offer.model, now_ms())
     try:
         try:
             return await _attempt_once(run, asked, deadline_ms)
@@ -207,7 +209,6 @@ async def _attempt(run: InstanceRun, asked: Asked) -> Answered:
         # Less may leave than when it began: once more, on the terms of now.
         return await _attempt_once(run, asked, deadline_ms)
     except AIGovToolError as error:
-        run.failed_runs.note(*path, error, now_ms())
         raise _cause(run, asked.consumer, error) from None
     except Exception as exception:  # noqa: BLE001 - nothing of ours may show its text to a peer
         raise unexpected(exception) from None
@@ -218,7 +219,11 @@ async def _attempt_once(run: InstanceRun, asked: Asked, deadline_ms: int) -> Ans
     valid = await _aside(run, asked, len(asked.body), left_ms, partial(_validated, asked, policy))
     # The body stays as well: binary inputs are views of it, and the receipt names it.
     with run.bodies.take(asked.consumer, valid.request.copied_bytes):
-        return await _run(run, asked, valid, deadline_ms)
+        try:
+            return await _run(run, asked, valid, deadline_ms)
+        except AIGovToolError as error:  # what was refused before is no run that failed
+            run.failed_runs.note(asked.consumer, asked.model.offer.model, error, run.instance.clock.now_ms())
+            raise
 
 
 def _cause(run: InstanceRun, consumer: ConsumerId, error: AIGovToolError) -> AIGovToolError:
@@ -278,7 +283,10 @@ def _limits(terms: AnswerTerms | None, names: tuple[str, ...]) -> tuple[Limit, .
 
 
 def _made(asked: Asked, valid: _Valid, ran: Ran) -> _Made:
-    body = _answer(asked.model.offer.model, valid, ran)
+    try:
+        body = _answer(asked.model.offer.model, valid, ran)
+    except TooLargeError:  # of what the model gave, and not of what was sent
+        raise answer_too_large() from None
     content = body.joined()
     length = () if body.header_length is None else ((LENGTH_HEADER, str(body.header_length)),)
     return _Made(
