@@ -128,6 +128,7 @@ MAX_CERTIFICATE_BYTES: Final = 16 << 10
 MAX_KEY_FILE_BYTES: Final = 64 << 10
 
 # --- Inference -------------------------------------------------------------------------------
+# What an enclave holds in all, and of one consumer, is less on a machine with little memory (`enclave.memory`).
 # 64 MiB holds 100 ImageNet pictures as float32; a model's policy may lower it.
 MAX_INFER_BODY_BYTES: Final = 64 << 20
 MAX_TENSORS: Final = 64

@@ -21,6 +21,7 @@ from aigovtool.cli.doctor.sqlite import has_defect
 from aigovtool.crypto.memory import LOCK_FIX
 from aigovtool.custodian import clock
 from aigovtool.custodian.app import initialise
+from aigovtool.enclave import memory
 
 Run = Callable[..., Result]
 OLD, NEW = (3, 51, 2), (3, 51, 3)
@@ -52,6 +53,23 @@ def test_whether_memory_can_be_locked_is_said(
     monkeypatch.setattr(resource, "getrlimit", lambda _: (64 << 10, hard))
     found = checks(run)["locked memory"]
     assert (found["standing"], found["found"]) == (standing, said)
+
+
+@pytest.mark.parametrize(
+    ("has", "standing", "said"),
+    [
+        (64, "ok", "64.0 GiB: any enclave"),
+        (8, "ok", "8.0 GiB: an enclave holds less"),
+        (2, "note", "2.0 GiB: too little"),
+    ],
+)
+def test_what_memory_is_enough_for_is_said(
+    run: Run, monkeypatch: pytest.MonkeyPatch, has: int, standing: str, said: str
+) -> None:
+    """An enclave on a small machine serves, but the largest requests could end it."""
+    monkeypatch.setattr(memory, "_memory_bytes", lambda _: has << 30)
+    found = checks(run)["memory"]
+    assert (found["standing"], found["found"].startswith(said)) == (standing, True), found
 
 
 # --- SQLite -------------------------------------------------------------------------------------------

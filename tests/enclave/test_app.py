@@ -1,22 +1,34 @@
 """The life of an enclave's process around its instances."""
 
 import asyncio
+import logging
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.custodian.conftest import MODEL
-from tests.enclave.site import Site
+from tests.custodian.conftest import BORROWER, CONSUMER, MODEL
+from tests.enclave.site import Site, asked
 
 from aigovtool.attestation.model import TeeType
 from aigovtool.enclave import app, roster
 from aigovtool.enclave.attesters import detect
 from aigovtool.enclave.boot import Instance
+from aigovtool.enclave.gateway.inference import infer
+from aigovtool.enclave.memory import LEAST_BYTES, MemoryBounds
 from aigovtool.enclave.roster import TRIES
-from aigovtool.errors import AIGovToolError, ConfigurationError, ForbiddenError, PackageError, UnreachableError
-from aigovtool.ids import ModelId
+from aigovtool.errors import (
+    AIGovToolError,
+    ConfigurationError,
+    ConflictError,
+    ForbiddenError,
+    OverloadedError,
+    PackageError,
+    UnreachableError,
+)
+from aigovtool.ids import ConsumerId, ModelId
 from aigovtool.protocol.release import NotServed
 from aigovtool.transport.server import bind_loopback
 
@@ -115,6 +127,55 @@ async def test_a_platform_that_is_not_here_is_not_waited_for(
     assert len(tried) == tries
 
 
+SMALL = MemoryBounds(
+    has=1 << 30,
+    engine_addresses=3 << 29,
+    bodies=128 << 20,
+    bodies_per_consumer=64 << 20,
+    unread=6 << 20,
+    unread_per_consumer=2 << 20,
+    kept=0,
+    kept_per_consumer=0,
+    ids=10,
+    ids_per_consumer=1,
+)
+
+
+async def test_on_a_small_machine_an_enclave_holds_less_and_says_that_it_is_too_little(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The engine's addresses, bodies, answers not taken and kept, and ids: each by what the machine has."""
+    await site.bench.add_consumer(CONSUMER, BORROWER)
+    await site.bench.grant(10)
+    monkeypatch.setattr(app, "memory_bounds", lambda: SMALL)
+    enclave = enclave_for(site, tmp_path, monkeypatch, MODEL)
+    life = asyncio.create_task(enclave.run())
+    async with asyncio.timeout(20):
+        while (run := enclave._run) is None or not run.ready.is_set():  # noqa: ASYNC110 -- it tells nobody
+            await asyncio.sleep(0.01)
+    engine = run.instance.engine
+    assert resource.prlimit(engine.pid, resource.RLIMIT_AS) == (SMALL.engine_addresses,) * 2
+    with run.bodies.take("ann", 64 << 20), pytest.raises(OverloadedError) as refused:
+        run.bodies.claim("ben", (64 << 20) + 1)
+    assert refused.value.reason == "open_bodies"
+    for own, others in ((3 << 20, 0), (3 << 19, 4 << 20)):  # more than its share, and more than is left
+        holding = engine.unread.hold(CONSUMER, own), engine.unread.hold(ConsumerId("ben"), others)
+        with holding[0], holding[1], pytest.raises(OverloadedError) as refused:
+            await infer(run, asked(run, repeatable=False))
+        assert refused.value.reason == "answers_not_taken"
+    await infer(run, asked(run, "k1"))
+    with pytest.raises(ConflictError) as evicted:  # nothing is kept
+        await infer(run, asked(run, "k1"))
+    assert evicted.value.reason == "result_evicted"
+    with pytest.raises(OverloadedError) as refused:  # and one id remembered
+        await infer(run, asked(run, "k2"))
+    assert refused.value.reason == "request_keys"
+    enclave._shut_down()
+    await asyncio.wait_for(life, 20)
+    (warned,) = [vars(record) for record in caplog.records if record.message == "little_memory"]
+    assert (warned["levelno"], warned["has_mib"], warned["least_mib"]) == (logging.WARNING, 1_024, LEAST_BYTES >> 20)
+
+
 # --- Several models ----------------------------------------------------------------------------
 
 A, B = ModelId("a"), ModelId("b")
@@ -149,6 +210,7 @@ async def test_with_no_model_left_it_ends_with_the_reason(
         *_: object,
         aside: tuple[NotServed, ...],
         blame: Callable[[ModelId, AIGovToolError], None],
+        **__: object,
     ) -> Instance:
         booted.append((models, [one.model for one in aside]))
         error = PackageError("damaged", reason=f"damaged_{models[0]}")

@@ -22,7 +22,7 @@ from aigovtool.enclave import boot as boot_module
 from aigovtool.enclave.app import EnclaveOptions, attester_for
 from aigovtool.enclave.boot import boot
 from aigovtool.enclave.clock import ElapsedClock
-from aigovtool.enclave.memory import engine_address_bytes
+from aigovtool.enclave.memory import memory_bounds
 from aigovtool.errors import (
     AIGovToolError,
     ConfigurationError,
@@ -233,7 +233,7 @@ async def test_the_engine_of_an_instance_has_a_bound_of_memory(site: Site) -> No
     """The kernel knows it, of the child itself (RLIMIT_AS)."""
     instance = await site.boot()
     try:
-        assert resource.prlimit(instance.engine.pid, resource.RLIMIT_AS) == (engine_address_bytes(),) * 2
+        assert resource.prlimit(instance.engine.pid, resource.RLIMIT_AS) == (memory_bounds().engine_addresses,) * 2
     finally:
         await instance.engine.kill_and_wait()
 

@@ -27,7 +27,7 @@ from aigovtool.enclave.custodian_link import CustodianLink
 from aigovtool.enclave.engines.sandbox import Layer
 from aigovtool.enclave.gateway.api import authorize, routes
 from aigovtool.enclave.instance_run import Ending, InstanceRun
-from aigovtool.enclave.memory import require_no_plain_swap
+from aigovtool.enclave.memory import LEAST_BYTES, memory_bounds, require_no_plain_swap
 from aigovtool.enclave.roster import Roster
 from aigovtool.errors import (
     AIGovToolError,
@@ -47,6 +47,7 @@ from aigovtool.transport.server import HttpServer, bind
 _LOG: Final = logging.getLogger(__name__)
 #: Whatever platform is here that protects memory.
 AUTO: Final = "auto"
+_MEMORY_FIX: Final = "give the machine more memory: the largest requests may end the enclave"
 _BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0)
 
 
@@ -196,6 +197,7 @@ class _Enclave:
         self._party = party
         self._attester = attester
         self._listener = listener
+        self._memory = memory_bounds()
         self._ready = ready
         self._server: HttpServer | None = None
         self._run: InstanceRun | None = None
@@ -205,6 +207,9 @@ class _Enclave:
     async def run(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self._shut_down)
+        if not self._memory.is_enough:
+            sizes = {"has_mib": self._memory.has >> 20, "least_mib": LEAST_BYTES >> 20}
+            _LOG.warning("little_memory", extra={**sizes, "fix": _MEMORY_FIX})
         link = CustodianLink(self._party.custodian)
         try:
             while not self._ending.is_set():
@@ -257,6 +262,7 @@ class _Enclave:
             self._options.cache,
             aside=self._roster.aside(),
             blame=lambda model, _error: blamed.append(model),
+            memory=self._memory,
         )
         self._roster.booted(models, time.monotonic() - began_s)
         if Layer.MEMORY_LOCKED not in instance.engine.sandbox:
@@ -271,7 +277,7 @@ class _Enclave:
                 await self._ending.wait()
 
     async def _serve(self, instance: Instance) -> Ending:
-        run = self._run = InstanceRun(instance)
+        run = self._run = InstanceRun(instance, self._memory)
         if self._ending.is_set():  # told to end while it booted
             run.shut_down()
         if self._server is not None:

@@ -31,8 +31,9 @@ from aigovtool.crypto.x509 import self_signed_server_certificate
 from aigovtool.enclave.attestation import Attestation, Attested, refused_in
 from aigovtool.enclave.clock import ElapsedClock
 from aigovtool.enclave.custodian_link import CustodianLink, digest_of_file
+from aigovtool.enclave.engines.pending import Shares
 from aigovtool.enclave.engines.process import EngineConfig, EngineProcess, LoadedModel
-from aigovtool.enclave.memory import engine_address_bytes
+from aigovtool.enclave.memory import MemoryBounds, memory_bounds
 from aigovtool.enclave.roster import is_of_one
 from aigovtool.enclave.trusted_keys import TrustedKeys
 from aigovtool.errors import (
@@ -183,6 +184,7 @@ async def boot(
     *,
     aside: tuple[NotServed, ...] = (),
     blame: Blame = lambda _model, _error: None,
+    memory: MemoryBounds | None = None,
 ) -> Instance:
     """Boot one instance, with those of `models` that the custodian allows. On failure the engine child is gone.
 
@@ -194,17 +196,28 @@ async def boot(
         cache: where ciphertext is kept.
         aside: other models that it was started for, and why they are not asked for.
         blame: is told, before it is raised, of an error that is one model's alone.
+        memory: what the engine may take; None for this machine's.
 
     Raises:
         AIGovToolError: who or what refused, or could not be reached.
     """
     clock = ElapsedClock()
-    engine = await EngineProcess.start(EngineConfig(memory_bytes=engine_address_bytes()))
+    engine = await EngineProcess.start(_engine_config(memory or memory_bounds()))
     try:
         return await _Boot(party, models, attester, link, cache, aside, blame, clock, engine).run()
     except BaseException:
         await engine.kill_and_wait()
         raise
+
+
+def _engine_config(memory: MemoryBounds) -> EngineConfig:
+    shares = Shares(
+        size_bytes=memory.bodies,
+        size_bytes_per_consumer=memory.bodies_per_consumer,
+        unread_bytes=memory.unread,
+        unread_bytes_per_consumer=memory.unread_per_consumer,
+    )
+    return EngineConfig(memory_bytes=memory.engine_addresses, shares=shares)
 
 
 @dataclass(slots=True)

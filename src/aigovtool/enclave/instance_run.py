@@ -25,7 +25,8 @@ from aigovtool.enclave.again import attest_in_time
 from aigovtool.enclave.boot import Instance
 from aigovtool.enclave.failed_runs import FailedRuns
 from aigovtool.enclave.listening import RETRY_S, listen, retry_s
-from aigovtool.enclave.results import Results
+from aigovtool.enclave.memory import MemoryBounds, memory_bounds
+from aigovtool.enclave.results import ResultLimits, Results
 from aigovtool.errors import AIGovToolError, ForbiddenError, RefusalError, UnreachableError
 from aigovtool.ids import ConsumerId, Digest, MessageId, ModelId
 from aigovtool.ledger.policy import ServingPolicy
@@ -72,11 +73,12 @@ _ORDERLY = frozenset({Ending.SHUTDOWN, Ending.MORE})
 class InstanceRun:
     """Runs one instance. The gateway serves through it; `run` returns after the wipe."""
 
-    def __init__(self, instance: Instance) -> None:
+    def __init__(self, instance: Instance, memory: MemoryBounds | None = None) -> None:
+        memory = memory or memory_bounds()
         self.instance = instance
-        self.results = Results()
+        self.results = Results(ResultLimits.within(memory))
         self.failed_runs = FailedRuns()
-        self.bodies = Room(limits.MAX_OPEN_BODY_BYTES_PER_CONSUMER, limits.MAX_OPEN_BODY_BYTES, "open_bodies")
+        self.bodies = Room(memory.bodies_per_consumer, memory.bodies, "open_bodies")
         self._queue = Room(limits.MAX_WAITING_REQUESTS_PER_CONSUMER, limits.MAX_WAITING_REQUESTS, "too_many_waiting")
         self._meter = instance.meter
         self._clock = instance.clock

@@ -1,42 +1,136 @@
-"""How much memory the engine may take on this machine, and that none of it is written to a disk in the clear.
+"""How memory is shared on this machine, and that none of it is written to a disk in the clear.
 
 The engine computes what consumers send with models that others made: a small input may ask for more memory than there
 is (a product of an input with itself), and the kernel would end whatever process it likes. A bound turns that into an
-error of that one run.
+error of that one run. The gateway's process holds what consumers send and have not taken, each within bounds that are
+those of `aigovtool.limits` on a large machine. On a smaller one they are less, all by the same share, so that with the
+engine and the rest of the machine they come to what there is:
+
+    engine (three quarters)  +  bodies + answers not taken + answers kept + ids  +  the rest  <=  memory
+
+They are never less than one request of the largest size takes. A machine on which even that is too much serves small
+requests well, and is told so (`little_memory`).
 
 Memory in a TEE is encrypted; what is swapped out of it is not. The disk is the borrower's.
 
-Sources: Linux man pages getrlimit(2) RLIMIT_AS, proc_swaps(5); Documentation/admin-guide/cgroup-v2.rst `memory.max`;
-Documentation/ABI/testing/sysfs-block-dm `uuid`.
+Sources: Linux man pages getrlimit(2) RLIMIT_AS, proc_swaps(5), cgroups(7); Documentation/admin-guide/cgroup-v2.rst
+`memory.max`; cgroup-v1/memory.rst `memory.limit_in_bytes`; Documentation/ABI/testing/sysfs-block-dm `uuid`.
 """
 
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from aigovtool import limits
 from aigovtool.errors import ConfigurationError
 
-#: What the libraries reserve without using it (stacks and heaps of threads) counts against a bound of addresses.
-_RESERVED_BYTES: Final = 2 << 30
-#: The rest of the machine: the gateway, which holds up to 1 GiB of bodies and 1 GiB of answers, and the system.
+#: What the engine's libraries reserve without using it counts against a bound of addresses: 280 MiB after the start,
+#: and up to 64 MiB for each of three heaps.
+_RESERVED_BYTES: Final = 768 << 20
+#: Of the machine, for the engine.
 _SHARE: Final = 0.75
-_CGROUP: Final = Path("sys/fs/cgroup/memory.max")
+#: The system, the gateway itself, what parsers make of JSON for a moment, and what of the reserved is used after all.
+_REST_BYTES: Final = 640 << 20
+#: What an id takes that was used and whose answer is not kept (`spent_ids`).
+_ID_BYTES: Final = 90
+#: What the gateway holds at most for consumers, on a large machine.
+_HELD_BYTES: Final = (
+    limits.MAX_OPEN_BODY_BYTES
+    + limits.MAX_UNREAD_BYTES
+    + limits.MAX_RETAINED_RESULT_BYTES_IN_ALL
+    + limits.MAX_REQUEST_IDS * _ID_BYTES
+)
+#: The least share of it: whoever asks takes no more than is left to others, so it is two of the largest bodies, and one
+#: of the largest answers.
+_LEAST_SHARE: Final = 2 * limits.MAX_INFER_BODY_BYTES / limits.MAX_OPEN_BODY_BYTES
 _SWAPS: Final = Path("proc/swaps")
 _ENCRYPTED: Final = "CRYPT-"
+_OF_PROCESS: Final = Path("proc/self/cgroup")
+_CGROUPS: Final = Path("sys/fs/cgroup")
 
 
-def engine_address_bytes(root: Path = Path("/")) -> int:
-    """Return the bound of the engine child's address space: three quarters of the memory that there is, and 2 GiB."""
-    return int(_memory_bytes(root) * _SHARE) + _RESERVED_BYTES
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryBounds:
+    """What there is, and what an enclave may take of it: all in bytes, but for ids."""
+
+    has: int
+    engine_addresses: int
+    bodies: int
+    bodies_per_consumer: int
+    unread: int
+    unread_per_consumer: int
+    kept: int
+    kept_per_consumer: int
+    ids: int
+    ids_per_consumer: int
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether all of it together, with the engine and the rest, is not more than there is."""
+        return self.has >= LEAST_BYTES
+
+    @property
+    def is_ample(self) -> bool:
+        """Whether nothing is less than on the largest machine."""
+        return self.has >= AMPLE_BYTES
+
+
+def _needed(share: float) -> int:
+    """Return the memory with which the gateway may hold this share of what it does on a large machine."""
+    return int((_HELD_BYTES * share + _REST_BYTES) / (1 - _SHARE))
+
+
+#: With less than the first, bounds come to more than there is; from the second on, to no more than before.
+LEAST_BYTES: Final = _needed(_LEAST_SHARE)
+AMPLE_BYTES: Final = _needed(1)
+
+
+def memory_bounds(root: Path = Path("/")) -> MemoryBounds:
+    """Return how this machine's memory, or what this process may use of it, is shared."""
+    has = _memory_bytes(root)
+    share = min(1.0, max(_LEAST_SHARE, (has * (1 - _SHARE) - _REST_BYTES) / _HELD_BYTES))
+    largest = limits.MAX_INFER_BODY_BYTES
+    return MemoryBounds(
+        has=has,
+        engine_addresses=int(has * _SHARE) + _RESERVED_BYTES,
+        bodies=int(limits.MAX_OPEN_BODY_BYTES * share),
+        bodies_per_consumer=max(largest, int(limits.MAX_OPEN_BODY_BYTES_PER_CONSUMER * share)),
+        unread=int(limits.MAX_UNREAD_BYTES * share),
+        unread_per_consumer=max(largest, int(limits.MAX_UNREAD_BYTES_PER_CONSUMER * share)),
+        kept=int(limits.MAX_RETAINED_RESULT_BYTES_IN_ALL * share),
+        kept_per_consumer=limits.MAX_RETAINED_RESULT_BYTES,
+        ids=int(limits.MAX_REQUEST_IDS * share),
+        ids_per_consumer=int(limits.MAX_REQUEST_IDS_PER_CONSUMER * share),
+    )
 
 
 def _memory_bytes(root: Path) -> int:
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *_allowed(root)])
+
+
+def _allowed(root: Path) -> Iterator[int]:
+    """Yield what the control groups of this process allow, and all those that they are in."""
     try:
-        allowed = (root / _CGROUP).read_text(encoding="ascii").strip()
-    except OSError:
-        return machine
-    return min(machine, int(allowed)) if allowed.isdecimal() else machine
+        lines = (root / _OF_PROCESS).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        lines = []
+    for line in ("0::/", *lines):
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        base = root / _CGROUPS / "memory" if controllers else root / _CGROUPS
+        name = "memory.limit_in_bytes" if controllers else "memory.max"
+        within = Path(path.lstrip("/"))
+        for place in (within, *within.parents):
+            try:
+                allowed = (base / place / name).read_text(encoding="ascii").strip()
+            except (OSError, ValueError):
+                continue
+            if allowed.isdecimal():
+                yield int(allowed)
 
 
 def require_no_plain_swap(root: Path = Path("/")) -> None:

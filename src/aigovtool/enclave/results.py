@@ -12,9 +12,10 @@ Answers are bounded in bytes, per consumer and in all; the oldest goes first. Wh
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Self
 
 from aigovtool import limits
+from aigovtool.enclave.memory import MemoryBounds
 from aigovtool.enclave.spent_ids import SpentIds
 from aigovtool.errors import ConflictError, OverloadedError
 from aigovtool.ids import ConsumerId, Digest, RequestKey
@@ -47,6 +48,16 @@ class ResultLimits:
     bytes_in_all: int = limits.MAX_RETAINED_RESULT_BYTES_IN_ALL
     ids_per_consumer: int = limits.MAX_REQUEST_IDS_PER_CONSUMER
     ids_in_all: int = limits.MAX_REQUEST_IDS
+
+    @classmethod
+    def within(cls, memory: MemoryBounds) -> Self:
+        """Return those of a machine with so much memory."""
+        return cls(
+            bytes_per_consumer=memory.kept_per_consumer,
+            bytes_in_all=memory.kept,
+            ids_per_consumer=memory.ids_per_consumer,
+            ids_in_all=memory.ids,
+        )
 
 
 _Name = tuple[ConsumerId, RequestKey]

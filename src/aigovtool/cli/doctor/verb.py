@@ -90,7 +90,21 @@ def _kernel() -> list[Check]:
             found="available" if Path("/proc/sys/kernel/seccomp").exists() else "not available",
         ),
         _locked_memory(),
+        _memory(),
     ]
+
+
+def _memory() -> Check:
+    """Whether an enclave may hold here for consumers what it does on a large machine."""
+    from aigovtool.enclave.memory import AMPLE_BYTES, LEAST_BYTES, memory_bounds  # noqa: PLC0415
+
+    memory, found = memory_bounds(), "any enclave is served by it"
+    if not memory.is_ample:
+        found = f"an enclave holds less at a time for consumers than with {AMPLE_BYTES / 2**30:.0f} GiB"
+    if not memory.is_enough:
+        found = f"too little for the largest requests to an enclave, which takes {LEAST_BYTES / 2**30:.0f} GiB"
+    standing = "ok" if memory.is_enough else "note"
+    return Check(name="memory", standing=standing, found=f"{memory.has / 2**30:.1f} GiB: {found}")
 
 
 def _locked_memory() -> Check:

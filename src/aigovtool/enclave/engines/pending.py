@@ -26,6 +26,8 @@ from aigovtool.limits import (
     MAX_ENGINE_BYTES_PER_CONSUMER,
     MAX_ENGINE_REQUESTS,
     MAX_ENGINE_REQUESTS_PER_CONSUMER,
+    MAX_UNREAD_BYTES,
+    MAX_UNREAD_BYTES_PER_CONSUMER,
 )
 from aigovtool.transport.room import Room, Share
 
@@ -36,12 +38,14 @@ MAX_HABITS: Final = 4_096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shares:
-    """How many requests, and bytes of their inputs, may be pending: in all, and of one consumer."""
+    """How many requests, and bytes of inputs and of answers not taken, there may be: in all, and of one consumer."""
 
     requests: int = MAX_ENGINE_REQUESTS
     requests_per_consumer: int = MAX_ENGINE_REQUESTS_PER_CONSUMER
     size_bytes: int = MAX_ENGINE_BYTES
     size_bytes_per_consumer: int = MAX_ENGINE_BYTES_PER_CONSUMER
+    unread_bytes: int = MAX_UNREAD_BYTES
+    unread_bytes_per_consumer: int = MAX_UNREAD_BYTES_PER_CONSUMER
 
 
 class Place:
@@ -116,7 +120,7 @@ class Pending:
     def __init__(self, shares: Shares, workers: int) -> None:
         self.scheduler: Final = Scheduler(workers)
         self.habits: Final = Habits()
-        self.unread: Final = Unread()
+        self.unread: Final = Unread(shares.unread_bytes_per_consumer, shares.unread_bytes)
         self._places: Final = Room(shares.requests_per_consumer, shares.requests, _FULL)
         self._bytes: Final = Room(shares.size_bytes_per_consumer, shares.size_bytes, _FULL)
         self._requests: Final[dict[int, _Request]] = {}
