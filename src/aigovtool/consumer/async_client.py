@@ -127,7 +127,7 @@ class AsyncClient:
         return self._core.session().key_set.version
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; one that another task uses is closed when its exchange is over."""
         await self._driver.close()
 
     def __await__(self) -> Generator[Any, None, Self]:

@@ -24,6 +24,7 @@ from aigovtool.consumer.http import (
     request_of,
     socket_options,
 )
+from aigovtool.consumer.pools import Pools
 from aigovtool.errors import AIGovToolError
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ class AsyncDriver:
         self._credential: Final = credential
         self._urls: Final = {Peer.ENCLAVE: enclave_url, Peer.CUSTODIAN: credential.custodian_url}
         self._clock: Final = clock
-        self._open: Final[dict[Peer, tuple[Channel, httpx.AsyncHTTPTransport]]] = {}
+        self._pools: Final[Pools[httpx.AsyncHTTPTransport]] = Pools(self._transport)
 
     async def run(self, flow: Flow[T]) -> T:
         """Run a flow to its end and return its value; raises what the flow raises."""
@@ -53,11 +54,8 @@ class AsyncDriver:
             flow.close()  # a task that is cancelled leaves its flow in the middle
 
     async def close(self) -> None:
-        """Close every connection."""
-        transports = [transport for _, transport in self._open.values()]
-        self._open.clear()
-        for transport in transports:
-            await transport.aclose()
+        """Close every connection; one that another task uses is closed when its exchange is over."""
+        await _close(self._pools.leave_all())
 
     async def _perform(self, step: Step) -> Event:
         if isinstance(step, Wait):
@@ -72,9 +70,10 @@ class AsyncDriver:
             return failure_of(error, answered=True)
 
     async def _exchange(self, call: Call) -> Reply | Failure:
-        transport = await self._transport(call.channel)
+        pool, replaced = self._pools.take(call.channel)
         try:
-            response = await self._sent(transport, call)
+            await _close(replaced)
+            response = await self._sent(pool.transport, call)
             if isinstance(response, Failure):
                 return response
             try:
@@ -82,8 +81,7 @@ class AsyncDriver:
             finally:
                 await response.aclose()
         finally:
-            if not call.channel.is_kept:
-                await transport.aclose()
+            await _close(self._pools.leave(pool))
 
     async def _sent(self, transport: httpx.AsyncHTTPTransport, call: Call) -> httpx.Response | Failure:
         try:
@@ -91,21 +89,13 @@ class AsyncDriver:
         except (httpx.HTTPError, OSError) as error:
             return failure_of(error, answered=False)
 
-    async def _transport(self, channel: Channel) -> httpx.AsyncHTTPTransport:
-        if not channel.is_kept:
-            return _new_transport(channel, self._credential)
-        known = self._open.get(channel.peer)
-        if known is not None and known[0] == channel:
-            return known[1]
-        transport = _new_transport(channel, self._credential)
-        self._open[channel.peer] = (channel, transport)
-        if known is not None:
-            await known[1].aclose()
-        return transport
+    def _transport(self, channel: Channel) -> httpx.AsyncHTTPTransport:
+        return _ClosingTransport(context_for(channel, self._credential))
 
 
-def _new_transport(channel: Channel, credential: Credential) -> httpx.AsyncHTTPTransport:
-    return _ClosingTransport(context_for(channel, credential))
+async def _close(transports: list[httpx.AsyncHTTPTransport]) -> None:
+    for transport in transports:
+        await transport.aclose()
 
 
 async def _read(response: httpx.Response, max_bytes: int) -> Reply | Failure:

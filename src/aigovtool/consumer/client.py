@@ -205,7 +205,7 @@ class Client:
         return self._core.session().key_set.version
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; one that another thread uses is closed when its exchange is over."""
         self._driver.close()
 
     def __enter__(self) -> Self:

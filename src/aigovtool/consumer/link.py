@@ -157,7 +157,8 @@ class EnclaveLink:
             self._session = None
 
     def _adopt(self, session: Session) -> None:
-        self._key_set = session.key_set
+        if self._key_set is None or session.key_set.version >= self._key_set.version:
+            self._key_set = session.key_set  # another thread may have seen a newer one meanwhile
         for model, manifest in session.models.items():
             self._known.setdefault(model, manifest)
         self._session = session

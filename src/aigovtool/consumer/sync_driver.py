@@ -4,7 +4,6 @@ httpx bounds each read, not their sum: a peer that drips a byte at a time could 
 stream below therefore takes its time from the deadline of the call.
 """
 
-import threading
 import time
 from collections.abc import Iterable
 from contextvars import ContextVar
@@ -26,6 +25,7 @@ from aigovtool.consumer.http import (
     request_of,
     socket_options,
 )
+from aigovtool.consumer.pools import Pools
 from aigovtool.errors import AIGovToolError
 
 T = TypeVar("T")
@@ -43,8 +43,7 @@ class SyncDriver:
         self._credential: Final = credential
         self._urls: Final = {Peer.ENCLAVE: enclave_url, Peer.CUSTODIAN: credential.custodian_url}
         self._clock: Final = clock
-        self._lock: Final = threading.Lock()
-        self._open: Final[dict[Peer, tuple[Channel, httpx.HTTPTransport]]] = {}
+        self._pools: Final[Pools[httpx.HTTPTransport]] = Pools(self._transport)
 
     def run(self, flow: Flow[T]) -> T:
         """Run a flow to its end and return its value; raises what the flow raises."""
@@ -58,11 +57,8 @@ class SyncDriver:
             event = self._perform(step)
 
     def close(self) -> None:
-        """Close every connection."""
-        with self._lock:
-            for _, transport in self._open.values():
-                transport.close()
-            self._open.clear()
+        """Close every connection; one that another thread uses is closed when its exchange is over."""
+        _close(self._pools.leave_all())
 
     def _perform(self, step: Step) -> Event:
         if isinstance(step, Wait):
@@ -79,9 +75,10 @@ class SyncDriver:
             _DEADLINE.reset(token)
 
     def _exchange(self, call: Call) -> Reply | Failure:
-        transport = self._transport(call.channel)
+        pool, replaced = self._pools.take(call.channel)
         try:
-            response = self._sent(transport, call)
+            _close(replaced)
+            response = self._sent(pool.transport, call)
             if isinstance(response, Failure):
                 return response
             try:
@@ -89,8 +86,7 @@ class SyncDriver:
             finally:
                 response.close()
         finally:
-            if not call.channel.is_kept:
-                transport.close()
+            _close(self._pools.leave(pool))
 
     def _sent(self, transport: httpx.HTTPTransport, call: Call) -> httpx.Response | Failure:
         try:
@@ -99,17 +95,12 @@ class SyncDriver:
             return failure_of(error, answered=False)
 
     def _transport(self, channel: Channel) -> httpx.HTTPTransport:
-        if not channel.is_kept:
-            return _DeadlineTransport(context_for(channel, self._credential))
-        with self._lock:
-            known = self._open.get(channel.peer)
-            if known is not None and known[0] == channel:
-                return known[1]
-            transport = _DeadlineTransport(context_for(channel, self._credential))
-            self._open[channel.peer] = (channel, transport)
-        if known is not None:
-            known[1].close()
-        return transport
+        return _DeadlineTransport(context_for(channel, self._credential))
+
+
+def _close(transports: list[httpx.HTTPTransport]) -> None:
+    for transport in transports:
+        transport.close()
 
 
 def _read(response: httpx.Response, max_bytes: int) -> Reply | Failure:
