@@ -69,10 +69,12 @@ def read_party(path: Path, *, waiting: bool = False) -> "PartyFile":
     """
     party = _decoded(path)
     if not party.certificate and not waiting:
+        role = _role(type(party))
+        put = f"operator finish {path} FILE" if role == "operator" else f"renew {path} --certificate FILE"
         raise ConfigurationError(
             f"{path} has no certificate yet",
             reason="no_certificate",
-            fix=f"ask an operator for the file of `aigovtool operator certificate`; then: operator finish {path} FILE",
+            fix=f"ask an operator for the file of `aigovtool {role} certificate`; then: aigovtool {put}",
         )
     return party
 

@@ -114,7 +114,9 @@ def initialise(
     operator_key = SigningKey.generate()
     enrolled = _found_ledger(directory, keys, operator, operator_key, settings)
     path = directory / "operator.json"
-    _write_operator_file(path, keys, url, enrolled, operator_key)
+    certificate = certificate_for(keys, enrolled, now_ms=enrolled.not_after_ms - _OPERATOR_VALIDITY_MS)
+    operator_file = _operator_file(keys, url, enrolled.name, operator_key, certificate)
+    write_secret_file(path, Secret(encode(operator_file)))
     return InitSummary(
         custodian=keys.custodian,
         directory=str(directory),
@@ -124,16 +126,14 @@ def initialise(
     )
 
 
-def _write_operator_file(path: Path, keys: CustodianKeys, url: str, enrolled: Party, key: SigningKey) -> None:
-    certificate = certificate_for(keys, enrolled, now_ms=enrolled.not_after_ms - _OPERATOR_VALIDITY_MS)
-    operator_file = OperatorFile(
-        operator=OperatorId(enrolled.name),
+def _operator_file(keys: CustodianKeys, url: str, name: str, key: SigningKey, certificate: str) -> OperatorFile:
+    return OperatorFile(
+        operator=OperatorId(name),
         custodian=CustodianAddress(url=url, root=keys.root.raw, tls_ca=to_pem(keys.tls_ca).decode()),
         certificate=certificate,
         key=key.to_secret().reveal(),
         keystore=keys.keystore.public,
     )
-    write_secret_file(path, Secret(encode(operator_file)))
 
 
 def certificate_of(directory: Path, party: PartyFile, now_ms: int) -> PartyFile:
@@ -178,8 +178,17 @@ def add_operator(directory: Path, operator: str, path: Path) -> None:
     settings, keys, key = read_settings(directory), custodian_keys.load(directory), SigningKey.generate()
     database = Database(backend(directory, settings))
     try:
-        enrolled = database.submit(lambda transaction: _enrol(transaction, operator, key)).result()
-        _write_operator_file(path, keys, settings.url, enrolled, key)
+        # First, and without a certificate: names are never given out twice, so no key is enrolled that cannot be kept.
+        waiting = _operator_file(keys, settings.url, operator, key, certificate="")
+        write_secret_file(path, Secret(encode(waiting)))
+        try:
+            enrolled = database.submit(lambda transaction: _enrol(transaction, operator, key)).result()
+        except AIGovToolError:
+            path.unlink(missing_ok=True)
+            raise
+        certificate = certificate_for(keys, enrolled, now_ms=enrolled.not_after_ms - _OPERATOR_VALIDITY_MS)
+        enrolled_file = msgspec.structs.replace(waiting, certificate=certificate)
+        write_secret_file(path, Secret(encode(enrolled_file)), replace=True)
     finally:
         database.close()
 

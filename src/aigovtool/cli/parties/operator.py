@@ -181,8 +181,8 @@ def _add_with_new_key(
     key = SigningKey.generate()
     act = enrolment("operator", name, valid_days, key.public.raw)
     _require_way(client, act, save, own_key=False)
-    certificate, entry = enrol(client, act)
-    write_party(out, _file_of(client.file.custodian, client.key_set(), act.name, key, certificate))
+    party = _file_of(client.file.custodian, client.key_set(), act.name, key, certificate="")
+    entry = enrol(client, act, party, out)
     say_added(screen, Enrolled(role="operator", name=name, file=str(out), entry=entry, simulated_allowed=False))
 
 

@@ -14,18 +14,28 @@ import click
 from msgspec import Struct
 
 from aigovtool.cli.confirm import confirm, yes_option
-from aigovtool.cli.credentials import connected, require_free, write_party
+from aigovtool.cli.credentials import connected, replace_party, require_free, write_party
 from aigovtool.cli.public_file import write_public
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.stop import stopped
 from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
 from aigovtool.cli.words import short, when
-from aigovtool.errors import ConflictError, InvalidValueError, NotFoundError
+from aigovtool.errors import (
+    AIGovToolError,
+    ClockLeaptError,
+    ConflictError,
+    FaultError,
+    InvalidValueError,
+    LedgerRollbackError,
+    NotFoundError,
+    OverloadedError,
+)
 
 if TYPE_CHECKING:
     from aigovtool.attestation.policy import AppraisalPolicy
     from aigovtool.operator.client import OperatorClient
     from aigovtool.protocol.commands import AddParty
+    from aigovtool.protocol.party import PartyFile
 
 _DAY_MS: Final = 86_400_000
 MAX_DAYS: Final = 3_650
@@ -37,6 +47,8 @@ _INSTEAD: Final = MappingProxyType(
     }
 )
 
+#: Of what is called a fault: what the custodian answers instead of carrying an order out.
+_NOT_CARRIED_OUT: Final = (ClockLeaptError, LedgerRollbackError, OverloadedError)
 #: What needs two operators: settle, write off, lend under island, enrol an operator.
 _TWO: Final = 2
 _LONELY: Final = (
@@ -99,15 +111,16 @@ def add_borrower(screen: Screen, name: str, out: Path, valid_days: int, operator
 
     require_free(out)
     with connected(operator_file) as client:
+        client.parties()  # who does not answer now is not asked to enrol somebody
         key = SigningKey.generate()
-        certificate, entry = enrol(client, enrolment("borrower", name, valid_days, key.public.raw))
+        act = enrolment("borrower", name, valid_days, key.public.raw)
         party = BorrowerFile(
             borrower=BorrowerId(name),
             custodian=client.file.custodian,
-            certificate=certificate,
+            certificate="",
             enrolment_key=key.to_secret().reveal(),
         )
-    write_party(out, party)
+        entry = enrol(client, act, party, out)
     say_added(screen, Enrolled(role="borrower", name=name, file=str(out), entry=entry, simulated_allowed=False))
 
 
@@ -139,16 +152,16 @@ def add_consumer(
         policy = _policy(client, allow_simulated=allow_simulated)
         owner = BorrowerId(parse_name(borrower_name, "borrower"))
         key = SigningKey.generate()
-        certificate, entry = enrol(client, enrolment("consumer", name, valid_days, key.public.raw, borrower=owner))
+        act = enrolment("consumer", name, valid_days, key.public.raw, borrower=owner)
         party = ConsumerFile(
             consumer=ConsumerId(name),
             borrower=owner,
             custodian=client.file.custodian,
-            certificate=certificate,
+            certificate="",
             key=key.to_secret().reveal(),
             policy=policy,
         )
-    write_party(out, party)
+        entry = enrol(client, act, party, out)
     made = Enrolled(role="consumer", name=name, file=str(out), entry=entry, simulated_allowed=policy.allow_simulated)
     say_added(screen, made)
 
@@ -182,14 +195,44 @@ def enrolment(role: str, name: str, days: int, public: bytes, *, borrower: str |
     )
 
 
-def enrol(client: "OperatorClient", act: "AddParty") -> tuple[str, int]:
-    """Have a party enrolled, and return its certificate and the log index."""
-    from aigovtool.errors import FaultError  # noqa: PLC0415
+def enrol(client: "OperatorClient", act: "AddParty", party: "PartyFile", out: Path) -> int:
+    """Have a party enrolled whose key is in `party`, write its file, and return the log index.
 
-    result = client.command(act)
+    The file is there first, without a certificate: names are never given out twice, so a key that cannot be written
+    down, or is lost because nobody knows what became of the order, must not be that of an enrolled party.
+
+    Raises:
+        ConfigurationError: the file cannot be written; nothing was ordered.
+        AIGovToolError: the custodian refused, and the file is removed; or it does not answer, and the file stays.
+    """
+    from msgspec.structs import replace  # noqa: PLC0415
+
+    write_party(out, party)
+    try:
+        result = client.command(act)
+    except AIGovToolError as error:
+        if isinstance(error, FaultError) and not isinstance(error, _NOT_CARRIED_OUT):
+            error.fix = _perhaps_enrolled(act, out)
+        else:
+            out.unlink(missing_ok=True)
+        raise
     if result.certificate is None:
-        raise FaultError("the custodian answered without a certificate", reason="bad_answer")
-    return result.certificate, result.entry
+        raise FaultError(
+            "the custodian answered without a certificate", reason="bad_answer", fix=_perhaps_enrolled(act, out)
+        )
+    replace_party(out, replace(party, certificate=result.certificate))
+    return result.entry
+
+
+def _perhaps_enrolled(act: "AddParty", out: Path) -> str:
+    role, name = act.role.value, act.name
+    put = "operator finish" if role == "operator" else "renew"
+    certificate = f"{name}-certificate.json"
+    return (
+        f"{out} holds the key. If `aigovtool {role} list` shows {name}, run: aigovtool {role} certificate {name} "
+        f"-o {certificate}, then: aigovtool {put} {out} {'' if role == 'operator' else '--certificate '}{certificate}. "
+        f"If it does not, remove {out}, and try again"
+    )
 
 
 def say_added(screen: Screen, made: Enrolled) -> None:

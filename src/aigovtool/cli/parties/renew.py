@@ -47,7 +47,7 @@ def renew(screen: Screen, *, file: Path, source: Path | None, directory: Path | 
     """
     if source is not None and directory is not None:
         raise click.UsageError("give --certificate or --custodian, not both")
-    party, passphrase = _opened(file)
+    party, passphrase = _opened(file, waiting=source is not None)
     if source is not None:
         renewed = _with_certificate(party, _read_certificate(source), file)
     elif directory is not None:
@@ -65,15 +65,15 @@ def renew(screen: Screen, *, file: Path, source: Path | None, directory: Path | 
     screen.show(done, render)
 
 
-def _opened(file: Path) -> "tuple[PartyFile, Secret | None]":
-    """Return a party's file, and the passphrase that it is under."""
+def _opened(file: Path, *, waiting: bool) -> "tuple[PartyFile, Secret | None]":
+    """Return a party's file, only if `waiting` one that has no certificate yet, and the passphrase that it is under."""
     from aigovtool.cli.passphrase import opened  # noqa: PLC0415
     from aigovtool.codec import decode  # noqa: PLC0415
     from aigovtool.protocol.party import MAX_PARTY_FILE_BYTES, OperatorFile  # noqa: PLC0415
 
     kept = protected(file)
     if kept is None:
-        return read_party(file), None
+        return read_party(file, waiting=waiting), None
     content, passphrase = opened(file, kept)
     with content:
         return decode(content.reveal(), OperatorFile, max_bytes=MAX_PARTY_FILE_BYTES), passphrase
