@@ -77,6 +77,8 @@ class FakeCustodian:
         self._context = server_context([certificate], tls, [self._authority]).context
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.script = Script()
+        #: Sent byte by byte, in place of whatever is answered.
+        self.drip = b""
         port = self._listener.getsockname()[1]
         self.address = CustodianAddress(
             url=f"https://localhost:{port}", root=self.root.public.raw, tls_ca=to_pem(tls_ca).decode()
@@ -145,6 +147,9 @@ class FakeCustodian:
         self.script.asked.append(request)
         scripted = self.script.answers.pop(0)
         answer = scripted(request) if callable(scripted) else scripted
+        for byte in self.drip:
+            peer.sendall(bytes([byte]))
+            time.sleep(0.05)
         if answer is not None:
             peer.sendall(answer)
         return answer is not None

@@ -3,7 +3,8 @@
 Rules:
 
 1. TLS 1.3 with the authority from the party file alone; no proxy, no redirect, nothing from the environment.
-2. An answer is read up to a bound and no further, then decoded strictly into its type.
+2. An answer is read up to a bound and no further, in bytes and in time, then decoded strictly into its type. One that
+   is packed is refused unread: a few bytes of it could be any number.
 3. A refusal is problem+json and becomes the error that it was (`transport.remote_problem`); it is never repeated.
 4. A failure of the transport is repeated with the very same bytes, a few times with growing pauses: every request
    of this API is idempotent, commands because they carry their own id. Silence is not: who did not answer for as long
@@ -26,6 +27,7 @@ from aigovtool.crypto.x509 import from_pem
 from aigovtool.errors import AIGovToolError, FaultError, InputError, UnreachableError
 from aigovtool.protocol.party import BorrowerFile, CustodianAddress, PartyFile
 from aigovtool.transport.remote_problem import MAX_PROBLEM_BYTES, error_from_problem
+from aigovtool.transport.timed import TimedTransport, within
 from aigovtool.transport.tls import client_context
 
 T = TypeVar("T")
@@ -33,6 +35,10 @@ T = TypeVar("T")
 #: The largest answer is a page of 1,000 log entries, under 4 MiB; a view of thousands of parties comes near.
 MAX_ANSWER_BYTES: Final = 32 << 20
 _TIMEOUT: Final = httpx.Timeout(30.0, connect=10.0)
+#: For all of an exchange, whose reads are bounded by themselves: an operator, or a witness, is not held for ever.
+_ANSWER_S: Final = 120.0
+#: The same for a package or a ledger, which may have many gigabytes.
+_LARGE_S: Final = 86_400.0
 _PAUSES_S: Final = (0.2, 0.5, 1.0)
 _JSON: Final = "application/json"
 
@@ -70,7 +76,7 @@ class CustodianConnection:
         self._url: Final = address.url
         self._pause: Final = pause
         self._http: Final = httpx.Client(
-            verify=context,
+            transport=TimedTransport(context, limits=httpx.Limits()),
             base_url=address.url,
             timeout=_TIMEOUT,
             trust_env=False,
@@ -105,13 +111,13 @@ class CustodianConnection:
     def put(self, path: str, body: Body, size_bytes: int, answer: type[T]) -> T:
         """Stream `size_bytes` of raw bytes; raises as `get`, and whatever `body` raises."""
         headers = {"content-type": "application/octet-stream", "content-length": str(size_bytes)}
-        return self._decoded(self._exchange("PUT", path, body, headers), answer)
+        return self._decoded(self._exchange("PUT", path, body, headers, limit_s=_LARGE_S), answer)
 
     def server_certificate(self) -> bytes:
         """Return the certificate (DER) that the custodian proves on this connection; raises as `get`."""
 
         def attempt() -> bytes:
-            with self._http.stream("GET", "/v1/health") as response:
+            with within(_ANSWER_S), self._http.stream("GET", "/v1/health") as response:
                 proved = response.extensions["network_stream"].get_extra_info("ssl_object")
                 certificate: bytes = proved.getpeercert(True)
                 return certificate
@@ -122,9 +128,9 @@ class CustodianConnection:
         """Return what `receive` makes of a large answer; raises as `get`, and whatever `receive` raises."""
 
         def attempt() -> T:
-            with self._http.stream("GET", path, timeout=_FETCH_TIMEOUT) as response:
+            with within(_LARGE_S), self._http.stream("GET", path, timeout=_FETCH_TIMEOUT) as response:
                 _require_success(response)
-                return receive(response.headers, response.iter_bytes())
+                return receive(response.headers, response.iter_raw())
 
         return self._repeated(attempt)
 
@@ -140,8 +146,14 @@ class CustodianConnection:
     ) -> None:
         self.close()
 
-    def _exchange(self, method: str, path: str, body: Body | None, headers: dict[str, str]) -> bytes:
-        return self._repeated(lambda: self._attempt(method, path, body, headers))
+    def _exchange(
+        self, method: str, path: str, body: Body | None, headers: dict[str, str], *, limit_s: float | None = None
+    ) -> bytes:
+        def attempt() -> bytes:
+            with within(limit_s or _ANSWER_S):
+                return self._attempt(method, path, body, headers)
+
+        return self._repeated(attempt)
 
     def _repeated(self, attempt: Callable[[], T]) -> T:
         for pause_s in (*_PAUSES_S, None):
@@ -202,6 +214,8 @@ def _kind(error: httpx.HTTPError) -> str:
 
 
 def _require_success(response: httpx.Response) -> None:
+    if "content-encoding" in response.headers:
+        raise FaultError("the custodian's answer is packed, and nobody asked for that", reason="bad_answer")
     if not response.is_success:
         document = _bounded(response, MAX_PROBLEM_BYTES)
         raise error_from_problem(response.status_code, document, retry_after=response.headers.get("retry-after"))
@@ -209,7 +223,7 @@ def _require_success(response: httpx.Response) -> None:
 
 def _bounded(response: httpx.Response, max_bytes: int) -> bytes:
     data = bytearray()
-    for piece in response.iter_bytes():
+    for piece in response.iter_raw():
         data += piece
         if len(data) > max_bytes:
             raise FaultError(f"the custodian's answer is over {max_bytes} bytes", reason="answer_too_large")
