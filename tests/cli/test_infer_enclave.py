@@ -9,7 +9,8 @@ from click.testing import Result
 from tests.consumer.conftest import MANIFEST, FakeEnclave, World
 
 from aigovtool.cli.seen import require_newest_keys
-from aigovtool.errors import BudgetExhaustedError
+from aigovtool.crypto import keyfile
+from aigovtool.errors import BudgetExhaustedError, ConfigurationError
 from aigovtool.ids import ModelId, digest_of
 from aigovtool.protocol.trust import open_key_set
 
@@ -65,6 +66,39 @@ def test_a_file_in_the_way_is_found_before_anything_is_charged(ask: Ask, world: 
         assert result.exit_code == 2
         assert f"choose another name with {option}" in result.stderr
     assert not enclave.charged
+
+
+def test_a_place_that_is_not_private_is_found_before_anything_is_charged(
+    ask: Ask, world: World, enclave: FakeEnclave
+) -> None:
+    """A directory that others write to, such as /tmp: the answer would be paid for, and shown to nobody."""
+    shared = world.directory / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    for option in ("--save-receipt", "--save-request", "--save-response"):
+        result = ask(enclave.url, option, str(shared / "file"))
+        assert result.exit_code == 2
+        assert "unsafe_key_directory" in result.output
+    assert enclave.charged == []
+
+
+def test_an_answer_that_cannot_be_saved_is_asked_for_again_and_charged_once(
+    ask: Ask, world: World, enclave: FakeEnclave, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full when the answer has come: the error says under which name it was asked for."""
+
+    def no_space(*_: object, **__: object) -> None:
+        raise ConfigurationError("cannot write: No space left on device", reason="unwritable_key_file")
+
+    saving = ("--save-request", str(world.directory / "request"))
+    with monkeypatch.context() as patched:
+        patched.setattr(keyfile, "write_secret_file", no_space)
+        full = ask(enclave.url, *saving)
+    (key,) = enclave.charged
+    assert f"--request-id {key}:" in full.output
+    again = ask(enclave.url, *saving, "--request-id", key)
+    assert again.exit_code == 0, again.output
+    assert enclave.charged == [key]
 
 
 def test_outputs_and_facts_stand_below_each_other(ask: Ask, enclave: FakeEnclave) -> None:

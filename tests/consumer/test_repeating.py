@@ -39,6 +39,28 @@ def test_a_connection_that_is_lost_twice_is_an_error(world: World, enclave: Fake
     assert len(enclave.charged) == 1
 
 
+def test_a_lost_answer_can_be_asked_for_by_who_gave_the_request_no_name(world: World, enclave: FakeEnclave) -> None:
+    """The error says which name it had, so that it is charged once: by another process, too."""
+    enclave.lose_answers = 2
+    with pytest.raises(UnreachableError) as caught:
+        world.connect(enclave).infer("doubler", [[1, 2]])
+    assert caught.value.fix is not None
+    (key,) = enclave.charged
+    assert f"request_id {key}:" in caught.value.fix
+    assert world.connect(enclave).infer("doubler", [[1, 2]], request_id=key).units_remaining == 9
+    assert enclave.charged == [key]
+
+
+def test_what_was_certainly_not_received_is_asked_anew(world: World, enclave: FakeEnclave) -> None:
+    """Nobody takes the connection: there is nothing that a name could keep from being charged twice."""
+    client = world.connect(enclave)
+    client.models()
+    enclave.served.stop()
+    with pytest.raises(UnreachableError) as caught:
+        client.infer("doubler", [[1, 2]])
+    assert "request_id" not in (caught.value.fix or "")
+
+
 def reboot_after_losing(enclave: FakeEnclave) -> Callable[..., object]:
     def forge(answer: object) -> object:
         enclave.forge_answer = lambda same: same

@@ -13,7 +13,7 @@ from aigovtool.cli.credentials import require_free
 from aigovtool.cli.screen import Columns, Screen
 from aigovtool.cli.verb import FILE, Verb
 from aigovtool.cli.words import amount, short
-from aigovtool.errors import InputError, InvalidValueError, MalformedError, TooLargeError
+from aigovtool.errors import AIGovToolError, InputError, InvalidValueError, MalformedError, TooLargeError
 from aigovtool.limits import MAX_INFER_BODY_BYTES, MAX_INFER_JSON_BYTES
 
 if TYPE_CHECKING:
@@ -108,11 +108,13 @@ def infer(
     """
     from aigovtool.cli.seen import require_newest_keys  # noqa: PLC0415
     from aigovtool.consumer import Client  # noqa: PLC0415
+    from aigovtool.crypto.keyfile import require_private_place  # noqa: PLC0415
 
     saving = (("--save-receipt", save_receipt), ("--save-request", save_request), ("--save-response", save_response))
     for option, path in saving:
         if path is not None:
             require_free(path, option)
+            require_private_place(path.absolute())  # what was charged for must not be lost because of where it goes
     inputs = _read(source)
     pins = None if manifest is None else {model: manifest}
     with Client.connect(
@@ -125,10 +127,14 @@ def infer(
         elif client.warnings:
             screen.banner("; ".join(client.warnings))
         result = client.infer(model, inputs, request_id=request_id, wait=wait, deadline_s=deadline_s)
-    if save_receipt is not None:
-        result.save_receipt(save_receipt.absolute())
-    _save(save_request, result.request_body)
-    _save(save_response, result.response_body)
+    try:
+        if save_receipt is not None:
+            result.save_receipt(save_receipt.absolute())
+        _save(save_request, result.request_body)
+        _save(save_response, result.response_body)
+    except AIGovToolError as error:
+        error.fix = f"mend that, and repeat it with --request-id {result.request_id}: it is charged once"
+        raise
     answer = _answer(result, save_receipt)
     screen.show(answer, lambda: _render(screen, answer))
 

@@ -132,7 +132,7 @@ class Client:
             EngineError: the engine failed, or the answer does not fit the model.
             ConflictError: `retry_may_charge`; the outcome is unknown and another instance answers now.
             VerificationError: a fresh attestation was needed and failed.
-            UnreachableError, DeadlineError: no answer; repeat with the same `request_id`.
+            UnreachableError, DeadlineError: no answer; repeat with the same `request_id`, which `fix` names.
         """
         return self._driver.run(
             self._core.infer(model, inputs, outputs=outputs, request_id=request_id, wait=wait, deadline_s=deadline_s)

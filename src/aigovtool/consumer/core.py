@@ -20,9 +20,17 @@ from aigovtool.consumer.inference import PreparedRequest, prepare, read_answer
 from aigovtool.consumer.link import ENCLAVE, EnclaveLink, Letter
 from aigovtool.consumer.outcomes import Outcomes, Retry
 from aigovtool.consumer.patience import Deadline, passes, pause_s
-from aigovtool.consumer.problems import error_of
+from aigovtool.consumer.problems import NO_PROBLEM, error_of
 from aigovtool.consumer.result import ModelInfo, Result
-from aigovtool.errors import AIGovToolError, FaultError, InputError, InvalidValueError, NoBudgetError
+from aigovtool.errors import (
+    AIGovToolError,
+    DeadlineError,
+    FaultError,
+    InputError,
+    InvalidValueError,
+    NoBudgetError,
+    UnreachableError,
+)
 from aigovtool.ids import REQUEST_KEY_PATTERN, InstanceId, ModelId, RequestKey, parse_name
 from aigovtool.ledger.receipt import Receipt
 from aigovtool.ledger.units import Dimension
@@ -35,6 +43,10 @@ from aigovtool.protocol.views import OwnView
 DEFAULT_DEADLINE_S: Final = 60.0
 #: With `wait`: people decide about budgets.
 DEFAULT_WAIT_S: Final = 3600.0
+#: Why there is no answer, and nobody to say what became of the request.
+_NO_ANSWER: Final = frozenset(
+    {"answer_timeout", "connect", "connect_timeout", "connection_lost", "deadline", "hung_up", NO_PROBLEM}
+)
 _REQUEST_KEY_RE: Final = re.compile(REQUEST_KEY_PATTERN)
 
 
@@ -85,8 +97,25 @@ class ConsumerCore:
         deadline_s: float | None,
     ) -> Flow[Result]:
         """Ask `model`, and wait for units if that is wanted."""
-        name = ModelId(parse_name(model, "model"))
         key = self._request_key(request_id)
+        try:
+            return (yield from self._infer(model, inputs, key, outputs=outputs, wait=wait, deadline_s=deadline_s))
+        except (UnreachableError, DeadlineError) as error:
+            if error.reason in _NO_ANSWER and self._outcomes.is_unknown(key):
+                error.fix = f"repeat it with request_id {key}: the same enclave charges that once, and answers again"
+            raise
+
+    def _infer(
+        self,
+        model: str,
+        inputs: object,
+        key: RequestKey,
+        *,
+        outputs: Sequence[str] | None,
+        wait: bool,
+        deadline_s: float | None,
+    ) -> Flow[Result]:
+        name = ModelId(parse_name(model, "model"))
         seconds = deadline_s if deadline_s is not None else DEFAULT_WAIT_S if wait else DEFAULT_DEADLINE_S
         deadline = Deadline.after(self._clock, seconds)
         prepared = partial(

@@ -85,6 +85,10 @@ class Outcomes:
         if isinstance(error, _NOT_CHARGED) and not isinstance(error, ConflictError):
             self.not_received(key, before)
 
+    def is_unknown(self, key: RequestKey) -> bool:
+        """Return whether a try of `key` got no answer, so that it may have been charged."""
+        return key in self._unknown
+
     def settled(self, key: RequestKey) -> None:
         """Note that the outcome is known."""
         self._unknown.pop(key, None)

@@ -15,7 +15,7 @@ operating system's boundary; keys that must survive it belong in an HSM or a TEE
 import os
 import stat
 from contextlib import suppress
-from errno import ELOOP
+from errno import EACCES, ELOOP
 from pathlib import Path
 from secrets import token_hex
 from typing import Final
@@ -78,6 +78,20 @@ def write_secret_file(path: Path, secret: Secret, *, replace: bool = False) -> N
         raise _failed("write", path, error) from None
     finally:
         os.close(directory)
+
+
+def require_private_place(path: Path) -> None:
+    """Refuse a place where `write_secret_file` would not write: for who must know before there is something to write.
+
+    Raises:
+        ConfigurationError: `unsafe_key_directory`, `unwritable_key_file`.
+    """
+    try:
+        _require_unshared(path.parent, path.parent.stat())
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise PermissionError(EACCES, os.strerror(EACCES))
+    except OSError as error:
+        raise _failed("write", path, error) from None
 
 
 def make_private_directory(path: Path) -> None:
