@@ -49,3 +49,15 @@ def test_what_a_peer_says_beside_a_name_looks_like_no_further_name(capsys: pytes
 def test_what_shows_nothing_is_shown(blank: str) -> None:
     """Letters and symbols without a form, among them some that count as printable."""
     assert plain(f"a{blank}b") == "a?b"
+
+
+def test_a_name_of_a_fact_that_a_peer_chose_holds_no_value(capsys: pytest.CaptureFixture[str]) -> None:
+    """An output may be called anything: one name, and the value that is its own; two columns where there are two."""
+    Screen(json=False).facts(
+        [("receipt" + 9 * " " + "verified", ("float32[1]", "0.5")), ("y", ("int64[1, 2]", "1, 2"))]
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.split(" {2,}", line) for line in lines] == [
+        ["receipt verified", "float32[1]", "0.5"],
+        ["y", "int64[1, 2]", "1, 2"],
+    ]

@@ -10,7 +10,7 @@ import click
 from msgspec import Struct
 
 from aigovtool.cli.credentials import require_free
-from aigovtool.cli.screen import Columns, Screen
+from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import FILE, Verb
 from aigovtool.cli.words import amount, short
 from aigovtool.errors import AIGovToolError, InputError, InvalidValueError, MalformedError, TooLargeError
@@ -244,8 +244,7 @@ def _answer(result: "Result", receipt_file: Path | None) -> Answer:
 
 
 def _render(screen: Screen, answer: Answer) -> None:
-    widest = max((len(_shape(output)) for output in answer.outputs), default=0)
-    outputs = [(output.name, Columns(f"{_shape(output):<{widest}}  {_values(output)}")) for output in answer.outputs]
+    outputs = [(output.name, (_shape(output), _values(output))) for output in answer.outputs]
     screen.facts(
         [
             *outputs,

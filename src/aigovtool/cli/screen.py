@@ -30,12 +30,6 @@ UNENCRYPTED: Final = (
 Progress = Callable[[int, int], None]
 
 
-class Columns(str):
-    """A value of several columns, padded with spaces: all of it is ours, and nothing of it what a peer has said."""
-
-    __slots__ = ()
-
-
 class Screen:
     """Where one verb writes. `json` says for whom."""
 
@@ -71,10 +65,15 @@ class Screen:
         self._out.print(plain(text), style=style, soft_wrap=True)
 
     def facts(self, pairs: Sequence[tuple[str, object]]) -> None:
-        """Print names and values below each other."""
-        width = max((len(name) for name, _ in pairs), default=0)
-        for name, value in pairs:
-            self.line(f"{name:<{width}}  {value if isinstance(value, Columns) else told(value)}")
+        """Print names and values below each other; a value that is a pair has two columns."""
+        rows = [
+            (told(name), tuple(map(told, value if isinstance(value, tuple) else (value,)))) for name, value in pairs
+        ]
+        width = max((len(name) for name, _ in rows), default=0)
+        first = max((len(cells[0]) for _, cells in rows if cells[1:]), default=0)
+        for name, cells in rows:
+            shown = f"{cells[0]:<{first}}  {cells[1]}" if cells[1:] else cells[0]
+            self.line(f"{name:<{width}}  {shown}")
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
         """Print rows under a header, or the sentence `empty`; a column named `>x` is aligned to the right."""
