@@ -28,6 +28,10 @@ class CustodianAddress(Message):
     root: _Key
     tls_ca: str
 
+    def fingerprint(self) -> Digest:
+        """Return what people compare: who changed the address or the authority on the way would stand in between."""
+        return digest_of(encode(self))
+
 
 class BorrowerFile(Message, tag_field="party", tag="borrower"):
     """Everything an enclave of this borrower needs."""
@@ -77,7 +81,8 @@ class OperatorFile(Message, tag_field="party", tag="operator", omit_defaults=Tru
 class Invitation(Message):
     """What who is to become an operator must know of the custodian; nothing in it is secret.
 
-    The keystore key is in the key set, which the root key has signed: whoever compares the root key has compared both.
+    Whoever compares the custodian's fingerprint has compared all of it: the keystore key is in the key set, which the
+    root key has signed.
     """
 
     custodian: CustodianAddress

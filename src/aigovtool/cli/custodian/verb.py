@@ -30,12 +30,14 @@ _HTTPS_PORT: Final = 443
 class Shown(Struct, frozen=True, kw_only=True):
     """A custodian: its identifier, its address, its root key in hexadecimal, and the end of its TLS certificate.
 
-    The last is null in a party's file: `custodian certificate` asks the custodian itself.
+    The last is null in a party's file: `custodian certificate` asks the custodian itself. `fingerprint` is of address,
+    root key and TLS authority together.
     """
 
     custodian: str
     url: str
     root: str
+    fingerprint: str
     certificate_until_ms: int | None = None
 
 
@@ -152,12 +154,14 @@ def show(screen: Screen, source: Path) -> None:
     """Show a custodian's address and public root key, from its DIRECTORY or from any party's file.
 
     From its directory also until when its TLS certificate is good. Whoever verifies its audit log needs the root key:
-    publish it, or hand it over on a safe path.
+    publish it, or hand it over on a safe path. The fingerprint is that of address, root key and TLS authority: with
+    another one, a party's file leads to somebody else.
     """
     shown = _shown_of_directory(source) if source.is_dir() else _shown_of_party(source)
 
     def render() -> None:
         screen.facts([("custodian", shown.custodian), ("address", shown.url), ("root key", shown.root)])
+        screen.facts([("fingerprint", shown.fingerprint)])
         if shown.certificate_until_ms is not None:
             screen.facts([("TLS certificate until", standing(shown.certificate_until_ms, _now_ms()))])
 
@@ -167,15 +171,20 @@ def show(screen: Screen, source: Path) -> None:
 def _shown_of_directory(directory: Path) -> Shown:
     from aigovtool.crypto.keyfile import read_secret_file  # noqa: PLC0415
     from aigovtool.crypto.sign import VerifyKey  # noqa: PLC0415
+    from aigovtool.crypto.x509 import from_pem, to_pem  # noqa: PLC0415
     from aigovtool.custodian.app import read_settings  # noqa: PLC0415
     from aigovtool.custodian.certificate import show as show_certificate  # noqa: PLC0415
+    from aigovtool.protocol.party import CustodianAddress  # noqa: PLC0415
 
     require_custodian(directory)
     root = VerifyKey(read_secret_file(directory / "keys" / "root.pub").reveal())
+    tls_ca = to_pem(*from_pem(read_secret_file(directory / "keys" / "tls-ca.pem").reveal())).decode()
+    address = CustodianAddress(url=read_settings(directory).url, root=root.raw, tls_ca=tls_ca)
     return Shown(
         custodian=root.key_id,
-        url=read_settings(directory).url,
+        url=address.url,
         root=root.raw.hex(),
+        fingerprint=address.fingerprint(),
         certificate_until_ms=show_certificate(directory).not_after_ms,
     )
 
@@ -183,9 +192,9 @@ def _shown_of_directory(directory: Path) -> Shown:
 def _shown_of_party(file: Path) -> Shown:
     from aigovtool.crypto.sign import VerifyKey  # noqa: PLC0415
 
-    address = read_party(file).custodian
+    address = read_party(file, waiting=True).custodian
     root = VerifyKey(address.root)
-    return Shown(custodian=root.key_id, url=address.url, root=root.raw.hex())
+    return Shown(custodian=root.key_id, url=address.url, root=root.raw.hex(), fingerprint=address.fingerprint())
 
 
 def _now_ms() -> int:

@@ -50,11 +50,16 @@ _KEY_DIGITS: Final = 64
 
 
 class Requested(Struct, frozen=True, kw_only=True):
-    """A key that a newcomer made: its public half in hexadecimal, and the file that waits for its certificate."""
+    """A key that a newcomer made: its public half in hexadecimal, and the file that waits for its certificate.
+
+    `custodian` is the address in the invitation, `fingerprint` that of all that the file knows of the custodian.
+    """
 
     name: str
     file: str
     key: str
+    custodian: str
+    fingerprint: str
 
 
 class Ordered(Struct, frozen=True, kw_only=True):
@@ -64,6 +69,13 @@ class Ordered(Struct, frozen=True, kw_only=True):
     key: str
     entry: int | None
     order: orders.SavedOrder | None
+
+
+class Invited(Struct, frozen=True, kw_only=True):
+    """An invitation that was written, and what its receiver compares."""
+
+    file: str
+    fingerprint: str
 
 
 class Written(Struct, frozen=True, kw_only=True):
@@ -91,15 +103,21 @@ def operator() -> None:
 def invitation(screen: Screen, *, out: Path, operator_file: Path | None) -> None:
     """Write what a newcomer must know of the custodian: its address, its root key and its TLS authority.
 
-    Nothing in it is secret, but whoever changes it on its way becomes the newcomer's custodian: hand it over on a path
-    on which it cannot be changed, or compare the root key by telephone (`aigovtool custodian show`).
+    Nothing in it is secret, but whoever changes it on its way becomes the newcomer's custodian, or stands between them:
+    the newcomer compares the fingerprint on a path of their own, with somebody else than who handed it over.
     """
     from aigovtool.protocol.party import Invitation  # noqa: PLC0415
 
     require_free(out)
     with connected(operator_file) as client:
         write_public(out, Invitation(custodian=client.file.custodian, key_set=client.key_set_envelope()))
-    screen.show(Written(file=str(out)), lambda: screen.line(f"{out} is for who is to become an operator"))
+        done = Invited(file=str(out), fingerprint=client.file.custodian.fingerprint())
+
+    def render() -> None:
+        screen.line(f"{out} is for who is to become an operator")
+        screen.facts([("fingerprint", done.fingerprint)])
+
+    screen.show(done, render)
 
 
 @operator.command(
@@ -113,7 +131,8 @@ def request(screen: Screen, *, name: str, source: Path, out: Path) -> None:
     """Make your own key, to be enrolled as operator NAME. Nothing is sent.
 
     The private half stays in the file. The public half, which is printed, is what the operators enrol: tell it to both
-    of them, and not the one through the other.
+    of them, and not the one through the other. Compare the fingerprint with whoever holds the custodian's directory, or
+    another operator (`aigovtool custodian show`): an invitation with another one leads to somebody else.
     """
     from aigovtool.crypto.sign import SigningKey, VerifyKey  # noqa: PLC0415
     from aigovtool.ids import parse_name  # noqa: PLC0415
@@ -125,11 +144,19 @@ def request(screen: Screen, *, name: str, source: Path, out: Path) -> None:
     key = SigningKey.generate()
     key_set = open_key_set(invited.key_set, VerifyKey(invited.custodian.root))
     write_party(out, _file_of(invited.custodian, key_set, parse_name(name, "operator"), key, certificate=""))
-    done = Requested(name=name, file=str(out), key=key.public.raw.hex())
+    done = Requested(
+        name=name,
+        file=str(out),
+        key=key.public.raw.hex(),
+        custodian=invited.custodian.url,
+        fingerprint=invited.custodian.fingerprint(),
+    )
 
     def render() -> None:
         screen.line(f"{out} holds the only copy of your private key, and waits for its certificate.")
         screen.facts([("public key", done.key), ("key id", key.public.key_id)])
+        screen.line("It believes this custodian; compare the fingerprint, not only with who invited you:")
+        screen.facts([("custodian", done.custodian), ("fingerprint", done.fingerprint)])
         screen.line(f"next: an operator runs: aigovtool operator add {name} --key {done.key}")
 
     screen.show(done, render)
