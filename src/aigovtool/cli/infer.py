@@ -108,13 +108,8 @@ def infer(
     """
     from aigovtool.cli.seen import require_newest_keys  # noqa: PLC0415
     from aigovtool.consumer import Client  # noqa: PLC0415
-    from aigovtool.crypto.keyfile import require_private_place  # noqa: PLC0415
 
-    saving = (("--save-receipt", save_receipt), ("--save-request", save_request), ("--save-response", save_response))
-    for option, path in saving:
-        if path is not None:
-            require_free(path, option)
-            require_private_place(path.absolute())  # what was charged for must not be lost because of where it goes
+    _require_places({"--save-receipt": save_receipt, "--save-request": save_request, "--save-response": save_response})
     inputs = _read(source)
     pins = None if manifest is None else {model: manifest}
     with Client.connect(
@@ -127,16 +122,34 @@ def infer(
         elif client.warnings:
             screen.banner("; ".join(client.warnings))
         result = client.infer(model, inputs, request_id=request_id, wait=wait, deadline_s=deadline_s)
+    _save_all(result, receipt=save_receipt, request=save_request, response=save_response)
+    answer = _answer(result, save_receipt)
+    screen.show(answer, lambda: _render(screen, answer))
+
+
+def _require_places(places: Mapping[str, Path | None]) -> None:
+    """Refuse what cannot be saved before it is asked for: what was charged must not be lost because of where it goes.
+
+    Raises:
+        ConflictError, ConfigurationError: such a file is there already, or others may write where it would be.
+    """
+    from aigovtool.crypto.keyfile import require_private_place  # noqa: PLC0415
+
+    for option, path in places.items():
+        if path is not None:
+            require_free(path, option)
+            require_private_place(path.absolute())
+
+
+def _save_all(result: "Result", *, receipt: Path | None, request: Path | None, response: Path | None) -> None:
     try:
-        if save_receipt is not None:
-            result.save_receipt(save_receipt.absolute())
-        _save(save_request, result.request_body)
-        _save(save_response, result.response_body)
+        if receipt is not None:
+            result.save_receipt(receipt.absolute())
+        _save(request, result.request_body)
+        _save(response, result.response_body)
     except AIGovToolError as error:
         error.fix = f"mend that, and repeat it with --request-id {result.request_id}: it is charged once"
         raise
-    answer = _answer(result, save_receipt)
-    screen.show(answer, lambda: _render(screen, answer))
 
 
 def _save(path: Path | None, body: bytes) -> None:
