@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from openapi_spec_validator import validate
 from sqlalchemy import event
@@ -32,15 +33,18 @@ from aigovtool.crypto.x509 import from_pem, issue_client_certificate, new_author
 from aigovtool.custodian.api import custodian_application
 from aigovtool.custodian.app import open_custodian
 from aigovtool.custodian.clock import HostClock
-from aigovtool.custodian.service import packages, proofs
+from aigovtool.custodian.service import packages, proofs, views
 from aigovtool.custodian.store import log
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.custodian.timekeeping import ledger_clock
-from aigovtool.ids import Digest, InstanceId, digest_of, key_id_of
+from aigovtool.ids import BorrowerId, Digest, InstanceId, digest_of, key_id_of
+from aigovtool.ledger import entry
 from aigovtool.ledger.budget import Scope
 from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
 from aigovtool.ledger.entry import CommandRefused, Entry, PartyRole, Refusable, Refused, StopTarget, Wiped
 from aigovtool.ledger.merkle import verify_consistency
+from aigovtool.operator.client import OperatorClient
+from aigovtool.operator.connection import MAX_ANSWER_BYTES
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol import messages
 from aigovtool.protocol.commands import COMMAND, AskRequest
@@ -605,6 +609,46 @@ async def test_entries_of_a_rare_kind_are_found_newest_first(api: Api) -> None:
     before = decode(added[0], Entry).index
     answer = await api.operator.get(f"/v1/log/found?kind=party_added&before={before}&limit=1")
     assert decode(answer.content, LogFound).entries == added[1:2]
+
+
+async def test_no_page_of_the_log_is_more_than_an_auditor_reads(lent: Bench) -> None:
+    """Attack: an operator orders terms that name hundreds of borrowers, again and again: no copy could be made."""
+    command = entry.Command(operator=lent.operator.operator, command_id=message_id(), digest=lent.manifest)
+    names, kind = [BorrowerId(f"b{number:062d}") for number in range(900)], log.kind_of(entry.ModelTermsSet)
+
+    def order(transaction: Transaction) -> None:
+        for epoch in range(1, 451):
+            terms = entry.ModelTermsSet(
+                model=MODEL, policy=lent.manifest, borrowers=names, epoch=epoch, command=command
+            )
+            log.append(transaction, lent.now_ms, terms)
+
+    await lent.custodian.database.run(order)
+    first, newest = (
+        await views.show_log(lent.custodian, 0, 1000),
+        await views.show_kind(lent.custodian, kind, 450, 1000),
+    )
+    for page in (first, newest):
+        assert 100 < len(page.entries) < 450
+        assert len(encode(page)) < MAX_ANSWER_BYTES // 2
+
+
+async def test_pages_that_are_shorter_than_was_asked_for_are_not_the_last(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where entries are long a page has few: an export, and whoever looks for a kind, goes on until there is none."""
+    monkeypatch.setattr(views, "_PAGE_BYTES", 1)
+
+    def read() -> tuple[list[bytes], list[bytes]]:
+        address = msgspec.structs.replace(api.bench.operator.custodian, url=api.url)
+        with OperatorClient(msgspec.structs.replace(api.bench.operator, custodian=address)) as client:
+            size = client.verified_head()[1].size
+            return list(client.log_entries(end=size)), list(client.log_found("party_added", before=size))
+
+    entries, found = await asyncio.to_thread(read)
+    assert [decode(line, Entry).index for line in entries] == list(range(len(entries)))
+    assert len(entries) > len(found) > 3
+    assert found == [line for line in reversed(entries) if isinstance(decode(line, Entry).body, entry.PartyAdded)]
 
 
 @pytest.mark.parametrize("kind", ["lease_granted", "lease_closed", "nothing"])

@@ -232,7 +232,7 @@ class OperatorClient:
                     raise FaultError("the custodian answered with other entries of the log", reason="bad_answer")
                 before = index
                 yield raw
-            if len(page) < LOG_PAGE:
+            if not page:  # one that is shorter than was asked for need not be the last
                 return
 
     def upload_package(self, path: Path, progress: Progress | None = None) -> views.PackageStored:

@@ -194,14 +194,17 @@ class Asks(Message):
 
 
 class LogPage(Message):
-    """Consecutive entries of the audit log, each in its only encoding (base64), from index `start`."""
+    """Consecutive entries of the audit log, each in its only encoding (base64), from index `start`.
+
+    Fewer than were asked for where they are long: only a page without any is beyond the end.
+    """
 
     start: Units
     entries: list[bytes]
 
 
 class LogFound(Message):
-    """Entries of the audit log of one kind, newest first, each in its only encoding (base64)."""
+    """Entries of the audit log of one kind, newest first, each in its only encoding (base64); fewer as there."""
 
     entries: list[bytes]
 

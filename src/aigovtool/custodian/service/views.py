@@ -28,6 +28,8 @@ from aigovtool.protocol.release import NotServed
 
 #: Instances shown, of each borrower those heard of lately and those that hold leases: older ones are in the audit log.
 _SHOWN = 200
+#: With so many bytes a page of the log is full, however few entries that are: its readers take 32 MiB of text.
+_PAGE_BYTES = 8 << 20
 _LOOKED_UP = {log.kind_of(body) for body in get_args(EntryBody) if body not in log.EVERYDAY}
 
 
@@ -204,20 +206,28 @@ async def show_policy(custodian: Custodian) -> AppraisalPolicy:
 
 
 async def show_log(custodian: Custodian, start: int, limit: int) -> views.LogPage:
-    """Return entries of the audit log."""
-    entries = await custodian.database.run(lambda transaction: log.page(transaction, start, limit))
+    """Return entries of the audit log: fewer than asked for where they are long, and none beyond its end alone."""
+
+    def job(transaction: Transaction) -> list[bytes]:
+        return log.page(transaction, start, limit, enough_bytes=_PAGE_BYTES)
+
+    entries = await custodian.database.run(job)
     return views.LogPage(start=start, entries=entries)
 
 
 async def show_kind(custodian: Custodian, kind: str, before: int, limit: int) -> views.LogFound:
-    """Return the newest entries of one kind.
+    """Return the newest entries of one kind; as many as `show_log`.
 
     Raises:
         InvalidValueError: there is no such kind, or it is so common that it is not looked up (`log_kind`).
     """
     if kind not in _LOOKED_UP:
         raise InvalidValueError("entries of this kind are not looked up; read the log's pages", reason="log_kind")
-    entries = await custodian.database.run(lambda transaction: log.newest_of(transaction, kind, before, limit))
+
+    def job(transaction: Transaction) -> list[bytes]:
+        return log.newest_of(transaction, kind, before, limit, enough_bytes=_PAGE_BYTES)
+
+    entries = await custodian.database.run(job)
     return views.LogFound(entries=entries)
 
 

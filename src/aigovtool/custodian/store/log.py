@@ -6,10 +6,11 @@ somebody's checkpoint cost the same whether the log has a thousand entries or te
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from typing import Final
 
 import msgspec
-from sqlalchemy import bindparam, insert, select, tuple_
+from sqlalchemy import Select, bindparam, insert, select, tuple_
 
 from aigovtool.codec import encode
 from aigovtool.custodian.store.schema import log, log_kinds, log_nodes
@@ -23,6 +24,8 @@ from aigovtool.ledger.merkle import Frontier, NodeAt, leaf_hash, nodes_of
 NODE_LEVEL: Final = 5
 #: Nearly all entries are of these two kinds. They are not looked up by their kind, and cost no row for it.
 EVERYDAY: Final = (LeaseGranted, LeaseClosed)
+#: All that there is, for whoever does not answer anybody with it.
+_ANY_BYTES: Final = 1 << 62
 _NODES: Final = select(log_nodes.c.level, log_nodes.c.idx, log_nodes.c.hash).where(
     tuple_(log_nodes.c.level, log_nodes.c.idx).in_(bindparam("nodes", expanding=True))
 )
@@ -65,15 +68,20 @@ def head(transaction: Transaction) -> Frontier:
     return transaction.head.frontier
 
 
-def page(transaction: Transaction, start: int, limit: int) -> list[bytes]:
-    """Return up to `limit` entries from index `start`, in order."""
+def page(transaction: Transaction, start: int, limit: int, *, enough_bytes: int = _ANY_BYTES) -> list[bytes]:
+    """Return up to `limit` entries from index `start`, in order, and none once there are enough bytes."""
     transaction.flush()
     statement = select(log.c.body).where(log.c.idx >= start).order_by(log.c.idx).limit(limit)
-    return list(transaction.execute(statement).scalars())
+    return _read_bodies(transaction, statement, enough_bytes)
 
 
-def newest_of(transaction: Transaction, kind: str, before: int, limit: int) -> list[bytes]:
-    """Return up to `limit` entries of a kind that is not of every day, from before index `before`, newest first."""
+def newest_of(
+    transaction: Transaction, kind: str, before: int, limit: int, *, enough_bytes: int = _ANY_BYTES
+) -> list[bytes]:
+    """Return up to `limit` entries of a kind that is not of every day, from before index `before`, newest first.
+
+    None once there are enough bytes.
+    """
     transaction.flush()
     statement = (
         select(log.c.body)
@@ -82,7 +90,18 @@ def newest_of(transaction: Transaction, kind: str, before: int, limit: int) -> l
         .order_by(log_kinds.c.idx.desc())
         .limit(limit)
     )
-    return list(transaction.execute(statement).scalars())
+    return _read_bodies(transaction, statement, enough_bytes)
+
+
+def _read_bodies(transaction: Transaction, statement: Select[tuple[bytes]], enough_bytes: int) -> list[bytes]:
+    found: list[bytes] = []
+    with closing(transaction.execute(statement)) as result:
+        for (body,) in result:
+            found.append(bytes(body))
+            enough_bytes -= len(body)
+            if enough_bytes <= 0:
+                break
+    return found
 
 
 def entry_at(transaction: Transaction, index: int) -> bytes:
