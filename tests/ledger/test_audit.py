@@ -16,6 +16,8 @@ from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window, bucket_o
 from aigovtool.ledger.checkpoint import Checkpoint, parse_checkpoint, sign_checkpoint
 from aigovtool.ledger.cosignature import cosign
 from aigovtool.ledger.entry import (
+    AttestationWithdrawn,
+    Attested,
     BudgetSet,
     Charged,
     Command,
@@ -23,11 +25,13 @@ from aigovtool.ledger.entry import (
     EntryBody,
     Forked,
     Genesis,
+    KeyReleased,
     LeaseClosed,
     LeaseExpired,
     LeaseGranted,
     LeaseWrittenOff,
     ModelAdded,
+    ModelWithdrawn,
     Restored,
     Resumed,
     Stopped,
@@ -46,6 +50,9 @@ DIGEST = Digest("sha256:" + "0" * 64)
 ALONE = Command(operator=OperatorId("alice"), command_id=MessageId("0" * 32), digest=DIGEST)
 #: Signed by two, as any order may be and some must.
 COMMAND = replace(ALONE, second=OperatorId("bob"))
+NEXT = InstanceId("cd" * 32)
+ATTESTED = Attested(instance=INSTANCE, borrower=BORROWER, tee="simulated", measurement="m", result=DIGEST)
+RELEASED = KeyReleased(instance=INSTANCE, model=MODEL, manifest=DIGEST)
 WIDE, NARROW = Scope(model=MODEL), Scope(model=MODEL, borrower=BORROWER, consumer=CONSUMER)
 UNITS = Dimension.INFERENCES
 LIMIT = BudgetLimit(scope=WIDE, dimension=UNITS, window=Window.LIFETIME, limit=100)
@@ -153,8 +160,10 @@ def begun() -> Writer:
 
 
 def honest() -> Writer:
-    """Every kind of transition once: close, expiry, late refund, stop, resume, a raised limit, a full budget."""
+    """Every kind of transition once: key, close, expiry, late refund, stop, resume, a raised limit, a full budget."""
     log = begun()
+    log.add(ATTESTED)
+    log.add(RELEASED)
     first, second, third = log.grant(10), log.grant(20), log.grant(5)
     log.close(first, 4)
     log.add(LeaseExpired(lease_id=second))
@@ -163,6 +172,8 @@ def honest() -> Writer:
     log.stop(StopTarget.MODEL, MODEL)
     log.add(Wiped(instance=INSTANCE, epoch=1))
     log.resume(StopTarget.MODEL, MODEL)
+    log.add(replace(ATTESTED, instance=NEXT))
+    log.add(replace(RELEASED, instance=NEXT))
     log.limit(WIDE, 60)
     log.grant(26)
     return log
@@ -302,6 +313,92 @@ def granted_after_a_fork(log: Writer) -> None:
     log.grant(1)
 
 
+def granted_after_a_fork_was_lifted(log: Writer) -> None:
+    log.add(Forked(instance=INSTANCE, lease_id=log.grant(1), epoch=7))
+    log.epoch = 7
+    log.resume(StopTarget.ENCLAVE, INSTANCE)
+    log.grant(1)
+
+
+def refunded_after_a_fork(log: Writer) -> None:
+    lease = log.grant(9)
+    log.add(Forked(instance=INSTANCE, lease_id=lease, epoch=7))
+    log.close(lease, 1)
+
+
+def admitted_again_after_a_fork(log: Writer) -> None:
+    log.add(Forked(instance=INSTANCE, lease_id=log.grant(1), epoch=7))
+    log.epoch = 7
+    log.resume(StopTarget.ENCLAVE, INSTANCE)
+    log.add(ATTESTED)
+
+
+def a_key_while_all_is_stopped(log: Writer) -> None:
+    log.add(ATTESTED)
+    log.stop(StopTarget.ALL, "")
+    log.add(RELEASED)
+
+
+def a_key_of_a_stopped_model(log: Writer) -> None:
+    log.add(ATTESTED)
+    log.stop(StopTarget.MODEL, MODEL)
+    log.add(RELEASED)
+
+
+def a_key_for_a_stopped_borrower(log: Writer) -> None:
+    log.add(ATTESTED)
+    log.stop(StopTarget.BORROWER, BORROWER)
+    log.add(RELEASED)
+
+
+def a_key_for_a_stopped_enclave(log: Writer) -> None:
+    log.add(ATTESTED)
+    log.stop(StopTarget.ENCLAVE, INSTANCE)
+    log.add(RELEASED)
+
+
+def a_key_of_a_model_that_was_withdrawn(log: Writer) -> None:
+    log.add(ATTESTED)
+    log.add(ModelWithdrawn(model=MODEL, epoch=7, command=COMMAND))
+    log.add(RELEASED)
+
+
+def a_key_for_nobody_that_was_admitted(log: Writer) -> None:
+    log.add(RELEASED)
+
+
+def a_key_for_an_enclave_that_is_wiped(log: Writer) -> None:
+    log.add(ATTESTED)
+    log.add(Wiped(instance=INSTANCE, epoch=0))
+    log.add(RELEASED)
+
+
+def a_key_for_an_enclave_that_is_not_acceptable(log: Writer) -> None:
+    log.add(ATTESTED)
+    log.add(AttestationWithdrawn(instance=INSTANCE, borrower=BORROWER, code="evidence", reason="revoked"))
+    log.add(RELEASED)
+
+
+def a_key_of_another_package(log: Writer) -> None:
+    log.add(ATTESTED)
+    log.add(replace(RELEASED, manifest=Digest("sha256:" + "1" * 64)))
+
+
+def admitted_while_all_is_stopped(log: Writer) -> None:
+    log.stop(StopTarget.ALL, "")
+    log.add(ATTESTED)
+
+
+def admitted_while_its_borrower_is_stopped(log: Writer) -> None:
+    log.stop(StopTarget.BORROWER, BORROWER)
+    log.add(ATTESTED)
+
+
+def another_package_under_a_models_name(log: Writer) -> None:
+    added = next(entry.body for entry in log.entries if isinstance(entry.body, ModelAdded))
+    log.add(replace(added, manifest=Digest("sha256:" + "1" * 64)))
+
+
 def a_row_left_out(log: Writer) -> None:
     log.grant(1, rows=log.rows()[:1])
 
@@ -416,6 +513,21 @@ CRIMES: list[tuple[Callable[[Writer], None], str]] = [
     (overspend_after_lowering, "overspend"),
     (granted_while_stopped, "granted_while_stopped"),
     (granted_after_a_fork, "granted_while_stopped"),
+    (granted_after_a_fork_was_lifted, "forked"),
+    (refunded_after_a_fork, "forked"),
+    (admitted_again_after_a_fork, "forked"),
+    (a_key_while_all_is_stopped, "released_while_stopped"),
+    (a_key_of_a_stopped_model, "released_while_stopped"),
+    (a_key_for_a_stopped_borrower, "released_while_stopped"),
+    (a_key_for_a_stopped_enclave, "released_while_stopped"),
+    (a_key_of_a_model_that_was_withdrawn, "released_while_stopped"),
+    (a_key_for_nobody_that_was_admitted, "not_admitted"),
+    (a_key_for_an_enclave_that_is_wiped, "not_admitted"),
+    (a_key_for_an_enclave_that_is_not_acceptable, "not_admitted"),
+    (a_key_of_another_package, "unknown_model"),
+    (admitted_while_all_is_stopped, "admitted_while_stopped"),
+    (admitted_while_its_borrower_is_stopped, "admitted_while_stopped"),
+    (another_package_under_a_models_name, "model_twice"),
     (a_row_left_out, "wrong_rows"),
     (a_row_twice, "wrong_rows"),
     (no_row_at_all, "wrong_rows"),
@@ -597,6 +709,21 @@ def test_a_generation_that_is_not_explained_is_named(crime: Callable[[Writer], o
     with pytest.raises(LogError) as caught:
         log.verify(note=log.note(generation=log.entries[-1].generation))
     assert caught.value.reason == "generation"
+
+
+def test_a_key_goes_to_who_attested_in_this_generation() -> None:
+    """A restored ledger does not know what became of those that it admitted: they attest anew."""
+    log = begun()
+    log.add(ATTESTED)
+    restored(log)
+    log.add(RELEASED, generation=1)
+    with pytest.raises(LogError) as caught:
+        log.verify(note=log.note(generation=1))
+    assert caught.value.reason == "not_admitted"
+    log.entries.pop()
+    log.add(ATTESTED, generation=1)
+    log.add(RELEASED, generation=1)
+    assert log.verify(note=log.note(generation=1)).machines == ((("simulated", None), 2),)
 
 
 def test_a_checkpoint_of_another_generation_is_refused() -> None:

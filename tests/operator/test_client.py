@@ -221,7 +221,7 @@ def entry_bytes(index: int) -> bytes:
 def test_entries_of_a_kind_are_read_from_the_newest_back(custodian: FakeCustodian, client: OperatorClient) -> None:
     """Page by page, each from before the last entry of the one before; a short page need not be the last."""
     newest = [entry_bytes(index) for index in range(3_000, 2_000, -1)]
-    pages = (newest, [entry_bytes(7)], [])
+    pages: list[list[bytes]] = [newest, [entry_bytes(7)], []]
     custodian.script.answers = [ok(LogFound(entries=entries)) for entries in pages]
     assert list(client.log_found("lease_expired", before=5_000)) == [*newest, entry_bytes(7)]
     asked = [request.path.partition("?")[2] for request in custodian.script.asked]

@@ -13,7 +13,7 @@ from tests.simulation.scene import MANIFEST, MODEL, NORTH
 
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey
-from aigovtool.ids import InstanceId, KeyId, LeaseId, MessageId, ModelId
+from aigovtool.ids import BorrowerId, InstanceId, KeyId, LeaseId, MessageId, ModelId
 from aigovtool.ledger import entry
 from aigovtool.ledger.book import Charge, WriteOff
 from aigovtool.ledger.budget import Scope
@@ -26,6 +26,7 @@ from aigovtool.protocol.stop import StopState
 _FACES = ModelId("faces")
 #: Stopped and resumed; the other one is withdrawn, and what is withdrawn is never resumed.
 _LETTERS = ModelId("letters")
+_NEWCOMER = InstanceId("c" * 64)
 _WITNESS = SigningKey.from_secret(Secret(b"TEST-ONLY signing key of witness"))
 
 
@@ -40,7 +41,11 @@ class LoggingCustodian(Custodian):
     def answer(self, writes: Transaction, instance: Admitted, request: Renew, state: StopState) -> Answer:
         """Do some paperwork now and then, with a renewal."""
         if self.scene.chance(0.05):
-            writes.record(self.scene.rng.choice(self.paperwork(writes.head.epoch))())
+            body = self.scene.rng.choice(self.paperwork(writes.head.epoch))()
+            if not isinstance(body, entry.KeyReleased):
+                writes.record(body)
+            elif not (self.is_gone(writes, request.instance) or self.is_outdated(writes, instance) or state.is_wide()):
+                writes.record(msgspec.structs.replace(body, instance=request.instance))
         return super().answer(writes, instance, request, state)
 
     def paperwork(self, epoch: int) -> list[Callable[[], entry.EntryBody]]:
@@ -76,7 +81,7 @@ class LoggingCustodian(Custodian):
             lambda: entry.AttestationWithdrawn(
                 instance=other, borrower=NORTH, code="evidence_unacceptable", reason="measurements"
             ),
-            lambda: entry.KeyReleased(instance=other, model=MODEL, manifest=MANIFEST),
+            lambda: entry.KeyReleased(instance=_NEWCOMER, model=MODEL, manifest=MANIFEST),
             lambda: entry.ReleaseRefused(instance=other, model=MODEL, code="reattest_required", reason=""),
             lambda: entry.CommandRefused(command=self.command(), code="conflict", reason="unlimited"),
             lambda: entry.Refused(
@@ -111,13 +116,32 @@ class LoggingCustodian(Custodian):
             writes.record(entry.Wiped(instance=InstanceId("d" * 64), epoch=writes.head.epoch))
         for make in self.paperwork(writes.head.epoch):
             body = make()
-            if type(body) not in present:
+            if type(body) not in {*present, entry.KeyReleased}:
                 writes.record(body)
+        self._release(writes)
         writes.record(entry.ClockAccepted(before_ms=writes.now_ms - 60_000))
         witness = WitnessKey(name="witness.example/w1", key=_WITNESS.public)
         writes.record(entry.WitnessEnrolled(witness=witness.text(), command=self.command()))
         writes.record(entry.WitnessRetired(name=witness.name, command=self.command()))
         self.commit(writes)
+
+    def _release(self, writes: Transaction) -> None:
+        """Hand a key to an enclave that nobody has heard of before, once nothing is stopped that it is of."""
+        found = {**self.ledger.stops, **writes.stops}
+        for stop in [one for one in found.values() if one.active and one.target in {StopTarget.ALL, StopTarget.MODEL}]:
+            epoch = writes.next_epoch()
+            writes.stops[stop.target, stop.value] = Stop(stop.target, stop.value, epoch, False, self.scene.ms)
+            writes.record(entry.Resumed(target=stop.target, value=stop.value, epoch=epoch, command=self.command()))
+        writes.record(
+            entry.Attested(
+                instance=_NEWCOMER,
+                borrower=BorrowerId("west"),
+                tee="simulated",
+                measurement="3" * 64,
+                result=DIGEST,
+            )
+        )
+        writes.record(entry.KeyReleased(instance=_NEWCOMER, model=MODEL, manifest=MANIFEST))
 
     def _recover(self, writes: Transaction) -> None:
         """Write one lease off, and begin a new generation with a charge."""

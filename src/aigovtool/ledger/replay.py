@@ -12,12 +12,13 @@ from typing import Final
 import msgspec
 
 from aigovtool.errors import LogError
-from aigovtool.ids import LeaseId, ModelId
+from aigovtool.ids import BorrowerId, Digest, InstanceId, LeaseId, ModelId
 from aigovtool.ledger.budget import ROLLING, BudgetLimit, BudgetRow, RowKey, Scope, Window, bucket_of, path
 from aigovtool.ledger.checkpoint import parse_checkpoint
 from aigovtool.ledger.cosignature import WitnessKey, parse_witness_key
 from aigovtool.ledger.entry import (
     AppraisalPolicySet,
+    AttestationWithdrawn,
     Attested,
     BudgetSet,
     Charged,
@@ -26,6 +27,7 @@ from aigovtool.ledger.entry import (
     EntryBody,
     Forked,
     GapFound,
+    KeyReleased,
     LeaseClosed,
     LeaseExpired,
     LeaseGranted,
@@ -40,6 +42,7 @@ from aigovtool.ledger.entry import (
     Resumed,
     Stopped,
     StopTarget,
+    Wiped,
     WitnessEnrolled,
     WitnessRetired,
 )
@@ -82,8 +85,13 @@ class Replay:
     for_good: set[Stop] = field(default_factory=set)
     #: All that were ever enrolled, revoked or not.
     operators: set[str] = field(default_factory=set)
-    #: What the leases of each model debit.
+    #: What the leases of each model debit, and which package it is.
     counts: dict[ModelId, frozenset[Dimension]] = field(default_factory=dict)
+    manifests: dict[ModelId, Digest] = field(default_factory=dict)
+    #: Whose the enclaves are that were admitted in this generation and have not said, or been told, that they end.
+    admitted: dict[InstanceId, BorrowerId] = field(default_factory=dict)
+    #: Those of which two copies were seen.
+    forked: set[InstanceId] = field(default_factory=set)
     #: All that were ever enrolled, by name, and which of them are retired.
     witnesses: dict[str, WitnessKey] = field(default_factory=dict)
     retired: set[str] = field(default_factory=set)
@@ -121,16 +129,46 @@ class Replay:
                 self._witness(change)
             case Charged(row=key, units=units):
                 self._keep(self._charged_row(key, entry.at_ms).charge(units))
-            case Attested() | PartyAdded() as known:
+            case Attested() | AttestationWithdrawn() | KeyReleased() | Wiped() | PartyAdded() as known:
                 self._know(known)
             case _:
                 pass
 
-    def _know(self, known: Attested | PartyAdded) -> None:
-        if isinstance(known, Attested):
-            self.machines[known.tee, known.chip] = self.machines.get((known.tee, known.chip), 0) + 1
-        elif known.role is PartyRole.OPERATOR:
-            self.operators.add(known.name)
+    def _know(self, known: Attested | AttestationWithdrawn | KeyReleased | Wiped | PartyAdded) -> None:
+        match known:
+            case Attested():
+                self._admit(known)
+            case KeyReleased():
+                self._release(known)
+            case AttestationWithdrawn() | Wiped():
+                self.admitted.pop(known.instance, None)
+            case PartyAdded(role=PartyRole.OPERATOR):
+                self.operators.add(known.name)
+            case _:
+                pass
+
+    def _admit(self, admitted: Attested) -> None:
+        instance, borrower = admitted.instance, admitted.borrower
+        touching = {(StopTarget.BORROWER, borrower), (StopTarget.ENCLAVE, instance)}
+        self._require_running(touching, "admitted_while_stopped", "it admits an enclave")
+        self._require_one(instance)
+        self.admitted[instance] = borrower
+        self.machines[admitted.tee, admitted.chip] = self.machines.get((admitted.tee, admitted.chip), 0) + 1
+
+    def _release(self, released: KeyReleased) -> None:
+        instance, model = released.instance, released.model
+        borrower = self.admitted.get(instance)
+        if borrower is None:
+            raise bad("not_admitted", "it hands a model's key to an enclave that is not admitted, or not any more")
+        if self.manifests.get(model) != released.manifest:
+            raise bad("unknown_model", "it hands out the key of a model that was never added")
+        touching = {(StopTarget.MODEL, model), (StopTarget.BORROWER, borrower), (StopTarget.ENCLAVE, instance)}
+        self._require_running(touching, "released_while_stopped", "it hands out a model's key")
+
+    def _require_one(self, instance: InstanceId) -> None:
+        """Refuse whatever gives an enclave something, or takes its word, once two copies of it were seen."""
+        if instance in self.forked:
+            raise bad("forked", "it is about an enclave of which two copies were seen before")
 
     def _begin_generation(self, entry: Entry) -> None:
         restored = entry.body if isinstance(entry.body, Restored) else None
@@ -141,6 +179,7 @@ class Replay:
             lost = parse_checkpoint(restored.checkpoint)
             if lost.size != restored.lost_size or lost.generation >= begins:
                 raise bad("wrong_restore", "it says that more or less was lost than the checkpoint that it shows")
+            self.admitted.clear()  # all of them attest anew
         self.generation = entry.generation
 
     def _require_gap_kept(self, body: EntryBody) -> None:
@@ -175,8 +214,9 @@ class Replay:
 
     def _add(self, added: ModelAdded) -> None:
         counts = frozenset({Dimension.INFERENCES, *added.also})
-        if self.counts.setdefault(added.model, counts) != counts:
-            raise bad("model_twice", "it adds a model once more, and now it meters something else")
+        same = self.counts.setdefault(added.model, counts) == counts
+        if not same or self.manifests.setdefault(added.model, added.manifest) != added.manifest:
+            raise bad("model_twice", "it adds a model once more, and now it is another one, or meters something else")
 
     def _end(self, ended: LeaseExpired | LeaseWrittenOff) -> None:
         held = self._known(ended.lease_id)
@@ -215,6 +255,8 @@ class Replay:
                 self.stops.discard((target, value))
             case Forked(instance=instance):
                 self.stops.add((StopTarget.ENCLAVE, instance))
+                self.forked.add(instance)
+                self.admitted.pop(instance, None)
             case PartyRevoked(role=role, name=name):
                 if role is not PartyRole.OPERATOR:
                     self._stop_for_good(StopTarget(role.value), name)
@@ -262,16 +304,19 @@ class Replay:
         return BudgetRow(key=key, limit=limit.limit)
 
     def _require_not_stopped(self, granted: LeaseGranted) -> None:
-        touching: set[Stop] = {
-            (StopTarget.ALL, ""),
+        touching = {
             (StopTarget.MODEL, granted.model),
             (StopTarget.BORROWER, granted.borrower),
             (StopTarget.CONSUMER, granted.consumer),
             (StopTarget.ENCLAVE, granted.instance),
         }
-        if found := touching & self.stops:
+        self._require_running(touching, "granted_while_stopped", "it grants a lease")
+        self._require_one(granted.instance)
+
+    def _require_running(self, touching: set[Stop], reason: str, what: str) -> None:
+        if found := ({(StopTarget.ALL, "")} | touching) & self.stops:
             target, value = min(found)
-            raise bad("granted_while_stopped", f"it grants a lease while {target} {value} is stopped")
+            raise bad(reason, f"{what} while {target} {value} is stopped")
 
     def _hold(self, key: RowKey, units: int, at_ms: int) -> None:
         if key.bucket_ms not in {bucket_of(key.window, at_ms), bucket_of(key.window, max(0, at_ms - _WINDOW_SLACK_MS))}:
@@ -314,6 +359,7 @@ class Replay:
 
     def _close(self, closed: LeaseClosed) -> None:
         held = self._known(closed.lease_id)
+        self._require_one(held.granted.instance)
         was, units = held.state, held.granted.units
         next_state(was, LeaseEvent.FINAL_REPORT)
         if closed.late != (was is LeaseState.EXPIRED):
