@@ -99,9 +99,9 @@ ATTACKS: tuple[Attack, ...] = (
         21,
         name="The custodian's ledger is restored from an old copy",
         answer="Whoever remembers more than the ledger ends all grants, until two operators settle what is lost. "
-        "A start alone cannot know.",
+        "A start alone cannot know. If they charge all that remains, no stranger ends them again.",
         tried="The ledger's files are put back to a copy while units are spent, with an enclave that was "
-        "admitted before the copy and with one that it never knew.",
+        "admitted before the copy and with one that it never knew. A stranger shows checkpoints that it held back.",
         refusals=("ledger_rollback",),
         entries=("gap_found", "restored", "charged"),
     ),

@@ -52,6 +52,8 @@ def on_file(tmp_path: Path) -> Iterator[Site]:
 
 
 def settle(place: Place, *choice: str, save: str = "order.json") -> Result:
+    if "--charge-all" in choice:
+        assert place.run("stop", "--all", "--wait", "0", "--reason", "restored").exit_code == 0
     return place.run("custodian", "settle", *choice, "--reason", "disk lost", "--save", place.file(save))
 
 
@@ -205,6 +207,68 @@ def test_all_that_remains_is_charged_in_every_window(on_file: Site) -> None:
         assert (saved.exit_code, "its hour, day or month is over" in saved.stdout) == (0, True)
         assert cosign(place, "--yes").exit_code == 0
         assert sorted((row["posted"], row["room"]) for row in rows(place)) == [(50, 0), (BUDGET, 0), (2 * 10**12, 0)]
+
+
+def test_a_final_order_says_so_and_holds_whatever_is_shown(on_file: Site) -> None:
+    """Both operators read what it charges and what else may be forgotten; what is shown later is told, and no more."""
+    copy = on_file.copy()
+    on_file.draw(3)
+    older = on_file.enclave.checkpoint_seen
+    on_file.draw(4)
+    newer = on_file.enclave.checkpoint_seen
+    copy.restore()
+    on_file.enclave.checkpoint_seen = older
+    on_file.show()
+    with on_file.served() as place:
+        reason = ["--reason", "disk lost", "--save", place.file("order.json")]
+        refused = place.run("custodian", "settle", "--charge-all", *reason)
+        assert (refused.exit_code, "not_stopped" in refused.stderr) == (3, True)
+        assert not Path(place.file("order.json")).exists()
+        saved = settle(place, "--charge-all")
+        read = cosign(place)
+        for shown in (saved.stdout, read.stdout):
+            words = " ".join(shown.split())
+            assert all(text in words for text in (orders.ALL_CHARGED, orders.FINAL, orders.FORGOTTEN_TOO)), shown
+            assert all(what in words for what, _ in orders.MAY_BE_FORGOTTEN)
+        on_file.enclave.checkpoint_seen = newer
+        on_file.show()
+        assert cosign(place, "--yes").exit_code == 0
+        assert place.document("custodian", "gap")["shown_since"] is None
+
+
+def test_what_is_shown_after_a_final_settlement_is_told(on_file: Site) -> None:
+    """The custodian goes on, and operators see that more is lost than they knew."""
+    copy = on_file.copy()
+    on_file.draw(3)
+    older = on_file.enclave.checkpoint_seen
+    on_file.draw(4)
+    newer = on_file.enclave.checkpoint_seen
+    copy.restore()
+    on_file.enclave.checkpoint_seen = older
+    on_file.show()
+    with on_file.served() as place:
+        assert settle(place, "--charge-all").exit_code == 0
+        assert place.run("resume", "--all", "--yes", "--save", place.file("early.json")).exit_code == 0
+        assert cosign(place, "--yes").exit_code == 0
+        early = cosign(place, "--yes", file="early.json")
+        assert (early.exit_code, "stop_changed" in early.stderr) == (3, True)
+        Path(place.file("old.txt")).write_text(newer)
+        compared = place.run("audit", "compare", place.file("old.txt"), "--party", place.file("ward7.json"))
+        assert (compared.exit_code, "lost" in compared.output) == (5, True)
+        found = place.document("custodian", "gap")
+        assert (found["forgotten"], found["shown_since"]) == (False, int(newer.split("\n")[1]))
+        assert "more is lost than was known then" in " ".join(place.run("custodian", "gap").stdout.split())
+        (told,) = place.document("audit", "list", "--kind", "restored")["entries"]
+        assert "no larger checkpoint of them is a new gap" in told["what"]
+
+
+def test_an_order_that_is_not_final_says_so(on_file: Site) -> None:
+    """Also when it names all that remains now: what old leases give back can be granted, and more may be shown."""
+    on_file.forget(5)
+    with on_file.served() as place:
+        saved = settle(place, "--charge", f"sorter={BUDGET}")
+        words = " ".join(saved.stdout.split())
+        assert all(text in words for text in (orders.EACH_CHARGED, orders.NOT_FINAL))
 
 
 def test_an_order_is_void_once_more_is_known_to_be_lost(on_file: Site) -> None:

@@ -33,6 +33,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def settled(place: Place) -> None:
     """Have two operators settle the gap."""
     order = place.file("order.json")
+    assert place.run("stop", "--all", "--wait", "0", "--reason", "restored").exit_code == 0
     words = ["--charge-all", "--reason", "disk lost", "--save", order]
     assert place.run("custodian", "settle", *words).exit_code == 0
     assert place.run("cosign", order, "--yes", "--operator", place.file("bob.json")).exit_code == 0

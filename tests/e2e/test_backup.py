@@ -51,8 +51,13 @@ def test_a_backup_of_a_running_ledger_is_restored_and_found_out(make_world: Make
     assert (gap["forgotten"], gap["size"]) == (True, made["entries"])
     assert ask(world, body, []) != 200
     settle = ["custodian", "settle", "--charge-all", "--reason", "disk lost", "--save", order]
+    assert "not_stopped" in aigovtool(*settle, operator=alice, code=3).stderr
+    aigovtool("stop", "--all", "--wait", "0", operator=alice)
     aigovtool(*settle, operator=alice)
     aigovtool("cosign", order, "--yes", operator=bob)
+    lift = str(world.directory / "lift.json")
+    aigovtool("resume", "--all", "--yes", "--save", lift, operator=alice)
+    aigovtool("cosign", lift, "--yes", operator=bob)
     (row,) = json.loads(aigovtool("budget", "show", "--model", MODEL, "--json", operator=alice).stdout)["budgets"]
     assert row["room"] == 0
     statuses: list[int] = []

@@ -4,6 +4,7 @@ import http.client
 import json
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,15 +42,16 @@ def copied(world: World) -> list[tuple[Path, Path]]:
     return copies
 
 
-def put_back(world: World, copies: list[tuple[Path, Path]]) -> None:
-    """Put a copy in the ledger's place, and wait until the enclave has shown what it remembers."""
+def put_back(world: World, copies: list[tuple[Path, Path]], *, shown: Callable[[], object] = lambda: None) -> None:
+    """Put a copy in the ledger's place, and wait until the enclave, or whoever else, has shown what it remembers."""
     stop_custodian(world)
     for path in ledger_files(world):
         path.unlink()
     for path, copy in copies:
         shutil.copy(copy, path)
     world.start_custodian()
-    world.wait_for(lambda: world.view("/v1/gap")["checkpoint"] is not None, "the enclave shows what it remembers")
+    shown()
+    world.wait_for(lambda: world.view("/v1/gap")["checkpoint"] is not None, "somebody shows what they remember")
 
 
 def settle(world: World, second: OperatorFile, charge: int) -> None:

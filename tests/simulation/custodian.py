@@ -217,7 +217,7 @@ class Custodian(Office):
         if self.is_forked(writes, instance):
             return False
         for report in reports:
-            before = writes.book_of(report.lease_id)
+            before = self.counted(writes, instance, report.lease_id)
             if self.apply(before, self.event(instance, report)).outcome is Outcome.FORKED:
                 self.forked(writes, instance, report)
                 return True
@@ -243,7 +243,7 @@ class Custodian(Office):
         In a history without an attacker nobody is ever called a fork.
         """
         before = writes.lease(report.lease_id)
-        effects = self.take(writes.book_of(report.lease_id), self.event(instance, report))
+        effects = self.take(self.counted(writes, instance, report.lease_id), self.event(instance, report))
         if effects.outcome is Outcome.FORKED:
             self.forked(writes, instance, report)
         self.write(writes, effects)
@@ -254,6 +254,12 @@ class Custodian(Office):
         if effects.outcome is Outcome.CLOSED:
             self._record_close(writes, effects.leases[0], report)
         return before.consumer
+
+    def counted(self, writes: Transaction, instance: InstanceId, lease_id: LeaseId) -> Book:
+        """Return a lease that an instance reports on, as it counts now, and the rows that it debited."""
+        known, generation = writes.book_of(lease_id), self.ledger.instances[instance].generation
+        held = {key: self.memory.counted(writes.head, generation, lease) for key, lease in known.leases.items()}
+        return Book(rows=known.rows, leases=MappingProxyType(held))
 
     def contradict(self, writes: Transaction, instance: InstanceId) -> None:
         """Let a copy of an instance, of which nothing else is seen here, report otherwise on one of its leases.

@@ -12,12 +12,25 @@ from tests.simulation.scene import CUSTODIAN
 
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey
-from aigovtool.custodian.service.continuity import _explained, _newer, found, gap_of, is_behind, leapt
-from aigovtool.custodian.store.transaction import Head, Settled
+from aigovtool.custodian.service.continuity import (
+    _explained,
+    _newer,
+    finally_settled,
+    found,
+    gap_of,
+    is_behind,
+    leapt,
+    names_gap,
+    settled_at,
+    since_final,
+    without_refund,
+)
+from aigovtool.custodian.store.transaction import Head
 from aigovtool.errors import ConflictError
 from aigovtool.ids import KeyId
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint, sign_checkpoint
 from aigovtool.ledger.entry import Command, Restored
+from aigovtool.ledger.lease import Lease
 from aigovtool.ledger.merkle import Frontier
 
 LOG_KEY = SigningKey.from_secret(Secret(sha256(b"TEST-ONLY log of the simulation").digest()))
@@ -49,6 +62,9 @@ class Memory:
         seen = open_checkpoint(note, [LOG_KEY.public])
         if _explained(head, seen):
             return head.gap is not None
+        if self.finally_settled(head, seen):
+            writes.head = since_final(head, seen)
+            return head.gap is not None
         if head.gap is None:
             writes.record(found(note, seen))
         if _newer(head.gap, seen):
@@ -58,6 +74,14 @@ class Memory:
             return True
         self.leap(writes, seen.size)
         return True
+
+    def finally_settled(self, head: Head, seen: Checkpoint) -> bool:
+        """Return whether a settlement that was final explains it, whatever its size."""
+        return finally_settled(head, seen)
+
+    def counted(self, head: Head, generation: int, lease: Lease) -> Lease:
+        """Return a lease of an instance of this generation as it counts: perhaps it is refunded nothing any more."""
+        return without_refund(head, generation, lease)
 
     def note_epoch(self, writes: Transaction, epoch: int) -> None:
         """Believe an instance that has a stop state of a later epoch, as far as the clock allows it."""
@@ -80,25 +104,25 @@ class Memory:
             return False
         return _root(writes.tree_at(seen.size)) == seen.root
 
-    def settle(self, writes: Transaction, checkpoint: str, quiet_ms: int, command: Command) -> None:
+    def settle(self, writes: Transaction, checkpoint: str, quiet_ms: int, command: Command, *, final: bool) -> None:
         """Begin a new generation.
 
         Raises:
             ConflictError: there is no gap, or another checkpoint was shown since.
         """
         head, gap = writes.head, writes.head.gap
-        if gap is None or gap.checkpoint != checkpoint:
+        if gap is None or not names_gap(gap, checkpoint, final=final):
             raise ConflictError("a newer checkpoint was shown since", reason="gap_changed")
-        generation = max(head.generation, gap.generation) + 1
-        writes.head = msgspec.structs.replace(
-            head,
-            generation=generation,
-            gap=None,
-            settled=(*head.settled, Settled(generation=gap.generation, size=gap.size)),
-            quiet_until_ms=max(head.quiet_until_ms, writes.now_ms + quiet_ms),
-        )
+        writes.head = settled_at(head, gap, final=final, quiet_until_ms=writes.now_ms + quiet_ms)
         self.leap(writes, gap.size)
-        writes.record(Restored(generation=generation, checkpoint=gap.checkpoint, lost_size=gap.size, command=command))
+        restored = Restored(
+            generation=writes.head.generation,
+            checkpoint=gap.checkpoint,
+            lost_size=gap.size,
+            command=command,
+            final=final,
+        )
+        writes.record(restored)
 
 
 #: The same notes are shown again and again, and the same trees are asked for their roots.

@@ -10,8 +10,10 @@ from tests.simulation.memory import Memory
 from tests.simulation.operators import Operators
 
 from aigovtool.custodian.service.continuity import leapt
+from aigovtool.custodian.store.transaction import Head
 from aigovtool.ledger.budget import RowKey, Window
 from aigovtool.ledger.checkpoint import Checkpoint, parse_checkpoint
+from aigovtool.ledger.lease import Lease
 from aigovtool.ledger.units import UnitVector
 from aigovtool.protocol.messages import Answer
 from aigovtool.protocol.metering import Meter
@@ -50,6 +52,28 @@ class ExplainsAnything(Custodian):
     """Takes every checkpoint from before a settlement for explained by it, however much more was lost."""
 
     memory_kind: type[Memory] = _Lenient
+
+
+class _Unsettled(Memory):
+    def finally_settled(self, head: Head, seen: Checkpoint) -> bool:
+        return False
+
+
+class NeverEnds(Custodian):
+    """Opens a gap again for each larger checkpoint of what was settled for good."""
+
+    memory_kind: type[Memory] = _Unsettled
+
+
+class _Generous(Memory):
+    def counted(self, head: Head, generation: int, lease: Lease) -> Lease:
+        return lease
+
+
+class RefundsAfterAll(Custodian):
+    """Refunds leases of before, though all that remained was charged: what they give back may be used already."""
+
+    memory_kind: type[Memory] = _Generous
 
 
 class WritesNoGapDown(Custodian):
@@ -113,6 +137,13 @@ class ChargesLifetimesOnly(Operators):
     def _lost(self, writes: Transaction) -> Counter[RowKey]:
         found = super()._lost(writes)
         return Counter({key: units for key, units in found.items() if key.window is Window.LIFETIME})
+
+
+class SettlesForNothing(Operators):
+    """Says that a settlement is final, and charges nothing."""
+
+    def _remaining(self, writes: Transaction) -> Counter[RowKey]:
+        return Counter()
 
 
 # --- The enclave -------------------------------------------------------------------------------------

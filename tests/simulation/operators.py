@@ -9,6 +9,7 @@ from tests.simulation.custodian import Custodian
 from tests.simulation.scene import ALSO, TTL_MS, Scene
 from tests.simulation.witness import Witness
 
+from aigovtool.custodian.store.transaction import Gap
 from aigovtool.errors import LedgerRollbackError
 from aigovtool.ledger import entry
 from aigovtool.ledger.book import Charge, WriteOff
@@ -143,12 +144,13 @@ class Operators:
 
     def show(self, note: str) -> None:
         """Show a checkpoint to the ledger, as anybody may."""
-        writes = self._begin()
+        writes, before = self._begin(), self.custodian.ledger.head
         found = self.custodian.has_gap(writes, note)
         self.custodian.commit(writes)
         self.custodian.announced()
         self.witness.memory.noticed = found
         self.scene.tell("auditor", "shows a checkpoint, gap: {}", found)
+        self.witness.memory.stopped_for(note, before, self.custodian.ledger)
         self.witness.memory.heard(note, self.custodian.ledger)
 
     def _order_again(self, before: Ledger) -> None:
@@ -174,10 +176,12 @@ class Operators:
         gap = ledger.head.gap
         if gap is None:
             return False
+        final = self._is_final(gap)
+        stopped = final and not self._all_stopped() and self.order(StopTarget.ALL, "", active=True)
         writes = self._begin()
         command = custodian.command("bob")
-        custodian.memory.settle(writes, gap.checkpoint, self.quiet_ms(), command)
-        for key, units in self._lost(writes).items():
+        custodian.memory.settle(writes, gap.checkpoint, self.quiet_ms(), command, final=final)
+        for key, units in (self._remaining(writes) if final else self._lost(writes)).items():
             row = custodian.row_at(writes, key)
             custodian.write(writes, custodian.take(custodian.book_with(row), Charge(key=key, units=units)))
             writes.record(entry.Charged(row=key, units=units, command=command))
@@ -186,8 +190,40 @@ class Operators:
         custodian.announced()
         self.witness.memory.settled(writes, TTL_MS + GRACE_MS)
         self.scene.seen["settled"] += 1
-        self.scene.tell("operator", "settles the gap: generation {}", writes.head.generation)
+        self.scene.tell("operator", "settles the gap: generation {}, final: {}", writes.head.generation, final)
+        if stopped:
+            self.order(StopTarget.ALL, "", active=False)
+        if final:
+            self.scene.seen["final"] += 1
+            self._show_all(gap)
         return True
+
+    def _all_stopped(self) -> bool:
+        stop = self.custodian.ledger.stops.get((StopTarget.ALL, ""))
+        return stop is not None and stop.active
+
+    def _is_final(self, gap: Gap) -> bool:
+        """Settle for good every second time, where no limit was raised in what is lost: that would be granted anew."""
+        raised = any(
+            most > limit.limit
+            for key, most in self.witness.most.items()
+            for limit in self.custodian.ledger.limits
+            if limit.limit is not None
+            and (limit.scope, limit.dimension, limit.window) == (key.scope, key.dimension, key.window)
+        )
+        return not raised and gap.size % 2 == 0
+
+    def _remaining(self, writes: Transaction) -> Counter[RowKey]:
+        """Return what remains of each row from which anything could be granted."""
+        writes.charged_for.update(self.witness.memory.forgotten)
+        rows = (self.custodian.row_now(writes, limit) for limit in self.custodian.ledger.limits)
+        return Counter({row.key: room for row in rows if (room := row.room())})
+
+    def _show_all(self, gap: Gap) -> None:
+        """Let a stranger show every checkpoint of what is lost, the larger ones later: the ledger works on."""
+        for note in self.witness.memory.notes_of(gap.generation):
+            if self.custodian.ledger.head.gap is None:
+                self.show(note)
 
     def quiet_ms(self) -> int:
         """Return how long nothing is granted after a settlement."""

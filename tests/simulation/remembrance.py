@@ -56,7 +56,7 @@ class Remembrance:
         if generation <= head.generation and size <= len(entries) and _begin_alike(entries, known, size):
             return False
         return generation >= head.generation or not any(
-            generation <= settled.generation and size <= settled.size for settled in head.settled
+            generation <= settled.generation and (settled.final or size <= settled.size) for settled in head.settled
         )
 
     def restored(self, head: Head, *, watched: bool) -> None:
@@ -95,6 +95,21 @@ class Remembrance:
         """A checkpoint was shown, and the ledger works on."""
         if ledger.head.gap is None and self.is_forgotten(note, ledger):
             raise Violation("rollback", "a ledger was shown what it has forgotten, and works on")
+
+    @staticmethod
+    def refunded(lease: Lease, writes: Transaction) -> None:
+        """A lease gives units back: not after all that remained was charged, when they may be used in what is lost."""
+        if writes.ledger.instances[lease.instance].generation < writes.head.refunds_from:
+            raise Violation("refund", f"lease {lease.lease_id} is of before a final settlement, and is refunded")
+
+    def notes_of(self, generation: int) -> list[str]:
+        """Return every checkpoint of a generation, or one before, that was given away; the larger ones later."""
+        return sorted((note for note, known in self._notes.items() if known[0] <= generation), key=self.place)
+
+    def stopped_for(self, note: str, before: Head, ledger: Ledger) -> None:
+        """A checkpoint was shown: it stops a ledger that has forgotten it, and no other."""
+        if before.gap is None and ledger.head.gap is not None and not self.is_forgotten(note, ledger):
+            raise Violation("lever", "a checkpoint that the ledger knows, or that was settled, ends all grants")
 
     def granted(self, lease: Lease, writes: Transaction) -> None:
         """Check what must hold when a lease is granted."""

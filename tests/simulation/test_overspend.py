@@ -37,7 +37,7 @@ def test_no_history_overspends_outlives_a_stop_or_leaves_a_consumer_unserved() -
         "budget_exhausted budget_reserved lease_capped lease_expired stopped discarded refused_not_outstanding "
         "refused_wrong_instance lost repeated repeated_answer censored crash suspend restart unreachable stop resume "
         "recall wipe hinted rooms budget_ended leap written_off written_off_reported restore gap settled charged quiet "
-        "unknown unacknowledged superseded segment chunk cut clone fork_found"
+        "final unknown unacknowledged superseded segment chunk cut clone fork_found"
     )
     assert [name for name in happened.split() if not seen[name]] == []
     assert recovered > SEEDS

@@ -75,6 +75,8 @@ class Witness:
                     raise Violation("fork", f"lease {name_of(lease)} of a forked instance is closed by its report")
                 if before.state in _FINAL and (lease.state, charge_of(lease)) != (before.state, charge_of(before)):
                     raise Violation("ledger", f"lease {name_of(before)} became {name_of(lease)}")
+                if charge_of(lease) != lease.units:
+                    self.memory.refunded(lease, writes)
                 self._weigh(before, -1)
             self._weigh(lease, 1)
             self._granted_ms = max(self._granted_ms, lease.granted_at_ms)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from aigovtool.operator.client import OperatorClient
     from aigovtool.operator.order import Order
     from aigovtool.protocol.commands import AddModel, AddParty, SettleGap
+    from aigovtool.protocol.views import GapView
 
 
 class Cosigned(Struct, frozen=True, kw_only=True):
@@ -148,10 +149,10 @@ def _show_enrolment(screen: Screen, act: "AddParty") -> None:
 def _settlement(
     screen: Screen, client: "OperatorClient", act: "SettleGap"
 ) -> tuple[list[orders.ChargeLine], orders.Show]:
-    from aigovtool.cli.custodian.gap import gap_of, show_gap  # noqa: PLC0415
+    from aigovtool.cli.custodian.gap import gap_of, require_stopped, show_gap  # noqa: PLC0415
 
     view = client.gap()
-    if view.checkpoint != act.checkpoint:
+    if not _names(view, act):
         raise ConflictError(
             "there is no gap to settle any more"
             if view.checkpoint is None
@@ -159,16 +160,27 @@ def _settlement(
             reason="no_gap" if view.checkpoint is None else "gap_changed",
             fix="look again with `aigovtool custodian gap`; the first operator then saves a new order",
         )
-    lines = orders.charge_lines(client.budgets().budgets, act.charges)
+    if act.final:
+        require_stopped(client)
+    lines = orders.settlement_lines(client.budgets().budgets, act)
     found = gap_of(view, int(time.time() * 1000))
 
     def show() -> None:
         show_gap(screen, found)
         screen.line()
         screen.line("The order puts the ledger back into service, and charges what follows:", style="bold")
-        orders.show_charges(screen, lines)
+        orders.show_charges(screen, lines, final=act.final)
 
     return lines, show
+
+
+def _names(view: "GapView", act: "SettleGap") -> bool:
+    """Return whether the custodian takes the order for the gap that it has: a final one for any of its generation."""
+    from aigovtool.ledger.checkpoint import parse_checkpoint  # noqa: PLC0415
+
+    if view.checkpoint is None or view.checkpoint == act.checkpoint:
+        return view.checkpoint is not None
+    return act.final and parse_checkpoint(act.checkpoint).generation == view.lost_generation
 
 
 def _say(screen: Screen, order: "Order") -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aigovtool.ledger.policy import ServingPolicy
     from aigovtool.operator.client import OperatorClient
     from aigovtool.operator.order import Order
-    from aigovtool.protocol.commands import Act, RowCharge
+    from aigovtool.protocol.commands import Act, RowCharge, SettleGap
     from aigovtool.protocol.views import BudgetView
 
 NOTHING_CHARGED: Final = (
@@ -36,13 +36,36 @@ SOME_CHARGED: Final = (
     "Only these budgets are charged. If more was used of what is forgotten, as much as is missing here can be used "
     "again."
 )
+EACH_CHARGED: Final = (
+    "All that remains of every budget now is charged. What leases of before give back can be granted again, and if "
+    "more was used of what is forgotten, as much can be used again."
+)
 ALL_CHARGED: Final = (
-    "All that remains of every budget is charged: nothing can be used twice, and nothing is left of a budget until it "
-    "is granted anew, or its hour, day or month is over."
+    "All that remains of every budget is charged when this is carried out, and no lease of before is refunded "
+    "anything: nothing can be used twice, and nothing is left of a budget until it is granted anew, or its hour, day "
+    "or month is over."
 )
 FORGOTTEN_TOO: Final = (
     "What operators ordered in the meantime is forgotten too. Order it again: stops, revocations, parties, models, "
     "budgets."
+)
+NOT_FINAL: Final = (
+    "If somebody shows later that more is lost, nothing is granted again until that is settled too. "
+    "Only --charge-all is final."
+)
+FINAL: Final = (
+    "This is final: if more turns out to be lost than was shown, the custodian goes on. So look through all of it "
+    "while everything is stopped, and lift that stop only then."
+)
+#: What a ledger may have forgotten beside units, and what follows if nobody orders it again.
+MAY_BE_FORGOTTEN: Final = (
+    ("stops", "of consumers above all: they are not in force any more"),
+    ("revocations", "whoever was revoked is not, an operator included; ask who was, before you cosign"),
+    ("withdrawn models", "their keys are released again"),
+    ("appraisal policies", "a TEE or a program that was shut out is admitted again"),
+    ("terms of models", "more may leave in answers, or a stop take longer, than was ordered"),
+    ("budgets", "lower limits and ends, and those of a borrower or a consumer, which bind nobody now"),
+    ("witnesses", "one that was retired is believed again, one that was enrolled is not"),
 )
 
 _SAVE: Final = "add --save order.json, and have another operator run `aigovtool cosign order.json`"
@@ -115,11 +138,19 @@ def meaning(lines: "Sequence[ChargeLine]") -> str:
     if not any(line.charged for line in lines):
         return NOTHING_CHARGED
     limited = [line for line in lines if line.left is not None]
-    return ALL_CHARGED if limited and not any(line.left_then for line in limited) else SOME_CHARGED
+    return EACH_CHARGED if limited and not any(line.left_then for line in limited) else SOME_CHARGED
 
 
-def show_charges(screen: Screen, lines: "Sequence[ChargeLine]") -> None:
-    """Print the charges of a settlement."""
+def settlement_lines(rows: "Sequence[BudgetView]", act: "SettleGap") -> list[ChargeLine]:
+    """Return what a settlement charges: what it names, or all that remains."""
+    from aigovtool.protocol.commands import RowCharge  # noqa: PLC0415
+
+    remaining = [RowCharge(row=row.key, units=row.room) for row in rows if row.room]
+    return charge_lines(rows, remaining if act.final else act.charges)
+
+
+def show_charges(screen: Screen, lines: "Sequence[ChargeLine]", *, final: bool) -> None:
+    """Print the charges of a settlement, what they mean, and what else may be forgotten."""
     columns = ("budget", "window", "counts", ">left now", ">charged", ">left then")
     rows = [
         (
@@ -133,8 +164,10 @@ def show_charges(screen: Screen, lines: "Sequence[ChargeLine]") -> None:
         for line in lines
     ]
     screen.table(columns, rows, "no budget is charged")
-    screen.line(meaning(lines), style="bold")
+    screen.line(ALL_CHARGED if final else meaning(lines), style="bold")
     screen.line(FORGOTTEN_TOO)
+    screen.facts(MAY_BE_FORGOTTEN)
+    screen.line(FINAL if final else NOT_FINAL, style="bold")
 
 
 def saved(client: "OperatorClient", act: "Act", save: Path, *, lines: "Sequence[ChargeLine]" = ()) -> SavedOrder:

@@ -177,12 +177,13 @@ def _read(entries: Iterable[LoggedEntry], checkpoint: Checkpoint, trust: _Trust,
             _require_follows(entry, number, before, trust.custodian)
             replay.take(entry)
             lost = _shown_lost(entry, trust)
+            final = isinstance(entry.body, Restored) and entry.body.final
         except AIGovToolError as error:
             raise _named(number, error) from None
         frontier = frontier.append(line.leaf)
         held.compare(frontier, replay.generation)
         if lost is not None:
-            held.excuse(lost)
+            held.excuse(lost, any_size=final)
         first_ms, before = entry.at_ms if before is None else first_ms, entry
     return _Read(replay=replay, frontier=frontier, first_ms=first_ms, last=before)
 
@@ -259,12 +260,15 @@ class _Held:
                 raise LogError(f"{what} is of generation {generation}", reason="never_signed", fix=_TWO_LOGS)
         self._open = [one for one in self._open if (one.checkpoint.size, one.checkpoint.root) != now]
 
-    def excuse(self, lost: Checkpoint) -> None:
-        """Settle those that the log says were lost: as for the custodian, none newer than the one that it names."""
+    def excuse(self, lost: Checkpoint, *, any_size: bool) -> None:
+        """Settle those that the log says were lost: as for the custodian, none newer than the one that it names.
+
+        After a settlement that was final those of any size, up to its generation.
+        """
         excused = [
             one
             for one in self._open
-            if one.checkpoint.size <= lost.size and one.checkpoint.generation <= lost.generation
+            if (any_size or one.checkpoint.size <= lost.size) and one.checkpoint.generation <= lost.generation
         ]
         self._lost += excused
         self._open = [one for one in self._open if one not in excused]

@@ -277,16 +277,19 @@ class ClockAccepted(Message, tag_field="kind", tag="clock_accepted"):
     before_ms: Millis
 
 
-class Restored(Message, tag_field="kind", tag="restored"):
+class Restored(Message, tag_field="kind", tag="restored", omit_defaults=True):
     """Two operators put a ledger that was restored from a backup back into service, in a new generation.
 
-    `checkpoint` is the newest signed note that was shown of the entries that are lost, and `lost_size` its size.
+    `checkpoint` is the newest signed note that was shown of the entries that are lost, and `lost_size` its size. A
+    `final` settlement explains notes of any size of that generation and those before: everything is stopped, all that
+    remains of every budget is charged by the entries that follow, and no lease of before is refunded anything.
     """
 
     generation: Units
     checkpoint: str
     lost_size: Units
     command: Command
+    final: bool = False
 
 
 class Charged(Message, tag_field="kind", tag="charged"):

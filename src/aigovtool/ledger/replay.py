@@ -6,6 +6,7 @@ of its code that decides: what a grant may debit is checked here from the entrie
 What two operators order must name two. That both signed is the log's word: it holds digests of orders, not orders.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -65,6 +66,7 @@ class Held:
     """What a lease still weighs on its rows."""
 
     granted: LeaseGranted
+    generation: int
     state: LeaseState = LeaseState.PENDING
 
 
@@ -101,6 +103,10 @@ class Replay:
     generation: int = 0
     #: Whether the ledger knew at this point that it had forgotten something.
     gap: bool = False
+    #: What must still be charged, before anything else follows, for the settlement that was read last to be final.
+    remaining: dict[RowKey, int] = field(default_factory=dict)
+    #: Leases of generations before this one are refunded nothing.
+    refunds_from: int = 0
 
     def take(self, entry: Entry) -> None:
         """Apply one entry.
@@ -111,6 +117,7 @@ class Replay:
         self._begin_generation(entry)
         self._require_gap_kept(entry.body)
         self._require_two(entry.body)
+        self._require_final(entry)
         match entry.body:
             case ModelAdded() as added:
                 self._add(added)
@@ -190,6 +197,28 @@ class Replay:
             if (lost.size, lost.generation) != (body.lost_size, body.lost_generation):
                 raise bad("wrong_gap", "it says that another state was lost than the checkpoint that it shows")
         self.gap = isinstance(body, GapFound) or (self.gap and not isinstance(body, Restored))
+
+    def _require_final(self, entry: Entry) -> None:
+        """Refuse a settlement that explains whatever is shown later, and leaves something that could be used twice."""
+        if isinstance(entry.body, Charged):
+            if entry.body.units >= self.remaining.get(entry.body.row, 0):
+                self.remaining.pop(entry.body.row, None)
+        elif self.remaining:
+            raise bad("not_final", "it comes before all that remained was charged, as the settlement before it says")
+        elif isinstance(entry.body, Restored) and entry.body.final:
+            if (StopTarget.ALL, "") not in self.stops:
+                raise bad("not_final", "it settles for good what was forgotten, and not everything is stopped")
+            self.refunds_from = self.generation
+            self.remaining = dict(self._rooms(entry.at_ms))
+
+    def _rooms(self, at_ms: int) -> Iterator[tuple[RowKey, int]]:
+        """Yield every row from which anything could be granted at a moment, and how much."""
+        for scope, limits in self.limits.items():
+            for (dimension, window), limit in limits.items():
+                key = RowKey(scope=scope, dimension=dimension, window=window, bucket_ms=bucket_of(window, at_ms))
+                row = self.rows.get(key) or BudgetRow(key=key, limit=limit.limit)
+                if room := msgspec.structs.replace(row, earlier=self._earlier(key)).room():
+                    yield key, room
 
     def _require_two(self, body: EntryBody) -> None:
         """Refuse an order of one operator where the custodian takes none but of two."""
@@ -288,7 +317,7 @@ class Replay:
             raise bad("wrong_rows", "it does not grant and debit exactly what its model meters")
         for key in granted.rows:
             self._hold(key, granted.units.get(key.dimension), at_ms)
-        self.leases[granted.lease_id] = Held(granted)
+        self.leases[granted.lease_id] = Held(granted, self.generation)
 
     def _charged_row(self, key: RowKey, at_ms: int) -> BudgetRow:
         """Return the row that operators charge; nothing need have been debited from a bucket before."""
@@ -369,6 +398,8 @@ class Replay:
         for dimension in Dimension:  # also those that the lease has not, of which nothing can have been used
             if closed.charged.get(dimension) not in {units.get(dimension), closed.used.get(dimension)}:
                 raise bad("wrong_charge", "it charges neither what was used nor the whole lease")
+        if held.generation < self.refunds_from and closed.charged != units:
+            raise bad("wrong_charge", "it refunds a lease from before all was charged, which may have been used since")
         for key in held.granted.rows:
             granted, charged = units.get(key.dimension), closed.charged.get(key.dimension)
             row = self.rows[key]

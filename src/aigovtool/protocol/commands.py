@@ -145,17 +145,21 @@ class RowCharge(Message):
     units: Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
 
 
-class SettleGap(Message, tag_field="act", tag="settle_gap"):
+class SettleGap(Message, tag_field="act", tag="settle_gap", omit_defaults=True):
     """Put a ledger that was restored from a backup back into service, in a new generation.
 
     `checkpoint` is the newest note that was shown of what is lost, exactly as the custodian shows it; `charges` what
     the operators know or assume was spent meanwhile. Leases that are open in the backup are charged as their holders
     report, or in full.
+
+    A `final` one names no charges: all that remains of every budget is charged when it is carried out. Then whatever is
+    shown later of the generations that are lost changes nothing, so it may name any checkpoint of the same generation.
     """
 
     checkpoint: Annotated[str, Meta(max_length=MAX_CHECKPOINT_BYTES)]
     charges: Annotated[list[RowCharge], Meta(max_length=10_000)]
     reason: Reason
+    final: bool = False
 
 
 class WriteOff(Message, tag_field="act", tag="write_off"):

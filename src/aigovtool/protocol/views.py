@@ -271,7 +271,11 @@ class Witnesses(Message):
 
 
 class GapView(Message):
-    """Whether the ledger has forgotten something: the newest checkpoint that it signed and does not remember."""
+    """Whether the ledger has forgotten something: the newest checkpoint that it signed and does not remember.
+
+    `shown_since` is the size of the largest one that was shown after a final settlement and that it explains, beyond
+    what was known to be lost then; 0 if there was none.
+    """
 
     generation: Units
     size: Units
@@ -280,6 +284,7 @@ class GapView(Message):
     lost_size: Units | None
     lost_generation: Units | None
     found_at_ms: Millis | None
+    shown_since: Units = 0
 
 
 class PackageStored(Message):

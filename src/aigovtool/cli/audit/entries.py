@@ -150,6 +150,7 @@ _SENTENCES: Final[Mapping[type, _Sentence]] = MappingProxyType(
             lambda e: (
                 f"put a restored ledger into service as generation {e.generation}: entries up to "
                 f"{count(e.lost_size)} were signed before"
+                + (", and no larger checkpoint of them is a new gap" if e.final else "")
             ),
         ),
         log.Charged: (

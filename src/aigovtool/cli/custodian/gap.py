@@ -2,7 +2,8 @@
 
 Whoever holds a newer signed checkpoint than the ledger remembers makes it stop granting. How much was used in what is
 forgotten nobody can compute; two operators say it, or charge all that remains. So `settle` has no default: it wants one
-of `--charge`, `--charge-all` and `--charge-nothing`.
+of `--charge`, `--charge-all` and `--charge-nothing`. Only `--charge-all` is final: whatever is shown later of what is
+lost, nothing of it can be used twice.
 """
 
 import re
@@ -44,7 +45,7 @@ class Gap(Struct, frozen=True, kw_only=True):
     """Whether the ledger has forgotten something.
 
     `entries_lost_min` is a lower bound; `quiet_until_ms` is null when nothing is waited for. `checkpoint` is the newest
-    note that was shown.
+    note that was shown. `shown_since` is null unless more was shown to be lost after a final settlement.
     """
 
     forgotten: bool
@@ -56,6 +57,7 @@ class Gap(Struct, frozen=True, kw_only=True):
     entries_lost_min: int
     quiet_until_ms: int | None
     checkpoint: str | None
+    shown_since: int | None
 
 
 @click.command(cls=Verb, example="aigovtool custodian gap")
@@ -93,6 +95,7 @@ def gap_of(view: "GapView", now_ms: int) -> Gap:
         entries_lost_min=0 if lost is None else max(1, lost - view.size),
         quiet_until_ms=view.quiet_until_ms if view.quiet_until_ms > now_ms else None,
         checkpoint=view.checkpoint,
+        shown_since=view.shown_since or None,
     )
 
 
@@ -109,8 +112,13 @@ def show_gap(screen: Screen, found: Gap) -> None:
         )
         screen.line("Until two operators settle it nothing is granted, released, charged or ordered; a stop works.")
         return
-    screen.line("The ledger remembers every checkpoint that it was shown.", style="green")
+    screen.line("The ledger remembers every checkpoint that it was shown, or has settled it.", style="green")
     screen.facts([("entries", count(found.size)), ("generation", str(found.generation))])
+    if found.shown_since is not None:
+        screen.line(
+            f"Since the final settlement a checkpoint of {count(found.shown_since)} entries was shown: more is lost "
+            "than was known then. All its units are charged; see whether an order of that time is missing."
+        )
     if found.quiet_until_ms is not None:
         left = span(max(0, found.quiet_until_ms - int(time.time() * 1000)) // 1000 * 1000)
         text = f"A gap was settled: nothing is granted before {when(found.quiet_until_ms)} (in {left}), when every "
@@ -122,7 +130,7 @@ def show_gap(screen: Screen, found: Gap) -> None:
 )
 @orders.reason_option
 @click.option("--charge", "charges", metavar=_CHARGE, multiple=True, help="What was used of one budget; repeat it.")
-@click.option("--charge-all", is_flag=True, help="All that remains of every budget: safe when nobody knows.")
+@click.option("--charge-all", is_flag=True, help="All that remains of every budget: safe, and final.")
 @click.option("--charge-nothing", is_flag=True, help="Nothing was used of what is forgotten: only if you know.")
 @orders.save_option
 @operator_option
@@ -144,6 +152,10 @@ def settle(
     such); or charge all that remains of every budget with --charge-all, and grant anew afterwards. A budget per hour,
     day or month is charged in its present window: until that is over, nothing is left of it. After the settlement
     nothing is granted until every lease of before is over, and enclaves attest again.
+
+    Whoever shows later that more is lost opens a new gap, and anybody can who kept checkpoints. Not so after
+    --charge-all: then nothing can be used twice, whatever is lost. As nobody is asked again, everything must be stopped
+    (`aigovtool stop --all`) until two operators have looked at what else may be forgotten, and lift that.
     """
     require_free(save, "--save")
     with connected(operator_file) as client:
@@ -156,8 +168,10 @@ def settle(
             )
         rows = client.budgets().budgets
         charged = _charges(client, rows, charges, everything=charge_all, nothing=charge_nothing)
-        lines = orders.charge_lines(rows, charged)
-        act = _act(view.checkpoint, charged, reason)
+        act = _act(view.checkpoint, charged, reason, final=charge_all)
+        if charge_all:
+            require_stopped(client)
+        lines = orders.settlement_lines(rows, act)
         found = gap_of(view, int(time.time() * 1000))
         done = orders.saved(client, act, save, lines=lines)
 
@@ -166,30 +180,44 @@ def settle(
         show_gap(screen, found)
         screen.line()
         screen.line("This order puts it back into service, and charges what follows:", style="bold")
-        orders.show_charges(screen, lines)
+        orders.show_charges(screen, lines, final=charge_all)
         screen.line()
         orders.say_saved(screen, done)
 
     screen.show(done, render)
 
 
-def _act(checkpoint: str, charged: "list[RowCharge]", reason: str) -> "SettleGap":
+def require_stopped(client: "OperatorClient") -> None:
+    """Refuse to settle for good what may lack orders that nobody has repeated yet, while anything is served.
+
+    Raises:
+        ConflictError: `not_stopped`.
+    """
+    from aigovtool.ledger.entry import StopTarget  # noqa: PLC0415
+
+    if all(stop.target is not StopTarget.ALL for stop in client.stops().stops):
+        raise ConflictError(
+            "--charge-all settles for good what is forgotten, and not everything is stopped",
+            reason="not_stopped",
+            fix="run `aigovtool stop --all` first; lift it when all that may be forgotten was looked at",
+        )
+
+
+def _act(checkpoint: str, charged: "list[RowCharge]", reason: str, *, final: bool) -> "SettleGap":
     from aigovtool.protocol.commands import SettleGap  # noqa: PLC0415
 
-    return SettleGap(checkpoint=checkpoint, charges=charged, reason=reason)
+    return SettleGap(checkpoint=checkpoint, charges=charged, reason=reason, final=final)
 
 
 def _charges(
     client: "OperatorClient", rows: "Sequence[BudgetView]", texts: "Sequence[str]", *, everything: bool, nothing: bool
 ) -> "list[RowCharge]":
-    """Return what is charged.
+    """Return what the order charges by name; what remains of everything is charged when it is carried out.
 
     Raises:
         InvalidValueError: `no_choice`, `bad_charge`.
         NotFoundError: `no_budget_row`.
     """
-    from aigovtool.protocol.commands import RowCharge  # noqa: PLC0415
-
     if bool(texts) + everything + nothing != 1:
         raise InvalidValueError(
             "say what was used of what is forgotten",
@@ -197,7 +225,7 @@ def _charges(
             fix=f"give --charge {_CHARGE} for each budget, or --charge-all (safe), or --charge-nothing",
         )
     if everything:
-        return [RowCharge(row=row.key, units=row.room) for row in rows if row.room]
+        return []
     counts = {model.model: model.policy.counts for model in client.models().models}
     charged = [_charge(rows, counts, text) for text in texts]
     if len({charge.row for charge in charged}) != len(charged):

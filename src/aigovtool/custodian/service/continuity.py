@@ -5,6 +5,11 @@ show theirs at any time. A note that the log's key signed must name a prefix of 
 restored from a backup (or somebody copied it): it would grant again what it has forgotten. Then it grants nothing more,
 in any process that serves it, until two operators have settled the gap.
 
+A checkpoint of more than they settled is a new gap, as more may have been used than they charged. Only a settlement
+that is final leaves nothing to find: it charges all that remains, refunds no lease of before, and everything is stopped
+until two operators lift that. Otherwise whoever collected checkpoints could show one after the other, and nothing would
+be granted for as long as they last.
+
 Stops that it has forgotten have left epochs with enclaves, which take no older stop. So the epoch leaps above all that
 can have been given out, and stops in force that are wider than a consumer are made newer. A consumer's is not: the list
 without the forgotten ones would lift them. Whoever orders it again means what the ledger says.
@@ -18,10 +23,11 @@ from aigovtool.codec import decode
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.hub import Announcement
 from aigovtool.custodian.store import facts, log, stops
-from aigovtool.custodian.store.transaction import Gap, Head, Transaction
+from aigovtool.custodian.store.transaction import Gap, Head, Settled, Transaction
 from aigovtool.errors import LogError
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
 from aigovtool.ledger.entry import Entry, GapFound, Stopped, StopTarget
+from aigovtool.ledger.lease import Lease
 
 #: What is announced after a leap: every enclave that listens gets its stop state.
 EVERYBODY: Final = Announcement(stop=StopTarget.ALL)
@@ -58,6 +64,9 @@ def note_gap(custodian: Custodian, transaction: Transaction, note: str) -> bool:
         return head.gap is not None
     now_ms = custodian.now(transaction)
     _require_possible(head, seen, now_ms)
+    if finally_settled(head, seen):
+        transaction.head = since_final(head, seen)
+        return head.gap is not None
     if head.gap is None:
         custodian.record(transaction, found(note, seen))
     if _newer(head.gap, seen):
@@ -178,6 +187,57 @@ def _explained(head: Head, seen: Checkpoint) -> bool:
     return seen.generation < head.generation and any(
         seen.generation <= settled.generation and seen.size <= settled.size for settled in head.settled
     )
+
+
+def finally_settled(head: Head, seen: Checkpoint) -> bool:
+    """Return whether it tells nothing that could matter: of its generation nothing is left that could be used twice."""
+    return seen.generation < head.generation and any(
+        settled.final and seen.generation <= settled.generation for settled in head.settled
+    )
+
+
+def since_final(head: Head, seen: Checkpoint) -> Head:
+    """Return the head that remembers the largest note of what was settled finally: one number, of however many."""
+    return msgspec.structs.replace(head, shown_since=max(head.shown_since, seen.size))
+
+
+def settled_at(head: Head, gap: Gap, *, final: bool, quiet_until_ms: int) -> Head:
+    """Return the head that begins a new generation, after two operators have settled a gap.
+
+    A final settlement has an epoch of its own, so that the stop of everything under which it is made is lifted by an
+    order of afterwards alone: who signed one before has not looked at what was settled.
+    """
+    generation = max(head.generation, gap.generation) + 1
+    return msgspec.structs.replace(
+        head,
+        generation=generation,
+        epoch=head.epoch + final,
+        gap=None,
+        settled=(*head.settled, Settled(generation=gap.generation, size=gap.size, final=final)),
+        quiet_until_ms=max(head.quiet_until_ms, quiet_until_ms),
+        refunds_from=generation if final else head.refunds_from,
+        shown_since=0 if final else head.shown_since,
+    )
+
+
+def names_gap(gap: Gap, note: str, *, final: bool) -> bool:
+    """Return whether an order names the gap that there is.
+
+    A final one charges everything, whatever else of that generation is shown meanwhile: whoever has larger checkpoints
+    could else make one order void after the other, before the second operator has signed.
+
+    Raises:
+        LogError: what it names is no checkpoint.
+    """
+    return note == gap.checkpoint or (final and place_of(note)[0] == gap.generation)
+
+
+def without_refund(head: Head, generation: int, lease: Lease) -> Lease:
+    """Return a lease of an instance of this generation as it counts: from before a final settlement none is refunded.
+
+    All that remained was charged then, and what comes back of it later may have been granted in the part that is lost.
+    """
+    return lease if generation >= head.refunds_from else msgspec.structs.replace(lease, refundable=False)
 
 
 def _newer(known: Gap | None, seen: Checkpoint) -> bool:

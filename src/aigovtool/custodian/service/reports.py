@@ -17,6 +17,7 @@ import msgspec
 from aigovtool.codec import encode
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.hub import Announcement
+from aigovtool.custodian.service.continuity import without_refund
 from aigovtool.custodian.store import budgets, facts, instances, leases, stops
 from aigovtool.custodian.store.records import Instance
 from aigovtool.custodian.store.transaction import Transaction
@@ -78,7 +79,7 @@ class Taken:
 
 def take_reports(custodian: Custodian, transaction: Transaction, instance: Instance, reports: list[Report]) -> Taken:
     """Apply an instance's reports, unless two copies of it are alive: then none of them counts."""
-    held = _held(transaction, reports)
+    held = _held(transaction, instance, reports)
     paths = {(lease.model, lease.consumer) for lease in held.values()}
     if instance.state == FORKED:
         return Taken(paths, forked=False)
@@ -101,9 +102,10 @@ def take_reports(custodian: Custodian, transaction: Transaction, instance: Insta
     return Taken(paths, forked=lie is not None)
 
 
-def _held(transaction: Transaction, reports: list[Report]) -> dict[LeaseId, Lease]:
+def _held(transaction: Transaction, instance: Instance, reports: list[Report]) -> dict[LeaseId, Lease]:
     found = (leases.find(transaction, report.lease_id) for report in reports)
-    return {lease.lease_id: lease for lease in found if lease is not None}
+    known = (without_refund(transaction.head, instance.generation, lease) for lease in found if lease is not None)
+    return {lease.lease_id: lease for lease in known}
 
 
 def _contradiction(instance: Instance, held: dict[LeaseId, Lease], reports: list[Report]) -> Report | None:
@@ -116,7 +118,7 @@ def find_fork(custodian: Custodian, transaction: Transaction, instance: Instance
 
     An older renewal that is refused is looked at for this too: one that an honest enclave sent says nothing new.
     """
-    lie = None if instance.state == FORKED else _contradiction(instance, _held(transaction, reports), reports)
+    lie = None if instance.state == FORKED else _contradiction(instance, _held(transaction, instance, reports), reports)
     if lie is not None:
         _stop_fork(custodian, transaction, instance, lie.lease_id)
     return lie is not None

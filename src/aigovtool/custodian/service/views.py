@@ -282,4 +282,5 @@ async def show_gap(custodian: Custodian) -> views.GapView:
         lost_size=None if gap is None else gap.size,
         lost_generation=None if gap is None else gap.generation,
         found_at_ms=None if gap is None else gap.found_at_ms,
+        shown_since=head.shown_since,
     )
