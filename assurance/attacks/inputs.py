@@ -112,7 +112,7 @@ ATTACKS: tuple[Attack, ...] = (
         tried=(
             "two consumers ask in JSON and binary form, for all outputs and by name, of many rows, again under old ids,"
             " and while terms are made stricter; each number is compared with what the model itself gives. One has runs"
-            " fail, which follows from the weights, as fast as it can"
+            " fail, which follows from the weights, as fast as it can, and while the engine is killed and boots anew"
         ),
         refusals=("forbidden: output_withheld", "conflict: terms_changed", "overloaded: too_many_failed"),
     ),

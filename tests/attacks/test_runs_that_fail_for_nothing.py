@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tests.attacks.deployments import Consumer, Deployment, deployed
-from tests.e2e.world import Answer, Connection
+from tests.e2e.world import Answer, Connection, wait_for
 from tests.observations import Observed
 
 from aigovtool.ledger.policy import Dial, default_policy
@@ -54,6 +54,13 @@ def look_up(connection: Connection, index: int) -> Answer:
     return connection.infer(json.dumps({"inputs": [tensor]}).encode())
 
 
+def killed(world: Deployment) -> None:
+    """End the engine, and wait until the enclave serves with another."""
+    before = world.instance()
+    world.kill_engine()
+    wait_for(lambda: world.instance() != before and world.enclave_ready(), "it has booted anew")
+
+
 def test_who_has_runs_fail_without_end_is_refused_before_they_run(
     world: Deployment, prober: tuple[Consumer, Connection], observed: Observed
 ) -> None:
@@ -75,6 +82,23 @@ def test_who_has_runs_fail_without_end_is_refused_before_they_run(
     assert look_up(other, 0).json()["outputs"][0]["data"] == [0.0]
     time.sleep(int(answer.headers["retry-after"]))
     assert look_up(connection, SECRET - 1).json()["outputs"][0]["data"] == [SECRET - 1.0]
+    assert world.charged_to(consumer) <= UNITS
+
+
+def test_an_engine_that_ends_meanwhile_does_not_make_it_forgotten(
+    world: Deployment, prober: tuple[Consumer, Connection]
+) -> None:
+    """Whoever can end it would have all those failures again after each boot: it has what the time makes up for."""
+    consumer, connection = prober
+    began, told = time.monotonic(), 0
+    for boot in range(3):
+        if boot:
+            killed(world)
+            connection = consumer.connect()
+        while look_up(connection, SECRET).json()["reason"] != "too_many_failed":
+            told += 1
+            assert told <= MAX_FAILED_RUNS + 1 + (time.monotonic() - began) * 1_000 / FAILED_RUN_MS
+    assert told >= MAX_FAILED_RUNS
     assert world.charged_to(consumer) <= UNITS
 
 

@@ -25,6 +25,7 @@ from aigovtool.crypto.memory import LOCK_FIX, keep_to_itself
 from aigovtool.enclave.boot import Instance, boot
 from aigovtool.enclave.custodian_link import CustodianLink
 from aigovtool.enclave.engines.sandbox import Layer
+from aigovtool.enclave.failed_runs import FailedRuns
 from aigovtool.enclave.gateway.api import authorize, routes
 from aigovtool.enclave.instance_run import Ending, InstanceRun
 from aigovtool.enclave.memory import LEAST_BYTES, memory_bounds, require_no_plain_swap
@@ -198,6 +199,7 @@ class _Enclave:
         self._attester = attester
         self._listener = listener
         self._memory = memory_bounds()
+        self._failed_runs = FailedRuns()
         self._ready = ready
         self._server: HttpServer | None = None
         self._run: InstanceRun | None = None
@@ -277,7 +279,7 @@ class _Enclave:
                 await self._ending.wait()
 
     async def _serve(self, instance: Instance) -> Ending:
-        run = self._run = InstanceRun(instance, self._memory)
+        run = self._run = InstanceRun(instance, self._memory, self._failed_runs)
         if self._ending.is_set():  # told to end while it booted
             run.shut_down()
         if self._server is not None:

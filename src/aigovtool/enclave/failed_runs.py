@@ -7,11 +7,13 @@ do not count.
 
 Each failure is made up for by a second. Whoever has caused so many that the time they take is longer than allowed is
 refused before anything runs, until enough of it has passed. One number per consumer and model is kept, as long as it
-matters.
+matters; by a clock of its own, because it outlives instances: whoever can end the engine has it booted anew. A process
+that is started anew begins with nothing; that is the host's doing, and each of its boots is in the custodian's log.
 """
 
 from typing import Final
 
+from aigovtool.enclave.clock import ElapsedClock
 from aigovtool.errors import AIGovToolError, OverloadedError
 from aigovtool.ids import ConsumerId, ModelId
 from aigovtool.limits import FAILED_RUN_MS, MAX_FAILED_RUNS, MAX_FAILED_RUNS_KEPT
@@ -32,9 +34,11 @@ _Path = tuple[ConsumerId, ModelId]
 
 
 class FailedRuns:
-    """What is remembered of one instance's failed runs; at most `kept` paths have caused some at a time."""
+    """What is remembered of an enclave's failed runs; at most `kept` paths have caused some at a time."""
 
     def __init__(self, kept: int = MAX_FAILED_RUNS_KEPT) -> None:
+        #: By which the times are that its functions take.
+        self.clock: Final = ElapsedClock()
         self._kept: Final = kept
         #: When all failures so far will have been made up for.
         self._until_ms: Final[dict[_Path, int]] = {}

@@ -73,11 +73,13 @@ _ORDERLY = frozenset({Ending.SHUTDOWN, Ending.MORE})
 class InstanceRun:
     """Runs one instance. The gateway serves through it; `run` returns after the wipe."""
 
-    def __init__(self, instance: Instance, memory: MemoryBounds | None = None) -> None:
+    def __init__(
+        self, instance: Instance, memory: MemoryBounds | None = None, failed_runs: FailedRuns | None = None
+    ) -> None:
         memory = memory or memory_bounds()
         self.instance = instance
         self.results = Results(ResultLimits.within(memory))
-        self.failed_runs = FailedRuns()
+        self.failed_runs = failed_runs or FailedRuns()
         self.bodies = Room(memory.bodies_per_consumer, memory.bodies, "open_bodies")
         self._queue = Room(limits.MAX_WAITING_REQUESTS_PER_CONSUMER, limits.MAX_WAITING_REQUESTS, "too_many_waiting")
         self._meter = instance.meter

@@ -113,7 +113,7 @@ async def test_an_answer_that_turns_out_too_large_is_a_run_that_failed(site: Sit
 
 
 def now_ms(service: Service) -> int:
-    return service.run.instance.clock.now_ms()
+    return service.run.failed_runs.clock.now_ms()
 
 
 # --- What is refused is what cannot be sent ------------------------------------------------------

@@ -197,9 +197,8 @@ async def _carry_out(run: InstanceRun, asked: Asked) -> None:
 
 async def _attempt(run: InstanceRun, asked: Asked) -> Answered:
     """Validate and run once; whatever goes wrong is an error of ours, and nothing was charged."""
-    now_ms = run.instance.clock.now_ms
-    deadline_ms = now_ms() + DEADLINE_MS
-    run.failed_runs.require_few(asked.consumer, asked.model.offer.model, now_ms())
+    deadline_ms = run.instance.clock.now_ms() + DEADLINE_MS
+    run.failed_runs.require_few(asked.consumer, asked.model.offer.model, run.failed_runs.clock.now_ms())
     try:
         try:
             return await _attempt_once(run, asked, deadline_ms)
@@ -222,7 +221,7 @@ async def _attempt_once(run: InstanceRun, asked: Asked, deadline_ms: int) -> Ans
         try:
             return await _run(run, asked, valid, deadline_ms)
         except AIGovToolError as error:  # what was refused before is no run that failed
-            run.failed_runs.note(asked.consumer, asked.model.offer.model, error, run.instance.clock.now_ms())
+            run.failed_runs.note(asked.consumer, asked.model.offer.model, error, run.failed_runs.clock.now_ms())
             raise
 
 
