@@ -6,8 +6,10 @@ import os
 import resource
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.custodian.conftest import BORROWER, CONSUMER, MODEL
 from tests.enclave.site import Site, asked
@@ -28,7 +30,7 @@ from aigovtool.errors import (
     PackageError,
     UnreachableError,
 )
-from aigovtool.ids import ConsumerId, ModelId
+from aigovtool.ids import ConsumerId, ModelId, key_id_of
 from aigovtool.protocol.release import NotServed
 from aigovtool.transport.server import bind_loopback
 
@@ -283,3 +285,28 @@ def test_what_was_found_is_logged_as_text(monkeypatch: pytest.MonkeyPatch, caplo
     app.attester_for("auto", allow_simulated=False)
     (record,) = [one for one in caplog.records if one.getMessage() == "tee_chosen"]
     assert vars(record)["found"] == "nitro: there; tpm: not there"
+
+
+@pytest.mark.parametrize("sealers", [1, 2])
+async def test_that_models_of_several_sealers_share_an_engine_is_said_once(
+    sealers: int, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever takes the engine over by one of them has the others: who serves them should know. Of one's own, not."""
+    instance = await site.boot()
+    await instance.engine.kill_and_wait()
+    mine = instance.models[MODEL]
+    keys = [mine.offer.sealer, bytes(32)]
+    offers = {name: msgspec.structs.replace(mine.offer, sealer=keys[at % sealers]) for at, name in enumerate((A, B))}
+    both = replace(instance, models={name: replace(mine, offer=offer) for name, offer in offers.items()})
+
+    async def boot(*_: object, **__: object) -> Instance:
+        return both
+
+    monkeypatch.setattr(app, "boot", boot)
+    enclave = enclave_for(site, tmp_path, monkeypatch, A, B)
+    for _ in range(2):
+        await enclave._boot_once(site.link, [])
+    enclave._listener.close()
+    warned = [vars(record)["models"] for record in caplog.records if record.message == "several_sealers"]
+    first, second = (key_id_of(key)[:12] for key in keys)
+    assert warned == [f"{first}: a; {second}: b"] * (sealers - 1)

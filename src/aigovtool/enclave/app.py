@@ -39,7 +39,7 @@ from aigovtool.errors import (
     RefusalError,
     UnreachableError,
 )
-from aigovtool.ids import ModelId
+from aigovtool.ids import ModelId, key_id_of
 from aigovtool.protocol.party import MAX_PARTY_FILE_BYTES, BorrowerFile
 from aigovtool.transport import descriptors
 from aigovtool.transport.routes import application
@@ -49,6 +49,7 @@ _LOG: Final = logging.getLogger(__name__)
 #: Whatever platform is here that protects memory.
 AUTO: Final = "auto"
 _MEMORY_FIX: Final = "give the machine more memory: the largest requests may end the enclave"
+_SEALERS_FIX: Final = "they share one engine: start an enclave for each, unless each trusts the models of the others"
 _BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0)
 
 
@@ -200,6 +201,7 @@ class _Enclave:
         self._listener = listener
         self._memory = memory_bounds()
         self._failed_runs = FailedRuns()
+        self._warned_of_sealers = False
         self._ready = ready
         self._server: HttpServer | None = None
         self._run: InstanceRun | None = None
@@ -269,9 +271,20 @@ class _Enclave:
         self._roster.booted(models, time.monotonic() - began_s)
         if Layer.MEMORY_LOCKED not in instance.engine.sandbox:
             _LOG.warning("memory_not_locked", extra={"what": "engine", "fix": LOCK_FIX})
+        self._warn_of_sealers(instance)
         for one in instance.not_served.values():
             _LOG.warning("model_not_served", extra={"model": one.model, "code": one.code, "reason": one.reason})
         return instance
+
+    def _warn_of_sealers(self, instance: Instance) -> None:
+        """Say once of which models one engine has the keys that different operators have sealed."""
+        sealers: dict[str, list[ModelId]] = {}
+        for name, model in instance.models.items():
+            sealers.setdefault(key_id_of(model.offer.sealer), []).append(name)
+        if len(sealers) > 1 and not self._warned_of_sealers:
+            self._warned_of_sealers = True
+            models = "; ".join(f"{key[:12]}: {', '.join(names)}" for key, names in sealers.items())
+            _LOG.warning("several_sealers", extra={"models": models, "fix": _SEALERS_FIX})
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
