@@ -8,8 +8,8 @@ engine and the rest of the machine they come to what there is:
 
     engine (three quarters)  +  bodies + answers not taken + answers kept + ids  +  the rest  <=  memory
 
-They are never less than one request of the largest size takes. A machine on which even that is too much serves small
-requests well, and is told so (`little_memory`).
+They are never less than one request of the largest size takes; where a quarter is too little for that, the engine has
+less. A machine on which it would have less than half serves small requests well, and is told so (`little_memory`).
 
 Memory in a TEE is encrypted; what is swapped out of it is not. The disk is the borrower's.
 
@@ -28,11 +28,13 @@ from aigovtool.errors import ConfigurationError
 
 #: What the engine's libraries reserve without using it counts against a bound of addresses: 280 MiB after the start,
 #: and up to 64 MiB for each of three heaps.
-_RESERVED_BYTES: Final = 768 << 20
-#: Of the machine, for the engine.
+_RESERVED_BYTES: Final = 512 << 20
+#: Of the machine, for the engine; and the least where that leaves too little for the gateway.
 _SHARE: Final = 0.75
-#: The system, the gateway itself, what parsers make of JSON for a moment, and what of the reserved is used after all.
-_REST_BYTES: Final = 640 << 20
+_LEAST_ENGINE_SHARE: Final = 0.5
+#: The system and the gateway itself (300 MiB), what two parsers make of JSON for a moment (130 MiB each were measured),
+#: and what of the reserved is used after all.
+_REST_BYTES: Final = 768 << 20
 #: What an id takes that was used and whose answer is not kept (`spent_ids`).
 _ID_BYTES: Final = 90
 #: What the gateway holds at most for consumers, on a large machine.
@@ -77,24 +79,21 @@ class MemoryBounds:
         return self.has >= AMPLE_BYTES
 
 
-def _needed(share: float) -> int:
-    """Return the memory with which the gateway may hold this share of what it does on a large machine."""
-    return int((_HELD_BYTES * share + _REST_BYTES) / (1 - _SHARE))
-
-
-#: With less than the first, bounds come to more than there is; from the second on, to no more than before.
-LEAST_BYTES: Final = _needed(_LEAST_SHARE)
-AMPLE_BYTES: Final = _needed(1)
+#: With less than the first, bounds come to more than there is; from the second on they are those of any machine.
+LEAST_BYTES: Final = int((_HELD_BYTES * _LEAST_SHARE + _REST_BYTES) / (1 - _LEAST_ENGINE_SHARE))
+AMPLE_BYTES: Final = int((_HELD_BYTES + _REST_BYTES) / (1 - _SHARE))
 
 
 def memory_bounds(root: Path = Path("/")) -> MemoryBounds:
     """Return how this machine's memory, or what this process may use of it, is shared."""
     has = _memory_bytes(root)
     share = min(1.0, max(_LEAST_SHARE, (has * (1 - _SHARE) - _REST_BYTES) / _HELD_BYTES))
+    left = has - _REST_BYTES - int(_HELD_BYTES * share)
+    engine = max(int(has * _LEAST_ENGINE_SHARE), min(int(has * _SHARE), left))
     largest = limits.MAX_INFER_BODY_BYTES
     return MemoryBounds(
         has=has,
-        engine_addresses=int(has * _SHARE) + _RESERVED_BYTES,
+        engine_addresses=engine + _RESERVED_BYTES,
         bodies=int(limits.MAX_OPEN_BODY_BYTES * share),
         bodies_per_consumer=max(largest, int(limits.MAX_OPEN_BODY_BYTES_PER_CONSUMER * share)),
         unread=int(limits.MAX_UNREAD_BYTES * share),

@@ -100,9 +100,9 @@ def _memory() -> Check:
 
     memory, found = memory_bounds(), "any enclave is served by it"
     if not memory.is_ample:
-        found = f"an enclave holds less at a time for consumers than with {AMPLE_BYTES / 2**30:.0f} GiB"
+        found = f"an enclave holds less at a time for consumers than with {AMPLE_BYTES / 2**30:.1f} GiB"
     if not memory.is_enough:
-        found = f"too little for the largest requests to an enclave, which takes {LEAST_BYTES / 2**30:.0f} GiB"
+        found = f"too little for the largest requests to an enclave, which takes {LEAST_BYTES / 2**30:.1f} GiB"
     standing = "ok" if memory.is_enough else "note"
     return Check(name="memory", standing=standing, found=f"{memory.has / 2**30:.1f} GiB: {found}")
 
