@@ -35,13 +35,13 @@ def cosigned(size: int) -> str:
     return sign_checkpoint(checkpoint, LOG_KEY) + cosign(checkpoint.text(), WITNESS.name, WITNESS_KEY, 1_700_000_000)
 
 
-def written(path: Path) -> Path:
+def written(path: Path, *rotated: bytes) -> Path:
     key_set = KeySet(
         custodian=ROOT.public.key_id,
         version=1,
         issued_at_ms=0,
         commands=[],
-        log=[LOG_KEY.public.raw],
+        log=[*rotated, LOG_KEY.public.raw],
         credentials=[],
         keystore=bytes(32),
     )
@@ -69,6 +69,14 @@ def test_a_copy_verifies_under_the_pinned_root_alone(tmp_path: Path) -> None:
     assert verify_audit_file(path, ROOT.public).entries == len(ENTRIES)
     with pytest.raises(SignatureInvalidError):
         verify_audit_file(path, SigningKey.generate().public)
+
+
+def test_a_copy_verifies_however_often_keys_were_rotated(tmp_path: Path) -> None:
+    """Keys that nobody revoked stay in the key set that comes with the copy; weekly ones of all roles for years."""
+    rotated = [SigningKey.generate().public.raw for _ in range(1_200)]
+    path = written(tmp_path / "log.jsonl", *rotated)
+    assert len(path.read_bytes().partition(b"\n")[0]) > 64 << 10
+    assert verify_audit_file(path, ROOT.public).entries == len(ENTRIES)
 
 
 def test_no_byte_of_the_header_is_without_meaning(tmp_path: Path, content: bytes) -> None:

@@ -34,7 +34,8 @@ from aigovtool.protocol.views import CosignedNotes, LogHead
 from aigovtool.regular_file import new_beside
 
 FORMAT: Final = "aigovtool-audit.v1"
-_MAX_HEADER_BYTES: Final = 64 << 10
+#: A key set of a MiB, which is the largest that any custodian makes, in base64: keys that are only rotated stay in it.
+_MAX_HEADER_BYTES: Final = 2 << 20
 _PREFIX: Final = b'{"leaf":"'
 _MIDDLE: Final = b'","entry":'
 _LEAF_CHARS: Final = 64
