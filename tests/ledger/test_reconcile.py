@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from tests.ledger.test_entry import COMMAND, KEY, ROW
 
+from aigovtool.attestation.model import TeeType
 from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, LeaseId, ModelId, RequestKey
 from aigovtool.ledger.entry import (
     Attested,
@@ -18,7 +19,7 @@ from aigovtool.ledger.entry import (
     ModelAdded,
 )
 from aigovtool.ledger.receipt import Receipt, chain
-from aigovtool.ledger.reconcile import Difference, Reconciler, Reconciliation
+from aigovtool.ledger.reconcile import NEVER_REFUNDED, Difference, Reconciler, Reconciliation
 from aigovtool.ledger.units import Dimension, of
 
 MODEL, BORROWER, CONSUMER = ModelId("xray"), BorrowerId("north"), ConsumerId("anna")
@@ -130,6 +131,16 @@ def test_books_that_agree_are_told_so() -> None:
         assert not found.contradicted
         assert (found.leases, found.receipts) == (1, 3)
         assert found.charged == found.reported == found.receipted == units(5)
+
+
+def test_what_a_host_can_copy_is_refunded_nothing() -> None:
+    """What a copy of it used is in nobody's report, so that a report refunds nothing, whatever the log says."""
+    receipts = [msgspec.structs.replace(one, tee="tpm") for one in RECEIPTS]
+    ending = closed(receipts=head(receipts))
+    assert kinds(compared(receipts, attested(tee="tpm"), granted(), ending)) == [Difference.REFUNDED]
+    whole = msgspec.structs.replace(ending, charged=units(10))
+    assert kinds(compared(receipts, attested(tee="tpm"), granted(), whole)) == [Difference.CHARGED_IN_FULL]
+    assert {TeeType.TPM.value} == NEVER_REFUNDED
 
 
 @pytest.mark.parametrize(

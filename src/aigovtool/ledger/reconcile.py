@@ -52,11 +52,14 @@ class Difference(StrEnum):
     UNITS_DIFFER = "units_differ"
     CHAIN_DIFFERS = "chain_differs"
     UNDERCHARGED = "undercharged"
+    REFUNDED = "refunded"
     CHARGED_IN_FULL = "charged_in_full"
     MISSING = "missing"
     UNCLOSED = "unclosed"
 
 
+#: TEEs whose memory their host can copy, as the log names them: what a copy of one used is in nobody's report.
+NEVER_REFUNDED: Final = frozenset({"tpm"})
 #: What is only not known, because something was not handed in or not reported, and what a TEE that is never refunded
 #: explains.
 GAPS: Final = frozenset({Difference.MISSING, Difference.UNCLOSED, Difference.CHARGED_IN_FULL})
@@ -329,6 +332,9 @@ def _charge(lease: _Lease, closed: LeaseClosed) -> Iterator[Finding]:
     if not closed.charged.covers(closed.used):
         what = f"it is charged {closed.charged}, less than the {closed.used} that were reported"
         yield lease.differs(Difference.UNDERCHARGED, what)
+    elif lease.holder is not None and lease.holder.tee in NEVER_REFUNDED and closed.charged != lease.granted.units:
+        what = f"it is charged {closed.charged} of {lease.granted.units}, and a {lease.holder.tee} is refunded nothing"
+        yield lease.differs(Difference.REFUNDED, what)
     elif closed.charged != closed.used:
         what = f"it is charged {closed.charged}, {closed.used} were reported: the rest was not refunded"
         yield lease.differs(Difference.CHARGED_IN_FULL, what)
