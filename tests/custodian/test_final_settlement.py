@@ -21,6 +21,8 @@ from tests.custodian.test_continuity import (
 from aigovtool.codec import encode
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.custodian.service import renewal, views
+from aigovtool.custodian.service.continuity import note_gap
+from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import ConflictError, InvalidValueError, LedgerRollbackError, LogError
 from aigovtool.ids import MessageId, OperatorId, digest_of
 from aigovtool.ledger import entry
@@ -121,6 +123,25 @@ async def test_after_a_final_settlement_no_stranger_holds_the_custodian_down(two
     assert (gap.checkpoint, gap.generation) == (None, 1)
     assert f"\n{gap.shown_since}\n" in larger[-1]
     await verified(bench)
+
+
+async def test_only_the_largest_checkpoint_is_written_down(two: Two, ledger: str | None) -> None:
+    """Nobody makes the ledger write, and wait for its disk, by showing it what it was shown before."""
+    bench = two.bench
+    first, *larger = await collected(two, ledger)
+    assert await shows(bench, first)
+    await bench.command(STOP)
+    await final(two)
+
+    async def writes(note: str) -> bool:
+        def noted(running: Transaction) -> bool:
+            note_gap(bench.custodian, running, note)
+            return running.head is not running.stored
+
+        return await bench.custodian.database.run(noted)
+
+    assert [await writes(note) for note in (larger[0], larger[-1])] == [True, True]
+    assert not any([await writes(note) for note in (first, *larger)])
 
 
 async def test_a_final_settlement_leaves_nothing_of_any_budget(two: Two, ledger: str | None) -> None:

@@ -183,7 +183,12 @@ def remembers(transaction: Transaction, seen: Checkpoint) -> bool:
 
 
 def _explained(head: Head, seen: Checkpoint) -> bool:
-    """A note of what was lost by a restore that operators have settled. One of the present generation never is."""
+    """A note of what was lost by a restore that operators have settled. One of the present generation never is.
+
+    Of what was settled finally only the largest is new, and written down: nobody makes the ledger write by the others.
+    """
+    if finally_settled(head, seen) and seen.size <= head.shown_since:
+        return True
     return seen.generation < head.generation and any(
         seen.generation <= settled.generation and seen.size <= settled.size for settled in head.settled
     )
