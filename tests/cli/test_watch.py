@@ -230,10 +230,13 @@ def test_a_consumer_proves_that_its_receipt_was_paid_for(site: Site) -> None:
             {"budget": "sorter", "window": "lifetime", "dimension": "inferences", "from_ms": 0, "units": 5}
         ]
         assert place.run("receipt", "prove", str(receipt), "--credential", place.file("alice.json")).exit_code == 0
+        assert "key_set_rollback" in place.run("receipt", "prove", str(receipt), *own, "--key-set", "2").output
         assert place.run("borrower", "add", "clinic", "-o", place.file("clinic.json")).exit_code == 0
         stranger = place.run("receipt", "prove", str(receipt), "--credential", place.file("clinic.json"))
         assert (stranger.exit_code, "no_such_lease" in stranger.stderr) == (3, True)
     offline = site.place.run("receipt", "prove", str(receipt), *own, "--proof", site.file("proof.json"))
+    newer = ("--proof", site.file("proof.json"), "--key-set", "2")
+    assert "key_set_rollback" in site.place.run("receipt", "prove", str(receipt), *own, *newer).output
     assert (offline.exit_code, "was debited" in offline.stdout) == (0, True)
     assert lease in offline.stdout
 

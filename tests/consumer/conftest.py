@@ -361,6 +361,7 @@ class FakeCustodian:
         self.posts = 0
         self.looks = 0
         self.lose_answers = 0
+        self.key_set = world.key_set(7)
         key = TlsKey.generate()
         chain = [
             issue_server_certificate(world.tls_authority_key, world.tls_authority, key, ["127.0.0.1"], **world.validity)
@@ -404,7 +405,7 @@ class FakeCustodian:
         ]
 
     async def _key_set(self, _call: Call) -> Envelope:
-        return self.world.key_set(1)
+        return self.key_set
 
     async def _proof(self, call: Call) -> EntryProof:
         return self.proofs[call.path(LeasePath).lease_id]

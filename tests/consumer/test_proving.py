@@ -10,7 +10,7 @@ from tests.consumer.conftest import BORROWER, MODEL, FakeEnclave, World
 from aigovtool.codec import encode
 from aigovtool.consumer import AsyncClient, Client
 from aigovtool.crypto.sign import SigningKey
-from aigovtool.errors import LogError
+from aigovtool.errors import LogError, SignatureInvalidError
 from aigovtool.ids import ConsumerId, LeaseId
 from aigovtool.ledger.budget import RowKey, Scope, Window
 from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
@@ -87,3 +87,20 @@ def test_a_path_that_leads_elsewhere_is_refused(client: Client, world: World) ->
     with pytest.raises(LogError) as refused:
         client.prove(receipt)
     assert refused.value.reason == "inclusion"
+
+
+@pytest.mark.parametrize("by", ["what it saw", "what the caller says"])
+def test_a_proof_under_an_older_key_set_is_refused(world: World, enclave: FakeEnclave, by: str) -> None:
+    """Attack: who has the TLS key, and a log key that was revoked, shows a log of their own under the set of before."""
+    enclave.key_set = world.key_set(8 if by == "what it saw" else 7)
+    client = world.connect(enclave)
+    receipt = client.infer("doubler", [[1, 2]]).statement
+    world.custodian.proofs[receipt.lease_id] = proof_of(world, receipt)
+    world.custodian.key_set = world.key_set(7)
+    if by != "what it saw":
+        assert client.prove(receipt).granted.lease_id == receipt.lease_id
+        enclave.key_set = world.key_set(9)
+        client = world.connect(enclave, key_set_at_least=9)
+    with pytest.raises(SignatureInvalidError) as refused:
+        client.prove(receipt)
+    assert refused.value.reason == "key_set_rollback"

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from aigovtool.cli.credentials import require_free
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.verb import FILE, Verb
+from aigovtool.cli.verb import FILE, Verb, key_set_option
 from aigovtool.cli.words import amount, short
 from aigovtool.errors import AIGovToolError, InputError, InvalidValueError, MalformedError, TooLargeError
 from aigovtool.limits import MAX_INFER_BODY_BYTES, MAX_INFER_JSON_BYTES
@@ -66,14 +66,7 @@ class Answer(Struct, frozen=True, kw_only=True):
 )
 @click.option("--allow-simulated", is_flag=True, help="DEVELOPMENT ONLY: also accept a simulated TEE.")
 @click.option("--manifest", metavar="DIGEST", help="The manifest digest that the model should have.")
-@click.option(
-    "--key-set",
-    "key_set_at_least",
-    type=click.IntRange(0),
-    default=0,
-    metavar="VERSION",
-    help="Refuse an enclave with an older key set of the custodian: one of its keys may have been revoked since.",
-)
+@key_set_option
 @click.option("--seen", type=FILE, help="Remember the newest key set of the custodian here; refuse an older one.")
 @click.option("--wait", is_flag=True, help="Wait while the budget is used up or held, instead of failing.")
 @click.option("--deadline", "deadline_s", type=click.FloatRange(0.1, 86_400), help="Seconds for all of it.")

@@ -32,6 +32,15 @@ operator_option = click.option(
     help="Your operator file.",
 )
 
+key_set_option = click.option(
+    "--key-set",
+    "key_set_at_least",
+    type=click.IntRange(0),
+    default=0,
+    metavar="VERSION",
+    help="Refuse an older key set of the custodian: one of its keys may have been revoked since.",
+)
+
 
 def wrong_usage(message: str) -> click.UsageError:
     """Return the error for options that do not go together, with the verb whose help says more."""

@@ -82,8 +82,8 @@ class CustodianDesk:
         """Return the consumer's own view, before `deadline` if that is sooner than usual; raises as `ask`."""
         return self._exchange("GET", "/v1/self", b"", OwnView, deadline)
 
-    def prove(self, receipt: Receipt) -> Flow[LeaseProof]:
-        """Return the proof that the lease of `receipt` was debited.
+    def prove(self, receipt: Receipt, *, key_set_at_least: int) -> Flow[LeaseProof]:
+        """Return the proof that the lease of `receipt` was debited, under no older key set than was seen.
 
         Raises:
             SignatureInvalidError, LogError: it is not in the log that the custodian signed, or is another lease.
@@ -92,7 +92,7 @@ class CustodianDesk:
         proof = yield from self._exchange("GET", f"/v1/leases/{receipt.lease_id}/proof", b"", EntryProof)
         key_set = yield from self._exchange("GET", "/v1/key-set", b"", Envelope)
         root = self._credential.custodian_root
-        keys = open_key_set(key_set, root).log_keys()
+        keys = open_key_set(key_set, root, at_least=key_set_at_least).log_keys()
         granted, checkpoint = open_lease_proof(proof, keys, root.key_id, receipt.lease_id)
         wanted = (receipt.instance, receipt.model, receipt.consumer)
         if (granted.instance, granted.model, granted.consumer) != wanted or not granted.units.covers(receipt.units):

@@ -179,7 +179,7 @@ class ConsumerCore:
 
     def prove(self, receipt: Receipt) -> Flow[LeaseProof]:
         """Return the proof that the lease of a receipt was debited."""
-        return self.desk.prove(receipt)
+        return self.desk.prove(receipt, key_set_at_least=self._link.key_set_version())
 
     def _attempt(self, request: PreparedRequest, deadline: Deadline) -> Flow[Result]:
         tries = _Tries(self._outcomes, request.request_key)

@@ -83,6 +83,11 @@ class EnclaveLink:
             raise ReattestRequiredError("no enclave is attested at this moment", reason="not_attested")
         return self._session
 
+    def key_set_version(self) -> int:
+        """Return the lowest version of the custodian's key set that is believed now: no older one than was seen."""
+        seen = 0 if self._key_set is None else self._key_set.version
+        return max(seen, self._key_set_at_least)
+
     def attest(self, deadline: Deadline) -> Flow[Session]:
         """Attest afresh and make the outcome the current session; raises as `read_session`, and `Failure.error`."""
         limit = deadline.earlier(self._timeout_s)

@@ -39,23 +39,25 @@ class ProvenLease:
     saved: SavedProof
 
 
-def fetch_proof(party: PartyFile, receipt: Receipt) -> ProvenLease:
+def fetch_proof(party: PartyFile, receipt: Receipt, *, key_set_at_least: int = 0) -> ProvenLease:
     """Ask the custodian of `party` for the proof that the lease of a receipt was debited.
 
     Raises:
         NotFoundError: the custodian knows no such lease of this party.
         LogError: the proof does not verify, or is for another enclave, model or consumer than the receipt.
+        SignatureInvalidError: it is signed under an older key set than `key_set_at_least` (`key_set_rollback`).
         UnreachableError: no answer.
     """
     with CustodianConnection.of(party) as connection:
         proof = connection.get(f"/v1/leases/{receipt.lease_id}/proof", EntryProof)
         key_set = connection.get("/v1/key-set", Envelope)
-    return open_saved(SavedProof(proof=proof, key_set=key_set), VerifyKey(party.custodian.root), receipt)
+    saved = SavedProof(proof=proof, key_set=key_set)
+    return open_saved(saved, VerifyKey(party.custodian.root), receipt, key_set_at_least=key_set_at_least)
 
 
-def open_saved(saved: SavedProof, root: VerifyKey, receipt: Receipt) -> ProvenLease:
+def open_saved(saved: SavedProof, root: VerifyKey, receipt: Receipt, *, key_set_at_least: int = 0) -> ProvenLease:
     """Check a proof under the root key, offline, and that it is about the lease of this receipt; raises as above."""
-    keys = open_key_set(saved.key_set, root).log_keys()
+    keys = open_key_set(saved.key_set, root, at_least=key_set_at_least).log_keys()
     granted, checkpoint = open_lease_proof(saved.proof, keys, root.key_id, receipt.lease_id)
     wanted = (receipt.instance, receipt.model, receipt.consumer)
     if (granted.instance, granted.model, granted.consumer) != wanted or not granted.units.covers(receipt.units):

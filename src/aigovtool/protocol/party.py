@@ -110,3 +110,8 @@ def parse_url(text: str) -> str:
 
 
 PartyFile = BorrowerFile | ConsumerFile | OperatorFile
+
+
+def known_key_set(party: PartyFile) -> int:
+    """Return the version of the newest key set of the custodian that a file knows of; 0 for none."""
+    return party.key_set if isinstance(party, OperatorFile) else 0

@@ -14,7 +14,7 @@ from aigovtool.cli.audit.watch import checkpoint, compare
 from aigovtool.cli.audit.witness import witness
 from aigovtool.cli.credentials import connected, require_free
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
+from aigovtool.cli.verb import FILE, Verb, VerbGroup, key_set_option, operator_option
 from aigovtool.cli.words import count, when
 from aigovtool.errors import VerificationError
 
@@ -126,14 +126,7 @@ def export(screen: Screen, out: Path, operator_file: Path | None) -> None:
     metavar="NUMBER",
     help="How many of them must have co-signed the log; all of them if not given.",
 )
-@click.option(
-    "--key-set",
-    "key_set_at_least",
-    type=click.IntRange(0),
-    default=0,
-    metavar="VERSION",
-    help="Refuse a copy with an older key set of the custodian: one of its keys may have been revoked since.",
-)
+@key_set_option
 @operator_option
 @click.pass_context
 def verify(

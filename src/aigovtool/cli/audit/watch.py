@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from aigovtool.cli.credentials import read_party, require_free
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.verb import FILE, Verb
+from aigovtool.cli.verb import FILE, Verb, key_set_option
 from aigovtool.cli.words import count
 from aigovtool.errors import ConfigurationError, LogError
 
@@ -59,8 +59,9 @@ class Compared(Struct, frozen=True, kw_only=True):
 @click.command(cls=Verb, example="aigovtool audit checkpoint --party radiology.json -o checkpoint.txt")
 @click.option("-o", "--out", type=FILE, help="File to save it to; must not exist.")
 @party_option
+@key_set_option
 @click.pass_obj
-def checkpoint(screen: Screen, *, out: Path | None, party_file: Path | None) -> None:
+def checkpoint(screen: Screen, *, out: Path | None, party_file: Path | None, key_set_at_least: int) -> None:
     """Show the custodian's present signed checkpoint, and save it.
 
     It stands for every entry of the log at this moment. Keep it: `audit compare` and `audit verify --seen` tell later
@@ -70,7 +71,7 @@ def checkpoint(screen: Screen, *, out: Path | None, party_file: Path | None) -> 
 
     if out is not None:
         require_free(out)
-    with linked(party_file) as witness:
+    with linked(party_file, key_set_at_least) as witness:
         seen = witness.head()
     if out is not None:
         write_note(out, seen.note)
@@ -96,8 +97,9 @@ def checkpoint(screen: Screen, *, out: Path | None, party_file: Path | None) -> 
 @click.argument("file", type=FILE)
 @click.option("-o", "--out", type=FILE, help="File to save the present checkpoint to; must not exist.")
 @party_option
+@key_set_option
 @click.pass_obj
-def compare(screen: Screen, *, file: Path, out: Path | None, party_file: Path | None) -> None:
+def compare(screen: Screen, *, file: Path, out: Path | None, party_file: Path | None, key_set_at_least: int) -> None:
     """Have the custodian prove that its log still begins with what a kept checkpoint stands for.
 
     FILE is shown to the custodian: if its ledger was restored from a backup and has forgotten entries that FILE stands
@@ -108,7 +110,7 @@ def compare(screen: Screen, *, file: Path, out: Path | None, party_file: Path | 
     if out is not None:
         require_free(out)
     note = read_note(file)
-    with linked(party_file) as witness:
+    with linked(party_file, key_set_at_least) as witness:
         try:
             held, now = witness.compare(note)
         except LogError as error:
@@ -138,13 +140,14 @@ def _named(found: "Checkpoint") -> str:
     return f"{count(found.size)} entries, generation {found.generation}, root {found.root.hex()[:_ROOT_CHARS]}..."
 
 
-def linked(party_file: Path | None) -> "LogWitness":
-    """Return a connection to the custodian of a party file, as nobody.
+def linked(party_file: Path | None, key_set_at_least: int = 0) -> "LogWitness":
+    """Return a connection to the custodian of a party file, as nobody, that believes no older key set than is known.
 
     Raises:
         ConfigurationError: `no_party_file`, and whatever is wrong with the file.
     """
     from aigovtool.operator.witness import LogWitness  # noqa: PLC0415
+    from aigovtool.protocol.party import known_key_set  # noqa: PLC0415
 
     if party_file is None:
         raise ConfigurationError(
@@ -152,4 +155,7 @@ def linked(party_file: Path | None) -> "LogWitness":
             reason="no_party_file",
             fix="give --party FILE, of any party of this custodian, or set AIGOVTOOL_OPERATOR",
         )
-    return LogWitness(read_party(party_file).custodian)
+    party = read_party(party_file)
+    link = LogWitness(party.custodian)
+    link.believe_no_older_key_set(max(key_set_at_least, known_key_set(party)))
+    return link

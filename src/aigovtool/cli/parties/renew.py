@@ -96,13 +96,13 @@ def _write(file: Path, party: "PartyFile", passphrase: "Secret | None") -> None:
 def _fetched(party: "PartyFile", file: Path) -> "PartyFile":
     from aigovtool.crypto.sign import Envelope, VerifyKey  # noqa: PLC0415
     from aigovtool.operator.connection import CustodianConnection  # noqa: PLC0415
-    from aigovtool.protocol.party import OperatorFile  # noqa: PLC0415
+    from aigovtool.protocol.party import OperatorFile, known_key_set  # noqa: PLC0415
     from aigovtool.protocol.trust import open_key_set  # noqa: PLC0415
     from aigovtool.protocol.views import PartyCertificate  # noqa: PLC0415
 
     with CustodianConnection.of(party) as connection:
         found = connection.get("/v1/self/certificate", PartyCertificate)
-        root, at_least = VerifyKey(party.custodian.root), party.key_set if isinstance(party, OperatorFile) else 0
+        root, at_least = VerifyKey(party.custodian.root), known_key_set(party)
         key_set = open_key_set(connection.get("/v1/key-set", Envelope), root, at_least=at_least)
     renewed = _with_certificate(party, found, file)
     if not isinstance(renewed, OperatorFile):

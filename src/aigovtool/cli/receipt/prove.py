@@ -13,7 +13,7 @@ from msgspec import Struct
 from aigovtool.cli.credentials import read_party, require_free
 from aigovtool.cli.scope import path as named
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.verb import FILE, Verb
+from aigovtool.cli.verb import FILE, Verb, key_set_option
 from aigovtool.cli.words import count, when
 
 if TYPE_CHECKING:
@@ -51,8 +51,17 @@ class Proven(Struct, frozen=True, kw_only=True):
 @click.option("--credential", type=FILE, required=True, help="The file of the consumer, or of an operator.")
 @click.option("-o", "--out", type=FILE, help="File to save the proof to; must not exist.")
 @click.option("--proof", "proof_path", type=FILE, help="Check this saved proof, offline, and ask nobody.")
+@key_set_option
 @click.pass_obj
-def prove(screen: Screen, *, file: Path, credential: Path, out: Path | None, proof_path: Path | None) -> None:
+def prove(
+    screen: Screen,
+    *,
+    file: Path,
+    credential: Path,
+    out: Path | None,
+    proof_path: Path | None,
+    key_set_at_least: int,
+) -> None:
     """Prove that the lease of a receipt, FILE, was debited in the custodian's signed log.
 
     The receipt itself is checked by `aigovtool receipt verify`. The saved proof holds a checkpoint of the log: whoever
@@ -61,15 +70,18 @@ def prove(screen: Screen, *, file: Path, credential: Path, out: Path | None, pro
     from aigovtool.consumer.receipts import read_saved_receipt  # noqa: PLC0415
     from aigovtool.crypto.sign import VerifyKey  # noqa: PLC0415
     from aigovtool.operator.proofs import fetch_proof, open_saved, read_proof, write_proof  # noqa: PLC0415
+    from aigovtool.protocol.party import known_key_set  # noqa: PLC0415
 
     if out is not None:
         require_free(out)
     receipt = read_saved_receipt(file).signed.receipt
     party = read_party(credential)
     if proof_path is None:
-        found = fetch_proof(party, receipt)
-    else:
-        found = open_saved(read_proof(proof_path), VerifyKey(party.custodian.root), receipt)
+        known = max(key_set_at_least, known_key_set(party))
+        found = fetch_proof(party, receipt, key_set_at_least=known)
+    else:  # one that was saved before a key was revoked is as good as it was, unless the reader says otherwise
+        root = VerifyKey(party.custodian.root)
+        found = open_saved(read_proof(proof_path), root, receipt, key_set_at_least=key_set_at_least)
     if out is not None:
         write_proof(out, found.saved)
     done = _proven(found, out)
