@@ -22,6 +22,8 @@ compile() {
 compile dev.txt --extra all --group dev "$@"
 # One environment holds all of these, and the enclave runs what was tested: the same versions everywhere.
 compile enclave.txt --extra enclave --constraints requirements/dev.txt "$@"
+# Whoever installs the product: all roles, as they were tested, and what builds it from a checkout.
+compile product.txt --extra all --group install --constraints requirements/dev.txt "$@"
 compile docs.txt --group docs --constraints requirements/dev.txt "$@"
 # Installed only where tpm2-tss is (scripts/tpm-library.sh); tpm2-pytss itself has no wheels.
 compile tpm_build.txt --group tpm-build --constraints requirements/dev.txt "$@"

@@ -12,7 +12,7 @@ venv=$1
 needed=(tss2-esys tss2-mu tss2-rc tss2-tctildr)
 
 left_out() {
-  printf 'tests with a (software) TPM are left out: %s\n' "$1" >&2
+  printf 'what needs a TPM is left out: %s\n' "$1" >&2
   exit 0
 }
 
@@ -23,7 +23,7 @@ pkg-config --exists "${needed[@]}" || left_out "there is no tpm2-tss (on Debian 
 headers=$("$venv/bin/python" -I -c 'import sysconfig; print(sysconfig.get_path("include"))')
 [ -e "$headers/Python.h" ] || left_out "there are no headers of Python in $headers (apt install python3-dev)"
 
-printf 'building tpm2-pytss for the tests with a software TPM: about a minute, only this once\n' >&2
+printf 'building tpm2-pytss for TPMs: about a minute, only this once\n' >&2
 pip=("$venv/bin/python" -m pip --disable-pip-version-check --no-input install --quiet --require-hashes)
 "${pip[@]}" --only-binary :all: -r requirements/tpm_build.txt &&
   "${pip[@]}" --only-binary :all: --no-binary tpm2-pytss --no-build-isolation -r requirements/tpm.txt ||

@@ -2,10 +2,12 @@
 
 import re
 import shlex
+from importlib.metadata import requires
 from pathlib import Path
 
 import click
 import pytest
+from packaging.requirements import Requirement
 
 from aigovtool.cli.app import app
 
@@ -52,3 +54,32 @@ def test_a_command_that_does_not_exist_is_noticed() -> None:
     for words in (["lend", "x"], ["model", "lend"], ["model", "add", "x", "--who", "y"]):
         assert complaint(words)
     assert complaint(["model", "add", "x.aigov", "--borrower", "st-mary"]) is None
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_a_guide_installs_nothing_that_no_hash_names(name: str) -> None:
+    """What runs where the keys are is what was tested: packages by hash, and then this one alone, fetching nothing."""
+    code = "\n".join(block for block, _ in _CODE_RE.findall((ROOT / name).read_text(encoding="utf-8")))
+    found = [line for line in code.splitlines() if "pip install" in line]
+    assert len(found) >= 2
+    by_hash = "--require-hashes --only-binary :all: -r "
+    alone = "--no-deps --no-build-isolation "
+    assert [line for line in found if by_hash not in line and alone not in line] == []
+
+
+def locked(name: str) -> dict[str, str]:
+    """Return the lines of a lock, with all hashes, by package and version."""
+    text = (ROOT / "requirements" / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    return {line.split()[0]: " ".join(line.split()) for line in text.splitlines()}
+
+
+def test_what_the_guides_install_is_what_was_tested() -> None:
+    """Every package of the product has the same version and the same hashes as in the lock of the tests."""
+    product, tested = locked("product.txt"), locked("dev.txt")
+    assert product
+    assert {name for name, line in product.items() if tested.get(name) != line} == set()
+    assert locked("enclave.txt").keys() <= product.keys()
+    needed = [Requirement(text).name for text in requires("aigovtool") or () if "tpm2-pytss" not in text]
+    names = {name.partition("==")[0].partition("[")[0] for name in product}
+    assert {name for name in needed if name.partition("[")[0] not in names} == {"aigovtool"}
+    assert "flit-core" in names
