@@ -160,10 +160,11 @@ def show(screen: Screen, source: Path) -> None:
     shown = _shown_of_directory(source) if source.is_dir() else _shown_of_party(source)
 
     def render() -> None:
-        screen.facts([("custodian", shown.custodian), ("address", shown.url), ("root key", shown.root)])
-        screen.facts([("fingerprint", shown.fingerprint)])
+        facts = [("custodian", shown.custodian), ("address", shown.url), ("root key", shown.root)]
+        facts.append(("fingerprint", shown.fingerprint))
         if shown.certificate_until_ms is not None:
-            screen.facts([("TLS certificate until", standing(shown.certificate_until_ms, _now_ms()))])
+            facts.append(("TLS certificate until", standing(shown.certificate_until_ms, _now_ms())))
+        screen.facts(facts)
 
     screen.show(shown, render)
 
