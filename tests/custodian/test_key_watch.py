@@ -7,7 +7,7 @@ import pytest
 from tests.custodian.conftest import BORROWER, MODEL, Bench, Enclave, message_id, want
 
 from aigovtool.codec import decode, encode
-from aigovtool.crypto.keyfile import read_signing_key
+from aigovtool.crypto.keyfile import read_signing_key, write_secret_file
 from aigovtool.crypto.sign import seal
 from aigovtool.custodian import keys as custodian_keys
 from aigovtool.custodian.activation_keys import activation_path
@@ -228,6 +228,33 @@ async def test_model_keys_are_wrapped_anew_once_the_new_keystore_key_is_used(
     assert [other.public for other in lent.custodian.keys.other_keystores] == []
     with pytest.raises(AIGovToolError):
         old.unwrap(await wrapped(), b"whatever")
+    await admitted.release()
+
+
+async def test_a_ledger_from_before_a_rotation_says_which_key_is_missing(
+    admitted: Enclave, lent: Bench, watch: KeyWatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A restored ledger, whose model keys are wrapped to a key that is gone: said at once, until it is put back."""
+    old = lent.custodian.keys.keystore.to_secret()
+    before = await lent.custodian.database.run(lambda running: models.require(running, MODEL))
+    announce(lent.directory, Role.KEYSTORE, default_root(lent.directory), NOW_MS)
+    assert await watch.changed()
+    use(lent.directory, Role.KEYSTORE)
+    assert await watch.changed()
+    assert await watch.changed()
+    await lent.custodian.database.run(lambda running: models.replace(running, before))
+    with caplog.at_level(logging.ERROR):
+        await watch_of(lent).begin()
+    (said,) = [record for record in caplog.records if record.message == "model_keys_closed"]
+    assert (said.__dict__["models"], said.__dict__["model"]) == (1, MODEL)
+    assert "keystore.old.key" in said.__dict__["fix"]
+    with pytest.raises(SignatureInvalidError) as refused:
+        await admitted.release()
+    assert "keystore.old.key" in (refused.value.fix or "")
+    caplog.clear()
+    write_secret_file(custodian_keys.old_keystore_path(lent.directory / "keys"), old)
+    assert await watch.changed()
+    assert "model_keys_closed" not in caplog.text
     await admitted.release()
 
 

@@ -6,8 +6,9 @@
 3. Enclaves that listen are told at once, the others with their next renewal; each fetches the set, and verifies it.
 4. Once the keystore's new key is in use, all model keys are wrapped to it; then the old private key is removed.
 
-What cannot be used is logged once, and what is in use stays; also that another custodian of the same ledger has a newer
-key set than this directory.
+Models whose keys no keystore key opens that is here, as in a ledger from before a rotation, are logged at the beginning
+and after each change: their release is refused. What cannot be used is logged once, and what is in use stays; also that
+another custodian of the same ledger has a newer key set than this directory.
 """
 
 import logging
@@ -24,6 +25,7 @@ from aigovtool.custodian.service import key_sets
 from aigovtool.errors import AIGovToolError, ConfigurationError, LedgerRollbackError
 
 _LOG: Final = logging.getLogger(__name__)
+_FORMER: Final = "put the keystore key of when they were deposited back as keys/keystore.old.key"
 #: Name, inode, time and size of each file.
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
@@ -112,12 +114,15 @@ class KeyWatch:
             await self._custodian.database.run(lambda running: key_sets.publish(self._custodian, running, keys))
 
     async def _wrap_anew(self) -> None:
-        keys = self._custodian.keys
-        if not keys.rewrap:
-            return
-        changed = await self._custodian.database.run(lambda running: key_sets.wrap_anew(running, keys))
-        old_keystore_path(self._directory / "keys").unlink(missing_ok=True)
-        _LOG.info("keystore_wrapped_anew", extra={"models": changed})
+        keys, database = self._custodian.keys, self._custodian.database
+        if keys.rewrap:
+            changed = await database.run(lambda running: key_sets.wrap_anew(running, keys))
+            old_keystore_path(self._directory / "keys").unlink(missing_ok=True)
+            _LOG.info("keystore_wrapped_anew", extra={"models": changed})
+        closed = await database.run(lambda running: key_sets.not_opened(running, keys))
+        if closed:
+            told = {"models": len(closed), "model": closed[0], "fix": _FORMER}
+            _LOG.error("model_keys_closed", extra=told)
 
 
 def fingerprint(directory: Path) -> Fingerprint:

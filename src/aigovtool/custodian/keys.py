@@ -113,7 +113,10 @@ class CustodianKeys:
         try:
             return self.keystore.unwrap(wrapped, context)
         except SignatureInvalidError as error:
-            error.fix = "if the keystore key was rotated: aigovtool renew OPERATOR-FILE, then seal the model again"
+            error.fix = (
+                "of a model that was lent before: put the keystore key of then back as keys/keystore.old.key; of a new "
+                "one, if the keystore key was rotated: aigovtool renew OPERATOR-FILE, then seal the model again"
+            )
             raise
 
 

@@ -16,7 +16,7 @@ from aigovtool.custodian.keys import CustodianKeys
 from aigovtool.custodian.store import log, models
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.errors import ConfigurationError, SignatureInvalidError
-from aigovtool.ids import Digest, digest_of
+from aigovtool.ids import Digest, ModelId, digest_of
 from aigovtool.ledger.entry import Entry, KeySetPublished
 from aigovtool.limits import MAX_INTEGER
 from aigovtool.protocol.release import deposit_context
@@ -71,6 +71,18 @@ def wrap_anew(transaction: Transaction, keys: CustodianKeys) -> int:
                 models.replace(transaction, msgspec.structs.replace(model, wrapped_key=wrapped))
                 changed += 1
     return changed
+
+
+def not_opened(transaction: Transaction, keys: CustodianKeys) -> list[ModelId]:
+    """Return the models that are lent and whose keys open with no keystore key that is here."""
+    found = []
+    for model in models.everything(transaction):
+        if not model.withdrawn:
+            try:
+                keys.open_deposit(model.wrapped_key, model.manifest_digest).wipe()
+            except SignatureInvalidError:
+                found.append(model.model)
+    return found
 
 
 def to_present(keys: CustodianKeys, wrapped: bytes, manifest: Digest) -> bytes:
