@@ -37,12 +37,13 @@ from aigovtool.codec import decode_signed
 from aigovtool.crypto.sign import VerifyKey
 from aigovtool.errors import AIGovToolError, InputError, LogError
 from aigovtool.ids import KeyId
+from aigovtool.ledger.bad_entry import bad
 from aigovtool.ledger.budget import BudgetRow
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint
 from aigovtool.ledger.cosignature import WitnessKey
 from aigovtool.ledger.entry import Entry, GapFound, Genesis, Restored
 from aigovtool.ledger.merkle import Frontier, leaf_hash
-from aigovtool.ledger.replay import Machine, Replay, Stop, bad
+from aigovtool.ledger.replay import Machine, Replay, Stop
 from aigovtool.ledger.witnessing import Vouching, require_distinct, weigh
 
 #: The largest entries carry a reason of 500 characters or a lease with a dozen rows: under 16 KiB.
@@ -128,7 +129,7 @@ def verify_log(
             [(note, checkpoint), *held.kept(own=False)],
             held.kept(own=True),
             keys,
-            enrolled=read.replay.witnesses.values(),
+            enrolled=read.replay.witnesses.known.values(),
             trusted=witnesses,
         )
     except LogError as error:

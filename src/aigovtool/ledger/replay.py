@@ -12,11 +12,10 @@ from typing import Final
 
 import msgspec
 
-from aigovtool.errors import LogError
 from aigovtool.ids import BorrowerId, Digest, InstanceId, LeaseId, ModelId
+from aigovtool.ledger.bad_entry import bad
 from aigovtool.ledger.budget import ROLLING, BudgetLimit, BudgetRow, RowKey, Scope, Window, bucket_of, path
 from aigovtool.ledger.checkpoint import parse_checkpoint
-from aigovtool.ledger.cosignature import WitnessKey, parse_witness_key
 from aigovtool.ledger.entry import (
     AppraisalPolicySet,
     AttestationWithdrawn,
@@ -51,7 +50,7 @@ from aigovtool.ledger.gap import may_follow_gap
 from aigovtool.ledger.lease import LeaseEvent, LeaseState, next_state
 from aigovtool.ledger.lease_ids import LeaseIds
 from aigovtool.ledger.units import Dimension
-from aigovtool.limits import MAX_WITNESSES
+from aigovtool.ledger.witness_list import WitnessList
 
 #: A transaction may read the clock shortly before it writes its entry, and a window may begin in between.
 _WINDOW_SLACK_MS: Final = 60_000
@@ -94,9 +93,7 @@ class Replay:
     admitted: dict[InstanceId, BorrowerId] = field(default_factory=dict)
     #: Those of which two copies were seen.
     forked: set[InstanceId] = field(default_factory=set)
-    #: All that were ever enrolled, by name, and which of them are retired.
-    witnesses: dict[str, WitnessKey] = field(default_factory=dict)
-    retired: set[str] = field(default_factory=set)
+    witnesses: WitnessList = field(default_factory=WitnessList)
     #: How often enclaves were admitted, by type of TEE and, where that tells, by its chip.
     machines: dict[Machine, int] = field(default_factory=dict)
     epoch: int = 0
@@ -133,7 +130,7 @@ class Replay:
                 self.limits.setdefault(limit.scope, {})[limit.dimension, limit.window] = limit
                 self._limit_row(limit, bucket_of(limit.window, entry.at_ms))
             case WitnessEnrolled() | WitnessRetired() as change:
-                self._witness(change)
+                self.witnesses.take(change)
             case Charged(row=key, units=units):
                 self._keep(self._charged_row(key, entry.at_ms).charge(units))
             case Attested() | AttestationWithdrawn() | KeyReleased() | Wiped() | PartyAdded() as known:
@@ -234,12 +231,6 @@ class Replay:
                 pass
         if command is not None and command.second in {None, command.operator}:
             raise bad("needs_second", f"two operators must order it, and it names {command.operator} alone")
-
-    def _witness(self, change: WitnessEnrolled | WitnessRetired) -> None:
-        if isinstance(change, WitnessEnrolled):
-            self._enrol(parse_witness_key(change.witness))
-        else:
-            self._retire(change.name)
 
     def _add(self, added: ModelAdded) -> None:
         counts = frozenset({Dimension.INFERENCES, *added.also})
@@ -375,17 +366,6 @@ class Replay:
         counted = [self.rows[buckets[at]] for at in earlier if at in buckets]
         return sum(row.posted + row.pending for row in counted)
 
-    def _enrol(self, witness: WitnessKey) -> None:
-        taken = any(witness.name == known.name or witness.key == known.key for known in self.witnesses.values())
-        if taken or len(self.witnesses) - len(self.retired) >= MAX_WITNESSES:
-            raise bad("witness", "it enrols a witness whose name or key was taken, or one too many")
-        self.witnesses[witness.name] = witness
-
-    def _retire(self, name: str) -> None:
-        if name not in self.witnesses or name in self.retired:
-            raise bad("witness", "it retires a witness that is not enrolled")
-        self.retired.add(name)
-
     def _close(self, closed: LeaseClosed) -> None:
         held = self._known(closed.lease_id)
         self._require_one(held.granted.instance)
@@ -418,8 +398,3 @@ class Replay:
     def _settle(self, lease_id: LeaseId) -> None:
         del self.leases[lease_id]
         self.over.add(lease_id)
-
-
-def bad(reason: str, what: str) -> LogError:
-    """Return the refusal of an entry; whoever reads the log adds which one it is."""
-    return LogError(what, reason=reason)
