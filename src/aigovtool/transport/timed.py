@@ -4,6 +4,7 @@ httpx bounds each read, not their sum: a peer that drips a byte at a time could 
 stream below therefore takes its time from the deadline of the exchange that is under way in its thread (`within`).
 """
 
+import socket
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -57,7 +58,29 @@ class _TimedBackend(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        return _TimedStream(super().connect_tcp(host, port, timeout, local_address, socket_options))
+        if timeout is None:
+            return _TimedStream(super().connect_tcp(host, port, timeout, local_address, socket_options))
+        # A name may have any number of addresses, and whoever answers for it says which: they share the time.
+        over = time.monotonic() + timeout
+        failed: httpcore.ConnectError | httpcore.ConnectTimeout | None = None
+        addresses = _addresses(host, port)
+        for tried, address in enumerate(addresses):
+            share = (over - time.monotonic()) / (len(addresses) - tried)
+            if share <= 0:
+                break
+            try:
+                return _TimedStream(super().connect_tcp(address, port, share, local_address, socket_options))
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failed = error
+        raise failed or httpcore.ConnectTimeout
+
+
+def _addresses(host: str, port: int) -> list[str]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise httpcore.ConnectError(error) from error
+    return list(dict.fromkeys(str(place[0]) for *_, place in found))
 
 
 class _TimedStream(httpcore.NetworkStream):
