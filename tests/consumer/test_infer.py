@@ -44,6 +44,14 @@ def test_only_the_outputs_that_were_asked_for_come_back(client: Client) -> None:
     assert set(client.infer("doubler", [[1, 2]], outputs=["n"]).outputs) == {"n"}
 
 
+def test_a_request_for_no_output_is_refused_before_anything_is_sent(client: Client, enclave: FakeEnclave) -> None:
+    """In the protocol no names mean all outputs: it was charged, and its answer refused."""
+    with pytest.raises(InvalidValueError) as caught:
+        client.infer("doubler", [[1, 2]], outputs=[])
+    assert caught.value.reason == "no_outputs"
+    assert not enclave.charged
+
+
 def test_an_unknown_output_is_refused_before_anything_is_sent(client: Client, enclave: FakeEnclave) -> None:
     """A mistake in a name costs nothing."""
     with pytest.raises(InvalidValueError) as caught:

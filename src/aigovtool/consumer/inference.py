@@ -64,11 +64,15 @@ def prepare(
     """Return the request for one inference; the same arguments give the same bytes.
 
     Raises:
-        InvalidValueError, TooLargeError: `unknown_output`, those of `name_inputs`, `tensor_from`, and
+        InvalidValueError, TooLargeError: `no_outputs`, `unknown_output`, those of `name_inputs`, `tensor_from`, and
             `encode_infer_request`.
     """
     available = [spec.name for spec in metadata.outputs]
     chosen = tuple(available if outputs is None else outputs)
+    if outputs is not None and not chosen:  # who names none is sent all of them: charged, and then refused here
+        raise InvalidValueError(
+            "no output is asked for", reason="no_outputs", fix="name one, or leave outputs out to get all"
+        )
     for name in chosen:
         if name not in available:
             raise InvalidValueError(
