@@ -2,6 +2,7 @@
 
 from assurance.campaign import Campaign
 from assurance.campaigns import (
+    any_order,
     attacks,
     before,
     concurrency,
@@ -37,6 +38,7 @@ CAMPAIGNS: tuple[Campaign, ...] = (
     *parsers.CAMPAIGNS,
     models.CAMPAIGN,
     model_machine.CAMPAIGN,
+    any_order.CAMPAIGN,
     crash_points.CAMPAIGN,
     disk_errors.CAMPAIGN,
     power_fail.CAMPAIGN,

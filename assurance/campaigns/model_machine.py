@@ -23,7 +23,7 @@ _STEPS = 250
 _ON_POSTGRESQL = 4
 
 
-class _Stores:
+class Stores:
     """SQLite, or a PostgreSQL server that is started when the first history needs it."""
 
     def __init__(self, stack: ExitStack) -> None:
@@ -66,7 +66,7 @@ def _play(seed: int, ledger: str | None) -> tuple[Counter[str], list[str], str |
 
 def _run(seeds: list[int], deadline: float) -> Iterator[Figures]:
     with ExitStack() as stack:
-        stores = _Stores(stack)
+        stores = Stores(stack)
         for seed in seeds:
             if time.monotonic() >= deadline:
                 return
@@ -76,7 +76,7 @@ def _run(seeds: list[int], deadline: float) -> Iterator[Figures]:
 
 def _replay(seed: int) -> str:
     with ExitStack() as stack:
-        counts, told, wrong = _play(seed, _Stores(stack).ledger(seed))
+        counts, told, wrong = _play(seed, Stores(stack).ledger(seed))
     return "\n".join([*told, str(dict(counts)), wrong or "no divergence"])
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
+from assurance.any_order.life import live
 from assurance.campaign import Campaign
 from assurance.campaigns import (
+    any_order,
     crash_points,
     disk_errors,
     evidence_fuzz,
@@ -107,6 +109,14 @@ def test_what_lives_on_a_ledger_voids_the_figures_of_its_stores() -> None:
     for campaign in (crash_points.CAMPAIGN, disk_errors.CAMPAIGN, power_fail.CAMPAIGN):
         played = {name for name in played if not name.startswith("assurance/")}  # each has its own
         assert uncovered(campaign, played, (*_ADMISSION, *_FILES)) == set()
+
+
+def test_what_a_custodian_and_its_auditor_are_made_of_voids_the_figures_of_their_lives(tmp_path: Path) -> None:
+    """Whatever carries an order out, writes the log, exports it, and judges the copy."""
+    with noticing() as played:
+        assert live(20, tmp_path / "custodian", 60)[-1] is None
+    assert {"src/aigovtool/ledger/replay.py", "src/aigovtool/custodian/key_rotation.py"} <= played
+    assert uncovered(any_order.CAMPAIGN, played, (*_ADMISSION, *_FILES)) == set()
 
 
 @pytest.mark.parametrize(

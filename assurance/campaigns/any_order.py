@@ -1,0 +1,78 @@
+"""The audit log of a real custodian to whom everything happens in any order: an auditor's verifier takes it, always."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+from assurance.any_order.life import live
+from assurance.campaign import Campaign, Target
+from assurance.campaigns.crash_points import COVERS
+from assurance.campaigns.model_machine import Stores
+from assurance.faults.segments import folder
+from assurance.figures import Figures, of_seed
+
+_ACTS = 250
+
+
+def _play(seed: int, ledger: str | None) -> tuple[Counter[str], list[str], str | None]:
+    with folder() as where:
+        counts, told, wrong = live(seed, where / "custodian", _ACTS, ledger)
+    return counts, told, wrong and f"{wrong} (on {'PostgreSQL' if ledger else 'SQLite'})"
+
+
+def _run(seeds: list[int], deadline: float) -> Iterator[Figures]:
+    with ExitStack() as stack:
+        stores = Stores(stack)
+        for seed in seeds:
+            if time.monotonic() >= deadline:
+                return
+            counts, told, wrong = _play(seed, stores.ledger(seed))
+            kept = {name: counts[name] for name in ("audits", "entries", "granted", "key", "restored", "SettleGap")}
+            yield of_seed(seed, counts={**kept, "acts": len(told)}, violation=wrong)
+
+
+def _replay(seed: int) -> str:
+    with ExitStack() as stack:
+        counts, told, wrong = _play(seed, Stores(stack).ledger(seed))
+    return "\n".join([*told, str(dict(counts)), wrong or "every audit passed"])
+
+
+def _figure(figures: Figures) -> str:
+    count = figures.count
+    return (
+        f"{count('audits'):,} audits of logs of {count('entries'):,} entries, {count('acts'):,} acts in all: "
+        f"{count('granted'):,} leases granted, {count('key'):,} keys released, {count('restored'):,} restores from "
+        f"backups, {count('SettleGap'):,} gaps settled; {len(figures.violations)} logs that an auditor refuses"
+    )
+
+
+CAMPAIGN = Campaign(
+    name="any-order",
+    claim="Whatever is ordered, asked and lost in whatever order: the custodian writes no log that an auditor refuses.",
+    counts=f"audits, one after every ten of the {_ACTS} acts of a life: every command, of operators who may be "
+    "revoked or expired, of one or of two, some late or twice; parties enrolled for minutes or for years; boots, keys, "
+    "renewals with reports that are true or false, wipes; budgets in all windows, with ends, of two dimensions; stops; "
+    "witnesses; new log keys; clocks that step, leap and are confirmed, a machine that is suspended in the middle of "
+    "things; restarts, backups that are put back, settlements with charges. Each fourth life has two custodians on "
+    "PostgreSQL. An audit is the export and the verifier of the command line, as whoever holds checkpoints that were "
+    "given out: its balances and stops are the ledger's, and the books reconcile.",
+    target=Target(20_000, "audits"),
+    shows_not="logs of earlier versions, dishonest custodians (`tampering`), or several jobs at once.",
+    covers=(
+        *COVERS,
+        "src/aigovtool/operator/audit_file.py",
+        "src/aigovtool/custodian/key_rotation.py",
+        "src/aigovtool/custodian/timekeeping.py",
+        "src/aigovtool/custodian/time_order.py",
+        "tests/postgres_server.py",
+        "assurance/any_order",
+        "assurance/campaigns/model_machine.py",
+        "assurance/campaigns/any_order.py",
+    ),
+    run=_run,
+    replay=_replay,
+    figure=_figure,
+    quick=3,
+    batch=16,  # one PostgreSQL server for them all
+)

@@ -1,0 +1,47 @@
+"""Whatever is ordered, asked and lost, in whatever order: an auditor's verifier takes the log that the custodian wrote.
+
+Lives of a real custodian are drawn from seeds; the campaign `any-order` plays more of them.
+"""
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+from assurance.any_order.auditor import audit
+from assurance.any_order.life import live
+from assurance.any_order.office import Defect, Office
+from sqlalchemy import update
+
+from aigovtool.custodian.store.schema import stops
+from aigovtool.custodian.store.transaction import Transaction
+from aigovtool.ledger.entry import StopTarget
+from aigovtool.protocol import commands as acts
+
+
+def test_an_auditor_takes_the_log_whatever_was_done(tmp_path: Path, ledger: str | None) -> None:
+    """Each tenth act the log is exported and verified, as whoever holds checkpoints, and compared with the ledger."""
+    counts, told, wrong = live(20, tmp_path / "custodian", 100, ledger)
+    assert wrong is None, told[-30:]
+    assert counts["audits"] == 11
+    assert counts["granted"] > 0
+
+
+def test_a_ledger_that_is_not_what_its_log_says_is_noticed(tmp_path: Path) -> None:
+    """The comparison itself bites: a stop that the ledger forgets is still in the log."""
+    office = Office(tmp_path / "custodian", random.Random(1))
+
+    def forget(transaction: Transaction) -> None:
+        transaction.execute(update(stops).values(active=False))
+
+    async def play() -> None:
+        await office.bench.command(acts.Stop(target=StopTarget.ALL, value="", reason=""))
+        await audit(office, seen=[])
+        await office.bench.custodian.database.run(forget)
+        with pytest.raises(Defect, match="are stopped"):
+            await audit(office, seen=office.notes)
+
+    try:
+        asyncio.run(play())
+    finally:
+        office.close()
