@@ -147,7 +147,7 @@ def test_one_must_say_what_was_used(on_file: Site) -> None:
         done = cosign(place, "--yes", "--json", file="some.json")
         assert done.exit_code == 0, done.output
         document = json.loads(done.stdout)
-        assert (document["operator"], document["cosigned_by"]) == ("alice", "bob")
+        assert (document["operator"], document["cosigned_by"], document["final"]) == ("alice", "bob", False)
         (charged,) = document["charges"]
         assert (charged["budget"], charged["charged"], charged["left_then"]) == ("sorter", 5, BUDGET - 5)
         assert rows(place)[0]["posted"] == 5
@@ -232,7 +232,8 @@ def test_a_final_order_says_so_and_holds_whatever_is_shown(on_file: Site) -> Non
             assert all(what in words for what, _ in orders.MAY_BE_FORGOTTEN)
         on_file.enclave.checkpoint_seen = newer
         on_file.show()
-        assert cosign(place, "--yes").exit_code == 0
+        done = cosign(place, "--yes", "--json")
+        assert (done.exit_code, json.loads(done.stdout)["final"]) == (0, True)
         assert place.document("custodian", "gap")["shown_since"] is None
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Cosigned(Struct, frozen=True, kw_only=True):
-    """An order that two operators signed, and the custodian carried out."""
+    """An order that two operators signed, and the custodian carried out; a `final` one settled a gap for good."""
 
     command_id: str
     act: str
@@ -37,6 +37,7 @@ class Cosigned(Struct, frozen=True, kw_only=True):
     reason: str
     entry: int
     charges: list[orders.ChargeLine]
+    final: bool
 
 
 @click.command(cls=Verb, example="aigovtool cosign order.json --operator bob.json")
@@ -74,6 +75,7 @@ def cosign(screen: Screen, *, file: Path, operator_file: Path | None, yes: bool)
         reason=said.reason,
         entry=result.entry,
         charges=said.charges,
+        final=said.final,
     )
     screen.show(done, lambda: _say_done(screen, done))
 

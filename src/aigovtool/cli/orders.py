@@ -94,7 +94,10 @@ class ChargeLine(Struct, frozen=True, kw_only=True):
 
 
 class SavedOrder(Struct, frozen=True, kw_only=True):
-    """An order that one operator signed and nobody has sent; `reason` is empty where the act has none."""
+    """An order that one operator signed and nobody has sent; `reason` is empty where the act has none.
+
+    `final`: it settles a gap for good, whatever else turns out to be lost.
+    """
 
     file: str
     command_id: str
@@ -103,6 +106,7 @@ class SavedOrder(Struct, frozen=True, kw_only=True):
     reason: str
     valid_until_ms: int
     charges: list[ChargeLine]
+    final: bool
 
 
 def charge_lines(rows: "Sequence[BudgetView]", charges: "Sequence[RowCharge]") -> list[ChargeLine]:
@@ -257,6 +261,7 @@ def described(order: "Order", *, file: Path, lines: "Sequence[ChargeLine]") -> S
         reason=act.reason if isinstance(act, Resume | SettleGap | WriteOff) else "",
         valid_until_ms=order.valid_until_ms,
         charges=[line for line in lines if line.charged],
+        final=isinstance(act, SettleGap) and act.final,
     )
 
 
