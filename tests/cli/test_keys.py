@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,16 @@ from click.testing import Result
 from tests.cli.conftest import Place, serving_of
 
 from aigovtool.codec import decode, encode
-from aigovtool.crypto.x509 import from_pem, is_issued_by
+from aigovtool.crypto.identity import IdentityKind
+from aigovtool.crypto.sign import SigningKey, VerifyKey
+from aigovtool.crypto.x509 import from_pem, is_issued_by, issue_client_certificate, new_authority, to_pem
 from aigovtool.custodian import keys as custodian_keys
 from aigovtool.custodian.app import initialise, open_custodian
 from aigovtool.custodian.key_rotation import Role, State, revoke, show
+from aigovtool.ids import BorrowerId
 from aigovtool.protocol.party import ConsumerFile, OperatorFile
 from aigovtool.protocol.trust import MAX_REVOKED_LOG
-from aigovtool.protocol.views import PartyCertificate
+from aigovtool.protocol.views import FetchedCertificate, PartyCertificate
 from aigovtool.transport.server import bind_loopback
 
 Run = Callable[..., Result]
@@ -152,6 +156,18 @@ def test_a_file_under_a_passphrase_is_renewed_and_stays_under_it(lent: Place) ->
     assert "passphrase_needed" in lent.run("renew", str(file)).stderr
 
 
+def issued_by_nobody(key: bytes, consumer: str, borrower: str) -> str:
+    """Return a certificate with the key, name and borrower of a consumer, by an authority that anybody can make."""
+    maker, now_ms = SigningKey.generate(), time.time_ns() // 1_000_000
+    span = {"not_before_ms": now_ms - 10**7, "not_after_ms": now_ms + 10**7}
+    authority, kind = new_authority(maker, "credentials", **span), IdentityKind.CONSUMER
+    return to_pem(
+        issue_client_certificate(
+            maker, authority, VerifyKey(key), kind, consumer, borrower=BorrowerId(borrower), **span
+        )
+    ).decode()
+
+
 def test_an_operator_hands_out_a_certificate_for_somebody_elses_file(lent: Place) -> None:
     """It fits the file of that party only, and carries no secret."""
     file, certificate = lent.directory / "radiology-other.json", lent.file("radiology-certificate.json")
@@ -164,11 +180,14 @@ def test_an_operator_hands_out_a_certificate_for_somebody_elses_file(lent: Place
     assert other.exit_code != 0
     assert "other_key" in other.stderr
     before = file.read_bytes()
-    good = decode(Path(certificate).read_bytes(), PartyCertificate)
+    fetched_file = decode(Path(certificate).read_bytes(), FetchedCertificate)
+    good = fetched_file.issued
     operators = decode(lent.operator.read_bytes(), OperatorFile).certificate
-    for forged in (operators, "", "rubbish", good.certificate.replace("M", "N", 1)):
+    self_made = issued_by_nobody(good.key, "radiology", "st-mary")
+    for forged in (operators, "", "rubbish", good.certificate.replace("M", "N", 1), self_made):
         broken = Path(lent.file("broken-certificate.json"))
-        broken.write_bytes(encode(PartyCertificate(key=good.key, certificate=forged)))
+        issued = PartyCertificate(key=good.key, certificate=forged)
+        broken.write_bytes(encode(FetchedCertificate(issued=issued, key_set=fetched_file.key_set)))
         refused = lent.run("renew", str(file), "--certificate", str(broken))
         assert (refused.exit_code not in {0, 1}, file.read_bytes()) == (True, before), refused.output
     both = lent.run("renew", str(file), "--certificate", certificate, "--custodian", str(lent.directory / "custodian"))

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from aigovtool.crypto.passphrase import ProtectedFile
     from aigovtool.operator.client import OperatorClient
     from aigovtool.protocol.party import BorrowerFile, ConsumerFile, OperatorFile, PartyFile
+    from aigovtool.protocol.trust import KeySet
     from aigovtool.protocol.views import PartyCertificate
 
 T = TypeVar("T")
@@ -147,19 +148,20 @@ def require_free(path: Path, option: str = "-o") -> None:
         )
 
 
-def certified(found: "PartyCertificate", seed: bytes, name: str, file: Path) -> str:
+def certified(found: "PartyCertificate", key_set: "KeySet", seed: bytes, name: str, file: Path) -> str:
     """Return the certificate that was fetched for a party, which may have come in a file from anybody.
 
-    One that is not this party's would take the place of one that is.
+    One that is not this party's, or that its custodian did not issue, would take the place of one that is good.
 
     Raises:
-        ConflictError: it is for another key than that in the party's file, or for another name (`other_key`).
+        ConflictError: it is for another key than that in the party's file, or for another name (`other_key`); or none
+            of the custodian's authorities issued it (`other_issuer`).
         UnauthenticatedError, InputError: it is no certificate of a party.
     """
     from aigovtool.crypto.identity import read_credential  # noqa: PLC0415
     from aigovtool.crypto.secret import Secret  # noqa: PLC0415
     from aigovtool.crypto.sign import SigningKey  # noqa: PLC0415
-    from aigovtool.crypto.x509 import from_pem  # noqa: PLC0415
+    from aigovtool.crypto.x509 import from_pem, is_issued_by  # noqa: PLC0415
 
     with Secret(seed) as secret:
         mine = SigningKey.from_secret(secret).public.raw
@@ -170,7 +172,33 @@ def certified(found: "PartyCertificate", seed: bytes, name: str, file: Path) -> 
             reason="other_key",
             fix=f"ask the operators which key they enrolled: yours is {mine.hex()}",
         )
+    if not any(is_issued_by(from_pem(found.certificate.encode())[0], one) for one in key_set.credentials):
+        raise ConflictError(
+            "the certificate was not issued by the custodian, or by a key that is not accepted any more",
+            reason="other_issuer",
+            fix="ask an operator to fetch it again",
+        )
     return found.certificate
+
+
+def read_fetched(source: Path, party: "PartyFile", what: str) -> "tuple[PartyCertificate, KeySet]":
+    """Return a certificate that an operator fetched, and the key set with it, which the party's root key has signed.
+
+    `what` the file should be is said if it is not.
+
+    Raises:
+        ConfigurationError: as `read_public`.
+        SignatureInvalidError: the key set is of another custodian, or older than one that is known.
+    """
+    from aigovtool.cli.public_file import read_public  # noqa: PLC0415
+    from aigovtool.crypto.sign import VerifyKey  # noqa: PLC0415
+    from aigovtool.protocol.party import known_key_set  # noqa: PLC0415
+    from aigovtool.protocol.trust import open_key_set  # noqa: PLC0415
+    from aigovtool.protocol.views import FetchedCertificate  # noqa: PLC0415
+
+    found = read_public(source, FetchedCertificate, what)
+    root, at_least = VerifyKey(party.custodian.root), known_key_set(party)
+    return found.issued, open_key_set(found.key_set, root, at_least=at_least)
 
 
 def write_party(path: Path, party: "PartyFile") -> None:

@@ -156,6 +156,10 @@ class OperatorClient:
         """
         return self._connection.get(f"/v1/certificate?role={role.value}&name={quote(name)}", views.PartyCertificate)
 
+    def fetched_certificate(self, role: PartyRole, name: str) -> views.FetchedCertificate:
+        """Return a party's certificate as it is handed over, with the key set; raises as `certificate`."""
+        return views.FetchedCertificate(issued=self.certificate(role, name), key_set=self.key_set_envelope())
+
     def models(self) -> views.Models:
         """Return all models."""
         return self._connection.get("/v1/models", views.Models)

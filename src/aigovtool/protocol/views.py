@@ -59,6 +59,13 @@ class PartyCertificate(Message):
     certificate: str
 
 
+class FetchedCertificate(Message):
+    """A party's certificate as an operator hands it over: with the key set, which the root key signed."""
+
+    issued: PartyCertificate
+    key_set: Envelope
+
+
 class ModelView(Message):
     """A model that is, or was, lent. `inputs` and `outputs` are described as `name datatype[shape]`.
 

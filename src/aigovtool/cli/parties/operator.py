@@ -19,6 +19,7 @@ from aigovtool.cli import orders
 from aigovtool.cli.credentials import (
     certified,
     connected,
+    read_fetched,
     read_party,
     replace_party,
     require_free,
@@ -225,7 +226,7 @@ def certificate(screen: Screen, *, name: str, out: Path, operator_file: Path | N
 
     require_free(out)
     with connected(operator_file) as client:
-        found = client.certificate(PartyRole.OPERATOR, parse_name(name, "operator"))
+        found = client.fetched_certificate(PartyRole.OPERATOR, parse_name(name, "operator"))
     write_public(out, found)
     done = Written(file=str(out))
     screen.show(done, lambda: screen.line(f"next: {name} runs: aigovtool operator finish {name}.json {out}"))
@@ -239,11 +240,9 @@ def finish(screen: Screen, *, file: Path, source: Path) -> None:
     """Put the CERTIFICATE that an operator fetched for you into your FILE. Nothing is sent."""
     from msgspec.structs import replace  # noqa: PLC0415
 
-    from aigovtool.protocol.views import PartyCertificate  # noqa: PLC0415
-
     party = _waiting(file)
-    found = read_public(source, PartyCertificate, "a certificate that `operator certificate` wrote")
-    replace_party(file, replace(party, certificate=certified(found, party.key, party.operator, file)))
+    found, key_set = read_fetched(source, party, "a certificate that `operator certificate` wrote")
+    replace_party(file, replace(party, certificate=certified(found, key_set, party.key, party.operator, file)))
     done = Finished(name=party.operator, file=str(file))
     screen.show(done, lambda: screen.line(f"{done.file} can be used now, by operator {done.name}"))
 

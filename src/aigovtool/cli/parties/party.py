@@ -253,7 +253,7 @@ def _fetch_certificate(screen: Screen, role: str, name: str, out: Path, operator
 
     require_free(out)
     with connected(operator_file) as client:
-        found = client.certificate(PartyRole(role), parse_name(name, role))
+        found = client.fetched_certificate(PartyRole(role), parse_name(name, role))
     write_public(out, found)
     next_ = f"next, where the file of {name} is: aigovtool renew {name}.json --certificate {out}"
     screen.show(CertificateFetched(file=str(out)), lambda: screen.line(next_))

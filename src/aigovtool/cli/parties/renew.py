@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import Struct, structs
 
-from aigovtool.cli.credentials import certified, protected, read_party, replace_party
+from aigovtool.cli.credentials import certified, protected, read_fetched, read_party, replace_party
 from aigovtool.cli.directory import require_custodian
-from aigovtool.cli.public_file import read_public
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import DIRECTORY, FILE, Verb
 
 if TYPE_CHECKING:
     from aigovtool.crypto.secret import Secret
     from aigovtool.protocol.party import OperatorFile, PartyFile
+    from aigovtool.protocol.trust import KeySet
     from aigovtool.protocol.views import PartyCertificate
 
 
@@ -49,7 +49,7 @@ def renew(screen: Screen, *, file: Path, source: Path | None, directory: Path | 
         raise click.UsageError("give --certificate or --custodian, not both")
     party, passphrase = _opened(file, waiting=source is not None)
     if source is not None:
-        renewed = _with_certificate(party, _read_certificate(source), file)
+        renewed = _with_certificate(party, *read_fetched(source, party, "a certificate that an operator fetched"), file)
     elif directory is not None:
         renewed = _issued(party, directory)
     else:
@@ -104,7 +104,7 @@ def _fetched(party: "PartyFile", file: Path) -> "PartyFile":
         found = connection.get("/v1/self/certificate", PartyCertificate)
         root, at_least = VerifyKey(party.custodian.root), known_key_set(party)
         key_set = open_key_set(connection.get("/v1/key-set", Envelope), root, at_least=at_least)
-    renewed = _with_certificate(party, found, file)
+    renewed = _with_certificate(party, found, key_set, file)
     if not isinstance(renewed, OperatorFile):
         return renewed
     return structs.replace(renewed, keystore=key_set.keystore, key_set=key_set.version)
@@ -117,19 +117,13 @@ def _issued(party: "PartyFile", directory: Path) -> "PartyFile":
     return certificate_of(directory, party, time.time_ns() // 1_000_000)
 
 
-def _read_certificate(source: Path) -> "PartyCertificate":
-    from aigovtool.protocol.views import PartyCertificate  # noqa: PLC0415
-
-    return read_public(source, PartyCertificate, "a certificate that an operator fetched")
-
-
-def _with_certificate(party: "PartyFile", found: "PartyCertificate", file: Path) -> "PartyFile":
+def _with_certificate(party: "PartyFile", found: "PartyCertificate", key_set: "KeySet", file: Path) -> "PartyFile":
     from aigovtool.protocol.party import BorrowerFile, OperatorFile  # noqa: PLC0415
 
     if isinstance(party, BorrowerFile):
-        return structs.replace(party, certificate=certified(found, party.enrolment_key, party.borrower, file))
+        return structs.replace(party, certificate=certified(found, key_set, party.enrolment_key, party.borrower, file))
     name = party.operator if isinstance(party, OperatorFile) else party.consumer
-    return structs.replace(party, certificate=certified(found, party.key, name, file))
+    return structs.replace(party, certificate=certified(found, key_set, party.key, name, file))
 
 
 def _keystore(party: "PartyFile | OperatorFile") -> bytes:
