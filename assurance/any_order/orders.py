@@ -245,6 +245,12 @@ async def settle(office: Office) -> None:
         at_ms = bucket_of(window, max(0, now_ms - office.chance.choice((0, 0, 61_000, 25 * _HOUR_MS, -_HOUR_MS))))
         row = RowKey(scope=scope(office), dimension=_dimension(office), window=window, bucket_ms=at_ms)
         charges.append(orders.RowCharge(row=row, units=office.chance.choice((1, 30, 10**6))))
+    if office.chance.random() < 0.3:
+        await office.order(orders.Stop(target=StopTarget.ALL, value="", reason=""))
+        act = orders.SettleGap(checkpoint=gap.checkpoint, charges=[], reason="restored", final=True)
+        if await office.order(act, two=True) is not None:
+            office.counts["final"] += 1
+            return
     for some in (charges, []):
         act = orders.SettleGap(checkpoint=gap.checkpoint, charges=some, reason="restored")
         if await office.order(act, two=True) is not None:

@@ -31,6 +31,7 @@ from aigovtool.ledger.entry import (
     LeaseGranted,
     LeaseWrittenOff,
     ModelAdded,
+    ModelTermsSet,
     ModelWithdrawn,
     Restored,
     Resumed,
@@ -394,6 +395,21 @@ def admitted_while_its_borrower_is_stopped(log: Writer) -> None:
     log.add(ATTESTED)
 
 
+def lent_to_another(log: Writer) -> None:
+    log.add(ATTESTED)
+    log.add(ModelTermsSet(model=MODEL, policy=DIGEST, borrowers=[BorrowerId("clinic")], epoch=7, command=COMMAND))
+
+
+def granted_to_who_is_not_lent_it_any_more(log: Writer) -> None:
+    lent_to_another(log)
+    log.grant(1)
+
+
+def a_key_for_who_is_not_lent_it_any_more(log: Writer) -> None:
+    lent_to_another(log)
+    log.add(RELEASED)
+
+
 def another_package_under_a_models_name(log: Writer) -> None:
     added = next(entry.body for entry in log.entries if isinstance(entry.body, ModelAdded))
     log.add(replace(added, manifest=Digest("sha256:" + "1" * 64)))
@@ -527,6 +543,8 @@ CRIMES: list[tuple[Callable[[Writer], None], str]] = [
     (a_key_of_another_package, "unknown_model"),
     (admitted_while_all_is_stopped, "admitted_while_stopped"),
     (admitted_while_its_borrower_is_stopped, "admitted_while_stopped"),
+    (granted_to_who_is_not_lent_it_any_more, "not_lent"),
+    (a_key_for_who_is_not_lent_it_any_more, "not_lent"),
     (another_package_under_a_models_name, "model_twice"),
     (a_row_left_out, "wrong_rows"),
     (a_row_twice, "wrong_rows"),

@@ -9,7 +9,8 @@
 4. Replay: a grant debits every limit on its path, each exactly once, each in the bucket of its time, and none
    beyond its limit at that moment (in a rolling window: with all earlier buckets that it touches) or after its
    end; nothing is granted, no model's key handed out and no enclave admitted under a stop; a key goes out for a model
-   that was added, to an enclave that was admitted in this generation and has not ended; whatever was seen in two copies
+   that was added, to an enclave that was admitted in this generation and has not ended; nothing goes to a borrower that
+   a model's newest terms, if they were ever changed, do not name; whatever was seen in two copies
    gets nothing more, and its word counts no more; a lease is closed or expires only as its state table allows, and its
    charge is what it used or all of it. What was revoked or withdrawn is never resumed. What two operators must order
    names two. A generation begins with the signed checkpoint of what was lost.

@@ -89,6 +89,8 @@ class Replay:
     #: What the leases of each model debit, and which package it is.
     counts: dict[ModelId, frozenset[Dimension]] = field(default_factory=dict)
     manifests: dict[ModelId, Digest] = field(default_factory=dict)
+    #: To whom each model is lent, if its terms were ever changed: those of its beginning are not in the log.
+    lent: dict[ModelId, frozenset[BorrowerId]] = field(default_factory=dict)
     #: Whose the enclaves are that were admitted in this generation and have not said, or been told, that they end.
     admitted: dict[InstanceId, BorrowerId] = field(default_factory=dict)
     #: Those of which two copies were seen.
@@ -139,17 +141,14 @@ class Replay:
                 pass
 
     def _know(self, known: Attested | AttestationWithdrawn | KeyReleased | Wiped | PartyAdded) -> None:
-        match known:
-            case Attested():
-                self._admit(known)
-            case KeyReleased():
-                self._release(known)
-            case AttestationWithdrawn() | Wiped():
-                self.admitted.pop(known.instance, None)
-            case PartyAdded(role=PartyRole.OPERATOR):
-                self.operators.add(known.name)
-            case _:
-                pass
+        if isinstance(known, Attested):
+            self._admit(known)
+        elif isinstance(known, KeyReleased):
+            self._release(known)
+        elif isinstance(known, AttestationWithdrawn | Wiped):
+            self.admitted.pop(known.instance, None)
+        elif known.role is PartyRole.OPERATOR:
+            self.operators.add(known.name)
 
     def _admit(self, admitted: Attested) -> None:
         instance, borrower = admitted.instance, admitted.borrower
@@ -168,9 +167,9 @@ class Replay:
             raise bad("unknown_model", "it hands out the key of a model that was never added")
         touching = {(StopTarget.MODEL, model), (StopTarget.BORROWER, borrower), (StopTarget.ENCLAVE, instance)}
         self._require_running(touching, "released_while_stopped", "it hands out a model's key")
+        self._require_lent(model, borrower)
 
     def _require_one(self, instance: InstanceId) -> None:
-        """Refuse whatever gives an enclave something, or takes its word, once two copies of it were seen."""
         if instance in self.forked:
             raise bad("forked", "it is about an enclave of which two copies were seen before")
 
@@ -259,13 +258,10 @@ class Replay:
         self.rows[key] = row
         self.buckets.setdefault((key.scope, key.dimension, key.window), {})[key.bucket_ms] = key
 
-    def _advance(self, epoch: int) -> None:
-        if epoch < self.epoch:
-            raise bad("epoch", f"its epoch {epoch} is before {self.epoch}")
-        self.epoch = epoch
-
     def _order(self, order: Stopped | Resumed | Forked | PartyRevoked | ModelWithdrawn | ModelTermsSet) -> None:
-        self._advance(order.epoch)
+        if order.epoch < self.epoch:
+            raise bad("epoch", f"its epoch {order.epoch} is before {self.epoch}")
+        self.epoch = order.epoch
         match order:
             case Stopped(target=target, value=value):
                 self.stops.add((target, value))
@@ -282,8 +278,8 @@ class Replay:
                     self._stop_for_good(StopTarget(role.value), name)
             case ModelWithdrawn(model=model):
                 self._stop_for_good(StopTarget.MODEL, model)
-            case ModelTermsSet():
-                pass  # it has an epoch, and stops nothing
+            case ModelTermsSet(model=model, borrowers=borrowers):
+                self.lent[model] = frozenset(borrowers)
 
     def _stop_for_good(self, target: StopTarget, value: str) -> None:
         self.stops.add((target, value))
@@ -332,6 +328,11 @@ class Replay:
         }
         self._require_running(touching, "granted_while_stopped", "it grants a lease")
         self._require_one(granted.instance)
+        self._require_lent(granted.model, granted.borrower)
+
+    def _require_lent(self, model: ModelId, borrower: BorrowerId) -> None:
+        if borrower not in self.lent.get(model, {borrower}):
+            raise bad("not_lent", f"it gives {borrower} something of {model}, which is lent to others")
 
     def _require_running(self, touching: set[Stop], reason: str, what: str) -> None:
         if found := ({(StopTarget.ALL, "")} | touching) & self.stops:
@@ -383,8 +384,7 @@ class Replay:
         for key in held.granted.rows:
             granted, charged = units.get(key.dimension), closed.charged.get(key.dimension)
             row = self.rows[key]
-            late = was is LeaseState.EXPIRED
-            self.rows[key] = row.refund(granted - charged) if late else row.settle(granted, charged)
+            self.rows[key] = row.refund(granted - charged) if closed.late else row.settle(granted, charged)
         self._settle(closed.lease_id)
 
     def _known(self, lease_id: LeaseId) -> Held:
