@@ -389,4 +389,4 @@ def test_whatever_an_entry_says_it_is_taken_or_refused_by_name(drawn: list[tuple
             replay.take(decode(encode(entry), Entry))
         except AIGovToolError:
             replay = before
-    assert all(row.posted >= 0 and row.pending >= 0 for row in replay.rows.values())
+    assert all(row.posted >= 0 and row.pending >= 0 for row in replay.budgets.rows.values())

@@ -42,9 +42,11 @@ from aigovtool.ledger.bad_entry import bad
 from aigovtool.ledger.budget import BudgetRow
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint
 from aigovtool.ledger.cosignature import WitnessKey
+from aigovtool.ledger.enclave_list import Machine
 from aigovtool.ledger.entry import Entry, GapFound, Genesis, Restored
 from aigovtool.ledger.merkle import Frontier, leaf_hash
-from aigovtool.ledger.replay import Machine, Replay, Stop
+from aigovtool.ledger.replay import Replay
+from aigovtool.ledger.stop_list import Stop
 from aigovtool.ledger.witnessing import Vouching, require_distinct, weigh
 
 #: The largest entries carry a reason of 500 characters or a lease with a dozen rows: under 16 KiB.
@@ -304,11 +306,11 @@ def _report(checkpoint: Checkpoint, read: _Read) -> AuditReport:
         entries=checkpoint.size,
         first_ms=read.first_ms,
         last_ms=0 if read.last is None else read.last.at_ms,
-        rows=tuple(replay.rows.values()),
+        rows=tuple(replay.budgets.rows.values()),
         leases=len(replay.leases) + len(replay.over),
         unclosed_leases=len(replay.leases),
-        stops=tuple(sorted(replay.stops)),
-        machines=tuple(sorted(replay.machines.items(), key=lambda one: (one[0][0], one[0][1] or ""))),
+        stops=tuple(sorted(replay.stops.in_force)),
+        machines=tuple(sorted(replay.enclaves.machines.items(), key=lambda one: (one[0][0], one[0][1] or ""))),
     )
 
 

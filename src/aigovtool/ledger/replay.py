@@ -4,18 +4,19 @@ This is the auditor's book. It shares the arithmetic of rows and the table of le
 of its code that decides: what a grant may debit is checked here from the entries alone.
 
 What two operators order must name two. That both signed is the log's word: it holds digests of orders, not orders.
+
+What is known of budgets, models, stops, enclaves and witnesses is in lists of their own; here are the leases, and what
+each entry means for which of these.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
 
-import msgspec
-
-from aigovtool.ids import BorrowerId, Digest, InstanceId, LeaseId, ModelId
+from aigovtool.ids import LeaseId
 from aigovtool.ledger.bad_entry import bad
-from aigovtool.ledger.budget import ROLLING, BudgetLimit, BudgetRow, RowKey, Scope, Window, bucket_of, path
+from aigovtool.ledger.budget import RowKey, path
+from aigovtool.ledger.budget_list import BudgetList
 from aigovtool.ledger.checkpoint import parse_checkpoint
+from aigovtool.ledger.enclave_list import EnclaveList
 from aigovtool.ledger.entry import (
     AppraisalPolicySet,
     AttestationWithdrawn,
@@ -49,15 +50,10 @@ from aigovtool.ledger.entry import (
 from aigovtool.ledger.gap import may_follow_gap
 from aigovtool.ledger.lease import LeaseEvent, LeaseState, next_state
 from aigovtool.ledger.lease_ids import LeaseIds
+from aigovtool.ledger.model_list import ModelList
+from aigovtool.ledger.stop_list import EVERYTHING, StopList, of_borrower, of_consumer, of_enclave, of_model
 from aigovtool.ledger.units import Dimension
 from aigovtool.ledger.witness_list import WitnessList
-
-#: A transaction may read the clock shortly before it writes its entry, and a window may begin in between.
-_WINDOW_SLACK_MS: Final = 60_000
-
-Counted = tuple[Dimension, Window]
-Stop = tuple[StopTarget, str]
-Machine = tuple[str, str | None]
 
 
 @dataclass(slots=True)
@@ -73,32 +69,17 @@ class Held:
 class Replay:
     """The state of the ledger as far as it was read. Every refusal is a `LogError` without the entry's number."""
 
-    limits: dict[Scope, dict[Counted, BudgetLimit]] = field(default_factory=dict)
-    rows: dict[RowKey, BudgetRow] = field(default_factory=dict)
+    budgets: BudgetList = field(default_factory=BudgetList)
+    models: ModelList = field(default_factory=ModelList)
+    stops: StopList = field(default_factory=StopList)
+    enclaves: EnclaveList = field(default_factory=EnclaveList)
+    witnesses: WitnessList = field(default_factory=WitnessList)
+    #: All that were ever enrolled, revoked or not.
+    operators: set[str] = field(default_factory=set)
     #: Leases that are not over: pending, or expired and not yet closed or written off.
     leases: dict[LeaseId, Held] = field(default_factory=dict)
     #: Of a lease that is over only its identifier is kept: memory must not grow by a whole lease per lease.
     over: LeaseIds = field(default_factory=LeaseIds)
-    #: The rows of each limit by their bucket's beginning, because a rolling window counts several.
-    buckets: dict[tuple[Scope, Dimension, Window], dict[int, RowKey]] = field(default_factory=dict)
-    stops: set[Stop] = field(default_factory=set)
-    #: Those of them that nobody can lift: what is revoked or withdrawn.
-    for_good: set[Stop] = field(default_factory=set)
-    #: All that were ever enrolled, revoked or not.
-    operators: set[str] = field(default_factory=set)
-    #: What the leases of each model debit, and which package it is.
-    counts: dict[ModelId, frozenset[Dimension]] = field(default_factory=dict)
-    manifests: dict[ModelId, Digest] = field(default_factory=dict)
-    #: To whom each model is lent, if its terms were ever changed: those of its beginning are not in the log.
-    lent: dict[ModelId, frozenset[BorrowerId]] = field(default_factory=dict)
-    #: Whose the enclaves are that were admitted in this generation and have not said, or been told, that they end.
-    admitted: dict[InstanceId, BorrowerId] = field(default_factory=dict)
-    #: Those of which two copies were seen.
-    forked: set[InstanceId] = field(default_factory=set)
-    witnesses: WitnessList = field(default_factory=WitnessList)
-    #: How often enclaves were admitted, by type of TEE and, where that tells, by its chip.
-    machines: dict[Machine, int] = field(default_factory=dict)
-    epoch: int = 0
     generation: int = 0
     #: Whether the ledger knew at this point that it had forgotten something.
     gap: bool = False
@@ -118,8 +99,6 @@ class Replay:
         self._require_two(entry.body)
         self._require_final(entry)
         match entry.body:
-            case ModelAdded() as added:
-                self._add(added)
             case Stopped() | Resumed() | Forked() | PartyRevoked() | ModelWithdrawn() | ModelTermsSet() as order:
                 self._order(order)
             case LeaseGranted() as granted:
@@ -128,50 +107,33 @@ class Replay:
                 self._close(closed)
             case LeaseExpired() | LeaseWrittenOff() as ended:
                 self._end(ended)
+            case Attested() as attested:
+                self._admit(attested)
+            case KeyReleased() as released:
+                self._release(released)
+            case _:
+                self._know(entry)
+
+    def _know(self, entry: Entry) -> None:
+        match entry.body:
+            case ModelAdded() as added:
+                self.models.add(added)
             case BudgetSet(limit=limit):
-                self.limits.setdefault(limit.scope, {})[limit.dimension, limit.window] = limit
-                self._limit_row(limit, bucket_of(limit.window, entry.at_ms))
+                self.budgets.limit(limit, entry.at_ms)
+            case Charged(row=row, units=units):
+                if not self.generation:
+                    raise bad("no_restore", "it charges for what a restore lost, and there was none")
+                self.budgets.charge(row, units, entry.at_ms)
             case WitnessEnrolled() | WitnessRetired() as change:
                 self.witnesses.take(change)
-            case Charged(row=key, units=units):
-                self._keep(self._charged_row(key, entry.at_ms).charge(units))
-            case Attested() | AttestationWithdrawn() | KeyReleased() | Wiped() | PartyAdded() as known:
-                self._know(known)
+            case AttestationWithdrawn(instance=instance) | Wiped(instance=instance):
+                self.enclaves.end(instance)
+            case PartyAdded(role=PartyRole.OPERATOR, name=name):
+                self.operators.add(name)
             case _:
                 pass
 
-    def _know(self, known: Attested | AttestationWithdrawn | KeyReleased | Wiped | PartyAdded) -> None:
-        if isinstance(known, Attested):
-            self._admit(known)
-        elif isinstance(known, KeyReleased):
-            self._release(known)
-        elif isinstance(known, AttestationWithdrawn | Wiped):
-            self.admitted.pop(known.instance, None)
-        elif known.role is PartyRole.OPERATOR:
-            self.operators.add(known.name)
-
-    def _admit(self, admitted: Attested) -> None:
-        instance, borrower = admitted.instance, admitted.borrower
-        touching = {(StopTarget.BORROWER, borrower), (StopTarget.ENCLAVE, instance)}
-        self._require_running(touching, "admitted_while_stopped", "it admits an enclave")
-        self._require_one(instance)
-        self.admitted[instance] = borrower
-        self.machines[admitted.tee, admitted.chip] = self.machines.get((admitted.tee, admitted.chip), 0) + 1
-
-    def _release(self, released: KeyReleased) -> None:
-        instance, model = released.instance, released.model
-        borrower = self.admitted.get(instance)
-        if borrower is None:
-            raise bad("not_admitted", "it hands a model's key to an enclave that is not admitted, or not any more")
-        if self.manifests.get(model) != released.manifest:
-            raise bad("unknown_model", "it hands out the key of a model that was never added")
-        touching = {(StopTarget.MODEL, model), (StopTarget.BORROWER, borrower), (StopTarget.ENCLAVE, instance)}
-        self._require_running(touching, "released_while_stopped", "it hands out a model's key")
-        self._require_lent(model, borrower)
-
-    def _require_one(self, instance: InstanceId) -> None:
-        if instance in self.forked:
-            raise bad("forked", "it is about an enclave of which two copies were seen before")
+    # -- Generations and orders -------------------------------------------------------------------
 
     def _begin_generation(self, entry: Entry) -> None:
         restored = entry.body if isinstance(entry.body, Restored) else None
@@ -182,7 +144,7 @@ class Replay:
             lost = parse_checkpoint(restored.checkpoint)
             if lost.size != restored.lost_size or lost.generation >= begins:
                 raise bad("wrong_restore", "it says that more or less was lost than the checkpoint that it shows")
-            self.admitted.clear()  # all of them attest anew
+            self.enclaves.begin_generation()
         self.generation = entry.generation
 
     def _require_gap_kept(self, body: EntryBody) -> None:
@@ -202,19 +164,10 @@ class Replay:
         elif self.remaining:
             raise bad("not_final", "it comes before all that remained was charged, as the settlement before it says")
         elif isinstance(entry.body, Restored) and entry.body.final:
-            if (StopTarget.ALL, "") not in self.stops:
+            if EVERYTHING not in self.stops.in_force:
                 raise bad("not_final", "it settles for good what was forgotten, and not everything is stopped")
             self.refunds_from = self.generation
-            self.remaining = dict(self._rooms(entry.at_ms))
-
-    def _rooms(self, at_ms: int) -> Iterator[tuple[RowKey, int]]:
-        """Yield every row from which anything could be granted at a moment, and how much."""
-        for scope, limits in self.limits.items():
-            for (dimension, window), limit in limits.items():
-                key = RowKey(scope=scope, dimension=dimension, window=window, bucket_ms=bucket_of(window, at_ms))
-                row = self.rows.get(key) or BudgetRow(key=key, limit=limit.limit)
-                if room := msgspec.structs.replace(row, earlier=self._earlier(key)).room():
-                    yield key, room
+            self.remaining = dict(self.budgets.rooms(entry.at_ms))
 
     def _require_two(self, body: EntryBody) -> None:
         """Refuse an order of one operator where the custodian takes none but of two."""
@@ -231,145 +184,82 @@ class Replay:
         if command is not None and command.second in {None, command.operator}:
             raise bad("needs_second", f"two operators must order it, and it names {command.operator} alone")
 
-    def _add(self, added: ModelAdded) -> None:
-        counts = frozenset({Dimension.INFERENCES, *added.also})
-        same = self.counts.setdefault(added.model, counts) == counts
-        if not same or self.manifests.setdefault(added.model, added.manifest) != added.manifest:
-            raise bad("model_twice", "it adds a model once more, and now it is another one, or meters something else")
+    def _order(self, order: Stopped | Resumed | Forked | PartyRevoked | ModelWithdrawn | ModelTermsSet) -> None:
+        self.stops.advance(order.epoch)
+        match order:
+            case Stopped(target=target, value=value):
+                self.stops.stop((target, value))
+            case Resumed(target=target, value=value):
+                self.stops.lift((target, value))
+            case Forked(instance=instance):
+                self.stops.stop(of_enclave(instance))
+                self.enclaves.fork(instance)
+            case PartyRevoked(role=role, name=name):
+                if role is not PartyRole.OPERATOR:
+                    self.stops.stop((StopTarget(role.value), name), for_good=True)
+            case ModelWithdrawn(model=model):
+                self.stops.stop(of_model(model), for_good=True)
+            case ModelTermsSet() as terms:
+                self.models.change(terms)
+
+    # -- Enclaves -----------------------------------------------------------------------------------
+
+    def _admit(self, attested: Attested) -> None:
+        touching = (of_borrower(attested.borrower), of_enclave(attested.instance))
+        self.stops.require_running(touching, "admitted_while_stopped", "it admits an enclave")
+        self.enclaves.admit(attested)
+
+    def _release(self, released: KeyReleased) -> None:
+        borrower = self.enclaves.borrower_of(released.instance)
+        self.models.require_package(released)
+        touching = (of_model(released.model), of_borrower(borrower), of_enclave(released.instance))
+        self.stops.require_running(touching, "released_while_stopped", "it hands out a model's key")
+        self.models.require_lent(released.model, borrower)
+
+    # -- Leases -------------------------------------------------------------------------------------
+
+    def _grant(self, granted: LeaseGranted, at_ms: int) -> None:
+        if granted.lease_id in self.leases or granted.lease_id in self.over:
+            raise bad("lease_twice", "it grants a lease that was granted before")
+        self._require_may_have(granted)
+        metered = self.models.metered(granted.model)
+        due = self.budgets.due(path(granted.model, granted.borrower, granted.consumer), metered)
+        debited = [(key.scope, key.dimension, key.window) for key in granted.rows]
+        if not debited or len(set(debited)) != len(debited) or set(debited) != due:
+            raise bad("wrong_rows", "it does not debit exactly the limits on its path")
+        counted = {key.dimension for key in granted.rows}
+        if counted != metered or counted != {dimension for dimension, _ in granted.units.items()}:
+            raise bad("wrong_rows", "it does not grant and debit exactly what its model meters")
+        for key in granted.rows:
+            self.budgets.hold(key, granted.units.get(key.dimension), at_ms)
+        self.leases[granted.lease_id] = Held(granted, self.generation)
+
+    def _require_may_have(self, granted: LeaseGranted) -> None:
+        """Refuse a lease to whom or of what nothing may be given now."""
+        touching = (
+            of_model(granted.model),
+            of_borrower(granted.borrower),
+            of_consumer(granted.consumer),
+            of_enclave(granted.instance),
+        )
+        self.stops.require_running(touching, "granted_while_stopped", "it grants a lease")
+        self.enclaves.require_one(granted.instance)
+        self.models.require_lent(granted.model, granted.borrower)
 
     def _end(self, ended: LeaseExpired | LeaseWrittenOff) -> None:
         held = self._known(ended.lease_id)
         if isinstance(ended, LeaseWrittenOff):
             next_state(held.state, LeaseEvent.WRITE_OFF)
-            self._settle(ended.lease_id)
+            self._forget(ended.lease_id)
             return
         held.state = next_state(held.state, LeaseEvent.TIME_OVER)
         for key in held.granted.rows:
             units = held.granted.units.get(key.dimension)
-            self.rows[key] = self.rows[key].settle(units, units)
-
-    def _limit_row(self, limit: BudgetLimit, bucket_ms: int) -> None:
-        key = RowKey(scope=limit.scope, dimension=limit.dimension, window=limit.window, bucket_ms=bucket_ms)
-        row = self.rows.get(key, BudgetRow(key=key, limit=limit.limit))
-        self._keep(msgspec.structs.replace(row, limit=limit.limit))
-
-    def _keep(self, row: BudgetRow) -> None:
-        key = row.key
-        self.rows[key] = row
-        self.buckets.setdefault((key.scope, key.dimension, key.window), {})[key.bucket_ms] = key
-
-    def _order(self, order: Stopped | Resumed | Forked | PartyRevoked | ModelWithdrawn | ModelTermsSet) -> None:
-        if order.epoch < self.epoch:
-            raise bad("epoch", f"its epoch {order.epoch} is before {self.epoch}")
-        self.epoch = order.epoch
-        match order:
-            case Stopped(target=target, value=value):
-                self.stops.add((target, value))
-            case Resumed(target=target, value=value):
-                if (target, value) in self.for_good:
-                    raise bad("for_good", f"it resumes {target} {value}, which was revoked or withdrawn for good")
-                self.stops.discard((target, value))
-            case Forked(instance=instance):
-                self.stops.add((StopTarget.ENCLAVE, instance))
-                self.forked.add(instance)
-                self.admitted.pop(instance, None)
-            case PartyRevoked(role=role, name=name):
-                if role is not PartyRole.OPERATOR:
-                    self._stop_for_good(StopTarget(role.value), name)
-            case ModelWithdrawn(model=model):
-                self._stop_for_good(StopTarget.MODEL, model)
-            case ModelTermsSet(model=model, borrowers=borrowers):
-                self.lent[model] = frozenset(borrowers)
-
-    def _stop_for_good(self, target: StopTarget, value: str) -> None:
-        self.stops.add((target, value))
-        self.for_good.add((target, value))
-
-    def _grant(self, granted: LeaseGranted, at_ms: int) -> None:
-        if granted.lease_id in self.leases or granted.lease_id in self.over:
-            raise bad("lease_twice", "it grants a lease that was granted before")
-        self._require_not_stopped(granted)
-        scopes = path(granted.model, granted.borrower, granted.consumer)
-        dimensions = self.counts.get(granted.model)
-        if dimensions is None:
-            raise bad("unknown_model", "it grants a lease of a model that was never added")
-        due = {
-            (scope, *counted) for scope in scopes for counted in self.limits.get(scope, {}) if counted[0] in dimensions
-        }
-        debited = [(key.scope, key.dimension, key.window) for key in granted.rows]
-        if not debited or len(set(debited)) != len(debited) or set(debited) != due:
-            raise bad("wrong_rows", "it does not debit exactly the limits on its path")
-        counted = {key.dimension for key in granted.rows}
-        if counted != dimensions or counted != {dimension for dimension, _ in granted.units.items()}:
-            raise bad("wrong_rows", "it does not grant and debit exactly what its model meters")
-        for key in granted.rows:
-            self._hold(key, granted.units.get(key.dimension), at_ms)
-        self.leases[granted.lease_id] = Held(granted, self.generation)
-
-    def _charged_row(self, key: RowKey, at_ms: int) -> BudgetRow:
-        """Return the row that operators charge; nothing need have been debited from a bucket before."""
-        if not self.generation:
-            raise bad("no_restore", "it charges for what a restore lost, and there was none")
-        if key in self.rows:
-            return self.rows[key]
-        limit = self.limits.get(key.scope, {}).get((key.dimension, key.window))
-        if limit is None:
-            raise bad("unknown_row", "it charges a budget that nobody has set")
-        if key.bucket_ms > at_ms or bucket_of(key.window, key.bucket_ms) != key.bucket_ms:
-            raise bad("wrong_window", "it charges a window that has not begun, or is none")
-        return BudgetRow(key=key, limit=limit.limit)
-
-    def _require_not_stopped(self, granted: LeaseGranted) -> None:
-        touching = {
-            (StopTarget.MODEL, granted.model),
-            (StopTarget.BORROWER, granted.borrower),
-            (StopTarget.CONSUMER, granted.consumer),
-            (StopTarget.ENCLAVE, granted.instance),
-        }
-        self._require_running(touching, "granted_while_stopped", "it grants a lease")
-        self._require_one(granted.instance)
-        self._require_lent(granted.model, granted.borrower)
-
-    def _require_lent(self, model: ModelId, borrower: BorrowerId) -> None:
-        if borrower not in self.lent.get(model, {borrower}):
-            raise bad("not_lent", f"it gives {borrower} something of {model}, which is lent to others")
-
-    def _require_running(self, touching: set[Stop], reason: str, what: str) -> None:
-        if found := ({(StopTarget.ALL, "")} | touching) & self.stops:
-            target, value = min(found)
-            raise bad(reason, f"{what} while {target} {value} is stopped")
-
-    def _hold(self, key: RowKey, units: int, at_ms: int) -> None:
-        if key.bucket_ms not in {bucket_of(key.window, at_ms), bucket_of(key.window, max(0, at_ms - _WINDOW_SLACK_MS))}:
-            raise bad("wrong_window", "it debits another window than that of its time")
-        limit = self.limits[key.scope][key.dimension, key.window]
-        if limit.not_after_ms is not None and at_ms - _WINDOW_SLACK_MS >= limit.not_after_ms:
-            raise bad("budget_ended", "it debits a budget whose time was over")
-        if key not in self.rows:
-            self._keep(BudgetRow(key=key, limit=limit.limit))
-        row = self.rows[key]
-        room = msgspec.structs.replace(row, earlier=self._earlier(key)).room()
-        if room is not None and units > room:
-            raise bad(
-                "overspend",
-                f"it grants {units} {key.dimension.value} where a limit of {row.limit} leaves {room} "
-                f"({row.posted} spent, {row.pending} held)",
-            )
-        self.rows[key] = row.hold(units)
-
-    def _earlier(self, key: RowKey) -> int:
-        """What the earlier buckets of a rolling window hold, as of the beginning of the bucket that is debited."""
-        if key.window not in ROLLING:
-            return 0
-        span_ms, bucket_ms = ROLLING[key.window]
-        buckets = self.buckets[key.scope, key.dimension, key.window]
-        earlier = range(key.bucket_ms - span_ms, key.bucket_ms, bucket_ms)
-        counted = [self.rows[buckets[at]] for at in earlier if at in buckets]
-        return sum(row.posted + row.pending for row in counted)
+            self.budgets.settle(key, units, units, late=False)
 
     def _close(self, closed: LeaseClosed) -> None:
         held = self._known(closed.lease_id)
-        self._require_one(held.granted.instance)
+        self.enclaves.require_one(held.granted.instance)
         was, units = held.state, held.granted.units
         next_state(was, LeaseEvent.FINAL_REPORT)
         if closed.late != (was is LeaseState.EXPIRED):
@@ -383,9 +273,8 @@ class Replay:
             raise bad("wrong_charge", "it refunds a lease from before all was charged, which may have been used since")
         for key in held.granted.rows:
             granted, charged = units.get(key.dimension), closed.charged.get(key.dimension)
-            row = self.rows[key]
-            self.rows[key] = row.refund(granted - charged) if closed.late else row.settle(granted, charged)
-        self._settle(closed.lease_id)
+            self.budgets.settle(key, granted, charged, late=closed.late)
+        self._forget(closed.lease_id)
 
     def _known(self, lease_id: LeaseId) -> Held:
         held = self.leases.get(lease_id)
@@ -395,6 +284,6 @@ class Replay:
             raise bad("unknown_lease", "it is about a lease that was never granted")
         return held
 
-    def _settle(self, lease_id: LeaseId) -> None:
+    def _forget(self, lease_id: LeaseId) -> None:
         del self.leases[lease_id]
         self.over.add(lease_id)
