@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import Place
+from tests.cli.conftest import Place, a_place
 
 from aigovtool.cli.parties import party
 from aigovtool.custodian.app import add_operator, initialise
@@ -23,22 +23,33 @@ def enrolling(place: Place) -> Place:
     return place
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_a_party_whose_file_cannot_be_written_is_not_enrolled(enrolling: Place, tmp_path: Path, role: str) -> None:
-    """In a directory that others write to: the name is still free, and no key is enrolled that nobody has."""
-    shared = tmp_path / "shared"
+def refuse_and_enrol(place: Place, role: str, directory: Path) -> None:
+    """Try to enrol into a directory that others write to: no key is enrolled that nobody has, and the name is free."""
+    shared = directory / "shared"
     shared.mkdir()
     shared.chmod(0o777)
     add = [role, "add", f"{role}-x", *ROLES[role], "-o"]
-    refused = enrolling.run(*add, str(shared / "x.json"))
+    refused = place.run(*add, str(shared / "x.json"))
     assert refused.exit_code == 2
     assert "unsafe_key_directory" in refused.output
-    listed = enrolling.document(role, "list")["parties"]
+    listed = place.document(role, "list")["parties"]
     assert f"{role}-x" not in [each["name"] for each in listed]
-    if role != "operator":  # one more would change what takes two, for the tests that share this custodian
-        done = enrolling.run(*add, str(tmp_path / "x.json"))
-        assert done.exit_code == 0, done.output
-        assert json.loads((tmp_path / "x.json").read_bytes())["certificate"]
+    done = place.run(*add, str(directory / "x.json"))
+    assert done.exit_code == 0, done.output
+    assert json.loads((directory / "x.json").read_bytes())["certificate"]
+
+
+@pytest.mark.parametrize("role", ["borrower", "consumer"])
+def test_a_party_whose_file_cannot_be_written_is_not_enrolled(enrolling: Place, tmp_path: Path, role: str) -> None:
+    """Borrowers and consumers."""
+    refuse_and_enrol(enrolling, role, tmp_path)
+
+
+def test_an_operator_whose_file_cannot_be_written_is_not_enrolled(tmp_path: Path) -> None:
+    """The second one, from whom on enrolling takes two: at a custodian of its own."""
+    (tmp_path / "home").mkdir(mode=0o700)
+    with a_place(tmp_path / "home") as place:
+        refuse_and_enrol(place, "operator", tmp_path)
 
 
 def test_a_refused_enrolment_leaves_no_file(enrolling: Place, tmp_path: Path) -> None:

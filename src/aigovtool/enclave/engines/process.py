@@ -26,6 +26,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, NamedTuple, TypeVar
@@ -353,14 +354,15 @@ class EngineProcess:
             self._condemn("it was stuck in a run")
 
     def _condemn(self, why: str, ran: LoadedModel | None = None) -> None:
-        """Kill the child and fail every pending call; the first reason, and what `ran`, is what is told."""
-        self._lost(why, frozenset() if ran is None else frozenset({ran.handle}))
+        """Kill the child and fail every pending call; the first reason, and what `ran`, is what is told.
+
+        It is killed first: one that finds its link closed would end by itself, in its own time.
+        """
         if not self.died.is_set():
             # By descriptor, so that no other process can be meant. It fails only if the child is gone already.
-            try:
+            with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            except ProcessLookupError:
-                return
+        self._lost(why, frozenset() if ran is None else frozenset({ran.handle}))
 
     def _lost(self, why: str, ran: frozenset[int] = frozenset()) -> None:
         if self._end is not None:
