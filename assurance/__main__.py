@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from textwrap import indent
 
-from assurance import report
+from assurance import published, report
 from assurance.campaign import Campaign
 from assurance.catalogue import CAMPAIGNS, campaign_named
 from assurance.code_digest import code_digest
@@ -121,7 +121,7 @@ def main() -> int:
         most_s = quick_share_s(left_s, len(chosen) - number) if options.quick else float("inf")
         kept.append(run_one(campaign, options, most_s))
     if not options.no_docs:
-        report.write(report.publish(CAMPAIGNS, load_state()))
+        report.write(report.publish(CAMPAIGNS, load_state(), published.read()))
     return 0 if all(kept) else 1
 
 

@@ -1,4 +1,4 @@
-"""Writes `docs/assurance.json` from what was counted, and `docs/assurance.md` from the JSON and nothing else.
+"""Makes `docs/assurance.json` of what was counted, and `docs/assurance.md` of the JSON and nothing else.
 
 No figure is ever written by hand: the test suite compares the page with what this module makes of the JSON.
 """
@@ -6,16 +6,18 @@ No figure is ever written by hand: the test suite compares the page with what th
 from pathlib import Path
 from typing import Final
 
-from aigovtool.codec import Message, decode, encode
+from msgspec import structs
+
+from assurance import published
 from assurance.campaign import Campaign
 from assurance.code_digest import ROOT, code_digest
-from assurance.figures import Span
-from assurance.machine import Machine
+from assurance.published import Line, Published, tallied
 from assurance.state import State
 from assurance.table import Table
 
-JSON_PATH: Final = ROOT / "docs" / "assurance.json"
 PAGE_PATH: Final = ROOT / "docs" / "assurance.md"
+#: What was counted of code that has changed since.
+EARLIER: Final = "earlier code"
 _MAX_SPANS: Final = 3
 _INTRODUCTION: Final = """\
 # What was tested, and how much
@@ -23,7 +25,9 @@ _INTRODUCTION: Final = """\
 Every line below is made by `make assurance` from what was counted; no figure on this page was written by hand. A figure
 belongs to the digest of the code it was counted on (the product's code, the libraries' versions and the campaign's own
 code) and is void as soon as that code changes. "Met" says that as much was counted as we set out to, and no promise was
-broken; "so far" says that none was broken yet, in fewer attempts than that.
+broken; "so far" says that none was broken yet, in fewer attempts than that; "earlier code" shows what was counted of
+code that has changed since, at the commit that is named, until it is counted anew. Counting goes on from this page: a
+clone that has counted nothing of its own begins where `docs/assurance.json` ends.
 
     make assurance QUICK=1                           # the same table, in under ten minutes
     make assurance                                   # until every target is met: many hours; it can be interrupted
@@ -40,42 +44,18 @@ machine, over loopback. What each campaign leaves out besides is said with it.
 """
 
 
-class Line(Message):
-    """One campaign as it is published."""
-
-    name: str
-    claim: str
-    counts: str
-    target: str
-    figure: str
-    status: str
-    shows_not: str
-    covers: list[str]
-    digest: str
-    commit: str
-    seeds: int
-    spans: list[Span]
-    seconds: float
-    machine: Machine | None
-    broken: list[str]
-    table: Table | None = None
+def publish(campaigns: tuple[Campaign, ...], state: State, before: Published) -> Published:
+    """Return what can be said about the code as it is now; of what was not counted of it, what was said `before`."""
+    return Published(lines=[_line(campaign, state, before.line(campaign.name)) for campaign in campaigns])
 
 
-class Published(Message):
-    """The whole page."""
-
-    lines: list[Line]
-
-
-def publish(campaigns: tuple[Campaign, ...], state: State) -> Published:
-    """Return what can be said about the code as it is now."""
-    return Published(lines=[_line(campaign, state) for campaign in campaigns])
-
-
-def _line(campaign: Campaign, state: State) -> Line:
+def _line(campaign: Campaign, state: State, before: Line | None) -> Line:
     digest = code_digest(campaign.covers)
     record, figures = state.record(campaign.name, digest), state.figures(campaign.name, digest)
     nothing = figures.seeds() == 0
+    if nothing and before is not None and before.figures.spans:
+        return structs.replace(before, status=EARLIER)
+    table: Table | None = None if nothing or campaign.table is None else campaign.table(figures)
     return Line(
         name=campaign.name,
         claim=campaign.claim,
@@ -87,29 +67,28 @@ def _line(campaign: Campaign, state: State) -> Line:
         covers=list(campaign.covers),
         digest=digest,
         commit="none" if record is None else record.commit,
-        seeds=figures.seeds(),
-        spans=figures.spans,
-        seconds=round(figures.seconds, 1),
         machine=None if record is None else record.machine,
         broken=campaign.broken(figures),
-        table=None if nothing or campaign.table is None else campaign.table(figures),
+        figures=tallied(figures),
+        table=table,
     )
 
 
-def page(published: Published) -> str:
+def page(whole: Published) -> str:
     """Return the page."""
     rows = ["| Campaign | Claim | Figure | Target | |", "|---|---|---|---|---|"]
     rows += [
         f"| [{line.name}](#{line.name}) | {line.claim} | {line.figure} | {line.target} | **{line.status}** |"
-        for line in published.lines
+        for line in whole.lines
     ]
-    return "\n".join([_INTRODUCTION + "\n".join(rows), *map(_section, published.lines), _END])
+    return "\n".join([_INTRODUCTION + "\n".join(rows), *map(_section, whole.lines), _END])
 
 
 def _section(line: Line) -> str:
-    spans = ", ".join(f"{span.start} to {span.stop - 1}" for span in line.spans[:_MAX_SPANS])
-    more = f" and {len(line.spans) - _MAX_SPANS} more ranges" if len(line.spans) > _MAX_SPANS else ""
-    played = f"{line.seeds:,} ({spans}{more}), {_duration(line.seconds)} of work" if line.seeds else "none"
+    seeds, all_spans = line.figures.seeds(), line.figures.spans
+    spans = ", ".join(f"{span.start} to {span.stop - 1}" for span in all_spans[:_MAX_SPANS])
+    more = f" and {len(all_spans) - _MAX_SPANS} more ranges" if len(all_spans) > _MAX_SPANS else ""
+    played = f"{seeds:,} ({spans}{more}), {_duration(line.figures.seconds)} of work" if seeds else "none"
     facts = [
         f"* Counted: {line.counts}",
         f"* Figure: {line.figure}",
@@ -131,12 +110,7 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
-def write(published: Published, folder: Path = JSON_PATH.parent) -> None:
+def write(whole: Published, folder: Path = PAGE_PATH.parent) -> None:
     """Write both files."""
-    (folder / JSON_PATH.name).write_bytes(encode(published) + b"\n")
-    (folder / PAGE_PATH.name).write_text(page(published) + "\n", encoding="utf-8")
-
-
-def read(folder: Path = JSON_PATH.parent) -> Published:
-    """Return what was published last."""
-    return decode((folder / JSON_PATH.name).read_bytes(), Published, max_bytes=4 << 20)
+    published.write(whole, folder / published.JSON_PATH.name)
+    (folder / PAGE_PATH.name).write_text(page(whole) + "\n", encoding="utf-8")

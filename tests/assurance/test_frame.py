@@ -3,7 +3,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -11,42 +11,15 @@ from typing import Any
 
 import pytest
 from assurance.__main__ import QUICK_S, quick_share_s, run_one
-from assurance.campaign import Bound, Campaign, Target
+from assurance.campaign import Campaign, Target
 from assurance.catalogue import CAMPAIGNS, campaign_named
 from assurance.code_digest import ROOT, code_digest, files_under, libraries, limits
 from assurance.failed_seeds import failed_seeds, keep_failed
 from assurance.figures import NOTHING, Figures, Span, next_seeds, of_seed, percentile, union
-from assurance.machine import this_machine
 from assurance.runner import batches_of, in_workers, play, until_enough
-from assurance.state import Record, State, keep, load_state
+from assurance.state import State, keep, load_state
+from tests.assurance.counting import CAMPAIGN, record
 from tests.assurance.working import die, fail, where
-
-from assurance import report
-
-
-def counting(seeds: list[int], deadline: float) -> Iterator[Figures]:
-    for seed in seeds:
-        if time.monotonic() < deadline:
-            yield of_seed(seed, counts={"tries": 2}, samples={"wait_s": [seed / 10]})
-
-
-CAMPAIGN = Campaign(
-    name="counting",
-    claim="Counting works.",
-    counts="tries",
-    target=Target(6, "tries", (Bound("wait_s", 50, 0.5),)),
-    shows_not="anything else",
-    covers=("assurance/figures.py",),
-    run=counting,
-    replay=str,
-    figure=lambda figures: f"{figures.count('tries')} tries",
-    quick=3,
-)
-
-
-def record(figures: Figures, digest: str = "d") -> Record:
-    return Record(campaign="counting", digest=digest, commit="c", machine=this_machine(), figures=figures)
-
 
 # --- Seeds count once --------------------------------------------------------------------------------
 
@@ -314,14 +287,15 @@ def test_a_campaign_covers_its_own_code(campaign: Campaign) -> None:
 def test_the_state_survives_its_file(tmp_path: Path) -> None:
     """What was counted is there after a restart; no file means nothing was counted."""
     folder = tmp_path / "deep" / "state"
-    assert load_state(folder) == State()
+    nowhere = tmp_path / "nothing.json"
+    assert load_state(folder, nowhere) == State()
     figures = of_seed(4, counts={"tries": 1}, samples={"wait_s": [0.5]})
-    keep(record(figures), folder)
-    keep(record(of_seed(5)), folder)
-    (kept,) = load_state(folder).records
+    keep(record(figures), folder, nowhere)
+    keep(record(of_seed(5)), folder, nowhere)
+    (kept,) = load_state(folder, nowhere).records
     assert kept.figures == figures.plus(of_seed(5))
-    keep(record(figures, digest="other"), folder)
-    (kept,) = load_state(folder).records
+    keep(record(figures, digest="other"), folder, nowhere)
+    (kept,) = load_state(folder, nowhere).records
     assert kept.figures == figures
 
 
@@ -333,46 +307,6 @@ def test_failed_seeds_are_kept_once_and_in_order(tmp_path: Path) -> None:
     keep_failed("a", [2, 5], path)
     assert failed_seeds("a", path) == [2, 5, 9]
     assert failed_seeds("b", path) == []
-
-
-# --- What is published -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("figures", "status"),
-    [
-        (play(CAMPAIGN, [0, 1], float("inf")), "so far"),
-        (play(CAMPAIGN, [0, 1, 2], float("inf")), "met"),
-        (play(CAMPAIGN, [7, 8, 9], float("inf")), "BROKEN"),
-        (play(CAMPAIGN, [0, 1, 2], float("inf")).plus(of_seed(9, violation="x")), "BROKEN"),
-    ],
-)
-def test_a_status_is_what_was_counted(figures: Figures, status: str) -> None:
-    """Too few is "so far"; a violation or a bound that is not kept is broken, however much was counted."""
-    assert CAMPAIGN.status(figures) == status
-
-
-def test_the_page_is_made_of_the_json_alone() -> None:
-    """Nobody has edited the published page: it is, byte for byte, what the published figures give."""
-    assert report.page(report.read()) + "\n" == report.PAGE_PATH.read_text(encoding="utf-8")
-
-
-def test_the_page_shows_what_is_broken() -> None:
-    """A violation is printed with its seed, next to the figure."""
-    state = State().plus(
-        Record(
-            campaign="counting",
-            digest=code_digest(CAMPAIGN.covers),
-            commit="c",
-            machine=this_machine(),
-            figures=of_seed(4, counts={"tries": 9}, violation="overspend: 1 too much"),
-        )
-    )
-    page = report.page(report.publish((CAMPAIGN,), state))
-    assert "**BROKEN**" in page
-    assert "**Broken**: seed 4: overspend: 1 too much" in page
-    other = report.page(report.publish((replace(CAMPAIGN, name="other"),), state))
-    assert "none for this code" in other
 
 
 def test_an_unknown_campaign_is_refused() -> None:
