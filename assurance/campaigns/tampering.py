@@ -299,6 +299,7 @@ CAMPAIGN = Campaign(
     covers=(
         *COVERS,  # what the logs are made by
         "src/aigovtool/crypto",
+        "src/aigovtool/ledger",
         "src/aigovtool/operator/audit_file.py",
         "src/aigovtool/protocol",
         "src/aigovtool/regular_file.py",
