@@ -325,6 +325,13 @@ def test_no_file_names_a_registry_or_a_machine() -> None:
     assert found == []
 
 
+def test_a_decision_has_the_number_of_its_file() -> None:
+    """Decisions are cited by number, and the list of them shows their titles."""
+    decisions = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
+    assert [f"# {path.name[:4]}. " for path in decisions] == [path.read_text()[:8] for path in decisions]
+    assert [int(path.name[:4]) for path in decisions] == list(range(1, len(decisions) + 1))
+
+
 def test_a_lock_names_versions_and_hashes_and_nothing_else() -> None:
     """No index, no link, no local path, no package without a hash: what is installed is exactly what was locked."""
     locks = [(name, text) for name, text in texts() if re.fullmatch(r"requirements/\w+\.txt", name)]

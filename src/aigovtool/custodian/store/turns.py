@@ -2,7 +2,7 @@
 
 A caller is whoever has proven to be somebody: a party by its certificate, and all enclaves of a borrower together. One
 that asks for more than the ledger can do delays itself, and everybody else by one of its jobs at a time. Without turns
-a borrower's two hundred longest renewals would stand before the stop that an operator orders (ADR 0028).
+a borrower's two hundred longest renewals would stand before the stop that an operator orders (ADR 0027).
 """
 
 import queue
