@@ -208,6 +208,32 @@ async def test_a_revoked_operator_commands_nothing(bench: Bench) -> None:
         assert caught.value.reason == "not_enrolled"
 
 
+async def test_who_is_revoked_while_an_order_of_two_is_on_its_way_signs_nothing(bench: Bench) -> None:
+    """Attack: the thief of a second key sends an order in the moment in which that is taken back.
+
+    Both signatures were verified before it, and the order is carried out after it: by one operator, and nobody.
+    """
+    bobs, database = SigningKey.generate(), bench.custodian.database
+    await bench.add_party(PartyRole.OPERATOR, "bob", bobs)
+    order = seal(COMMAND, bench.order(enrolment("mallory")), bench.key, bobs)
+
+    class Between:
+        """Has bob revoked after the first job of the order."""
+
+        async def run(self, job: Callable[[Transaction], T]) -> T:
+            """Run a job."""
+            bench.custodian.database = database
+            found = await database.run(job)
+            await bench.command(acts.RevokeParty(role=PartyRole.OPERATOR, name="bob"))
+            return found
+
+    bench.custodian.database = cast("Database", Between())
+    with pytest.raises(SignatureInvalidError) as caught:
+        await commands.execute(bench.custodian, bench.alice, order)
+    assert caught.value.reason == "wrong_key"
+    assert not [line for line in await bench.log() if isinstance(line, entry.PartyAdded) and line.name == "mallory"]
+
+
 async def test_an_operator_whose_credential_has_ended_signs_nothing(bench: Bench) -> None:
     """Neither beside another one nor alone, by the ledger's time, which a clock that is put back does not turn back."""
     bobs = SigningKey.generate()

@@ -58,7 +58,7 @@ async def execute(custodian: Custodian, identity: Identity, envelope: Envelope) 
 
     def act(transaction: Transaction) -> CommandResult:
         announced.clear()
-        party_of(transaction, identity)  # may have been revoked a moment ago
+        _signers(custodian, transaction, identity, envelope)  # any of them may have been revoked a moment ago
         before = asks.done(transaction, command.command_id, mark.digest)
         if before is not None:
             if before.epoch is not None or isinstance(command.act, _RAISING):
