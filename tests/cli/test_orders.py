@@ -651,13 +651,19 @@ def test_an_order_that_leaves_a_version_out_is_neither_saved_nor_cosigned(on_fil
 
 
 def test_a_charge_to_a_window_that_is_over_says_which() -> None:
-    """Attack: the first operator charges yesterday's, which nobody can use any more, in place of what is left today."""
+    """Attack: the first operator charges yesterday's, which nobody can use any more, in place of what is left today.
+
+    Nor does a custodian make it the present one that says so.
+    """
     day, scope = 86_400_000, Scope(model=ModelId("sorter"))
     today = RowKey(scope=scope, dimension=Dimension.INFERENCES, window=Window.DAY, bucket_ms=20_000 * day)
     yesterday = msgspec.structs.replace(today, bucket_ms=19_999 * day)
     now = BudgetView(key=today, limit=100, posted=0, pending=0, room=100, consequences=None)
-    lines = orders.charge_lines([now], [RowCharge(row=yesterday, units=100)])
+    lines = orders.charge_lines([now], [RowCharge(row=yesterday, units=100)], now_ms=20_000 * day + 1)
     assert [(line.window, line.left, line.charged) for line in lines] == [
         ("day", 100, 0),
         ("day of 2024-10-03 00:00:00Z", None, 100),
     ]
+    told = msgspec.structs.replace(now, key=yesterday)
+    (line,) = orders.charge_lines([told], [RowCharge(row=yesterday, units=100)], now_ms=20_000 * day + 1)
+    assert line.window == "day of 2024-10-03 00:00:00Z"

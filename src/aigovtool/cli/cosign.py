@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 from msgspec import Struct
+from msgspec.structs import replace
 
 from aigovtool.cli import orders
 from aigovtool.cli.confirm import confirm, yes_option
@@ -21,6 +22,9 @@ from aigovtool.cli.words import short, span, when
 from aigovtool.errors import ConflictError
 
 if TYPE_CHECKING:
+    from aigovtool.attestation.policy import AppraisalPolicy
+    from aigovtool.cli.appraisal.verb import PolicySet
+    from aigovtool.cli.custodian.gap import Gap
     from aigovtool.operator.client import OperatorClient
     from aigovtool.operator.order import Order
     from aigovtool.protocol.commands import AddModel, AddParty, SettleGap
@@ -89,7 +93,7 @@ def _understood(
         ConflictError: `no_gap`, `gap_changed`, `terms_changed`, and what the act itself cannot be done for.
     """
     from aigovtool.cli.appraisal.loud import warn  # noqa: PLC0415
-    from aigovtool.cli.appraisal.verb import policy_changes, show_changes  # noqa: PLC0415
+    from aigovtool.cli.appraisal.verb import policy_changes  # noqa: PLC0415
     from aigovtool.cli.enclaves.write_off import expired_of, show_expired  # noqa: PLC0415
     from aigovtool.cli.model.terms import compare, show_terms  # noqa: PLC0415
     from aigovtool.cli.stop.verb import lifting  # noqa: PLC0415
@@ -115,7 +119,7 @@ def _understood(
         case AddParty():
             show = partial(_show_enrolment, screen, act)
         case SetAppraisalPolicy(policy=policy):
-            show = partial(show_changes, screen, policy_changes(client, policy))
+            show = partial(_show_policy, screen, policy_changes(client, policy), policy)
             warn(screen, policy)
         case Resume():
             show = partial(_show_lines, screen, lifting(client, act))
@@ -129,6 +133,17 @@ def _understood(
 def _show_lines(screen: Screen, lines: list[str]) -> None:
     for line in lines:
         screen.line(line)
+
+
+def _show_policy(screen: Screen, changes: "PolicySet", policy: "AppraisalPolicy") -> None:
+    """Print what changes, as the custodian tells what is in force, and all that is signed, whatever it tells."""
+    from aigovtool.cli.appraisal.verb import show_changes  # noqa: PLC0415
+    from aigovtool.cli.appraisal.words import rules  # noqa: PLC0415
+
+    show_changes(screen, changes)
+    screen.line()
+    screen.line("All that the order accepts; what is in force now is the custodian's word:", style="bold")
+    screen.table(("what", "accepted"), [(rule.what, rule.text) for rule in rules(policy)], "")
 
 
 def _show_lending(screen: Screen, act: "AddModel") -> None:
@@ -165,7 +180,7 @@ def _settlement(
     if act.final:
         require_stopped(client)
     lines = orders.settlement_lines(client.budgets().budgets, act)
-    found = gap_of(view, int(time.time() * 1000))
+    found = _as_signed(gap_of(view, int(time.time() * 1000)), act)
 
     def show() -> None:
         show_gap(screen, found)
@@ -183,6 +198,17 @@ def _names(view: "GapView", act: "SettleGap") -> bool:
     if view.checkpoint is None or view.checkpoint == act.checkpoint:
         return view.checkpoint is not None
     return act.final and parse_checkpoint(act.checkpoint).generation == view.lost_generation
+
+
+def _as_signed(found: "Gap", act: "SettleGap") -> "Gap":
+    """Return a gap with what the order itself says was signed and lost, and not what the custodian says of it."""
+    from aigovtool.ledger.checkpoint import parse_checkpoint  # noqa: PLC0415
+
+    lost = parse_checkpoint(act.checkpoint)
+    size = max(lost.size, found.signed_size or 0) if act.final else lost.size
+    return replace(
+        found, signed_size=size, signed_generation=lost.generation, entries_lost_min=max(1, size - found.size)
+    )
 
 
 def _say(screen: Screen, order: "Order") -> None:

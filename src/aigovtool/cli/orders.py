@@ -4,6 +4,7 @@ What is shown is made from the bytes that are signed, beside what the custodian 
 see the same. One function per act makes the words; an act without one is not shown, and so cannot be cosigned.
 """
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -109,10 +110,11 @@ class SavedOrder(Struct, frozen=True, kw_only=True):
     final: bool
 
 
-def charge_lines(rows: "Sequence[BudgetView]", charges: "Sequence[RowCharge]") -> list[ChargeLine]:
+def charge_lines(rows: "Sequence[BudgetView]", charges: "Sequence[RowCharge]", *, now_ms: int) -> list[ChargeLine]:
     """Return what is charged, and with it every budget that has units left and is not.
 
     Of a window that is over it is said which one it is: who charges that, charges nothing that anybody could still use.
+    Whether it is over is judged by the clock here (`now_ms`), and not by what the custodian shows as present.
     """
     charged = {charge.row: charge.units for charge in charges}
     known = {row.key: row for row in rows}
@@ -123,7 +125,7 @@ def charge_lines(rows: "Sequence[BudgetView]", charges: "Sequence[RowCharge]") -
         lines.append(
             ChargeLine(
                 budget=path(key.scope),
-                window=key.window.value if key in known else _window_over(key),
+                window=key.window.value if key in known and _is_present(key, now_ms) else _window_over(key),
                 dimension=key.dimension.value,
                 left=left,
                 charged=units,
@@ -131,6 +133,12 @@ def charge_lines(rows: "Sequence[BudgetView]", charges: "Sequence[RowCharge]") -
             )
         )
     return lines
+
+
+def _is_present(key: "RowKey", now_ms: int) -> bool:
+    from aigovtool.ledger.budget import bucket_of  # noqa: PLC0415
+
+    return key.bucket_ms == bucket_of(key.window, now_ms)
 
 
 def _window_over(key: "RowKey") -> str:
@@ -150,7 +158,7 @@ def settlement_lines(rows: "Sequence[BudgetView]", act: "SettleGap") -> list[Cha
     from aigovtool.protocol.commands import RowCharge  # noqa: PLC0415
 
     remaining = [RowCharge(row=row.key, units=row.room) for row in rows if row.room]
-    return charge_lines(rows, remaining if act.final else act.charges)
+    return charge_lines(rows, remaining if act.final else act.charges, now_ms=int(time.time() * 1000))
 
 
 def show_charges(screen: Screen, lines: "Sequence[ChargeLine]", *, final: bool) -> None:

@@ -187,8 +187,8 @@ def lifting(client: "OperatorClient", act: "Resume") -> list[str]:
             reason="stop_changed",
             fix="find out why; if it is to be lifted all the same, have the first operator save a new order",
         )
-    what = f"this lifts the stop of {named(act.target.value, act.value)}: what it concerns may be used again"
-    return [f"in force: {in_force}", what]
+    which = f"the stop of {named(act.target.value, act.value)} of epoch {act.epoch}"
+    return [f"in force: {in_force}", f"this lifts {which}: what it concerns may be used again"]
 
 
 def _epoch_of(client: "OperatorClient", target: "StopTarget", value: str) -> int | None:
@@ -202,7 +202,8 @@ def _ordered(client: "OperatorClient", act: "Resume") -> int:
     from aigovtool.ledger.entry import Entry, Stopped  # noqa: PLC0415
     from aigovtool.limits import MAX_INTEGER  # noqa: PLC0415
 
-    bodies = (decode(line, Entry).body for line in client.log_found("stopped", before=MAX_INTEGER))
+    _, newest = client.verified_head()  # else a custodian that lies could go on with entries for ever
+    bodies = (decode(line, Entry).body for line in client.log_found("stopped", before=newest.size))
     found = (
         body for body in bodies if isinstance(body, Stopped) and (body.target, body.value) == (act.target, act.value)
     )
