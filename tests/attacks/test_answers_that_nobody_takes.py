@@ -4,6 +4,7 @@ import http.client
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from tests.attacks.deployments import Deployment, deployed
@@ -25,21 +26,46 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
         yield world
 
 
-def test_an_answer_that_is_read_slowly_does_not_leave_after_a_stop(world: Deployment) -> None:
-    """It was charged before, and most of it is with the enclave still: that stays there, whoever asked for it."""
+def begun(world: Deployment, name: str) -> http.client.HTTPResponse:
+    """Return a large answer of which a new consumer has read one MiB."""
     large, headers = asked(bytes(LARGE_BYTES))
-    link = world.add_consumer("slow").connect()
+    link = world.add_consumer(name).connect()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     link.link.request("POST", f"/v2/models/{MODEL}/infer", large, headers=named)
     answer = link.link.getresponse()
     assert (answer.status, len(answer.read(MIB))) == (200, MIB)
-    world.stop()
-    world.wait_for(lambda: bool(world.entries("wiped")), "the enclave is wiped")
-    came = MIB
+    return answer
+
+
+def the_rest(answer: http.client.HTTPResponse) -> int:
+    """Return how many bytes more come of an answer."""
+    came = 0
     with suppress(OSError, http.client.HTTPException):
         while piece := answer.read1(MIB):
             came += len(piece)
-    assert came < LARGE_BYTES // 2
+    return came
+
+
+def test_an_answer_that_is_read_slowly_does_not_leave_after_a_stop(world: Deployment) -> None:
+    """It was charged before, and most of it is with the enclave still: that stays there, whoever asked for it."""
+    answer = begun(world, "slow")
+    world.stop()
+    world.wait_for(lambda: bool(world.entries("wiped")), "the enclave is wiped")
+    assert the_rest(answer) < LARGE_BYTES // 2
+
+
+def test_a_stop_holds_also_where_the_engine_has_died_before(tmp_path: Path) -> None:
+    """An instance that has ended hears of no stop: what it has not sent by the end of its authority stays with it.
+
+    It goes on serving such an answer until there is another instance, which a stop prevents.
+    """
+    with deployed(tmp_path, model=laborious_model(), ttl_ms=1_000) as world:
+        answer = begun(world, "slow")
+        world.kill_engine()
+        world.stop()
+        # Refused over and over, for longer than the authority of before lasts.
+        world.wait_for(lambda: world.log_of("enclave").count("boot_failed") >= 4, "there is no other instance")
+        assert the_rest(answer) < LARGE_BYTES // 2
 
 
 @pytest.mark.attack(34)

@@ -552,6 +552,16 @@ def test_a_wipe_closes_everything_and_reports_once(live: Exchange) -> None:
     assert not live.meter.has_unreported()
 
 
+def test_a_consumer_that_was_stopped_stays_stopped_at_the_end(live: Exchange) -> None:
+    """What of an answer leaves an instance that has ended is not for a consumer that was stopped before."""
+    live.meter.apply_stop_state(stop_state(2, (StopTarget.CONSUMER, ANNA)))
+    live.meter.wipe()
+    with pytest.raises(StoppedError):
+        live.meter.check(1_000, ANNA)
+    with pytest.raises(LeaseExpiredError):
+        live.meter.check(1_000, BERT)
+
+
 def test_a_wipe_says_all_however_many_leases_there_are() -> None:
     """More final reports than one statement takes are in several, of one epoch, each acknowledged by itself."""
     exchange = Exchange()

@@ -113,10 +113,10 @@ class Meter:
         """Raise unless this instance may serve this consumer right now (the gate's condition)."""
         if self._wide:
             raise StoppedError("the custodian has stopped this", fix="ask the custodian to resume")
-        if self._wiped:  # for another reason: a dead engine, an orderly end, an attestation that is over
-            raise LeaseExpiredError("this instance has ended", reason="instance_ended", retry_after_s=2)
         if consumer in self.stopped:
             raise StoppedError("the custodian has stopped this consumer", reason="consumer_stopped")
+        if self._wiped:  # for another reason: a dead engine, an orderly end, an attestation that is over
+            raise LeaseExpiredError("this instance has ended", reason="instance_ended", retry_after_s=2)
         if self._reattest:
             raise ReattestRequiredError("the custodian asks this enclave to attest again", retry_after_s=5)
         if self.authority_left_ms(now_ms) == 0:

@@ -1,7 +1,6 @@
 """Who is let in at all; and how an answer leaves: whole if it is small, in pieces if it is large, always the same."""
 
 from contextlib import nullcontext
-from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -9,7 +8,7 @@ import pytest
 
 from aigovtool.crypto.identity import Identity, IdentityKind
 from aigovtool.crypto.sign import SigningKey
-from aigovtool.enclave.gateway.api import _Served, authorize, response_of, routes
+from aigovtool.enclave.gateway.api import INSTANCE_ENDED, Leave, authorize, response_of, routes
 from aigovtool.enclave.instance_run import InstanceRun
 from aigovtool.enclave.results import Answered
 from aigovtool.enclave.unread import Unread
@@ -68,30 +67,52 @@ async def sent(answered: Answered) -> tuple[dict[bytes, bytes], list[bytes]]:
     return dict(events[0]["headers"]), [bytes(event["body"]) for event in events[1:] if event["body"]]
 
 
-@pytest.mark.parametrize("reason", ["consumer_stopped", None])
-async def test_a_large_answer_ends_where_nothing_may_leave(reason: str | None) -> None:
-    """At a stop between two pieces; where the instance has but ended, as when its engine died, it goes on."""
-    stopped = StoppedError("stopped", reason="consumer_stopped")
-    ended = LeaseExpiredError("ended", reason="instance_ended")
-    answers = iter([None, None, stopped if reason else ended, ended, ended])
+class _Asked:
+    """The answers of an instance to whether more may leave, one for each piece, and its clock."""
 
-    def check(_: ConsumerId) -> None:
-        if (error := next(answers)) is not None:
+    def __init__(self, *answers: AIGovToolError | None) -> None:
+        self._answers = iter(answers)
+        self._now_ms = 0
+        self.instance = SimpleNamespace(clock=self, meter=self)
+        self.tampered = False
+
+    def now_ms(self) -> int:
+        return self._now_ms
+
+    def authority_left_ms(self, now_ms: int) -> int:
+        """Return what is left of three seconds from the last piece before the first refusal on."""
+        return 3_000 if now_ms <= 2_000 else 0
+
+    def check(self, _: ConsumerId) -> None:
+        self._now_ms += 1_000
+        if (error := next(self._answers)) is not None:
             raise error
 
-    instance = SimpleNamespace(session_evidence=None)
-    served = _Served(cast("InstanceRun", SimpleNamespace(instance=instance, check=check)))
+
+@pytest.mark.parametrize(
+    ("then", "tampered", "left"),
+    [
+        (StoppedError("stopped", reason="consumer_stopped"), False, 2),
+        (LeaseExpiredError("no authority"), False, 2),
+        (LeaseExpiredError("ended", reason=INSTANCE_ENDED), False, 4),
+        (LeaseExpiredError("ended", reason=INSTANCE_ENDED), True, 2),
+    ],
+)
+async def test_a_large_answer_ends_where_nothing_may_leave(then: AIGovToolError, *, tampered: bool, left: int) -> None:
+    """At a stop between two pieces; where the instance has but ended, when the authority is over that it had then."""
+    asked = _Asked(None, None, then, then, then, then)
+    asked.tampered = tampered
     pieces: list[bytes] = []
 
     async def send(event: Any) -> None:
         pieces.append(event.get("body", b""))
 
     scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "method": "POST", "headers": []}
-    require_leave = partial(served._require_leave, ConsumerId("ann"))
-    response = response_of(Answered(bytes(5 * PIECE), ()), nullcontext(), require_leave)
-    with pytest.raises(StoppedError) if reason else nullcontext():
+    leave = Leave(cast("InstanceRun", asked), ConsumerId("ann"))
+    response = response_of(Answered(bytes(6 * PIECE), ()), nullcontext(), leave)
+    with pytest.raises(type(then)):
         await response(scope, cast("Any", None), send)
-    assert sum(map(len, pieces)) == (2 if reason else 5) * PIECE
+    assert sum(map(len, pieces)) == left * PIECE
 
 
 @pytest.mark.parametrize("size", [0, 1, PIECE, PIECE + 1, 3 * PIECE])

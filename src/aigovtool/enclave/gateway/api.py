@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Annotated, Final
 
 from starlette.requests import Request
@@ -238,18 +237,42 @@ class _Served:
             )
             answered = await infer(self._run, asked)
         held = self._instance.engine.unread.hold(consumer, len(answered.body))
-        response = response_of(answered, held, partial(self._require_leave, consumer))
+        response = response_of(answered, held, Leave(self._run, consumer))
         if self._instance.warning is not None:
             response.headers[WARNING_HEADER] = self._instance.warning
         return response
 
-    def _require_leave(self, consumer: ConsumerId) -> None:
-        """Raise unless more of an answer may leave; it may if the instance has but ended, as when its engine died."""
+
+class Leave:
+    """Whether more of one answer may leave, asked before each piece: a consumer may take them as slowly as it likes.
+
+    It may also when its instance has but ended, as when the engine died. But such an instance hears of no stop
+    any more, and may be the last one for long: so it may for as long as there was authority when the piece before left.
+    """
+
+    def __init__(self, run: InstanceRun, consumer: ConsumerId) -> None:
+        self._run: Final = run
+        self._consumer: Final = consumer
+        self._until_ms = self._authority_ends_ms()
+
+    def __call__(self) -> None:
+        """Raise unless it may.
+
+        Raises:
+            RefusalError: why not.
+        """
         try:
-            self._run.check(consumer)
+            self._run.check(self._consumer)
         except LeaseExpiredError as error:
-            if error.reason != INSTANCE_ENDED:
+            clock = self._run.instance.clock
+            if error.reason != INSTANCE_ENDED or clock.tampered or clock.now_ms() >= self._until_ms:
                 raise
+        else:
+            self._until_ms = self._authority_ends_ms()
+
+    def _authority_ends_ms(self) -> int:
+        now_ms = self._run.instance.clock.now_ms()
+        return now_ms + self._run.instance.meter.authority_left_ms(now_ms)
 
 
 class _InPieces(StreamingResponse):
