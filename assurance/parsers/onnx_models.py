@@ -29,8 +29,16 @@ _TYPES: Final = {
     "STRING": "BYTES",
     **{name: name for name in ("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64")},
 }
-_RANDOM: Final = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
-_REFUSED: Final = ("EPContext", "PythonOp", "PythonOpGrad")
+_RANDOM: Final = (
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Sampling",
+)
+_REFUSED: Final = ("EPContext", "PythonOp", "PythonOpGrad", "WordConvEmbedding")
 _DOMAINS: Final = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 
 
@@ -137,13 +145,17 @@ def _other(found: OnnxModel, read: Any) -> str | None:  # noqa: ANN401 - a messa
         "operator sets": {one.domain: one.version % 2**64 for one in found.opsets}
         == {domain: version % 2**64 for domain, version in opsets.items()},
         "external data": {one.name: one.end_bytes for one in found.external} == external,
-        "chance": found.draws_random == any(node.op_type in _RANDOM for node in nodes),
+        "chance": found.draws_random == any(map(_draws, nodes)),
         "refused operators": not any(node.op_type in _REFUSED for node in nodes),
         "custom operators": all(node.domain in _DOMAINS or (node.domain, node.op_type) in own for node in nodes),
         "training": not read.training_info,
     }
     wrong = [name for name, holds in same.items() if not holds]
     return f"read otherwise than by onnx: {', '.join(wrong)}" if wrong else None
+
+
+def _draws(node: onnx.NodeProto) -> bool:
+    return node.op_type in _RANDOM or (node.op_type == "Dropout" and any(node.input[2:]))
 
 
 def _said(spec: TensorSpec) -> tuple[str, str, tuple[int | str, ...] | None]:

@@ -362,6 +362,34 @@ def test_operators_of_onnx_runtime_are_taken(domain: str, make_model: MakeModel)
     assert inspect(make_model([helper.make_node("Relu", ["x"], ["y"], domain=domain)]))
 
 
+def test_an_operator_that_reads_memory_where_an_input_leads_it_is_refused(make_model: MakeModel) -> None:
+    """Whoever may ask would be answered with what others have asked, or with weights."""
+    node = helper.make_node("WordConvEmbedding", ["x", "w", "b", "c"], ["y"], domain="com.microsoft")
+    assert refusal(make_model([node])).reason == "operator_refused"
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "draws"),
+    [
+        ("Multinomial", ["x"], True),
+        ("Sampling", ["x"], True),
+        ("Dropout", ["x", "ratio", "trains"], True),
+        ("Dropout", ["x", "", "trains"], True),
+        ("Dropout", ["x", "ratio", ""], False),
+        ("Dropout", ["x", "ratio"], False),
+        ("Dropout", ["x"], False),
+        ("Sum", ["x", "x", "x"], False),
+    ],
+)
+def test_a_model_that_draws_random_numbers_is_known(
+    operator: str, inputs: list[str], *, draws: bool, make_model: MakeModel
+) -> None:
+    """Copies of an enclave could answer one request, bought once, in many ways; also in a branch."""
+    node = helper.make_node(operator, inputs, ["y"])
+    assert inspect(make_model([node])).draws_random is draws
+    assert inspect(make_model([branch(subgraph(node))])).draws_random is draws
+
+
 @pytest.mark.parametrize("operator", ["EPContext", "PythonOp"])
 def test_operators_that_open_files_are_refused(operator: str, make_model: MakeModel) -> None:
     """EPContext names a file in an attribute, PythonOp a Python function."""

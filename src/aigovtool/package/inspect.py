@@ -216,8 +216,12 @@ class _Walk:
 
     def _node(self, message: Field, depth: int) -> None:
         domain = operator = ""
+        inputs, trains = 0, False
         for field in self._wire.fields(message.start, message.end, onnx.NODE):
-            if field.number == 4:
+            if field.number == 1:
+                inputs += 1
+                trains = trains or (inputs > onnx.DROPOUT_INPUTS and field.end > field.start)
+            elif field.number == 4:
                 operator = self._name(field, "an operator")
             elif field.number == 5:
                 self._attribute(field, depth)
@@ -229,7 +233,14 @@ class _Walk:
                 reason="operator_refused",
                 fix="export the model without compiling it for one device",
             )
-        self._draws_random = self._draws_random or operator in onnx.RANDOM_OPERATORS
+        if operator in onnx.UNGUARDED_OPERATORS:
+            raise ModelError(
+                f"the operator {operator} reads beyond its tensors where an input tells it to",
+                reason="operator_refused",
+                fix="export the model with Gather, which checks its indices",
+            )
+        draws_random = operator in onnx.RANDOM_OPERATORS or (operator == onnx.DROPOUT and trains)
+        self._draws_random = self._draws_random or draws_random
         if domain not in onnx.DOMAINS:
             self._foreign.add((domain, operator))
             if len(self._foreign) > _MAX_FOREIGN_OPERATORS:

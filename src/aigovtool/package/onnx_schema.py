@@ -159,9 +159,14 @@ DATATYPES: Final = {
 DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 #: Operators of those domains that open a file named in the graph (EPContext) or run Python.
 REFUSED_OPERATORS: Final = frozenset({"EPContext", "PythonOp", "PythonOpGrad"})
+#: Operators that take an index as it comes, and read the memory of their process where it leads.
+UNGUARDED_OPERATORS: Final = frozenset({"WordConvEmbedding"})
 #: Two runs of these need not give the same, whatever their seed: it belongs to a session, not to a request.
 RANDOM_OPERATORS: Final = frozenset(
-    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Sampling"}
 )
+#: Nor of this one, where it has one more input than these, which says whether it is trained.
+DROPOUT: Final = "Dropout"
+DROPOUT_INPUTS: Final = 2
 #: What ONNX defines for external data. Others (a `basepath`, attributes of the loader's object) are attacks.
 EXTERNAL_KEYS: Final = frozenset({"location", "offset", "length", "checksum"})
