@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -58,9 +59,10 @@ async def test_every_child_has_its_own_key(process: EngineProcess, single: Engin
     assert process.hpke_public_key != single.hpke_public_key
 
 
-async def test_an_incomplete_sandbox_is_refused() -> None:
-    """A child that reports fewer layers than required is killed before it is used."""
-    script = _speaker("encode_frame(Hello(bytes(32), (Layer.SECCOMP,)))")
+@pytest.mark.parametrize("layers", ["(Layer.SECCOMP,)", "tuple(ALWAYS_REQUIRED | {Layer.MEMORY_LOCKED})"])
+async def test_an_incomplete_sandbox_is_refused(layers: str) -> None:
+    """A child that reports fewer layers than required, landlock among them, is killed before it is used."""
+    script = _speaker(f"encode_frame(Hello(bytes(32), {layers}))")
     with pytest.raises(ConfigurationError) as caught:
         await _begin(script)
     assert caught.value.reason == "sandbox_incomplete"
@@ -218,7 +220,7 @@ async def test_a_run_with_a_limit_is_late_by_that_and_the_child_stuck_by_its_dea
 
 
 def test_the_child_dies_with_its_parent(slow: Any) -> None:
-    """Kill -9 of the parent leaves no child behind, not even one that computes and reads nothing."""
+    """Kill -9 of the parent leaves no child behind, not even one that is stopped and cannot see its channel close."""
     script = """
 import asyncio, os, struct, sys
 from aigovtool.crypto.secret import Secret
@@ -246,12 +248,18 @@ asyncio.run(main())
     arguments = [str(slow.path), slow.key.secret.reveal().hex(), slow.digest, slow.sealer.hex()]
     with subprocess.Popen([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
-        pidfd = os.pidfd_open(int(parent.stdout.readline()))
+        child = int(parent.stdout.readline())
+        pidfd = os.pidfd_open(child)
+        os.kill(child, signal.SIGSTOP)
         parent.kill()
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
-        assert poll.poll(20_000)
-        os.close(pidfd)
+        try:
+            assert poll.poll(20_000)
+        finally:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)
 
 
 async def test_a_child_of_a_parent_that_died_early_ends() -> None:

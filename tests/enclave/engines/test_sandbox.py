@@ -143,8 +143,39 @@ except OSError as error:
     assert probe(code)[1] in {b"errno %d" % errno.EACCES, b"opened 0"}
 
 
+def test_landlock_alone_refuses_connections_and_signals() -> None:
+    """As far as this kernel's landlock goes: no TCP port is bound or connected (ABI 4), no other process signalled (6).
+
+    The test listens, and is there to be signalled, so that nothing but landlock refuses it.
+    """
+    code = """
+import os, socket, sys
+from aigovtool.enclave.engines import sandbox
+channel = socket.socket(fileno=os.dup(0))
+sandbox._prctl("no_new_privs", 38, 1)
+abi = sandbox._libc.syscall(444, None, 0, 1)
+sandbox._restrict_by_landlock()
+acts = {
+    "connect": (4, lambda: socket.create_connection(("127.0.0.1", int(sys.argv[1])))),
+    "bind": (4, lambda: socket.socket().bind(("127.0.0.1", 0))),
+    "signal": (6, lambda: os.kill(os.getppid(), 0)),
+}
+said = []
+for name, (since, act) in acts.items():
+    try:
+        act()
+        said.append(name + (" done" if abi >= since else " unknown"))
+    except OSError as error:
+        said.append(name + (" refused" if abi >= since and isinstance(error, PermissionError) else repr(error)))
+channel.send(",".join(said).encode())
+"""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        _, said = probe(code, str(listener.getsockname()[1]))
+    assert {one.split()[1] for one in said.decode().split(",")} <= {"refused", "unknown"}, said
+
+
 def test_the_other_layers_hold_without_the_filter() -> None:
-    """With the system call filter taken away, `enter` still leaves no file to open and no privilege to use."""
+    """Without the system call filter, `enter` still leaves no file to open, no privilege to use, no core to dump."""
     code = """
 import os, resource, socket
 from aigovtool.enclave.engines import sandbox
@@ -164,9 +195,10 @@ try:
 except OSError as error:
     said.append("errno %d" % error.errno)
 said.append(str(resource.getrlimit(resource.RLIMIT_CORE)[1] + resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+said.append("dumpable %d" % sandbox._libc.prctl(3, 0, 0, 0, 0))
 channel.send(("landlock" in layers and "|".join(said) or "none").encode())
 """
-    assert probe(code)[1] in {b"errno %d|errno %d|0" % (errno.EACCES, errno.EPERM), b"none"}
+    assert probe(code)[1] in {b"errno %d|errno %d|0|dumpable 0" % (errno.EACCES, errno.EPERM), b"none"}
 
 
 def test_a_second_thread_is_refused() -> None:
@@ -187,7 +219,7 @@ os._exit(0)
 
 
 def test_all_layers_hold_at_once() -> None:
-    """What `enter` reports, the kernel confirms: no privileges, no capabilities, a filter, no core, not dumpable."""
+    """What `enter` reports, the kernel confirms: no privileges, no capabilities, a filter."""
     code = """
 import os, resource, socket, ctypes
 from aigovtool.enclave.engines import sandbox
