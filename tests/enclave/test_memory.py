@@ -36,6 +36,30 @@ def test_swap_in_the_clear_is_refused(swap: str, tmp_path: Path) -> None:
     assert swap in caught.value.message
 
 
+@pytest.mark.parametrize(("behind", "taken"), [("none", True), ("/dev/sda3", False), ("", False)])
+def test_compressed_memory_is_taken_if_no_device_is_behind_it(behind: str, taken: bool, tmp_path: Path) -> None:  # noqa: FBT001 -- case
+    """What zram does not compress, or nobody used for long, it writes there in the clear."""
+    machine(tmp_path, "/dev/zram0")
+    (tmp_path / "sys/block/zram0").mkdir(parents=True)
+    (tmp_path / "sys/block/zram0/backing_dev").write_text(f"{behind}\n", encoding="utf-8")
+    if taken:
+        require_no_plain_swap(tmp_path)
+        return
+    with pytest.raises(ConfigurationError) as caught:
+        require_no_plain_swap(tmp_path)
+    assert caught.value.reason == "swap"
+
+
+def test_a_swap_file_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    """A name is bytes; whoever chose it hides nothing."""
+    machine(tmp_path, "/dev/zram0")
+    with (tmp_path / "proc/swaps").open("ab") as swaps:
+        swaps.write(b"/swap\xff    file\t\t8388604\t0\t-2\n")
+    with pytest.raises(ConfigurationError) as caught:
+        require_no_plain_swap(tmp_path)
+    assert caught.value.reason == "swap"
+
+
 def test_swap_that_no_disk_can_read_is_taken(tmp_path: Path) -> None:
     """Compressed memory, and a device that dm-crypt encrypts."""
     require_no_plain_swap(machine(tmp_path, "/dev/zram0", "/dev/dm-3", encrypted="dm-3"))

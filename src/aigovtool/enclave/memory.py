@@ -14,7 +14,8 @@ less. A machine on which it would have less than half serves small requests well
 Memory in a TEE is encrypted; what is swapped out of it is not. The disk is the borrower's.
 
 Sources: Linux man pages getrlimit(2) RLIMIT_AS, proc_swaps(5), cgroups(7); Documentation/admin-guide/cgroup-v2.rst
-`memory.max`; cgroup-v1/memory.rst `memory.limit_in_bytes`; Documentation/ABI/testing/sysfs-block-dm `uuid`.
+`memory.max`; cgroup-v1/memory.rst `memory.limit_in_bytes`; Documentation/ABI/testing/sysfs-block-dm `uuid`;
+admin-guide/blockdev/zram.rst `backing_dev`.
 """
 
 import os
@@ -135,15 +136,16 @@ def _allowed(root: Path) -> Iterator[int]:
 def require_no_plain_swap(root: Path = Path("/")) -> None:
     """Refuse a machine that may write memory to a disk in the clear.
 
-    Swap in compressed memory (zram), and on a device that dm-crypt encrypts, is taken. A platform without such a list
-    (Gramine) swaps nothing out by itself.
+    Swap in compressed memory (zram) with no device behind it, and on a device that dm-crypt encrypts, is taken. A
+    platform without such a list (Gramine) swaps nothing out by itself.
 
     Raises:
         ConfigurationError: `swap`.
     """
     try:
-        _, *lines = (root / _SWAPS).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
+        # A file's name may be any bytes, and must not keep the list from being read.
+        lines = (root / _SWAPS).read_text(encoding="utf-8", errors="replace").splitlines()[1:]
+    except OSError:
         return
     plain = [line.split()[0] for line in lines if line.strip() and not _is_safe(root, line.split()[0])]
     if plain:
@@ -157,9 +159,17 @@ def require_no_plain_swap(root: Path = Path("/")) -> None:
 def _is_safe(root: Path, name: str) -> bool:
     device = Path(name).resolve().name if name.startswith("/dev/") else ""
     if device.startswith("zram"):
-        return True
+        # What does not compress, or was not used for long, may be written to the device behind it, as it is.
+        behind = _said(root / "sys/block" / device / "backing_dev")
+        return behind in {None, "none"}
+    return bool(device) and (_said(root / "sys/block" / device / "dm/uuid") or "").startswith(_ENCRYPTED)
+
+
+def _said(path: Path) -> str | None:
+    """Return what the kernel says there; None if there is nothing."""
     try:
-        kind = (root / "sys/block" / device / "dm/uuid").read_text(encoding="ascii")
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except FileNotFoundError:
+        return None
     except OSError:
-        return False
-    return bool(device) and kind.startswith(_ENCRYPTED)
+        return ""
