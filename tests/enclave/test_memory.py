@@ -1,5 +1,6 @@
 """How much memory an enclave may take on a machine, and that none of it is written to a disk in the clear."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,6 +93,16 @@ def test_what_this_process_may_use_is_what_counts(line: str, place: str, tmp_pat
     for text in ("max", "9223372036854771712"):
         file.write_text(f"{text}\n", encoding="ascii")
         assert memory_bounds(tmp_path).has == has
+    file.write_text("1073741824\n", encoding="ascii")
+    assert memory_bounds(tmp_path).has == 1 << 30
+
+
+def test_a_control_group_whose_name_is_no_text_hides_no_bound(tmp_path: Path) -> None:
+    """A name is bytes, of another group as well as of one's own; a line that is none is passed over."""
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_bytes(b"4:cpu:/\xff\n\nnonsense\n0::/one\xfe\n")
+    file = tmp_path / "sys/fs/cgroup" / os.fsdecode(b"one\xfe") / "memory.max"
+    file.parent.mkdir(parents=True)
     file.write_text("1073741824\n", encoding="ascii")
     assert memory_bounds(tmp_path).has == 1 << 30
 

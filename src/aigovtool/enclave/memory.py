@@ -19,6 +19,7 @@ admin-guide/blockdev/zram.rst `backing_dev`.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,8 @@ _HELD_BYTES: Final = (
 _LEAST_SHARE: Final = 2 * limits.MAX_INFER_BODY_BYTES / limits.MAX_OPEN_BODY_BYTES
 _SWAPS: Final = Path("proc/swaps")
 _ENCRYPTED: Final = "CRYPT-"
+#: The largest has 19 digits: no bound.
+_BYTES_RE: Final = re.compile(r"[0-9]{1,19}")
 _OF_PROCESS: Final = Path("proc/self/cgroup")
 _CGROUPS: Final = Path("sys/fs/cgroup")
 
@@ -114,11 +117,12 @@ def _memory_bytes(root: Path) -> int:
 def _allowed(root: Path) -> Iterator[int]:
     """Yield what the control groups of this process allow, and all those that they are in."""
     try:
-        lines = (root / _OF_PROCESS).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
+        lines = os.fsdecode((root / _OF_PROCESS).read_bytes()).split("\n")  # a group's name may be any bytes
+    except OSError:
         lines = []
     for line in ("0::/", *lines):
-        _, controllers, path = line.split(":", 2)
+        _, _, said = line.partition(":")
+        controllers, _, path = said.partition(":")
         if controllers and "memory" not in controllers.split(","):
             continue
         base = root / _CGROUPS / "memory" if controllers else root / _CGROUPS
@@ -129,7 +133,7 @@ def _allowed(root: Path) -> Iterator[int]:
                 allowed = (base / place / name).read_text(encoding="ascii").strip()
             except (OSError, ValueError):
                 continue
-            if allowed.isdecimal():
+            if _BYTES_RE.fullmatch(allowed):
                 yield int(allowed)
 
 
@@ -157,7 +161,10 @@ def require_no_plain_swap(root: Path = Path("/")) -> None:
 
 
 def _is_safe(root: Path, name: str) -> bool:
-    device = Path(name).resolve().name if name.startswith("/dev/") else ""
+    try:
+        device = Path(name).resolve().name if name.startswith("/dev/") else ""
+    except (OSError, RuntimeError, ValueError):  # a loop of links, or no path at all
+        return False
     if device.startswith("zram"):
         # What does not compress, or was not used for long, may be written to the device behind it, as it is.
         behind = _said(root / "sys/block" / device / "backing_dev")
