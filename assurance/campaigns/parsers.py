@@ -8,6 +8,7 @@ from assurance.parsers import (
     evidence_files,
     http_bodies,
     http_heads,
+    local_files,
     messages,
     packages,
     receipts,
@@ -26,6 +27,7 @@ PARSERS: tuple[Parser, ...] = (
     audit_exports.PARSER,
     engine_frames.PARSER,
     evidence_files.PARSER,
+    local_files.PARSER,
 )
 
 CAMPAIGNS: tuple[Campaign, ...] = tuple(map(campaign_of, PARSERS))

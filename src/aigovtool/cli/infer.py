@@ -1,10 +1,9 @@
 """`aigovtool infer`: ask a model once, from a file, with everything verified on the way."""
 
-import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 from msgspec import Struct
@@ -13,12 +12,10 @@ from aigovtool.cli.credentials import require_free
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import FILE, Verb, key_set_option
 from aigovtool.cli.words import amount, short
-from aigovtool.errors import AIGovToolError, InputError, InvalidValueError, MalformedError, TooLargeError
+from aigovtool.errors import AIGovToolError, InputError, InvalidValueError, TooLargeError
 from aigovtool.limits import MAX_INFER_BODY_BYTES, MAX_INFER_JSON_BYTES
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from aigovtool.consumer.result import Result
     from aigovtool.ledger.units import UnitVector
 
@@ -192,42 +189,14 @@ def _from_json(data: bytes, source: str) -> object:
 
 
 def _from_numpy(path: Path) -> object:
-    import zipfile  # noqa: PLC0415
+    from aigovtool.cli.array_file import array_in, arrays_in  # noqa: PLC0415
 
+    data = path.read_bytes()
     try:
-        if path.suffix == ".npy":
-            return _array(path.read_bytes())
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MAX_INFER_BODY_BYTES:
-                raise TooLargeError(f"{path} unpacks to more than any request", reason="input_too_large")
-            return {member.removesuffix(".npy"): _array(archive.read(member)) for member in archive.namelist()}
-    except (ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError):
-        raise MalformedError(
-            f"{path} is not an array file of numbers", reason="bad_array_file", fix="save it with numpy.save or savez"
-        ) from None
-
-
-def _array(data: bytes) -> "np.ndarray[Any, np.dtype[Any]]":
-    """Read one .npy document without pickle, and without memory for more than it holds.
-
-    Raises:
-        ValueError: it is anything else.
-    """
-    import io  # noqa: PLC0415
-
-    import numpy as np  # noqa: PLC0415
-    from numpy.lib import format as npy  # noqa: PLC0415
-
-    stream = io.BytesIO(data)
-    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    version = npy.read_magic(stream)
-    if version not in readers:
-        raise ValueError(version)
-    shape, column_major, dtype = readers[version](stream)
-    body = data[stream.tell() :]
-    if dtype.hasobject or len(body) != dtype.itemsize * math.prod(shape):
-        raise ValueError(shape)
-    return np.frombuffer(body, dtype).reshape(shape, order="F" if column_major else "C")
+        return array_in(data) if path.suffix == ".npy" else arrays_in(data)
+    except InputError as error:
+        error.message = f"{path}: {error.message}"
+        raise
 
 
 def _answer(result: "Result", receipt_file: Path | None) -> Answer:
