@@ -5,16 +5,20 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.attacks.deployments import YEAR_MS, Deployment, deployed
 from tests.e2e.commandline import aigovtool
-from tests.e2e.world import BORROWER
+from tests.e2e.world import BORROWER, MODEL
 from tests.observations import Observed
 
 from aigovtool.codec import encode
 from aigovtool.crypto.sign import SigningKey
-from aigovtool.ids import InstanceId
+from aigovtool.ids import BorrowerId, InstanceId
+from aigovtool.ledger.budget import Scope, Window
 from aigovtool.ledger.entry import PartyRole, StopTarget
+from aigovtool.ledger.policy import Dial, default_policy
+from aigovtool.ledger.units import Dimension
 from aigovtool.protocol import commands
 from aigovtool.protocol.commands import Act
 from aigovtool.testing.simulated_tee import wiring
@@ -65,6 +69,28 @@ def test_one_operator_alone_stops(world: Deployment) -> None:
     assert world.send(world.order(stop)).status_code == 200
     assert {stop["target"] for stop in world.view("/v1/stops")["stops"]} == {"all", "borrower"}
     world.resume(StopTarget.BORROWER, BORROWER)
+
+
+@pytest.mark.attack(41)
+def test_what_one_operator_alone_can_is_in_the_log(world: Deployment, observed: Observed) -> None:
+    """SECURITY.md says so: enrol others but operators, lend any model to them, and grant units. It names who did it."""
+    before = len(world.log_entries())
+    friend, key = BorrowerId("friend"), SigningKey.generate().public.raw
+    terms = msgspec.structs.replace(default_policy(Dial.BALANCED), version=2)
+    alone: dict[str, Act] = {
+        "party_added": commands.AddParty(
+            role=PartyRole.BORROWER, name=friend, key=key, borrower=None, valid_for_ms=YEAR_MS
+        ),
+        "model_terms_set": commands.SetModelTerms(model=MODEL, policy=terms, borrowers=[BORROWER, friend]),
+        "budget_set": commands.GrantBudget(
+            scope=Scope(model=MODEL), dimension=Dimension.INFERENCES, window=Window.LIFETIME, units=10**6
+        ),
+    }
+    for act in alone.values():
+        assert world.send(world.order(act)).status_code == 200
+    told = [json.loads(entry)["body"] for entry in world.log_entries()[before:]]
+    assert [(one["kind"], one["command"]["operator"]) for one in told] == [(kind, "alice") for kind in alone]
+    observed.figure("orders of one operator alone that the log tells", len(told))
 
 
 @pytest.mark.attack(41)
