@@ -314,6 +314,17 @@ async def test_dripping_a_head_does_not_extend_its_deadline(world: World, contex
         dripping.cancel()
 
 
+async def test_the_next_head_of_whoever_has_a_credential_has_its_deadline(world: World) -> None:
+    """It may be idle for long between requests; from the first byte of one the whole head has to come."""
+    known = world.client(world.credential(IdentityKind.CONSUMER, "ward7"))
+    bounds = HttpLimits(header_timeout_s=0.3, keep_alive_s=100)
+    async with served(world, bounds) as server, connected(server, known) as (reader, writer):
+        writer.write(GET + b"Host: a\r\n\r\n")
+        await reader.readuntil(b"}")
+        writer.write(GET + b"Host: a\r\n")
+        assert await ended(reader)
+
+
 async def test_an_anonymous_connection_is_not_kept_idle(world: World, context: ssl.SSLContext) -> None:
     """After an answer, a client without a credential has the head deadline, not the long keep-alive."""
     bounds = HttpLimits(header_timeout_s=1, keep_alive_s=100)
