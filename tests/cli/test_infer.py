@@ -9,7 +9,7 @@ import pytest
 from tests.cli.conftest import Place
 
 from aigovtool.cli.infer import _read
-from aigovtool.errors import AIGovToolError, InputError
+from aigovtool.errors import AIGovToolError, InputError, TooLargeError
 
 
 def test_arrays_are_read_as_they_were_saved(tmp_path: Path) -> None:
@@ -114,6 +114,15 @@ def test_hostile_json_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError) as caught:
         _read(str(path))
     assert str(path) in caught.value.message
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".json"])
+def test_an_input_without_an_end_is_refused(tmp_path: Path, suffix: str) -> None:
+    """What a file says of its size is not believed: no more is read than any request may hold."""
+    path = tmp_path / f"x{suffix}"
+    path.symlink_to("/dev/zero")
+    with pytest.raises(TooLargeError):
+        _read(str(path))
 
 
 def test_a_missing_input_is_an_error_of_ours(tmp_path: Path) -> None:

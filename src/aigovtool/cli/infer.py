@@ -162,12 +162,10 @@ def _read(source: str) -> object:
         if source == _STDIN:
             return _from_json(sys.stdin.buffer.read(MAX_INFER_JSON_BYTES + 1), "standard input")
         path = Path(source)
-        if path.stat().st_size > MAX_INFER_BODY_BYTES:
-            raise TooLargeError(f"{source} is larger than any request", reason="input_too_large")
-        if path.suffix in {".npy", ".npz"}:
-            return _from_numpy(path)
+        is_of_arrays = path.suffix in {".npy", ".npz"}
         with path.open("rb") as file:
-            return _from_json(file.read(MAX_INFER_JSON_BYTES + 1), source)
+            data = file.read((MAX_INFER_BODY_BYTES if is_of_arrays else MAX_INFER_JSON_BYTES) + 1)
+        return _from_numpy(data, path) if is_of_arrays else _from_json(data, source)
     except OSError as error:
         raise InvalidValueError(
             f"cannot read {source}: {error.strerror}", reason="unreadable_input", fix="name a file with --input"
@@ -188,10 +186,11 @@ def _from_json(data: bytes, source: str) -> object:
     raise InvalidValueError(f"{source} holds no array", reason="bad_input", fix=fix)
 
 
-def _from_numpy(path: Path) -> object:
+def _from_numpy(data: bytes, path: Path) -> object:
     from aigovtool.cli.array_file import array_in, arrays_in  # noqa: PLC0415
 
-    data = path.read_bytes()
+    if len(data) > MAX_INFER_BODY_BYTES:
+        raise TooLargeError(f"{path} is larger than any request", reason="input_too_large")
     try:
         return array_in(data) if path.suffix == ".npy" else arrays_in(data)
     except InputError as error:
