@@ -438,3 +438,45 @@ def test_a_bound_on_a_number_of_a_message_is_enforced() -> None:
     for n in (1, 4):
         with pytest.raises(InvalidValueError):
             codec.decode(b'{"n":%d}' % n, Narrow)
+
+
+LONG_JUNK = {
+    "empty lists": (b"[" + b"[]," * 300_000 + b"[]]", InvalidValueError, "schema"),
+    "numbers where text belongs": (b'{"text":[' + b"1," * 400_000 + b"1]}", InvalidValueError, "schema"),
+    "fields that nobody knows": (
+        b"{" + b",".join(b'"%d":1' % number for number in range(80_000)) + b"}",
+        InvalidValueError,
+        "schema",
+    ),
+    "text without an end": (b'{"text":"' + b"a" * 900_000, MalformedError, "not_json"),
+    "bytes that are no text": (b'{"text":"' + b"\xff" * 900_000 + b'"}', MalformedError, "not_json"),
+    "brackets": (b"[" * 900_000, InvalidValueError, "schema"),
+}
+
+
+class Letter(codec.Message):
+    text: str
+
+
+@pytest.mark.parametrize(("data", "kind", "reason"), LONG_JUNK.values(), ids=LONG_JUNK.keys())
+def test_long_junk_is_refused_before_it_is_parsed(
+    monkeypatch: pytest.MonkeyPatch, data: bytes, kind: type[InputError], reason: str
+) -> None:
+    """Attack: a MiB of it takes the strict parser up to a third of a second, in which a server does nothing else."""
+    monkeypatch.setattr(codec, "_parse", lambda _: pytest.fail("all of it was parsed"))
+    for read in (codec.require_likely, codec.decode_signed):
+        with pytest.raises(kind) as caught:
+            read(data, Letter)
+        assert caught.value.reason == reason
+
+
+def test_what_is_likely_is_still_parsed_strictly() -> None:
+    """The look at long data lets pass what the parser refuses, and nothing short is looked at so."""
+    twice = b'{"text":"a","text":"' + b"a" * 5_000 + b'"}'
+    codec.require_likely(twice, Letter)
+    with pytest.raises(MalformedError) as caught:
+        codec.decode_signed(twice, Letter)
+    assert caught.value.reason == "duplicate_key"
+    codec.require_likely(b"[[[", Letter)
+    long = codec.encode(Letter(text="a" * 5_000))
+    assert codec.decode_signed(long, Letter) == Letter(text="a" * 5_000)

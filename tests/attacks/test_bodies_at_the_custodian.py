@@ -1,8 +1,12 @@
-"""Bodies that are nearly whole, on as many connections as one may have, take a bounded part of a custodian's memory."""
+"""Bodies that are nearly whole, on as many connections as one may have, take a bounded part of a custodian's memory.
+
+Nor do they take its time, all together, once their last bytes come.
+"""
 
 import json
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -18,7 +22,7 @@ from aigovtool.crypto.x509 import from_pem
 from aigovtool.ids import MessageId
 from aigovtool.ledger.budget import Scope
 from aigovtool.ledger.entry import StopTarget
-from aigovtool.protocol.commands import AskRequest
+from aigovtool.protocol.commands import AskRequest, Stop
 from aigovtool.transport.tls import client_context
 
 #: As long as a body may be, on nearly as many connections as one party may have.
@@ -41,18 +45,25 @@ def resident_mib(world: Deployment) -> int:
     return int(line.split()[1]) >> 10
 
 
-def nearly_sent(world: Deployment, stack: ExitStack, context: ssl.SSLContext, path: str) -> list[ssl.SSLSocket]:
-    """Send a body but for its last byte on each connection; return the connections."""
+def nearly_sent(
+    world: Deployment, stack: ExitStack, context: ssl.SSLContext, path: str, *, connections: int = CONNECTIONS
+) -> list[ssl.SSLSocket]:
+    """Send a body but for its last byte on each connection; return the connections.
+
+    It is what is parsed most slowly, with white space at its end.
+    """
+    lists = b"[[[]]" + b",[[]]" * 200_000
+    body = lists + b" " * (BODY_BYTES - 1 - len(lists))
     head = (
         f"POST {path} HTTP/1.1\r\nhost: custodian\r\ncontent-type: application/json\r\n"
         f"content-length: {BODY_BYTES}\r\n\r\n"
     ).encode()
     links = []
-    for _ in range(CONNECTIONS):
+    for _ in range(connections):
         wire = socket.create_connection(("127.0.0.1", world.custodian_port), 30)
         link = stack.enter_context(context.wrap_socket(wire, server_hostname="127.0.0.1"))
         with suppress(OSError):  # it was answered before all was sent
-            link.sendall(head + b" " * (BODY_BYTES - 1))
+            link.sendall(head + body)
         links.append(link)
     return links
 
@@ -111,3 +122,29 @@ def test_so_do_those_of_an_address_that_proves_nothing(world: Deployment, observ
         assert link.request("POST", "/v1/renew", large).status == 200
     observed.figure(f"MiB that a custodian grew by, of {CONNECTIONS} MiB that strangers announced", grown)
     assert grown < GROWTH_MIB
+
+
+#: As many as there is room for, of one address.
+AT_ONCE = 30
+#: They took 9 s, one after the other, in which nothing else was done; a stop takes some hundredths.
+PATIENCE_S = 2.0
+
+
+def test_a_stop_does_not_wait_until_a_strangers_bodies_are_parsed(world: Deployment, observed: Observed) -> None:
+    """Thirty MiB of empty lists, whose last bytes come at the same moment, without any credential."""
+    operator = world.to_custodian()
+    assert operator.request("GET", "/v1/health").status == 200
+    order = world.order(Stop(target=StopTarget.CONSUMER, value=CONSUMER, reason="incident"))
+    with ExitStack() as stack:
+        context = client_context(from_pem(world.operator.custodian.tls_ca.encode()))
+        links = nearly_sent(world, stack, context, "/v1/renew", connections=AT_ONCE)
+        for link in links:
+            link.sendall(b"]")
+        began_s = time.monotonic()
+        stopped = operator.request("POST", "/v1/commands", order)
+        took_s = time.monotonic() - began_s
+        answers = [link.recv(12) for link in links]
+    assert stopped.status == 200
+    assert set(answers) == {b"HTTP/1.1 422"}
+    observed.figure(f"seconds that a stop took beside {AT_ONCE} bodies of a stranger's", round(took_s, 2))
+    assert took_s < PATIENCE_S

@@ -31,7 +31,7 @@ from starlette.routing import Route as StarletteRoute
 from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
-from aigovtool.codec import Message, convert, decode, encode
+from aigovtool.codec import Message, convert, encode
 from aigovtool.crypto.identity import Identity, IdentityKind
 from aigovtool.errors import (
     AIGovToolError,
@@ -43,7 +43,7 @@ from aigovtool.errors import (
     UnsupportedMediaError,
 )
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES, MAX_INTEGER, MAX_SMALL_BODY_BYTES
-from aigovtool.transport.body import check_declared, read_body
+from aigovtool.transport.body import Parser, check_declared, read_body
 from aigovtool.transport.connection import Connection, connection_of
 from aigovtool.transport.problem import problem, unexpected
 from aigovtool.transport.room import Room
@@ -171,8 +171,13 @@ def application(
         methods[route.method] = route
     # A literal path is found before a template that would match it too.
     paths = sorted(table, key=lambda path: (len(path_names(path)), path))
+    parser = Parser()
     endpoints = [
-        StarletteRoute(path, _Endpoint(table[path], clock_ms, authorize, refused, bodies), include_in_schema=False)
+        StarletteRoute(
+            path,
+            _Endpoint(table[path], clock_ms, authorize, refused, bodies=bodies, parser=parser),
+            include_in_schema=False,
+        )
         for path in paths
     ]
     return Router(endpoints, redirect_slashes=False, default=_not_found)
@@ -192,13 +197,16 @@ class _Endpoint:
         clock_ms: Callable[[], int],
         authorize: Callable[[Identity, Route], None] | None,
         refused: Noter | None,
+        *,
         bodies: Room | None,
+        parser: Parser,
     ) -> None:
         self._routes: Final = routes
         self._clock_ms: Final = clock_ms
         self._authorize: Final = authorize
         self._refused: Final = refused
         self._bodies: Final = bodies
+        self._parser: Final = parser
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = await self._respond(Request(scope, receive))
@@ -233,7 +241,7 @@ class _Endpoint:
             check_declared(request, route.max_body_bytes)
             with self._room(call, route):
                 body = await read_body(request, route.max_body_bytes)
-                call._body = decode(body, route.body, max_bytes=route.max_body_bytes)  # noqa: SLF001
+                call._body = await self._parser.parsed(body, route.body, route.max_body_bytes)  # noqa: SLF001
                 return _encoded(await route.handler(call), route)
         if not route.stream_body:
             await _require_no_body(request)

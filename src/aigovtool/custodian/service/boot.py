@@ -21,7 +21,7 @@ from aigovtool.attestation.binding import Expectation, require_bound
 from aigovtool.attestation.model import AttestationResult, TeeType, Unchecked, VerifiedEvidence
 from aigovtool.attestation.policy import policy_digest
 from aigovtool.attestation.verifier import Exchange
-from aigovtool.codec import decode, encode
+from aigovtool.codec import decode, encode, require_likely
 from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope, require_signed_by, seal
 from aigovtool.custodian.activation import credential_for
 from aigovtool.custodian.custodian import Custodian, rolled_back
@@ -214,6 +214,7 @@ def _signed_by_both(envelope: Envelope, borrower: Party, kind: str = release.BOO
 
     Nothing is parsed before the borrower's signature holds: a stranger's bytes cost one signature check.
     """
+    require_likely(envelope.payload, BootRequest)
     unverified = decode(envelope.payload, BootRequest)
     keys = [VerifyKey(borrower.key), VerifyKey(unverified.claims.identity_key)]
     if keys[0] == keys[1]:
