@@ -8,6 +8,11 @@ from click.testing import Result
 from tests.cli.conftest import Place
 from tests.cli.typing import typed
 
+from aigovtool.cli import passphrase
+from aigovtool.cli.parties import renew
+from aigovtool.crypto.secret import Secret
+from aigovtool.protocol.party import PartyFile
+
 WORDS, OTHER = "pelican under seven bridges", "a lamp that nobody lit"
 
 
@@ -97,3 +102,38 @@ def test_a_person_types_it_and_nothing_is_shown(file: Path) -> None:
     assert (code, "wrong_passphrase" in shown) == (2, True), shown
     code, shown = typed(protect, [("passphrase of /", OTHER), ("new passphrase", WORDS), ("the same again", OTHER)])
     assert (code, "passphrases_differ" in shown) == (3, True), shown
+
+
+def test_a_renewal_at_the_same_moment_does_not_take_the_passphrase_away(
+    place: Place, file: Path, words: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had read the file before, and would have written that back, as if it had never been protected."""
+    fetch = renew._fetched
+
+    def meanwhile(party: PartyFile, where: Path) -> PartyFile:
+        protect(place, file, words=words)
+        return fetch(party, where)
+
+    monkeypatch.setattr(renew, "_fetched", meanwhile)
+    refused = place.run("renew", str(file))
+    assert (refused.exit_code, "key_file_changed" in refused.stderr) == (3, True), refused.output
+    needed = listed(place, file)
+    assert (needed.exit_code, "passphrase_needed" in needed.stderr) == (2, True)
+    assert listed(place, file, AIGOVTOOL_PASSPHRASE_FILE=str(words)).exit_code == 0
+
+
+def test_nor_does_a_passphrase_take_a_renewal_away(
+    place: Place, file: Path, words: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While somebody thinks of a passphrase, the file may get another certificate, and another keystore key."""
+    choose, renewed = passphrase.chosen, []
+
+    def meanwhile(where: Path) -> Secret:
+        assert place.run("renew", str(file)).exit_code == 0
+        renewed.append(file.read_bytes())
+        return choose(where)
+
+    monkeypatch.setattr(passphrase, "chosen", meanwhile)
+    refused = place.run("operator", "protect", str(file), AIGOVTOOL_PASSPHRASE_FILE=str(words))
+    assert (refused.exit_code, "key_file_changed" in refused.stderr) == (3, True), refused.output
+    assert [file.read_bytes()] == renewed

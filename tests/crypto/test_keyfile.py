@@ -3,7 +3,9 @@
 import base64
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -12,6 +14,7 @@ from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.crypto.tlskey import TlsKey, key_to_pem
 from aigovtool.errors import ConfigurationError, ConflictError
+from aigovtool.ids import Digest
 
 
 @pytest.fixture
@@ -174,3 +177,42 @@ def test_keys_do_not_show_in_their_representation() -> None:
     private = f"{key.private().private_numbers().private_value:x}"
     assert private[:16] not in repr(key)
     assert repr(key).startswith("TlsKey(spki=")
+
+
+def test_of_many_who_replace_what_they_read_one_does(home: Path) -> None:
+    """At the same moment, again and again: nobody's content is taken away by who had not seen it."""
+    path, writers, rounds = home / "party.json", 8, 20
+    keyfile.write_secret_file(path, Secret(b"0"))
+
+    def write(number: int, read: Digest, gate: Barrier) -> bool:
+        gate.wait()
+        try:
+            keyfile.write_secret_file(path, Secret(f"{read} {number}".encode()), replace=True, instead_of=read)
+        except ConflictError as error:
+            assert error.reason == "key_file_changed"
+            return False
+        return True
+
+    with ThreadPoolExecutor(writers) as pool:
+        for _ in range(rounds):
+            read, gate = keyfile.digest_of_secret_file(path), Barrier(writers)
+            won = list(pool.map(lambda number: write(number, read, gate), range(writers)))  # noqa: B023
+            assert won.count(True) == 1
+            assert path.read_bytes() == f"{read} {won.index(True)}".encode()
+    assert [one.name for one in home.iterdir()] == ["party.json"]
+
+
+def test_what_is_gone_is_not_replaced(home: Path) -> None:
+    """A file that was moved away, or is another one now, is not made anew from what was read of it."""
+    path = home / "party.json"
+    keyfile.write_secret_file(path, Secret(b"read"))
+    read = keyfile.digest_of_secret_file(path)
+    path.rename(home / "elsewhere.json")
+    with pytest.raises(ConfigurationError) as gone:
+        keyfile.write_secret_file(path, Secret(b"new"), replace=True, instead_of=read)
+    assert gone.value.reason == "unwritable_key_file"
+    keyfile.write_secret_file(path, Secret(b"another"))
+    with pytest.raises(ConflictError) as other:
+        keyfile.write_secret_file(path, Secret(b"new"), replace=True, instead_of=read)
+    assert other.value.reason == "key_file_changed"
+    assert path.read_bytes() == b"another"

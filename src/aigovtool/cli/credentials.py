@@ -7,6 +7,7 @@ from aigovtool.errors import ConfigurationError, ConflictError, InputError
 
 if TYPE_CHECKING:
     from aigovtool.crypto.passphrase import ProtectedFile
+    from aigovtool.ids import Digest
     from aigovtool.operator.client import OperatorClient
     from aigovtool.protocol.party import BorrowerFile, ConsumerFile, OperatorFile, PartyFile
     from aigovtool.protocol.trust import KeySet
@@ -211,14 +212,30 @@ def write_party(path: Path, party: "PartyFile") -> None:
         write_secret_file(path.absolute(), content)
 
 
-def replace_party(path: Path, party: "PartyFile") -> None:
-    """Write a party file over its older self, with mode 0600: the one or the other is there at any time."""
+def content_of(path: Path) -> "Digest":
+    """Return the digest of a party file, to be taken before it is read by who will replace it; raises as `read_party`.
+
+    Two verbs may have one file at the same time, and wait for a person or for the custodian: what the one has written,
+    a passphrase for example, is not to be taken away by what the other had read before.
+    """
+    from aigovtool.crypto.keyfile import digest_of_secret_file  # noqa: PLC0415
+    from aigovtool.protocol.party import MAX_PARTY_FILE_BYTES  # noqa: PLC0415
+
+    return digest_of_secret_file(path, max_bytes=2 * MAX_PARTY_FILE_BYTES)
+
+
+def replace_party(path: Path, party: "PartyFile", *, instead_of: "Digest | None" = None) -> None:
+    """Write a party file over its older self, with mode 0600: the one or the other is there at any time.
+
+    Raises:
+        ConflictError: it is not what was read any more, `instead_of` says (`key_file_changed`).
+    """
     from aigovtool.codec import encode  # noqa: PLC0415
     from aigovtool.crypto.keyfile import write_secret_file  # noqa: PLC0415
     from aigovtool.crypto.secret import Secret  # noqa: PLC0415
 
     with Secret(encode(party)) as content:
-        write_secret_file(path.absolute(), content, replace=True)
+        write_secret_file(path.absolute(), content, replace=True, instead_of=instead_of)
 
 
 def _as(path: Path, party: "PartyFile", kind: type[T], *also_taken: type) -> T:

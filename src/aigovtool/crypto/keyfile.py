@@ -6,15 +6,17 @@ between; at most a stated number of bytes is read.
 
 Writing: a temporary file of mode 0600 appears in the same directory, is synced and then takes its name
 in one step, so that a crash leaves the old file or the new one, and at no moment can others read either.
-An existing file is refused unless replacing was asked for.
+An existing file is refused unless replacing was asked for, and so is one that does not hold what was read any more.
 
 It does not encrypt: whoever can act as this user, or as root, can read the files. That is the
 operating system's boundary; keys that must survive it belong in an HSM or a TEE.
 """
 
+import fcntl
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from errno import EACCES, ELOOP
 from pathlib import Path
 from secrets import token_hex
@@ -24,6 +26,7 @@ from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.crypto.tlskey import TlsKey, key_to_pem, signing_key_from_pem
 from aigovtool.errors import ConfigurationError, ConflictError
+from aigovtool.ids import Digest, digest_of
 from aigovtool.limits import MAX_KEY_FILE_BYTES
 
 # O_NONBLOCK: opening a pipe that somebody put in place of the file must not hang.
@@ -53,11 +56,23 @@ def read_secret_file(path: Path, *, max_bytes: int = MAX_KEY_FILE_BYTES) -> Secr
         os.close(descriptor)
 
 
-def write_secret_file(path: Path, secret: Secret, *, replace: bool = False) -> None:
+def digest_of_secret_file(path: Path, *, max_bytes: int = MAX_KEY_FILE_BYTES) -> Digest:
+    """Return the digest of a file that is to be replaced, for `write_secret_file`; raises as `read_secret_file`."""
+    with read_secret_file(path, max_bytes=max_bytes) as content:
+        return digest_of(content.reveal())
+
+
+def write_secret_file(path: Path, secret: Secret, *, replace: bool = False, instead_of: Digest | None = None) -> None:
     """Write `secret` to `path` atomically with mode 0600.
 
+    Args:
+        path: the file.
+        secret: what it is to hold.
+        replace: whether it may exist.
+        instead_of: replace only a file with a content of this digest, whatever others do at the same moment.
+
     Raises:
-        ConflictError: `key_file_exists`, unless `replace`.
+        ConflictError: `key_file_exists`, unless `replace`; `key_file_changed` where another content is replaced.
         ConfigurationError: `unsafe_key_directory` when others can write to the directory;
             `unwritable_key_file` when the system refuses.
     """
@@ -67,7 +82,11 @@ def write_secret_file(path: Path, secret: Secret, *, replace: bool = False) -> N
         raise _failed("write", path, error) from None
     try:
         _require_unshared(path.parent, os.fstat(directory))
-        _write_in(directory, path.name, secret, replace=replace)
+        if instead_of is None:
+            _write_in(directory, path.name, secret, replace=replace)
+        else:
+            with _held(directory, path, instead_of):
+                _write_in(directory, path.name, secret, replace=True)
     except FileExistsError:
         raise ConflictError(
             f"{path} exists already",
@@ -191,6 +210,28 @@ def _write_in(directory: int, name: str, secret: Secret, *, replace: bool) -> No
         with suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=directory)
     os.fsync(directory)
+
+
+@contextmanager
+def _held(directory: int, path: Path, content: Digest) -> Iterator[None]:
+    """Hold a file with this content: nobody who holds it too replaces it meanwhile."""
+    descriptor = os.open(path.name, _READ_FLAGS, dir_fd=directory)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Who waited for the lock may have got that of a file which was replaced.
+        there = os.stat(path.name, dir_fd=directory, follow_symlinks=False)
+        size = os.fstat(descriptor).st_size
+        with _read_all(path, descriptor, size) as found:
+            same = os.path.samestat(os.fstat(descriptor), there) and digest_of(found.reveal()) == content
+        if not same:
+            raise ConflictError(
+                f"{path} was changed meanwhile: it is left as it is now",
+                reason="key_file_changed",
+                fix="look who changed it, and do it again",
+            )
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

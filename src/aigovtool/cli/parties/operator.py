@@ -19,6 +19,7 @@ from aigovtool.cli import orders
 from aigovtool.cli.credentials import (
     certified,
     connected,
+    content_of,
     read_fetched,
     read_party,
     replace_party,
@@ -240,9 +241,10 @@ def finish(screen: Screen, *, file: Path, source: Path) -> None:
     """Put the CERTIFICATE that an operator fetched for you into your FILE. Nothing is sent."""
     from msgspec.structs import replace  # noqa: PLC0415
 
-    party = _waiting(file)
+    read, party = content_of(file), _waiting(file)
     found, key_set = read_fetched(source, party, "a certificate that `operator certificate` wrote")
-    replace_party(file, replace(party, certificate=certified(found, key_set, party.key, party.operator, file)))
+    finished = replace(party, certificate=certified(found, key_set, party.key, party.operator, file))
+    replace_party(file, finished, instead_of=read)
     done = Finished(name=party.operator, file=str(file))
     screen.show(done, lambda: screen.line(f"{done.file} can be used now, by operator {done.name}"))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 from msgspec import Struct
 
-from aigovtool.cli.credentials import protected, read_operator
+from aigovtool.cli.credentials import content_of, protected, read_operator
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import FILE, Verb
 
@@ -35,7 +35,7 @@ def protect(screen: Screen, *, file: Path, remove: bool) -> None:
     from aigovtool.crypto.passphrase import protect as under  # noqa: PLC0415
     from aigovtool.crypto.secret import Secret  # noqa: PLC0415
 
-    before = protected(file) is not None
+    read, before = content_of(file), protected(file) is not None
     party = read_operator(file)
     if remove:
         content = Secret(encode(party))
@@ -44,7 +44,7 @@ def protect(screen: Screen, *, file: Path, remove: bool) -> None:
             content = Secret(encode(under(plain, words)))
     with content:
         if before or not remove:
-            write_secret_file(file.absolute(), content, replace=True)
+            write_secret_file(file.absolute(), content, replace=True, instead_of=read)
     done = Protection(file=str(file), operator=party.operator, passphrase=not remove)
     screen.show(done, lambda: _say(screen, done))
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import Struct, structs
 
-from aigovtool.cli.credentials import certified, protected, read_fetched, read_party, replace_party
+from aigovtool.cli.credentials import certified, content_of, protected, read_fetched, read_party, replace_party
 from aigovtool.cli.directory import require_custodian
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import DIRECTORY, FILE, Verb
 
 if TYPE_CHECKING:
     from aigovtool.crypto.secret import Secret
+    from aigovtool.ids import Digest
     from aigovtool.protocol.party import OperatorFile, PartyFile
     from aigovtool.protocol.trust import KeySet
     from aigovtool.protocol.views import PartyCertificate
@@ -47,6 +48,7 @@ def renew(screen: Screen, *, file: Path, source: Path | None, directory: Path | 
     """
     if source is not None and directory is not None:
         raise click.UsageError("give --certificate or --custodian, not both")
+    before = content_of(file)
     party, passphrase = _opened(file, waiting=source is not None)
     if source is not None:
         renewed = _with_certificate(party, *read_fetched(source, party, "a certificate that an operator fetched"), file)
@@ -54,7 +56,7 @@ def renew(screen: Screen, *, file: Path, source: Path | None, directory: Path | 
         renewed = _issued(party, directory)
     else:
         renewed = _fetched(party, file)
-    _write(file, renewed, passphrase)
+    _write(file, renewed, passphrase, before)
     done = Renewed(file=str(file), keystore=_keystore(renewed) != _keystore(party))
 
     def render() -> None:
@@ -79,18 +81,18 @@ def _opened(file: Path, *, waiting: bool) -> "tuple[PartyFile, Secret | None]":
         return decode(content.reveal(), OperatorFile, max_bytes=MAX_PARTY_FILE_BYTES), passphrase
 
 
-def _write(file: Path, party: "PartyFile", passphrase: "Secret | None") -> None:
-    """Replace a party's file, under the same passphrase as before."""
+def _write(file: Path, party: "PartyFile", passphrase: "Secret | None", before: "Digest") -> None:
+    """Replace a party's file, if it still is what was read, under the same passphrase as before."""
     from aigovtool.codec import encode  # noqa: PLC0415
     from aigovtool.crypto.keyfile import write_secret_file  # noqa: PLC0415
     from aigovtool.crypto.passphrase import protect  # noqa: PLC0415
     from aigovtool.crypto.secret import Secret  # noqa: PLC0415
 
     if passphrase is None:
-        replace_party(file, party)
+        replace_party(file, party, instead_of=before)
         return
     with passphrase, Secret(encode(party)) as plain, Secret(encode(protect(plain, passphrase))) as content:
-        write_secret_file(file.absolute(), content, replace=True)
+        write_secret_file(file.absolute(), content, replace=True, instead_of=before)
 
 
 def _fetched(party: "PartyFile", file: Path) -> "PartyFile":
