@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Callable
-from errno import EINVAL, ELOOP
+from errno import EINVAL, ELOOP, ENOTSUP
 from pathlib import Path
 
 import pytest
 
-from aigovtool.regular_file import open_regular, read_at_most, read_regular
+from aigovtool.regular_file import give_name, open_regular, read_at_most, read_regular
 
 
 def test_a_regular_file_is_read(tmp_path: Path) -> None:
@@ -45,3 +45,24 @@ def test_anything_else_is_refused_at_once(make: Callable[[Path], None], error: i
         open_regular(path)
     assert caught.value.errno == error
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["with links", "without"])
+def test_a_name_that_is_taken_is_not_given(*, links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor one of a link to nowhere; a stick or a share on which there are no hard links is written to all the same."""
+
+    def none(*_: object, **__: object) -> None:
+        raise OSError(ENOTSUP, os.strerror(ENOTSUP))
+
+    if not links:
+        monkeypatch.setattr(os, "link", none)
+    partial, taken, dangling = tmp_path / ".partial", tmp_path / "taken", tmp_path / "dangling"
+    partial.write_bytes(b"new")
+    taken.write_bytes(b"old")
+    dangling.symlink_to(tmp_path / "nowhere")
+    for path in (taken, dangling):
+        with pytest.raises(FileExistsError):
+            give_name(partial, path)
+    assert (taken.read_bytes(), dangling.is_symlink()) == (b"old", True)
+    give_name(partial, tmp_path / "free")
+    assert (tmp_path / "free").read_bytes() == b"new"

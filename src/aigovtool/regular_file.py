@@ -6,7 +6,7 @@ once, and what is looked at is the open descriptor, so that nothing can be excha
 
 import os
 import stat
-from errno import EINVAL, ELOOP, ENXIO
+from errno import EINVAL, ELOOP, ENOSYS, ENOTSUP, ENXIO, EPERM
 from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO, Final
@@ -15,6 +15,9 @@ from typing import BinaryIO, Final
 _ALWAYS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 #: A link; what the kernel opens and is no file; a socket, or a pipe to write to that nobody reads.
 NO_REGULAR_FILE: Final = frozenset({ELOOP, EINVAL, ENXIO})
+
+#: What a file system says that has no hard links.
+_NO_LINKS: Final = frozenset({ENOSYS, ENOTSUP, EPERM})
 
 
 def open_regular(path: Path | str, flags: int = os.O_RDONLY, *, mode: int = 0o600, dir_fd: int | None = None) -> int:
@@ -40,6 +43,23 @@ def new_beside(path: Path) -> tuple[BinaryIO, Path]:
     """
     partial = path.with_name(f".{path.name[:20]}.{token_hex(8)}.partial")
     return partial.open("xb"), partial
+
+
+def give_name(partial: Path, path: Path) -> None:
+    """Give a file that is whole its name, unless that was taken meanwhile; `partial` may be there still.
+
+    Raises:
+        FileExistsError: it was.
+        OSError: as `os.link`.
+    """
+    try:
+        os.link(partial, path, follow_symlinks=False)  # unlike a rename, it fails then
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(error.errno, "exists already", str(path)) from None
+        partial.rename(path)
 
 
 def read_regular(path: Path | str) -> BinaryIO:

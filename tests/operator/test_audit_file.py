@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aigovtool.codec import encode
+from aigovtool.codec import decode, encode
 from aigovtool.crypto.sign import SigningKey, seal
 from aigovtool.errors import AIGovToolError, ConfigurationError, ConflictError, LogError, SignatureInvalidError
 from aigovtool.ids import Digest, MessageId, OperatorId
@@ -13,7 +13,7 @@ from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
 from aigovtool.ledger.cosignature import WitnessKey, cosign
 from aigovtool.ledger.entry import Command, Entry, EntryBody, Genesis, KeySetPublished, WitnessEnrolled
 from aigovtool.ledger.merkle import root_of
-from aigovtool.operator.audit_file import verify_audit_file, write_audit_file
+from aigovtool.operator.audit_file import AuditHeader, verify_audit_file, write_audit_file
 from aigovtool.protocol.trust import KEY_SET, KeySet
 from aigovtool.protocol.views import LogHead
 
@@ -150,6 +150,22 @@ def test_a_copy_never_replaces_a_file_and_a_failed_one_leaves_none(tmp_path: Pat
     with pytest.raises(ConfigurationError):
         write_audit_file(tmp_path / "half.jsonl", head, broken())
     assert [found.name for found in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+def test_what_appears_while_a_copy_is_written_stays(tmp_path: Path, content: bytes) -> None:
+    """A long log takes minutes: another export to the same name, or whoever else wrote there, was overwritten."""
+    path = tmp_path / "log.jsonl"
+    head = LogHead(checkpoint=cosigned(len(ENTRIES)), key_set=decode(content.splitlines()[0], AuditHeader).key_set)
+
+    def entries() -> Iterator[bytes]:
+        yield from map(encode, ENTRIES)
+        path.write_bytes(b"somebody else's")
+
+    with pytest.raises(ConflictError) as caught:
+        write_audit_file(path, head, entries())
+    assert caught.value.reason == "audit_file_exists"
+    assert path.read_bytes() == b"somebody else's"
+    assert [one.name for one in tmp_path.iterdir()] == ["log.jsonl"]
 
 
 def test_a_missing_copy_is_a_configuration_error(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from aigovtool.ledger.cosignature import WitnessKey
 from aigovtool.ledger.merkle import leaf_hash
 from aigovtool.protocol.trust import open_key_set
 from aigovtool.protocol.views import CosignedNotes, LogHead
-from aigovtool.regular_file import new_beside
+from aigovtool.regular_file import give_name, new_beside
 
 FORMAT: Final = "aigovtool-audit.v1"
 #: A key set of a MiB, which is the largest that any custodian makes, in base64: keys that are only rotated stay in it.
@@ -65,7 +65,7 @@ def write_audit_file(path: Path, head: LogHead, entries: Iterable[bytes], *, rep
     count = 0
     try:
         if path.exists() and not replace:
-            raise ConflictError(f"{path} exists already", reason="audit_file_exists", fix="choose another name")
+            raise _exists(path)
         file, partial = new_beside(path)
         with file:
             header = AuditHeader(
@@ -76,7 +76,12 @@ def write_audit_file(path: Path, head: LogHead, entries: Iterable[bytes], *, rep
                 file.write(_PREFIX + leaf_hash(entry).hex().encode() + _MIDDLE + entry + b"}\n")
                 count += 1
         _require_whole(count, parse_checkpoint(head.checkpoint).size)
-        partial.replace(path)
+        if replace:
+            partial.replace(path)
+        else:
+            give_name(partial, path)
+    except FileExistsError:
+        raise _exists(path) from None
     except OSError as error:
         raise ConfigurationError(
             f"cannot write {str(path)[:100]}: {error.strerror}",
@@ -88,6 +93,10 @@ def write_audit_file(path: Path, head: LogHead, entries: Iterable[bytes], *, rep
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
     return count
+
+
+def _exists(path: Path) -> ConflictError:
+    return ConflictError(f"{path} exists already", reason="audit_file_exists", fix="choose another name")
 
 
 def _require_whole(count: int, size: int) -> None:

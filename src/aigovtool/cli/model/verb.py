@@ -147,7 +147,7 @@ def _write_package(
     from aigovtool.crypto.sign import SigningKey  # noqa: PLC0415
     from aigovtool.package.sealing import seal as seal_files  # noqa: PLC0415
     from aigovtool.package.source import open_sources  # noqa: PLC0415
-    from aigovtool.regular_file import new_beside  # noqa: PLC0415
+    from aigovtool.regular_file import give_name, new_beside  # noqa: PLC0415
 
     partial: Path | None = None
     try:
@@ -165,7 +165,7 @@ def _write_package(
                     now_ms=time.time_ns() // 1_000_000,
                     progress=progress,
                 )
-        partial.rename(out)
+        give_name(partial, out)
     except OSError as error:
         raise ConfigurationError(f"cannot write {out}: {error.strerror}", reason="unwritable_package") from None
     finally:
