@@ -6,6 +6,8 @@ import msgspec
 import pytest
 from tests.consumer.conftest import FakeEnclave, World
 
+from aigovtool.consumer import Client
+from aigovtool.consumer.outcomes import REPEATABLE_MS
 from aigovtool.errors import (
     AIGovToolError,
     BudgetExhaustedError,
@@ -83,6 +85,62 @@ def test_an_unknown_outcome_is_not_repeated_on_another_instance(world: World, en
     with pytest.raises(ConflictError):
         client.infer("doubler", [[1, 2]], request_id="case-1")
     client.infer("doubler", [[1, 2]])  # another request is free to go there
+
+
+def lost(client: Client, enclave: FakeEnclave) -> None:
+    """Have an answer that was charged get lost on its way, twice."""
+    enclave.lose_answers = 2
+    with pytest.raises(UnreachableError):
+        client.infer("doubler", [[1, 2]], request_id="case-1")
+    assert enclave.charged == ["case-1"]
+
+
+@pytest.mark.parametrize("suspended", [False, True])
+def test_an_unknown_outcome_is_not_repeated_when_the_enclave_may_have_forgotten_it(
+    world: World, enclave: FakeEnclave, *, suspended: bool
+) -> None:
+    """It remembers for ten minutes, and would charge it again. A host that cuts connections can bring that about.
+
+    A machine that was suspended meanwhile does not count the time by the one of its clocks.
+    """
+    client = world.connect(enclave)
+    lost(client, enclave)
+    if suspended:
+        world.clock.wall_s += REPEATABLE_MS / 1000
+    else:
+        world.clock.advance(REPEATABLE_MS / 1000)
+    enclave.kept.clear()
+    with pytest.raises(ConflictError) as caught:
+        client.infer("doubler", [[1, 2]], request_id="case-1")
+    assert caught.value.reason == "retry_may_charge"
+    assert enclave.charged == ["case-1"]
+
+
+def test_may_charge_repeats_what_the_enclave_may_have_forgotten(world: World, enclave: FakeEnclave) -> None:
+    """Whoever accepts the second charge gets the answer; who asks in time need not."""
+    client = world.connect(enclave, retry="may-charge")
+    lost(client, enclave)
+    world.clock.advance(REPEATABLE_MS / 1000)
+    client.infer("doubler", [[1, 2]], request_id="case-1")
+    assert enclave.charged == ["case-1"]
+
+
+def test_a_wait_for_units_may_last_after_a_lost_try(world: World, enclave: FakeEnclave) -> None:
+    """Each refusal for want of units says that nothing was charged by then, so the time begins anew."""
+    client = world.connect(enclave)
+
+    def lose_and_refuse(answer: object) -> object:
+        enclave.forge_answer = lambda same: same
+        enclave.kept.clear()
+        enclave.charged.clear()  # it was not received after all
+        enclave.refusals = [BudgetExhaustedError("no units are left", retry_after_s=30)] * 40
+        enclave.served.drop_connections()
+        return answer
+
+    enclave.forge_answer = lose_and_refuse  # type: ignore[assignment]
+    assert client.infer("doubler", [[1, 2]], request_id="case-1", wait=True).request_id == "case-1"
+    assert enclave.charged == ["case-1"]
+    assert sum(world.clock.slept) > REPEATABLE_MS / 1000
 
 
 def test_may_charge_repeats_on_another_instance(world: World, enclave: FakeEnclave) -> None:

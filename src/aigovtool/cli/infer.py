@@ -67,7 +67,7 @@ class Answer(Struct, frozen=True, kw_only=True):
 @click.option("--seen", type=FILE, help="Remember the newest key set of the custodian here; refuse an older one.")
 @click.option("--wait", is_flag=True, help="Wait while the budget is used up or held, instead of failing.")
 @click.option("--deadline", "deadline_s", type=click.FloatRange(0.1, 86_400), help="Seconds for all of it.")
-@click.option("--request-id", help="Names this request: repeated, it is charged once by one enclave.")
+@click.option("--request-id", help="Names this request: repeated in ten minutes, it is charged once by one enclave.")
 @click.option("--save-receipt", type=FILE, help="Write the receipt here, for `aigovtool receipt verify`.")
 @click.option("--save-request", type=FILE, help="Write the exact request body here, to compare with the receipt.")
 @click.option("--save-response", type=FILE, help="Write the exact answer's body here, to compare with the receipt.")
@@ -138,7 +138,8 @@ def _save_all(result: "Result", *, receipt: Path | None, request: Path | None, r
         _save(request, result.request_body)
         _save(response, result.response_body)
     except AIGovToolError as error:
-        error.fix = f"mend that, and repeat it with --request-id {result.request_id}: it is charged once"
+        again = f"repeat it with --request-id {result.request_id}"
+        error.fix = f"mend that, and {again}: within ten minutes it is charged once"
         raise
 
 

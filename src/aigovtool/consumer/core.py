@@ -18,7 +18,7 @@ from aigovtool.consumer.clock import Clock
 from aigovtool.consumer.exchange import Call, Channel, Failure, Flow, Peer, Wait
 from aigovtool.consumer.inference import PreparedRequest, prepare, read_answer
 from aigovtool.consumer.link import ENCLAVE, EnclaveLink, Letter
-from aigovtool.consumer.outcomes import Outcomes, Retry
+from aigovtool.consumer.outcomes import Outcomes, Retry, Sent
 from aigovtool.consumer.patience import Deadline, passes, pause_s
 from aigovtool.consumer.problems import NO_PROBLEM, error_of
 from aigovtool.consumer.result import ModelInfo, Result
@@ -70,7 +70,7 @@ class ConsumerCore:
         self._link: Final = EnclaveLink(
             trust, clock=clock, random_bytes=random_bytes, timeout_s=timeout_s, key_set_at_least=key_set_at_least
         )
-        self._outcomes: Final = Outcomes(retry)
+        self._outcomes: Final = Outcomes(retry, clock)
         self._metadata: Final[dict[tuple[InstanceId, ModelId], ModelMetadata]] = {}
         self.desk: Final = CustodianDesk(trust.credential, clock=clock, random_bytes=random_bytes, timeout_s=timeout_s)
 
@@ -102,7 +102,10 @@ class ConsumerCore:
             return (yield from self._infer(model, inputs, key, outputs=outputs, wait=wait, deadline_s=deadline_s))
         except (UnreachableError, DeadlineError) as error:
             if error.reason in _NO_ANSWER and self._outcomes.is_unknown(key):
-                error.fix = f"repeat it with request_id {key}: the same enclave charges that once, and answers again"
+                error.fix = (
+                    f"repeat it with request_id {key}: the same enclave charges that once, and answers again, within "
+                    "ten minutes"
+                )
             raise
 
     def _infer(
@@ -249,7 +252,7 @@ class _Tries:
     def __init__(self, outcomes: Outcomes, key: RequestKey) -> None:
         self._outcomes: Final = outcomes
         self._key: Final = key
-        self._before: InstanceId | None = None
+        self._before: Sent | None = None
 
     def sending(self, session: Session) -> None:
         self._before = self._outcomes.sending(self._key, session.instance)
