@@ -72,3 +72,13 @@ def test_a_pipe_in_the_place_of_it_is_not_waited_for(tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError) as caught:
             _policies(tmp_path)(1, path)
         assert caught.value.reason == reason
+
+
+def test_a_file_that_is_shared_with_another_user_goes_on(tmp_path: Path) -> None:
+    """Who may only read the file beside it can lock it all the same."""
+    see, file = _policies(tmp_path), tmp_path / "seen.json"
+    see(1, file)
+    lock = tmp_path / ".seen.json.lock"
+    lock.chmod(0o444)
+    see(2, file)
+    assert read_document(file, "seen.v1", Seen, None, what="", begin="").version == 2

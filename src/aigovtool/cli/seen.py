@@ -137,10 +137,8 @@ def _is_there(file: Path) -> bool:
 @contextmanager
 def _alone(file: Path) -> Iterator[None]:
     """Keep other programs of ours from changing a file meanwhile."""
-    from aigovtool.regular_file import open_regular  # noqa: PLC0415
-
     try:
-        descriptor = open_regular(file.with_name(f".{file.name}.lock"), os.O_RDWR | os.O_CREAT)
+        descriptor = _open_lock(file.with_name(f".{file.name}.lock"))
     except OSError as error:
         raise ConfigurationError(f"cannot write {file}: {error.strerror}", reason="unwritable_file") from None
     try:
@@ -148,6 +146,15 @@ def _alone(file: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _open_lock(lock: Path) -> int:
+    from aigovtool.regular_file import open_regular  # noqa: PLC0415
+
+    try:
+        return open_regular(lock, os.O_RDWR | os.O_CREAT, mode=0o644)
+    except PermissionError:  # another user has made it, with whom this file is shared
+        return open_regular(lock)
 
 
 def _lock(descriptor: int, file: Path) -> None:
