@@ -185,11 +185,14 @@ MAX_FAILED_RUNS: Final = 60
 FAILED_RUN_MS: Final = 1_000
 # Consumers and models of which that is remembered at a time: half a megabyte.
 MAX_FAILED_RUNS_KEPT: Final = 4_096
-# What is larger than this is not parsed, walked or hashed on the event loop: at the worst it would take 15 ms there.
-MAX_ON_LOOP_BYTES: Final = 64 << 10
+# What is larger than this is not parsed, walked or hashed on the event loop: at the worst it would take 6 ms there (a
+# text of empty strings). Nor more of one consumer before others are looked at: it may have 250 connections.
+MAX_ON_LOOP_BYTES: Final = 16 << 10
 # Threads for it. The interpreter runs one at a time, so a third would only wait; a consumer has one at a time, so that
 # there is one for others while it parses for a second.
 MAX_LARGE_AT_ONCE: Final = 2
+# What is not larger than this takes 25 ms at the worst. It has one more thread: it never waits for what takes a second.
+MAX_SHORT_BYTES: Final = 64 << 10
 # Requests that the engine has, and the bytes of their inputs: a quarter of each at most for one consumer, so that it
 # takes four to fill it. One alone gets 256 places for a few threads, and all the bodies that it may have open: as much
 # of the machine as it would have without a share. The bytes are those of open bodies, and take no memory again.

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import weakref
+from functools import partial
 
 import pytest
 
@@ -49,9 +50,43 @@ async def test_large_work_is_done_in_a_thread_and_small_work_at_once() -> None:
     assert await turns.do(ANN, 11, 1, threading.get_ident) != loop
 
 
+async def rounds(turns: Turns, *works: tuple[ConsumerId, int]) -> list[list[ConsumerId]]:
+    """Return whose work was done in each round of the loop, if all of it comes at once."""
+    done: list[list[ConsumerId]] = [[]]
+
+    async def one(consumer: ConsumerId, size_bytes: int) -> None:
+        await turns.do(consumer, size_bytes, 1, lambda: done[-1].append(consumer))
+
+    tasks = [asyncio.create_task(one(*work)) for work in works]
+    while not all(task.done() for task in tasks):
+        await asyncio.sleep(0)
+        done.append([])
+    return [each for each in done if each]
+
+
+async def test_of_one_consumer_only_so_much_is_done_before_others_are_looked_at() -> None:
+    """However many connections it has: in each round of the event loop each gets its part, in the order of coming."""
+    turns = Turns(1, on_loop_bytes=10_000)
+    many = [(ANN, 5_000)] * 6
+    assert await rounds(turns, *many, (BEN, 10_000), (BEN, 1)) == [[ANN, ANN, BEN], [ANN, ANN, BEN], [ANN, ANN]]
+    assert await rounds(turns, *[(ANN, 1)] * 8) == [[ANN] * 4, [ANN] * 4]  # what comes with a request counts
+    assert await rounds(turns, (ANN, 10_000), (ANN, 1), (BEN, 1)) == [[ANN, BEN], [ANN]]
+
+
+async def test_who_gives_up_waiting_for_the_loop_takes_no_part_of_it() -> None:
+    """And nothing is remembered of whom nobody waits for."""
+    turns, done = Turns(1, on_loop_bytes=10), list[int]()
+    tasks = [asyncio.create_task(turns.do(ANN, 10, 1, partial(done.append, number))) for number in range(4)]
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    await settle()
+    assert (done, tasks[1].cancelled()) == ([0, 2, 3], True)
+    assert await turns.do(ANN, 10, 1, threading.get_ident) == threading.get_ident()
+
+
 async def test_a_consumer_with_much_to_do_delays_another_by_one_piece() -> None:
     """Ann has five pieces waiting when Ben comes: his is the next."""
-    turns, gate = Turns(1, on_loop_bytes=0), Gate()
+    turns, gate = Turns(1, on_loop_bytes=0, short_bytes=0), Gate()
     async with asyncio.timeout(20):
         anns = [asyncio.create_task(gate.work(turns, ANN)) for _ in range(5)]
         await gate.began.get()
@@ -64,7 +99,7 @@ async def test_a_consumer_with_much_to_do_delays_another_by_one_piece() -> None:
 
 async def test_a_consumer_has_one_thread_at_a_time() -> None:
     """The other one is for others, at once; and in all there are as many threads as there are turns."""
-    turns, gate = Turns(2, on_loop_bytes=0), Gate()
+    turns, gate = Turns(2, on_loop_bytes=0, short_bytes=0), Gate()
     async with asyncio.timeout(20):
         tasks = [asyncio.create_task(gate.work(turns, who)) for who in (ANN, ANN, BEN, CLEO)]
         assert {await gate.began.get(), await gate.began.get()} == {ANN, BEN}
@@ -75,9 +110,26 @@ async def test_a_consumer_has_one_thread_at_a_time() -> None:
     assert sorted(gate.begun) == [ANN, ANN, BEN, CLEO]
 
 
+async def test_what_is_short_does_not_wait_for_what_is_long() -> None:
+    """Not even where others have as much to do as there are threads for; and there is one thread for it."""
+    turns, gate = Turns(1, on_loop_bytes=0, short_bytes=1), Gate()
+    release = threading.Event()
+    async with asyncio.timeout(20):
+        long = asyncio.create_task(turns.do(ANN, 2, 20, partial(release.wait, 20)))
+        await settle()
+        short = [asyncio.create_task(gate.work(turns, who)) for who in (BEN, CLEO)]
+        assert await gate.began.get() == BEN
+        await settle()
+        assert (gate.begun, long.done()) == ([BEN], False)
+        gate.let_go(2)
+        await asyncio.gather(*short)
+        release.set()
+        assert await long
+
+
 async def test_a_turn_that_does_not_come_in_time_is_refused() -> None:
     """With a time to come back; the others are served on, and of nobody anything is remembered."""
-    turns, gate = Turns(1, on_loop_bytes=0), Gate()
+    turns, gate = Turns(1, on_loop_bytes=0, short_bytes=0), Gate()
     async with asyncio.timeout(20):
         first = asyncio.create_task(gate.work(turns, ANN))
         await gate.began.get()
@@ -93,7 +145,7 @@ async def test_a_turn_that_does_not_come_in_time_is_refused() -> None:
 
 async def test_whoever_gives_up_leaves_its_turn_to_the_next() -> None:
     """While it waits at once; once its thread works, when that has ended: there are never more threads than turns."""
-    turns, gate = Turns(1, on_loop_bytes=0), Gate()
+    turns, gate = Turns(1, on_loop_bytes=0, short_bytes=0), Gate()
     async with asyncio.timeout(20):
         working, waiting, next_ = [asyncio.create_task(gate.work(turns, who)) for who in (ANN, BEN, CLEO)]
         await gate.began.get()
@@ -110,7 +162,7 @@ async def test_whoever_gives_up_leaves_its_turn_to_the_next() -> None:
 
 async def test_an_error_of_the_work_is_the_callers() -> None:
     """And the turn is over."""
-    turns = Turns(1, on_loop_bytes=0)
+    turns = Turns(1, on_loop_bytes=0, short_bytes=0)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             await turns.do(ANN, 1, 1, lambda: 1 / 0)
@@ -136,6 +188,6 @@ async def test_what_a_refused_piece_of_work_had_made_is_freed_in_its_thread() ->
             raise InvalidValueError("not what the model takes", reason="no") from None
 
     with pytest.raises(InvalidValueError) as caught:
-        await Turns(1, on_loop_bytes=0).do(ANN, 1, 1, refuse)
+        await Turns(1, on_loop_bytes=0, short_bytes=0).do(ANN, 1, 1, refuse)
     assert caught.value.reason == "no"
     assert [each() for each in made] == [None, None]
