@@ -97,11 +97,7 @@ def lent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture
 def site(lent: Site) -> Iterator[Site]:
-    """The deployment, when it serves whoever asks, and its enclave is connected.
-
-    An enclave whose wall clock is off verifies no certificate: whoever cuts it off then, or did in the test before,
-    keeps it from its custodian.
-    """
+    """The deployment, when it serves whoever asks, and its enclave is connected."""
     lent.world.wait_for(lambda: answers(lent.world), "it serves")
     wait_for_heartbeat(lent.world)
     yield lent
@@ -179,6 +175,19 @@ def test_a_budget_is_exact_whatever_the_enclaves_clock_shows(rate: float, wall_s
     assert (answered, refusal.json()["code"]) == (12, "budget_exhausted")
     assert site.world.charged_to(consumer) <= 12
     assert site.world.instance() == instance
+
+
+@pytest.mark.fault(28)
+@pytest.mark.parametrize("wall_s", [-TEN_YEARS_S, TEN_YEARS_S], ids=["ten years back", "ten years ahead"])
+def test_an_enclave_boots_and_serves_whatever_its_hosts_clock_shows(wall_s: int, site: Site, body: bytes) -> None:
+    """It meets its custodian anew, over new connections, and answers: certificates end by the custodian's time."""
+    site.enclave.step(wall_s=wall_s)
+    site.world.end("enclave")
+    site.world.start_enclave()
+    consumer, connection = site.consumer(units=3)
+    answered, refusal = answered_until_used_up(connection, body, 10)
+    assert (answered, refusal.json()["code"]) == (3, "budget_exhausted")
+    assert site.world.charged_to(consumer) <= 3
 
 
 def test_a_clock_that_is_put_back_ends_the_instance(site: Site, body: bytes, observed: Observed) -> None:

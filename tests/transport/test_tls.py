@@ -114,6 +114,25 @@ async def test_a_pin_is_no_authority(world: World) -> None:
             await ask(server, world.client(), "/hello")
 
 
+@pytest.mark.parametrize(("begins_ms", "ends_ms"), [(-2 * DAY_MS, -DAY_MS), (DAY_MS, 2 * DAY_MS)])
+async def test_who_has_no_clock_of_its_own_checks_all_but_times(world: World, begins_ms: int, ends_ms: int) -> None:
+    """A certificate that has ended, or not begun: for everybody else it is none. Name and authority count as ever."""
+    key, server_key = TlsKey.generate(), TlsKey.generate()
+    times = {"not_before_ms": world.now_ms + begins_ms, "not_after_ms": world.now_ms + ends_ms}
+    authority = new_authority(key, "custodian", **times)
+    right = issue_server_certificate(key, authority, server_key, ["127.0.0.1"], **times)
+    wrong = issue_server_certificate(key, authority, server_key, ["elsewhere.example"], **times)
+    other = new_authority(TlsKey.generate(), "x", **times)
+    async with served(world, tls=tls.server_context([right], server_key, None)) as server:
+        assert (await ask(server, tls.client_context([authority], at_any_time=True), "/hello")).status == 200
+        for context in (tls.client_context([authority]), tls.client_context([other], at_any_time=True)):
+            with pytest.raises(ssl.SSLCertVerificationError):
+                await ask(server, context, "/hello")
+    async with served(world, tls=tls.server_context([wrong], server_key, None)) as server:
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await ask(server, tls.client_context([authority], at_any_time=True), "/hello")
+
+
 async def test_the_custodian_is_checked_by_name_and_authority(world: World) -> None:
     """A client that trusts the custodian's authority accepts the right name, and only that authority."""
     key, server_key = TlsKey.generate(), TlsKey.generate()

@@ -5,7 +5,8 @@ Rules:
 1. A server asks for a client certificate and lets connections without one through (`CERT_OPTIONAL`): the
    route decides whether identity is needed. A certificate by a foreign authority ends the handshake.
 2. OpenSSL ignores validity times of client certificates, because the enclave's clock is the borrower's. Our
-   code compares them with a trusted time (`Connection.identity`), and answers with a typed error.
+   code compares them with a trusted time (`Connection.identity`), and answers with a typed error. As a client an
+   enclave ignores them as well (`at_any_time`): what it believes of its custodian is signed by other keys.
 3. No session tickets: every connection proves possession of its keys anew.
 4. Private keys reach OpenSSL from memory. Python's `ssl` reads keys from a path only, so the path names an
    anonymous file in memory (`memfd_create`), or, where that does not exist (macOS), the reading end of a
@@ -76,11 +77,16 @@ def server_context(chain: Sequence[bytes], key: TlsKey, client_authorities: Sequ
 
 
 def client_context(
-    authorities: Sequence[bytes], *, credential: Sequence[bytes] = (), key: SigningKey | None = None
+    authorities: Sequence[bytes],
+    *,
+    credential: Sequence[bytes] = (),
+    key: SigningKey | None = None,
+    at_any_time: bool = False,
 ) -> ssl.SSLContext:
     """Return a client's context that trusts `authorities` (DER) alone and checks the host name and times.
 
-    `credential` (DER chain, client certificate first) and `key` prove who the client is; both or neither.
+    `credential` (DER chain, client certificate first) and `key` prove who the client is; both or neither. With
+    `at_any_time` no times are checked: it is for a client whose clock is in others' hands.
 
     Raises:
         ConfigurationError: `bad_certificate` when they do not fit.
@@ -88,6 +94,8 @@ def client_context(
     with _typed_errors():
         context = _bare(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(cadata=b"".join(authorities))
+        if at_any_time:
+            context.verify_flags |= _NO_CHECK_TIME
         _load_credential(context, credential, key)
     return context
 
