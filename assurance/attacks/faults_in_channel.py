@@ -106,8 +106,8 @@ FAULTS: tuple[Fault, ...] = (
         name="Keys could not be rotated, and the host's clock decided",
         answer="Keys are announced, used and revoked while all goes on; who has seen the new set believes no thief. An "
         "enclave's host decides nothing by its clock.",
-        tried="Five keys rotated under traffic, two custodians on one ledger, a thief with all old keys in their place; "
-        "an enclave is booted and used with its host's clock ten years back and ahead.",
+        tried="Five keys rotated under traffic, two custodians on one ledger, a thief with all old keys in their "
+        "place; an enclave is booted and used with its host's clock ten years back and ahead.",
         refusals=("bad_signature: wrong_key", "bad_signature: key_set_rollback", "configuration: key_set_rollback"),
         entries=("key_set_published",),
     ),

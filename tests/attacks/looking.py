@@ -17,16 +17,26 @@ _KNOWN_BY: Final = 16
 
 
 def spellings(secret: bytes) -> list[bytes]:
-    """Return how the beginning of a secret may be written: raw, in hexadecimal, in base64."""
-    start = secret[:_KNOWN_BY]
-    whole = base64.b64encode(secret[: _KNOWN_BY - _KNOWN_BY % 3 + 3])[:20]
-    return [start, start.hex().encode(), start.hex().upper().encode(), whole, base64.urlsafe_b64encode(secret)[:20]]
+    """Return how the beginning and the end of a secret may be written: raw, in hexadecimal, in base64."""
+    return [one for piece in (secret[:_KNOWN_BY], secret[-_KNOWN_BY:]) for one in _written(piece)]
+
+
+def _written(piece: bytes) -> list[bytes]:
+    """Return how a piece may be written, in base64 wherever it begins in what is encoded."""
+    found = [piece, piece.hex().encode(), piece.hex().upper().encode()]
+    for before in range(3):
+        # What shares a character with its neighbours is left out, at both ends.
+        first, last = -(-before * 4 // 3), (before + len(piece)) * 4 // 3
+        data = bytes(before) + piece
+        found += [base64.b64encode(data)[first:last], base64.urlsafe_b64encode(data)[first:last]]
+    return list(dict.fromkeys(found))
 
 
 def spelt_numbers(found: Floats) -> list[bytes]:
-    """Return how numbers may be written: as the bytes of a tensor, or in decimal."""
-    one = found.ravel()[0]
-    return [found.tobytes()[:_KNOWN_BY], repr(float(one)).encode()[:12], str(one).encode()]
+    """Return how numbers may be written: as the bytes of a tensor, in any spelling, or in decimal."""
+    ends = found.ravel()[[0, -1]]
+    decimal = [text for one in ends for text in (repr(float(one)).encode()[:12], str(one).encode())]
+    return [*spellings(found.tobytes()), *decimal]
 
 
 def found_in(data: bytes | bytearray, secrets: Mapping[str, list[bytes]]) -> set[str]:
