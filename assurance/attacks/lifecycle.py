@@ -109,7 +109,9 @@ ATTACKS: tuple[Attack, ...] = (
         22,
         name="Two custodians serve one ledger",
         answer="The second does not start: the ledger is locked.",
-        tried="A second custodian is started on the files of one that serves.",
+        tried="A second custodian is started on the files of one that serves, and on a copy of its directory in which "
+        "the ledger is the same file by another name.",
+        refusals=("configuration: database_locked",),
     ),
     Attack(
         23,
