@@ -27,8 +27,10 @@ async def _begin(office: Office) -> None:
     while not office.models:
         await orders.lend(office)
     await orders.provide(office)
-    while not office.enclaves:
-        await hosts.begin(office)
+    await hosts.begin(office)
+    while not office.enclaves:  # to whom it is lent may have expired, or been forgotten, meanwhile
+        for act in (orders.add_party, orders.set_terms, orders.provide, hosts.begin):
+            await act(office)
 
 
 def _next(office: Office) -> Act:
