@@ -27,6 +27,7 @@ from aigovtool.ledger.budget import BudgetRow, RowKey, Scope, Window, path
 from aigovtool.ledger.lease import Lease, LeaseState
 from aigovtool.ledger.policy import Dial, Level, default_policy
 from aigovtool.ledger.units import ZERO, Dimension, UnitVector, of
+from aigovtool.limits import MAX_INTEGER
 
 MODEL, BORROWER, CONSUMER = ModelId("digits"), BorrowerId("north"), ConsumerId("anna")
 INSTANCE, OTHER_INSTANCE = InstanceId("a" * 64), InstanceId("b" * 64)
@@ -170,6 +171,15 @@ def test_an_unlimited_row_grants_and_counts() -> None:
     book, outcomes = run(book_of(row(SCOPES[0], None)), replace(DRAW, target=inferences(10**9)))
     assert outcomes == [Outcome.GRANTED]
     assert totals(book) == {(0, POLICY.max_lease_units // 10)}
+
+
+@pytest.mark.parametrize(("left", "outcome"), [(3, Outcome.GRANTED), (2, Outcome.INSUFFICIENT), (0, Outcome.EXHAUSTED)])
+def test_a_row_without_a_limit_ends_where_no_number_could_tell_it(left: int, outcome: Outcome) -> None:
+    """Operators charged it with all that a number can say. One unit more, and nobody could read any budget any more."""
+    full = row(SCOPES[0], None, posted=MAX_INTEGER - left)
+    effects = apply(book_of(full), replace(DRAW, minimum=inferences(3), target=inferences(10**9)))
+    assert effects.outcome is outcome
+    assert all(one.posted + one.pending == MAX_INTEGER for one in effects.rows)
 
 
 def test_the_narrowest_row_decides() -> None:

@@ -229,9 +229,10 @@ def _draw(book: Book, event: Draw) -> Effects:
     unlimited = event.policy.max_lease_units
     counts = event.policy.counts
     minimum = event.minimum.over(counts, least=1)  # a lease without a unit of what is metered serves nobody
-    room = vector({dimension: before.get(dimension, unlimited) for dimension in counts})
-    # A row without a limit has room for everything: what is larger than any lease may be is capped below.
-    lacking = [row for row in debits if (left := row.room()) is not None and left < minimum.get(row.key.dimension)]
+    # A row without a limit has room for nearly everything: what is larger than any lease may be is capped below.
+    left = {d: min(row.left() for row in debits if row.key.dimension is d) for d in counts}
+    room = vector({dimension: min(before.get(dimension, unlimited), left[dimension]) for dimension in counts})
+    lacking = [row for row in debits if row.left() < minimum.get(row.key.dimension)]
     if lacking:
         outcome, short = _shortage(lacking, room)
         return Effects(outcome, available=room, short=short, rooms=before)

@@ -110,6 +110,11 @@ class BudgetRow(Message):
         """Return the units that can still be granted; `None` where there is no limit."""
         return None if self.limit is None else max(0, self.limit - self.earlier - self.posted - self.pending)
 
+    def left(self) -> int:
+        """Return the units that can still be granted; without a limit, so many that the row can still be told."""
+        room = self.room()
+        return max(0, MAX_INTEGER - self.posted - self.pending) if room is None else room
+
     def is_held(self) -> bool:
         """Return whether leases hold anything of what counts here: it may come back."""
         return self.pending + self.earlier_pending > 0
