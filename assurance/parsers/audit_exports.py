@@ -22,6 +22,7 @@ from aigovtool.operator.audit_file import AuditHeader, verify_audit_file
 from aigovtool.protocol.trust import KEY_SET
 from assurance.parsers import documents, lease_proofs, ledger_backups, notes
 from assurance.parsers.audit_log import (
+    GRANT,
     SEEN,
     SIZES,
     changed_keys,
@@ -53,11 +54,11 @@ def _export(entries: Sequence[bytes], note: str, cosigned: Sequence[str]) -> byt
 @cache
 def _exports() -> tuple[Parts, ...]:
     newest, earlier = (note_of(checkpoint(size), "w1") for size in SIZES)
-    cosigned = [note_of(checkpoint(size), "w1") for size in (8, 6)]
+    cosigned = [note_of(checkpoint(size), "w1") for size in (SIZES[1], GRANT + 1)]
     return (
         (_export(log_entries(), newest, cosigned),),
-        (_export(log_entries()[:8], earlier, ()),),
-        (_export(log_entries(), note_of(checkpoint(11)), cosigned[:1]),),
+        (_export(log_entries()[: SIZES[1]], earlier, ()),),
+        (_export(log_entries(), note_of(checkpoint(SIZES[0])), cosigned[:1]),),
     )
 
 

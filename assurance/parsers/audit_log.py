@@ -38,6 +38,25 @@ def _command(at: int) -> entry.Command:
     )
 
 
+def _enrolled(role: entry.PartyRole, name: str, at: int, borrower: BorrowerId | None = None) -> entry.PartyAdded:
+    """Return an enrolment, by an order of one, or by nobody's: of the first operator."""
+    command = _command(2 * at) if at else None
+    return entry.PartyAdded(
+        role=role, name=name, key=key(name).public.key_id, borrower=borrower, not_after_ms=10_000, command=command
+    )
+
+
+def _parties() -> list[entry.EntryBody]:
+    """Return who there is: two operators, a borrower with a consumer, and an enclave of it."""
+    return [
+        _enrolled(entry.PartyRole.OPERATOR, "alice", 0),
+        _enrolled(entry.PartyRole.OPERATOR, "bob", 10),
+        _enrolled(entry.PartyRole.BORROWER, _BORROWER, 11),
+        _enrolled(entry.PartyRole.CONSUMER, CONSUMER, 12, _BORROWER),
+        entry.Attested(instance=INSTANCE, borrower=_BORROWER, tee="simulated", measurement="m", result=_DIGEST),
+    ]
+
+
 @cache
 def log_entries() -> tuple[bytes, ...]:
     """Return a short log with leases that are closed, expired and open."""
@@ -77,6 +96,7 @@ def log_entries() -> tuple[bytes, ...]:
     bodies: list[entry.EntryBody] = [
         entry.Genesis(custodian=CUSTODIAN),
         entry.KeySetPublished(version=1, digest=_DIGEST),
+        *_parties(),
         entry.WitnessEnrolled(witness=WITNESSES[0].text(), command=_command(1)),
         added,
         entry.BudgetSet(limit=limit, command=_command(2)),
@@ -112,16 +132,18 @@ def key_set() -> bytes:
 
 
 #: What the reader has kept, and the newest note, as bare as it may be.
-SIZES: Final = (11, 8)
+SIZES: Final = (16, 13)
 
 
-SEEN: Final = 5
+SEEN: Final = 10
+#: Where the first lease is granted.
+GRANT: Final = 10
 
 
 @cache
 def noted() -> dict[str, str]:
     """Return the notes in exports by their texts, with all signatures that they may have."""
-    found = [note_of(checkpoint(size), "w1") for size in (*SIZES, 6, SEEN)]
+    found = [note_of(checkpoint(size), "w1") for size in (*SIZES, GRANT + 1, SEEN)]
     return {read_note(one).text: one for one in found}
 
 

@@ -19,9 +19,11 @@ from aigovtool.protocol.trust import KEY_SET
 from assurance.parsers import documents, notes
 from assurance.parsers.audit_log import (
     CONSUMER,
+    GRANT,
     INSTANCE,
     LEASES,
     MODEL,
+    SIZES,
     changed_keys,
     checkpoint,
     key_set,
@@ -54,9 +56,10 @@ def _receipt() -> Receipt:
 def _saved() -> tuple[Parts, ...]:
     leaves = [leaf(one) for one in log_entries()]
     found: list[Parts] = []
-    for size, by in ((11, ("w1",)), (6, ())):
-        path = inclusion_proof(leaves[:size], 5)
-        proof = EntryProof(entry=log_entries()[5], index=5, path=path, checkpoint=note_of(checkpoint(size), *by))
+    for size, by in ((SIZES[0], ("w1",)), (GRANT + 1, ())):
+        path = inclusion_proof(leaves[:size], GRANT)
+        note = note_of(checkpoint(size), *by)
+        proof = EntryProof(entry=log_entries()[GRANT], index=GRANT, path=path, checkpoint=note)
         found.append((encode(SavedProof(proof=proof, key_set=msgspec.json.decode(key_set(), type=_ENVELOPE))),))
     return tuple(found)
 
@@ -107,7 +110,7 @@ def _wrong_saved(parts: Parts, value: object) -> str | None:
         return "a proof of something that the log has not signed"
     if isinstance(payload, str) or payload != unwrapped(by_hand(key_set())["payload"]):
         return "a proof under another key set"
-    if data != log_entries()[5] or encode(found.granted) != documents.spelled(by_hand(data)["body"]).encode():
+    if data != log_entries()[GRANT] or encode(found.granted) != documents.spelled(by_hand(data)["body"]).encode():
         return "a proof of another lease"
     return documents.disagreement(parts[0], SavedProof, found.saved)
 

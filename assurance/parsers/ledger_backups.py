@@ -15,6 +15,7 @@ from aigovtool.errors import LogError
 from aigovtool.ledger.merkle import Frontier
 from aigovtool.operator.backup import require_whole
 from assurance.parsers.audit_log import (
+    SIZES,
     checkpoint,
     log_entries,
 )
@@ -63,7 +64,7 @@ def _edit_ledger(parts: Parts, chance: Random) -> Parts:
             ("DELETE FROM log WHERE idx = ?", (at,)),
             ("UPDATE head SET body = ?", (value,)),
             ("DELETE FROM head", ()),
-            ("INSERT INTO log VALUES (?, x'00', x'00', x'00', '')", (chance.choice((-1, 11, 12)),)),
+            ("INSERT INTO log VALUES (?, x'00', x'00', x'00', '')", (chance.choice((-1, SIZES[0], SIZES[0] + 1)),)),
             ("UPDATE log SET idx = idx + 1 WHERE idx = ?", (len(log_entries()) - 1,)),
             (f"ALTER TABLE {chance.choice(('log', 'head'))} RENAME TO other", ()),
             (_LONG, ()),
@@ -78,7 +79,7 @@ def _edit_ledger(parts: Parts, chance: Random) -> Parts:
 
 
 def _check_ledger(parts: Parts) -> None:
-    in_file(parts[0], lambda path: require_whole(path, checkpoint(11)))
+    in_file(parts[0], lambda path: require_whole(path, checkpoint(SIZES[0])))
 
 
 def _wrong_ledger(parts: Parts, _value: object) -> str | None:
@@ -92,7 +93,7 @@ def _wrong_ledger(parts: Parts, _value: object) -> str | None:
         return "a backup with another log was taken for whole"
     read = json.loads(head[0][0])
     size, generation = read["frontier"]["size"], read.get("generation", 0)
-    return None if (size, generation) == (11, 0) else "a backup with another head was taken for whole"
+    return None if (size, generation) == (SIZES[0], 0) else "a backup with another head was taken for whole"
 
 
 def kind() -> Kind:

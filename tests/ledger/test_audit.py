@@ -10,7 +10,17 @@ from msgspec.structs import replace
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.errors import LogError
-from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, LeaseId, MessageId, ModelId, OperatorId
+from aigovtool.ids import (
+    BorrowerId,
+    ConsumerId,
+    Digest,
+    InstanceId,
+    LeaseId,
+    MessageId,
+    ModelId,
+    OperatorId,
+    key_id_of,
+)
 from aigovtool.ledger.audit import AuditReport, LoggedEntry, verify_log
 from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window, bucket_of
 from aigovtool.ledger.checkpoint import Checkpoint, parse_checkpoint, sign_checkpoint
@@ -33,6 +43,10 @@ from aigovtool.ledger.entry import (
     ModelAdded,
     ModelTermsSet,
     ModelWithdrawn,
+    PartyAdded,
+    PartyRole,
+    Refusable,
+    Refused,
     Restored,
     Resumed,
     Stopped,
@@ -40,6 +54,7 @@ from aigovtool.ledger.entry import (
     Wiped,
 )
 from aigovtool.ledger.merkle import leaf_hash, root_of
+from aigovtool.ledger.order_list import ordered_by
 from aigovtool.ledger.units import Dimension, UnitVector, of
 from aigovtool.limits import MAX_INTEGER
 
@@ -66,16 +81,53 @@ class Writer:
     entries: list[Entry] = field(default_factory=list)
     leases: int = 0
     epoch: int = 0
+    #: Who holds what is granted.
+    instance: InstanceId = INSTANCE
 
     def add(self, body: EntryBody, *, later_ms: int = 1000, **changes: Any) -> None:
-        """Append one entry."""
+        """Append one entry; each order has an identifier of its own, and what a settlement charges has that of it."""
         at_ms = self.entries[-1].at_ms + later_ms if self.entries else NOON
-        entry = Entry(index=len(self.entries), at_ms=at_ms, generation=0, body=body)
+        entry = Entry(index=len(self.entries), at_ms=at_ms, generation=0, body=self._numbered(body))
         self.entries.append(replace(entry, **changes))
 
-    def begin(self, *also: Dimension) -> None:
-        """Found the log, and lend the model, which meters inferences and what is named."""
+    def _numbered(self, body: EntryBody) -> Any:
+        command = ordered_by(body)
+        if command is None or command.command_id != ALONE.command_id:
+            return body
+        number, before = len(self.entries), self.entries[-1].body if self.entries else None
+        if isinstance(body, Charged) and isinstance(before, Restored | Charged):
+            return replace(body, command=replace(command, command_id=before.command.command_id))
+        return replace(body, command=replace(command, command_id=MessageId(f"{number + 1:032x}")))
+
+    def enrol(
+        self, role: PartyRole, name: str, command: Command | None = ALONE, borrower: BorrowerId | None = None
+    ) -> None:
+        """Enrol a party."""
+        key = key_id_of(f"{role} {name}".encode())
+        self.add(PartyAdded(role=role, name=name, key=key, borrower=borrower, not_after_ms=NOON, command=command))
+
+    def admit(self, instance: InstanceId) -> None:
+        """Admit an enclave, which holds what is granted from then on."""
+        self.instance = instance
+        self.add(replace(ATTESTED, instance=instance))
+
+    def wait(self, later_ms: int) -> None:
+        """Let time pass, to an entry that changes nothing."""
+        refused = Refused(role=Refusable.BORROWER, name=BORROWER, act="boot", code="forbidden", reason="")
+        self.add(refused, later_ms=later_ms)
+
+    def begin(self, *also: Dimension, second: bool = True) -> None:
+        """Found the log, enrol whom it takes, admit an enclave, and lend the model.
+
+        That meters inferences and what is named. `second`: there are two operators.
+        """
         self.add(Genesis(custodian=ROOT.public.key_id))
+        self.enrol(PartyRole.OPERATOR, "alice", None)
+        if second:
+            self.enrol(PartyRole.OPERATOR, "bob")
+        self.enrol(PartyRole.BORROWER, BORROWER)
+        self.enrol(PartyRole.CONSUMER, CONSUMER, borrower=BORROWER)
+        self.admit(INSTANCE)
         added = ModelAdded(
             model=MODEL,
             manifest=DIGEST,
@@ -83,7 +135,7 @@ class Writer:
             package_bytes=1,
             sealer=ROOT.public.key_id,
             policy=DIGEST,
-            command=COMMAND,
+            command=ALONE,
             also=also,
         )
         self.add(added)
@@ -91,7 +143,7 @@ class Writer:
     def limit(self, scope: Scope, units: int | None, window: Window = Window.LIFETIME) -> None:
         """Set a limit."""
         limit = BudgetLimit(scope=scope, dimension=UNITS, window=window, limit=units)
-        self.add(BudgetSet(limit=limit, command=COMMAND))
+        self.add(BudgetSet(limit=limit, command=ALONE))
 
     def grant(self, units: int, rows: list[RowKey] | None = None, vector: UnitVector | None = None) -> LeaseId:
         """Grant a lease."""
@@ -99,7 +151,7 @@ class Writer:
         lease = LeaseId(f"{self.leases:032x}")
         body = LeaseGranted(
             lease_id=lease,
-            instance=INSTANCE,
+            instance=self.instance,
             borrower=BORROWER,
             model=MODEL,
             consumer=CONSUMER,
@@ -128,7 +180,7 @@ class Writer:
     def stop(self, target: StopTarget, value: str) -> None:
         """Stop something."""
         self.epoch += 1
-        self.add(Stopped(target=target, value=value, epoch=self.epoch, command=COMMAND))
+        self.add(Stopped(target=target, value=value, epoch=self.epoch, command=ALONE))
 
     def resume(self, target: StopTarget, value: str, command: Command = COMMAND) -> None:
         """Resume something."""
@@ -152,9 +204,9 @@ class Writer:
         return verify_log(chosen, note or self.note(), [LOG_KEY.public], ROOT.public.key_id)
 
 
-def begun() -> Writer:
+def begun(*, second: bool = True) -> Writer:
     log = Writer()
-    log.begin()
+    log.begin(second=second)
     log.limit(WIDE, 100)
     log.limit(NARROW, 50, Window.DAY)
     return log
@@ -173,7 +225,7 @@ def honest() -> Writer:
     log.stop(StopTarget.MODEL, MODEL)
     log.add(Wiped(instance=INSTANCE, epoch=1))
     log.resume(StopTarget.MODEL, MODEL)
-    log.add(replace(ATTESTED, instance=NEXT))
+    log.admit(NEXT)
     log.add(replace(RELEASED, instance=NEXT))
     log.limit(WIDE, 60)
     log.grant(26)
@@ -365,7 +417,7 @@ def a_key_of_a_model_that_was_withdrawn(log: Writer) -> None:
 
 
 def a_key_for_nobody_that_was_admitted(log: Writer) -> None:
-    log.add(RELEASED)
+    log.add(replace(RELEASED, instance=NEXT))
 
 
 def a_key_for_an_enclave_that_is_wiped(log: Writer) -> None:
@@ -412,7 +464,7 @@ def a_key_for_who_is_not_lent_it_any_more(log: Writer) -> None:
 
 def another_package_under_a_models_name(log: Writer) -> None:
     added = next(entry.body for entry in log.entries if isinstance(entry.body, ModelAdded))
-    log.add(replace(added, manifest=Digest("sha256:" + "1" * 64)))
+    log.add(replace(added, manifest=Digest("sha256:" + "1" * 64), command=ALONE))
 
 
 def a_row_left_out(log: Writer) -> None:
@@ -510,7 +562,7 @@ def a_dimension_too_many(log: Writer) -> None:
 
 def what_a_model_meters_changes(log: Writer) -> None:
     added = next(entry.body for entry in log.entries if isinstance(entry.body, ModelAdded))
-    log.add(replace(added, also=(Dimension.COMPUTE_MS,)))
+    log.add(replace(added, also=(Dimension.COMPUTE_MS,), command=ALONE))
 
 
 def an_epoch_goes_back(log: Writer) -> None:
@@ -610,7 +662,7 @@ def test_a_new_day_has_a_new_row() -> None:
     """Units belong to the window in which they were granted."""
     log = begun()
     log.grant(50)
-    log.add(Wiped(instance=INSTANCE, epoch=0), later_ms=86_400_000)
+    log.wait(86_400_000)
     log.grant(50)
     assert sorted(row.pending for row in log.verify().rows) == [50, 50, 100]
 
@@ -628,9 +680,9 @@ def test_a_rolling_window_counts_its_earlier_buckets() -> None:
     log = hourly(5)
     lease = log.grant(5)
     log.close(lease, 3)
-    log.add(Wiped(instance=INSTANCE, epoch=0), later_ms=1_800_000)
+    log.wait(1_800_000)
     log.grant(2)
-    log.add(Wiped(instance=INSTANCE, epoch=0), later_ms=1_860_000)
+    log.wait(1_860_000)
     log.grant(3)
     assert log.verify().leases == 3
 
@@ -640,12 +692,37 @@ def test_an_overspent_rolling_hour_is_named(minutes: int) -> None:
     """However the grants lie in it."""
     log = hourly(5)
     log.grant(4)
-    log.add(Wiped(instance=INSTANCE, epoch=0), later_ms=minutes * 60_000)
+    log.wait(minutes * 60_000)
     log.grant(2)
     with pytest.raises(LogError) as caught:
         log.verify()
     assert caught.value.reason == "overspend"
     assert caught.value.message.startswith(f"entry {len(log.entries) - 1}:")
+
+
+@pytest.mark.parametrize("window", [Window.HOUR, Window.ROLLING_HOUR])
+def test_a_window_is_over_once_the_next_one_was_in_use(window: Window) -> None:
+    """Attack: as a line may be later than its decision, a limit is used up in this window, and then in the one before.
+
+    Decisions are made one after the other: none is of an earlier window than one before it.
+    """
+
+    def granted(*buckets: int) -> Writer:
+        log = hourly(100)
+        log.entries.pop()
+        log.limit(WIDE, 5, window)
+        log.wait(-log.entries[-1].at_ms % 3_600_000 + 20_000)
+        for back in buckets:
+            width_ms = 60_000 if window is Window.ROLLING_HOUR else 3_600_000
+            log.grant(5, rows=[replaced(row, bucket_ms=row.bucket_ms - back * width_ms) for row in log.rows()])
+        return log
+
+    for honest_one in ((0,), (1,), (1, 0)):
+        if window is Window.HOUR or len(honest_one) == 1:
+            assert granted(*honest_one).verify().leases == len(honest_one)
+    with pytest.raises(LogError) as caught:
+        granted(0, 1).verify()
+    assert caught.value.reason == "wrong_window"
 
 
 def test_a_grant_after_the_end_of_its_budget_is_named() -> None:
@@ -654,7 +731,7 @@ def test_a_grant_after_the_end_of_its_budget_is_named() -> None:
     limit = BudgetLimit(scope=WIDE, dimension=UNITS, window=Window.LIFETIME, limit=50, not_after_ms=NOON + 120_000)
     log.add(BudgetSet(limit=limit, command=COMMAND))
     log.grant(1)
-    log.add(Wiped(instance=INSTANCE, epoch=0), at_ms=NOON + 190_000)
+    log.wait(NOON + 190_000 - log.entries[-1].at_ms)
     log.grant(1)
     with pytest.raises(LogError) as caught:
         log.verify()
@@ -680,9 +757,9 @@ def test_a_restored_ledger_goes_on_in_a_new_generation() -> None:
     lease = log.grant(10)
     log.add(LeaseExpired(lease_id=lease))
     restored(log)
-    log.add(LeaseWrittenOff(lease_id=lease, command=COMMAND), generation=1)
     wide = next(key for key in log.rows() if key.scope == WIDE)
     log.add(Charged(row=wide, units=200, command=COMMAND), generation=1)
+    log.add(LeaseWrittenOff(lease_id=lease, command=COMMAND), generation=1)
     report = log.verify(note=log.note(generation=1))
     assert {row.posted for row in report.rows if row.key == wide} == {210}
     assert report.unclosed_leases == 0
@@ -739,9 +816,9 @@ def test_a_key_goes_to_who_attested_in_this_generation() -> None:
         log.verify(note=log.note(generation=1))
     assert caught.value.reason == "not_admitted"
     log.entries.pop()
-    log.add(ATTESTED, generation=1)
-    log.add(RELEASED, generation=1)
-    assert log.verify(note=log.note(generation=1)).machines == ((("simulated", None), 2),)
+    log.add(replace(ATTESTED, instance=NEXT), generation=1)
+    log.add(replace(RELEASED, instance=NEXT), generation=1)
+    assert log.verify(note=log.note(generation=1)).machines == ((("simulated", None), 3),)
 
 
 def test_a_checkpoint_of_another_generation_is_refused() -> None:

@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from tests.ledger.test_audit import (
     COMMAND,
     LOG_KEY,
     NARROW,
+    NEXT,
     ROOT,
     WIDE,
     Writer,
@@ -61,6 +63,7 @@ def test_all_that_remains_is_charged_and_the_stop_lifted() -> None:
         charge(log, scope, window, units)
     log.resume(StopTarget.ALL, "")
     assert accepted(log)
+    log.admit(NEXT)
     log.limit(WIDE, 110)
     log.limit(NARROW, 60, Window.DAY)
     log.limit(WIDE, 40, Window.ROLLING_HOUR)
@@ -95,6 +98,43 @@ def test_a_final_settlement_leaves_nothing_to_grant(units: int | None) -> None:
     assert reason(log) == "not_final"
 
 
+@pytest.mark.parametrize("charged", [0, 1])
+def test_a_log_does_not_end_within_a_final_settlement(charged: int) -> None:
+    """Attack: it excuses whatever a reader holds, and what it must charge for that is to come."""
+    log = stopped()
+    restored(log, final=True)
+    if charged:
+        charge(log, WIDE, Window.LIFETIME, 100)
+    with pytest.raises(LogError, match="ends before all that remained was charged") as caught:
+        log.verify(note=log.note(generation=1))
+    assert caught.value.reason == "not_final"
+    charge(log, *((NARROW, Window.DAY, 50) if charged else (WIDE, Window.LIFETIME, 100)))
+    if charged:
+        assert accepted(log)
+
+
+def test_what_was_before_a_final_settlement_is_not_debited_after_it() -> None:
+    """Attack: the window before is not charged, and a line may be a minute later than what it says was decided."""
+    log = stopped(Window.ROLLING_HOUR)
+    restored(log, final=True)
+    for scope, window, units in (
+        (WIDE, Window.LIFETIME, 100),
+        (NARROW, Window.DAY, 50),
+        (WIDE, Window.ROLLING_HOUR, 30),
+    ):
+        charge(log, scope, window, units)
+    log.resume(StopTarget.ALL, "")
+    log.admit(NEXT)
+    log.limit(WIDE, 110)
+    log.limit(NARROW, 60, Window.DAY)
+    rows = [
+        replace(row, bucket_ms=row.bucket_ms - 60_000) if row.window is Window.ROLLING_HOUR else row
+        for row in log.rows()
+    ]
+    log.grant(1, rows=rows)
+    assert reason(log) == "wrong_window"
+
+
 def closed(charged: int, *, late: bool) -> Later:
     """A log in which a lease of before a final settlement is closed after it, with 2 of 10 units used."""
     log = Later(entries=begun().entries)
@@ -123,6 +163,7 @@ def test_a_lease_of_afterwards_is_refunded() -> None:
     charge(log, WIDE, Window.LIFETIME, 100)
     charge(log, NARROW, Window.DAY, 50)
     log.resume(StopTarget.ALL, "")
+    log.admit(NEXT)
     log.limit(WIDE, 110)
     log.limit(NARROW, 60, Window.DAY)
     log.close(log.grant(10), 2)

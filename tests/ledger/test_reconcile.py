@@ -8,6 +8,7 @@ from tests.ledger.test_entry import COMMAND, KEY, ROW
 
 from aigovtool.attestation.model import TeeType
 from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, LeaseId, ModelId, RequestKey
+from aigovtool.ledger.enclave_list import NEVER_REFUNDED
 from aigovtool.ledger.entry import (
     Attested,
     Entry,
@@ -19,7 +20,7 @@ from aigovtool.ledger.entry import (
     ModelAdded,
 )
 from aigovtool.ledger.receipt import Receipt, chain
-from aigovtool.ledger.reconcile import NEVER_REFUNDED, Difference, Reconciler, Reconciliation
+from aigovtool.ledger.reconcile import Difference, Reconciler, Reconciliation
 from aigovtool.ledger.units import Dimension, of
 
 MODEL, BORROWER, CONSUMER = ModelId("xray"), BorrowerId("north"), ConsumerId("anna")

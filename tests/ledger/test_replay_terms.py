@@ -2,7 +2,7 @@
 
 import pytest
 from tests.ledger.test_audit import ALONE, BORROWER, COMMAND, DIGEST, MODEL, Writer, begun
-from tests.ledger.test_replay import TWICE, accepted, enrol, reason
+from tests.ledger.test_replay import TWICE, accepted, reason
 
 from aigovtool.ledger.entry import Command, ModelTermsSet
 
@@ -15,34 +15,26 @@ def changed(log: Writer, command: Command, *, more_leaves: bool) -> None:
     )
 
 
-def of_two() -> Writer:
-    log = begun()
-    enrol(log, "alice", None)
-    enrol(log, "bob", ALONE)
-    return log
-
-
 @pytest.mark.parametrize("command", [ALONE, TWICE])
 def test_letting_more_leave_names_two(command: Command) -> None:
     """One is not enough, nor one who is named twice."""
-    log = of_two()
+    log = begun()
     changed(log, command, more_leaves=True)
     assert reason(log) == "needs_second"
-    log = of_two()
+    log = begun()
     changed(log, COMMAND, more_leaves=True)
     assert accepted(log)
 
 
 def test_stricter_terms_are_for_one_of_several() -> None:
     """As a stop is."""
-    log = of_two()
+    log = begun()
     changed(log, ALONE, more_leaves=False)
     assert accepted(log)
 
 
 def test_one_operator_lets_more_leave_while_there_is_no_other() -> None:
     """There is nobody to ask."""
-    log = begun()
-    enrol(log, "alice", None)
+    log = begun(second=False)
     changed(log, ALONE, more_leaves=True)
     assert accepted(log)

@@ -11,7 +11,16 @@ from aigovtool.errors import AIGovToolError, ConfigurationError, ConflictError, 
 from aigovtool.ids import Digest, MessageId, OperatorId
 from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
 from aigovtool.ledger.cosignature import WitnessKey, cosign
-from aigovtool.ledger.entry import Command, Entry, EntryBody, Genesis, KeySetPublished, WitnessEnrolled
+from aigovtool.ledger.entry import (
+    Command,
+    Entry,
+    EntryBody,
+    Genesis,
+    KeySetPublished,
+    PartyAdded,
+    PartyRole,
+    WitnessEnrolled,
+)
 from aigovtool.ledger.merkle import root_of
 from aigovtool.operator.audit_file import AuditHeader, verify_audit_file, write_audit_file
 from aigovtool.protocol.trust import KEY_SET, KeySet
@@ -23,8 +32,11 @@ WITNESS = WitnessKey(name="witness.example/w1", key=WITNESS_KEY.public)
 BY_ALICE = Command(operator=OperatorId("alice"), command_id=MessageId("0" * 32), digest=Digest("sha256:" + "0" * 64))
 BODIES: list[EntryBody] = [
     Genesis(custodian=ROOT.public.key_id),
+    PartyAdded(
+        role=PartyRole.OPERATOR, name="alice", key=ROOT.public.key_id, borrower=None, not_after_ms=9_000, command=None
+    ),
     WitnessEnrolled(witness=WITNESS.text(), command=BY_ALICE),
-    *(KeySetPublished(version=n, digest=Digest("sha256:" + "0" * 64)) for n in range(1, 6)),
+    *(KeySetPublished(version=n, digest=Digest("sha256:" + "0" * 64)) for n in range(1, 5)),
 ]
 ENTRIES = [Entry(index=n, at_ms=1000 + n, generation=0, body=body) for n, body in enumerate(BODIES)]
 

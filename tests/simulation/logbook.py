@@ -8,12 +8,12 @@ from collections.abc import Callable
 import msgspec
 from tests.simulation.books import Admitted, Stop, Transaction
 from tests.simulation.custodian import Custodian
-from tests.simulation.office import DIGEST
-from tests.simulation.scene import MANIFEST, MODEL, NORTH
+from tests.simulation.office import DIGEST, party
+from tests.simulation.scene import MANIFEST, MODEL, NORTH, WEST
 
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey
-from aigovtool.ids import BorrowerId, InstanceId, KeyId, LeaseId, MessageId, ModelId
+from aigovtool.ids import InstanceId, KeyId, LeaseId, MessageId, ModelId
 from aigovtool.ledger import entry
 from aigovtool.ledger.book import Charge, WriteOff
 from aigovtool.ledger.budget import Scope
@@ -41,28 +41,38 @@ class LoggingCustodian(Custodian):
     def answer(self, writes: Transaction, instance: Admitted, request: Renew, state: StopState) -> Answer:
         """Do some paperwork now and then, with a renewal."""
         if self.scene.chance(0.05):
-            body = self.scene.rng.choice(self.paperwork(writes.head.epoch))()
+            body = self.scene.rng.choice(self.paperwork(writes))()
             if not isinstance(body, entry.KeyReleased):
                 writes.record(body)
             elif not (self.is_gone(writes, request.instance) or self.is_outdated(writes, instance) or state.is_wide()):
                 writes.record(msgspec.structs.replace(body, instance=request.instance))
         return super().answer(writes, instance, request, state)
 
-    def paperwork(self, epoch: int) -> list[Callable[[], entry.EntryBody]]:
+    def _newcomer(self) -> entry.PartyAdded:
+        return party(PartyRole.CONSUMER, f"dora-{self.scene.number()}", WEST, self.command())
+
+    def _leaver(self, writes: Transaction) -> entry.PartyRevoked | entry.PartyAdded:
+        """Return the end of somebody of whom nothing is heard; there is a newcomer where all are gone."""
+        bodies = [known.body for known in (*self.entries, *writes.entries)]
+        gone = {body.name for body in bodies if isinstance(body, entry.PartyRevoked)}
+        there = [
+            body.name
+            for body in bodies
+            if isinstance(body, entry.PartyAdded) and body.borrower == WEST and body.name not in gone
+        ]
+        if not there:
+            return self._newcomer()
+        role, epoch = PartyRole.CONSUMER, writes.head.epoch
+        return entry.PartyRevoked(role=role, name=there[0], epoch=epoch, command=self.command())
+
+    def paperwork(self, writes: Transaction) -> list[Callable[[], entry.EntryBody]]:
         """Return what makes each kind of entry that moves no unit."""
-        other, key = InstanceId("f" * 64), KeyId("2" * 64)
+        other, key, epoch = InstanceId("f" * 64), KeyId("2" * 64), writes.head.epoch
         scope = Scope(model=MODEL, borrower=NORTH)
         return [
             lambda: entry.KeySetPublished(version=self.scene.number(), digest=DIGEST),
-            lambda: entry.PartyAdded(
-                role=PartyRole.CONSUMER,
-                name="dora",
-                key=key,
-                borrower=NORTH,
-                not_after_ms=self.ledger.head.clock_ms + 1_000,
-                command=self.command(),
-            ),
-            lambda: entry.PartyRevoked(role=PartyRole.CONSUMER, name="dora", epoch=epoch, command=self.command()),
+            self._newcomer,
+            lambda: self._leaver(writes),
             lambda: entry.ModelAdded(
                 model=_FACES,
                 manifest=MANIFEST,
@@ -76,7 +86,7 @@ class LoggingCustodian(Custodian):
                 model=_FACES, policy=DIGEST, borrowers=[NORTH], epoch=epoch, command=self.command()
             ),
             lambda: entry.ModelWithdrawn(model=_FACES, epoch=epoch, command=self.command()),
-            lambda: entry.AppraisalPolicySet(version=self.scene.number(), digest=DIGEST, command=self.command()),
+            lambda: entry.AppraisalPolicySet(version=self.scene.number(), digest=DIGEST, command=self.command("bob")),
             lambda: entry.AttestationRefused(borrower=NORTH, code="appraisal", reason="measurement"),
             lambda: entry.AttestationWithdrawn(
                 instance=other, borrower=NORTH, code="evidence_unacceptable", reason="measurements"
@@ -108,13 +118,13 @@ class LoggingCustodian(Custodian):
             epoch = writes.next_epoch()
             writes.stops[StopTarget.MODEL, _LETTERS] = Stop(StopTarget.MODEL, _LETTERS, epoch, active, self.scene.ms)
             kind = entry.Stopped if active else entry.Resumed
-            writes.record(kind(target=StopTarget.MODEL, value=_LETTERS, epoch=epoch, command=self.command()))
+            writes.record(kind(target=StopTarget.MODEL, value=_LETTERS, epoch=epoch, command=self.command("bob")))
         self.sweep(writes)
         self._recover(writes)
         present = {type(known.body) for known in (*self.entries, *writes.entries)}
         if entry.Wiped not in present:
             writes.record(entry.Wiped(instance=InstanceId("d" * 64), epoch=writes.head.epoch))
-        for make in self.paperwork(writes.head.epoch):
+        for make in self.paperwork(writes):
             body = make()
             if type(body) not in {*present, entry.KeyReleased}:
                 writes.record(body)
@@ -131,11 +141,11 @@ class LoggingCustodian(Custodian):
         for stop in [one for one in found.values() if one.active and one.target in {StopTarget.ALL, StopTarget.MODEL}]:
             epoch = writes.next_epoch()
             writes.stops[stop.target, stop.value] = Stop(stop.target, stop.value, epoch, False, self.scene.ms)
-            writes.record(entry.Resumed(target=stop.target, value=stop.value, epoch=epoch, command=self.command()))
+            writes.record(entry.Resumed(target=stop.target, value=stop.value, epoch=epoch, command=self.command("bob")))
         writes.record(
             entry.Attested(
                 instance=_NEWCOMER,
-                borrower=BorrowerId("west"),
+                borrower=WEST,
                 tee="simulated",
                 measurement="3" * 64,
                 result=DIGEST,

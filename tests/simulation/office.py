@@ -9,12 +9,23 @@ import msgspec
 from tests.simulation.books import Admitted, Ledger, Stop, Transaction
 from tests.simulation.budgets import limits_of, on_path
 from tests.simulation.memory import Memory
-from tests.simulation.scene import ALSO, CUSTODIAN, MANIFEST, MODEL, REPLICAS, TTL_MS, WIPE_AFTER_MS, Scene
+from tests.simulation.scene import (
+    ALSO,
+    CONSUMERS,
+    CUSTODIAN,
+    MANIFEST,
+    MODEL,
+    REPLICAS,
+    TTL_MS,
+    WEST,
+    WIPE_AFTER_MS,
+    Scene,
+)
 from tests.simulation.witness import Witness
 
 from aigovtool.custodian.store.transaction import Head
 from aigovtool.errors import ForbiddenError
-from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, KeyId, MessageId, OperatorId
+from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, KeyId, MessageId, OperatorId, key_id_of
 from aigovtool.ledger import entry
 from aigovtool.ledger.book import Book, Effects, Event
 from aigovtool.ledger.budget import BudgetLimit, BudgetRow, RowKey, key_now, row_for, row_now
@@ -26,6 +37,8 @@ from aigovtool.protocol.stop import ActiveStop, StopState, concerns
 
 Apply = Callable[[Book, Event], Effects]
 DIGEST = Digest("sha256:" + "1" * 64)
+#: Until when credentials last: longer than any history.
+_NEVER_MS = 10**15
 
 
 @dataclass
@@ -65,6 +78,7 @@ class Office:
         self.ledger = Ledger(head=Head(epoch=1), limits=limits_of(scene, self.policy.also))
         writes = self.begin(self.replicas[0])
         writes.record(entry.Genesis(custodian=self.custodian))
+        self._enrol(writes)
         writes.record(
             entry.ModelAdded(
                 model=MODEL,
@@ -83,6 +97,20 @@ class Office:
             )
             writes.record(entry.BudgetSet(limit=limit, command=self.command()))
         self.commit(writes)
+
+    def _enrol(self, writes: Transaction) -> None:
+        """Enrol two operators, the borrowers and their consumers, and some of whom nothing is heard."""
+        roles = entry.PartyRole
+        enrolled: list[tuple[entry.PartyRole, str, BorrowerId | None]] = [
+            (roles.OPERATOR, "alice", None),
+            (roles.OPERATOR, "bob", None),
+            *((roles.BORROWER, borrower, None) for borrower in (*CONSUMERS, WEST)),
+            *((roles.CONSUMER, name, borrower) for borrower, names in CONSUMERS.items() for name in names),
+            (roles.CONSUMER, "dora", WEST),
+        ]
+        for role, name, borrower in enrolled:
+            command = None if name == "alice" else self.command()
+            writes.record(party(role, name, borrower, command))
 
     @property
     def rows(self) -> dict[RowKey, BudgetRow]:
@@ -199,6 +227,14 @@ class Office:
         if admitted is None:
             raise ForbiddenError("this instance was never admitted here", reason="unknown_instance")
         return admitted
+
+
+def party(
+    role: entry.PartyRole, name: str, borrower: BorrowerId | None, command: entry.Command | None
+) -> entry.PartyAdded:
+    """Return the enrolment of somebody."""
+    key = key_id_of(f"{role} {name}".encode())
+    return entry.PartyAdded(role=role, name=name, key=key, borrower=borrower, not_after_ms=_NEVER_MS, command=command)
 
 
 @lru_cache(maxsize=1 << 12)

@@ -89,7 +89,7 @@ class Operators:
         epoch = writes.next_epoch()
         kind = entry.Stopped if active else entry.Resumed
         try:
-            writes.record(kind(target=target, value=value, epoch=epoch, command=self.custodian.command()))
+            writes.record(kind(target=target, value=value, epoch=epoch, command=self.custodian.command("bob")))
         except LedgerRollbackError:
             return False
         since = self.scene.ms if since_ms is None else since_ms

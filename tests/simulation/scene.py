@@ -22,6 +22,8 @@ WIPE_BOUND_MS = WIPE_AFTER_MS + WIPE_AFTER_MS * CLOCK_RATE_ERROR_PPM // 1_000_00
 
 MODEL = ModelId("digits")
 NORTH, SOUTH = BorrowerId("north"), BorrowerId("south")
+#: Of whom nothing is heard.
+WEST = BorrowerId("west")
 CONSUMERS = {NORTH: [ConsumerId("anna"), ConsumerId("bert")], SOUTH: [ConsumerId("carl")]}
 #: Several enclaves per borrower share its budgets, its consumers and its share of what may be outstanding.
 HOSTS = (NORTH, NORTH, NORTH, SOUTH, SOUTH)

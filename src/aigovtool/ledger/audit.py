@@ -6,14 +6,17 @@
 2. Each entry is strict JSON in its only encoding, and its hash is the one recorded beside it.
 3. Indices count from 0 without gaps; time, generation and epoch never go back; the first entry, and only the
    first, founds the ledger of this custodian.
-4. Replay: a grant debits every limit on its path, each exactly once, each in the bucket of its time, and none
+4. Replay: whoever orders something is an operator who is enrolled and was not revoked, and each order is carried out
+   once; a grant is for a consumer of its borrower, and held by an enclave of it that is admitted; it
+   debits every limit on its path, each exactly once, each in the bucket of its time, and none
    beyond its limit at that moment (in a rolling window: with all earlier buckets that it touches) or after its
    end; nothing is granted, no model's key handed out and no enclave admitted under a stop; a key goes out for a model
    that was added, to an enclave that was admitted in this generation and has not ended; nothing goes to a borrower that
    a model's newest terms, if they were ever changed, do not name; whatever was seen in two copies
    gets nothing more, and its word counts no more; a lease is closed or expires only as its state table allows, and its
    charge is what it used or all of it. What was revoked or withdrawn is never resumed. What two operators must order
-   names two. A generation begins with the signed checkpoint of what was lost.
+   names two. An appraisal policy is replaced by a later one alone. A generation begins with the signed checkpoint of
+   what was lost.
 5. There are exactly as many entries as the checkpoint says, and their Merkle root is the signed one.
 6. Each older checkpoint that the reader holds names a prefix of this log, in the generation that it had then: it is
    neither a rolled-back nor a rewritten copy. One that the log says was lost with a backup (by the entry that begins
@@ -204,6 +207,7 @@ def _require_signed(read: _Read, checkpoint: Checkpoint) -> None:
     frontier = read.frontier
     if frontier.size < checkpoint.size:
         raise _named(frontier.size, bad("truncated", f"it is missing; the signed log has {checkpoint.size} entries"))
+    read.replay.finish()
     if read.replay.generation != checkpoint.generation:
         raise LogError("the checkpoint is of another generation than the last entry", reason="generation")
     if frontier.root() != checkpoint.root:

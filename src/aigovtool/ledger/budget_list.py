@@ -24,6 +24,8 @@ class BudgetList:
     rows: dict[RowKey, BudgetRow] = field(default_factory=dict)
     #: The rows of each limit by their bucket's beginning, because a rolling window counts several.
     _buckets: dict[tuple[Scope, Dimension, Window], dict[int, RowKey]] = field(default_factory=dict)
+    #: The newest bucket of each limit that was in use: whatever is decided later is of that one, or of a later one.
+    _newest: dict[tuple[Scope, Dimension, Window], int] = field(default_factory=dict)
 
     def limit(self, limit: BudgetLimit, at_ms: int) -> None:
         """Set a limit, which holds in the present window and in later ones."""
@@ -32,6 +34,7 @@ class BudgetList:
         key = RowKey(scope=limit.scope, dimension=limit.dimension, window=limit.window, bucket_ms=bucket_ms)
         row = self.rows.get(key, BudgetRow(key=key, limit=limit.limit))
         self._keep(msgspec.structs.replace(row, limit=limit.limit))
+        self._enter(key)
 
     def due(self, scopes: Collection[Scope], metered: Collection[Dimension]) -> set[tuple[Scope, Dimension, Window]]:
         """Return what a lease on a path is to debit."""
@@ -42,11 +45,14 @@ class BudgetList:
         """Debit a row for a lease.
 
         Raises:
-            LogError: another window than that of its time (`wrong_window`), a budget that was over (`budget_ended`), or
-                more than its limit leaves (`overspend`).
+            LogError: another window than that of its time, or one that was over for this budget (`wrong_window`), a
+                budget that was over (`budget_ended`), or more than its limit leaves (`overspend`).
         """
         if key.bucket_ms not in {bucket_of(key.window, at_ms), bucket_of(key.window, max(0, at_ms - _WINDOW_SLACK_MS))}:
             raise bad("wrong_window", "it debits another window than that of its time")
+        if key.bucket_ms < self._newest[key.scope, key.dimension, key.window]:
+            raise bad("wrong_window", "it debits a window after the next one of that budget was in use")
+        self._enter(key)
         limit = self.limits[key.scope][key.dimension, key.window]
         if limit.not_after_ms is not None and at_ms - _WINDOW_SLACK_MS >= limit.not_after_ms:
             raise bad("budget_ended", "it debits a budget whose time was over")
@@ -82,6 +88,13 @@ class BudgetList:
             row = BudgetRow(key=key, limit=limit.limit)
         self._keep(row.charge(units))
 
+    def begin(self, at_ms: int) -> None:
+        """Have every window of a moment be in use: nothing is debited from those before any more."""
+        for scope, limits in self.limits.items():
+            for dimension, window in limits:
+                key = RowKey(scope=scope, dimension=dimension, window=window, bucket_ms=bucket_of(window, at_ms))
+                self._enter(key)
+
     def rooms(self, at_ms: int) -> Iterator[tuple[RowKey, int]]:
         """Yield every row from which anything could be granted at a moment, and how much."""
         for scope, limits in self.limits.items():
@@ -102,6 +115,10 @@ class BudgetList:
         earlier = range(key.bucket_ms - span_ms, key.bucket_ms, bucket_ms)
         counted = [self.rows[buckets[at]] for at in earlier if at in buckets]
         return sum(row.posted + row.pending for row in counted)
+
+    def _enter(self, key: RowKey) -> None:
+        limit = key.scope, key.dimension, key.window
+        self._newest[limit] = max(key.bucket_ms, self._newest.get(limit, 0))
 
     def _keep(self, row: BudgetRow) -> None:
         key = row.key

@@ -20,6 +20,7 @@ from enum import StrEnum
 from typing import Final
 
 from aigovtool.ids import BorrowerId, Digest, InstanceId, LeaseId, ModelId
+from aigovtool.ledger.enclave_list import NEVER_REFUNDED
 from aigovtool.ledger.entry import (
     Attested,
     Entry,
@@ -58,8 +59,6 @@ class Difference(StrEnum):
     UNCLOSED = "unclosed"
 
 
-#: TEEs whose memory their host can copy, as the log names them: what a copy of one used is in nobody's report.
-NEVER_REFUNDED: Final = frozenset({"tpm"})
 #: What is only not known, because something was not handed in or not reported, and what a TEE that is never refunded
 #: explains.
 GAPS: Final = frozenset({Difference.MISSING, Difference.UNCLOSED, Difference.CHARGED_IN_FULL})

@@ -5,8 +5,8 @@ of its code that decides: what a grant may debit is checked here from the entrie
 
 What two operators order must name two. That both signed is the log's word: it holds digests of orders, not orders.
 
-What is known of budgets, models, stops, enclaves and witnesses is in lists of their own; here are the leases, and what
-each entry means for which of these.
+What is known of parties, orders, budgets, models, stops, enclaves and witnesses is in lists of their own; here are the
+leases, and what each entry means for which of these.
 """
 
 from dataclasses import dataclass, field
@@ -51,6 +51,8 @@ from aigovtool.ledger.gap import may_follow_gap
 from aigovtool.ledger.lease import LeaseEvent, LeaseState, next_state
 from aigovtool.ledger.lease_ids import LeaseIds
 from aigovtool.ledger.model_list import ModelList
+from aigovtool.ledger.order_list import OrderList, ordered_by
+from aigovtool.ledger.party_list import PartyList
 from aigovtool.ledger.stop_list import EVERYTHING, StopList, of_borrower, of_consumer, of_enclave, of_model
 from aigovtool.ledger.units import Dimension
 from aigovtool.ledger.witness_list import WitnessList
@@ -62,6 +64,7 @@ class Held:
 
     granted: LeaseGranted
     generation: int
+    refundable: bool
     state: LeaseState = LeaseState.PENDING
 
 
@@ -74,8 +77,8 @@ class Replay:
     stops: StopList = field(default_factory=StopList)
     enclaves: EnclaveList = field(default_factory=EnclaveList)
     witnesses: WitnessList = field(default_factory=WitnessList)
-    #: All that were ever enrolled, revoked or not.
-    operators: set[str] = field(default_factory=set)
+    parties: PartyList = field(default_factory=PartyList)
+    orders: OrderList = field(default_factory=OrderList)
     #: Leases that are not over: pending, or expired and not yet closed or written off.
     leases: dict[LeaseId, Held] = field(default_factory=dict)
     #: Of a lease that is over only its identifier is kept: memory must not grow by a whole lease per lease.
@@ -87,6 +90,8 @@ class Replay:
     remaining: dict[RowKey, int] = field(default_factory=dict)
     #: Leases of generations before this one are refunded nothing.
     refunds_from: int = 0
+    #: Of the appraisal policy in force; none was ever set where it is nothing.
+    policy: int | None = None
 
     def take(self, entry: Entry) -> None:
         """Apply one entry.
@@ -97,6 +102,7 @@ class Replay:
         self._begin_generation(entry)
         self._require_gap_kept(entry.body)
         self._require_two(entry.body)
+        self._require_orderly(entry.body)
         self._require_final(entry)
         match entry.body:
             case Stopped() | Resumed() | Forked() | PartyRevoked() | ModelWithdrawn() | ModelTermsSet() as order:
@@ -114,6 +120,15 @@ class Replay:
             case _:
                 self._know(entry)
 
+    def finish(self) -> None:
+        """Take note that the log ends here.
+
+        Raises:
+            LogError: it ends before all was charged that its last settlement was to charge (`not_final`).
+        """
+        if self.remaining:
+            raise bad("not_final", "the log ends before all that remained was charged, as its last settlement says")
+
     def _know(self, entry: Entry) -> None:
         match entry.body:
             case ModelAdded() as added:
@@ -121,15 +136,15 @@ class Replay:
             case BudgetSet(limit=limit):
                 self.budgets.limit(limit, entry.at_ms)
             case Charged(row=row, units=units):
-                if not self.generation:
-                    raise bad("no_restore", "it charges for what a restore lost, and there was none")
                 self.budgets.charge(row, units, entry.at_ms)
             case WitnessEnrolled() | WitnessRetired() as change:
                 self.witnesses.take(change)
             case AttestationWithdrawn(instance=instance) | Wiped(instance=instance):
                 self.enclaves.end(instance)
-            case PartyAdded(role=PartyRole.OPERATOR, name=name):
-                self.operators.add(name)
+            case PartyAdded() as added:
+                self.parties.add(added)
+            case AppraisalPolicySet() as policy:
+                self._judge_by(policy)
             case _:
                 pass
 
@@ -167,7 +182,23 @@ class Replay:
             if EVERYTHING not in self.stops.in_force:
                 raise bad("not_final", "it settles for good what was forgotten, and not everything is stopped")
             self.refunds_from = self.generation
+            self.budgets.begin(entry.at_ms)
             self.remaining = dict(self.budgets.rooms(entry.at_ms))
+
+    def _require_orderly(self, body: EntryBody) -> None:
+        """Refuse what is ordered by somebody who is no operator now, or was carried out before."""
+        self.orders.take(body)
+        command = ordered_by(body)
+        if command is not None:
+            self.parties.require_operators(command)
+
+    def _judge_by(self, policy: AppraisalPolicySet) -> None:
+        """Take a policy that decides which enclaves are admitted: a later one, by order, once the ledger is founded."""
+        if policy.command is None and self.orders.carried_out:
+            raise bad("not_ordered", "it sets which enclaves are accepted, and nobody ordered that")
+        if self.policy is not None and policy.version <= self.policy:
+            raise bad("policy_rollback", f"it puts version {policy.version} in the place of version {self.policy}")
+        self.policy = policy.version
 
     def _require_two(self, body: EntryBody) -> None:
         """Refuse an order of one operator where the custodian takes none but of two."""
@@ -175,9 +206,9 @@ class Replay:
         match body:
             case Restored() | Charged() | LeaseWrittenOff():
                 command = body.command
-            case PartyAdded(role=PartyRole.OPERATOR) if len(self.operators) > 1:
+            case PartyAdded(role=PartyRole.OPERATOR) if len(self.parties.operators) > 1:
                 command = body.command  # none: from whoever holds the custodian's directory
-            case AppraisalPolicySet() | Resumed() | ModelTermsSet(more_leaves=True) if len(self.operators) > 1:
+            case AppraisalPolicySet() | Resumed() | ModelTermsSet(more_leaves=True) if len(self.parties.operators) > 1:
                 command = body.command
             case _:
                 pass
@@ -194,7 +225,8 @@ class Replay:
             case Forked(instance=instance):
                 self.stops.stop(of_enclave(instance))
                 self.enclaves.fork(instance)
-            case PartyRevoked(role=role, name=name):
+            case PartyRevoked(role=role, name=name) as revoked:
+                self.parties.revoke(revoked)
                 if role is not PartyRole.OPERATOR:
                     self.stops.stop((StopTarget(role.value), name), for_good=True)
             case ModelWithdrawn(model=model):
@@ -207,6 +239,7 @@ class Replay:
     def _admit(self, attested: Attested) -> None:
         touching = (of_borrower(attested.borrower), of_enclave(attested.instance))
         self.stops.require_running(touching, "admitted_while_stopped", "it admits an enclave")
+        self.parties.require_borrower(attested.borrower)
         self.enclaves.admit(attested)
 
     def _release(self, released: KeyReleased) -> None:
@@ -221,7 +254,7 @@ class Replay:
     def _grant(self, granted: LeaseGranted, at_ms: int) -> None:
         if granted.lease_id in self.leases or granted.lease_id in self.over:
             raise bad("lease_twice", "it grants a lease that was granted before")
-        self._require_may_have(granted)
+        refundable = self._require_may_have(granted)
         metered = self.models.metered(granted.model)
         due = self.budgets.due(path(granted.model, granted.borrower, granted.consumer), metered)
         debited = [(key.scope, key.dimension, key.window) for key in granted.rows]
@@ -232,10 +265,10 @@ class Replay:
             raise bad("wrong_rows", "it does not grant and debit exactly what its model meters")
         for key in granted.rows:
             self.budgets.hold(key, granted.units.get(key.dimension), at_ms)
-        self.leases[granted.lease_id] = Held(granted, self.generation)
+        self.leases[granted.lease_id] = Held(granted, self.generation, refundable)
 
-    def _require_may_have(self, granted: LeaseGranted) -> None:
-        """Refuse a lease to whom or of what nothing may be given now."""
+    def _require_may_have(self, granted: LeaseGranted) -> bool:
+        """Refuse a lease to whom or of what nothing may be given now; return whether it can be refunded."""
         touching = (
             of_model(granted.model),
             of_borrower(granted.borrower),
@@ -243,8 +276,10 @@ class Replay:
             of_enclave(granted.instance),
         )
         self.stops.require_running(touching, "granted_while_stopped", "it grants a lease")
-        self.enclaves.require_one(granted.instance)
+        refundable = self.enclaves.refunds(granted)
+        self.parties.require_consumer(granted.consumer, granted.borrower)
         self.models.require_lent(granted.model, granted.borrower)
+        return refundable
 
     def _end(self, ended: LeaseExpired | LeaseWrittenOff) -> None:
         held = self._known(ended.lease_id)
@@ -271,6 +306,8 @@ class Replay:
                 raise bad("wrong_charge", "it charges neither what was used nor the whole lease")
         if held.generation < self.refunds_from and closed.charged != units:
             raise bad("wrong_charge", "it refunds a lease from before all was charged, which may have been used since")
+        if not held.refundable and closed.charged != units:
+            raise bad("wrong_charge", "it refunds a lease of an enclave of which its host can make copies")
         for key in held.granted.rows:
             granted, charged = units.get(key.dimension), closed.charged.get(key.dimension)
             self.budgets.settle(key, granted, charged, late=closed.late)
