@@ -139,6 +139,7 @@ CAMPAIGN = Campaign(
         "src/aigovtool/protocol/tensor.py",
         "src/aigovtool/regular_file.py",
         "src/aigovtool/transport/room.py",
+        "src/aigovtool/transport/rounds.py",
         "assurance/models",
         "assurance/campaigns/models.py",
         "assurance/parsers/protobuf.py",

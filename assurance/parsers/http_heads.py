@@ -23,6 +23,7 @@ from aigovtool.errors import InputError
 from aigovtool.transport.connection import Tally
 from aigovtool.transport.guard import GuardedHttpProtocol, HttpLimits
 from aigovtool.transport.notices import Notices
+from aigovtool.transport.rounds import Rounds
 from aigovtool.transport.server import http_config
 from aigovtool.transport.wire import RequestReader
 from assurance.parsers.http_edits import GENUINE, edit
@@ -182,6 +183,7 @@ async def _serve(parts: Sequence[bytes]) -> _Served:
         bounds=HttpLimits(linger_s=0.0),
         server_spki_sha256=None,
         clients=Tally(1),
+        rounds=Rounds(1),
         notices=notices,
         on_lost=lambda: None,
     )
@@ -272,6 +274,7 @@ PARSER: Final = Parser(
         "src/aigovtool/transport/guard.py",
         "src/aigovtool/transport/lingering.py",
         "src/aigovtool/transport/notices.py",
+        "src/aigovtool/transport/rounds.py",
         "src/aigovtool/transport/problem.py",
         "src/aigovtool/transport/server.py",
         "src/aigovtool/transport/wire.py",

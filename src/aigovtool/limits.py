@@ -79,6 +79,9 @@ MAX_CONNECTIONS: Final = 2_000
 # Of one credential, however many certificates it has: an eighth. Our SDK opens 64 at most, so these are the pools of
 # nearly four programs, and as many as requests of one consumer may wait.
 MAX_CONNECTIONS_PER_CLIENT: Final = MAX_CONNECTIONS // 8
+# Requests of one client, or of one address, that are begun before others are looked at: some milliseconds. It is no
+# rate: the next ones follow at once where nobody else has any.
+MAX_REQUESTS_IN_A_ROUND: Final = 8
 # Connections that have proven nothing, neither by a certificate nor by a signature: a quarter. An enclave holds no
 # certificate, so it is a stranger until its first signed request on a connection is answered, some 20 ms: 500 are those
 # of far more enclaves than can shake hands in a second. What lasts (a push stream, a connection between two renewals)

@@ -4,12 +4,10 @@ And with it heartbeat, pushes and everybody else. The interpreter lets another t
 within one call of a library: so what is done here is cut in pieces, or bounded, where it is made
 (`protocol.tensor_json`, `MAX_INFER_JSON_LISTS`).
 
-What is small is done on the loop. But a consumer may have hundreds of connections, and the loop looks at nobody else
-until it is through with all that has come: so of each consumer only so much is done before others are looked at again.
+What is small is done on the loop, of each consumer only so much before others are looked at again (`transport.rounds`).
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Final, TypeVar
@@ -18,6 +16,7 @@ from weakref import WeakValueDictionary
 from aigovtool.errors import AIGovToolError, OverloadedError
 from aigovtool.ids import ConsumerId
 from aigovtool.limits import MAX_LARGE_AT_ONCE, MAX_ON_LOOP_BYTES, MAX_SHORT_BYTES
+from aigovtool.transport.rounds import Rounds
 
 T = TypeVar("T")
 #: As how much each piece of work on the event loop counts at least: what comes with a request takes time as well.
@@ -41,7 +40,7 @@ class Turns:
         self._short_thread: Final = asyncio.Semaphore(1)
         self._on_loop_bytes: Final = on_loop_bytes
         self._short_bytes: Final = short_bytes
-        self._on_loop: Final = _OnLoop(on_loop_bytes)
+        self._rounds: Final = Rounds(on_loop_bytes)
         # A lock exists while somebody has it or waits for it.
         self._own: Final[WeakValueDictionary[ConsumerId, asyncio.Lock]] = WeakValueDictionary()
 
@@ -58,8 +57,7 @@ class Turns:
             OverloadedError: the turn did not come in time (`too_much_at_once`).
         """
         if size_bytes <= self._on_loop_bytes:
-            if not self._on_loop.at_once(consumer, size_bytes):
-                await self._on_loop.turn(consumer, size_bytes)
+            await self._rounds.turn(consumer, max(size_bytes, _LEAST_BYTES))
             return work()
         async with AsyncExitStack() as turn:
             try:
@@ -77,44 +75,6 @@ class Turns:
                     retry_after_s=1,
                 ) from None
             return await _in_thread(work)
-
-
-class _OnLoop:
-    """How much of each consumer is done on the event loop in one round of it: so many bytes, or one piece of work."""
-
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes: Final = most_bytes
-        self._done: Final[dict[ConsumerId, int]] = {}
-        self._waiting: Final[dict[ConsumerId, deque[tuple[int, asyncio.Future[None]]]]] = {}
-
-    def at_once(self, consumer: ConsumerId, size_bytes: int) -> bool:
-        """Return whether it may be done in this round, and count it then; nobody overtakes who waits."""
-        return consumer not in self._waiting and self._take(consumer, size_bytes)
-
-    async def turn(self, consumer: ConsumerId, size_bytes: int) -> None:
-        """Return in a round in which it may be done."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(consumer, deque()).append((size_bytes, turn))
-        await turn
-
-    def _take(self, consumer: ConsumerId, size_bytes: int) -> bool:
-        done, counted = self._done.get(consumer, 0), max(size_bytes, _LEAST_BYTES)
-        if done and done + counted > self._most_bytes:
-            return False
-        if not self._done:
-            asyncio.get_running_loop().call_soon(self._next_round)
-        self._done[consumer] = done + counted
-        return True
-
-    def _next_round(self) -> None:
-        self._done.clear()
-        for consumer, waiting in tuple(self._waiting.items()):
-            while waiting and (waiting[0][1].done() or self._take(consumer, waiting[0][0])):
-                _, turn = waiting.popleft()
-                if not turn.done():  # or else whoever waited has gone
-                    turn.set_result(None)
-            if not waiting:
-                del self._waiting[consumer]
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

@@ -15,6 +15,7 @@ What it adds to its base class:
 8. A connection too many, in all, of one client or of one address, is answered once before anything is read; or a
    stranger's connection that is worth less is ended for it (`connection.Tally`).
 9. A stranger's body must come at a least rate.
+10. Of one caller only some requests are begun in one round of the event loop (`rounds`).
 
 It speaks HTTP/1.1 alone: no HTTP/2, no WebSocket, no upgrade.
 """
@@ -37,6 +38,7 @@ from aigovtool.transport.deadline import Deadline
 from aigovtool.transport.lingering import LingeringTransport
 from aigovtool.transport.notices import Notices
 from aigovtool.transport.problem import problem, unexpected, wire_problem
+from aigovtool.transport.rounds import Rounds
 from aigovtool.transport.wire import RequestReader
 
 # ASGI's own types (asgiref): untyped mappings by its definition.
@@ -122,6 +124,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         bounds: HttpLimits,
         server_spki_sha256: bytes | None,
         clients: Tally,
+        rounds: Rounds,
         notices: Notices,
         on_lost: Callable[[], None],
     ) -> None:
@@ -131,6 +134,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._bounds: Final = bounds
         self._server_spki_sha256: Final = server_spki_sha256
         self._clients: Final = clients
+        self._rounds: Final = rounds
         self._notices: Final = notices
         self._network = "unknown"
         self._on_lost: Final = on_lost
@@ -360,6 +364,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
                 await asyncio.sleep(0)
 
         try:
+            await self._rounds.turn("" if self._connection is None else self._connection.sharer, 1)
             await self._application(scope, receive, send_checked)
         except asyncio.CancelledError:
             self._stalled()

@@ -29,10 +29,12 @@ from typing import Any, Final, Self, cast
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from aigovtool import limits
 from aigovtool.errors import ConfigurationError
 from aigovtool.transport.connection import Tally, network_of
 from aigovtool.transport.guard import Application, GuardedHttpProtocol, HttpLimits
 from aigovtool.transport.notices import Notices
+from aigovtool.transport.rounds import Rounds
 from aigovtool.transport.tls import ServerTls
 
 _LOG: Final = logging.getLogger(__name__)
@@ -148,6 +150,7 @@ class HttpServer:
             told=self._bounds.max_refusals_told,
             notices=self._notices,
         )
+        self._rounds: Final = Rounds(limits.MAX_REQUESTS_IN_A_ROUND)
         self._handshakes: Final = Handshakes(self._bounds, self._notices)
         #: All handshakes, also those that were ended and do not know it yet.
         self._tasks: Final[set[asyncio.Task[None]]] = set()
@@ -270,6 +273,7 @@ class HttpServer:
                 bounds=self._bounds,
                 server_spki_sha256=None if tls is None else tls.spki_sha256,
                 clients=self._clients,
+                rounds=self._rounds,
                 notices=self._notices,
                 on_lost=self._changed.set,
             )
