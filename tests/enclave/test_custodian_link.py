@@ -1,7 +1,10 @@
 """The enclave's way to its custodian, against a custodian (or a network) that misbehaves."""
 
+import time
 from collections.abc import AsyncIterator
+from typing import cast
 
+import httpx
 import pytest
 from starlette.responses import Response, StreamingResponse
 from tests.enclave.custodian_host import Handler, Host, Text, answering
@@ -9,7 +12,7 @@ from tests.enclave.custodian_host import Handler, Host, Text, answering
 from aigovtool.codec import encode
 from aigovtool.crypto.tlskey import TlsKey
 from aigovtool.crypto.x509 import new_authority, to_pem
-from aigovtool.enclave.custodian_link import CustodianLink
+from aigovtool.enclave.custodian_link import CustodianLink, _lines
 from aigovtool.errors import (
     AIGovToolError,
     ForbiddenError,
@@ -150,6 +153,24 @@ async def test_a_line_without_end_is_cut(host: Host, link: CustodianLink) -> Non
     with pytest.raises(UnreachableError) as caught:
         await listened(link)
     assert caught.value.reason == "bad_answer"
+
+
+class Dripped:
+    """An answer that comes in pieces of a byte, as a custodian, or whoever has its TLS key, may send it."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    async def aiter_raw(self) -> AsyncIterator[bytes]:
+        for at in range(len(self.data)):
+            yield self.data[at : at + 1]
+
+
+async def test_a_line_that_drips_costs_no_more_than_it_has_bytes() -> None:
+    """All that was there before was looked at again for each byte: a MiB took minutes of the event loop."""
+    line, began_s = bytes([120]) * (1 << 18), time.process_time()
+    assert [one async for one in _lines(cast("httpx.Response", Dripped(line + b"\n{}\n")))] == [line, b"{}"]
+    assert time.process_time() - began_s < 2  # it takes 0.1 s, and took ten and more
 
 
 async def test_a_refused_stream_says_why(host: Host, link: CustodianLink) -> None:

@@ -208,14 +208,17 @@ async def _bounded(response: httpx.Response, max_bytes: int) -> bytes:
 
 
 async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
-    buffer = b""
+    """Yield whole lines; what comes is looked at once, in however small pieces it comes."""
+    buffer = bytearray()
     async for chunk in response.aiter_raw():
         buffer += chunk
         if len(buffer) > MAX_CONTROL_BODY_BYTES:
             raise UnreachableError("a pushed line is too large", reason="bad_answer")
-        *lines, buffer = buffer.split(b"\n")
-        for line in lines:
-            yield line
+        if b"\n" in chunk:
+            *lines, rest = bytes(buffer).split(b"\n")
+            buffer = bytearray(rest)
+            for line in lines:
+                yield line
 
 
 def _unreachable(error: Exception) -> UnreachableError:
