@@ -14,9 +14,12 @@ from aigovtool.ledger.entry import Entry
 from aigovtool.ledger.reconcile import Difference, Reconciler
 from aigovtool.operator.audit_file import verify_audit_file, write_audit_file
 from aigovtool.protocol.views import CheckpointSeen
+from assurance.any_order.crimes import crimes, verifies
 from assurance.any_order.office import Defect, Office
 
 _PAGE = 1_000
+#: Entries of a log into which crimes are put: each takes the time of an audit.
+_ACCUSED = 20
 #: A copy of an enclave that contradicts itself is told so; nothing else may differ where nobody lies otherwise.
 _TRUE = frozenset({Difference.FORKED, Difference.UNPAID})
 
@@ -42,10 +45,7 @@ async def audit(office: Office, *, seen: list[str]) -> AuditReport:
         Defect: it does not verify, or says something else than the ledger.
     """
     custodian = office.bench.custodian
-    head = await views.show_head(custodian)
-    entries: list[bytes] = []
-    while page := (await views.show_log(custodian, len(entries), _PAGE)).entries:
-        entries += page
+    head, entries = await views.show_head(custodian), await _entries(custodian)
     path = office.directory / "audit.jsonl"
     write_audit_file(path, head, entries, replace=True)
     books = Reconciler(())
@@ -61,6 +61,28 @@ async def audit(office: Office, *, seen: list[str]) -> AuditReport:
         raise Defect("; ".join(wrong[:3]))
     office.notes.append(head.checkpoint)
     return report
+
+
+async def _entries(custodian: Custodian) -> list[bytes]:
+    found: list[bytes] = []
+    while page := (await views.show_log(custodian, len(found), _PAGE)).entries:
+        found += page
+    return found
+
+
+async def accuse(office: Office) -> None:
+    """Put crimes of a custodian that is dishonest into the log, here and there.
+
+    Raises:
+        Defect: an auditor takes one.
+    """
+    log = [decode(data, Entry) for data in await _entries(office.bench.custodian)]
+    for at in office.chance.sample(range(len(log)), k=min(len(log), _ACCUSED)):
+        for name, forged in crimes(log, at, office.chance):
+            office.counts["crimes"] += 1
+            office.counts[f"crime: {name}"] += 1
+            if verifies(forged):
+                raise Defect(f"an auditor takes a log with a crime at entry {at}: {name}")
 
 
 def _is_lie(kind: Difference) -> bool:

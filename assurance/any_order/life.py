@@ -9,7 +9,7 @@ from typing import Final
 
 from aigovtool.errors import AIGovToolError
 from assurance.any_order import hosts, orders
-from assurance.any_order.auditor import audit, show_notes
+from assurance.any_order.auditor import accuse, audit, show_notes
 from assurance.any_order.office import Defect, Office
 
 Act = Callable[[Office], Awaitable[None]]
@@ -57,6 +57,7 @@ async def _live(office: Office, steps: int) -> None:
         if number % _BETWEEN == _BETWEEN - 1:
             await _look(office)
     await _look(office)
+    await accuse(office)
 
 
 def live(

@@ -13,6 +13,7 @@ from assurance.faults.segments import folder
 from assurance.figures import Figures, of_seed
 
 _ACTS = 250
+_KEPT = ("audits", "crimes", "entries", "granted", "key", "restored", "SettleGap")
 
 
 def _play(seed: int, ledger: str | None) -> tuple[Counter[str], list[str], str | None]:
@@ -28,7 +29,7 @@ def _run(seeds: list[int], deadline: float) -> Iterator[Figures]:
             if time.monotonic() >= deadline:
                 return
             counts, told, wrong = _play(seed, stores.ledger(seed))
-            kept = {name: counts[name] for name in ("audits", "entries", "granted", "key", "restored", "SettleGap")}
+            kept = {name: counts[name] for name in _KEPT}
             yield of_seed(seed, counts={**kept, "acts": len(told)}, violation=wrong)
 
 
@@ -43,7 +44,8 @@ def _figure(figures: Figures) -> str:
     return (
         f"{count('audits'):,} audits of logs of {count('entries'):,} entries, {count('acts'):,} acts in all: "
         f"{count('granted'):,} leases granted, {count('key'):,} keys released, {count('restored'):,} restores from "
-        f"backups, {count('SettleGap'):,} gaps settled; {len(figures.violations)} logs that an auditor refuses"
+        f"backups, {count('SettleGap'):,} gaps settled; {count('crimes'):,} crimes put in; "
+        f"{len(figures.violations)} honest logs that an auditor refuses, or others that it takes"
     )
 
 
@@ -56,9 +58,11 @@ CAMPAIGN = Campaign(
     "witnesses; new log keys; clocks that step, leap and are confirmed, a machine that is suspended in the middle of "
     "things; restarts, backups that are put back, settlements with charges. Each fourth life has two custodians on "
     "PostgreSQL. An audit is the export and the verifier of the command line, as whoever holds checkpoints that were "
-    "given out: its balances and stops are the ledger's, and the books reconcile.",
+    "given out: its balances and stops are the ledger's, and the books reconcile. At the end crimes of a custodian "
+    "that has its log key are put into the log: orders by whoever is no operator, or twice; leases for others, beyond "
+    "budgets or of wrong windows; refunds too large; enclaves of nobody. One that is taken is a violation.",
     target=Target(20_000, "audits"),
-    shows_not="logs of earlier versions, dishonest custodians (`tampering`), or several jobs at once.",
+    shows_not="logs of earlier versions, what only orders and reports themselves could show, or several jobs at once.",
     covers=(
         *COVERS,
         "src/aigovtool/operator/audit_file.py",

@@ -16,6 +16,7 @@ from sqlalchemy import update
 from aigovtool.custodian.store.schema import stops
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.ledger.entry import StopTarget
+from aigovtool.ledger.party_list import PartyList
 from aigovtool.protocol import commands as acts
 
 
@@ -25,6 +26,14 @@ def test_an_auditor_takes_the_log_whatever_was_done(tmp_path: Path, ledger: str 
     assert wrong is None, told[-30:]
     assert counts["audits"] == 11
     assert counts["granted"] > 0
+    assert counts["crimes"] > 50
+
+
+def test_a_crime_that_an_auditor_takes_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put into an honest log: here a rule is missing, and somebody who is no operator gives an order."""
+    monkeypatch.setattr(PartyList, "require_operators", lambda self, command: None)
+    _, _, wrong = live(20, tmp_path / "custodian", 20)
+    assert "an auditor takes a log with a crime" in (wrong or "")
 
 
 def test_a_ledger_that_is_not_what_its_log_says_is_noticed(tmp_path: Path) -> None:
