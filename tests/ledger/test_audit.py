@@ -145,7 +145,13 @@ class Writer:
         limit = BudgetLimit(scope=scope, dimension=UNITS, window=window, limit=units)
         self.add(BudgetSet(limit=limit, command=ALONE))
 
-    def grant(self, units: int, rows: list[RowKey] | None = None, vector: UnitVector | None = None) -> LeaseId:
+    def grant(
+        self,
+        units: int,
+        rows: list[RowKey] | None = None,
+        vector: UnitVector | None = None,
+        request: Digest | None = None,
+    ) -> LeaseId:
         """Grant a lease."""
         self.leases += 1
         lease = LeaseId(f"{self.leases:032x}")
@@ -157,6 +163,7 @@ class Writer:
             consumer=CONSUMER,
             units=of(UNITS, units) if vector is None else vector,
             rows=self.rows() if rows is None else rows,
+            request=request,
         )
         self.add(body)
         return lease

@@ -306,7 +306,7 @@ def test_an_enclave_of_which_copies_can_be_made_is_refunded_nothing(late: bool) 
         log = begun()
         log.instance = NEXT
         log.add(replace(ATTESTED, instance=NEXT, tee="tpm"))
-        lease: LeaseId = log.grant(10)
+        lease: LeaseId = log.grant(10, request=DIGEST)
         if late:
             log.add(LeaseExpired(lease_id=lease))
         log.close(lease, 2, charged=charged, late=late)
@@ -314,6 +314,16 @@ def test_an_enclave_of_which_copies_can_be_made_is_refunded_nothing(late: bool) 
 
     assert accepted(closed(10))
     assert reason(closed(2)) == "wrong_charge"
+
+
+def test_an_enclave_of_which_copies_can_be_made_is_granted_one_request() -> None:
+    """Attack: it is given units, and each copy of it uses them."""
+    for request, good in ((DIGEST, True), (None, False)):
+        log = begun()
+        log.instance = NEXT
+        log.add(replace(ATTESTED, instance=NEXT, tee="tpm"))
+        log.grant(10, request=request)
+        assert accepted(log) if good else reason(log) == "not_bound"
 
 
 def test_a_digest_of_an_order_is_no_identifier_of_one() -> None:

@@ -277,6 +277,8 @@ class Replay:
         )
         self.stops.require_running(touching, "granted_while_stopped", "it grants a lease")
         refundable = self.enclaves.refunds(granted)
+        if not refundable and granted.request is None:
+            raise bad("not_bound", "it grants more than one request to an enclave of which its host can make copies")
         self.parties.require_consumer(granted.consumer, granted.borrower)
         self.models.require_lent(granted.model, granted.borrower)
         return refundable
