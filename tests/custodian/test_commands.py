@@ -19,6 +19,7 @@ from tests.custodian.conftest import (
     message_id,
     want,
 )
+from tests.custodian.test_continuity import verified
 
 from aigovtool.crypto.identity import IdentityKind, parse_identity
 from aigovtool.crypto.secret import Secret
@@ -407,6 +408,14 @@ async def test_an_appraisal_policy_is_not_rolled_back(bench: Bench) -> None:
     other = acts.SetAppraisalPolicy(policy=msgspec.structs.replace(policy, version=5, memory_encryption_required=False))
     await refused(bench, other, AppraisalError, "policy_fork")
     assert (await views.show_policy(bench.custodian)).version == 5
+
+
+async def test_the_same_appraisal_policy_can_be_set_once_more(bench: Bench) -> None:
+    """By one operator who is alone; and the log of that verifies."""
+    policy = msgspec.structs.replace(wiring.development_policy(), version=5)
+    for _ in range(2):
+        await bench.command(acts.SetAppraisalPolicy(policy=policy))
+    await verified(bench)
 
 
 def limit(units: int | None, **scope: Any) -> BudgetLimit:

@@ -11,7 +11,7 @@ leases, and what each entry means for which of these.
 
 from dataclasses import dataclass, field
 
-from aigovtool.ids import LeaseId
+from aigovtool.ids import Digest, LeaseId
 from aigovtool.ledger.bad_entry import bad
 from aigovtool.ledger.budget import RowKey, path
 from aigovtool.ledger.budget_list import BudgetList
@@ -90,8 +90,8 @@ class Replay:
     remaining: dict[RowKey, int] = field(default_factory=dict)
     #: Leases of generations before this one are refunded nothing.
     refunds_from: int = 0
-    #: Of the appraisal policy in force; none was ever set where it is nothing.
-    policy: int | None = None
+    #: Version and digest of the appraisal policy in force; none was ever set where it is nothing.
+    policy: tuple[int, Digest] | None = None
 
     def take(self, entry: Entry) -> None:
         """Apply one entry.
@@ -193,12 +193,13 @@ class Replay:
             self.parties.require_operators(command)
 
     def _judge_by(self, policy: AppraisalPolicySet) -> None:
-        """Take a policy that decides which enclaves are admitted: a later one, by order, once the ledger is founded."""
+        """Take a policy that decides which enclaves are admitted: a later one or the same, ordered by somebody."""
         if policy.command is None and self.orders.carried_out:
             raise bad("not_ordered", "it sets which enclaves are accepted, and nobody ordered that")
-        if self.policy is not None and policy.version <= self.policy:
-            raise bad("policy_rollback", f"it puts version {policy.version} in the place of version {self.policy}")
-        self.policy = policy.version
+        now = policy.version, policy.digest
+        if self.policy is not None and now != self.policy and policy.version <= self.policy[0]:
+            raise bad("policy_rollback", f"it puts another policy of version {now[0]} in the place of {self.policy[0]}")
+        self.policy = now
 
     def _require_two(self, body: EntryBody) -> None:
         """Refuse an order of one operator where the custodian takes none but of two."""
