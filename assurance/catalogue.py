@@ -3,6 +3,7 @@
 from assurance.campaign import Campaign
 from assurance.campaigns import (
     any_order,
+    at_once,
     attacks,
     before,
     concurrency,
@@ -39,6 +40,7 @@ CAMPAIGNS: tuple[Campaign, ...] = (
     models.CAMPAIGN,
     model_machine.CAMPAIGN,
     any_order.CAMPAIGN,
+    at_once.CAMPAIGN,
     crash_points.CAMPAIGN,
     disk_errors.CAMPAIGN,
     power_fail.CAMPAIGN,

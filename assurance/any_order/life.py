@@ -1,4 +1,7 @@
-"""One life of a custodian, drawn from a seed, in which an auditor looks at its log again and again."""
+"""One life of a custodian, drawn from a seed, in which an auditor looks at its log again and again.
+
+Its acts come one after another, or many at once, of which each may find the ledger changed wherever it waits for it.
+"""
 
 import asyncio
 import random
@@ -16,8 +19,20 @@ Act = Callable[[Office], Awaitable[None]]
 _ACTS: Final[dict[Act, int]] = {**orders.ACTS, **hosts.ACTS}
 #: Acts that need a model that is lent, and an enclave that was admitted.
 _NEEDS_ENCLAVE: Final = {hosts.attest_again, hosts.fetch_key, hosts.renew, hosts.wipe}
-#: How many acts there are between two looks at the log.
+#: Acts of whoever has the custodian's machine: they come between those that are at once.
+_OF_THE_HOST: Final = {
+    hosts.wait,
+    hosts.set_clock,
+    hosts.accept,
+    hosts.restart,
+    hosts.back_up,
+    hosts.restore,
+    hosts.enrol_in_directory,
+    hosts.rotate_log_key,
+}
+#: How many acts there are between two looks at the log, and how many of them at once.
 _BETWEEN: Final = 10
+_AT_ONCE: Final = (8, 16)
 
 
 async def _begin(office: Office) -> None:
@@ -33,10 +48,16 @@ async def _begin(office: Office) -> None:
             await act(office)
 
 
-def _next(office: Office) -> Act:
-    if not [one for one in office.enclaves if one.instance not in office.ended] and office.chance.random() < 0.3:
+def _next(office: Office, *, host: bool | None = None) -> Act:
+    """Return an act; only one of the host's, or none, where that is said."""
+    if (
+        host is not True
+        and not [one for one in office.enclaves if one.instance not in office.ended]
+        and office.chance.random() < 0.3
+    ):
         return hosts.begin
     acts = [act for act in _ACTS if office.enclaves or act not in _NEEDS_ENCLAVE]
+    acts = acts if host is None else [act for act in acts if (act in _OF_THE_HOST) is host]
     return office.chance.choices(acts, weights=[_ACTS[act] for act in acts])[0]
 
 
@@ -47,6 +68,25 @@ async def _look(office: Office) -> None:
     office.counts["audits"] += 1
     office.counts["entries"] = max(office.counts["entries"], report.entries)
     office.counts["notes that hold"] += len(known)
+
+
+async def _act(office: Office) -> None:
+    office.turn()
+    await _next(office, host=False)(office)
+
+
+async def _live_at_once(office: Office, steps: int) -> None:
+    await _begin(office)
+    for _ in range(steps // _BETWEEN):
+        if office.chance.random() < 0.5:
+            office.turn()
+            await _next(office, host=True)(office)
+        number = office.chance.randint(*_AT_ONCE)
+        # All come to their ends, as a custodian that is to be closed has to be left alone.
+        for found in await asyncio.gather(*(_act(office) for _ in range(number)), return_exceptions=True):
+            if found is not None:
+                raise found
+        await _look(office)
 
 
 async def _live(office: Office, steps: int) -> None:
@@ -61,13 +101,16 @@ async def _live(office: Office, steps: int) -> None:
 
 
 def live(
-    seed: int, directory: Path, steps: int, ledger: str | None = None
+    seed: int, directory: Path, steps: int, ledger: str | None = None, *, at_once: bool = False
 ) -> tuple[Counter[str], list[str], str | None]:
-    """Return what was counted, what was done, and what is wrong, if anything."""
+    """Return what was counted, what was done, and what is wrong, if anything.
+
+    `at_once`: a look at the log, for each ten of the steps, follows on 8 to 16 acts that were begun together.
+    """
     office = Office(directory, random.Random(seed), ledger)
     wrong = None
     try:
-        asyncio.run(_live(office, steps))
+        asyncio.run(_live_at_once(office, steps) if at_once else _live(office, steps))
     except (Defect, AIGovToolError) as found:
         wrong = f"step {len(office.told)}: {type(found).__name__} {found}"
     finally:

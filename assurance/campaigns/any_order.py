@@ -7,13 +7,25 @@ from contextlib import ExitStack
 
 from assurance.any_order.life import live
 from assurance.campaign import Campaign, Target
-from assurance.campaigns.crash_points import COVERS
+from assurance.campaigns import crash_points
 from assurance.campaigns.model_machine import Stores
 from assurance.faults.segments import folder
 from assurance.figures import Figures, of_seed
 
 _ACTS = 250
 _KEPT = ("audits", "crimes", "entries", "granted", "key", "restored", "SettleGap")
+#: Of lives whose acts come one after another, and of those in which they come at once.
+COVERS = (
+    *crash_points.COVERS,
+    "src/aigovtool/operator/audit_file.py",
+    "src/aigovtool/custodian/key_rotation.py",
+    "src/aigovtool/custodian/timekeeping.py",
+    "src/aigovtool/custodian/time_order.py",
+    "tests/postgres_server.py",
+    "assurance/any_order",
+    "assurance/campaigns/model_machine.py",
+    "assurance/campaigns/any_order.py",
+)
 
 
 def _play(seed: int, ledger: str | None) -> tuple[Counter[str], list[str], str | None]:
@@ -62,18 +74,9 @@ CAMPAIGN = Campaign(
     "that has its log key are put into the log: orders by whoever is no operator, or twice; leases for others, beyond "
     "budgets or of wrong windows; refunds too large; enclaves of nobody. One that is taken is a violation.",
     target=Target(20_000, "audits"),
-    shows_not="logs of earlier versions, what only orders and reports themselves could show, or several jobs at once.",
-    covers=(
-        *COVERS,
-        "src/aigovtool/operator/audit_file.py",
-        "src/aigovtool/custodian/key_rotation.py",
-        "src/aigovtool/custodian/timekeeping.py",
-        "src/aigovtool/custodian/time_order.py",
-        "tests/postgres_server.py",
-        "assurance/any_order",
-        "assurance/campaigns/model_machine.py",
-        "assurance/campaigns/any_order.py",
-    ),
+    shows_not="logs of earlier versions, what only orders and reports themselves could show, or several jobs at once "
+    "(`at-once`).",
+    covers=COVERS,
     run=_run,
     replay=_replay,
     figure=_figure,
