@@ -36,6 +36,23 @@ def test_a_packed_answer_is_refused_unread(custodian: FakeCustodian) -> None:
     assert peak < 8 * MIB
 
 
+def test_an_answer_of_another_kind_is_refused_before_it_is_parsed(custodian: FakeCustodian) -> None:
+    """Thirty-two megabytes of empty lists took a witness or an operator more than a gigabyte, and half a minute."""
+    lists = b"[" + b"[[]]," * (2 * MIB // 5) + b"[[]]]"
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(lists)}\r\n\r\n"
+    custodian.script.answers = [head.encode() + lists]
+    with LogWitness(custodian.address, pause=lambda _: None) as witness:
+        tracemalloc.start()
+        try:
+            with pytest.raises(FaultError) as refused:
+                witness.head()
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert refused.value.reason == "bad_answer"
+    assert peak < 12 * MIB
+
+
 def test_an_answer_that_drips_does_not_hold_an_operator(
     custodian: FakeCustodian, client: OperatorClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,7 @@ Rules:
 
 1. TLS 1.3 with the authority from the party file alone; no proxy, no redirect, nothing from the environment.
 2. An answer is read up to a bound and no further, in bytes and in time, then decoded strictly into its type. One that
-   is packed is refused unread: a few bytes of it could be any number.
+   is packed is refused unread: a few bytes of it could be any number; what is of another kind, before it is parsed.
 3. A refusal is problem+json and becomes the error that it was (`transport.remote_problem`); it is never repeated.
 4. A failure of the transport is repeated with the very same bytes, a few times with growing pauses: every request
    of this API is idempotent, commands because they carry their own id. Silence is not: who did not answer for as long
@@ -20,7 +20,7 @@ from typing import Final, Self, TypeVar
 
 import httpx
 
-from aigovtool.codec import decode
+from aigovtool.codec import decode, require_likely
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.crypto.x509 import from_pem
@@ -177,6 +177,7 @@ class CustodianConnection:
 
     def _decoded(self, data: bytes, answer: type[T]) -> T:
         try:
+            require_likely(data, answer)  # else what was never asked for would take forty times its bytes
             return decode(data, answer, max_bytes=MAX_ANSWER_BYTES)
         except InputError as error:
             raise FaultError(
