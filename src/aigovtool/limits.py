@@ -189,7 +189,7 @@ FAILED_RUN_MS: Final = 1_000
 # Consumers and models of which that is remembered at a time: half a megabyte.
 MAX_FAILED_RUNS_KEPT: Final = 4_096
 # What is larger than this is not parsed, walked or hashed on the event loop: at the worst it would take 6 ms there (a
-# text of empty strings). Nor more of one consumer before others are looked at: it may have 250 connections.
+# text of empty strings). Nor more than two such of one consumer before others: it may have 250 connections.
 MAX_ON_LOOP_BYTES: Final = 16 << 10
 # Threads for it. The interpreter runs one at a time, so a third would only wait; a consumer has one at a time, so that
 # there is one for others while it parses for a second.
