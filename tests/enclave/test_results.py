@@ -203,13 +203,25 @@ async def test_ids_are_bounded_per_consumer(small: Results) -> None:
 
 async def test_ids_in_all_are_bounded() -> None:
     """Also when each consumer stays within its share; ten minutes later there is room again."""
-    results = Results(ResultLimits(ids_in_all=3))
+    results = Results(ResultLimits(ids_in_all=3, ids_of_anybody=0))
     for name in ("a", "b", "c"):
         keep(results, KEY, consumer=ConsumerId(name))
     with pytest.raises(OverloadedError):
         _ = results.begin(ANN, KEY, BODY)
     results.expire(RESULT_RETENTION_MS)
     keep(results, KEY)
+
+
+async def test_who_has_few_ids_is_served_when_others_have_used_up_all() -> None:
+    """Attack: two consumers that pay for hundreds of thousands of requests, so that no third one is answered."""
+    results = Results(ResultLimits(ids_in_all=3, ids_of_anybody=2))
+    for name in ("a", "b", "c"):
+        keep(results, RequestKey(name), consumer=BEN)
+    for name in ("a", "b"):
+        keep(results, RequestKey(name))
+    for consumer in (ANN, BEN):
+        with pytest.raises(OverloadedError):
+            _ = results.begin(consumer, RequestKey("d"), BODY)
 
 
 async def test_a_consumer_that_went_away_takes_no_memory(small: Results) -> None:

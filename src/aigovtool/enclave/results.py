@@ -6,7 +6,8 @@ A run that ended without a charge leaves no trace: it may be tried again. Only k
 that the enclave made is a name in the receipt, and whoever got no answer never saw it.
 
 Answers are bounded in bytes, per consumer and in all; the oldest goes first. What is left of a dropped one is its id
-(`spent_ids`). Ids are bounded as well: a consumer that used up its share is refused before anything is run.
+(`spent_ids`). Ids are bounded as well: a consumer that used up its share is refused before anything is run. Who has
+few is served also when all are used up by others.
 """
 
 import asyncio
@@ -48,6 +49,7 @@ class ResultLimits:
     bytes_in_all: int = limits.MAX_RETAINED_RESULT_BYTES_IN_ALL
     ids_per_consumer: int = limits.MAX_REQUEST_IDS_PER_CONSUMER
     ids_in_all: int = limits.MAX_REQUEST_IDS
+    ids_of_anybody: int = limits.REQUEST_IDS_OF_ANYBODY
 
     @classmethod
     def within(cls, memory: MemoryBounds) -> Self:
@@ -121,7 +123,7 @@ class Results:
         """
         account = self._accounts.get(consumer, _Account())
         mine = account.running + len(account.ended) + self._spent.of(consumer)
-        if mine >= self._bounds.ids_per_consumer or len(self._kept) + len(self._spent) >= self._bounds.ids_in_all:
+        if mine >= self._most_ids():
             raise OverloadedError(
                 "too many recent requests",
                 reason="request_keys",
@@ -133,6 +135,12 @@ class Results:
         self._accounts[consumer] = account
         account.running += 1
         return outcome
+
+    def _most_ids(self) -> int:
+        """Return how many ids a consumer may have now: what others used up leaves everybody some."""
+        bounds = self._bounds
+        is_full = len(self._kept) + len(self._spent) >= bounds.ids_in_all
+        return min(bounds.ids_per_consumer, bounds.ids_of_anybody) if is_full else bounds.ids_per_consumer
 
     def finish(self, consumer: ConsumerId, key: RequestKey, answered: Answered, now_ms: int) -> None:
         """Keep the answer of a charged run."""
