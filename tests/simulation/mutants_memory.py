@@ -71,7 +71,7 @@ class _Generous(Memory):
 
 
 class RefundsAfterAll(Custodian):
-    """Refunds leases of before, though all that remained was charged: what they give back may be used already."""
+    """Refunds leases of before a settlement: it may have been given back, and used, in what is lost."""
 
     memory_kind: type[Memory] = _Generous
 

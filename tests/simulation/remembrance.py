@@ -98,9 +98,9 @@ class Remembrance:
 
     @staticmethod
     def refunded(lease: Lease, writes: Transaction) -> None:
-        """A lease gives units back: not after all that remained was charged, when they may be used in what is lost."""
-        if writes.ledger.instances[lease.instance].generation < writes.head.refunds_from:
-            raise Violation("refund", f"lease {lease.lease_id} is of before a final settlement, and is refunded")
+        """A lease gives units back: not after a settlement, when they may have been given back in what is lost."""
+        if writes.ledger.instances[lease.instance].generation < writes.head.generation:
+            raise Violation("refund", f"lease {lease.lease_id} is of before a settlement, and is refunded")
 
     def notes_of(self, generation: int) -> list[str]:
         """Return every checkpoint of a generation, or one before, that was given away; the larger ones later."""

@@ -88,8 +88,6 @@ class Replay:
     gap: bool = False
     #: What must still be charged, before anything else follows, for the settlement that was read last to be final.
     remaining: dict[RowKey, int] = field(default_factory=dict)
-    #: Leases of generations before this one are refunded nothing.
-    refunds_from: int = 0
     #: Version and digest of the appraisal policy in force; none was ever set where it is nothing.
     policy: tuple[int, Digest] | None = None
 
@@ -181,7 +179,6 @@ class Replay:
         elif isinstance(entry.body, Restored) and entry.body.final:
             if EVERYTHING not in self.stops.in_force:
                 raise bad("not_final", "it settles for good what was forgotten, and not everything is stopped")
-            self.refunds_from = self.generation
             self.budgets.begin(entry.at_ms)
             self.remaining = dict(self.budgets.rooms(entry.at_ms))
 
@@ -307,8 +304,10 @@ class Replay:
         for dimension in Dimension:  # also those that the lease has not, of which nothing can have been used
             if closed.charged.get(dimension) not in {units.get(dimension), closed.used.get(dimension)}:
                 raise bad("wrong_charge", "it charges neither what was used nor the whole lease")
-        if held.generation < self.refunds_from and closed.charged != units:
-            raise bad("wrong_charge", "it refunds a lease from before all was charged, which may have been used since")
+        if held.generation < self.generation and closed.charged != units:
+            raise bad(
+                "wrong_charge", "it refunds a lease from before a restore, which may have been refunded in what is lost"
+            )
         if not held.refundable and closed.charged != units:
             raise bad("wrong_charge", "it refunds a lease of an enclave of which its host can make copies")
         for key in held.granted.rows:

@@ -6,9 +6,9 @@ restored from a backup (or somebody copied it): it would grant again what it has
 in any process that serves it, until two operators have settled the gap.
 
 A checkpoint of more than they settled is a new gap, as more may have been used than they charged. Only a settlement
-that is final leaves nothing to find: it charges all that remains, refunds no lease of before, and everything is stopped
-until two operators lift that. Otherwise whoever collected checkpoints could show one after the other, and nothing would
-be granted for as long as they last.
+that is final leaves nothing to find: it charges all that remains, and everything is stopped until two operators lift
+that. Otherwise whoever collected checkpoints could show one after the other, and nothing would be granted for as long
+as they last. After any settlement no lease of before is refunded.
 
 Stops that it has forgotten have left epochs with enclaves, which take no older stop. So the epoch leaps above all that
 can have been given out, and stops in force that are wider than a consumer are made newer. A consumer's is not: the list
@@ -220,7 +220,6 @@ def settled_at(head: Head, gap: Gap, *, final: bool, quiet_until_ms: int) -> Hea
         gap=None,
         settled=(*head.settled, Settled(generation=gap.generation, size=gap.size, final=final)),
         quiet_until_ms=max(head.quiet_until_ms, quiet_until_ms),
-        refunds_from=generation if final else head.refunds_from,
         shown_since=0 if final else head.shown_since,
     )
 
@@ -238,11 +237,12 @@ def names_gap(gap: Gap, note: str, *, final: bool) -> bool:
 
 
 def without_refund(head: Head, generation: int, lease: Lease) -> Lease:
-    """Return a lease of an instance of this generation as it counts: from before a final settlement none is refunded.
+    """Return a lease of an instance of this generation as it counts: from before a settlement none is refunded.
 
-    All that remained was charged then, and what comes back of it later may have been granted in the part that is lost.
+    What comes back of it now may have come back in the part that is lost, and been granted there; what was charged for
+    that part, where it is the difference of balances, counts it as back already.
     """
-    return lease if generation >= head.refunds_from else msgspec.structs.replace(lease, refundable=False)
+    return lease if generation >= head.generation else msgspec.structs.replace(lease, refundable=False)
 
 
 def _newer(known: Gap | None, seen: Checkpoint) -> bool:

@@ -73,7 +73,7 @@ class Head(Message):
 
     While there is a `gap` nothing is granted; after it was settled nothing is granted before `quiet_until_ms`.
     `longest_ttl_ms` is the longest for which any model was lent on terms that were replaced, as far as is known here.
-    Leases of generations before `refunds_from` are refunded nothing. `shown_since` is the size of the largest note that
+    Leases of generations before this one are refunded nothing. `shown_since` is the size of the largest note that
     was shown since a settlement that was final, and is beyond what was known to be lost then.
     """
 
@@ -85,7 +85,6 @@ class Head(Message):
     settled: tuple[Settled, ...] = ()
     quiet_until_ms: Millis = 0
     longest_ttl_ms: Millis = 0
-    refunds_from: Units = 0
     shown_since: Units = 0
 
 
