@@ -27,6 +27,8 @@ class Remembrance:
     #: Nobody who remembers has looked at the restored ledger yet.
     unnoticed: bool = False
     forgotten: dict[LeaseId, Lease] = field(default_factory=dict)
+    #: Leases that a copy has as open, as they were closed in what is lost: nothing more can be used of them.
+    closed: dict[LeaseId, Lease] = field(default_factory=dict)
     #: A ledger was settled whose clock was behind what it had forgotten: its windows cannot tell that any more.
     behind: bool = False
     #: What was granted by a restored ledger before anybody who remembers has looked: it may be granted twice.

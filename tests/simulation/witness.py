@@ -107,6 +107,9 @@ class Witness:
         self.memory.restored(ledger.head, watched=watched)
         self.forked = set(ledger.forked)
         self.granted_to.clear()
+        for key, lease in ledger.leases.items():
+            if lease.unclosed() and not self.leases[key].unclosed():
+                self.memory.closed[key] = self.leases[key]
         self.leases.update(ledger.leases)
         self.memory.forgotten = {key: lease for key, lease in self.leases.items() if key not in ledger.leases}
         self.rows, self.charges = dict(ledger.rows), Counter(ledger.charges)
@@ -160,9 +163,10 @@ class Witness:
         for limit in limits:
             if limit.limit is None or (self.memory.behind and limit.window is not Window.LIFETIME):
                 continue
-            units = sum(charge_of(one).get(limit.dimension) for one in known.values() if _counts(one, limit, lease))
+            there = [self.memory.closed.get(one.lease_id, one) for one in known.values()]
             lost = self.memory.forgotten.values()
-            units += sum(one.units.get(limit.dimension) for one in lost if _counts(one, limit, lease))
+            counted = (one for one in (*there, *lost) if _counts(one, limit, lease))
+            units = sum(charge_of(one).get(limit.dimension) for one in counted)
             if units > limit.limit:
                 raise Violation("overspend", f"with lease {name_of(lease)}, {units} units are granted under {limit}")
 

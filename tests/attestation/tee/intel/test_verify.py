@@ -703,8 +703,10 @@ def test_a_verdict_better_than_its_parts_is_refused(
     """Should the library ever call a TCB up to date of which a part is not, that is not passed on."""
     told = msgspec.json.decode
 
-    def better(text: str, **options: Any) -> Any:
+    def better(text: str | bytes, **options: Any) -> Any:
         claims = told(text, **options)
+        if isinstance(text, bytes):  # the library alone tells text
+            return claims
         return msgspec.structs.replace(claims, tcb=msgspec.structs.replace(claims.tcb, **change))
 
     evidence = maker.evidence(recipe)
@@ -720,7 +722,9 @@ def test_a_verdict_about_another_report_is_refused(monkeypatch: pytest.MonkeyPat
     told = msgspec.json.decode
     name = field if field == "report_data" else ("mr_enclave" if recipe is SGX else "mr_td")
 
-    def other(text: str, **options: Any) -> Any:
+    def other(text: str | bytes, **options: Any) -> Any:
+        if isinstance(text, bytes):  # the library alone tells text
+            return told(text, **options)
         return told(text.replace(f'"{name}":', f'"was_{name}":'), **options)
 
     evidence = maker.evidence(recipe)
