@@ -22,7 +22,7 @@ from aigovtool.crypto.identity import Identity, IdentityKind
 from aigovtool.crypto.sign import Envelope, SigningKey, seal
 from aigovtool.custodian.custodian import Custodian
 from aigovtool.custodian.service import commands, renewal, views
-from aigovtool.errors import AIGovToolError
+from aigovtool.errors import AIGovToolError, StorageError
 from aigovtool.ids import BorrowerId, ConsumerId, LeaseId
 from aigovtool.ledger.budget import BudgetLimit, Scope, Window
 from aigovtool.ledger.entry import PartyRole, StopTarget
@@ -99,7 +99,10 @@ class Life:
             self.tell(Told(number=number, sender="operator", what=what, entry=result.entry, epoch=result.epoch or 0))
 
     async def _lift(self, stop: Stop) -> None:
-        shown = (await views.show_stops(self.custodian)).stops
+        try:
+            shown = (await views.show_stops(self.custodian)).stops
+        except StorageError:  # who looks first is told as well, and orders nothing
+            return
         epoch = next((one.epoch for one in shown if (one.target, one.value) == (stop.target, stop.value)), None)
         await self._order(acts.Resume(target=stop.target, value=stop.value, reason="over", epoch=epoch), two=True)
 
