@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 from assurance.any_order.life import live
 from assurance.campaign import Campaign, Target
@@ -12,7 +13,6 @@ from assurance.campaigns.model_machine import Stores
 from assurance.faults.segments import folder
 from assurance.figures import Figures, of_seed
 
-_ACTS = 250
 _KEPT = ("audits", "crimes", "entries", "granted", "key", "restored", "SettleGap")
 #: Of lives whose acts come one after another, and of those in which they come at once.
 COVERS = (
@@ -28,27 +28,37 @@ COVERS = (
 )
 
 
-def _play(seed: int, ledger: str | None) -> tuple[Counter[str], list[str], str | None]:
-    with folder() as where:
-        counts, told, wrong = live(seed, where / "custodian", _ACTS, ledger)
-    return counts, told, wrong and f"{wrong} (on {'PostgreSQL' if ledger else 'SQLite'})"
+@dataclass(frozen=True)
+class Lives:
+    """Lives of so many steps, one for each seed; `at_once`: many of their acts are begun together (`live`)."""
+
+    steps: int
+    at_once: bool = False
+
+    def run(self, seeds: list[int], deadline: float) -> Iterator[Figures]:
+        """Play seeds, each fourth on PostgreSQL."""
+        with ExitStack() as stack:
+            stores = Stores(stack)
+            for seed in seeds:
+                if time.monotonic() >= deadline:
+                    return
+                counts, told, wrong = self._play(seed, stores.ledger(seed))
+                kept = {name: counts[name] for name in _KEPT}
+                yield of_seed(seed, counts={**kept, "acts": len(told)}, violation=wrong)
+
+    def replay(self, seed: int) -> str:
+        """Play one seed, and tell of it."""
+        with ExitStack() as stack:
+            counts, told, wrong = self._play(seed, Stores(stack).ledger(seed))
+        return "\n".join([*told, str(dict(counts)), wrong or "every audit passed"])
+
+    def _play(self, seed: int, ledger: str | None) -> tuple[Counter[str], list[str], str | None]:
+        with folder() as where:
+            counts, told, wrong = live(seed, where / "custodian", self.steps, ledger, at_once=self.at_once)
+        return counts, told, wrong and f"{wrong} (on {'PostgreSQL' if ledger else 'SQLite'})"
 
 
-def _run(seeds: list[int], deadline: float) -> Iterator[Figures]:
-    with ExitStack() as stack:
-        stores = Stores(stack)
-        for seed in seeds:
-            if time.monotonic() >= deadline:
-                return
-            counts, told, wrong = _play(seed, stores.ledger(seed))
-            kept = {name: counts[name] for name in _KEPT}
-            yield of_seed(seed, counts={**kept, "acts": len(told)}, violation=wrong)
-
-
-def _replay(seed: int) -> str:
-    with ExitStack() as stack:
-        counts, told, wrong = _play(seed, Stores(stack).ledger(seed))
-    return "\n".join([*told, str(dict(counts)), wrong or "every audit passed"])
+_LIVES = Lives(steps=250)
 
 
 def _figure(figures: Figures) -> str:
@@ -64,7 +74,7 @@ def _figure(figures: Figures) -> str:
 CAMPAIGN = Campaign(
     name="any-order",
     claim="Whatever is ordered, asked and lost in whatever order: the custodian writes no log that an auditor refuses.",
-    counts=f"audits, one after every ten of the {_ACTS} acts of a life: every command, of operators who may be "
+    counts=f"audits, one after every ten of the {_LIVES.steps} acts of a life: every command, of operators who may be "
     "revoked or expired, of one or of two, some late or twice; parties enrolled for minutes or for years; boots, keys, "
     "renewals with reports that are true or false, wipes; budgets in all windows, with ends, of two dimensions; stops; "
     "witnesses; new log keys; clocks that step, leap and are confirmed, a machine that is suspended in the middle of "
@@ -77,8 +87,8 @@ CAMPAIGN = Campaign(
     shows_not="logs of earlier versions, what only orders and reports themselves could show, or several jobs at once "
     "(`at-once`).",
     covers=COVERS,
-    run=_run,
-    replay=_replay,
+    run=_LIVES.run,
+    replay=_LIVES.replay,
     figure=_figure,
     quick=3,
     batch=16,  # one PostgreSQL server for them all
