@@ -32,7 +32,7 @@ class Tallied(Message):
 
     def seeds(self) -> int:
         """Return how many seeds were played."""
-        return self.figures().seeds()
+        return sum(span.stop - span.start for span in self.spans)
 
     def figures(self) -> Figures:
         """Return them as a campaign goes on from them."""
