@@ -94,6 +94,16 @@ def renamed_in_place(content: bytes, path: Path) -> None:
     path.write_bytes(content[:start] + content[start:end].replace(BORROWER.encode(), b"hospitaX", 1) + content[end:])
 
 
+def misnamed_in_head(content: bytes, path: Path) -> None:
+    """Make a name in the head no UTF-8: what it stood for is not looked at here, but no custodian starts from it."""
+    path.write_bytes(content)
+    with closing(sqlite3.connect(path, isolation_level=None)) as ledger:
+        ledger.execute("PRAGMA journal_mode=DELETE")
+        (body,) = ledger.execute("SELECT body FROM head").fetchone()
+        assert b'"epoch"' in body
+        ledger.execute("UPDATE head SET body = ?", (body.replace(b'"epoch"', b'"\xffpoch"'),))
+
+
 def of_any_length(_: bytes, path: Path) -> None:
     """Let a table's definition claim more bytes than there are numbers for: SQLite says that memory is short."""
     with closing(sqlite3.connect(path, isolation_level=None)) as ledger:
@@ -134,6 +144,7 @@ DAMAGES: dict[str, Callable[[bytes, Path], None]] = {
     "a head that is none": changed("UPDATE head SET body = ?", b"[]"),
     "a head of another type": changed("UPDATE head SET body = 7"),
     "a head of another log": changed("UPDATE head SET body = ?", b'{"frontier":{"size":1,"roots":["AAAA"]}}'),
+    "a head with a name that is not UTF-8": misnamed_in_head,
     "no log": changed("DROP TABLE log"),
     "a log that never ends": without_an_end,
     "a definition of any length": of_any_length,

@@ -23,7 +23,16 @@ from urllib.parse import quote
 
 import msgspec
 
-from aigovtool.errors import ConfigurationError, ConflictError, FaultError, LogError
+from aigovtool.codec import decode
+from aigovtool.errors import (
+    ConfigurationError,
+    ConflictError,
+    FaultError,
+    InvalidValueError,
+    LogError,
+    MalformedError,
+    TooLargeError,
+)
 from aigovtool.ids import Digest
 from aigovtool.ledger.checkpoint import Checkpoint, open_checkpoint
 from aigovtool.ledger.merkle import Frontier, leaf_hash
@@ -108,11 +117,11 @@ def require_whole(path: Path, checkpoint: Checkpoint) -> None:
             frontier = _log(ledger)
             (body,) = ledger.execute("SELECT body FROM head").fetchone() or (b"",)
         # In a ledger that somebody made up it may be of any type.
-        head = msgspec.json.decode(body if isinstance(body, bytes) else b"", type=_Head)
+        head = decode(body if isinstance(body, bytes) else b"", _Head)
     except (sqlite3.Error, UnicodeError, MemoryError) as error:
         # Names in a message of SQLite's need not be UTF-8, and of sizes that are none it says that memory is short.
         raise _bad(f"SQLite cannot read it: {str(error)[:100]}") from None
-    except msgspec.DecodeError:
+    except (MalformedError, InvalidValueError, TooLargeError):
         raise _bad("its head cannot be read") from None
     if (frontier.size, frontier.root()) != (checkpoint.size, checkpoint.root):
         raise _bad("its audit log is not the one that the custodian signed for it")
