@@ -1,0 +1,50 @@
+"""A lent model: custodian, enclave and engine in processes of their own, everything on."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from tests.e2e.world import MODEL, World
+
+from aigovtool.crypto.tlskey import key_to_pem
+from aigovtool.ledger.policy import Dial, default_policy
+from aigovtool.protocol.session import REQUEST_ID_HEADER
+from bench.graphs import Graph
+from bench.inference_bodies import in_binary, write
+from bench.served import Served
+
+_BUDGET: Final = 10**12
+
+
+@contextmanager
+def lent(graph: Graph, name: str = "aigovtool") -> Iterator[Served]:
+    """Lend a model, and ask for it as the SDK does: TLS 1.3, a certificate, a request id of its own each time."""
+    directory = Path(tempfile.mkdtemp(prefix="aigovtool-bench-"))
+    world = World(directory)
+    try:
+        world.prepare(graph.content, default_policy(Dial.BALANCED))
+        world.grant(_BUDGET)
+        world.start_enclave()
+        headers, body = in_binary(graph.inputs)
+        path = f"/v2/models/{MODEL}/infer"
+        head, content = write(directory, path, {**headers, REQUEST_ID_HEADER: "@" * 32}, body)
+        certificate = directory / "consumer.pem"
+        with key_to_pem(world.consumer_key) as key:
+            certificate.write_bytes(world.consumer_certificate.encode("ascii") + key.reveal())
+        certificate.chmod(0o600)
+        yield Served(
+            name=name,
+            model=graph.name,
+            port=world.enclave_port,
+            head=head,
+            body=content,
+            pids=lambda: [world.processes["enclave"].pid, world.engine_pid()],
+            tls=True,
+            certificate=certificate,
+        )
+    finally:
+        world.close()
+        shutil.rmtree(directory)

@@ -1,0 +1,115 @@
+"""Something that answers requests, and what one measurement of it says."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from aigovtool.codec import Message, decode, encode
+from bench.load import Plan, Seen
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+
+
+class Point(Message):
+    """One measurement.
+
+    `cpu_us` is processor time of the server per answer; `generator_share` that of the generator, of one core; memory
+    is the server's share of what it maps (PSS), afterwards.
+    """
+
+    server: str
+    model: str
+    connections: int
+    per_s: float
+    cpu_us: float
+    p50_ms: float
+    p99_ms: float
+    generator_share: float
+    memory_mib: int
+    answers: int
+
+    @classmethod
+    def of(cls, server: str, model: str, connections: int, seen: Seen, *, cpu_s: float, memory_mib: int) -> "Point":
+        """Return what a measurement says."""
+        return cls(
+            server=server,
+            model=model,
+            connections=connections,
+            per_s=seen.answers / seen.seconds,
+            cpu_us=1e6 * cpu_s / seen.answers,
+            p50_ms=1000 * seen.p50_s,
+            p99_ms=1000 * seen.p99_s,
+            generator_share=seen.cpu_s / seen.seconds,
+            memory_mib=memory_mib,
+            answers=seen.answers,
+        )
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that is up, and the one request that it is asked."""
+
+    name: str
+    model: str
+    port: int
+    head: Path
+    body: Path
+    pids: Callable[[], Sequence[int]]
+    tls: bool = False
+    certificate: Path | None = None
+
+    def measure(self, connections: int, seconds: float) -> Point:
+        """Ask for some seconds.
+
+        Raises:
+            RuntimeError: something was not answered with 200.
+        """
+        plan = Plan(
+            port=self.port,
+            connections=connections,
+            seconds=seconds,
+            head=str(self.head),
+            body=str(self.body),
+            tls=self.tls,
+            certificate="" if self.certificate is None else str(self.certificate),
+        )
+        pids = self.pids()
+        seen, cpu_s = told("bench.load", plan, lambda: sum(map(processor_s, pids)))
+        if seen.failed or not seen.answers:
+            raise RuntimeError(f"{self.name} failed {seen.failed} times; first: {seen.first_failure}")
+        return Point.of(self.name, self.model, connections, seen, cpu_s=cpu_s, memory_mib=sum(map(memory_mib, pids)))
+
+
+def told(module: str, plan: Message, cpu_s: Callable[[], float]) -> tuple[Seen, float]:
+    """Let a process of ours measure by `plan`; return what it saw, and by how much `cpu_s` grew meanwhile."""
+    with subprocess.Popen(
+        [sys.executable, "-m", module], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        if process.stdin is None or process.stdout is None:
+            raise RuntimeError("no pipes")
+        process.stdin.write(encode(plan) + b"\n")
+        process.stdin.flush()
+        if process.stdout.readline() != b"ready\n":
+            raise RuntimeError(f"{module} did not begin")
+        before = cpu_s()
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        seen = decode(process.stdout.readline().strip(), Seen)
+        return seen, cpu_s() - before
+
+
+def processor_s(pid: int) -> float:
+    """Return the processor time that a process has used, in seconds (proc(5): utime and stime)."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def memory_mib(pid: int) -> int:
+    """Return a process's share of the memory that it maps."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    return int(rollup.split("Pss:")[1].split()[0]) >> 10
