@@ -142,3 +142,12 @@ def test_a_short_life_of_a_deployment_leaves_nothing_behind(observed: Observed) 
     for name in ("custodian descriptors", "enclave descriptors", "engine descriptors", "engine MiB"):
         assert len(last.sample(f"more {name}")) == 1
     observed.figure("turns of a short life in which nothing grew", TURNS)
+
+
+def test_a_life_is_compared_once_what_it_must_keep_grows_no_more() -> None:
+    """Answers are kept for ten minutes: a long life is looked at after that, one cut off before it not at all."""
+    samples: list[Seen] = [{"enclave MiB": float(number)} for number in range(1_200)]
+    ages_s = [float(number) for number in range(1_200)]
+    assert soak.compared(samples, ages_s) == samples[660:]
+    assert soak.compared(samples[:600], ages_s[:600]) == []
+    assert soak.compared(samples[:16], ages_s[:16]) == samples[soak.WARM_UP : 16]
