@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.e2e.world import MODEL, World
+from tests.e2e.world import ENCLAVE_PROGRAM, MODEL, World, wait_for
 
 from aigovtool.crypto.tlskey import key_to_pem
 from aigovtool.ledger.policy import Dial, default_policy
@@ -20,14 +20,16 @@ _BUDGET: Final = 10**12
 
 
 @contextmanager
-def lent(graph: Graph, name: str = "aigovtool") -> Iterator[Served]:
+def lent(graph: Graph, name: str = "aigovtool", program: str = ENCLAVE_PROGRAM) -> Iterator[Served]:
     """Lend a model, and ask for it as the SDK does: TLS 1.3, a certificate, a request id of its own each time."""
     directory = Path(tempfile.mkdtemp(prefix="aigovtool-bench-"))
     world = World(directory)
     try:
         world.prepare(graph.content, default_policy(Dial.BALANCED))
         world.grant(_BUDGET)
-        world.start_enclave()
+        party, cache = str(directory / "borrower.json"), str(directory / "cache")
+        world.spawn("enclave", program, party, str(world.enclave_port), cache, MODEL)
+        wait_for(world.enclave_ready, "the enclave is ready", 120)
         headers, body = in_binary(graph.inputs)
         path = f"/v2/models/{MODEL}/infer"
         head, content = write(directory, path, {**headers, REQUEST_ID_HEADER: "@" * 32}, body)

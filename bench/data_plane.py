@@ -1,0 +1,86 @@
+"""What a governed inference costs: a lent model, the model alone, and other servers, side by side, taking turns."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from aigovtool.codec import Message
+from bench.bare import Runs
+from bench.graphs import GRAPHS, Graph
+from bench.lent import lent
+from bench.peer import PEERS, served
+from bench.pieces import PIECES
+from bench.served import Point, Served, told
+
+OURS: Final = "aigovtool"
+#: The model alone: how many threads run it, each a request of its own, and ONNX Runtime's threads within one run.
+BARE: Final = {"alone, 1 thread": (1, 1), "alone, 2 threads": (2, 1), "alone, 2 threads within": (1, 2)}
+
+
+class Course(Message):
+    """What is asked of everybody for one model; `seconds` of each measurement."""
+
+    model: str
+    connections: tuple[int, ...]
+    seconds: float
+    rounds: int = 3
+
+
+COURSES: Final = (
+    Course(model="mlp", connections=(1, 8, 32, 128), seconds=3),
+    Course(model="resnet50", connections=(1, 8), seconds=6),
+    Course(model="minilm128", connections=(1, 8), seconds=4),
+    Course(model="chest480", connections=(1, 8), seconds=8),
+)
+
+
+def run(course: Course, *, peers: bool, pieces: bool) -> Iterator[Point]:
+    """Measure all of a course: every round asks everybody once with each number of connections."""
+    graph = GRAPHS[course.model]()
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aigovtool-bench-")))
+        model, inputs = directory / "model.onnx", directory / "inputs.npz"
+        model.write_bytes(graph.content)
+        np.savez(inputs, allow_pickle=False, **graph.inputs)
+        servers = [stack.enter_context(lent(graph, OURS)), *_others(stack, graph, peers=peers, pieces=pieces)]
+        for _ in range(course.rounds):
+            for threads, within in BARE.values():
+                runs = Runs(
+                    model=str(model), inputs=str(inputs), threads=threads, within=within, seconds=course.seconds
+                )
+                yield _alone(graph, runs)
+            for connections in course.connections:
+                for one in servers:
+                    yield one.measure(connections, course.seconds)
+
+
+def _others(stack: ExitStack, graph: Graph, *, peers: bool, pieces: bool) -> Iterator[Served]:
+    small = graph.name == "mlp"
+    if pieces and small:
+        for left_out, program in PIECES.items():
+            yield stack.enter_context(lent(graph, f"without {left_out}", program))
+    for peer in PEERS:
+        if peers and peer.installed() and (peer.name != "bentoml" or len(graph.inputs) == 1):
+            yield stack.enter_context(served(peer, graph, 1 if small else 2))
+
+
+def _alone(graph: Graph, runs: Runs) -> Point:
+    (name,) = [name for name, kind in BARE.items() if kind == (runs.threads, runs.within)]
+    seen, _ = told("bench.bare", runs, lambda: 0.0)
+    point = Point.of(name, graph.name, runs.threads, seen, cpu_s=seen.cpu_s, memory_mib=0)
+    return msgspec.structs.replace(point, generator_share=0.0)
+
+
+def middle(points: list[Point], server: str, model: str, connections: int) -> Point | None:
+    """Return the measurement of middle speed among the rounds; none if it was not measured."""
+    mine = [one for one in points if (one.server, one.model, one.connections) == (server, model, connections)]
+    if not mine:
+        return None
+    speed = median([one.per_s for one in mine])
+    return min(mine, key=lambda one: abs(one.per_s - speed))
