@@ -23,10 +23,10 @@ unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONWARNINGS PYTEST_ADDOPTS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: help setup demo test lint format docs assurance conformance fuzz bench sbom build lock clean
+.PHONY: help setup demo test lint format docs assurance conformance fuzz bench bench-peers sbom build lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## Make the virtual environment from the lock (every other target does this by itself)
 
@@ -81,6 +81,11 @@ fuzz: $(FUZZ_READY) ## Search malformed evidence, guided by the code that it rea
 bench: $(READY) ## Measure what it costs, and write docs/benchmarks.md (LONG=1: logs of ten million entries; ARGS="--dry" only prints)
 	@scripts/debian-packages.sh
 	@$(BIN)/python -m bench $(if $(LONG),--entries 0,1000000,10000000 --leases 10,100000) $(ARGS)
+
+bench-peers: $(READY) ## The same, beside other servers, each installed into an environment of its own under .peers/
+	@scripts/debian-packages.sh
+	@scripts/bench-peers.sh .peers
+	@$(BIN)/python -m bench --peers --parts data-plane $(ARGS)
 
 sbom: $(READY) ## Write the list of parts of what a user installs, dist/aigovtool.cdx.json (EXTRA=enclave: of one role)
 	@mkdir -p dist

@@ -15,9 +15,13 @@ from assurance.machine import this_machine
 from tests.postgres_server import PostgresServer
 
 from bench.custodian import Renewals, renewals_of
+from bench.data_plane import COURSES, run
 from bench.deployment import Deployment, deployed
 from bench.ledgers import Ledger, look_at
-from bench.report import ROOT, Benchmarks, page, write
+from bench.predecessor import installed as predecessor_installed
+from bench.predecessor import predecessor
+from bench.report import ROOT, Benchmarks, page, published, write
+from bench.served import Point
 
 
 def main() -> None:
@@ -28,14 +32,15 @@ def main() -> None:
     parser.add_argument("--renewals", type=int, default=2_000, help="renewals per measurement")
     parser.add_argument("--copy-up-to", type=int, default=1_000_000, help="longest log that is exported and verified")
     parser.add_argument("--stores", default="sqlite,postgresql", help="which stores")
+    parser.add_argument("--parts", default="custodian,data-plane", help="what is measured; else as it is published")
+    parser.add_argument("--models", default=",".join(one.model for one in COURSES), help="models of the data plane")
+    parser.add_argument("--peers", action="store_true", help="the other servers too (make bench-peers)")
     parser.add_argument("--dry", action="store_true", help="print the page, publish nothing")
     chosen = parser.parse_args()
-    renewals: list[Renewals] = []
-    ledgers: list[Ledger] = []
-    for store in chosen.stores.split(","):
-        with _deployments(store, _numbers(chosen.entries)) as made:
-            for in_use in _numbers(chosen.leases):
-                _run(made, in_use, chosen, renewals, ledgers)
+    parts = chosen.parts.split(",")
+    before = published()
+    renewals, ledgers = _custodian(chosen) if "custodian" in parts else (before.renewals, before.ledgers)
+    points = tuple(_data_plane(chosen)) if "data-plane" in parts else before.points
     found = Benchmarks(
         commit=_git("rev-parse", "--short=12", "HEAD"),
         changed=bool(_git("status", "--porcelain", "--", "src", "bench", "requirements")),
@@ -43,10 +48,34 @@ def main() -> None:
         machine=this_machine(),
         renewals=renewals,
         ledgers=ledgers,
-    )
+        points=points,
+    ).with_targets()
     if not chosen.dry:
         write(found)
     sys.stdout.write(page(found))
+
+
+def _custodian(chosen: argparse.Namespace) -> tuple[list[Renewals], list[Ledger]]:
+    renewals: list[Renewals] = []
+    ledgers: list[Ledger] = []
+    for store in chosen.stores.split(","):
+        with _deployments(store, _numbers(chosen.entries)) as made:
+            for in_use in _numbers(chosen.leases):
+                _run(made, in_use, chosen, renewals, ledgers)
+    return renewals, ledgers
+
+
+def _data_plane(chosen: argparse.Namespace) -> Iterator[Point]:
+    for course in COURSES:
+        if course.model not in chosen.models.split(","):
+            continue
+        _say(f"{course.model}: everybody in turns")
+        for point in run(course, peers=chosen.peers, pieces=True):
+            _say(f"  {point.server}, {point.connections}: {point.per_s:,.1f}/s, {point.cpu_us:,.0f} us")
+            yield point
+    if chosen.peers and predecessor_installed():
+        with predecessor() as counter:
+            yield from (counter.measure(connections, 4) for connections in (1, 8, 32))
 
 
 def _run(

@@ -1,7 +1,7 @@
 """What a governed inference costs: a lent model, the model alone, and other servers, side by side, taking turns."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -63,8 +63,8 @@ def run(course: Course, *, peers: bool, pieces: bool) -> Iterator[Point]:
 def _others(stack: ExitStack, graph: Graph, *, peers: bool, pieces: bool) -> Iterator[Served]:
     small = graph.name == "mlp"
     if pieces and small:
-        for left_out, program in PIECES.items():
-            yield stack.enter_context(lent(graph, f"without {left_out}", program))
+        for name, program in PIECES.items():
+            yield stack.enter_context(lent(graph, name, program))
     for peer in PEERS:
         if peers and peer.installed() and (peer.name != "bentoml" or len(graph.inputs) == 1):
             yield stack.enter_context(served(peer, graph, 1 if small else 2))
@@ -77,7 +77,7 @@ def _alone(graph: Graph, runs: Runs) -> Point:
     return msgspec.structs.replace(point, generator_share=0.0)
 
 
-def middle(points: list[Point], server: str, model: str, connections: int) -> Point | None:
+def middle(points: Sequence[Point], server: str, model: str, connections: int) -> Point | None:
     """Return the measurement of middle speed among the rounds; none if it was not measured."""
     mine = [one for one in points if (one.server, one.model, one.connections) == (server, model, connections)]
     if not mine:

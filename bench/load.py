@@ -149,10 +149,11 @@ def _end_of(head: bytes, end: int) -> int:
 async def _load(plan: Plan) -> Seen:
     loop = asyncio.get_running_loop()
     tally = _Tally(plan)
+    context = client_tls(plan.certificate) if plan.tls else None
     opened = [
         (
             await loop.create_connection(
-                lambda: _Asker(tally, loop.create_future()), "127.0.0.1", plan.port, ssl=_tls(plan)
+                lambda: _Asker(tally, loop.create_future()), "127.0.0.1", plan.port, ssl=context
             )
         )[1]
         for _ in range(plan.connections)
@@ -179,14 +180,13 @@ async def _together(askers: list[_Asker]) -> None:
     await asyncio.gather(*ends)
 
 
-def _tls(plan: Plan) -> ssl.SSLContext | None:
-    if not plan.tls:
-        return None
+def client_tls(certificate: str = "") -> ssl.SSLContext:
+    """Return TLS 1.3 that looks at no certificate of a server, and shows one of its own if there is one."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    if plan.certificate:
-        context.load_cert_chain(plan.certificate)
+    if certificate:
+        context.load_cert_chain(certificate)
     return context
 
 

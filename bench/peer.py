@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -129,6 +130,15 @@ def _answers(port: int, path: str, headers: Mapping[str, str], body: bytes) -> b
         return False
     finally:
         connection.close()
+
+
+def answers_on(port: int) -> bool:
+    """Return whether anybody accepts connections."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
 
 
 def _family(pid: int) -> list[int]:

@@ -34,8 +34,9 @@ instance_run.InstanceRun.reserve = reserve
 instance_run.InstanceRun.void = lambda self, reservation, *, failed: None
 inference._release = lambda run, asked, reservation, used, made: Answered(made.content, made.headers, made.terms)
 """
-#: What is left out, in words, and the program.
+METERING: Final = "aigovtool without metering and receipts"
+#: How each is called, and its program.
 PIECES: Final = {
-    "signing receipts": _NO_RECEIPT + ENCLAVE_PROGRAM,
-    "metering and receipts": _NO_METERING + ENCLAVE_PROGRAM,
+    "aigovtool without signing receipts": _NO_RECEIPT + ENCLAVE_PROGRAM,
+    METERING: _NO_METERING + ENCLAVE_PROGRAM,
 }

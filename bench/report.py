@@ -1,14 +1,18 @@
 """Writes docs/benchmarks.json from what was measured, and docs/benchmarks.md from the JSON and nothing else."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from assurance.machine import Machine
 
 from aigovtool.codec import Message, decode, encode
 from bench.custodian import ENCLAVES, RENEWAL_S, Renewals
+from bench.data_plane_page import points_part, targets_part
 from bench.ledgers import VIEWS, Copy, Ledger
+from bench.served import Point
+from bench.tables import table
+from bench.targets import Found, Target, reached
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 JSON_PATH: Final = ROOT / "docs" / "benchmarks.json"
@@ -108,6 +112,12 @@ class Benchmarks(Message):
     machine: Machine
     renewals: list[Renewals]
     ledgers: list[Ledger]
+    points: tuple[Point, ...] = ()
+    targets: tuple[Target, ...] = ()
+
+    def with_targets(self) -> "Benchmarks":
+        """Return it with what it says of the targets."""
+        return msgspec.structs.replace(self, targets=tuple(reached(Found(points=self.points, renewals=self.renewals))))
 
 
 def write(found: Benchmarks) -> None:
@@ -127,20 +137,15 @@ def page(found: Benchmarks) -> str:
     parts = [
         _INTRODUCTION,
         made + "\n",
-        _RENEWALS.format(enclaves=ENCLAVES, seconds=RENEWAL_S) + _table(_RENEWALS_COLUMNS, map(_line, found.renewals)),
+        *([targets_part(found.targets), points_part(found.points)] if found.points else []),
+        _RENEWALS.format(enclaves=ENCLAVES, seconds=RENEWAL_S) + table(_RENEWALS_COLUMNS, map(_line, found.renewals)),
         f"{_GROWTH}{'; '.join(_growth(found.renewals))}.\n",
-        _LEDGERS + _table(_LEDGER_COLUMNS, map(_ledger, found.ledgers)),
-        _table(("store", "log entries", *(f"`{view}` CPU ms" for view in VIEWS)), map(_views, found.ledgers)),
-        _COPIES + _table(_COPY_COLUMNS, (_copy(one, one.copy) for one in found.ledgers if one.copy is not None)),
+        _LEDGERS + table(_LEDGER_COLUMNS, map(_ledger, found.ledgers)),
+        table(("store", "log entries", *(f"`{view}` CPU ms" for view in VIEWS)), map(_views, found.ledgers)),
+        _COPIES + table(_COPY_COLUMNS, (_copy(one, one.copy) for one in found.ledgers if one.copy is not None)),
         _END,
     ]
     return "\n".join(parts)
-
-
-def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    heads = list(columns)
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def _line(one: Renewals) -> tuple[str, ...]:

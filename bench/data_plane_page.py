@@ -1,0 +1,82 @@
+"""The part of docs/benchmarks.md that is about the data plane, made from what was measured and nothing else."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from bench.data_plane import BARE, OURS, middle
+from bench.peer import PEERS
+from bench.served import Point
+from bench.tables import table
+from bench.targets import Target
+
+_TARGETS: Final = """\
+## Targets
+
+Everything on: TLS 1.3, the consumer's certificate, metering, a signed receipt for each answer. Ratios are of one run.
+
+"""
+_DATA_PLANE: Final = """\
+## Inference
+
+One generator asks every server, over so many connections, on each as soon as the last answer has come; everybody takes
+turns, and of the rounds the one of middle speed is shown. *CPU* is the server's processor time for one answer, all of
+its processes together; *generator* is the generator's share of a core, which the server does not have. Weights are
+random: they decide nothing about speed. *Alone* is ONNX Runtime in a process of its own with nothing around it; there
+*connections* are threads that run the model.
+
+`aigovtool` is an enclave with everything on, as its SDK asks it: TLS 1.3, binary tensors, a request id of its own each
+time. {peers}
+
+"""
+_COLUMNS: Final = ("server", "connections", "per s", "CPU us", "p50 ms", "p99 ms", "generator", "MiB")
+
+
+def targets_part(found: Sequence[Target]) -> str:
+    """Return the table of targets."""
+    rows = (
+        (
+            one.name,
+            f"{'at most' if one.at_most else 'at least'} {one.target:,g}",
+            f"{one.stretch:,g}",
+            "not measured" if one.measured is None else f"{one.measured:,.4g}",
+            "yes" if one.met else "no",
+        )
+        for one in found
+    )
+    return _TARGETS + table(("what", "target", "stretch", "measured", "met"), rows)
+
+
+def points_part(points: Sequence[Point]) -> str:
+    """Return the tables of all models."""
+    peers = " ".join(f"`{peer.name}`: {peer.words}." for peer in PEERS)
+    parts = [_DATA_PLANE.format(peers=peers)]
+    for model in dict.fromkeys(one.model for one in points if one.model != "none"):
+        rows = [_row(found) for found in _middles([one for one in points if one.model == model])]
+        parts.append(f"### {model}\n\n" + table(_COLUMNS, rows))
+    return "\n".join(parts)
+
+
+def _middles(points: Sequence[Point]) -> list[Point]:
+    """Return one measurement of each server and number of connections: alone first, ours next."""
+    order = [*BARE, OURS]
+    names = sorted({one.server for one in points}, key=lambda name: order.index(name) if name in order else len(order))
+    kinds = [
+        (name, connections)
+        for name in names
+        for connections in sorted({one.connections for one in points if one.server == name})
+    ]
+    found = [middle(points, name, points[0].model, connections) for name, connections in kinds]
+    return [one for one in found if one is not None]
+
+
+def _row(one: Point) -> tuple[str, ...]:
+    return (
+        one.server,
+        f"{one.connections}",
+        f"{one.per_s:,.0f}" if one.per_s >= 100 else f"{one.per_s:.2f}",
+        f"{one.cpu_us:,.0f}" if one.cpu_us >= 100 else f"{one.cpu_us:.1f}",
+        f"{one.p50_ms:.2f}",
+        f"{one.p99_ms:.2f}",
+        f"{one.generator_share:.0%}" if one.generator_share else "",
+        f"{one.memory_mib:,}" if one.memory_mib else "",
+    )
