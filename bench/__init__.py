@@ -7,8 +7,8 @@ little; compare ratios of one run, and processor time per request.
 proofs, views, copies of the log · `deployment` one custodian process · `fleet` enclaves that only renew · `history`
 years of use, made in minutes, and `laying`, which writes them in bulk · `report` the page.
 
-The data plane: `data_plane` a lent model (`lent`), the model alone (`bare`), other servers (`peer`, `peers/`) and an enclave
-without some of its pieces (`pieces`) take turns · `load` the generator that asks all of them, `served` one measurement,
-`graphs` the models, `inference_bodies` the requests · `predecessor` and `fresh` what its metering cost · `targets` ·
-`data_plane_page` and `tables` its part of the page.
+The data plane: `data_plane` a lent model (`lent`), the model alone (`bare`), other servers (`peer`, `peers/`) and an
+enclave without some of its pieces (`pieces`) take turns · `load` the generator that asks all of them, `served` one
+measurement, `graphs` the models, `inference_bodies` the requests · `predecessor` and `fresh` what its metering cost ·
+`targets` · `data_plane_page` and `tables` its part of the page.
 """

@@ -1,0 +1,100 @@
+"""The generator asks what it is told to, counts whole answers, and says when one is none."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from bench.inference_bodies import write
+from bench.served import Served
+
+
+class Server(ThreadingHTTPServer):
+    """Remembers what it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self, answer: Callable[[BaseHTTPRequestHandler], None]) -> None:
+        self.asked: list[tuple[str, str, bytes]] = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            wbufsize = -1
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                server.asked.append((self.path, self.headers["number"], body))
+                answer(self)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
+                """Say nothing."""
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+@contextmanager
+def serving(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[Server]:
+    """Serve by `answer`."""
+    with Server(answer) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def whole(handler: BaseHTTPRequestHandler) -> None:
+    """Answer with a length, in two parts."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "5000")
+    handler.end_headers()
+    handler.wfile.write(b"x" * 2500)
+    handler.wfile.flush()
+    handler.wfile.write(b"x" * 2500)
+
+
+def in_chunks(handler: BaseHTTPRequestHandler) -> None:
+    """Answer in chunks."""
+    handler.send_response(200)
+    handler.send_header("transfer-encoding", "chunked")
+    handler.end_headers()
+    handler.wfile.write(b"3\r\nabc\r\n")
+    handler.wfile.flush()
+    handler.wfile.write(b"2\r\nde\r\n0\r\n\r\n")
+
+
+def refused(handler: BaseHTTPRequestHandler) -> None:
+    """Answer with an error."""
+    handler.send_response(503)
+    handler.send_header("content-length", "4")
+    handler.end_headers()
+    handler.wfile.write(b"busy")
+
+
+def served(server: Server, directory: Path) -> Served:
+    """Return what is measured: this very process."""
+    head, body = write(directory, "/ask", {"number": "@" * 32}, b"question")
+    return Served("it", "none", int(server.server_port), head, body, lambda: [os.getpid()])
+
+
+@pytest.mark.parametrize("answer", [whole, in_chunks])
+def test_answers_are_counted_whole(answer: Callable[[BaseHTTPRequestHandler], None], tmp_path: Path) -> None:
+    """Every request bears a number of its own; what is asked before the measurement is not counted."""
+    with serving(answer) as server:
+        point = served(server, tmp_path).measure(2, 0.3)
+    assert point.answers == len(server.asked) - 2 > 0
+    assert len({number for _, number, _ in server.asked}) == len(server.asked)
+    assert {(path, body) for path, _, body in server.asked} == {("/ask", b"question")}
+    assert 0 < point.p50_ms <= point.p99_ms
+
+
+def test_a_server_that_refuses_is_not_measured(tmp_path: Path) -> None:
+    """What it said is told."""
+    with serving(refused) as server, pytest.raises(RuntimeError, match="503"):
+        served(server, tmp_path).measure(1, 0.2)
