@@ -85,7 +85,7 @@ bench: $(READY) ## Measure what it costs, and write docs/benchmarks.md (LONG=1: 
 bench-peers: $(READY) ## The same, beside other servers, each installed into an environment of its own under .peers/
 	@scripts/debian-packages.sh
 	@scripts/bench-peers.sh .peers
-	@$(BIN)/python -m bench --peers --parts data-plane $(ARGS)
+	@$(BIN)/python -m bench --peers $(ARGS)
 
 sbom: $(READY) ## Write the list of parts of what a user installs, dist/aigovtool.cdx.json (EXTRA=enclave: of one role)
 	@mkdir -p dist

@@ -20,8 +20,8 @@ from bench.deployment import Deployment, deployed
 from bench.ledgers import Ledger, look_at
 from bench.predecessor import installed as predecessor_installed
 from bench.predecessor import predecessor
-from bench.report import ROOT, Benchmarks, page, published, write
-from bench.served import Point
+from bench.report import Benchmarks, page, write
+from bench.served import ROOT, Point
 
 
 def main() -> None:
@@ -32,15 +32,14 @@ def main() -> None:
     parser.add_argument("--renewals", type=int, default=2_000, help="renewals per measurement")
     parser.add_argument("--copy-up-to", type=int, default=1_000_000, help="longest log that is exported and verified")
     parser.add_argument("--stores", default="sqlite,postgresql", help="which stores")
-    parser.add_argument("--parts", default="custodian,data-plane", help="what is measured; else as it is published")
+    parser.add_argument("--parts", default="custodian,data-plane", help="a part alone is printed only")
     parser.add_argument("--models", default=",".join(one.model for one in COURSES), help="models of the data plane")
     parser.add_argument("--peers", action="store_true", help="the other servers too (make bench-peers)")
     parser.add_argument("--dry", action="store_true", help="print the page, publish nothing")
     chosen = parser.parse_args()
     parts = chosen.parts.split(",")
-    before = published()
-    renewals, ledgers = _custodian(chosen) if "custodian" in parts else (before.renewals, before.ledgers)
-    points = tuple(_data_plane(chosen)) if "data-plane" in parts else before.points
+    renewals, ledgers = _custodian(chosen) if "custodian" in parts else ([], [])
+    points = tuple(_data_plane(chosen)) if "data-plane" in parts else ()
     found = Benchmarks(
         commit=_git("rev-parse", "--short=12", "HEAD"),
         changed=bool(_git("status", "--porcelain", "--", "src", "bench", "requirements")),
@@ -50,7 +49,8 @@ def main() -> None:
         ledgers=ledgers,
         points=points,
     ).with_targets()
-    if not chosen.dry:
+    # The page is of one run: figures of another commit or machine do not stand under this one's name.
+    if not chosen.dry and {"custodian", "data-plane"} <= set(parts):
         write(found)
     sys.stdout.write(page(found))
 

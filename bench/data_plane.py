@@ -50,11 +50,11 @@ def run(course: Course, *, peers: bool, pieces: bool) -> Iterator[Point]:
         np.savez(inputs, allow_pickle=False, **graph.inputs)
         servers = [stack.enter_context(lent(graph, OURS)), *_others(stack, graph, peers=peers, pieces=pieces)]
         for _ in range(course.rounds):
-            for threads, within in BARE.values():
+            for name, (threads, within) in BARE.items():
                 runs = Runs(
                     model=str(model), inputs=str(inputs), threads=threads, within=within, seconds=course.seconds
                 )
-                yield _alone(graph, runs)
+                yield _alone(name, graph, runs)
             for connections in course.connections:
                 for one in servers:
                     yield one.measure(connections, course.seconds)
@@ -70,8 +70,7 @@ def _others(stack: ExitStack, graph: Graph, *, peers: bool, pieces: bool) -> Ite
             yield stack.enter_context(served(peer, graph, 1 if small else 2))
 
 
-def _alone(graph: Graph, runs: Runs) -> Point:
-    (name,) = [name for name, kind in BARE.items() if kind == (runs.threads, runs.within)]
+def _alone(name: str, graph: Graph, runs: Runs) -> Point:
     seen, _ = told("bench.bare", runs, lambda: 0.0)
     point = Point.of(name, graph.name, runs.threads, seen, cpu_s=seen.cpu_s, memory_mib=0)
     return msgspec.structs.replace(point, generator_share=0.0)

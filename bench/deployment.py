@@ -1,7 +1,6 @@
 """One custodian with a ledger of a chosen length, in a process of its own, and what that process costs."""
 
 import asyncio
-import os
 import shutil
 import tempfile
 import time
@@ -20,8 +19,8 @@ from aigovtool.ledger.policy import Dial, default_policy
 from aigovtool.protocol.party import BorrowerFile
 from bench.fleet import Fleet
 from bench.laying import lay_down
+from bench.served import processor_s
 
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 _BUDGET: Final = 10**9
 #: How a custodian calls itself at the server (`store.postgres`).
 _ITS_SERVER_PROCESS: Final = (
@@ -84,11 +83,11 @@ class Deployment:
 
     def cpu_s(self) -> float:
         """Return the processor time of the custodian's process, in seconds."""
-        return _cpu_s(self.world.processes["custodian"].pid)
+        return processor_s(self.world.processes["custodian"].pid)
 
     def store_cpu_s(self) -> float:
         """Return that of the server's processes which work for it alone; nothing on SQLite."""
-        return sum(_cpu_s(pid) for pid in self._server_pids)
+        return sum(processor_s(pid) for pid in self._server_pids)
 
     def size_mib(self) -> int:
         """Return what the ledger takes on disk."""
@@ -120,9 +119,3 @@ def deployed(store: str, ledger: str | None) -> Iterator[Deployment]:
 async def _admit_one(made: Deployment) -> None:
     async with made.fleet(1):
         pass
-
-
-def _cpu_s(pid: int) -> float:
-    """Return the processor time that a process has used, in seconds (proc(5): utime and stime)."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS

@@ -32,7 +32,6 @@ class Peer:
     """Another server: its name, what it is asked, and what is to be said of the way in which it runs."""
 
     name: str
-    package: str
     ask: Callable[[Graph], Body]
     path: str
     words: str
@@ -58,19 +57,17 @@ def _by_name(graph: Graph) -> Body:
 
 
 PEERS: Final = (
-    Peer("fastapi", "fastapi", lambda graph: in_json(graph.inputs), _PATH, "plain HTTP, JSON, uvicorn with uvloop"),
+    Peer("fastapi", lambda graph: in_json(graph.inputs), _PATH, "plain HTTP, JSON, uvicorn with uvloop"),
     Peer(
-        "mlserver",
         "mlserver",
         lambda graph: in_json(graph.inputs),
         _PATH,
         "plain HTTP, JSON (its REST takes no binary tensors), in its own process, adaptive batching of small models",
     ),
-    Peer("kserve", "kserve", lambda graph: in_binary(graph.inputs), _PATH, "plain HTTP, binary tensors"),
-    Peer("bentoml", "bentoml", _by_name, "/infer", "plain HTTP, JSON, adaptive batching"),
+    Peer("kserve", lambda graph: in_binary(graph.inputs), _PATH, "plain HTTP, binary tensors"),
+    Peer("bentoml", _by_name, "/infer", "plain HTTP, JSON, adaptive batching"),
     Peer(
         "pytriton",
-        "nvidia-pytriton",
         lambda graph: in_binary(graph.inputs),
         _PATH,
         "plain HTTP, binary tensors, Triton's dynamic batching for up to 1 ms",

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,7 +43,6 @@ def predecessor() -> Iterator["Predecessor"]:
         ) as process:
             try:
                 wait_for(lambda: answers_on(port), "the predecessor answers")
-                time.sleep(0.2)
                 yield Predecessor(port, process.pid)
             finally:
                 process.kill()

@@ -1,6 +1,5 @@
 """Writes docs/benchmarks.json from what was measured, and docs/benchmarks.md from the JSON and nothing else."""
 
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -10,11 +9,10 @@ from aigovtool.codec import Message, decode, encode
 from bench.custodian import ENCLAVES, RENEWAL_S, Renewals
 from bench.data_plane_page import points_part, targets_part
 from bench.ledgers import VIEWS, Copy, Ledger
-from bench.served import Point
+from bench.served import ROOT, Point
 from bench.tables import table
 from bench.targets import Found, Target, reached
 
-ROOT: Final = Path(__file__).resolve().parent.parent
 JSON_PATH: Final = ROOT / "docs" / "benchmarks.json"
 PAGE_PATH: Final = ROOT / "docs" / "benchmarks.md"
 
