@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import io
 import os
+import select
 import socket
 import ssl
 import struct
@@ -135,14 +136,17 @@ def test_an_archive_in_place_of_a_package_lends_nothing(world: Deployment, obser
 
 
 class Pour:
-    """Sends a head, and then zeros until there is an answer; one that is deaf sends on until it is cut off."""
+    """Sends a head, and then zeros until there is an answer; one that is deaf sends on until it is cut off.
+
+    It reads and writes in turn in one thread: until Python 3.13 two threads may not share one TLS connection.
+    """
 
     def __init__(
         self, port: int, context: ssl.SSLContext, head: str, *, chunked: bool = False, deaf: bool = False
     ) -> None:
         piece = bytes(64 << 10)
-        self._piece = b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece
-        self._answered = threading.Event()
+        self._piece = memoryview(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
+        self._unsent = self._piece
         self.answer = b""
         self.mib = 0.0
         with (
@@ -150,20 +154,31 @@ class Pour:
             context.wrap_socket(plain, server_hostname="127.0.0.1") as link,
         ):
             link.sendall(head.encode())
-            listening = threading.Thread(target=self._listen, args=(link,))
-            listening.start()
+            link.settimeout(0)
             with suppress(OSError):
-                while self.mib < TEN_GIB_MIB and (deaf or not self._answered.is_set()):
-                    link.sendall(self._piece)
-                    self.mib += len(self._piece) / MIB
-            listening.join()
+                while self._read(link):
+                    pouring = self.mib < TEN_GIB_MIB and (deaf or not self.answer)
+                    if not (pouring and self._write(link)):
+                        select.select([link], [link] if pouring else [], [], 30)
 
-    def _listen(self, link: ssl.SSLSocket) -> None:
-        with suppress(OSError):
+    def _read(self, link: ssl.SSLSocket) -> bool:
+        """Take what there is; return whether more may come."""
+        try:
             while more := link.recv(1 << 16):
                 self.answer += more
-                self._answered.set()
-        self._answered.set()
+        except ssl.SSLWantReadError:
+            return True
+        return False
+
+    def _write(self, link: ssl.SSLSocket) -> bool:
+        """Send a part of a piece; return whether any of it could be sent."""
+        try:
+            sent = link.send(self._unsent)
+        except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            return False
+        self._unsent = self._unsent[sent:] or self._piece
+        self.mib += sent / MIB
+        return True
 
     def refusal(self) -> dict[str, object]:
         """Return the problem document that was answered."""
