@@ -35,6 +35,7 @@ from aigovtool import limits
 from aigovtool.errors import AIGovToolError, InputError, MalformedError, OverloadedError
 from aigovtool.transport.connection import EXTENSION, Connection, Tally, Verdict, Worth, network_of
 from aigovtool.transport.deadline import Deadline
+from aigovtool.transport.fast_path import FastPath, FastRequest
 from aigovtool.transport.lingering import LingeringTransport
 from aigovtool.transport.notices import Notices
 from aigovtool.transport.problem import problem, unexpected, wire_problem
@@ -127,6 +128,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         rounds: Rounds,
         notices: Notices,
         on_lost: Callable[[], None],
+        fast_path: FastPath | None = None,
     ) -> None:
         super().__init__(config=config, server_state=server_state, app_state={})
         self.app = cast("Any", self._guarded)
@@ -146,6 +148,11 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._stranger = True
         self._body_began = 0.0
         self._body_bytes = 0
+        self._fast_path: Final = fast_path
+        #: What came so far of a request that the fast path may take, or has taken and not answered.
+        self._held = b""
+        self._in_fast_path = False
+        self._ending = False
 
     # --- the connection ------------------------------------------------------------------------
 
@@ -181,6 +188,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._deadline.clear()
         self._write_deadline.clear()
         self._clients.leave(self)
+        self._held, self._in_fast_path = b"", False
         if self._wire is not None:
             self._wire.lost()
         super().connection_lost(exc)
@@ -204,6 +212,13 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         """Give up the place to somebody else."""
         if self._wire is not None:
             self._wire.abort()
+
+    def shutdown(self) -> None:
+        """End after the answer under way."""
+        if self._in_fast_path:
+            self._ending = True
+        else:
+            super().shutdown()
 
     def _refused(self, error: AIGovToolError) -> None:
         if self._wire is not None and not self._wire.is_closing():  # else there is nobody to refuse anything to
@@ -234,7 +249,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         in_head = self._reader.in_head
         try:
             accepted = self._reader.feed(data)
-            if accepted:
+            if accepted and not self._goes_fast(accepted, begins=in_head):
                 self.parser.feed_data(accepted)
         except InputError as error:
             self._refuse(error)
@@ -245,6 +260,60 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if self._reader.surplus:
             self._end_after_answer()
         self._watch(len(data), head_just_ended=in_head and not self._reader.in_head)
+
+    # --- the fast path -----------------------------------------------------------------------------
+
+    def _goes_fast(self, accepted: bytes, *, begins: bool) -> bool:
+        """Return whether the fast path has what came of a request, or waits for the rest of it."""
+        if begins:
+            if self._fast_path is None or not self._may_go_fast(self._fast_path):
+                return False
+            self._held = accepted
+        elif self._held:
+            self._held += accepted
+        else:
+            return False
+        if not self._reader.complete:
+            return True
+        return self._enter_fast_path()
+
+    def _may_go_fast(self, fast_path: FastPath) -> bool:
+        head = self._reader.head
+        return head is not None and not self._answering() and not self.flow.write_paused and fast_path.wants(head)
+
+    def _enter_fast_path(self) -> bool:
+        """Hand a whole request to the fast path, or else to the parser."""
+        held, head = self._held, self._reader.head
+        if self._connection is None or self._fast_path is None or head is None:
+            raise AssertionError("a request without a connection")
+        body = held[len(held) - (head.length or 0) :]
+        self._in_fast_path = True
+        if self._reader.surplus or not self._fast_path.take(
+            FastRequest(self._connection, head, body), self._fast_answer
+        ):
+            self._leave_fast_path()
+        return True
+
+    def _fast_answer(self, answer: bytes | None) -> None:
+        wire = self._wire
+        if not self._in_fast_path or wire is None or wire.is_closing():
+            return
+        if answer is None:
+            self._leave_fast_path()
+            if self._reader.surplus:
+                self._end_after_answer()
+            return
+        self._held, self._in_fast_path = b"", False
+        wire.write(answer)
+        self._request_over()
+
+    def _leave_fast_path(self) -> None:
+        """Have a request go the way of all others."""
+        held, self._held, self._in_fast_path = self._held, b"", False
+        try:
+            self.parser.feed_data(held)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._refuse(MalformedError("not a request that is accepted here", reason="bad_request"))
 
     def _watch(self, count: int, *, head_just_ended: bool) -> None:
         if self._reader.complete:
@@ -275,7 +344,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             return
         if self._answering():
             self._wire.linger_on_close = True
-            self.cycle.keep_alive = False
+            if not self._in_fast_path:
+                self.cycle.keep_alive = False
             self.flow.pause_reading()
         else:
             self._wire.close_lingering()
@@ -289,9 +359,12 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         """Make ready for the next request, or end where there cannot be one."""
         super().on_response_complete()
         self._unset_keepalive_if_required()  # our deadlines replace the base class's timer
+        self._request_over()
+
+    def _request_over(self) -> None:
         if self._wire is None or self._wire.is_closing():
             return
-        if self._reader.complete and not self._reader.surplus:
+        if self._reader.complete and not self._reader.surplus and not self._ending:
             self._reader.next_request()
             # Only a proven client may hold a connection open for long without using it.
             bounds = self._bounds
@@ -308,7 +381,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             return
         self._refused(error)
         self._deadline.clear()
-        if self._answering():
+        if self._answering() and not self._in_fast_path:
             if cycle.response_started:
                 wire.abort()
                 return
@@ -320,7 +393,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def _answering(self) -> bool:
         # The base class declares the cycle as always present; before the first request it is None.
         cycle = cast("RequestResponseCycle | None", self.cycle)
-        return cycle is not None and not cycle.response_complete
+        return self._in_fast_path or (cycle is not None and not cycle.response_complete)
 
     def _expired(self) -> None:
         if self._wire is None:

@@ -21,7 +21,7 @@ It bounds the head only. A body is counted and bounded by whoever reads it (`tra
 
 import re
 from enum import Enum, auto
-from typing import Final
+from typing import Final, NamedTuple
 
 from aigovtool.errors import MalformedError, TooLargeError, UnsupportedMediaError
 from aigovtool.limits import MAX_HEADER_BYTES, MAX_HEADERS
@@ -56,6 +56,17 @@ _REFUSED: Final = {
 _CONNECTION_OPTIONS: Final = frozenset({b"close", b"keep-alive", b"te"})
 
 
+class Head(NamedTuple):
+    """A request head that was checked: its first line, its fields by their names in lower case, the body's length.
+
+    The length is in bytes, and None for a body in chunks. A field that came several times is one list.
+    """
+
+    line: bytes
+    fields: dict[bytes, bytes]
+    length: int | None
+
+
 class _State(Enum):
     HEAD = auto()
     BODY = auto()
@@ -72,7 +83,7 @@ class RequestReader:
     `feed` returns the bytes that the parser may see; `next_request` starts over once the answer is sent.
     """
 
-    __slots__ = ("_buffer", "_max_bytes", "_max_fields", "_remaining", "_state", "surplus")
+    __slots__ = ("_buffer", "_max_bytes", "_max_fields", "_remaining", "_state", "head", "surplus")
 
     def __init__(self, *, max_header_bytes: int = MAX_HEADER_BYTES, max_headers: int = MAX_HEADERS) -> None:
         self._max_bytes: Final = max_header_bytes
@@ -80,6 +91,8 @@ class RequestReader:
         self._buffer = bytearray()
         self._remaining = 0
         self._state = _State.HEAD
+        #: That of the request, once it is complete.
+        self.head: Head | None = None
         #: True once bytes came after the end of the request; they were dropped.
         self.surplus = False
 
@@ -101,6 +114,7 @@ class RequestReader:
     def next_request(self) -> None:
         """Make ready for the next request of the connection."""
         self._state = _State.HEAD
+        self.head = None
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes from the wire; return those, always framed as this reader understood them.
@@ -133,12 +147,13 @@ class RequestReader:
         return head, rest
 
     def _begin_body(self, head: bytes) -> None:
-        framing = check_head(head, self._max_fields)
-        if framing is None:
+        self.head = read_head(head, self._max_fields)
+        length = self.head.length
+        if length is None:
             self._state = _State.CHUNK_SIZE
         else:
-            self._remaining = framing
-            self._state = _State.BODY if framing else _State.DONE
+            self._remaining = length
+            self._state = _State.BODY if length else _State.DONE
 
     def _read_body(self, data: bytes) -> bytes:
         position = 0
@@ -185,8 +200,8 @@ class RequestReader:
             self._state = _State.DONE if self._state is _State.LAST_CRLF else _State.CHUNK_SIZE
 
 
-def check_head(head: bytes, max_fields: int = MAX_HEADERS) -> int | None:
-    """Check a whole request head; return the length of its body in bytes, or None for a chunked body.
+def read_head(head: bytes, max_fields: int = MAX_HEADERS) -> Head:
+    """Return what a whole request head says, if it is one that is accepted here.
 
     Raises:
         MalformedError, TooLargeError, UnsupportedMediaError: rules 1 to 5.
@@ -198,7 +213,8 @@ def check_head(head: bytes, max_fields: int = MAX_HEADERS) -> int | None:
         raise MalformedError("not a request line that is accepted here", reason="bad_request_line")
     if len(lines) > max_fields:
         raise TooLargeError(f"more than {max_fields} header fields", reason="too_many_headers")
-    return _framing(_fields(lines))
+    fields = _fields(lines)
+    return Head(first, fields, _framing(fields))
 
 
 def _fields(lines: list[bytes]) -> dict[bytes, bytes]:

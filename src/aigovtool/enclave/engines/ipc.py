@@ -58,6 +58,8 @@ MAX_IPC_HEADER_BYTES: Final = MAX_MANIFEST_BYTES
 # Both directions: what a request may bring, an answer may carry.
 MAX_IPC_PAYLOAD_BYTES: Final = MAX_INFER_BODY_BYTES
 MAX_ERROR_CHARS: Final = 500
+#: Runs in one frame.
+MAX_TOGETHER: Final = 64
 
 # Frames up to here are joined into one buffer: copying 16 KiB costs less than a longer iovec.
 _JOIN_BYTES: Final = 16 << 10
@@ -147,6 +149,12 @@ class Run(_Record, frozen=True, tag="run"):
     finite: bool = False
 
 
+class Together(_Record, frozen=True, tag="together"):
+    """Several short runs; their inputs follow each other in the payload."""
+
+    runs: Annotated[tuple[Run, ...], Meta(min_length=1, max_length=MAX_TOGETHER)]
+
+
 class Answered(_Record, frozen=True, tag="answered"):
     """The outputs of a run, and how long the engine worked on them, by CLOCK_MONOTONIC."""
 
@@ -180,8 +188,14 @@ class Failed(_Record, frozen=True, tag="failed"):
     message: Annotated[str, Meta(max_length=MAX_ERROR_CHARS)]
 
 
-ToChild = Setup | Load | Run | Unload
-ToParent = Hello | Loaded | Answered | Unloaded | Failed
+class AnsweredTogether(_Record, frozen=True, tag="answered_together"):
+    """What came of some of the runs of a `Together`, or of all; their outputs follow each other in the payload."""
+
+    answers: Annotated[tuple[Answered | Failed, ...], Meta(min_length=1, max_length=MAX_TOGETHER)]
+
+
+ToChild = Setup | Load | Run | Together | Unload
+ToParent = Hello | Loaded | Answered | AnsweredTogether | Unloaded | Failed
 Message = ToChild | ToParent
 
 

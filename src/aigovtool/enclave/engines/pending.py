@@ -14,7 +14,7 @@ What the enclave asks for itself (to load a model, to unload it) takes no share 
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 from aigovtool.enclave.engines.ipc import Answered, Frame
 from aigovtool.enclave.engines.lanes import Lane
@@ -150,6 +150,13 @@ class Pending:
             errand.place.hold()
         self._requests[self._last] = _Request(answer, errand)
         return self._last, answer
+
+    def begin_slot(self, slot: Any) -> int:
+        """Return the id of a short run."""
+        self._last += 1
+        slot.place.hold()
+        self._requests[self._last] = _Request(slot, Errand(slot.place, slot.turn, slot.model))
+        return self._last
 
     def end(self, request: int, frame: Frame | None = None) -> asyncio.Future[Frame] | None:
         """Give back what a request took; return its answer to be, or None if there is no such request."""

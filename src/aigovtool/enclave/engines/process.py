@@ -36,6 +36,7 @@ import msgspec
 from aigovtool.enclave.engines.interface import ModelInterface, check_answer, check_inputs, check_outputs
 from aigovtool.enclave.engines.ipc import (
     Answered,
+    AnsweredTogether,
     Failed,
     Frame,
     Hello,
@@ -44,6 +45,7 @@ from aigovtool.enclave.engines.ipc import (
     Loaded,
     Run,
     Setup,
+    Together,
     ToParent,
     Unload,
     Unloaded,
@@ -52,14 +54,16 @@ from aigovtool.enclave.engines.ipc import (
     pack_tensors,
     unpack_tensors,
 )
-from aigovtool.enclave.engines.lanes import patience_ms
+from aigovtool.enclave.engines.lanes import MIDDLE_MS, Lane, patience_ms
 from aigovtool.enclave.engines.link import Link
-from aigovtool.enclave.engines.pending import Errand, Pending, Shares
+from aigovtool.enclave.engines.pending import Errand, Pending, Place, Shares
+from aigovtool.enclave.engines.batch import Batch, Slot
+from aigovtool.enclave.engines.scheduling import Turn
 from aigovtool.enclave.engines.sandbox import ALWAYS_REQUIRED, Layer
 from aigovtool.enclave.engines.spawn import check_descriptor, last_words, spawn
 from aigovtool.enclave.engines.tries import tried
 from aigovtool.enclave.turns import Turns
-from aigovtool.errors import ConfigurationError, DeadlineError, EngineError, InvalidValueError, MalformedError
+from aigovtool.errors import ConfigurationError, DeadlineError, EngineError, InvalidValueError, MalformedError, OverloadedError
 from aigovtool.ids import ConsumerId, Digest
 from aigovtool.limits import MAX_INFER_DEADLINE_MS
 from aigovtool.protocol.tensor import Buffer, Tensor
@@ -329,11 +333,73 @@ class EngineProcess:
             else:
                 self._hello.set_result(message)
             return
+        if isinstance(message, AnsweredTogether):
+            self._received_together(message, frame.payload)
+            return
         if not isinstance(message, ToParent) or (answer := self._pending.end(message.id, frame)) is None:
             self._condemn("it answered what nobody asked")
             return
         if not answer.done():  # cancelled, or overdue
             answer.set_result(frame)
+
+    def _received_together(self, message: AnsweredTogether, payload: memoryview) -> None:
+        start = 0
+        for one in message.answers:
+            end = start + (sum([header.size_bytes for header in one.outputs]) if isinstance(one, Answered) else 0)
+            frame = Frame(one, payload[start:end])
+            start = end
+            if end > len(payload) or (answer := self._pending.end(one.id, frame)) is None:
+                self._condemn("it answered what nobody asked")
+                return
+            if not answer.done():
+                answer.set_result(frame)
+        if start != len(payload):
+            self._condemn("the tensors of its answers do not fill their payload")
+
+    # --- short runs, several at a time ---------------------------------------------------------
+
+    def short_place(self, consumer: ConsumerId, model: LoadedModel, size_bytes: int) -> Place | None:
+        """Return what a short run takes of the engine, or None when it had better go the way of all runs."""
+        pending = self._pending
+        if self._end is not None or pending.habits.lane(consumer, model.handle) is not Lane.SHORT:
+            return None
+        try:
+            pending.unread.require_few(consumer)
+            return pending.place(consumer, size_bytes)
+        except OverloadedError:
+            return None
+
+    def short_turn(self, consumer: ConsumerId) -> Turn | asyncio.Future[Turn]:
+        """Return a turn in the short lane, or that to be."""
+        scheduler = self._pending.scheduler
+        return scheduler.at_once(consumer, Lane.SHORT) or scheduler.line_up(consumer, Lane.SHORT)
+
+    def send_short(self, batch: Batch) -> None:
+        """Send short runs together."""
+        alone = not self._pending
+        runs, data = [], []
+        for slot in batch.slots:
+            id_ = self._pending.begin_slot(slot)
+            runs.append(slot.run(id_))
+            data += slot.data
+        self._link.send(Together(tuple(runs)), data, alone=alone)
+        batch.timer = self._loop.call_later((MIDDLE_MS + OVERDUE_MS) / 1000, batch.overdue)
+
+    def short_ran(self, model: LoadedModel, slot: Slot) -> Ran | None:
+        """Return what came of a short run; None when it has to go the way of all runs."""
+        frame = slot.frame
+        message = None if frame is None else frame.message
+        if frame is not None and isinstance(message, Answered):
+            try:
+                check_time(message, time.monotonic_ns() - slot.turn.began_ns)
+                tensors = check_answer(model.interface, slot.names, unpack_tensors(message.outputs, frame.payload))
+            except (EngineError, MalformedError) as error:
+                self._condemn(error.message, model)
+                return None
+            return Ran(tensors, message.compute_us)
+        if isinstance(message, Failed) and message.reason == "compute_limit":
+            self._pending.habits.learn(slot.consumer, model.handle, Lane.MIDDLE)
+        return None
 
     def _expect(self, frame: Frame, kind: type[T]) -> T:
         message = frame.message

@@ -32,12 +32,15 @@ from aigovtool.enclave.engines.engine import Engine, LoadedEngine
 from aigovtool.enclave.engines.finite import require_finite
 from aigovtool.enclave.engines.ipc import (
     Answered,
+    AnsweredTogether,
+    Failed,
     Frame,
     Hello,
     Load,
     Loaded,
     Run,
     Setup,
+    Together,
     Unload,
     Unloaded,
     failure,
@@ -51,9 +54,12 @@ from aigovtool.enclave.engines.opening import open_model
 from aigovtool.enclave.engines.rehearsal import rehearse
 from aigovtool.enclave.engines.watchdog import Watchdog
 from aigovtool.errors import AIGovToolError, DeadlineError, EngineError, NotFoundError, PackageError
+from aigovtool.protocol.tensor import Buffer
 
 EXIT_PARENT_GONE: Final = 0
 EXIT_CONFUSED: Final = 70  # EX_SOFTWARE
+#: Answers to runs that came together wait for each other no longer than this.
+_TOGETHER_NS: Final = 1_000_000
 _M_ARENA_MAX: Final = -8  # malloc.h
 
 
@@ -92,7 +98,7 @@ class Worker:
             frame = self._channel.receive()
             # Descriptors come in the order of the loads, so they are taken in that order too.
             package = self._channel.take_descriptor() if isinstance(frame.message, Load) else None
-        if isinstance(frame.message, Run) and is_short(frame.message.compute_ms):
+        if _is_short(frame.message):
             self._short.add(thread)
             self._answer(frame, package)
             return self._leave_short(thread)
@@ -114,13 +120,16 @@ class Worker:
 
     def _answer(self, frame: Frame, package: int | None) -> None:
         message = frame.message
+        if isinstance(message, Together):
+            self._run_together(message, frame)
+            return
         if not isinstance(message, Load | Run | Unload):
             os._exit(EXIT_CONFUSED)
         try:
             if frame.lost:
                 self._refuse(message.id, _no_memory("no_memory_for_request"))  # others have it: nothing was run
             elif isinstance(message, Run):
-                self._run(message, frame.payload)
+                self._channel.send(*self._ran(message, frame.payload))
             elif isinstance(message, Unload):
                 self._unload(message)
             elif package is not None:
@@ -144,7 +153,34 @@ class Worker:
             model.wipe()
         self._channel.send(Loaded(message.id, model.interface.inputs, model.interface.outputs))
 
-    def _run(self, message: Run, payload: memoryview) -> None:
+    def _run_together(self, message: Together, frame: Frame) -> None:
+        """Answer all runs in one frame, or in several when they take long."""
+        answers: list[Answered | Failed] = []
+        data: list[Buffer] = []
+        start, sent_ns = 0, time.monotonic_ns()
+        for run in message.runs:
+            end = start + sum(header.size_bytes for header in run.inputs)
+            answer, parts = self._outcome(run, frame.payload[start:end], lost=frame.lost)
+            answers.append(answer)
+            data += parts
+            start = end
+            if (now_ns := time.monotonic_ns()) - sent_ns > _TOGETHER_NS:
+                self._channel.send(AnsweredTogether(tuple(answers)), data)
+                answers, data, sent_ns = [], [], now_ns
+        if answers:
+            self._channel.send(AnsweredTogether(tuple(answers)), data)
+
+    def _outcome(self, run: Run, payload: memoryview, *, lost: bool) -> tuple[Answered | Failed, list[Buffer]]:
+        try:
+            if lost:
+                return failure(run.id, _no_memory("no_memory_for_request")), []
+            return self._ran(run, payload)
+        except MemoryError:
+            return failure(run.id, _no_memory("out_of_memory")), []
+        except AIGovToolError as error:
+            return failure(run.id, error), []
+
+    def _ran(self, message: Run, payload: memoryview) -> tuple[Answered, list[Buffer]]:
         model = self._models.get(message.model)
         if model is None:
             raise NotFoundError("the model is not loaded", reason="not_loaded")
@@ -166,7 +202,7 @@ class Worker:
                 f"the run took longer than the {message.compute_ms} ms that one may", reason="compute_limit"
             ) from None
         headers, data = pack_tensors(results)
-        self._channel.send(Answered(message.id, headers, (time.monotonic_ns() - begun_ns) // 1_000), data)
+        return Answered(message.id, headers, (time.monotonic_ns() - begun_ns) // 1_000), data
 
     def _unload(self, message: Unload) -> None:
         if self._models.pop(message.model, None) is None:
@@ -175,6 +211,11 @@ class Worker:
 
     def _refuse(self, request: int, error: AIGovToolError) -> None:
         self._channel.send(failure(request, error))
+
+
+def _is_short(message: object) -> bool:
+    runs = message.runs if isinstance(message, Together) else (message,)
+    return all(isinstance(run, Run) and is_short(run.compute_ms) for run in runs)
 
 
 def _no_memory(reason: str) -> EngineError:

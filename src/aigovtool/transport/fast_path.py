@@ -1,0 +1,42 @@
+"""Small requests of one kind that are answered without a task, an ASGI message or a parser of their own.
+
+A request takes the fast path when nothing about it is out of the ordinary: its head was accepted by `wire.RequestReader`,
+its body is small, known in length and all there, and the connection has nothing else to do. What takes the requests
+(`FastPath`) either has an answer of status 200 for one, or gives it back: then it goes the way of all others, as if it
+had come only now. So errors, refusals, waiting and everything rare are in one place, and the fast path cannot say no.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
+
+from aigovtool.transport.connection import Connection
+from aigovtool.transport.wire import Head
+
+#: Is told the whole answer, head and body; or None when the request shall go the way of all others. Called once.
+Answer = Callable[[bytes | None], None]
+
+
+class FastRequest(NamedTuple):
+    """One whole request."""
+
+    connection: Connection
+    head: Head
+    body: bytes
+
+
+class FastPath(Protocol):
+    """Takes requests of a kind, and answers them in its own time."""
+
+    def wants(self, head: Head) -> bool:
+        """Return whether requests like this one are for it: their bodies are held together until they are complete."""
+        ...
+
+    def take(self, request: FastRequest, answer: Answer) -> bool:
+        """Return whether it takes this one; then it calls `answer` later, once, whatever happens."""
+        ...
+
+
+def ok(headers: Iterable[tuple[str, str]], body: bytes) -> bytes:
+    """Return a whole answer of status 200."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
+    return f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n{lines}\r\n".encode("latin-1") + body
