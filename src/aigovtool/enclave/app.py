@@ -27,6 +27,7 @@ from aigovtool.enclave.custodian_link import CustodianLink
 from aigovtool.enclave.engines.sandbox import Layer
 from aigovtool.enclave.failed_runs import FailedRuns
 from aigovtool.enclave.gateway.api import authorize, routes
+from aigovtool.enclave.gateway.fast_path import InferenceFastPath
 from aigovtool.enclave.instance_run import Ending, InstanceRun
 from aigovtool.enclave.memory import LEAST_BYTES, memory_bounds, require_no_plain_swap
 from aigovtool.enclave.roster import Roster
@@ -298,7 +299,9 @@ class _Enclave:
         if self._server is not None:
             await self._server.stop()
         app = application(routes(run), clock_ms=instance.custodian_time_ms, authorize=authorize(run))
-        server = self._server = HttpServer(app, self._listener, instance.server_tls())
+        server = self._server = HttpServer(
+            app, self._listener, instance.server_tls(), fast_path=InferenceFastPath(run)
+        )
         instance.keys.changed = lambda: server.replace_tls(instance.server_tls())
         await server.start()
         announcing = asyncio.create_task(self._announce(run))

@@ -111,6 +111,20 @@ class InstanceRun:
             outcome = asyncio.get_running_loop().create_future()
             return await self._waited(Waiting((model, consumer), units, request, outcome), deadline_ms)
 
+    def reserve_now(
+        self, model: ModelId, consumer: ConsumerId, units: UnitVector, request: Digest | None
+    ) -> Reservation | None:
+        """Debit units for a request, if that needs no waiting.
+
+        Raises:
+            RefusalError: why not.
+        """
+        self._line.serve_freed()  # who waits comes first
+        reservation = self._meter.attempt(self._clock.now_ms(), model, consumer, units, request)
+        if reservation is not None:
+            self._wake_if_due()
+        return reservation
+
     async def _waited(self, one: _Waiting, deadline_ms: int) -> Reservation:
         self._meter.waiting(*one.path, 1, one.request, one.units)
         self._line.join(one)
