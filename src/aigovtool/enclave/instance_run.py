@@ -14,7 +14,7 @@ a task whose event comes in the same moment, and an instance that cannot end its
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from typing import TypeVar
@@ -30,7 +30,7 @@ from aigovtool.enclave.results import ResultLimits, Results
 from aigovtool.errors import AIGovToolError, ForbiddenError, RefusalError, UnreachableError
 from aigovtool.ids import ConsumerId, Digest, MessageId, ModelId
 from aigovtool.ledger.policy import ServingPolicy
-from aigovtool.ledger.receipt import Receipt
+from aigovtool.ledger.receipt import Receipt, WrittenReceipt
 from aigovtool.ledger.units import UnitVector
 from aigovtool.protocol import messages
 from aigovtool.protocol.messages import Answer, Push, RenewReply, Wiped
@@ -199,6 +199,22 @@ class InstanceRun:
         if receipt.units != reservation.units:
             self._line.came_free((reservation.model, reservation.consumer))
         # Whom the rest serves is served after this, and before whoever comes then.
+        asyncio.get_running_loop().call_soon(self._moved)
+
+    def preview_several(self, reservation: Reservation, actuals: Sequence[UnitVector]) -> list[Posted]:
+        """Return what posting these one after the other will come to, for their receipts."""
+        return self._meter.preview_several(reservation, actuals)
+
+    def gate_and_post_several(self, reservation: Reservation, written: Sequence[WrittenReceipt]) -> None:
+        """Gate several answers to one consumer, then charge what their receipts say; as `gate_and_post`.
+
+        Raises:
+            RefusalError: none of the answers must be released; nothing was charged.
+        """
+        self._look_at_clock()
+        self._meter.gate(self._clock.now_ms(), reservation)
+        self._meter.post_several(reservation, written)
+        self._line.came_free((reservation.model, reservation.consumer))
         asyncio.get_running_loop().call_soon(self._moved)
 
     def void(self, reservation: Reservation, *, failed: bool) -> None:

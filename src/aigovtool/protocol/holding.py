@@ -6,11 +6,12 @@ open ── close (nothing in flight) ─> closed  one way; the final report is 
 ```
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from aigovtool.errors import ConflictError
 from aigovtool.ids import ConsumerId, Digest, LeaseId, ModelId
-from aigovtool.ledger.receipt import Receipt, chain
+from aigovtool.ledger.receipt import Receipt, WrittenReceipt, chain, chain_leaves
 from aigovtool.ledger.units import ZERO, UnitVector
 from aigovtool.protocol.messages import Report
 
@@ -110,6 +111,27 @@ class Holding:
         self.sequence += 1
         self.dirty = True
         return self.sequence
+
+    def post_several(self, reserved: UnitVector, written: Sequence[WrittenReceipt]) -> None:
+        """Turn a reservation for several requests into the use that these receipts tell of, all of them or none.
+
+        Raises:
+            ConflictError: as `post`; none of them is charged.
+        """
+        actual = ZERO
+        for number, one in enumerate(written, self.sequence + 1):
+            receipt = one.receipt
+            if receipt.lease_id != self.lease_id or receipt.sequence != number:
+                raise ConflictError("a receipt is not the next of its lease", reason="wrong_receipt")
+            actual = actual.plus(receipt.units)
+        self._require_reserved(reserved, actual)
+        self.head = chain_leaves(self.head, [one.leaf for one in written])
+        self.reserved = self.reserved.minus(reserved)
+        self.in_flight -= 1
+        self.used = self.used.plus(actual)
+        self.ok += len(written)
+        self.sequence += len(written)
+        self.dirty = True
 
     def void(self, reserved: UnitVector, *, failed: bool) -> None:
         """Give a reservation back: nothing was released for it, nothing is charged."""

@@ -12,14 +12,14 @@ nothing here waits, sends or draws randomness. Order of use for one inference:
 A stream reserves segment after segment, and `gate` and `advance` come before each chunk; its last act is a `post`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from aigovtool.errors import ConflictError, LeaseExpiredError, ReattestRequiredError, StoppedError
 from aigovtool.ids import ConsumerId, Digest, InstanceId, KeyId, LeaseId, MessageId, ModelId
 from aigovtool.ledger.checkpoint import parse_checkpoint
 from aigovtool.ledger.policy import ServingPolicy
-from aigovtool.ledger.receipt import Receipt
+from aigovtool.ledger.receipt import Receipt, WrittenReceipt
 from aigovtool.ledger.units import ZERO, UnitVector, vector
 from aigovtool.limits import MAX_REPORTS_PER_RENEWAL
 from aigovtool.protocol.holding import Holding
@@ -152,6 +152,37 @@ class Meter:
         spared = reservation.units.minus(actual)
         remaining = self.remaining(reservation.model, reservation.consumer).plus(spared)
         return Posted(lease_id=holding.lease_id, sequence=holding.sequence + 1, remaining=remaining)
+
+    def preview_several(self, reservation: Reservation, actuals: Sequence[UnitVector]) -> list[Posted]:
+        """Return what postings of one after the other would return, if nothing comes between: what receipts must say.
+
+        Raises:
+            ConflictError: this reservation has ended (`reservation_ended`).
+        """
+        holding = self._running.lease_of(reservation)
+        spared = reservation.units
+        for actual in actuals:
+            spared = spared.minus(actual)
+        remaining = self.remaining(reservation.model, reservation.consumer).plus(spared)
+        return [
+            Posted(lease_id=holding.lease_id, sequence=holding.sequence + number, remaining=remaining)
+            for number in range(1, len(actuals) + 1)
+        ]
+
+    def post_several(self, reservation: Reservation, written: Sequence[WrittenReceipt]) -> None:
+        """Charge what these receipts tell of, of a reservation for several requests; the rest of it is free again.
+
+        All of it happens or nothing, and it is the last step before their release that can fail.
+
+        Raises:
+            ConflictError: as `post`; nothing is charged.
+        """
+        holding = self._running.post_several(reservation, written)
+        spared = reservation.units
+        for one in written:
+            spared = spared.minus(one.receipt.units)
+        self._wishes.spared(holding.path, spared)
+        self._wishes.look(holding.path)
 
     def post(self, reservation: Reservation, actual: UnitVector, receipt: Receipt | None = None) -> Posted:
         """Charge `actual` units of a reservation, for which `receipt` will leave; the rest of it is free again.
