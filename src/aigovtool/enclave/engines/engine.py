@@ -5,6 +5,8 @@ to run, and never opens a file or a socket: after the sandbox is entered it coul
 """
 
 from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
 from aigovtool.enclave.engines.interface import ModelInterface
@@ -57,6 +59,13 @@ class LoadedEngine(Protocol):
             EngineError: the engine failed; its words are not repeated, because they may quote the input.
             InvalidValueError: an input's data cannot be used (`not_utf8`, `model_refused_input`).
         """
+        ...
+
+
+    def until(
+        self, outputs: tuple[str, ...], deadline_ns: int
+    ) -> AbstractContextManager[Callable[[list[Tensor]], list[Tensor]]]:
+        """Return what `run` does with inputs, any number of times before one deadline for all of them."""
         ...
 
 

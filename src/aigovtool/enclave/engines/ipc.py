@@ -58,8 +58,8 @@ MAX_IPC_HEADER_BYTES: Final = MAX_MANIFEST_BYTES
 # Both directions: what a request may bring, an answer may carry.
 MAX_IPC_PAYLOAD_BYTES: Final = MAX_INFER_BODY_BYTES
 MAX_ERROR_CHARS: Final = 500
-#: Runs in one frame.
-MAX_TOGETHER: Final = 64
+#: Runs that may come together.
+MAX_GROUP: Final = 64
 
 # Frames up to here are joined into one buffer: copying 16 KiB costs less than a longer iovec.
 _JOIN_BYTES: Final = 16 << 10
@@ -149,10 +149,21 @@ class Run(_Record, frozen=True, tag="run"):
     finite: bool = False
 
 
-class Together(_Record, frozen=True, tag="together"):
-    """Several short runs; their inputs follow each other in the payload."""
+class RunGroup(_Record, frozen=True, tag="group"):
+    """Run a model `count` times, with inputs of the same form, which follow each other; their ids begin with `id`.
 
-    runs: Annotated[tuple[Run, ...], Meta(min_length=1, max_length=MAX_TOGETHER)]
+    What is said of one `Run` is said of all together: they have one deadline, and `compute_ms` for all of them.
+    """
+
+    id: _Id
+    model: _Id
+    deadline_ns: int
+    count: Annotated[int, Meta(ge=1, le=MAX_GROUP)]
+    inputs: _TensorHeaders
+    outputs: Annotated[tuple[_Name, ...], Meta(max_length=MAX_TENSORS)]
+    compute_ms: Annotated[int, Meta(ge=1)]
+    limits: Annotated[tuple[Limit, ...], Meta(max_length=MAX_TENSORS)] = ()
+    finite: bool = False
 
 
 class Answered(_Record, frozen=True, tag="answered"):
@@ -161,6 +172,14 @@ class Answered(_Record, frozen=True, tag="answered"):
     id: _Id
     outputs: _TensorHeaders
     compute_us: Annotated[int, Meta(ge=0)]
+
+
+class GroupAnswered(_Record, frozen=True, tag="group_answered"):
+    """The outputs of runs of a group from `id` on, all of the same form, and the time of each; as `Answered`."""
+
+    id: _Id
+    outputs: _TensorHeaders
+    compute_us: Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(min_length=1, max_length=MAX_GROUP)]
 
 
 class Unload(_Record, frozen=True, tag="unload"):
@@ -188,14 +207,8 @@ class Failed(_Record, frozen=True, tag="failed"):
     message: Annotated[str, Meta(max_length=MAX_ERROR_CHARS)]
 
 
-class AnsweredTogether(_Record, frozen=True, tag="answered_together"):
-    """What came of some of the runs of a `Together`, or of all; their outputs follow each other in the payload."""
-
-    answers: Annotated[tuple[Answered | Failed, ...], Meta(min_length=1, max_length=MAX_TOGETHER)]
-
-
-ToChild = Setup | Load | Run | Together | Unload
-ToParent = Hello | Loaded | Answered | AnsweredTogether | Unloaded | Failed
+ToChild = Setup | Load | Run | RunGroup | Unload
+ToParent = Hello | Loaded | Answered | GroupAnswered | Unloaded | Failed
 Message = ToChild | ToParent
 
 

@@ -33,19 +33,20 @@ from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
+from aigovtool.enclave.engines.group import Form, Group
 from aigovtool.enclave.engines.interface import ModelInterface, check_answer, check_inputs, check_outputs
 from aigovtool.enclave.engines.ipc import (
     Answered,
-    AnsweredTogether,
     Failed,
     Frame,
+    GroupAnswered,
     Hello,
     Limit,
     Load,
     Loaded,
     Run,
+    RunGroup,
     Setup,
-    Together,
     ToParent,
     Unload,
     Unloaded,
@@ -57,16 +58,15 @@ from aigovtool.enclave.engines.ipc import (
 from aigovtool.enclave.engines.lanes import MIDDLE_MS, Lane, patience_ms
 from aigovtool.enclave.engines.link import Link
 from aigovtool.enclave.engines.pending import Errand, Pending, Place, Shares
-from aigovtool.enclave.engines.batch import Batch, Slot
-from aigovtool.enclave.engines.scheduling import Turn
 from aigovtool.enclave.engines.sandbox import ALWAYS_REQUIRED, Layer
+from aigovtool.enclave.engines.scheduling import Turn
 from aigovtool.enclave.engines.spawn import check_descriptor, last_words, spawn
 from aigovtool.enclave.engines.tries import tried
 from aigovtool.enclave.turns import Turns
 from aigovtool.errors import ConfigurationError, DeadlineError, EngineError, InvalidValueError, MalformedError, OverloadedError
 from aigovtool.ids import ConsumerId, Digest
 from aigovtool.limits import MAX_INFER_DEADLINE_MS
-from aigovtool.protocol.tensor import Buffer, Tensor
+from aigovtool.protocol.tensor import Buffer, Datatype, Tensor
 
 # How long after its deadline a run may still answer before its caller is told that it is late.
 OVERDUE_MS: Final = 1_000
@@ -74,6 +74,9 @@ OVERDUE_MS: Final = 1_000
 STUCK_MS: Final = 30_000
 # Decrypting runs at over 1 GB/s and session building at over 100 MB/s; 256 GiB do not fit a machine anyway.
 LOAD_TIMEOUT_MS: Final = 600_000
+
+#: Of these not every sequence of bytes is a tensor.
+_LOOKED_AT: Final = frozenset({Datatype.BOOL, Datatype.BYTES})
 
 T = TypeVar("T", bound=ToParent)
 
@@ -333,8 +336,12 @@ class EngineProcess:
             else:
                 self._hello.set_result(message)
             return
-        if isinstance(message, AnsweredTogether):
-            self._received_together(message, frame.payload)
+        if isinstance(message, GroupAnswered):
+            self._received_group(message, frame.payload)
+            return
+        if isinstance(message, Failed) and (group := self._pending.answered(message.id, 1, None)) is not None:
+            if not group.over:
+                group.take(1)
             return
         if not isinstance(message, ToParent) or (answer := self._pending.end(message.id, frame)) is None:
             self._condemn("it answered what nobody asked")
@@ -342,64 +349,71 @@ class EngineProcess:
         if not answer.done():  # cancelled, or overdue
             answer.set_result(frame)
 
-    def _received_together(self, message: AnsweredTogether, payload: memoryview) -> None:
-        start = 0
-        for one in message.answers:
-            end = start + (sum([header.size_bytes for header in one.outputs]) if isinstance(one, Answered) else 0)
-            frame = Frame(one, payload[start:end])
-            start = end
-            if end > len(payload) or (answer := self._pending.end(one.id, frame)) is None:
-                self._condemn("it answered what nobody asked")
-                return
-            if not answer.done():
-                answer.set_result(frame)
-        if start != len(payload):
-            self._condemn("the tensors of its answers do not fill their payload")
+    # -- Groups of short runs ---------------------------------------------------------------------
 
-    # --- short runs, several at a time ---------------------------------------------------------
-
-    def short_place(self, consumer: ConsumerId, model: LoadedModel, size_bytes: int) -> Place | None:
-        """Return what a short run takes of the engine, or None when it had better go the way of all runs."""
+    def group_place(self, consumer: ConsumerId, form: Form, count: int) -> Place | None:
+        """Return what so many short runs take of the engine, or None where they had better be tried one by one."""
         pending = self._pending
-        if self._end is not None or pending.habits.lane(consumer, model.handle) is not Lane.SHORT:
+        if self._end is not None or pending.habits.lane(consumer, form.model) is not Lane.SHORT:
             return None
         try:
             pending.unread.require_few(consumer)
-            return pending.place(consumer, size_bytes)
+            return pending.place(consumer, count * form.size_bytes, count)
         except OverloadedError:
             return None
 
-    def short_turn(self, consumer: ConsumerId) -> Turn | asyncio.Future[Turn]:
-        """Return a turn in the short lane, or that to be."""
+    def group_turn(self, consumer: ConsumerId) -> Turn | asyncio.Future[Turn]:
+        """Return a turn of the short lane, or one to be."""
         scheduler = self._pending.scheduler
         return scheduler.at_once(consumer, Lane.SHORT) or scheduler.line_up(consumer, Lane.SHORT)
 
-    def send_short(self, batch: Batch) -> None:
-        """Send short runs together."""
-        alone = not self._pending
-        runs, data = [], []
-        for slot in batch.slots:
-            id_ = self._pending.begin_slot(slot)
-            runs.append(slot.run(id_))
-            data += slot.data
-        self._link.send(Together(tuple(runs)), data, alone=alone)
-        batch.timer = self._loop.call_later((MIDDLE_MS + OVERDUE_MS) / 1000, batch.overdue)
+    def run_group(self, group: Group, deadline_ns: int) -> None:
+        """Send a group that has a place and its turn; it is told what comes of it, whatever happens."""
+        if self._end is not None:
+            self._pending.scheduler.leave(group.turn)
+            group.give_up()
+            return
+        form, alone = group.form, not self._pending
+        first = self._pending.begin_group(group)
+        message = RunGroup(
+            first, form.model, deadline_ns, len(group.data), form.inputs, form.outputs, form.compute_ms, form.limits,
+            form.finite,
+        )
+        self._link.send(message, group.data, alone=alone)
+        group.timer = self._loop.call_later((MIDDLE_MS + OVERDUE_MS) / 1000, group.give_up)
 
-    def short_ran(self, model: LoadedModel, slot: Slot) -> Ran | None:
-        """Return what came of a short run; None when it has to go the way of all runs."""
-        frame = slot.frame
-        message = None if frame is None else frame.message
-        if frame is not None and isinstance(message, Answered):
-            try:
-                check_time(message, time.monotonic_ns() - slot.turn.began_ns)
-                tensors = check_answer(model.interface, slot.names, unpack_tensors(message.outputs, frame.payload))
-            except (EngineError, MalformedError) as error:
-                self._condemn(error.message, model)
-                return None
-            return Ran(tensors, message.compute_us)
-        if isinstance(message, Failed) and message.reason == "compute_limit":
-            self._pending.habits.learn(slot.consumer, model.handle, Lane.MIDDLE)
-        return None
+    def _received_group(self, message: GroupAnswered, payload: memoryview) -> None:
+        count = len(message.compute_us)
+        group = self._pending.answered(message.id, count, sum(message.compute_us))
+        if group is None:
+            self._condemn("it answered what nobody asked")
+            return
+        try:
+            outputs = self._looked_at(group, message, payload)
+        except (EngineError, MalformedError) as error:
+            self._condemn_for(error.message, group.form.model)
+            return
+        if not group.over:
+            group.take(count, outputs, message.compute_us)
+
+    def _looked_at(self, group: Group, message: GroupAnswered, payload: memoryview) -> list[list[Tensor]]:
+        if sum(message.compute_us) * 1_000 > time.monotonic_ns() - group.turn.began_ns:
+            raise MalformedError("it claims to have worked before it was asked", reason="bad_frame")
+        count = len(message.compute_us)
+        size, rest = divmod(len(payload), count)
+        if rest:
+            raise MalformedError("the tensors of a frame do not fill its payload", reason="bad_frame")
+        each = [unpack_tensors(message.outputs, payload[at * size : (at + 1) * size]) for at in range(count)]
+        interface, names = group.interface, group.form.outputs
+        plain = all(header.datatype not in _LOOKED_AT for header in message.outputs)
+        checked = [check_answer(interface, names, one) for one in (each[:1] if plain else each)]
+        return [*checked, *each[len(checked) :]]
+
+    def _condemn_for(self, why: str, model: int) -> None:
+        if not self.died.is_set():
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        self._lost(why, frozenset({model}))
 
     def _expect(self, frame: Frame, kind: type[T]) -> T:
         message = frame.message

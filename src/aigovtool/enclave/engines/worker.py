@@ -22,6 +22,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Final, NoReturn
 
 from aigovtool.crypto.secret import ModelKey
@@ -32,15 +33,15 @@ from aigovtool.enclave.engines.engine import Engine, LoadedEngine
 from aigovtool.enclave.engines.finite import require_finite
 from aigovtool.enclave.engines.ipc import (
     Answered,
-    AnsweredTogether,
-    Failed,
     Frame,
+    GroupAnswered,
     Hello,
     Load,
     Loaded,
     Run,
+    RunGroup,
     Setup,
-    Together,
+    TensorHeader,
     Unload,
     Unloaded,
     failure,
@@ -54,7 +55,7 @@ from aigovtool.enclave.engines.opening import open_model
 from aigovtool.enclave.engines.rehearsal import rehearse
 from aigovtool.enclave.engines.watchdog import Watchdog
 from aigovtool.errors import AIGovToolError, DeadlineError, EngineError, NotFoundError, PackageError
-from aigovtool.protocol.tensor import Buffer
+from aigovtool.protocol.tensor import Buffer, Tensor
 
 EXIT_PARENT_GONE: Final = 0
 EXIT_CONFUSED: Final = 70  # EX_SOFTWARE
@@ -98,7 +99,7 @@ class Worker:
             frame = self._channel.receive()
             # Descriptors come in the order of the loads, so they are taken in that order too.
             package = self._channel.take_descriptor() if isinstance(frame.message, Load) else None
-        if _is_short(frame.message):
+        if isinstance(frame.message, Run | RunGroup) and is_short(frame.message.compute_ms):
             self._short.add(thread)
             self._answer(frame, package)
             return self._leave_short(thread)
@@ -120,8 +121,8 @@ class Worker:
 
     def _answer(self, frame: Frame, package: int | None) -> None:
         message = frame.message
-        if isinstance(message, Together):
-            self._run_together(message, frame)
+        if isinstance(message, RunGroup):
+            self._answer_group(message, frame)
             return
         if not isinstance(message, Load | Run | Unload):
             os._exit(EXIT_CONFUSED)
@@ -129,7 +130,7 @@ class Worker:
             if frame.lost:
                 self._refuse(message.id, _no_memory("no_memory_for_request"))  # others have it: nothing was run
             elif isinstance(message, Run):
-                self._channel.send(*self._ran(message, frame.payload))
+                self._run(message, frame.payload)
             elif isinstance(message, Unload):
                 self._unload(message)
             elif package is not None:
@@ -153,40 +154,53 @@ class Worker:
             model.wipe()
         self._channel.send(Loaded(message.id, model.interface.inputs, model.interface.outputs))
 
-    def _run_together(self, message: Together, frame: Frame) -> None:
-        """Answer all runs in one frame, or in several when they take long."""
-        answers: list[Answered | Failed] = []
-        data: list[Buffer] = []
-        start, sent_ns = 0, time.monotonic_ns()
-        for run in message.runs:
-            end = start + sum(header.size_bytes for header in run.inputs)
-            answer, parts = self._outcome(run, frame.payload[start:end], lost=frame.lost)
-            answers.append(answer)
-            data += parts
-            start = end
-            if (now_ns := time.monotonic_ns()) - sent_ns > _TOGETHER_NS:
-                self._channel.send(AnsweredTogether(tuple(answers)), data)
-                answers, data, sent_ns = [], [], now_ns
-        if answers:
-            self._channel.send(AnsweredTogether(tuple(answers)), data)
-
-    def _outcome(self, run: Run, payload: memoryview, *, lost: bool) -> tuple[Answered | Failed, list[Buffer]]:
+    def _answer_group(self, group: RunGroup, frame: Frame) -> None:
+        """Answer each run of a group, those together that are done about together."""
         try:
-            if lost:
-                return failure(run.id, _no_memory("no_memory_for_request")), []
-            return self._ran(run, payload)
-        except MemoryError:
-            return failure(run.id, _no_memory("out_of_memory")), []
+            if frame.lost:
+                raise _no_memory("no_memory_for_request")
+            model, begun_ns = self._begun(group)
+            ends_ns = min(begun_ns + group.compute_ms * 1_000_000, group.deadline_ns)
+            with model.until(group.outputs, ends_ns) as run:
+                answers = _Answers(self._channel, group.id)
+                size = sum(header.size_bytes for header in group.inputs)
+                for number in range(group.count):
+                    payload = frame.payload[number * size : (number + 1) * size]
+                    try:
+                        results = self._ran_one(group, payload, run, ends_ns)
+                    except MemoryError:
+                        answers.refuse(_no_memory("out_of_memory"))
+                    except AIGovToolError as error:
+                        answers.refuse(error)
+                    else:
+                        answers.add(results)
+                answers.send()
         except AIGovToolError as error:
-            return failure(run.id, error), []
+            for number in range(group.count):
+                self._refuse(group.id + number, error)
 
-    def _ran(self, message: Run, payload: memoryview) -> tuple[Answered, list[Buffer]]:
+    @staticmethod
+    def _ran_one(
+        group: RunGroup, payload: memoryview, run: Callable[[list[Tensor]], list[Tensor]], ends_ns: int
+    ) -> list[Tensor]:
+        inputs = unpack_tensors(group.inputs, payload)
+        if group.finite:
+            require_finite(inputs, ends_ns)
+        results = run(inputs)
+        return limited(results, group.limits, ends_ns) if group.limits else results
+
+    def _begun(self, message: Run | RunGroup) -> tuple[LoadedEngine, int]:
+        """Return the model of a run, and the time, if its deadline has not passed."""
         model = self._models.get(message.model)
         if model is None:
             raise NotFoundError("the model is not loaded", reason="not_loaded")
         begun_ns = time.monotonic_ns()
         if begun_ns >= message.deadline_ns:
             raise DeadlineError("the deadline passed while the request waited for the engine")
+        return model, begun_ns
+
+    def _run(self, message: Run, payload: memoryview) -> None:
+        model, begun_ns = self._begun(message)
         limit_ns = begun_ns + message.compute_ms * 1_000_000 if message.compute_ms else message.deadline_ns
         inputs, ends_ns = unpack_tensors(message.inputs, payload), min(limit_ns, message.deadline_ns)
         try:
@@ -202,7 +216,7 @@ class Worker:
                 f"the run took longer than the {message.compute_ms} ms that one may", reason="compute_limit"
             ) from None
         headers, data = pack_tensors(results)
-        return Answered(message.id, headers, (time.monotonic_ns() - begun_ns) // 1_000), data
+        self._channel.send(Answered(message.id, headers, (time.monotonic_ns() - begun_ns) // 1_000), data)
 
     def _unload(self, message: Unload) -> None:
         if self._models.pop(message.model, None) is None:
@@ -213,9 +227,40 @@ class Worker:
         self._channel.send(failure(request, error))
 
 
-def _is_short(message: object) -> bool:
-    runs = message.runs if isinstance(message, Together) else (message,)
-    return all(isinstance(run, Run) and is_short(run.compute_ms) for run in runs)
+class _Answers:
+    """What came of the runs of a group, in their order: those that are alike are sent together."""
+
+    def __init__(self, channel: Channel, first: int) -> None:
+        self._channel: Final = channel
+        self._next = first
+        self._headers: tuple[TensorHeader, ...] = ()
+        self._data: list[Buffer] = []
+        self._times: list[int] = []
+        self._began_ns = self._sent_ns = time.monotonic_ns()
+
+    def add(self, results: list[Tensor]) -> None:
+        headers, data = pack_tensors(results)
+        if self._times and headers != self._headers:
+            self.send()
+        now_ns = time.monotonic_ns()
+        self._headers = headers
+        self._data += data
+        self._times.append((now_ns - self._began_ns) // 1_000)
+        self._began_ns = now_ns
+        if now_ns - self._sent_ns > _TOGETHER_NS:
+            self.send()
+
+    def refuse(self, error: AIGovToolError) -> None:
+        self.send()
+        self._channel.send(failure(self._next, error))
+        self._next += 1
+        self._began_ns = time.monotonic_ns()
+
+    def send(self) -> None:
+        if self._times:
+            self._channel.send(GroupAnswered(self._next, self._headers, tuple(self._times)), self._data)
+            self._next += len(self._times)
+            self._data, self._times, self._sent_ns = [], [], time.monotonic_ns()
 
 
 def _no_memory(reason: str) -> EngineError:

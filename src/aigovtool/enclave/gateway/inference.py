@@ -49,6 +49,7 @@ from aigovtool.protocol.infer_body import InferBody
 from aigovtool.protocol.leaving import wanted
 from aigovtool.protocol.oip import InferRequest, encode_infer_response, read_infer_claim
 from aigovtool.protocol.reservation import Reservation
+from aigovtool.protocol.tensor import Tensor
 from aigovtool.protocol.session import RECEIPT_HEADER, REQUEST_ID_HEADER, UNITS_HEADER
 from aigovtool.transport.problem import unexpected
 
@@ -298,16 +299,20 @@ def _made(asked: Asked, valid: _Valid, ran: Ran) -> _Made:
 
 
 def _answer(model: ModelId, valid: _Valid, ran: Ran) -> InferBody:
+    return _answer_of(model, valid.terms, valid.request, ran.outputs)
+
+
+def _answer_of(model: ModelId, terms: AnswerTerms | None, request: InferRequest, outputs: Sequence[Tensor]) -> InferBody:
     """Return the body, in one of the sizes that the model's terms say."""
-    body = encode_infer_response(model, None, ran.outputs, valid.request)
-    if valid.terms is None or not valid.terms.pad_bytes:
+    body = encode_infer_response(model, None, outputs, request)
+    if terms is None or not terms.pad_bytes:
         return body
     try:
-        return padded(body, valid.terms.pad_bytes)
+        return padded(body, terms.pad_bytes)
     except TooLargeError:
         # How long the JSON is follows from what the model gave, and nothing of that may be told for nothing.
-        binary = encode_infer_response(model, None, ran.outputs, valid.request, all_binary=True)
-        return padded(binary, valid.terms.pad_bytes)
+        binary = encode_infer_response(model, None, outputs, request, all_binary=True)
+        return padded(binary, terms.pad_bytes)
 
 
 def _used(worst: UnitVector, ran: Ran) -> UnitVector:
