@@ -128,6 +128,7 @@ class InferenceFastPath:
     def _round(self) -> None:
         self._due = False
         now_ms = self._instance.clock.now_ms()
+        self._run.results.expire(now_ms)
         for consumer, waiting in list(self._waiting.items()):
             entries = [waiting.popleft() for _ in range(min(_IN_A_ROUND, len(waiting)))]
             if not waiting:

@@ -130,13 +130,17 @@ def _require_allowed(run: InstanceRun, asked: Asked, terms: AnswerTerms | None) 
 
 async def _repeated(run: InstanceRun, asked: Asked) -> Answered:
     request = await _aside(run, asked, len(asked.body), DEADLINE_MS, partial(_identity, asked))
+    now_ms = run.instance.clock.now_ms()
+    run.results.expire(now_ms)
     # No wait lies between these two: one of several that come at once begins, and the others join it.
-    outcome = run.results.find(asked.consumer, asked.key, request, run.instance.clock.now_ms())
-    if outcome is None:
-        outcome = run.results.begin(asked.consumer, asked.key, request)
+    found = run.results.find(asked.consumer, asked.key, request, now_ms)
+    if isinstance(found, Answered):
+        return found
+    if found is None:
+        found = run.results.begin(asked.consumer, asked.key, request)
         task = asyncio.create_task(_carry_out(run, asked))
         task.add_done_callback(_noticed)
-    return await _joined(outcome)
+    return await _joined(found.outcome())
 
 
 def _identity(asked: Asked) -> Digest:
