@@ -12,9 +12,9 @@ from aigovtool.limits import RESULT_RETENTION_MS
 ANN, BEN = ConsumerId("ann"), ConsumerId("ben")
 KEY, OTHER_KEY = RequestKey("k1"), RequestKey("k2")
 BODY, OTHER_BODY = digest_of(b"body"), digest_of(b"other body")
-ANSWER = Answered(b"answer", (("aigovtool-request-id", "k1"),))
+ANSWER = Answered(b"answer", "aigovtool-request-id: k1\r\n")
 SHARE, IDS = 20_000, 10
-LARGE = Answered(bytes(SHARE // 2 - 1024), ())
+LARGE = Answered(bytes(SHARE // 2 - 1024), "")
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ async def test_an_answer_dropped_for_space_is_refused_and_not_run_again(small: R
 async def test_an_answer_larger_than_its_share_reaches_whoever_waits(small: Results) -> None:
     """It is not kept, but it was computed and charged, and the run's own client gets it."""
     outcome = small.begin(ANN, KEY, BODY).outcome()
-    small.finish(ANN, KEY, Answered(bytes(3 * SHARE), ()), 0)
+    small.finish(ANN, KEY, Answered(bytes(3 * SHARE), ""), 0)
     assert len((await outcome).body) == 3 * SHARE
     with pytest.raises(ConflictError):
         _ = small.find(ANN, KEY, BODY, 0)
@@ -163,8 +163,8 @@ async def test_space_in_all_is_bounded(small: Results) -> None:
 async def test_headers_take_space_as_well(small: Results) -> None:
     """A receipt is larger than most answers: not only bodies are counted."""
     for number in range(IDS):
-        keep(small, RequestKey(f"k{number}"), Answered(b"", (("aigovtool-receipt", "r" * 2000),)))
-    assert len(small) == SHARE // (2000 + 17 + 1 + 1024)
+        keep(small, RequestKey(f"k{number}"), Answered(b"", "r" * 2000))
+    assert len(small) == SHARE // (2000 + 1024)
 
 
 async def test_answers_expire_whoever_comes(small: Results) -> None:
@@ -192,7 +192,7 @@ async def test_ids_are_bounded_per_consumer(small: Results) -> None:
     for name in ("a", "b", "c"):
         keep(small, RequestKey(name), LARGE)
     for number in range(IDS - 4):
-        keep(small, RequestKey(f"k{number}"), Answered(b"", ()))
+        keep(small, RequestKey(f"k{number}"), Answered(b"", ""))
     _ = small.begin(ANN, KEY, BODY)
     with pytest.raises(OverloadedError) as caught:
         _ = small.begin(ANN, OTHER_KEY, BODY)

@@ -201,10 +201,6 @@ class InstanceRun:
         # Whom the rest serves is served after this, and before whoever comes then.
         asyncio.get_running_loop().call_soon(self._moved)
 
-    def preview_several(self, reservation: Reservation, actuals: Sequence[UnitVector]) -> list[Posted]:
-        """Return what posting these one after the other will come to, for their receipts."""
-        return self._meter.preview_several(reservation, actuals)
-
     def gate_and_post_several(self, reservation: Reservation, written: Sequence[WrittenReceipt]) -> None:
         """Gate several answers to one consumer, then charge what their receipts say; as `gate_and_post`.
 

@@ -12,6 +12,7 @@ few is served also when all are used up by others.
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Self
 
@@ -29,11 +30,24 @@ _EXPIRE_AT_ONCE: Final = 64
 
 
 class Answered(NamedTuple):
-    """What was answered: body and headers, ready to be sent again while the model's terms allow what `terms` did."""
+    """What was answered: body and headers, ready to be sent again while the model's terms allow what `terms` did.
+
+    The headers are kept as the lines that they are sent as, each with its end.
+    """
 
     body: bytes
-    headers: tuple[tuple[str, str], ...]
+    lines: str
     terms: AnswerTerms | None = None
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """The headers, by name and value."""
+        return [(name, value) for name, _, value in (line.partition(": ") for line in self.lines.split("\r\n")[:-1])]
+
+
+def header_lines(headers: Iterable[tuple[str, str]]) -> str:
+    """Return headers as the lines that they are sent as."""
+    return "".join([f"{name}: {value}\r\n" for name, value in headers])
 
 
 class Running:
@@ -139,11 +153,18 @@ class Results:
             if kept is not None:
                 if not _is_over(kept[1], now_ms):
                     _require_same(kept[0], request)
-                    return _unpacked(kept)
+                    return Answered(*kept[2:])
                 self._drop(consumer, key)
         if self._spent.has(consumer, key):
             raise ConflictError("the answer to this request id is no longer kept", reason="result_evicted")
         return None
+
+    def knows(self, consumer: ConsumerId, key: RequestKey) -> bool:
+        """Return whether anything is known of an earlier request with this key."""
+        account = self._accounts.get(consumer)
+        return (account is not None and (key in account.running or key in account.ended)) or self._spent.has(
+            consumer, key
+        )
 
     def begin(self, consumer: ConsumerId, key: RequestKey, request: Digest) -> Running:
         """Remember a new run; `finish` or `forget` must follow.
@@ -177,7 +198,7 @@ class Results:
         if running is None:
             return
         running.succeeded(answered)
-        account, kept = self._accounts[consumer], _packed(running.request, answered, now_ms)
+        account, kept = self._accounts[consumer], (running.request, now_ms, *answered)
         account.ended[key] = kept
         self._ended[consumer, key] = now_ms
         size = _size(kept)
@@ -246,16 +267,6 @@ def _require_same(known: Digest, request: Digest) -> None:
 
 def _is_over(ended_ms: int, now_ms: int) -> bool:
     return now_ms - ended_ms >= limits.RESULT_RETENTION_MS
-
-
-def _packed(request: Digest, answered: Answered, now_ms: int) -> _Kept:
-    lines = "\n".join([f"{name}:{value}" for name, value in answered.headers])
-    return request, now_ms, answered.body, lines, answered.terms
-
-
-def _unpacked(kept: _Kept) -> Answered:
-    pairs = (line.split(":", 1) for line in kept[3].split("\n") if line)
-    return Answered(kept[2], tuple((name, value) for name, value in pairs), kept[4])
 
 
 def _size(kept: _Kept) -> int:

@@ -60,7 +60,7 @@ class SignedReceipt(Message):
 
 def salted_digest(salt: bytes, label: str, data: Sequence[bytes | memoryview]) -> Digest:
     """Return SHA-256 over the length of the salt, the salt, a label and the parts of a body."""
-    state = sha256(len(salt).to_bytes(1, "big") + salt + label.encode() + b"\x00")
+    state = sha256(b"%b%b%b\x00" % (len(salt).to_bytes(1, "big"), salt, label.encode()))
     for part in data:
         state.update(part)
     return Digest("sha256:" + state.hexdigest())

@@ -153,22 +153,6 @@ class Meter:
         remaining = self.remaining(reservation.model, reservation.consumer).plus(spared)
         return Posted(lease_id=holding.lease_id, sequence=holding.sequence + 1, remaining=remaining)
 
-    def preview_several(self, reservation: Reservation, actuals: Sequence[UnitVector]) -> list[Posted]:
-        """Return what postings of one after the other would return, if nothing comes between: what receipts must say.
-
-        Raises:
-            ConflictError: this reservation has ended (`reservation_ended`).
-        """
-        holding = self._running.lease_of(reservation)
-        spared = reservation.units
-        for actual in actuals:
-            spared = spared.minus(actual)
-        remaining = self.remaining(reservation.model, reservation.consumer).plus(spared)
-        return [
-            Posted(lease_id=holding.lease_id, sequence=holding.sequence + number, remaining=remaining)
-            for number in range(1, len(actuals) + 1)
-        ]
-
     def post_several(self, reservation: Reservation, written: Sequence[WrittenReceipt]) -> None:
         """Charge what these receipts tell of, of a reservation for several requests; the rest of it is free again.
 
@@ -177,11 +161,8 @@ class Meter:
         Raises:
             ConflictError: as `post`; nothing is charged.
         """
-        holding = self._running.post_several(reservation, written)
-        spared = reservation.units
-        for one in written:
-            spared = spared.minus(one.receipt.units)
-        self._wishes.spared(holding.path, spared)
+        holding, actual = self._running.post_several(reservation, written)
+        self._wishes.spared(holding.path, reservation.units.minus(actual))
         self._wishes.look(holding.path)
 
     def post(self, reservation: Reservation, actual: UnitVector, receipt: Receipt | None = None) -> Posted:

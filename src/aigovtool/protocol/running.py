@@ -78,17 +78,22 @@ class Running:
         self._shelf.note(holding)
         return holding, sequence
 
-    def post_several(self, reservation: Reservation, written: Sequence[WrittenReceipt]) -> Holding:
-        """Charge what these receipts tell of, free the rest of a reservation for several requests; return its lease.
+    def post_several(
+        self, reservation: Reservation, written: Sequence[WrittenReceipt]
+    ) -> tuple[Holding, UnitVector]:
+        """Charge what these receipts tell of, free the rest of a reservation for several requests.
+
+        Returns:
+            The lease, and what was charged to it.
 
         Raises:
             ConflictError: as `post`; nothing is charged.
         """
         holding = self.lease_of(reservation)
-        holding.post_several(reservation.units, written)
+        actual = holding.post_several(reservation.units, written)
         del self._running[reservation.number]
         self._shelf.note(holding)
-        return holding
+        return holding, actual
 
     def void(self, reservation: Reservation, *, failed: bool) -> Holding | None:
         """Charge nothing (more), and return the lease whose units are free again; `None` where it has ended already."""

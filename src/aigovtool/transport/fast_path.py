@@ -6,7 +6,7 @@ its body is small, known in length and all there, and the connection has nothing
 had come only now. So errors, refusals, waiting and everything rare are in one place, and the fast path cannot say no.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from aigovtool.transport.connection import Connection
@@ -36,7 +36,6 @@ class FastPath(Protocol):
         ...
 
 
-def ok(headers: Iterable[tuple[str, str]], body: bytes) -> bytes:
-    """Return a whole answer of status 200."""
-    lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
+def ok(lines: str, body: bytes) -> bytes:
+    """Return a whole answer of status 200, with these header lines."""
     return f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n{lines}\r\n".encode("latin-1") + body

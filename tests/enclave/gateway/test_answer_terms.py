@@ -128,7 +128,7 @@ async def test_a_kept_answer_leaves_while_the_terms_allow_it(lent: Site, service
             await infer(run, asked(run))
         assert caught.value.reason == "terms_changed"
     await order(lent, service, None, 6)
-    assert await infer(run, asked(run)) is kept
+    assert await infer(run, asked(run)) == kept
     await service.shut_down()
     assert await lent.posted() == 1
 

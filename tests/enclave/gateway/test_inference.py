@@ -67,7 +67,7 @@ async def test_of_an_id_that_the_enclave_made_nothing_is_kept(site: Site, servic
     run = service.run
     for _ in range(3):
         await infer(run, asked(run, repeatable=False))
-    assert (run.results._kept, run.results._accounts) == ({}, {})
+    assert (len(run.results), run.results._accounts) == (0, {})
     await service.shut_down()
     assert await site.posted() == 3
 
@@ -167,7 +167,7 @@ async def test_a_request_that_is_refused_leaves_its_id_free(service: Service) ->
     run = service.run
     with pytest.raises(AIGovToolError):
         await infer(run, replace(asked(run), body=b"{"))
-    assert (run.results._kept, run.results._accounts) == ({}, {})
+    assert (len(run.results), run.results._accounts) == (0, {})
     assert isinstance(await infer(run, asked(run)), Answered)
 
 

@@ -14,7 +14,7 @@ from aigovtool.enclave.engines.ipc import Limit, TensorHeader
 from aigovtool.enclave.engines.pending import Place
 from aigovtool.enclave.engines.scheduling import Turn
 from aigovtool.ids import ConsumerId
-from aigovtool.protocol.tensor import Buffer, Tensor
+from aigovtool.protocol.tensor import Buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,15 @@ class Form:
 
 
 class Came(NamedTuple):
-    """What came of runs `first`, `first` + 1, and so on: outputs and time (microseconds) of each, or nothing."""
+    """What came of `count` runs in a row, from number `first` on: of each its outputs' bytes and its time, or nothing.
+
+    `headers` say of all of them how the bytes are to be read (`unpack_tensors`); times are in microseconds.
+    """
 
     first: int
     count: int
-    outputs: Sequence[Sequence[Tensor]] = ()
+    headers: tuple[TensorHeader, ...] = ()
+    payloads: Sequence[memoryview] = ()
     compute_us: Sequence[int] = ()
 
 
@@ -75,11 +79,17 @@ class Group:
         """Whether all was answered, or nothing more is waited for."""
         return not self._left
 
-    def take(self, count: int, outputs: Sequence[Sequence[Tensor]] = (), compute_us: Sequence[int] = ()) -> None:
+    def take(
+        self,
+        count: int,
+        headers: tuple[TensorHeader, ...] = (),
+        payloads: Sequence[memoryview] = (),
+        compute_us: Sequence[int] = (),
+    ) -> None:
         """Take what came of the next `count` runs."""
         if not self._came:
             asyncio.get_running_loop().call_soon(self._tell)
-        self._came.append(Came(self._next, count, outputs, compute_us))
+        self._came.append(Came(self._next, count, headers, payloads, compute_us))
         self._next += count
         self._left -= count
         if not self._left and self.timer is not None:

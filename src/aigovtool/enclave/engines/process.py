@@ -367,8 +367,9 @@ class EngineProcess:
         scheduler = self._pending.scheduler
         return scheduler.at_once(consumer, Lane.SHORT) or scheduler.line_up(consumer, Lane.SHORT)
 
-    def run_group(self, group: Group, deadline_ns: int) -> None:
-        """Send a group that has a place and its turn; it is told what comes of it, whatever happens."""
+    def run_group(self, group: Group, turn: Turn, deadline_ns: int) -> None:
+        """Send a group that has a place and now its turn; it is told what comes of it, whatever happens."""
+        group.turn = turn
         if self._end is not None:
             self._pending.scheduler.leave(group.turn)
             group.give_up()
@@ -389,25 +390,26 @@ class EngineProcess:
             self._condemn("it answered what nobody asked")
             return
         try:
-            outputs = self._looked_at(group, message, payload)
+            payloads = self._looked_at(group, message, payload)
         except (EngineError, MalformedError) as error:
             self._condemn_for(error.message, group.form.model)
             return
         if not group.over:
-            group.take(count, outputs, message.compute_us)
+            group.take(count, message.outputs, payloads, message.compute_us)
 
-    def _looked_at(self, group: Group, message: GroupAnswered, payload: memoryview) -> list[list[Tensor]]:
+    def _looked_at(self, group: Group, message: GroupAnswered, payload: memoryview) -> list[memoryview]:
+        """Return the payloads of the runs; what is the same for all of them is looked at once."""
         if sum(message.compute_us) * 1_000 > time.monotonic_ns() - group.turn.began_ns:
             raise MalformedError("it claims to have worked before it was asked", reason="bad_frame")
         count = len(message.compute_us)
         size, rest = divmod(len(payload), count)
         if rest:
             raise MalformedError("the tensors of a frame do not fill its payload", reason="bad_frame")
-        each = [unpack_tensors(message.outputs, payload[at * size : (at + 1) * size]) for at in range(count)]
-        interface, names = group.interface, group.form.outputs
+        payloads = [payload[at : at + size] for at in range(0, len(payload), size)] if size else [payload] * count
         plain = all(header.datatype not in _LOOKED_AT for header in message.outputs)
-        checked = [check_answer(interface, names, one) for one in (each[:1] if plain else each)]
-        return [*checked, *each[len(checked) :]]
+        for each in payloads[:1] if plain else payloads:
+            check_answer(group.interface, group.form.outputs, unpack_tensors(message.outputs, each))
+        return payloads
 
     def _condemn_for(self, why: str, model: int) -> None:
         if not self.died.is_set():

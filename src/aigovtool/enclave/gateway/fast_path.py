@@ -11,18 +11,17 @@ next turns.
 """
 
 import asyncio
-import base64
 import re
 import secrets
 import time
+from base64 import b64encode
 from collections import deque
-from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
-from aigovtool.codec import encode
 from aigovtool.crypto.identity import IdentityKind
 from aigovtool.enclave.boot import ServedModel
 from aigovtool.enclave.engines.group import Came, Group
+from aigovtool.enclave.engines.ipc import TensorHeader
 from aigovtool.enclave.gateway import inference
 from aigovtool.enclave.gateway.inference import DEADLINE_MS, LENGTH_HEADER, Asked
 from aigovtool.enclave.gateway.padding import head_padding
@@ -33,15 +32,20 @@ from aigovtool.errors import AIGovToolError
 from aigovtool.ids import ConsumerId, Digest, RequestKey
 from aigovtool.ledger.policy import Dial
 from aigovtool.ledger.receipt import MAX_SALT_BYTES, Receipt, WrittenReceipt, salted_digest, signed_texts
-from aigovtool.ledger.units import UnitVector
+from aigovtool.ledger.units import UnitVector, total
+from aigovtool.protocol.metering import Posted
 from aigovtool.protocol.reservation import Reservation
 from aigovtool.protocol.session import RECEIPT_HEADER, REQUEST_ID_HEADER, SALT_HEADER, UNITS_HEADER, WARNING_HEADER
-from aigovtool.transport.fast_path import Answer, FastRequest
+from aigovtool.protocol.tensor import Buffer
+from aigovtool.transport.fast_path import Answer, FastRequest, ok
 from aigovtool.transport.wire import Head
 
 _MAX_BODY_BYTES: Final = 16 << 10
 _IN_A_ROUND: Final = 32
+#: Pairs of consumer and model whose forms are remembered.
+_MAX_CALLERS: Final = 1_024
 _KEY_RE: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+_SALT_RE: Final = re.compile(rb"(?:[0-9A-Fa-f]{2}){0,%d}" % MAX_SALT_BYTES)
 _TYPES: Final = frozenset({b"application/json", b"application/octet-stream"})
 _REQUEST_ID, _SALT, _LENGTH = (name.lower().encode() for name in (REQUEST_ID_HEADER, SALT_HEADER, LENGTH_HEADER))
 
@@ -49,11 +53,13 @@ _REQUEST_ID, _SALT, _LENGTH = (name.lower().encode() for name in (REQUEST_ID_HEA
 class _Entry:
     """One request."""
 
-    __slots__ = ("answer", "asked", "begun", "data", "request", "shape")
+    __slots__ = ("answer", "asked", "begun", "data", "digest", "request", "shape")
 
     asked: Asked
     shape: Shape
-    data: bytes | memoryview
+    data: Buffer
+    #: What its receipt says of it.
+    digest: Digest
 
     def __init__(self, request: FastRequest, answer: Answer) -> None:
         self.request: Final = request
@@ -62,14 +68,34 @@ class _Entry:
         self.begun = False
 
 
+class _Ran(NamedTuple):
+    """What the engine gave for a request."""
+
+    entry: _Entry
+    headers: tuple[TensorHeader, ...]
+    payload: memoryview
+    compute_us: int
+
+
 class _Batch:
     """Requests of one form under way: a group with the engine, and what was reserved for it."""
 
-    __slots__ = ("entries", "group", "ok", "reservation", "shape")
+    __slots__ = ("entries", "failed", "ran", "reservation", "shape")
 
     def __init__(self, shape: Shape, entries: list[_Entry], reservation: Reservation) -> None:
         self.shape, self.entries, self.reservation = shape, entries, reservation
-        self.group: Group | None = None
+        self.ran: list[_Ran] = []
+        self.failed: list[_Entry] = []
+
+    def take(self, came: list[Came]) -> None:
+        """Sort what has come."""
+        for one in came:
+            entries = self.entries[one.first : one.first + one.count]
+            if one.payloads:
+                for entry, payload, took_us in zip(entries, one.payloads, one.compute_us, strict=True):
+                    self.ran.append(_Ran(entry, one.headers, payload, took_us))
+            else:
+                self.failed += entries
 
 
 class InferenceFastPath:
@@ -105,10 +131,9 @@ class InferenceFastPath:
             identity = request.connection.identity()
         except AIGovToolError:
             return False
-        if identity.kind is not IdentityKind.CONSUMER or identity.borrower not in {
-            None,
-            self._instance.admission.borrower,
-        }:
+        if identity.kind is not IdentityKind.CONSUMER or (
+            identity.borrower is not None and identity.borrower != self._instance.admission.borrower
+        ):
             return False
         consumer = ConsumerId(identity.name)
         waiting = self._waiting.get(consumer)
@@ -128,7 +153,6 @@ class InferenceFastPath:
     def _round(self) -> None:
         self._due = False
         now_ms = self._instance.clock.now_ms()
-        self._run.results.expire(now_ms)
         for consumer, waiting in list(self._waiting.items()):
             entries = [waiting.popleft() for _ in range(min(_IN_A_ROUND, len(waiting)))]
             if not waiting:
@@ -139,10 +163,12 @@ class InferenceFastPath:
 
     def _begin(self, consumer: ConsumerId, entries: list[_Entry], now_ms: int) -> None:
         """Begin requests of one consumer, those of one form together."""
+        self._run.results.expire(now_ms)
+        may = not self._run.failed_runs.any()
         forms: dict[Shape, list[_Entry]] = {}
         for entry in entries:
             try:
-                if self._read(consumer, entry, now_ms):
+                if may and self._read(consumer, entry, now_ms):
                     forms.setdefault(entry.shape, []).append(entry)
                     continue
             except AIGovToolError:
@@ -152,186 +178,174 @@ class InferenceFastPath:
             self._reserve(consumer, shape, alike)
 
     def _read(self, consumer: ConsumerId, entry: _Entry, now_ms: int) -> bool:
-        run, request = self._run, entry.request
-        fields = request.head.fields
-        request.connection.identity().check_time(self._instance.began_ms + now_ms)
-        model = self._lines[request.head.line]
-        policy = run.terms(model.offer.model)
-        chosen = fields.get(_REQUEST_ID)
-        salt = fields.get(_SALT, b"")
-        if (chosen is not None and _KEY_RE.fullmatch(chosen) is None) or len(salt) > 2 * MAX_SALT_BYTES:
+        """Return whether a request may be begun here, after looking at all of it."""
+        head, connection, body = entry.request.head, entry.request.connection, entry.request.body
+        connection.identity().check_time(self._instance.began_ms + now_ms)
+        fields, model, results = head.fields, self._lines[head.line], self._run.results
+        chosen, salt, length = fields.get(_REQUEST_ID), fields.get(_SALT), fields.get(_LENGTH)
+        if chosen is not None and _KEY_RE.fullmatch(chosen) is None:
             return False
-        if policy.dial is Dial.BOUND or run.failed_runs.any():
-            return False
-        length = fields.get(_LENGTH)
-        try:
-            salt_bytes = bytes.fromhex(salt.decode())
-        except ValueError:
+        policy = self._run.terms(model.offer.model)
+        if policy.dial is Dial.BOUND or (salt is not None and _SALT_RE.fullmatch(salt) is None):
             return False
         asked = entry.asked = Asked(
             model,
             consumer,
             RequestKey(secrets.token_hex(16) if chosen is None else chosen.decode()),
             chosen is not None,
-            salt_bytes,
-            request.body,
+            b"" if salt is None else bytes.fromhex(salt.decode()),
+            body,
             None if length is None else length.decode(),
         )
-        if chosen is not None:
-            identity = inference._identity(asked)
-            if run.results.find(consumer, asked.key, identity, now_ms) is not None:
-                return False
-            run.results.begin(consumer, asked.key, identity)
-            entry.begun = True
-        shapes = self._shapes.get((consumer, model.loaded.handle))
-        if shapes is None:
-            if len(self._shapes) >= 1024:
-                self._shapes.clear()
-            shapes = self._shapes[consumer, model.loaded.handle] = Shapes()
+        shapes = self._shapes.get((consumer, model.loaded.handle)) or self._new_shapes(consumer, model)
         entry.shape, entry.data = shapes.of(asked, policy)
+        if entry.shape.is_paused(now_ms) or (chosen is not None and results.knows(consumer, asked.key)):
+            return False
+        entry.digest = salted_digest(asked.salt, "request", [body])
+        if chosen is not None:
+            results.begin(consumer, asked.key, inference.identity_of(asked, entry.digest))
+            entry.begun = True
         return True
 
+    def _new_shapes(self, consumer: ConsumerId, model: ServedModel) -> Shapes:
+        if len(self._shapes) >= _MAX_CALLERS:
+            self._shapes.clear()
+        shapes = self._shapes[consumer, model.loaded.handle] = Shapes()
+        return shapes
+
     def _reserve(self, consumer: ConsumerId, shape: Shape, entries: list[_Entry]) -> None:
+        """Reserve units for all of them, or for as many halves as can be; those that cannot go another way."""
         name, count = shape.model.offer.model, len(entries)
         try:
-            reservation = self._run.reserve_now(name, consumer, _times(shape.worst, count), None)
+            reservation = self._run.reserve_now(name, consumer, shape.worst.times(count), None)
         except AIGovToolError:
             reservation = None
-        if reservation is None:
-            if count > 1:  # what is left may do for some
-                self._reserve(consumer, shape, entries[: count // 2])
-                self._reserve(consumer, shape, entries[count // 2 :])
-            else:
-                self._undo(entries[0])
-            return
-        place = self._engine.group_place(consumer, shape.form, count)
+        if reservation is not None:
+            self._compute(consumer, _Batch(shape, entries, reservation))
+        elif count > 1:
+            self._reserve(consumer, shape, entries[: count // 2])
+            self._reserve(consumer, shape, entries[count // 2 :])
+        else:
+            self._undo(entries[0])
+
+    def _compute(self, consumer: ConsumerId, batch: _Batch) -> None:
+        shape, entries = batch.shape, batch.entries
+        place = self._engine.group_place(consumer, shape.form, len(entries))
         if place is None:
-            self._run.void(reservation, failed=False)
-            for entry in entries:
-                self._undo(entry)
+            self._give_back(batch)
             return
-        batch = _Batch(shape, entries, reservation)
-        batch.ok = []
-        group = batch.group = Group(
+        group = Group(
             consumer,
             shape.model.loaded.interface,
             shape.form,
             [entry.data for entry in entries],
             place,
-            lambda group, came: self._came(batch, came),
+            lambda group, came: self._came(batch, group, came),
         )
         deadline_ns = time.monotonic_ns() + DEADLINE_MS * 1_000_000
         turn = self._engine.group_turn(consumer)
         if isinstance(turn, asyncio.Future):
-            turn.add_done_callback(lambda turn: self._go(group, turn.result(), deadline_ns))
+            turn.add_done_callback(lambda turn: self._engine.run_group(group, turn.result(), deadline_ns))
         else:
-            self._go(group, turn, deadline_ns)
-
-    def _go(self, group, turn, deadline_ns):
-        group.turn = turn
-        self._engine.run_group(group, deadline_ns)
+            self._engine.run_group(group, turn, deadline_ns)
 
     # -- Ending -----------------------------------------------------------------------------------
 
-    def _came(self, batch: _Batch, came: list[Came]) -> None:
-        for one in came:
-            for offset in range(one.count):
-                entry = batch.entries[one.first + offset]
-                if one.outputs:
-                    batch.ok.append((entry, one.outputs[offset], one.compute_us[offset]))
-                else:
-                    batch.ok.append((entry, None, 0))
-        if not batch.group.over:
+    def _came(self, batch: _Batch, group: Group, came: list[Came]) -> None:
+        batch.take(came)
+        if not group.over:
             return
-        batch.group.place.give_back()
+        group.place.give_back()
+        if batch.failed:
+            batch.shape.pause(self._instance.clock.now_ms())
         try:
-            self._release(batch)
+            answers = self._release(batch)
         except AIGovToolError:
-            self._run.void(batch.reservation, failed=False)
-            for entry in batch.entries:
-                self._undo(entry)
+            self._give_back(batch)
+            return
+        for entry, answer in answers:
+            entry.answer(answer)
+        for entry in batch.failed:
+            self._undo(entry)
 
-    def _release(self, batch: _Batch) -> None:
-        run, instance, shape = self._run, self._instance, batch.shape
-        model, name = shape.model, shape.model.offer.model
-        good = [one for one in batch.ok if one[1] is not None]
-        bad = [one[0] for one in batch.ok if one[1] is None]
-        if not good:
+    def _release(self, batch: _Batch) -> list[tuple[_Entry, bytes]]:
+        """Sign, gate and charge all that was computed; return the answers. No wait lies between charge and answer.
+
+        Raises:
+            AIGovToolError: nothing may leave, and nothing was charged.
+        """
+        run, instance, shape, ran = self._run, self._instance, batch.shape, batch.ran
+        if not ran:
             run.void(batch.reservation, failed=False)
-        else:
-            now_ms = instance.custodian_time_ms()
-            useds = [_used(shape.worst, one[2]) for one in good]
-            posted = run.preview_several(batch.reservation, useds)
-            tee = instance.admission.tee.value
-            written, bodies = [], []
-            for (entry, outputs, _), used, seat in zip(good, useds, posted, strict=True):
-                asked = entry.asked
-                content, length = shape.body(outputs)
-                bodies.append((content, length))
-                written.append(WrittenReceipt(Receipt(
-                    request_key=asked.key,
-                    request=salted_digest(asked.salt, "request", [asked.body]),
-                    response=salted_digest(asked.salt, "response", [content]),
-                    model=name,
-                    manifest=model.offer.manifest,
-                    consumer=asked.consumer,
-                    units=used,
-                    remaining=seat.remaining,
-                    lease_id=seat.lease_id,
-                    sequence=seat.sequence,
-                    instance=instance.instance,
-                    tee=tee,
-                    at_ms=now_ms,
-                )))
-            texts = signed_texts(written, instance.instance, instance.identity)
-            units = inference._dictionary(model.offer.policy, posted[0].remaining)
-            answers = []
-            terms = shape.policy.answers
-            for (entry, _, _), (content, length), text in zip(good, bodies, texts, strict=True):
-                headers = (
-                    *((("content-type", "application/octet-stream"), (LENGTH_HEADER, str(length))) if length is not None else (("content-type", "application/json"),)),
-                    (REQUEST_ID_HEADER, entry.asked.key),
-                    (UNITS_HEADER, units),
-                    (RECEIPT_HEADER, base64.b64encode(text).decode()),
-                )
-                if terms is not None and terms.pad_bytes:
-                    headers = (*headers, head_padding(headers))
-                answers.append(Answered(content, headers, terms))
-            inference._require_allowed(run, good[0][0].asked, terms)
-            run.gate_and_post_several(batch.reservation, written)
-            done_ms = instance.clock.now_ms()
-            warning = "" if instance.warning is None else f"{WARNING_HEADER}: {instance.warning}\r\n"
-            for (entry, _, _), answered in zip(good, answers, strict=True):
-                if entry.begun:
-                    run.results.finish(entry.asked.consumer, entry.asked.key, answered, done_ms)
-                lines = "".join([f"{key}: {value}\r\n" for key, value in answered.headers])
-                entry.answer(
-                    f"HTTP/1.1 200 OK\r\ncontent-length: {len(answered.body)}\r\n{lines}{warning}\r\n".encode("latin-1")
-                    + answered.body
-                )
-        for entry in bad:
+            return []
+        offer, terms = shape.model.offer, shape.policy.answers
+        units = [_used(shape.worst, one.compute_us) for one in ran]
+        posted = run.preview(batch.reservation, total(units))
+        made = [shape.answer(one.headers, one.payload) for one in ran]
+        written = self._receipts(batch, units, posted, made)
+        texts = signed_texts(written, instance.instance, instance.identity)
+        inference.require_allowed(run, offer.model, terms)
+        fixed = f"{UNITS_HEADER}: {inference.dictionary(offer.policy, posted.remaining)}\r\n{RECEIPT_HEADER}: "
+        answers = []
+        for one, (content, lines), text in zip(ran, made, texts, strict=True):
+            receipt = b64encode(text).decode()
+            lines = f"{lines}{REQUEST_ID_HEADER}: {one.entry.asked.key}\r\n{fixed}{receipt}\r\n"
+            if terms is not None and terms.pad_bytes:
+                lines += head_padding(len(lines))
+            answers.append((one.entry, Answered(content, lines, terms)))
+        run.gate_and_post_several(batch.reservation, written)
+        return self._kept(answers)
+
+    def _receipts(
+        self, batch: _Batch, units: list[UnitVector], posted: Posted, made: list[tuple[bytes, str]]
+    ) -> list[WrittenReceipt]:
+        instance, offer = self._instance, batch.shape.model.offer
+        now_ms, tee, number = instance.custodian_time_ms(), instance.admission.tee.value, posted.sequence
+        written = []
+        for one, used, (content, _) in zip(batch.ran, units, made, strict=True):
+            asked = one.entry.asked
+            receipt = Receipt(
+                request_key=asked.key,
+                request=one.entry.digest,
+                response=salted_digest(asked.salt, "response", [content]),
+                model=offer.model,
+                manifest=offer.manifest,
+                consumer=asked.consumer,
+                units=used,
+                remaining=posted.remaining,
+                lease_id=posted.lease_id,
+                sequence=number,
+                instance=instance.instance,
+                tee=tee,
+                at_ms=now_ms,
+            )
+            written.append(WrittenReceipt(receipt))
+            number += 1
+        return written
+
+    def _kept(self, answers: list[tuple[_Entry, Answered]]) -> list[tuple[_Entry, bytes]]:
+        """Return the answers as they are sent; those to ids that consumers chose are remembered."""
+        done_ms, results, warning = self._instance.clock.now_ms(), self._run.results, self._instance.warning
+        more = "" if warning is None else f"{WARNING_HEADER}: {warning}\r\n"
+        sent = []
+        for entry, answered in answers:
+            if entry.begun:
+                results.finish(entry.asked.consumer, entry.asked.key, answered, done_ms)
+            sent.append((entry, ok(answered.lines + more, answered.body)))
+        return sent
+
+    def _give_back(self, batch: _Batch) -> None:
+        """Charge nothing, and have all of them go the way of all others."""
+        self._run.void(batch.reservation, failed=False)
+        for entry in batch.entries:
             self._undo(entry)
 
     def _undo(self, entry: _Entry) -> None:
         """Have a request go the way of all others."""
-        if entry.begun:
-            task = self._loop.create_task(inference._carry_out(self._run, entry.asked))
-            task.add_done_callback(inference._noticed)
+        if entry.begun:  # whoever joined it waits for what comes of it
+            inference.carry_out(self._run, entry.asked)
         entry.answer(None)
 
 
-def _times(units: UnitVector, count: int) -> UnitVector:
-    return UnitVector(
-        inferences=units.inferences * count,
-        input_tokens=units.input_tokens * count,
-        output_tokens=units.output_tokens * count,
-        cached_tokens=units.cached_tokens * count,
-        compute_ms=units.compute_ms * count,
-    )
-
-
 def _used(worst: UnitVector, compute_us: int) -> UnitVector:
-    if not worst.compute_ms:
-        return worst
-    import msgspec
-    return msgspec.structs.replace(worst, compute_ms=min(worst.compute_ms, max(1, -(-compute_us // 1000))))
+    return inference.used(worst, compute_us) if worst.compute_ms else worst

@@ -36,7 +36,7 @@ from aigovtool.enclave.engines.process import Ran
 from aigovtool.enclave.gateway.answer_size import require_sendable
 from aigovtool.enclave.gateway.padding import head_padding, padded
 from aigovtool.enclave.instance_run import InstanceRun
-from aigovtool.enclave.results import Answered
+from aigovtool.enclave.results import Answered, header_lines
 from aigovtool.errors import AIGovToolError, ConflictError, EngineError, RefusalError, StoppedError, TooLargeError
 from aigovtool.ids import ConsumerId, Digest, ModelId, RequestKey
 from aigovtool.ledger.answers import AnswerTerms, Fill, allows
@@ -113,13 +113,13 @@ async def infer(run: InstanceRun, asked: Asked) -> Answered:
     run.check(asked.consumer)
     answered = await (_repeated(run, asked) if asked.repeatable else _attempt(run, asked))
     run.check(asked.consumer)
-    _require_allowed(run, asked, answered.terms)
+    require_allowed(run, asked.model.offer.model, answered.terms)
     return answered
 
 
-def _require_allowed(run: InstanceRun, asked: Asked, terms: AnswerTerms | None) -> None:
+def require_allowed(run: InstanceRun, model: ModelId, terms: AnswerTerms | None) -> None:
     """Refuse an answer that was made under looser terms than those in force."""
-    present = run.terms(asked.model.offer.model).answers
+    present = run.terms(model).answers
     if present is not terms and not allows(present, terms):
         raise ConflictError(
             "the terms of this model's answers have changed since this one was made",
@@ -138,16 +138,23 @@ async def _repeated(run: InstanceRun, asked: Asked) -> Answered:
         return found
     if found is None:
         found = run.results.begin(asked.consumer, asked.key, request)
-        task = asyncio.create_task(_carry_out(run, asked))
-        task.add_done_callback(_noticed)
+        carry_out(run, asked)
     return await _joined(found.outcome())
 
 
 def _identity(asked: Asked) -> Digest:
-    """Return the digest by which a repeated request is known: of the model, the header, the salt and the body."""
-    state = sha256(encode((asked.model.offer.model, asked.header_length or "", asked.salt.hex())))
-    state.update(asked.body)
-    return Digest("sha256:" + state.hexdigest())
+    return identity_of(asked, salted_digest(asked.salt, "request", [asked.body]))
+
+
+def identity_of(asked: Asked, digest: Digest) -> Digest:
+    """Return by what a repeated request is known: the model, the length of its header, and what its receipt says."""
+    return Digest(f"{digest} {asked.header_length} {asked.model.offer.model}")
+
+
+def carry_out(run: InstanceRun, asked: Asked) -> None:
+    """Begin a run that is remembered: whoever joins it is told what comes of it."""
+    task = asyncio.create_task(_carry_out(run, asked))
+    task.add_done_callback(_noticed)
 
 
 def _noticed(task: "asyncio.Task[None]") -> None:
@@ -250,7 +257,7 @@ async def _run(run: InstanceRun, asked: Asked, valid: _Valid, deadline_ms: int) 
         work, size_bytes = partial(_made, asked, valid, ran), len(asked.body) + given_bytes
         with run.instance.engine.unread.hold(asked.consumer, given_bytes):
             made = await _aside(run, asked, size_bytes, deadline_ms - clock.now_ms(), work)
-        return _release(run, asked, reservation, _used(worst, ran), made)
+        return _release(run, asked, reservation, used(worst, ran.compute_us), made)
     except BaseException as error:
         run.void(reservation, failed=isinstance(error, AIGovToolError) and not isinstance(error, StoppedError))
         raise
@@ -319,9 +326,9 @@ def _answer_of(model: ModelId, terms: AnswerTerms | None, request: InferRequest,
         return padded(binary, terms.pad_bytes)
 
 
-def _used(worst: UnitVector, ran: Ran) -> UnitVector:
+def used(worst: UnitVector, compute_us: int) -> UnitVector:
     """Return what a run is charged: of compute what it took, begun milliseconds whole, where that is metered."""
-    took_ms = max(1, -(-ran.compute_us // 1_000))
+    took_ms = max(1, -(-compute_us // 1_000))
     return msgspec.structs.replace(worst, compute_ms=min(worst.compute_ms, took_ms))
 
 
@@ -348,16 +355,17 @@ def _release(run: InstanceRun, asked: Asked, reservation: Reservation, used: Uni
     headers = (
         *made.headers,
         (REQUEST_ID_HEADER, asked.key),
-        (UNITS_HEADER, _dictionary(asked.model.offer.policy, posted.remaining)),
+        (UNITS_HEADER, dictionary(asked.model.offer.policy, posted.remaining)),
         (RECEIPT_HEADER, base64.b64encode(encode(signed)).decode()),
     )
+    lines = header_lines(headers)
     if made.terms is not None and made.terms.pad_bytes:
-        headers = (*headers, head_padding(headers))
-    answered = Answered(made.content, headers, made.terms)
-    _require_allowed(run, asked, made.terms)
+        lines += head_padding(len(lines))
+    answered = Answered(made.content, lines, made.terms)
+    require_allowed(run, asked.model.offer.model, made.terms)
     run.gate_and_post(reservation, receipt)
     return answered
 
 
-def _dictionary(policy: ServingPolicy, units: UnitVector) -> str:
+def dictionary(policy: ServingPolicy, units: UnitVector) -> str:
     return ", ".join(f"{dimension.value}={units.get(dimension)}" for dimension in policy.counts)
