@@ -244,11 +244,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         wire = self._wire
         if wire is None or wire.is_closing():
             return
-        if self._reader.idle:
-            self._deadline.set(self._bounds.header_timeout_s)
-        in_head = self._reader.in_head
+        reader = self._reader
+        idle, in_head = reader.idle, reader.in_head
         try:
-            accepted = self._reader.feed(data)
+            accepted = reader.feed(data)
             if accepted and not self._goes_fast(accepted, begins=in_head):
                 self.parser.feed_data(accepted)
         except InputError as error:
@@ -257,9 +256,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._refuse(MalformedError("not a request that is accepted here", reason="bad_request"))
             return
-        if self._reader.surplus:
+        if reader.surplus:
             self._end_after_answer()
-        self._watch(len(data), head_just_ended=in_head and not self._reader.in_head)
+        self._watch(len(data), was_idle=idle, was_in_head=in_head)
 
     # --- the fast path -----------------------------------------------------------------------------
 
@@ -315,13 +314,16 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._refuse(MalformedError("not a request that is accepted here", reason="bad_request"))
 
-    def _watch(self, count: int, *, head_just_ended: bool) -> None:
+    def _watch(self, count: int, *, was_idle: bool, was_in_head: bool) -> None:
         if self._reader.complete:
             # From here on the application has the word: its own deadline bounds the answer.
-            self._deadline.clear()
-        elif head_just_ended:
+            self._deadline.pause()
+        elif self._reader.in_head:
+            if was_idle:
+                self._deadline.set(self._bounds.header_timeout_s)
+        elif was_in_head:
             self._begin_body()
-        elif not self._reader.in_head:
+        else:
             self._body_bytes += count
             self._deadline.set(self._body_patience())
 

@@ -21,6 +21,7 @@ It bounds the head only. A body is counted and bounded by whoever reads it (`tra
 
 import re
 from enum import Enum, auto
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from aigovtool.errors import MalformedError, TooLargeError, UnsupportedMediaError
@@ -37,15 +38,10 @@ _REQUEST_LINE_RE: Final = re.compile(
     rb" HTTP/1\.1"
 )
 _NAME_RE: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9-]{0,127}")
-#: Names of fields as nearly all clients write them, and in lower case.
-_USUAL: Final = {
-    form: name
-    for name in (
-        *(b"accept", b"accept-encoding", b"aigovtool-request-id", b"aigovtool-salt", b"connection", b"content-length"),
-        *(b"content-type", b"host", b"inference-header-content-length", b"user-agent"),
-    )
-    for form in (name, b"-".join(part.capitalize() for part in name.split(b"-")))
-}
+_END: Final = b"\r\n\r\n"
+#: Of fields not longer than this, so many are remembered as they were read.
+_SHORT_BYTES: Final = 128
+_KNOWN: Final = 512
 _BLANKS: Final = b" \t"
 _HOST_RE: Final = re.compile(rb"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _LENGTH_RE: Final = re.compile(rb"0|[1-9][0-9]{0,14}")
@@ -131,25 +127,38 @@ class RequestReader:
         Raises:
             MalformedError, TooLargeError, UnsupportedMediaError: the connection must be answered once and closed.
         """
-        if self._state is _State.HEAD:
-            head, rest = self._read_head(data)
-            return head + self._read_body(rest) if head else b""
-        return self._read_body(data)
+        if self._state is not _State.HEAD:
+            return self._read_body(data)
+        if not self._buffer and (end := data.find(_END, 0, self._max_bytes)) >= 0:
+            return self._read_whole_head(data, end + len(_END))
+        head, rest = self._read_head(data)
+        return head + self._read_body(rest) if head else b""
+
+    def _read_whole_head(self, data: bytes, end: int) -> bytes:
+        """Do as `_read_head` and `_read_body` with a head that came in one piece: nothing is copied together."""
+        head = data[:end]
+        if head.count(b"\n") != head.count(b"\r\n"):
+            raise _bare_lf()
+        self._begin_body(head)
+        if self._state is _State.BODY and len(data) - end == self._remaining:
+            self._remaining, self._state = 0, _State.DONE
+            return data
+        return head + self._read_body(data[end:])
 
     def _read_head(self, data: bytes) -> tuple[bytes, bytes]:
         buffer = self._buffer
         start = max(0, len(buffer) - 3)
         room = self._max_bytes - len(buffer)
         buffer += data[:room]
-        end = buffer.find(b"\r\n\r\n", start)
+        end = buffer.find(_END, start)
         # Said at once: a head with bare line feeds never ends, and would otherwise wait for the deadline.
         if _BARE_LF_RE.search(buffer, start, end if end >= 0 else len(buffer)):
-            raise MalformedError("a line of the request head ends without CR", reason="bare_lf")
+            raise _bare_lf()
         if end < 0:
             if len(data) >= room:
                 raise TooLargeError(f"the request head is over {self._max_bytes} bytes", reason="headers_too_large")
             return b"", b""
-        end += 4
+        end += len(_END)
         head, rest = bytes(buffer[:end]), bytes(buffer[end:]) + data[room:]
         buffer.clear()
         self._begin_body(head)
@@ -230,22 +239,33 @@ def read_head(head: bytes, max_fields: int = MAX_HEADERS) -> Head:
 def _fields(lines: list[bytes]) -> dict[bytes, bytes]:
     fields: dict[bytes, bytes] = {}
     for line in lines:
-        written, colon, value = line.partition(b":")
-        name = _USUAL.get(written) or _lower(written)
-        if not colon or name is None:
-            raise MalformedError("a header field is not of the form name: value", reason="bad_header")
-        if name in fields and name not in _LISTS:
+        name, value = _known_field(line) if len(line) <= _SHORT_BYTES else _field(line)
+        if name not in fields:
+            fields[name] = value
+        elif name in _LISTS:
+            fields[name] += b"," + value
+        else:
             raise MalformedError(f"the header field {name.decode()} is repeated", reason="duplicate_header")
-        value = value.lstrip(_BLANKS)
-        if name == b"content-length" and value.endswith((b" ", b"\t")):
-            raise MalformedError("Content-Length ends with a blank", reason="bad_content_length")
-        value = value.rstrip(_BLANKS)
-        fields[name] = fields[name] + b"," + value if name in fields else value
     return fields
 
 
-def _lower(name: bytes) -> bytes | None:
-    return name.lower() if _NAME_RE.fullmatch(name) else None
+def _field(line: bytes) -> tuple[bytes, bytes]:
+    """Return name, in lower case, and value of a header field."""
+    name, colon, value = line.partition(b":")
+    if not colon or _NAME_RE.fullmatch(name) is None:
+        raise MalformedError("a header field is not of the form name: value", reason="bad_header")
+    name, value = name.lower(), value.lstrip(_BLANKS)
+    if name == b"content-length" and value.endswith((b" ", b"\t")):
+        raise MalformedError("Content-Length ends with a blank", reason="bad_content_length")
+    return name, value.rstrip(_BLANKS)
+
+
+#: Clients say the same about themselves with each request: what was read once is not read again.
+_known_field: Final = lru_cache(_KNOWN)(_field)
+
+
+def _bare_lf() -> MalformedError:
+    return MalformedError("a line of the request head ends without CR", reason="bare_lf")
 
 
 def _framing(fields: dict[bytes, bytes]) -> int | None:
