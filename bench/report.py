@@ -8,7 +8,11 @@ from assurance.machine import Machine
 from aigovtool.codec import Message, decode, encode
 from bench.custodian import ENCLAVES, RENEWAL_S, Renewals
 from bench.data_plane_page import points_part, targets_part
+from bench.hold import Hold
 from bench.ledgers import VIEWS, Copy, Ledger
+from bench.loading import Loading
+from bench.loading_page import hold_part, loading_part
+from bench.sealing import Sealing
 from bench.served import ROOT, Point
 from bench.tables import table
 from bench.targets import Found, Target, reached
@@ -112,10 +116,20 @@ class Benchmarks(Message):
     ledgers: list[Ledger]
     points: tuple[Point, ...] = ()
     targets: tuple[Target, ...] = ()
+    loadings: tuple[Loading, ...] = ()
+    sealing: Sealing | None = None
+    hold: Hold | None = None
 
     def with_targets(self) -> "Benchmarks":
         """Return it with what it says of the targets."""
-        return msgspec.structs.replace(self, targets=tuple(reached(Found(points=self.points, renewals=self.renewals))))
+        found = Found(
+            points=self.points,
+            renewals=self.renewals,
+            loadings=self.loadings,
+            sealing=self.sealing,
+            hold=self.hold,
+        )
+        return msgspec.structs.replace(self, targets=tuple(reached(found)))
 
 
 def write(found: Benchmarks) -> None:
@@ -135,7 +149,10 @@ def page(found: Benchmarks) -> str:
     parts = [
         _INTRODUCTION,
         made + "\n",
-        *([targets_part(found.targets), points_part(found.points)] if found.points else []),
+        *([targets_part(found.targets)] if found.points or found.loadings else []),
+        *([points_part(found.points)] if found.points else []),
+        *([loading_part(found.loadings, found.sealing)] if found.loadings else []),
+        *([hold_part(found.hold)] if found.hold is not None else []),
         _RENEWALS.format(enclaves=ENCLAVES, seconds=RENEWAL_S) + table(_RENEWALS_COLUMNS, map(_line, found.renewals)),
         f"{_GROWTH}{'; '.join(_growth(found.renewals))}.\n",
         _LEDGERS + table(_LEDGER_COLUMNS, map(_ledger, found.ledgers)),

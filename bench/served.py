@@ -65,8 +65,8 @@ class Served:
     tls: bool = False
     certificate: Path | None = None
 
-    def measure(self, connections: int, seconds: float) -> Point:
-        """Ask for some seconds.
+    def measure(self, connections: int, seconds: float, per_s: float = 0.0) -> Point:
+        """Ask for some seconds: as fast as answers come, or so often.
 
         Raises:
             RuntimeError: something was not answered with 200.
@@ -75,6 +75,7 @@ class Served:
             port=self.port,
             connections=connections,
             seconds=seconds,
+            per_s=per_s,
             head=str(self.head),
             body=str(self.body),
             tls=self.tls,
