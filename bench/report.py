@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.json from what was measured, and docs/benchmarks.md from the JSON and nothing else."""
+"""Writes docs/benchmarks.json from what was measured, and docs/benchmarks.md and its charts from the JSON alone."""
 
 from typing import Final
 
@@ -12,6 +12,7 @@ from bench.hold import Hold
 from bench.ledgers import VIEWS, Copy, Ledger
 from bench.loading import Loading
 from bench.loading_page import hold_part, loading_part
+from bench.plots import FOLDER, plots, plots_part
 from bench.sealing import Sealing
 from bench.served import ROOT, Point
 from bench.tables import table
@@ -136,6 +137,17 @@ def write(found: Benchmarks) -> None:
     """Publish a run."""
     JSON_PATH.write_bytes(encode(found) + b"\n")
     PAGE_PATH.write_text(page(found), encoding="utf-8")
+    folder = PAGE_PATH.parent / FOLDER
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.svg"):
+        old.unlink()
+    for name, chart in plots(found.points).items():
+        (folder / name).write_text(chart, encoding="utf-8")
+
+
+def charts_published() -> dict[str, str]:
+    """Return the charts that are published, by the names of their files."""
+    return {path.name: path.read_text(encoding="utf-8") for path in (PAGE_PATH.parent / FOLDER).glob("*.svg")}
 
 
 def published() -> Benchmarks:
@@ -150,7 +162,7 @@ def page(found: Benchmarks) -> str:
         _INTRODUCTION,
         made + "\n",
         *([targets_part(found.targets)] if found.points or found.loadings else []),
-        *([points_part(found.points)] if found.points else []),
+        *([points_part(found.points), plots_part(found.points)] if found.points else []),
         *([loading_part(found.loadings, found.sealing)] if found.loadings else []),
         *([hold_part(found.hold)] if found.hold is not None else []),
         _RENEWALS.format(enclaves=ENCLAVES, seconds=RENEWAL_S) + table(_RENEWALS_COLUMNS, map(_line, found.renewals)),
