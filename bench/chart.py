@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 from xml.sax.saxutils import escape
 
-_WIDE, _HIGH, _ROW = 760, 420, 34
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 520, 44, 370
+_WIDE, _HIGH, _ROW = 760, 440, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 520, 64, 390
 #: Okabe and Ito's colours for all kinds of sight, without black and yellow: each is told from light and from dark.
 _COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6bb1", "#808080")
 _MARKS: Final = (
@@ -25,6 +25,7 @@ _STYLE: Final = """\
 .ground { fill: #ffffff } .ink { fill: #1f2328 } .faint { fill: #57606a }
 .axis { stroke: #57606a } .grid { stroke: #d0d7de }
 text { font: 12px sans-serif }
+.title { font-weight: bold }
 @media (prefers-color-scheme: dark) {
 .ground { fill: #16181d } .ink { fill: #e6edf3 } .faint { fill: #a3adb8 }
 .axis { stroke: #a3adb8 } .grid { stroke: #363c44 }
@@ -121,7 +122,7 @@ def _whole(words: Words, high: int, body: Iterable[str]) -> str:
             f'<desc id="desc">{escape(words.description)}</desc>',
             _STYLE,
             f'<rect class="ground" width="{_WIDE}" height="{high}"/>',
-            f'<text class="ink" x="20" y="20" font-weight="bold">{escape(words.title)}</text>',
+            f'<text class="ink title" x="20" y="22">{escape(words.title)}</text>',
             *body,
             "</svg>\n",
         ]
@@ -137,7 +138,8 @@ def _line(places: Sequence[tuple[float, float]], number: int, *, dashed: bool) -
 
 
 def _mark(x: float, y: float, number: int) -> str:
-    shape, colour = _MARKS[number % len(_MARKS)], _COLOURS[number % len(_COLOURS)]
+    again, place = divmod(number, len(_COLOURS))
+    shape, colour = _MARKS[(number + again) % len(_MARKS)], _COLOURS[place]  # a colour comes again with another mark
     return f'<path transform="translate({x:.1f} {y:.1f})" fill="{colour}" d="{shape}"/>'
 
 

@@ -2,7 +2,7 @@
 
 One consumer asks for the tiny model as fast as answers come, over as many connections as make the enclave busy. Request
 ids are the enclave's: of ids that a consumer chooses it remembers three million for ten minutes, and refuses more
-(docs/spec/leases.md section 7), so nobody can be at this limit with ids of their own for long.
+(`limits.MAX_REQUEST_IDS_PER_CONSUMER`), so that with its own no consumer asks more than 5,000 times a second for long.
 """
 
 from collections.abc import Sequence

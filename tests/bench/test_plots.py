@@ -66,6 +66,16 @@ def _light(style: str, before: str) -> int:
     return sum(bytes.fromhex(colour))
 
 
+def test_no_two_lines_look_alike() -> None:
+    """Where there are more lines than colours, one that has a colour again has another mark."""
+    chart = lines(WORDS, [Line(f"line {number}", [(1, 1 + number)]) for number in range(16)])
+    marks = [
+        (one.get("fill"), one.get("d")) for one in ET.fromstring(chart).iter(f"{_SVG}path") if one.get("transform")
+    ]
+    assert len(marks) == 2 * 16
+    assert len(set(marks)) == 16
+
+
 def test_the_same_figures_make_the_same_charts() -> None:
     """In whatever order rounds were measured."""
     points = run()
