@@ -15,6 +15,7 @@ from assurance.campaigns import (
     model_machine,
     models,
     mutants,
+    nodes,
     overspend,
     parsers,
     power_fail,
@@ -52,6 +53,7 @@ CAMPAIGNS: tuple[Campaign, ...] = (
     stops.ONLINE,
     stops.OFFLINE,
     run_bodies.CAMPAIGN,
+    nodes.CAMPAIGN,
     soak.CAMPAIGN,
     before.CAMPAIGN,
 )

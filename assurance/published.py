@@ -1,6 +1,6 @@
 """`docs/assurance.json`: what was counted, so that anybody can check the page, and go on counting from it.
 
-Samples are tallied: a value and how often it was seen, to three digits. The least and the greatest stay as they were
+Samples are tallied: a value and how often it was seen, to two digits. The least and the greatest stay as they were
 measured, so that no bound is kept or broken by rounding.
 """
 
@@ -18,7 +18,7 @@ from assurance.table import Table
 
 JSON_PATH: Final = ROOT / "docs" / "assurance.json"
 _MAX_BYTES: Final = 16 << 20
-_DIGITS: Final = 3
+_DIGITS: Final = 2
 
 
 class Tallied(Message):

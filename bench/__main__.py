@@ -17,11 +17,17 @@ from tests.postgres_server import PostgresServer
 from bench.custodian import Renewals, renewals_of
 from bench.data_plane import COURSES, run
 from bench.deployment import Deployment, deployed
+from bench.hold import hold
 from bench.ledgers import Ledger, look_at
+from bench.loading import KINDS, Loading
+from bench.loading import measure as measure_loading
 from bench.predecessor import installed as predecessor_installed
 from bench.predecessor import predecessor
 from bench.report import Benchmarks, page, write
+from bench.sealing import measure as measure_sealing
 from bench.served import ROOT, Point
+
+PARTS = ("custodian", "data-plane", "loading")
 
 
 def main() -> None:
@@ -32,8 +38,9 @@ def main() -> None:
     parser.add_argument("--renewals", type=int, default=2_000, help="renewals per measurement")
     parser.add_argument("--copy-up-to", type=int, default=1_000_000, help="longest log that is exported and verified")
     parser.add_argument("--stores", default="sqlite,postgresql", help="which stores")
-    parser.add_argument("--parts", default="custodian,data-plane", help="a part alone is printed only")
+    parser.add_argument("--parts", default=",".join(PARTS), help="a part alone is printed only")
     parser.add_argument("--models", default=",".join(one.model for one in COURSES), help="models of the data plane")
+    parser.add_argument("--hold", type=float, metavar="MINUTES", help="also an enclave at its limit for so long")
     parser.add_argument("--peers", action="store_true", help="the other servers too (make bench-peers)")
     parser.add_argument("--dry", action="store_true", help="print the page, publish nothing")
     chosen = parser.parse_args()
@@ -48,9 +55,12 @@ def main() -> None:
         renewals=renewals,
         ledgers=ledgers,
         points=points,
+        loadings=tuple(_loadings()) if "loading" in parts else (),
+        sealing=measure_sealing() if "loading" in parts else None,
+        hold=hold(chosen.hold) if chosen.hold else None,
     ).with_targets()
     # The page is of one run: figures of another commit or machine do not stand under this one's name.
-    if not chosen.dry and {"custodian", "data-plane"} <= set(parts):
+    if not chosen.dry and set(PARTS) <= set(parts):
         write(found)
     sys.stdout.write(page(found))
 
@@ -76,6 +86,13 @@ def _data_plane(chosen: argparse.Namespace) -> Iterator[Point]:
     if chosen.peers and predecessor_installed():
         with predecessor() as counter:
             yield from (counter.measure(connections, 4) for connections in (1, 8, 32))
+
+
+def _loadings() -> Iterator[Loading]:
+    for kind in KINDS:
+        _say(f"{kind.model}: loading")
+        yield (found := measure_loading(kind))
+        _say(f"  {found.ratio():.2f} of the time alone; {found.above():.2f} of its size more memory")
 
 
 def _run(

@@ -20,6 +20,12 @@ from bench.served import Point, Served, told
 
 OURS: Final = "aigovtool"
 #: The model alone: how many threads run it, each a request of its own, and ONNX Runtime's threads within one run.
+#: The same enclave, asked evenly, this share as often as it answered when it was asked as fast as answers came.
+SHARE: Final = 0.7
+AT_SHARE: Final = f"{OURS}, at {SHARE:.0%}"
+#: So many answers tell the slowest hundredth from a single one; for so long they are waited for at the most.
+_ANSWERS: Final = 500
+_LONGEST_S: Final = 45.0
 BARE: Final = {"alone, 1 thread": (1, 1), "alone, 2 threads": (2, 1), "alone, 2 threads within": (1, 2)}
 
 
@@ -49,15 +55,31 @@ def run(course: Course, *, peers: bool, pieces: bool) -> Iterator[Point]:
         model.write_bytes(graph.content)
         np.savez(inputs, allow_pickle=False, **graph.inputs)
         servers = [stack.enter_context(lent(graph, OURS)), *_others(stack, graph, peers=peers, pieces=pieces)]
-        for _ in range(course.rounds):
-            for name, (threads, within) in BARE.items():
-                runs = Runs(
-                    model=str(model), inputs=str(inputs), threads=threads, within=within, seconds=course.seconds
-                )
-                yield _alone(name, graph, runs)
-            for connections in course.connections:
-                for one in servers:
-                    yield one.measure(connections, course.seconds)
+        found: list[Point] = []
+        for point in _rounds(course, graph, servers, str(model), str(inputs)):
+            found.append(point)
+            yield point
+        yield from below_its_limit(servers[0], found, course)
+
+
+def _rounds(course: Course, graph: Graph, servers: Sequence[Served], model: str, inputs: str) -> Iterator[Point]:
+    for _ in range(course.rounds):
+        for name, (threads, within) in BARE.items():
+            runs = Runs(model=model, inputs=inputs, threads=threads, within=within, seconds=course.seconds)
+            yield _alone(name, graph, runs)
+        for connections in course.connections:
+            for one in servers:
+                yield one.measure(connections, course.seconds)
+
+
+def below_its_limit(enclave: Served, found: Sequence[Point], course: Course) -> Iterator[Point]:
+    """Ask an enclave less often than it can answer: over as many connections as it was fastest with."""
+    limit = fastest(found, enclave.name, enclave.model)
+    per_s = SHARE * limit.per_s
+    seconds = min(max(course.seconds, _ANSWERS / per_s), _LONGEST_S)
+    for _ in range(course.rounds):
+        point = enclave.measure(limit.connections, seconds, per_s)
+        yield msgspec.structs.replace(point, server=AT_SHARE)
 
 
 def _others(stack: ExitStack, graph: Graph, *, peers: bool, pieces: bool) -> Iterator[Served]:
@@ -74,6 +96,19 @@ def _alone(name: str, graph: Graph, runs: Runs) -> Point:
     seen, _ = told("bench.bare", runs, lambda: 0.0)
     point = Point.of(name, graph.name, runs.threads, seen, cpu_s=seen.cpu_s, memory_mib=0)
     return msgspec.structs.replace(point, generator_share=0.0)
+
+
+def fastest(points: Sequence[Point], server: str, model: str) -> Point:
+    """Return the measurement of the number of connections over which a server was fastest.
+
+    Raises:
+        LookupError: it was not measured.
+    """
+    numbers = dict.fromkeys(one.connections for one in points if (one.server, one.model) == (server, model))
+    found = [one for one in (middle(points, server, model, number) for number in numbers) if one is not None]
+    if not found:
+        raise LookupError(server)
+    return max(found, key=lambda one: one.per_s)
 
 
 def middle(points: Sequence[Point], server: str, model: str, connections: int) -> Point | None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from bench.data_plane import BARE, OURS, middle
+from bench.data_plane import AT_SHARE, BARE, OURS, SHARE, middle
 from bench.peer import PEERS
 from bench.served import Point
 from bench.tables import table
@@ -25,7 +25,8 @@ random: they decide nothing about speed. *Alone* is ONNX Runtime in a process of
 *connections* are threads that run the model.
 
 `aigovtool` is an enclave with everything on, as its SDK asks it: TLS 1.3, binary tensors, a request id of its own each
-time. {peers}
+time. `{at_share}` is the same enclave, asked evenly, {share} as often as it answered when it was fastest: there a
+time runs from when a request was due, also where no connection was free for it. {peers}
 
 """
 _COLUMNS: Final = ("server", "connections", "per s", "CPU us", "p50 ms", "p99 ms", "generator", "MiB")
@@ -49,7 +50,7 @@ def targets_part(found: Sequence[Target]) -> str:
 def points_part(points: Sequence[Point]) -> str:
     """Return the tables of all models."""
     peers = " ".join(f"`{peer.name}`: {peer.words}." for peer in PEERS)
-    parts = [_DATA_PLANE.format(peers=peers)]
+    parts = [_DATA_PLANE.format(peers=peers, at_share=AT_SHARE, share=f"{SHARE:.0%}")]
     for model in dict.fromkeys(one.model for one in points if one.model != "none"):
         rows = [_row(found) for found in _middles([one for one in points if one.model == model])]
         parts.append(f"### {model}\n\n" + table(_COLUMNS, rows))
@@ -58,7 +59,7 @@ def points_part(points: Sequence[Point]) -> str:
 
 def _middles(points: Sequence[Point]) -> list[Point]:
     """Return one measurement of each server and number of connections: alone first, ours next."""
-    order = [*BARE, OURS]
+    order = [*BARE, OURS, AT_SHARE]
     names = sorted({one.server for one in points}, key=lambda name: order.index(name) if name in order else len(order))
     kinds = [
         (name, connections)

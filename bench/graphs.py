@@ -7,6 +7,7 @@ are drawn to keep the size of what flows through it.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +19,8 @@ _OPSET: Final = 17
 _IR: Final = 8
 #: Words of BERT's vocabulary.
 _VOCABULARY: Final = 30_522
+_GRAPH: Final = "model.onnx"
+_WEIGHTS: Final = "weights.bin"
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,16 @@ class Graph:
     name: str
     content: bytes
     inputs: Mapping[str, NDArray[np.generic]]
+
+
+def lay_out(graph: Graph, folder: Path, *, beside: bool = False) -> tuple[str, ...]:
+    """Write a model into a folder, its weights in one file with it or beside it; return names, the graph first."""
+    if beside:
+        model = onnx.load_from_string(graph.content)
+        onnx.save_model(model, folder / _GRAPH, save_as_external_data=True, location=_WEIGHTS, size_threshold=1024)
+        return (_GRAPH, _WEIGHTS)
+    (folder / _GRAPH).write_bytes(graph.content)
+    return (_GRAPH,)
 
 
 @dataclass

@@ -20,8 +20,13 @@ _BUDGET: Final = 10**12
 
 
 @contextmanager
-def lent(graph: Graph, name: str = "aigovtool", program: str = ENCLAVE_PROGRAM) -> Iterator[Served]:
-    """Lend a model, and ask for it as the SDK does: TLS 1.3, a certificate, a request id of its own each time."""
+def lent(
+    graph: Graph, name: str = "aigovtool", program: str = ENCLAVE_PROGRAM, *, ids: bool = True
+) -> Iterator[Served]:
+    """Lend a model, and ask for it as the SDK does: TLS 1.3, a certificate, a request id of its own each time.
+
+    Without `ids` the enclave makes them.
+    """
     directory = Path(tempfile.mkdtemp(prefix="aigovtool-bench-"))
     world = World(directory)
     try:
@@ -32,7 +37,8 @@ def lent(graph: Graph, name: str = "aigovtool", program: str = ENCLAVE_PROGRAM) 
         wait_for(world.enclave_ready, "the enclave is ready", 120)
         headers, body = in_binary(graph.inputs)
         path = f"/v2/models/{MODEL}/infer"
-        head, content = write(directory, path, {**headers, REQUEST_ID_HEADER: "@" * 32}, body)
+        own = {REQUEST_ID_HEADER: "@" * 32} if ids else {}
+        head, content = write(directory, path, headers | own, body)
         certificate = directory / "consumer.pem"
         with key_to_pem(world.consumer_key) as key:
             certificate.write_bytes(world.consumer_certificate.encode("ascii") + key.reveal())

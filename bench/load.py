@@ -1,4 +1,4 @@
-"""`python -m bench.load`: one process that asks over some connections, each as soon as it has its last answer.
+"""`python -m bench.load`: one process that asks over some connections, at once or at a given pace (`bench.pace`).
 
 The same generator asks every server, so it knows no more of HTTP/1.1 than each of them needs: requests are made
 beforehand, an answer ends where `content-length` or the last chunk says. It is told what to do on standard input, one
@@ -11,12 +11,16 @@ import resource
 import ssl
 import sys
 import time
+from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import uvloop
 
 from aigovtool.codec import Message, decode, encode
+from bench.pace import AtOnce, Even, Pace
 
 _HEAD_END: Final = b"\r\n\r\n"
 _LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
@@ -27,8 +31,9 @@ _UNIQUE: Final = b"@" * 32
 class Plan(Message):
     """What to ask: `head` and `body` are files, sent as they are, but for 32 `@` that become a number of the request.
 
-    With `tls` it is TLS 1.3, and the server's certificate is not looked at; `certificate` is a file with one to show
-    and its key.
+    With `per_s` it asks so often, evenly, whether or not answers have come; or else each connection asks as soon as it
+    has its last answer. With `tls` it is TLS 1.3, and the server's certificate is not looked at; `certificate` is a
+    file with one to show and its key.
     """
 
     port: int
@@ -36,6 +41,7 @@ class Plan(Message):
     seconds: float
     head: str
     body: str
+    per_s: float = 0.0
     tls: bool = False
     certificate: str = ""
 
@@ -52,16 +58,18 @@ class Seen(Message):
     first_failure: str = ""
 
     @classmethod
-    def of(cls, took: list[float], *, seconds: float, cpu_s: float, failed: int = 0, first_failure: str = "") -> "Seen":
-        """Return what the times of single answers come to."""
-        ordered = sorted(took) or [0.0]
+    def of(
+        cls, took: Sequence[float], *, seconds: float, cpu_s: float, failed: int = 0, first_failure: str = ""
+    ) -> "Seen":
+        """Return what the times of single answers come to: many millions, where it asks for long."""
+        ordered = np.sort(np.asarray(took if len(took) else [0.0], np.float64))
         return cls(
             answers=len(took),
             failed=failed,
             seconds=seconds,
             cpu_s=cpu_s,
-            p50_s=ordered[len(ordered) // 2],
-            p99_s=ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)],
+            p50_s=float(ordered[len(ordered) // 2]),
+            p99_s=float(ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]),
             first_failure=first_failure,
         )
 
@@ -72,8 +80,8 @@ class _Tally:
     def __init__(self, plan: Plan) -> None:
         self.head, self.body = Path(plan.head).read_bytes(), Path(plan.body).read_bytes()
         self.counting = False
-        self.until = 0.0
-        self.took: list[float] = []
+        self.pace: Pace = AtOnce(0.0)  # nothing is asked after the first
+        self.took = array("d")
         self.failed = 0
         self.first_failure = ""
         self._made = 0
@@ -83,15 +91,14 @@ class _Tally:
         self._made += 1
         return self.head.replace(_UNIQUE, b"%032x" % (time.time_ns() << 24 | self._made & 0xFFFFFF), 1) + self.body
 
-    def answered(self, began: float, answer: bytes) -> bool:
-        """Count an answer, and return whether to go on."""
+    def answered(self, began: float, answer: bytes) -> None:
+        """Count an answer."""
         now = time.perf_counter()
         if not answer.startswith((b"HTTP/1.1 200", b"HTTP/1.0 200")):
             self.failed += 1
             self.first_failure = self.first_failure or answer[:600].decode("latin-1")
         elif self.counting:
             self.took.append(now - began)
-        return now < self.until
 
 
 class _Asker(asyncio.Protocol):
@@ -106,14 +113,20 @@ class _Asker(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
 
-    def ask(self, over: "asyncio.Future[None]") -> None:
-        """Ask until the time is over, and say so."""
+    def begin(self, over: "asyncio.Future[None]") -> None:
+        """Ask as the pace says, until it says that it is over."""
         self._over = over
-        self._send()
+        self._tally.pace.begin(self)
 
-    def _send(self) -> None:
-        self._began = time.perf_counter()
+    def ask(self, began: float) -> None:
+        """Ask once; `began` is from when on its answer is waited for."""
+        self._began = began
         self._transport.write(self._tally.request())  # type: ignore[attr-defined]
+
+    def end(self) -> None:
+        """Say that there is nothing more to ask."""
+        if not self._over.done():
+            self._over.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         seen = self._seen
@@ -128,10 +141,8 @@ class _Asker(asyncio.Protocol):
         answer = bytes(seen[:600])
         seen.clear()
         self._ends_at = None
-        if self._tally.answered(self._began, answer):
-            self._send()
-        elif not self._over.done():
-            self._over.set_result(None)
+        self._tally.answered(self._began, answer)
+        self._tally.pace.free(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._over.done():
@@ -158,12 +169,17 @@ async def _load(plan: Plan) -> Seen:
         )[1]
         for _ in range(plan.connections)
     ]
-    await _together(opened)  # the clock stands at 0: each asks once
+    await _together(opened)  # each asks once
     say(b"ready")
     await loop.run_in_executor(None, sys.stdin.buffer.readline)
     began, cpu_s = time.perf_counter(), processor_s()
-    tally.counting, tally.until = True, began + plan.seconds
-    await _together(opened)
+    tally.counting = True
+    if plan.per_s:
+        with Even(loop, plan.per_s, plan.seconds) as tally.pace:
+            await _together(opened)
+    else:
+        tally.pace = AtOnce(began + plan.seconds)
+        await _together(opened)
     return Seen.of(
         tally.took,
         seconds=time.perf_counter() - began,
@@ -176,7 +192,7 @@ async def _load(plan: Plan) -> Seen:
 async def _together(askers: list[_Asker]) -> None:
     ends = [asyncio.get_running_loop().create_future() for _ in askers]
     for asker, end in zip(askers, ends, strict=True):
-        asker.ask(end)
+        asker.begin(end)
     await asyncio.gather(*ends)
 
 

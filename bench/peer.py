@@ -19,6 +19,7 @@ from tests.e2e.world import free_port
 
 from bench.graphs import Graph
 from bench.inference_bodies import in_binary, in_json, write
+from bench.processes import family
 from bench.served import ROOT, Served
 
 WHERE: Final = ROOT / ".peers"
@@ -101,7 +102,7 @@ def served(peer: Peer, graph: Graph, threads: int) -> Iterator[Served]:
         stack.callback(_end, process)
         _wait(lambda: _answers(port, peer.path, headers, body), process, directory / "log")
         yield Served(
-            name=peer.name, model=graph.name, port=port, head=head, body=content, pids=lambda: _family(process.pid)
+            name=peer.name, model=graph.name, port=port, head=head, body=content, pids=lambda: family(process.pid)
         )
 
 
@@ -138,15 +139,9 @@ def answers_on(port: int) -> bool:
         return False
 
 
-def _family(pid: int) -> list[int]:
-    """Return a process and all its descendants."""
-    children = [int(one) for file in Path(f"/proc/{pid}/task").glob("*/children") for one in file.read_text().split()]
-    return [pid, *(later for child in children for later in _family(child))]
-
-
 def _end(process: subprocess.Popen[bytes]) -> None:
-    family = _family(process.pid) if process.poll() is None else []
-    for pid in reversed(family):
+    pids = family(process.pid) if process.poll() is None else []
+    for pid in reversed(pids):
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:

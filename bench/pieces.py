@@ -34,9 +34,10 @@ instance_run.InstanceRun.reserve = reserve
 instance_run.InstanceRun.void = lambda self, reservation, *, failed: None
 inference._release = lambda run, asked, reservation, used, made: Answered(made.content, made.headers, made.terms)
 """
+UNSIGNED: Final = "aigovtool without signing receipts"
 METERING: Final = "aigovtool without metering and receipts"
 #: How each is called, and its program.
 PIECES: Final = {
-    "aigovtool without signing receipts": _NO_RECEIPT + ENCLAVE_PROGRAM,
+    UNSIGNED: _NO_RECEIPT + ENCLAVE_PROGRAM,
     METERING: _NO_METERING + ENCLAVE_PROGRAM,
 }

@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.json from what was measured, and docs/benchmarks.md from the JSON and nothing else."""
+"""Writes docs/benchmarks.json from what was measured, and docs/benchmarks.md and its charts from the JSON alone."""
 
 from typing import Final
 
@@ -8,7 +8,12 @@ from assurance.machine import Machine
 from aigovtool.codec import Message, decode, encode
 from bench.custodian import ENCLAVES, RENEWAL_S, Renewals
 from bench.data_plane_page import points_part, targets_part
+from bench.hold import Hold
 from bench.ledgers import VIEWS, Copy, Ledger
+from bench.loading import Loading
+from bench.loading_page import hold_part, loading_part
+from bench.plots import FOLDER, plots, plots_part
+from bench.sealing import Sealing
 from bench.served import ROOT, Point
 from bench.tables import table
 from bench.targets import Found, Target, reached
@@ -112,16 +117,37 @@ class Benchmarks(Message):
     ledgers: list[Ledger]
     points: tuple[Point, ...] = ()
     targets: tuple[Target, ...] = ()
+    loadings: tuple[Loading, ...] = ()
+    sealing: Sealing | None = None
+    hold: Hold | None = None
 
     def with_targets(self) -> "Benchmarks":
         """Return it with what it says of the targets."""
-        return msgspec.structs.replace(self, targets=tuple(reached(Found(points=self.points, renewals=self.renewals))))
+        found = Found(
+            points=self.points,
+            renewals=self.renewals,
+            loadings=self.loadings,
+            sealing=self.sealing,
+            hold=self.hold,
+        )
+        return msgspec.structs.replace(self, targets=tuple(reached(found)))
 
 
 def write(found: Benchmarks) -> None:
     """Publish a run."""
     JSON_PATH.write_bytes(encode(found) + b"\n")
     PAGE_PATH.write_text(page(found), encoding="utf-8")
+    folder = PAGE_PATH.parent / FOLDER
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.svg"):
+        old.unlink()
+    for name, chart in plots(found.points).items():
+        (folder / name).write_text(chart, encoding="utf-8")
+
+
+def charts_published() -> dict[str, str]:
+    """Return the charts that are published, by the names of their files."""
+    return {path.name: path.read_text(encoding="utf-8") for path in (PAGE_PATH.parent / FOLDER).glob("*.svg")}
 
 
 def published() -> Benchmarks:
@@ -135,7 +161,10 @@ def page(found: Benchmarks) -> str:
     parts = [
         _INTRODUCTION,
         made + "\n",
-        *([targets_part(found.targets), points_part(found.points)] if found.points else []),
+        *([targets_part(found.targets)] if found.points or found.loadings else []),
+        *([points_part(found.points), plots_part(found.points)] if found.points else []),
+        *([loading_part(found.loadings, found.sealing)] if found.loadings else []),
+        *([hold_part(found.hold)] if found.hold is not None else []),
         _RENEWALS.format(enclaves=ENCLAVES, seconds=RENEWAL_S) + table(_RENEWALS_COLUMNS, map(_line, found.renewals)),
         f"{_GROWTH}{'; '.join(_growth(found.renewals))}.\n",
         _LEDGERS + table(_LEDGER_COLUMNS, map(_ledger, found.ledgers)),

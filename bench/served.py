@@ -3,15 +3,17 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from aigovtool.codec import Message, decode, encode
 from bench.load import Plan, Seen
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+T = TypeVar("T")
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -63,8 +65,8 @@ class Served:
     tls: bool = False
     certificate: Path | None = None
 
-    def measure(self, connections: int, seconds: float) -> Point:
-        """Ask for some seconds.
+    def measure(self, connections: int, seconds: float, per_s: float = 0.0) -> Point:
+        """Ask for some seconds: as fast as answers come, or so often.
 
         Raises:
             RuntimeError: something was not answered with 200.
@@ -73,6 +75,7 @@ class Served:
             port=self.port,
             connections=connections,
             seconds=seconds,
+            per_s=per_s,
             head=str(self.head),
             body=str(self.body),
             tls=self.tls,
@@ -85,21 +88,48 @@ class Served:
         return Point.of(self.name, self.model, connections, seen, cpu_s=cpu_s, memory_mib=sum(map(memory_mib, pids)))
 
 
-def told(module: str, plan: Message, cpu_s: Callable[[], float]) -> tuple[Seen, float]:
-    """Let a process of ours measure by `plan`; return what it saw, and by how much `cpu_s` grew meanwhile."""
+class Begun:
+    """A process of ours that is ready for what it was told to do."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        """Hold its pipes; use `begun` instead."""
+        if process.stdin is None or process.stdout is None:
+            raise RuntimeError("no pipes")
+        self.pid: Final = process.pid
+        self._stdin, self._stdout = process.stdin, process.stdout
+
+    def told(self, line: bytes) -> bytes:
+        """Say a line, and return the line that comes back."""
+        self._stdin.write(line + b"\n")
+        self._stdin.flush()
+        return self._stdout.readline().strip()
+
+    def go(self, kind: type[T]) -> T:
+        """Let it do so; return what it says of it."""
+        return decode(self.told(b""), kind)
+
+
+@contextmanager
+def begun(module: str, plan: Message) -> Iterator[Begun]:
+    """Start a process of ours that does what `plan` says. At the end of the block its standard input is closed.
+
+    Raises:
+        RuntimeError: it did not begin.
+    """
     with subprocess.Popen(
         [sys.executable, "-m", module], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
-        if process.stdin is None or process.stdout is None:
-            raise RuntimeError("no pipes")
-        process.stdin.write(encode(plan) + b"\n")
-        process.stdin.flush()
-        if process.stdout.readline() != b"ready\n":
+        made = Begun(process)
+        if made.told(encode(plan)) != b"ready":
             raise RuntimeError(f"{module} did not begin")
+        yield made
+
+
+def told(module: str, plan: Message, cpu_s: Callable[[], float]) -> tuple[Seen, float]:
+    """Let a process of ours measure by `plan`; return what it saw, and by how much `cpu_s` grew meanwhile."""
+    with begun(module, plan) as process:
         before = cpu_s()
-        process.stdin.write(b"\n")
-        process.stdin.flush()
-        seen = decode(process.stdout.readline().strip(), Seen)
+        seen = process.go(Seen)
         return seen, cpu_s() - before
 
 

@@ -2,13 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Final
 
 from aigovtool.codec import Message
 from bench.custodian import Renewals
-from bench.data_plane import BARE, OURS, middle
+from bench.data_plane import AT_SHARE, BARE, OURS, SHARE, middle
+from bench.hold import Hold
+from bench.loading import Loading
 from bench.pieces import METERING
 from bench.predecessor import NAME as PREDECESSOR
+from bench.sealing import Sealing
 from bench.served import Point
 
 
@@ -27,8 +31,11 @@ class Target(Message):
 class Found:
     """All that one run measured."""
 
-    points: Sequence[Point]
-    renewals: list[Renewals]
+    points: Sequence[Point] = ()
+    renewals: Sequence[Renewals] = ()
+    loadings: Sequence[Loading] = ()
+    sealing: Sealing | None = None
+    hold: Hold | None = None
 
     def point(self, server: str, model: str, connections: int) -> Point:
         """Return a measurement.
@@ -79,6 +86,38 @@ def _predecessor(found: Found) -> float:
     return found.point(OURS, "mlp", 32).per_s / found.point(PREDECESSOR, "none", 32).per_s
 
 
+def _slowest(model: str) -> Callable[[Found], float]:
+    def ratio(found: Found) -> float:
+        rounds = [one for one in found.points if (one.server, one.model) == (AT_SHARE, model)]
+        if not rounds:
+            raise LookupError(model)
+        return median(one.p99_ms / one.p50_ms for one in rounds)
+
+    return ratio
+
+
+def _loading(model: str, told: Callable[[Loading], float]) -> Callable[[Found], float]:
+    def figure(found: Found) -> float:
+        for one in found.loadings:
+            if one.model == model:
+                return told(one)
+        raise LookupError(model)
+
+    return figure
+
+
+def _sealing(found: Found) -> float:
+    if found.sealing is None:
+        raise LookupError("sealing")
+    return found.sealing.share()
+
+
+def _growth(found: Found) -> float:
+    if found.hold is None:
+        raise LookupError("hold")
+    return found.hold.growth()
+
+
 def _enclaves(found: Found) -> float:
     mine = [one.enclaves_per_core() for one in found.renewals if one.store == "sqlite" and not one.trading]
     if not mine:
@@ -86,6 +125,9 @@ def _enclaves(found: Found) -> float:
     return float(min(mine))
 
 
+_EVENLY: Final = f"the slowest hundredth against the middle, at {SHARE:.0%} of its speed"
+_ALONE: Final = "time until it can be asked, against copying it and loading it alone"
+_MEMORY: Final = "most memory above loading it alone, in sizes of the model"
 #: Name, target, stretch, whether less is better, and how it follows from what was measured.
 TARGETS: Final[tuple[tuple[str, float, float, bool, Callable[[Found], float]], ...]] = (
     ("ResNet-50: processor time against the model alone, 1 connection", 1.05, 1.03, True, _cpu("resnet50", 1)),
@@ -96,6 +138,15 @@ TARGETS: Final[tuple[tuple[str, float, float, bool, Callable[[Found], float]], .
     ("tiny model: speed against Triton through pytriton", 5, 10, False, _speed("mlp", 32, "pytriton")),
     ("tiny model: metering and receipt, microseconds of processor time per request", 25, 10, True, _metering),
     ("tiny model: speed against the predecessor's metering alone", 60, 150, False, _predecessor),
+    (f"tiny model: {_EVENLY}", 3, 2, True, _slowest("mlp")),
+    (f"6-layer encoder: {_EVENLY}", 3, 2, True, _slowest("minilm128")),
+    (f"ResNet-50: {_EVENLY}", 3, 2, True, _slowest("resnet50")),
+    ("tiny model, at its limit for long: most memory of the last third against the second", 1.05, 1.01, True, _growth),
+    (f"ResNet-50, one file: {_ALONE}", 1.25, 0.9, True, _loading("resnet50", Loading.ratio)),
+    (f"12-layer encoder, weights beside it: {_ALONE}", 1.25, 0.9, True, _loading("bert128", Loading.ratio)),
+    (f"ResNet-50, one file: {_MEMORY}", 1.0, 0.2, True, _loading("resnet50", Loading.above)),
+    (f"12-layer encoder, weights beside it: {_MEMORY}", 1.0, 0.2, True, _loading("bert128", Loading.above)),
+    ("sealing: speed against the slower of this disk and one core's AES-256-GCM", 0.8, 1.6, False, _sealing),
     ("custodian: enclaves that one core sustains (SQLite, a heartbeat each 10 s)", 10_000, 30_000, False, _enclaves),
 )  # fmt: skip
 

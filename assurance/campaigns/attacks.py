@@ -1,6 +1,7 @@
 """The known attacks, and the faults of the predecessor: each tried by the tests that bear its number."""
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from assurance.table import Table
 
 #: The product's processes are played as they are, and without everything that Python may leave out (`-OO`).
 OPTIMIZED: Final = "AIGOVTOOL_TESTS_OPTIMIZE"
+_MARK_RE: Final = re.compile(r"\bmark\.(?:attack|fault)\(")
 _LEVELS: Final = ("0", "2")
 _HEAD: Final = ["", "Tried", "What happens instead", "How", "Seen", "Audit log", "Tests", "Result"]
 
@@ -117,6 +119,17 @@ class Trials:
         ]
 
 
+def tried(root: Path = ROOT) -> list[str]:
+    """Return what is played, or used by what is: of the tests of campaigns and benchmarks only those with a mark."""
+    found = [path for path in (root / "tests").iterdir() if path.name not in {"assurance", "bench", "__pycache__"}]
+    found += [
+        path
+        for path in (*(root / "tests/assurance").glob("*.py"), *(root / "tests/bench").glob("*.py"))
+        if not path.name.startswith("test_") or _MARK_RE.search(path.read_text(encoding="utf-8"))
+    ]
+    return sorted(path.relative_to(root).as_posix() for path in found)
+
+
 def _campaign(name: str, claim: str, counts: str, trials: Trials) -> Campaign:
     return Campaign(
         name=name,
@@ -128,7 +141,7 @@ def _campaign(name: str, claim: str, counts: str, trials: Trials) -> Campaign:
         shows_not="attacks that nobody thought of; hardware; whoever has physical access to a genuine TEE.",
         covers=(
             "src/aigovtool",
-            "tests",
+            *tried(),
             "conformance",
             *(f"assurance/{name}" for name in ("attacks", "endurance", "models", "parsers", "campaigns/attacks.py")),
         ),

@@ -22,7 +22,7 @@ from aigovtool.errors import AIGovToolError, LogError
 from aigovtool.ledger import entry
 from aigovtool.ledger.audit import AuditReport
 from aigovtool.ledger.checkpoint import Checkpoint, sign_checkpoint
-from aigovtool.ledger.entry import Entry, GapFound, LeaseClosed, LeaseExpired, LeaseGranted, Restored
+from aigovtool.ledger.entry import Charged, Entry, GapFound, LeaseClosed, LeaseExpired, LeaseGranted, Restored
 from aigovtool.ledger.lease import LeaseState
 from aigovtool.ledger.merkle import leaf_hash, root_of
 from aigovtool.operator.audit_file import AuditHeader, verify_audit_file, write_audit_file
@@ -39,6 +39,7 @@ KINDS = len(entry.EntryBody.__args__)
 _AT_RE = re.compile(rb'"at_ms":(\d+)')
 _NAMED_RE = re.compile(r"entry (\d+): ")
 _ROLLBACK, _REWRITTEN = "an older copy shown", "rewritten and signed again"
+_WITHIN = "ended within a settlement"
 _ACCEPTED, _REFUSED = "accepted", "refused"
 
 
@@ -202,10 +203,21 @@ def _later(line: bytes, after: bytes) -> bytes | None:
     return line_of(entry[: found.start(1)] + b"%d" % (int(found[1]) + 1) + entry[found.end(1) :])
 
 
+def is_unfinished(entries: list[Entry], number: int) -> bool:
+    """Return whether a settlement for good is among the first entries, and not all of its charges, which follow it."""
+    while number < len(entries) and isinstance(entries[number].body, Charged):
+        number -= 1
+        body = entries[number].body
+        if isinstance(body, Restored):
+            return body.final
+    return False
+
+
 def resign(copy: Genuine, chance: random.Random) -> tuple[Counter[str], list[str]]:
     """Let whoever holds the log key show an older copy, or a rewritten one that it has signed again.
 
-    Both verify: only a reader who holds a checkpoint of the log as it was notices.
+    Both verify: only a reader who holds a checkpoint of the log as it was notices. But for an older copy that ends
+    within a settlement for good, before all is charged: no custodian signs such a checkpoint, and nobody takes it.
     """
     counts: Counter[str] = Counter()
     wrong: list[str] = []
@@ -220,8 +232,11 @@ def resign(copy: Genuine, chance: random.Random) -> tuple[Counter[str], list[str
             shown.append((_REWRITTEN, lines, copy.note(size, leaves), copy.note(chance.randrange(number, size))))
         for name, lines, note, seen in shown:
             counts[name] += 1
-            if (alone := _received(copy, lines, note)) != _ACCEPTED:
-                wrong.append(f"{name} at {number}, {alone} by a reader who holds nothing: it shows nothing")
+            unfinished = name == _ROLLBACK and is_unfinished(copy.entries, number)
+            counts[_WITHIN] += unfinished
+            alone = _received(copy, lines, note)
+            if alone.startswith(_REFUSED) != unfinished:
+                wrong.append(f"{name} at {number}, {alone} by a reader who holds nothing")
             if _received(copy, lines, note, seen) == _ACCEPTED:
                 wrong.append(f"{name} at {number}: not detected by a reader who holds a checkpoint")
         if (told := _received(copy, copy.lines, newest, copy.note(number))) != _ACCEPTED:
@@ -281,7 +296,8 @@ def figure(figures: Figures) -> str:
         f"headers: {count('detected'):,} detected. Of {nameable:,} that can be named {count('named'):,} were; of "
         f"{count('with its hash'):,} entries changed together with their hash {by_luck:,} were named too, because they "
         f"broke a rule. {count(_ROLLBACK):,} older copies and {count(_REWRITTEN):,} rewritten and newly signed ones: "
-        f"all noticed by a reader who holds a checkpoint. {len(figures.violations)} logs with a miss"
+        f"all noticed by a reader who holds a checkpoint, and the {count(_WITHIN):,} that end within a settlement by "
+        f"everybody. {len(figures.violations)} logs with a miss"
     )
 
 

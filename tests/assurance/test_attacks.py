@@ -13,7 +13,7 @@ from assurance.attacks.attack import Attack, Fault
 from assurance.attacks.catalogue import ATTACKS, FAULTS
 from assurance.attacks.recorder import MAX_FAILURE_CHARS
 from assurance.attacks.verdict import Played, faults, read_record
-from assurance.campaigns.attacks import Trials, play, surroundings
+from assurance.campaigns.attacks import Trials, play, surroundings, tried
 from assurance.catalogue import campaign_named
 from assurance.code_digest import ROOT
 from assurance.figures import NOTHING
@@ -153,6 +153,18 @@ def test_left_out():
 def test_another():
     pass
 """
+
+
+@pytest.mark.parametrize("folder", ["assurance", "bench"])
+def test_figures_are_of_every_file_with_a_marked_test(folder: str, tmp_path: Path) -> None:
+    """Also where most tests bear none, and with what they share; a change of the others voids nothing."""
+    place = tmp_path / "tests" / folder
+    place.mkdir(parents=True)
+    (tmp_path / "tests" / "attacks").mkdir()
+    (place / "test_marked.py").write_text("@pytest.mark." + "attack(7)\n")
+    (place / "test_other.py").write_text("def test_something():\n")
+    (place / "shared.py").write_text("")
+    assert tried(tmp_path) == sorted(["tests/attacks", f"tests/{folder}/shared.py", f"tests/{folder}/test_marked.py"])
 
 
 def test_a_round_plays_the_long_form(monkeypatch: pytest.MonkeyPatch) -> None:

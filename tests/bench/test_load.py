@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -92,6 +93,28 @@ def test_answers_are_counted_whole(answer: Callable[[BaseHTTPRequestHandler], No
     assert len({number for _, number, _ in server.asked}) == len(server.asked)
     assert {(path, body) for path, _, body in server.asked} == {("/ask", b"question")}
     assert 0 < point.p50_ms <= point.p99_ms
+
+
+def test_at_a_pace_as_much_is_asked_as_is_due(tmp_path: Path) -> None:
+    """Neither more nor less, though the server could answer more; what is asked before it is not counted."""
+    with serving(whole) as server:
+        point = served(server, tmp_path).measure(2, 0.5, per_s=100)
+    assert point.answers == 50
+    assert len(server.asked) == 50 + 2
+
+
+def test_what_waits_for_a_connection_waits_since_it_was_due(tmp_path: Path) -> None:
+    """A server that takes longer than it has is not asked less for it: times grow, though each answer takes as long."""
+
+    def slow(handler: BaseHTTPRequestHandler) -> None:
+        time.sleep(0.05)
+        whole(handler)
+
+    with serving(slow) as server:
+        point = served(server, tmp_path).measure(1, 0.4, per_s=50)
+    assert point.answers == 20  # due within 0.4 s, answered in a second at the least
+    assert point.p50_ms > 200
+    assert point.p99_ms > 500
 
 
 def test_a_server_that_refuses_is_not_measured(tmp_path: Path) -> None:
