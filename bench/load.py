@@ -6,24 +6,27 @@ JSON line; when all connections are open and each has had an answer it writes `r
 time is over and every answer is there, and writes what it saw as one JSON line.
 """
 
-import asyncio
 import resource
+import socket
 import ssl
 import sys
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import uvloop
 
 from aigovtool.codec import Message, decode, encode
+from bench.loop import Loop
 from bench.pace import AtOnce, Even, Pace
 
 _HEAD_END: Final = b"\r\n\r\n"
 _LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
+_LENGTH: Final = b"content-length:"
+_AT_ONCE_BYTES: Final = 256 << 10
 #: What stands in the prepared head for 32 digits that are other ones in each request.
 _UNIQUE: Final = b"@" * 32
 
@@ -78,8 +81,12 @@ class _Tally:
     """The answers of all connections."""
 
     def __init__(self, plan: Plan) -> None:
-        self.head, self.body = Path(plan.head).read_bytes(), Path(plan.body).read_bytes()
+        head, body = Path(plan.head).read_bytes(), Path(plan.body).read_bytes()
+        self._before, self._unique, after = head.partition(_UNIQUE)
+        self._after = after + body
         self.counting = False
+        #: Connections that have not heard that there is nothing more to ask.
+        self.asking = 0
         self.pace: Pace = AtOnce(0.0)  # nothing is asked after the first
         self.took = array("d")
         self.failed = 0
@@ -89,9 +96,12 @@ class _Tally:
     def request(self) -> bytes:
         """Return the next request."""
         self._made += 1
-        return self.head.replace(_UNIQUE, b"%032x" % (time.time_ns() << 24 | self._made & 0xFFFFFF), 1) + self.body
+        if not self._unique:
+            return self._before + self._after
+        number = time.time_ns() << 24 | self._made & 0xFFFFFF
+        return b"%b%032x%b" % (self._before, number, self._after)
 
-    def answered(self, began: float, answer: bytes) -> None:
+    def answered(self, began: float, answer: bytes | bytearray) -> None:
         """Count an answer."""
         now = time.perf_counter()
         if not answer.startswith((b"HTTP/1.1 200", b"HTTP/1.0 200")):
@@ -101,85 +111,97 @@ class _Tally:
             self.took.append(now - began)
 
 
-class _Asker(asyncio.Protocol):
+class _Asker:
     """One connection."""
 
-    def __init__(self, tally: _Tally, over: "asyncio.Future[None]") -> None:
-        self._tally, self._over = tally, over
+    def __init__(self, plan: Plan, tally: _Tally, loop: Loop) -> None:
+        self._tally, self._loop = tally, loop
+        self._socket = socket.create_connection(("127.0.0.1", plan.port))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._pending: Callable[[], int] = lambda: 0
+        if plan.tls:
+            wrapped = client_tls(plan.certificate).wrap_socket(self._socket)
+            self._socket, self._pending = wrapped, wrapped.pending
+        self._socket.setblocking(False)
         self._seen = bytearray()
         self._ends_at: int | None = None
         self._began = 0.0
+        loop.add(self._socket.fileno(), self._readable)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-
-    def begin(self, over: "asyncio.Future[None]") -> None:
+    def begin(self) -> None:
         """Ask as the pace says, until it says that it is over."""
-        self._over = over
+        self._tally.asking += 1
         self._tally.pace.begin(self)
 
     def ask(self, began: float) -> None:
         """Ask once; `began` is from when on its answer is waited for."""
         self._began = began
-        self._transport.write(self._tally.request())  # type: ignore[attr-defined]
+        self._send(memoryview(self._tally.request()))
 
     def end(self) -> None:
-        """Say that there is nothing more to ask."""
-        if not self._over.done():
-            self._over.set_result(None)
+        """Hear that there is nothing more to ask."""
+        self._tally.asking -= 1
 
-    def data_received(self, data: bytes) -> None:
+    def _send(self, rest: memoryview) -> None:
+        while rest:
+            try:
+                rest = rest[self._socket.send(rest) :]
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                self._loop.when_writable(self._socket.fileno(), partial(self._send, rest))
+                return
+
+    def _readable(self) -> None:
+        try:
+            self._take(self._socket.recv(_AT_ONCE_BYTES))
+            while self._pending():
+                self._take(self._socket.recv(_AT_ONCE_BYTES))
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return
+
+    def _take(self, data: bytes) -> None:
+        if not data:
+            raise ConnectionError("closed by the server")
         seen = self._seen
         seen += data
         if self._ends_at is None:
             end = seen.find(_HEAD_END)
             if end < 0:
                 return
-            self._ends_at = _end_of(bytes(seen[:end]).lower(), end)
+            self._ends_at = _end_of(seen[:end], end)
         if (len(seen) < self._ends_at) if self._ends_at >= 0 else not seen.endswith(_LAST_CHUNK):
             return
-        answer = bytes(seen[:600])
-        seen.clear()
+        answer, self._seen = seen, bytearray()
         self._ends_at = None
         self._tally.answered(self._began, answer)
         self._tally.pace.free(self)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self._over.done():
-            self._over.set_exception(exc or ConnectionError("closed by the server"))
 
-
-def _end_of(head: bytes, end: int) -> int:
+def _end_of(head: bytearray, end: int) -> int:
     """Return where an answer ends, or -1 if it comes in chunks."""
-    at = head.find(b"content-length:")
+    at = head.find(_LENGTH)
+    if at < 0:
+        head = head.lower()
+        at = head.find(_LENGTH)
     if at < 0:
         return -1
-    return end + len(_HEAD_END) + int(head[at + 15 :].split(b"\r\n", 1)[0])
+    stop = head.find(b"\r", at)
+    return end + len(_HEAD_END) + int(head[at + len(_LENGTH) : len(head) if stop < 0 else stop])
 
 
-async def _load(plan: Plan) -> Seen:
-    loop = asyncio.get_running_loop()
-    tally = _Tally(plan)
-    context = client_tls(plan.certificate) if plan.tls else None
-    opened = [
-        (
-            await loop.create_connection(
-                lambda: _Asker(tally, loop.create_future()), "127.0.0.1", plan.port, ssl=context
-            )
-        )[1]
-        for _ in range(plan.connections)
-    ]
-    await _together(opened)  # each asks once
+def _load(plan: Plan) -> Seen:
+    loop, tally = Loop(), _Tally(plan)
+    askers = [_Asker(plan, tally, loop) for _ in range(plan.connections)]
+    _together(loop, tally, askers)  # each asks once
     say(b"ready")
-    await loop.run_in_executor(None, sys.stdin.buffer.readline)
+    sys.stdin.buffer.readline()
     began, cpu_s = time.perf_counter(), processor_s()
     tally.counting = True
     if plan.per_s:
         with Even(loop, plan.per_s, plan.seconds) as tally.pace:
-            await _together(opened)
+            _together(loop, tally, askers)
     else:
         tally.pace = AtOnce(began + plan.seconds)
-        await _together(opened)
+        _together(loop, tally, askers)
     return Seen.of(
         tally.took,
         seconds=time.perf_counter() - began,
@@ -189,11 +211,11 @@ async def _load(plan: Plan) -> Seen:
     )
 
 
-async def _together(askers: list[_Asker]) -> None:
-    ends = [asyncio.get_running_loop().create_future() for _ in askers]
-    for asker, end in zip(askers, ends, strict=True):
-        asker.begin(end)
-    await asyncio.gather(*ends)
+def _together(loop: Loop, tally: _Tally, askers: list[_Asker]) -> None:
+    for asker in askers:
+        asker.begin()
+    while tally.asking:
+        loop.turn()
 
 
 def client_tls(certificate: str = "") -> ssl.SSLContext:
@@ -221,7 +243,7 @@ def say(line: bytes) -> None:
 def main() -> None:
     """Run."""
     plan = decode(sys.stdin.buffer.readline().strip(), Plan)
-    say(encode(uvloop.run(_load(plan))))
+    say(encode(_load(plan)))
 
 
 if __name__ == "__main__":

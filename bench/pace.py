@@ -4,13 +4,14 @@ Evenly means that a request is due at its time whatever became of those before i
 waits, and its time runs from when it was due: a server that stalls does not thereby ask less of itself.
 """
 
-import asyncio
 import ctypes
 import os
 import struct
 import time
 from collections import deque
 from typing import Final, Protocol, Self
+
+from bench.loop import Loop
 
 #: Requests are asked no more than this after they are due, as long as this process has a core.
 _TICK_S: Final = 0.0002
@@ -64,7 +65,7 @@ class AtOnce:
 class Even:
     """So many requests a second, each at its time, for some seconds. To be used as a context."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, per_s: float, seconds: float) -> None:
+    def __init__(self, loop: Loop, per_s: float, seconds: float) -> None:
         self._loop: Final = loop
         self._every_s: Final = 1 / per_s
         self._left = max(1, round(per_s * seconds))
@@ -77,11 +78,11 @@ class Even:
         # Timers of event loops have a grain of a millisecond, in which a fast server answers a dozen requests.
         self._due = time.perf_counter()
         self._timer = _ticking(max(_TICK_S, min(self._every_s / 10, 0.01)))
-        self._loop.add_reader(self._timer, self._tick)
+        self._loop.add(self._timer, self._tick)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.remove_reader(self._timer)
+        self._loop.remove(self._timer)
         os.close(self._timer)
 
     def begin(self, asker: Asker) -> None:
