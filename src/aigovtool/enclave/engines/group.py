@@ -27,6 +27,7 @@ class Form:
     compute_ms: int
     limits: tuple[Limit, ...]
     finite: bool
+    together: bool = False
 
     @property
     def size_bytes(self) -> int:

@@ -164,6 +164,7 @@ class RunGroup(_Record, frozen=True, tag="group"):
     compute_ms: Annotated[int, Meta(ge=1)]
     limits: Annotated[tuple[Limit, ...], Meta(max_length=MAX_TENSORS)] = ()
     finite: bool = False
+    together: bool = False
 
 
 class Answered(_Record, frozen=True, tag="answered"):

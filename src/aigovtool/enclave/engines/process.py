@@ -378,7 +378,7 @@ class EngineProcess:
         first = self._pending.begin_group(group)
         message = RunGroup(
             first, form.model, deadline_ns, len(group.data), form.inputs, form.outputs, form.compute_ms, form.limits,
-            form.finite,
+            form.finite, form.together,
         )
         self._link.send(message, group.data, alone=alone)
         group.timer = self._loop.call_later((MIDDLE_MS + OVERDUE_MS) / 1000, group.give_up)
