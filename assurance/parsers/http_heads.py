@@ -21,7 +21,8 @@ from uvicorn.server import ServerState
 
 from aigovtool.errors import InputError
 from aigovtool.transport.connection import Tally
-from aigovtool.transport.guard import GuardedHttpProtocol, HttpLimits
+from aigovtool.transport.bounds import HttpLimits
+from aigovtool.transport.guard import GuardedHttpProtocol
 from aigovtool.transport.notices import Notices
 from aigovtool.transport.rounds import Rounds
 from aigovtool.transport.server import http_config

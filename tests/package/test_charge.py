@@ -2,7 +2,7 @@
 
 import pytest
 
-from aigovtool.enclave.gateway.inference import rows_of
+from aigovtool.enclave.gateway.asked import rows_of
 from aigovtool.package.charge import ChargedPer, charged_per, of_any_size
 from aigovtool.package.manifest import Datatype, TensorSpec
 from aigovtool.protocol import tensor

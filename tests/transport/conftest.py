@@ -19,7 +19,7 @@ from aigovtool.crypto.x509 import issue_client_certificate, new_authority, self_
 from aigovtool.errors import BudgetExhaustedError
 from aigovtool.ids import ModelId
 from aigovtool.transport.body import stream_body
-from aigovtool.transport.guard import HttpLimits
+from aigovtool.transport.bounds import HttpLimits
 from aigovtool.transport.routes import Call, Caller, Route, application
 from aigovtool.transport.server import HttpServer, bind_loopback
 from aigovtool.transport.tls import ServerTls, pinned_context, server_context

@@ -12,7 +12,7 @@ from tests.transport.conftest import Answer, World, all_closed, connected, excha
 
 from aigovtool.crypto.identity import IdentityKind
 from aigovtool.errors import InputError
-from aigovtool.transport.guard import HttpLimits
+from aigovtool.transport.bounds import HttpLimits
 from aigovtool.transport.server import HttpServer
 from aigovtool.transport.wire import RequestReader
 

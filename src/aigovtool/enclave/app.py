@@ -299,9 +299,7 @@ class _Enclave:
         if self._server is not None:
             await self._server.stop()
         app = application(routes(run), clock_ms=instance.custodian_time_ms, authorize=authorize(run))
-        server = self._server = HttpServer(
-            app, self._listener, instance.server_tls(), fast_path=InferenceFastPath(run)
-        )
+        server = self._server = HttpServer(app, self._listener, instance.server_tls(), fast_path=InferenceFastPath(run))
         instance.keys.changed = lambda: server.replace_tls(instance.server_tls())
         await server.start()
         announcing = asyncio.create_task(self._announce(run))

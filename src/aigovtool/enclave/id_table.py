@@ -1,9 +1,10 @@
-"""A set of 64-bit digests, each with a mark, in a fixed piece of memory: 12 bytes for each of as many as it is made for.
+"""A set of 64-bit digests, each with a mark, in a fixed piece of memory: 12 bytes for each that it is made for.
 
 A digest lies in one of two buckets that its own bits choose: in the first, or where that is nearly full, in the emptier
 of the two. Buckets are wide and the table is never more than three quarters full, so that practically none finds both
-full; what does is kept beside the table. Whoever uses it says which marks are in use: what bears another one is not there, and `sweep` frees such
-places little by little. A mark can be used again once all places were swept since (`lap`).
+full; what does is kept beside the table. Whoever uses it says which marks are in use: what bears another one is not
+there, and `sweep` frees such places little by little. A mark can be used again once all places were swept since
+(`lap`).
 
 The memory is asked for with the first digest, and the kernel gives each page when it is written to. One flat piece of
 it is also nothing that Python's garbage collector looks at, again and again, as it does at millions of objects.

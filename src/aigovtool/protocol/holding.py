@@ -8,12 +8,13 @@ open ── close (nothing in flight) ─> closed  one way; the final report is 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from aigovtool.errors import ConflictError
 from aigovtool.ids import ConsumerId, Digest, LeaseId, ModelId
 from aigovtool.ledger.receipt import Receipt, WrittenReceipt, chain, chain_leaves
 from aigovtool.ledger.units import ZERO, UnitVector, total
-from aigovtool.protocol.messages import Report
+from aigovtool.protocol.messages import Grant, Report
 
 #: A budget path as one instance sees it: its borrower is always the same.
 PathKey = tuple[ModelId, ConsumerId]
@@ -46,6 +47,19 @@ class Holding:
     _free: tuple[UnitVector, UnitVector, UnitVector, UnitVector] = field(
         default=(ZERO, ZERO, ZERO, ZERO), compare=False, repr=False
     )
+
+    @classmethod
+    def of(cls, grant: Grant, sent_ms: int, least: UnitVector) -> Self:
+        """Return a lease that was granted to a renewal sent at `sent_ms`: its time runs from then on."""
+        return cls(
+            lease_id=grant.lease_id,
+            model=grant.model,
+            consumer=grant.consumer,
+            units=grant.units,
+            expires_ms=sent_ms + grant.ttl_ms,
+            least=least,
+            request=grant.request,
+        )
 
     @property
     def free(self) -> UnitVector:

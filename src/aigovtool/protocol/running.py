@@ -78,9 +78,7 @@ class Running:
         self._shelf.note(holding)
         return holding, sequence
 
-    def post_several(
-        self, reservation: Reservation, written: Sequence[WrittenReceipt]
-    ) -> tuple[Holding, UnitVector]:
+    def post_several(self, reservation: Reservation, written: Sequence[WrittenReceipt]) -> tuple[Holding, UnitVector]:
         """Charge what these receipts tell of, free the rest of a reservation for several requests.
 
         Returns:

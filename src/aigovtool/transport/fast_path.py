@@ -1,6 +1,6 @@
 """Small requests of one kind that are answered without a task, an ASGI message or a parser of their own.
 
-A request takes the fast path when nothing about it is out of the ordinary: its head was accepted by `wire.RequestReader`,
+A request takes the fast path when nothing about it is out of the ordinary: `wire.RequestReader` has accepted its head,
 its body is small, known in length and all there, and the connection has nothing else to do. What takes the requests
 (`FastPath`) either has an answer of status 200 for one, or gives it back: then it goes the way of all others, as if it
 had come only now. So errors, refusals, waiting and everything rare are in one place, and the fast path cannot say no.
@@ -19,8 +19,8 @@ Answer = Callable[[bytes | None], None]
 class FastRequest(NamedTuple):
     """One whole request."""
 
-    connection: Connection
     head: Head
+    connection: Connection
     body: bytes
 
 

@@ -22,7 +22,6 @@ It speaks HTTP/1.1 alone: no HTTP/2, no WebSocket, no upgrade.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import httptools
@@ -31,10 +30,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.server import ServerState
 
-from aigovtool import limits
 from aigovtool.errors import AIGovToolError, InputError, MalformedError, OverloadedError
+from aigovtool.transport.bounds import HttpLimits
 from aigovtool.transport.connection import EXTENSION, Connection, Tally, Verdict, Worth, network_of
 from aigovtool.transport.deadline import Deadline
+from aigovtool.transport.declared_length import DeclaredLength, Event
 from aigovtool.transport.fast_path import FastPath, FastRequest
 from aigovtool.transport.lingering import LingeringTransport
 from aigovtool.transport.notices import Notices
@@ -42,8 +42,7 @@ from aigovtool.transport.problem import problem, unexpected, wire_problem
 from aigovtool.transport.rounds import Rounds
 from aigovtool.transport.wire import RequestReader
 
-# ASGI's own types (asgiref): untyped mappings by its definition.
-Event = MutableMapping[str, Any]
+# ASGI's own types (asgiref).
 Send = Callable[[Event], Awaitable[None]]
 Receive = Callable[[], Awaitable[Event]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
@@ -60,58 +59,6 @@ _REFUSALS: Final[Mapping[Verdict, bytes]] = {
     ),
     Verdict.FULL: wire_problem(OverloadedError("too many connections", retry_after_s=1), status=503),
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpLimits:
-    """The bounds of one server; the defaults are `aigovtool.limits`, and tests use smaller ones."""
-
-    max_header_bytes: int = limits.MAX_HEADER_BYTES
-    max_headers: int = limits.MAX_HEADERS
-    max_connections: int = limits.MAX_CONNECTIONS
-    max_connections_per_client: int = limits.MAX_CONNECTIONS_PER_CLIENT
-    max_strangers: int = limits.MAX_STRANGERS
-    max_strangers_per_address: int = limits.MAX_STRANGERS_PER_ADDRESS
-    max_refusals_told: int = limits.MAX_REFUSALS_TOLD
-    stranger_body_grace_s: float = limits.STRANGER_BODY_GRACE_S
-    stranger_body_bytes_per_s: float = limits.STRANGER_BODY_BYTES_PER_S
-    max_handshakes: int = limits.MAX_HANDSHAKES
-    max_handshakes_per_address: int = limits.MAX_HANDSHAKES_PER_ADDRESS
-    handshake_patience_s: float = limits.TLS_HANDSHAKE_PATIENCE_S
-    header_timeout_s: float = limits.HEADER_TIMEOUT_S
-    keep_alive_s: float = limits.KEEP_ALIVE_S
-    body_idle_timeout_s: float = limits.BODY_IDLE_TIMEOUT_S
-    write_stall_timeout_s: float = limits.WRITE_STALL_TIMEOUT_S
-    handshake_timeout_s: float = limits.TLS_HANDSHAKE_TIMEOUT_S
-    linger_s: float = limits.LINGER_S
-    notice_period_s: float = limits.NOTICE_PERIOD_S
-
-
-class DeclaredLength:
-    """Ends an answer with the last byte of its declared length, not with the application's next event.
-
-    A streaming application says that it has ended in an event of its own, a moment after the last piece. The peer
-    counts bytes, may send its next request within that moment, and is right to: it must not be taken for one that does
-    not wait for its answer.
-    """
-
-    __slots__ = ("_left", "ended")
-
-    def __init__(self) -> None:
-        self._left: int | None = None
-        self.ended = False
-
-    def seen(self, event: Event) -> Event:
-        """Return the event to send in the place of `event`."""
-        if event["type"] == "http.response.start":
-            found = [value for name, value in event.get("headers", ()) if name.lower() == b"content-length"]
-            self._left = int(found[0]) if found else None
-        elif event["type"] == "http.response.body" and self._left is not None:
-            self._left -= len(event.get("body", b""))
-            if self._left == 0 and event.get("more_body"):
-                self.ended = True
-                return {**event, "more_body": False}
-        return event
 
 
 class GuardedHttpProtocol(HttpToolsProtocol):
@@ -288,7 +235,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         body = held[len(held) - (head.length or 0) :]
         self._in_fast_path = True
         if self._reader.surplus or not self._fast_path.take(
-            FastRequest(self._connection, head, body), self._fast_answer
+            FastRequest(head, self._connection, body), self._fast_answer
         ):
             self._leave_fast_path()
         return True

@@ -31,9 +31,10 @@ from uvicorn.server import ServerState
 
 from aigovtool import limits
 from aigovtool.errors import ConfigurationError
+from aigovtool.transport.bounds import HttpLimits
 from aigovtool.transport.connection import Tally, network_of
 from aigovtool.transport.fast_path import FastPath
-from aigovtool.transport.guard import Application, GuardedHttpProtocol, HttpLimits
+from aigovtool.transport.guard import Application, GuardedHttpProtocol
 from aigovtool.transport.notices import Notices
 from aigovtool.transport.rounds import Rounds
 from aigovtool.transport.tls import ServerTls

@@ -52,7 +52,7 @@ async def order(site: Site, service: Service, terms: AnswerTerms | None, version
     policy = msgspec.structs.replace(default_policy(Dial.BALANCED, version=version), answers=terms)
     await site.bench.command(acts.SetModelTerms(model=MODEL, policy=policy, borrowers=[BORROWER]))
     async with asyncio.timeout(20):
-        while service.run.terms(MODEL).answers != terms:  # noqa: ASYNC110 -- the instance tells nobody
+        while service.run.charging.terms(MODEL).answers != terms:  # noqa: ASYNC110 -- the instance tells nobody
             await asyncio.sleep(0.01)
 
 

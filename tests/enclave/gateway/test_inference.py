@@ -13,7 +13,8 @@ from tests.enclave.site import Service, Site, asked, served
 
 from aigovtool.enclave.engines import process
 from aigovtool.enclave.gateway import inference
-from aigovtool.enclave.gateway.inference import Asked, infer
+from aigovtool.enclave.gateway.asked import Asked
+from aigovtool.enclave.gateway.inference import infer
 from aigovtool.enclave.instance_run import InstanceRun
 from aigovtool.enclave.results import Answered
 from aigovtool.errors import AIGovToolError, FaultError, OverloadedError

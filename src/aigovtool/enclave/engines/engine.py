@@ -4,9 +4,9 @@ An engine lives in the engine child only. It is given plaintext files, keeps not
 to run, and never opens a file or a socket: after the sandbox is entered it could not.
 """
 
-from dataclasses import dataclass, field
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from aigovtool.enclave.engines.interface import ModelInterface
@@ -60,7 +60,6 @@ class LoadedEngine(Protocol):
             InvalidValueError: an input's data cannot be used (`not_utf8`, `model_refused_input`).
         """
         ...
-
 
     def until(
         self, outputs: tuple[str, ...], deadline_ns: int

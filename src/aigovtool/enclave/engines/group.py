@@ -13,7 +13,6 @@ from aigovtool.enclave.engines.interface import ModelInterface
 from aigovtool.enclave.engines.ipc import Limit, TensorHeader
 from aigovtool.enclave.engines.pending import Place
 from aigovtool.enclave.engines.scheduling import Turn
-from aigovtool.ids import ConsumerId
 from aigovtool.protocol.tensor import Buffer
 
 
@@ -36,13 +35,13 @@ class Form:
 
 
 class Came(NamedTuple):
-    """What came of `count` runs in a row, from number `first` on: of each its outputs' bytes and its time, or nothing.
+    """What came of `runs` in a row, from number `first` on: of each its outputs' bytes and its time, or nothing.
 
     `headers` say of all of them how the bytes are to be read (`unpack_tensors`); times are in microseconds.
     """
 
     first: int
-    count: int
+    runs: int
     headers: tuple[TensorHeader, ...] = ()
     payloads: Sequence[memoryview] = ()
     compute_us: Sequence[int] = ()
@@ -51,20 +50,18 @@ class Came(NamedTuple):
 class Group:
     """Runs that are under way; `told` is called in the event loop's next turn with what has come, piece by piece."""
 
-    __slots__ = ("consumer", "data", "form", "interface", "place", "timer", "turn", "_came", "_left", "_next", "_told")
+    __slots__ = ("_came", "_left", "_next", "_told", "data", "form", "interface", "place", "timer", "turn")
 
     turn: Turn
 
     def __init__(
         self,
-        consumer: ConsumerId,
         interface: ModelInterface,
         form: Form,
         data: Sequence[Buffer],
         place: Place,
         told: Callable[["Group", list[Came]], None],
     ) -> None:
-        self.consumer: Final = consumer
         self.interface: Final = interface
         self.form: Final = form
         self.data: Final = data

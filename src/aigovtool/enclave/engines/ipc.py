@@ -15,8 +15,7 @@ Rules, because after a bad model the child may be anybody's:
 4. Anything else is a `MalformedError`; the parent answers it by killing the child, the child by ending.
 
 A model's package travels as a descriptor beside the first byte of its `Load` (SCM_RIGHTS), so that the child
-needs no right to open a file. What it does not do: it owns no socket (`Channel` and `Link` do). Large tensors
-could travel in shared memory: only `pack_tensors` and `unpack_tensors` know where the data is.
+needs no right to open a file. What it does not do: it owns no socket (`Channel` and `Link` do).
 """
 
 import struct
@@ -53,10 +52,8 @@ from aigovtool.limits import (
 from aigovtool.package.manifest import TensorSpec
 from aigovtool.protocol.tensor import Buffer, Datatype, Tensor
 
-# The largest header is a `Loaded`, whose interface has stood in a manifest.
-MAX_IPC_HEADER_BYTES: Final = MAX_MANIFEST_BYTES
-# Both directions: what a request may bring, an answer may carry.
-MAX_IPC_PAYLOAD_BYTES: Final = MAX_INFER_BODY_BYTES
+MAX_IPC_HEADER_BYTES: Final = MAX_MANIFEST_BYTES  # of a `Loaded`, whose interface has stood in a manifest
+MAX_IPC_PAYLOAD_BYTES: Final = MAX_INFER_BODY_BYTES  # both ways: what a request may bring, an answer may carry
 MAX_ERROR_CHARS: Final = 500
 #: Runs that may come together.
 MAX_GROUP: Final = 64
@@ -150,9 +147,9 @@ class Run(_Record, frozen=True, tag="run"):
 
 
 class RunGroup(_Record, frozen=True, tag="group"):
-    """Run a model `count` times, with inputs of the same form, which follow each other; their ids begin with `id`.
+    """Run a model `count` times, on inputs of one form that follow each other; the ids of the runs begin with `id`.
 
-    What is said of one `Run` is said of all together: they have one deadline, and `compute_ms` for all of them.
+    Deadline and `compute_ms` are for all of them. `together`: rows do not depend on each other, so that one may do.
     """
 
     id: _Id

@@ -183,9 +183,7 @@ class OnnxModel:
         finally:
             guard.release()
 
-    def _run(
-        self, names: tuple[str, ...], options: ort.RunOptions, guard: Guard, inputs: list[Tensor]
-    ) -> list[Tensor]:
+    def _run(self, names: tuple[str, ...], options: ort.RunOptions, guard: Guard, inputs: list[Tensor]) -> list[Tensor]:
         feed = {tensor.name: _to_array(tensor) for tensor in inputs}
         try:
             results = self._session.run(names, feed, options)

@@ -172,12 +172,17 @@ class Pending:
         self._groups[first] = _Under(group, first + count)
         return first
 
-    def answered(self, first: int, count: int, compute_us: int | None) -> "Group | None":
-        """Take note that the child has answered so many runs of a group; return the group, if there is one."""
-        under = self._groups.pop(first, None)
+    def has_group(self, group: "Group") -> bool:
+        """Return whether the child still owes an answer to any of its runs."""
+        return any(under.group is group for under in self._groups.values())
+
+    def answered(self, first: int, count: int, compute_us: int) -> "Group | None":
+        """Take note that the child has answered the next so many runs of a group; return it, if there is one."""
+        under = self._groups.get(first)
         if under is None or first + count > under.end:
             return None
-        under.compute_us += compute_us or 0
+        del self._groups[first]
+        under.compute_us += compute_us
         if first + count < under.end:
             self._groups[first + count] = under
         else:
@@ -199,7 +204,7 @@ class Pending:
     def end_all(self) -> list[asyncio.Future[Frame]]:
         """Give back everything; return the answers that will not come."""
         for first, under in list(self._groups.items()):
-            self.answered(first, under.end - first, None)
+            self.answered(first, under.end - first, 0)
             under.group.give_up()
         return [answer for request in list(self._requests) if (answer := self.end(request)) is not None]
 

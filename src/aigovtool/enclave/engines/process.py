@@ -33,19 +33,17 @@ from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
-from aigovtool.enclave.engines.group import Form, Group
+from aigovtool.enclave.engines.groups import OVERDUE_MS, STUCK_MS, Groups
 from aigovtool.enclave.engines.interface import ModelInterface, check_answer, check_inputs, check_outputs
 from aigovtool.enclave.engines.ipc import (
     Answered,
     Failed,
     Frame,
-    GroupAnswered,
     Hello,
     Limit,
     Load,
     Loaded,
     Run,
-    RunGroup,
     Setup,
     ToParent,
     Unload,
@@ -55,28 +53,26 @@ from aigovtool.enclave.engines.ipc import (
     pack_tensors,
     unpack_tensors,
 )
-from aigovtool.enclave.engines.lanes import MIDDLE_MS, Lane, patience_ms
+from aigovtool.enclave.engines.lanes import patience_ms
 from aigovtool.enclave.engines.link import Link
-from aigovtool.enclave.engines.pending import Errand, Pending, Place, Shares
+from aigovtool.enclave.engines.pending import Errand, Pending, Shares
 from aigovtool.enclave.engines.sandbox import ALWAYS_REQUIRED, Layer
-from aigovtool.enclave.engines.scheduling import Turn
 from aigovtool.enclave.engines.spawn import check_descriptor, last_words, spawn
 from aigovtool.enclave.engines.tries import tried
 from aigovtool.enclave.turns import Turns
-from aigovtool.errors import ConfigurationError, DeadlineError, EngineError, InvalidValueError, MalformedError, OverloadedError
+from aigovtool.errors import (
+    ConfigurationError,
+    DeadlineError,
+    EngineError,
+    InvalidValueError,
+    MalformedError,
+)
 from aigovtool.ids import ConsumerId, Digest
 from aigovtool.limits import MAX_INFER_DEADLINE_MS
-from aigovtool.protocol.tensor import Buffer, Datatype, Tensor
+from aigovtool.protocol.tensor import Buffer, Tensor
 
-# How long after its deadline a run may still answer before its caller is told that it is late.
-OVERDUE_MS: Final = 1_000
-# A single operator cannot be ended from inside. This much later the child is held to be stuck for good.
-STUCK_MS: Final = 30_000
 # Decrypting runs at over 1 GB/s and session building at over 100 MB/s; 256 GiB do not fit a machine anyway.
 LOAD_TIMEOUT_MS: Final = 600_000
-
-#: Of these not every sequence of bytes is a tensor.
-_LOOKED_AT: Final = frozenset({Datatype.BOOL, Datatype.BYTES})
 
 T = TypeVar("T", bound=ToParent)
 
@@ -128,6 +124,8 @@ class EngineProcess:
         self._end: str | None = None
         self._hello: Final[asyncio.Future[Hello]] = self._loop.create_future()
         self._link: Final = Link(sock, self._received, self._lost)
+        #: Short runs that go to the child together.
+        self.groups: Final = Groups(self._pending, self._link, self._condemn)
         self._loop.add_reader(self._pidfd, self._gone)
         #: For work on what goes to the child and comes from it that is too much for the event loop.
         self.turns: Final = Turns()
@@ -252,7 +250,7 @@ class EngineProcess:
             with self.unread.hold(consumer, size_bytes := len(frame.payload)):
                 return Ran(await self.turns.do(consumer, size_bytes, deadline_ms / 1000, look), answered.compute_us)
         except (EngineError, MalformedError) as error:
-            self._condemn(error.message, model)
+            self._condemn(error.message, model.handle)
             raise EngineError(error.message, reason="bad_answer") from None
 
     def _try(self, data: Sequence[Buffer], wanted: Run, try_ms: int, errand: Errand) -> Awaitable[Frame]:
@@ -336,86 +334,13 @@ class EngineProcess:
             else:
                 self._hello.set_result(message)
             return
-        if isinstance(message, GroupAnswered):
-            self._received_group(message, frame.payload)
-            return
-        if isinstance(message, Failed) and (group := self._pending.answered(message.id, 1, None)) is not None:
-            if not group.over:
-                group.take(1)
+        if self.groups.received(frame):
             return
         if not isinstance(message, ToParent) or (answer := self._pending.end(message.id, frame)) is None:
             self._condemn("it answered what nobody asked")
             return
         if not answer.done():  # cancelled, or overdue
             answer.set_result(frame)
-
-    # -- Groups of short runs ---------------------------------------------------------------------
-
-    def group_place(self, consumer: ConsumerId, form: Form, count: int) -> Place | None:
-        """Return what so many short runs take of the engine, or None where they had better be tried one by one."""
-        pending = self._pending
-        if self._end is not None or pending.habits.lane(consumer, form.model) is not Lane.SHORT:
-            return None
-        try:
-            pending.unread.require_few(consumer)
-            return pending.place(consumer, count * form.size_bytes, count)
-        except OverloadedError:
-            return None
-
-    def group_turn(self, consumer: ConsumerId) -> Turn | asyncio.Future[Turn]:
-        """Return a turn of the short lane, or one to be."""
-        scheduler = self._pending.scheduler
-        return scheduler.at_once(consumer, Lane.SHORT) or scheduler.line_up(consumer, Lane.SHORT)
-
-    def run_group(self, group: Group, turn: Turn, deadline_ns: int) -> None:
-        """Send a group that has a place and now its turn; it is told what comes of it, whatever happens."""
-        group.turn = turn
-        if self._end is not None:
-            self._pending.scheduler.leave(group.turn)
-            group.give_up()
-            return
-        form, alone = group.form, not self._pending
-        first = self._pending.begin_group(group)
-        message = RunGroup(
-            first, form.model, deadline_ns, len(group.data), form.inputs, form.outputs, form.compute_ms, form.limits,
-            form.finite, form.together,
-        )
-        self._link.send(message, group.data, alone=alone)
-        group.timer = self._loop.call_later((MIDDLE_MS + OVERDUE_MS) / 1000, group.give_up)
-
-    def _received_group(self, message: GroupAnswered, payload: memoryview) -> None:
-        count = len(message.compute_us)
-        group = self._pending.answered(message.id, count, sum(message.compute_us))
-        if group is None:
-            self._condemn("it answered what nobody asked")
-            return
-        try:
-            payloads = self._looked_at(group, message, payload)
-        except (EngineError, MalformedError) as error:
-            self._condemn_for(error.message, group.form.model)
-            return
-        if not group.over:
-            group.take(count, message.outputs, payloads, message.compute_us)
-
-    def _looked_at(self, group: Group, message: GroupAnswered, payload: memoryview) -> list[memoryview]:
-        """Return the payloads of the runs; what is the same for all of them is looked at once."""
-        if sum(message.compute_us) * 1_000 > time.monotonic_ns() - group.turn.began_ns:
-            raise MalformedError("it claims to have worked before it was asked", reason="bad_frame")
-        count = len(message.compute_us)
-        size, rest = divmod(len(payload), count)
-        if rest:
-            raise MalformedError("the tensors of a frame do not fill its payload", reason="bad_frame")
-        payloads = [payload[at : at + size] for at in range(0, len(payload), size)] if size else [payload] * count
-        plain = all(header.datatype not in _LOOKED_AT for header in message.outputs)
-        for each in payloads[:1] if plain else payloads:
-            check_answer(group.interface, group.form.outputs, unpack_tensors(message.outputs, each))
-        return payloads
-
-    def _condemn_for(self, why: str, model: int) -> None:
-        if not self.died.is_set():
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        self._lost(why, frozenset({model}))
 
     def _expect(self, frame: Frame, kind: type[T]) -> T:
         message = frame.message
@@ -435,7 +360,7 @@ class EngineProcess:
         if self._pending.waits_for(future):
             self._condemn("it was stuck in a run")
 
-    def _condemn(self, why: str, ran: LoadedModel | None = None) -> None:
+    def _condemn(self, why: str, ran: int | None = None) -> None:
         """Kill the child and fail every pending call; the first reason, and what `ran`, is what is told.
 
         It is killed first: one that finds its link closed would end by itself, in its own time.
@@ -444,13 +369,14 @@ class EngineProcess:
             # By descriptor, so that no other process can be meant. It fails only if the child is gone already.
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        self._lost(why, frozenset() if ran is None else frozenset({ran.handle}))
+        self._lost(why, frozenset() if ran is None else frozenset({ran}))
 
     def _lost(self, why: str, ran: frozenset[int] = frozenset()) -> None:
         if self._end is not None:
             return
         self._end, self.running_at_end = why, ran | self._pending.models()
         self._link.close()
+        self.groups.close()
         waiting = self._pending.end_all()
         if not self._hello.done():
             self._hello.set_exception(self._died_error())

@@ -21,7 +21,7 @@ def joined(headers: Sequence[TensorHeader], payload: memoryview, count: int) -> 
     tensors, start = [], 0
     for header in headers:
         end = start + header.size_bytes
-        data = memoryview(np.ascontiguousarray(each[:, start:end])).cast("B")
+        data = np.ascontiguousarray(each[:, start:end]).data.cast("B")
         tensors.append(Tensor(header.name, header.datatype, (count * header.shape[0], *header.shape[1:]), data))
         start = end
     return tensors
@@ -38,7 +38,7 @@ def divided(outputs: Sequence[Tensor], count: int) -> tuple[list[Tensor], memory
             return None
         data = np.frombuffer(tensor.data, np.uint8).reshape(count, -1)
         shape = (tensor.shape[0] // count, *tensor.shape[1:])
-        firsts.append(Tensor(tensor.name, tensor.datatype, shape, memoryview(data[0])))
+        firsts.append(Tensor(tensor.name, tensor.datatype, shape, data[0].data))
         parts.append(data)
     whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-    return firsts, memoryview(np.ascontiguousarray(whole)).cast("B")
+    return firsts, np.ascontiguousarray(whole).data.cast("B")

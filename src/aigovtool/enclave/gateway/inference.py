@@ -19,78 +19,39 @@ take is what its request has reserved, or less if the terms say so when it begin
 
 import asyncio
 import base64
-import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from typing import TypeVar
 
-import msgspec
-
 from aigovtool.codec import encode
-from aigovtool.enclave.boot import ServedModel
-from aigovtool.enclave.engines.interface import answer_too_large, check_inputs, check_outputs
-from aigovtool.enclave.engines.ipc import Limit
+from aigovtool.enclave.engines.interface import answer_too_large
 from aigovtool.enclave.engines.process import Ran
-from aigovtool.enclave.gateway.answer_size import require_sendable
-from aigovtool.enclave.gateway.padding import head_padding, padded
+from aigovtool.enclave.gateway.answer import TERMS_CHANGED, answer_of, require_allowed, units_text, used
+from aigovtool.enclave.gateway.asked import (
+    DEADLINE_MS,
+    LENGTH_HEADER,
+    Asked,
+    Valid,
+    identity_of,
+    limits_of,
+    request_digest,
+    rows_of,
+    validated,
+)
+from aigovtool.enclave.gateway.padding import head_padding
 from aigovtool.enclave.instance_run import InstanceRun
 from aigovtool.enclave.results import Answered, header_lines
 from aigovtool.errors import AIGovToolError, ConflictError, EngineError, RefusalError, StoppedError, TooLargeError
-from aigovtool.ids import ConsumerId, Digest, ModelId, RequestKey
-from aigovtool.ledger.answers import AnswerTerms, Fill, allows
-from aigovtool.ledger.policy import Dial, ServingPolicy
+from aigovtool.ids import ConsumerId, Digest
+from aigovtool.ledger.answers import AnswerTerms
 from aigovtool.ledger.receipt import Receipt, salted_digest, sign_batch
 from aigovtool.ledger.units import Dimension, UnitVector, of
-from aigovtool.package.charge import ChargedPer, charged_per
-from aigovtool.package.manifest import TensorSpec
-from aigovtool.protocol.infer_body import InferBody
-from aigovtool.protocol.leaving import wanted
-from aigovtool.protocol.oip import InferRequest, encode_infer_response, read_infer_claim
 from aigovtool.protocol.reservation import Reservation
-from aigovtool.protocol.tensor import Tensor
 from aigovtool.protocol.session import RECEIPT_HEADER, REQUEST_ID_HEADER, UNITS_HEADER
 from aigovtool.transport.problem import unexpected
 
-LENGTH_HEADER = "inference-header-content-length"
-DEADLINE_MS = 60_000
-#: The reason of a refusal of what was made on looser terms than those in force.
-_TERMS_CHANGED = "terms_changed"
-
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """An inference as it came in: who asks, under which key, with which exact bytes.
-
-    It is `repeatable` if the consumer chose the key. A key that the enclave made is only a name in the receipt.
-    """
-
-    model: ServedModel
-    consumer: ConsumerId
-    key: RequestKey
-    repeatable: bool
-    salt: bytes
-    body: bytes
-    header_length: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Valid:
-    """A request that the model can take; `bound_to` is the digest for which a lease is drawn in bound mode."""
-
-    request: InferRequest
-    bound_to: Digest | None
-    #: The outputs that it gets; none for all that the model has.
-    outputs: tuple[str, ...]
-    #: As of when it was looked at.
-    policy: ServingPolicy
-
-    @property
-    def terms(self) -> AnswerTerms | None:
-        return self.policy.answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,26 +71,16 @@ async def infer(run: InstanceRun, asked: Asked) -> Answered:
     Raises:
         AIGovToolError: why not; nothing was charged.
     """
-    run.check(asked.consumer)
+    run.charging.check(asked.consumer)
     answered = await (_repeated(run, asked) if asked.repeatable else _attempt(run, asked))
-    run.check(asked.consumer)
+    run.charging.check(asked.consumer)
     require_allowed(run, asked.model.offer.model, answered.terms)
     return answered
 
 
-def require_allowed(run: InstanceRun, model: ModelId, terms: AnswerTerms | None) -> None:
-    """Refuse an answer that was made under looser terms than those in force."""
-    present = run.terms(model).answers
-    if present is not terms and not allows(present, terms):
-        raise ConflictError(
-            "the terms of this model's answers have changed since this one was made",
-            reason=_TERMS_CHANGED,
-            fix="ask again, under another request id",
-        )
-
-
 async def _repeated(run: InstanceRun, asked: Asked) -> Answered:
-    request = await _aside(run, asked, len(asked.body), DEADLINE_MS, partial(_identity, asked))
+    digest = await _aside(run, asked, len(asked.body), DEADLINE_MS, partial(request_digest, asked))
+    request = identity_of(asked, digest)
     now_ms = run.instance.clock.now_ms()
     run.results.expire(now_ms)
     # No wait lies between these two: one of several that come at once begins, and the others join it.
@@ -140,15 +91,6 @@ async def _repeated(run: InstanceRun, asked: Asked) -> Answered:
         found = run.results.begin(asked.consumer, asked.key, request)
         carry_out(run, asked)
     return await _joined(found.outcome())
-
-
-def _identity(asked: Asked) -> Digest:
-    return identity_of(asked, salted_digest(asked.salt, "request", [asked.body]))
-
-
-def identity_of(asked: Asked, digest: Digest) -> Digest:
-    """Return by what a repeated request is known: the model, the length of its header, and what its receipt says."""
-    return Digest(f"{digest} {asked.header_length} {asked.model.offer.model}")
 
 
 def carry_out(run: InstanceRun, asked: Asked) -> None:
@@ -176,25 +118,6 @@ async def _aside(run: InstanceRun, asked: Asked, size_bytes: int, left_ms: int, 
     return await run.instance.engine.turns.do(asked.consumer, size_bytes, max(0, left_ms) / 1000, work)
 
 
-def _validated(asked: Asked, policy: ServingPolicy) -> _Valid:
-    claim = read_infer_claim(asked.body, asked.header_length)
-    interface = asked.model.loaded.interface
-    check_inputs(interface, claim.inputs)
-    names = [output.name for output in claim.outputs]
-    check_outputs(interface, names)
-    outputs = wanted(policy.answers, interface.outputs, names)
-    require_sendable(asked.model.offer.model, interface, claim.inputs, outputs, claim.id)
-    bound = policy.dial is Dial.BOUND
-    return _Valid(claim.request(), _bound_digest(asked) if bound else None, outputs, policy)
-
-
-def rows_of(specs: Sequence[TensorSpec], request: InferRequest) -> int:
-    """Return how many inferences a request is to a model with such inputs: rows where it takes batches, else 1."""
-    if charged_per(specs) is ChargedPer.REQUEST:
-        return 1
-    return max(1, *(tensor.shape[0] for tensor in request.inputs))
-
-
 async def _carry_out(run: InstanceRun, asked: Asked) -> None:
     try:
         answered = await _attempt(run, asked)
@@ -215,7 +138,7 @@ async def _attempt(run: InstanceRun, asked: Asked) -> Answered:
         try:
             return await _attempt_once(run, asked, deadline_ms)
         except ConflictError as error:
-            if error.reason != _TERMS_CHANGED:
+            if error.reason != TERMS_CHANGED:
                 raise
         # Less may leave than when it began: once more, on the terms of now.
         return await _attempt_once(run, asked, deadline_ms)
@@ -226,8 +149,8 @@ async def _attempt(run: InstanceRun, asked: Asked) -> Answered:
 
 
 async def _attempt_once(run: InstanceRun, asked: Asked, deadline_ms: int) -> Answered:
-    policy, left_ms = run.terms(asked.model.offer.model), deadline_ms - run.instance.clock.now_ms()
-    valid = await _aside(run, asked, len(asked.body), left_ms, partial(_validated, asked, policy))
+    policy, left_ms = run.charging.terms(asked.model.offer.model), deadline_ms - run.instance.clock.now_ms()
+    valid = await _aside(run, asked, len(asked.body), left_ms, partial(validated, asked, policy))
     # The body stays as well: binary inputs are views of it, and the receipt names it.
     with run.bodies.take(asked.consumer, valid.request.copied_bytes):
         try:
@@ -241,16 +164,16 @@ def _cause(run: InstanceRun, consumer: ConsumerId, error: AIGovToolError) -> AIG
     """Tell a consumer of the stop that killed the engine under its request, not of the dead engine."""
     if isinstance(error, EngineError):
         try:
-            run.check(consumer)
+            run.charging.check(consumer)
         except RefusalError as refusal:
             return refusal
     return error
 
 
-async def _run(run: InstanceRun, asked: Asked, valid: _Valid, deadline_ms: int) -> Answered:
+async def _run(run: InstanceRun, asked: Asked, valid: Valid, deadline_ms: int) -> Answered:
     model, request, clock = asked.model, valid.request, run.instance.clock
     worst = valid.policy.request_max.plus(of(Dimension.INFERENCES, rows_of(model.loaded.interface.inputs, request)))
-    reservation = await run.reserve(model.offer.model, asked.consumer, worst, valid.bound_to, deadline_ms)
+    reservation = await run.charging.reserve(model.offer.model, asked.consumer, worst, valid.bound_to, deadline_ms)
     try:
         ran = await _compute(run, asked, valid, max(1, deadline_ms - clock.now_ms()))
         given_bytes = sum(len(tensor.data) for tensor in ran.outputs)
@@ -259,18 +182,12 @@ async def _run(run: InstanceRun, asked: Asked, valid: _Valid, deadline_ms: int) 
             made = await _aside(run, asked, size_bytes, deadline_ms - clock.now_ms(), work)
         return _release(run, asked, reservation, used(worst, ran.compute_us), made)
     except BaseException as error:
-        run.void(reservation, failed=isinstance(error, AIGovToolError) and not isinstance(error, StoppedError))
+        run.charging.void(reservation, failed=isinstance(error, AIGovToolError) and not isinstance(error, StoppedError))
         raise
 
 
-def _bound_digest(asked: Asked) -> Digest:
-    """Return the digest for which a lease is drawn in bound mode; what has no salt of its consumer's gets one here."""
-    salt = asked.salt or secrets.token_bytes(32)
-    return salted_digest(salt, "bound", [(asked.header_length or "").encode(), b"\x00", asked.body])
-
-
-async def _compute(run: InstanceRun, asked: Asked, valid: _Valid, left_ms: int) -> Ran:
-    model, names, present = asked.model, valid.outputs, run.terms(asked.model.offer.model)
+async def _compute(run: InstanceRun, asked: Asked, valid: Valid, left_ms: int) -> Ran:
+    model, names, present = asked.model, valid.outputs, run.charging.terms(asked.model.offer.model)
     limits_ms = (valid.policy.request_max.compute_ms, present.run_limit_ms)
     return await run.instance.engine.run(
         model.loaded,
@@ -279,23 +196,14 @@ async def _compute(run: InstanceRun, asked: Asked, valid: _Valid, left_ms: int) 
         left_ms,
         min((limit_ms for limit_ms in limits_ms if limit_ms), default=0),
         consumer=asked.consumer,
-        limits=_limits(valid.terms, names),
+        limits=limits_of(valid.terms, names),
         finite=present.finite,
     )
 
 
-def _limits(terms: AnswerTerms | None, names: tuple[str, ...]) -> tuple[Limit, ...]:
-    """Return what the engine's child has to do with the outputs of a run."""
-    return () if terms is None else tuple(
-        Limit(rule.name, rule.top_k, rule.fill is Fill.LOWEST, rule.decimals)
-        for rule in terms.outputs
-        if rule.limits and rule.name in names
-    )  # fmt: skip
-
-
-def _made(asked: Asked, valid: _Valid, ran: Ran) -> _Made:
+def _made(asked: Asked, valid: Valid, ran: Ran) -> _Made:
     try:
-        body = _answer(asked.model.offer.model, valid, ran)
+        body = answer_of(asked.model.offer.model, valid.terms, valid.request, ran.outputs)
     except TooLargeError:  # of what the model gave, and not of what was sent
         raise answer_too_large() from None
     content = body.joined()
@@ -303,39 +211,16 @@ def _made(asked: Asked, valid: _Valid, ran: Ran) -> _Made:
     return _Made(
         content=content,
         headers=(("content-type", body.content_type), *length),
-        request=salted_digest(asked.salt, "request", [asked.body]),
+        request=request_digest(asked),
         response=salted_digest(asked.salt, "response", [content]),
         terms=valid.terms,
     )
 
 
-def _answer(model: ModelId, valid: _Valid, ran: Ran) -> InferBody:
-    return _answer_of(model, valid.terms, valid.request, ran.outputs)
-
-
-def _answer_of(model: ModelId, terms: AnswerTerms | None, request: InferRequest, outputs: Sequence[Tensor]) -> InferBody:
-    """Return the body, in one of the sizes that the model's terms say."""
-    body = encode_infer_response(model, None, outputs, request)
-    if terms is None or not terms.pad_bytes:
-        return body
-    try:
-        return padded(body, terms.pad_bytes)
-    except TooLargeError:
-        # How long the JSON is follows from what the model gave, and nothing of that may be told for nothing.
-        binary = encode_infer_response(model, None, outputs, request, all_binary=True)
-        return padded(binary, terms.pad_bytes)
-
-
-def used(worst: UnitVector, compute_us: int) -> UnitVector:
-    """Return what a run is charged: of compute what it took, begun milliseconds whole, where that is metered."""
-    took_ms = max(1, -(-compute_us // 1_000))
-    return msgspec.structs.replace(worst, compute_ms=min(worst.compute_ms, took_ms))
-
-
 def _release(run: InstanceRun, asked: Asked, reservation: Reservation, used: UnitVector, made: _Made) -> Answered:
     """Sign, gate, charge: synchronous, so that nothing can come between charge and answer."""
     instance = run.instance
-    posted = run.preview(reservation, used)
+    posted = run.charging.preview(reservation, used)
     receipt = Receipt(
         request_key=asked.key,
         request=made.request,
@@ -355,7 +240,7 @@ def _release(run: InstanceRun, asked: Asked, reservation: Reservation, used: Uni
     headers = (
         *made.headers,
         (REQUEST_ID_HEADER, asked.key),
-        (UNITS_HEADER, dictionary(asked.model.offer.policy, posted.remaining)),
+        (UNITS_HEADER, units_text(asked.model.offer.policy, posted.remaining)),
         (RECEIPT_HEADER, base64.b64encode(encode(signed)).decode()),
     )
     lines = header_lines(headers)
@@ -363,9 +248,5 @@ def _release(run: InstanceRun, asked: Asked, reservation: Reservation, used: Uni
         lines += head_padding(len(lines))
     answered = Answered(made.content, lines, made.terms)
     require_allowed(run, asked.model.offer.model, made.terms)
-    run.gate_and_post(reservation, receipt)
+    run.charging.gate_and_post(reservation, receipt)
     return answered
-
-
-def dictionary(policy: ServingPolicy, units: UnitVector) -> str:
-    return ", ".join(f"{dimension.value}={units.get(dimension)}" for dimension in policy.counts)

@@ -2,8 +2,8 @@
 
 A request of the binary form whose JSON part is, byte for byte, that of one before, on the same terms, is what that one
 was but for its data: it has been parsed, compared with the model and held against the terms already. Whether bytes are
-data at all is asked only of `BOOL` and `BYTES`; a request with such inputs, or with data in JSON, is looked at each time.
-So it is with answers: the JSON part of one whose data are all binary says nothing but how long they are.
+data at all is asked only of `BOOL` and `BYTES`; a request with such inputs, or with data in JSON, is looked at each
+time. So it is with answers: the JSON part of one whose data are all binary says nothing but how long they are.
 """
 
 from collections import OrderedDict
@@ -13,11 +13,11 @@ from aigovtool.enclave.boot import ServedModel
 from aigovtool.enclave.engines.group import Form
 from aigovtool.enclave.engines.ipc import TensorHeader, pack_tensors, unpack_tensors
 from aigovtool.enclave.engines.lanes import SHORT_MS
-from aigovtool.enclave.gateway import inference
-from aigovtool.enclave.gateway.inference import LENGTH_HEADER, Asked
+from aigovtool.enclave.gateway.answer import answer_of
+from aigovtool.enclave.gateway.asked import LENGTH_HEADER, Asked, Valid, limits_of, rows_of, validated
 from aigovtool.enclave.results import header_lines
 from aigovtool.ledger.policy import ServingPolicy
-from aigovtool.ledger.units import Dimension, UnitVector, of
+from aigovtool.ledger.units import Dimension, of
 from aigovtool.protocol.infer_body import InferBody
 from aigovtool.protocol.oip import InferRequest
 from aigovtool.protocol.tensor import Buffer, Datatype
@@ -34,17 +34,17 @@ _PAUSE_MS: Final = 1_000
 class Shape:
     """One such form of requests, on the terms `policy`."""
 
-    def __init__(self, model: ServedModel, policy: ServingPolicy, valid: inference._Valid) -> None:
+    def __init__(self, model: ServedModel, policy: ServingPolicy, valid: Valid) -> None:
         self.model: Final = model
         self.policy: Final = policy
         request = valid.request
         #: What was asked, without its data.
         self._asked: Final = InferRequest((), request.outputs, request.id, request.binary_data_output)
         headers, _ = pack_tensors(request.inputs)
-        limits = inference._limits(valid.terms, valid.outputs)
+        limits = limits_of(valid.terms, valid.outputs)
         limit_ms = min(one for one in (policy.request_max.compute_ms, policy.run_limit_ms, SHORT_MS) if one)
         self.form: Final = Form(model.loaded.handle, headers, valid.outputs, limit_ms, limits, policy.finite, True)
-        rows = inference.rows_of(model.loaded.interface.inputs, request)
+        rows = rows_of(model.loaded.interface.inputs, request)
         #: What one request may take at most.
         self.worst: Final = policy.request_max.plus(of(Dimension.INFERENCES, rows))
         self._paused_until_ms = 0
@@ -68,7 +68,7 @@ class Shape:
         if self._last is not None and headers == self._last[0]:
             return self._last[1] + payload, self._last[2]
         outputs = unpack_tensors(headers, payload)
-        body = inference._answer_of(self.model.offer.model, self.policy.answers, self._asked, outputs)
+        body = answer_of(self.model.offer.model, self.policy.answers, self._asked, outputs)
         content, lines = body.joined(), _lines(body)
         json_part = bytes(body.parts[0])
         if json_part + payload == content:  # in the order in which the engine gave them, and nothing in JSON
@@ -93,7 +93,7 @@ class Shapes:
         known = self._shapes.get(key) if length else None
         if known is not None and known.policy is policy:
             return known, memoryview(asked.body)[length:]
-        valid = inference._validated(asked, policy)
+        valid = validated(asked, policy)
         shape = Shape(asked.model, policy, valid)
         _, data = pack_tensors(valid.request.inputs)
         plain = not valid.request.copied_bytes and not any(one.datatype in _LOOKED_AT for one in valid.request.inputs)

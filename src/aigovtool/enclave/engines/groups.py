@@ -1,0 +1,127 @@
+"""Groups on their way to the child and back: their places, their turns, and what comes of them.
+
+A group is one short try: it has a turn of the short lane, and one deadline. The child answers its runs in order, and
+several in a frame. What it sends is looked at as any answer is; a group that it keeps for too long is given up, and a
+child that never answers it is ended.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+from aigovtool.enclave.engines.group import Form, Group
+from aigovtool.enclave.engines.interface import check_answer
+from aigovtool.enclave.engines.ipc import Failed, Frame, GroupAnswered, RunGroup, unpack_tensors
+from aigovtool.enclave.engines.lanes import MIDDLE_MS, Lane
+from aigovtool.enclave.engines.link import Link
+from aigovtool.enclave.engines.pending import Pending, Place
+from aigovtool.enclave.engines.scheduling import Turn
+from aigovtool.errors import EngineError, MalformedError, OverloadedError
+from aigovtool.ids import ConsumerId
+from aigovtool.protocol.tensor import Datatype
+
+# How long after its time a run may still answer before whoever asked is told that it is late.
+OVERDUE_MS: Final = 1_000
+# A single operator cannot be ended from inside. This much later the child is held to be stuck for good.
+STUCK_MS: Final = 30_000
+#: Of these not every sequence of bytes is a tensor.
+_LOOKED_AT: Final = frozenset({Datatype.BOOL, Datatype.BYTES})
+
+
+class Groups:
+    """The groups of one child. `condemn` ends it: why, and with which model."""
+
+    def __init__(self, pending: Pending, link: Link, condemn: Callable[[str, int], None]) -> None:
+        self._pending: Final = pending
+        self._link: Final = link
+        self._condemn: Final = condemn
+        self._closed = False
+
+    def place(self, consumer: ConsumerId, form: Form, count: int) -> Place | None:
+        """Return what so many short runs take of the engine, or None where they had better be tried one by one."""
+        if self._closed or self._pending.habits.lane(consumer, form.model) is not Lane.SHORT:
+            return None
+        try:
+            self._pending.unread.require_few(consumer)
+            return self._pending.place(consumer, count * form.size_bytes, count)
+        except OverloadedError:
+            return None
+
+    def turn(self, consumer: ConsumerId) -> Turn | asyncio.Future[Turn]:
+        """Return a turn of the short lane, or one to be."""
+        scheduler = self._pending.scheduler
+        return scheduler.at_once(consumer, Lane.SHORT) or scheduler.line_up(consumer, Lane.SHORT)
+
+    def run(self, group: Group, turn: Turn, deadline_ns: int) -> None:
+        """Send a group that has a place, and now its turn; it is told what comes of it, whatever happens."""
+        group.turn = turn
+        if self._closed:
+            self._pending.scheduler.leave(turn)
+            group.give_up()
+            return
+        form, count, alone = group.form, len(group.data), not self._pending
+        first = self._pending.begin_group(group)
+        what = (form.inputs, form.outputs, form.compute_ms, form.limits, form.finite, form.together)
+        self._link.send(RunGroup(first, form.model, deadline_ns, count, *what), group.data, alone=alone)
+        loop, late_s = asyncio.get_running_loop(), (MIDDLE_MS + OVERDUE_MS) / 1000
+        group.timer = loop.call_later(late_s, self._overdue, group)
+
+    def received(self, frame: Frame) -> bool:
+        """Take a frame of the child's; return whether it concerns a group."""
+        message = frame.message
+        if isinstance(message, Failed):
+            return self._failed(message)
+        return isinstance(message, GroupAnswered) and self._answered(message, frame.payload)
+
+    def _answered(self, message: GroupAnswered, payload: memoryview) -> bool:
+        count = len(message.compute_us)
+        group = self._pending.answered(message.id, count, sum(message.compute_us))
+        if group is None:
+            return False
+        try:
+            payloads = _looked_at(group, message, payload)
+        except (EngineError, MalformedError) as error:
+            group.give_up()
+            self._condemn(error.message, group.form.model)
+        else:
+            if not group.over:
+                group.take(count, message.outputs, payloads, message.compute_us)
+        return True
+
+    def _failed(self, message: Failed) -> bool:
+        group = self._pending.answered(message.id, 1, 0)
+        if group is not None and not group.over:
+            group.take(1)
+        return group is not None
+
+    def close(self) -> None:
+        """Send nothing more: the child is of no more use."""
+        self._closed = True
+
+    def _overdue(self, group: Group) -> None:
+        group.give_up()
+        asyncio.get_running_loop().call_later(STUCK_MS / 1000, self._condemn_if_pending, group)
+
+    def _condemn_if_pending(self, group: Group) -> None:
+        if self._pending.has_group(group):
+            self._condemn("it was stuck in a run", group.form.model)
+
+
+def _looked_at(group: Group, message: GroupAnswered, payload: memoryview) -> list[memoryview]:
+    """Return the payloads of the runs; what is the same for all of them is looked at once.
+
+    Raises:
+        EngineError, MalformedError: an honest child does not send this.
+    """
+    if sum(message.compute_us) * 1_000 > time.monotonic_ns() - group.turn.began_ns:
+        raise MalformedError("it claims to have worked before it was asked", reason="bad_frame")
+    count = len(message.compute_us)
+    size, rest = divmod(len(payload), count)
+    if rest:
+        raise MalformedError("the tensors of a frame do not fill its payload", reason="bad_frame")
+    payloads = [payload[number * size : (number + 1) * size] for number in range(count)]
+    plain = all(header.datatype not in _LOOKED_AT for header in message.outputs)
+    for each in payloads[:1] if plain else payloads:
+        check_answer(group.interface, group.form.outputs, unpack_tensors(message.outputs, each))
+    return payloads
