@@ -116,15 +116,19 @@ def until_enough(campaign: Campaign, known: Figures, run: Callable[[int], Figure
     while not campaign.enough(figures) and time.monotonic() < deadline:
         before = figures
         figures = run(_missing(campaign, figures))
-        if figures.count(campaign.target.counted) <= before.count(campaign.target.counted):
+        counted = campaign.target.counted
+        idle = figures.count(counted) <= before.count(counted)  # the first of some campaigns count for nothing
+        if idle and (figures.seeds() <= before.seeds() or figures.violations):
             break
     return figures
 
 
 def _missing(campaign: Campaign, figures: Figures) -> int:
-    """Return how many more seeds it takes, as far as is known."""
+    """Return how many more seeds it takes, as far as is known: where the first count for less, not all of them."""
     counted, target = figures.count(campaign.target.counted), campaign.target.at_least
-    return -(-(target - counted) * figures.seeds() // counted) if counted else min(max(1, campaign.quick), target)
+    if not counted:
+        return min(max(1, campaign.quick), target)
+    return min(target - counted, -(-(target - counted) * figures.seeds() // counted))
 
 
 def in_workers(

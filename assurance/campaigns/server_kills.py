@@ -4,6 +4,7 @@ import os
 import random
 import signal
 from functools import partial
+from http import HTTPStatus
 
 from tests.e2e.world import wait_for
 
@@ -40,8 +41,18 @@ def _kill(all_of_them: Clustered, chance: random.Random) -> tuple[str, str]:
 
 
 def _wait_ready(all_of_them: Clustered) -> None:
+    wait_for(partial(_can_be_read, all_of_them), "the ledger can be read")
     for number in range(_REPLICAS):
         wait_for(lambda number=number: all_of_them.cluster.is_ready(number), f"enclave {number} is ready")  # type: ignore[misc]
+
+
+def _can_be_read(all_of_them: Clustered) -> bool:
+    """Return whether the custodian has noticed that its database server is another one.
+
+    Whoever asks first after the server's death is told that nothing was written (503), and has to ask again.
+    """
+    with all_of_them.world.custodian_client() as client:
+        return bool(client.get("/v1/budgets").status_code == HTTPStatus.OK)
 
 
 def _drill(seed: int) -> Killing:

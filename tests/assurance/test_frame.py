@@ -142,6 +142,20 @@ def test_what_takes_too_long_for_the_short_form_is_left_out_of_it(capsys: pytest
     assert asked == [1]
 
 
+def test_a_campaign_whose_first_seeds_count_for_nothing_goes_on() -> None:
+    """Short rounds come before those that count; no more of these are played than it takes."""
+    wanted = replace(CAMPAIGN, target=Target(3, "rounds"), quick=1)
+    asked: list[int] = []
+
+    def run(seeds: int) -> Figures:
+        asked.append(seeds)
+        done = sum(asked)
+        return Figures(spans=[Span(start=0, stop=done)], counts={"rounds": max(0, done - 2)})
+
+    assert until_enough(wanted, NOTHING, run, float("inf")).count("rounds") == 3
+    assert asked == [1, 1, 1, 2]
+
+
 def test_a_campaign_that_counts_nothing_ends() -> None:
     """Neither seeds that count for nothing nor a deadline that is over let it run for ever."""
     nothing = Figures(spans=[Span(start=0, stop=1)])
