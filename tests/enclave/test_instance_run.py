@@ -50,7 +50,7 @@ async def wiped(service: Service) -> None:
     """Check that engine and answers are gone, and that nobody is served."""
     run = service.run
     assert run.instance.engine.died.is_set()
-    assert run.results._kept == {}
+    assert len(run.results) == 0
     with pytest.raises(RefusalError):
         run.charging.check(CONSUMER)
 

@@ -47,7 +47,6 @@ Send = Callable[[Event], Awaitable[None]]
 Receive = Callable[[], Awaitable[Event]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-
 _REFUSALS: Final[Mapping[Verdict, bytes]] = {
     Verdict.GREEDY: wire_problem(
         OverloadedError(
@@ -229,14 +228,12 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def _enter_fast_path(self) -> bool:
         """Hand a whole request to the fast path, or else to the parser."""
-        held, head = self._held, self._reader.head
-        if self._connection is None or self._fast_path is None or head is None:
+        held, head, connection = self._held, self._reader.head, self._connection
+        if connection is None or self._fast_path is None or head is None:
             raise AssertionError("a request without a connection")
-        body = held[len(held) - (head.length or 0) :]
+        request = FastRequest(head, connection, held[len(held) - (head.length or 0) :])
         self._in_fast_path = True
-        if self._reader.surplus or not self._fast_path.take(
-            FastRequest(head, self._connection, body), self._fast_answer
-        ):
+        if self._reader.surplus or not self._fast_path.take(request, self._fast_answer):
             self._leave_fast_path()
         return True
 
@@ -244,14 +241,14 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         wire = self._wire
         if not self._in_fast_path or wire is None or wire.is_closing():
             return
-        if answer is None:
-            self._leave_fast_path()
-            if self._reader.surplus:
-                self._end_after_answer()
+        if answer is not None:
+            self._held, self._in_fast_path = b"", False
+            wire.write(answer)
+            self._request_over()
             return
-        self._held, self._in_fast_path = b"", False
-        wire.write(answer)
-        self._request_over()
+        self._leave_fast_path()
+        if self._reader.surplus:
+            self._end_after_answer()
 
     def _leave_fast_path(self) -> None:
         """Have a request go the way of all others."""

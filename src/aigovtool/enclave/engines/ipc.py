@@ -55,11 +55,9 @@ from aigovtool.protocol.tensor import Buffer, Datatype, Tensor
 MAX_IPC_HEADER_BYTES: Final = MAX_MANIFEST_BYTES  # of a `Loaded`, whose interface has stood in a manifest
 MAX_IPC_PAYLOAD_BYTES: Final = MAX_INFER_BODY_BYTES  # both ways: what a request may bring, an answer may carry
 MAX_ERROR_CHARS: Final = 500
-#: Runs that may come together.
-MAX_GROUP: Final = 64
+MAX_GROUP: Final = 64  # runs that may come together
 
-# Frames up to here are joined into one buffer: copying 16 KiB costs less than a longer iovec.
-_JOIN_BYTES: Final = 16 << 10
+_JOIN_BYTES: Final = 16 << 10  # up to here frames are joined: copying costs less than a longer iovec
 _RECEIVE_BYTES: Final = 64 << 10
 _PREFIX: Final = struct.Struct("<II")
 

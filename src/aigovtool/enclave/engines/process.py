@@ -333,14 +333,11 @@ class EngineProcess:
                 self._condemn("it said hello twice")
             else:
                 self._hello.set_result(message)
-            return
-        if self.groups.received(frame):
-            return
-        if not isinstance(message, ToParent) or (answer := self._pending.end(message.id, frame)) is None:
-            self._condemn("it answered what nobody asked")
-            return
-        if not answer.done():  # cancelled, or overdue
-            answer.set_result(frame)
+        elif not self.groups.received(frame):
+            if not isinstance(message, ToParent) or (answer := self._pending.end(message.id, frame)) is None:
+                self._condemn("it answered what nobody asked")
+            elif not answer.done():  # cancelled, or overdue
+                answer.set_result(frame)
 
     def _expect(self, frame: Frame, kind: type[T]) -> T:
         message = frame.message

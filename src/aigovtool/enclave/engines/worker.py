@@ -62,6 +62,8 @@ EXIT_PARENT_GONE: Final = 0
 EXIT_CONFUSED: Final = 70  # EX_SOFTWARE
 #: Answers to runs that came together wait for each other no longer than this.
 _TOGETHER_NS: Final = 1_000_000
+#: What a run of a group may give; there are up to `MAX_GROUP`, of many consumers.
+_MAX_SMALL_BYTES: Final = 64 << 10
 _M_ARENA_MAX: Final = -8  # malloc.h
 
 
@@ -193,7 +195,9 @@ class Worker:
         try:
             if group.finite:
                 require_finite(inputs, ends_ns)
-            outputs = divided(run(inputs), group.count)
+            results = run(inputs)
+            _require_small(results, group.count)
+            outputs = divided(results, group.count)
         except (AIGovToolError, MemoryError):
             return False
         if outputs is None:
@@ -211,6 +215,7 @@ class Worker:
         if group.finite:
             require_finite(inputs, ends_ns)
         results = run(inputs)
+        _require_small(results, 1)
         return limited(results, group.limits, ends_ns) if group.limits else results
 
     def _begun(self, message: Run | RunGroup) -> tuple[LoadedEngine, int]:
@@ -249,6 +254,12 @@ class Worker:
 
     def _refuse(self, request: int, error: AIGovToolError) -> None:
         self._channel.send(failure(request, error))
+
+
+def _require_small(results: list[Tensor], count: int) -> None:
+    """Refuse outputs that are too large to be held for all of a group at once: each run is then tried on its own."""
+    if sum(len(tensor.data) for tensor in results) > count * _MAX_SMALL_BYTES:
+        raise EngineError("this is not a small answer", reason="not_small")
 
 
 class _Answers:

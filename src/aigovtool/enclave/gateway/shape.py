@@ -47,17 +47,18 @@ class Shape:
         rows = rows_of(model.loaded.interface.inputs, request)
         #: What one request may take at most.
         self.worst: Final = policy.request_max.plus(of(Dimension.INFERENCES, rows))
-        self._paused_until_ms = 0
+        #: Until then such requests had better go the way of all others.
+        self.paused_until_ms = 0
         #: Of the last answer whose data were all binary: their headers, the JSON part, the lines of the head.
         self._last: tuple[tuple[TensorHeader, ...], bytes, str] | None = None
 
     def is_paused(self, now_ms: int) -> bool:
         """Return whether such requests had better go the way of all others."""
-        return now_ms < self._paused_until_ms
+        return now_ms < self.paused_until_ms
 
     def pause(self, now_ms: int) -> None:
         """Remember that one of them had to."""
-        self._paused_until_ms = now_ms + _PAUSE_MS
+        self.paused_until_ms = now_ms + _PAUSE_MS
 
     def answer(self, headers: tuple[TensorHeader, ...], payload: memoryview) -> tuple[bytes, str]:
         """Return the body of an answer with these outputs, and the lines of its head that depend on them.

@@ -205,7 +205,7 @@ async def test_who_gives_up_waits_no_more() -> None:
 async def test_who_is_refused_a_place_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that nobody lets wait is told so, and the row that waits is asked for as if it were alone."""
     front, _, _ = await two_at_a_time()
-    monkeypatch.setattr(front.run, "_queue", Room(1, 1, "too_many_waiting"))
+    monkeypatch.setattr(front.run.charging, "_queue", Room(1, 1, "too_many_waiting"))
     row = front.comes("row")
     await settled()
     with pytest.raises(OverloadedError):
