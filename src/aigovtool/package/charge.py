@@ -22,6 +22,15 @@ def charged_per(inputs: Sequence[TensorSpec]) -> ChargedPer:
     return ChargedPer.ROW if batches else ChargedPer.REQUEST
 
 
+def takes_batches(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
+    """Return whether requests can be computed as the rows of one: the first axis of *every* tensor takes any size.
+
+    Whether rows depend on each other the interface does not say. Strings, whose elements have no fixed size, do not.
+    """
+    specs = [*inputs, *outputs]
+    return all(spec.shape and _takes_any_size(spec.shape[0]) and spec.datatype.value != "BYTES" for spec in specs)
+
+
 def of_any_size(inputs: Sequence[TensorSpec]) -> list[str]:
     """Return the names of inputs that have an axis of any size, so that a request can hold more or less."""
     return [spec.name for spec in inputs if any(map(_takes_any_size, spec.shape or ()))]

@@ -164,7 +164,7 @@ async def test_large_bodies_and_other_models_are_not_wanted(fast: Fast) -> None:
         (connection(), {"aigovtool_salt": "ab" * 65}),
     ],
 )
-async def test_who_may_not_ask_is_given_back(by: Any, fields: dict[str, str], service: Service, fast: Fast) -> None:
+async def test_who_may_not_ask_is_given_back(by: Any, fields: dict[str, Any], service: Service, fast: Fast) -> None:
     """Another's consumer, an operator, an expired credential, who has no units, bad fields: nothing is reserved."""
     before = free(service)
     assert await fast.ask(by=by, **fields) is None

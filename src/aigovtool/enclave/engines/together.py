@@ -15,8 +15,10 @@ from aigovtool.protocol.tensor import Datatype, Tensor
 
 def joined(headers: Sequence[TensorHeader], payload: memoryview, count: int) -> list[Tensor] | None:
     """Return the inputs of `count` requests as those of one; None where they cannot be joined."""
-    if any(header.datatype is Datatype.BYTES or not header.shape for header in headers):
+    if any(header.datatype is Datatype.BYTES or not header.size_bytes for header in headers):
         return None
+    if len({header.shape[:1] for header in headers}) != 1 or not headers[0].shape:
+        return None  # one input may be meant for all rows of another
     each = np.frombuffer(payload, np.uint8).reshape(count, -1)
     tensors, start = [], 0
     for header in headers:
@@ -34,7 +36,7 @@ def divided(outputs: Sequence[Tensor], count: int) -> tuple[list[Tensor], memory
     """
     firsts, parts = [], []
     for tensor in outputs:
-        if tensor.datatype is Datatype.BYTES or not tensor.shape or tensor.shape[0] % count:
+        if tensor.datatype is Datatype.BYTES or not len(tensor.data) or not tensor.shape or tensor.shape[0] % count:
             return None
         data = np.frombuffer(tensor.data, np.uint8).reshape(count, -1)
         shape = (tensor.shape[0] // count, *tensor.shape[1:])

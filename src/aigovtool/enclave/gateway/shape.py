@@ -43,7 +43,9 @@ class Shape:
         headers, _ = pack_tensors(request.inputs)
         limits = limits_of(valid.terms, valid.outputs)
         limit_ms = min(one for one in (policy.request_max.compute_ms, policy.run_limit_ms, SHORT_MS) if one)
-        self.form: Final = Form(model.loaded.handle, headers, valid.outputs, limit_ms, limits, policy.finite, True)
+        self.form: Final = Form(
+            model.loaded.handle, headers, valid.outputs, limit_ms, limits, policy.finite, policy.batch
+        )
         rows = rows_of(model.loaded.interface.inputs, request)
         #: What one request may take at most.
         self.worst: Final = policy.request_max.plus(of(Dimension.INFERENCES, rows))
