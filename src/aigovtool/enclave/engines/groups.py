@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from aigovtool.enclave.engines.group import Form, Group
-from aigovtool.enclave.engines.interface import check_answer
+from aigovtool.enclave.engines.interface import ModelInterface, check_answer
 from aigovtool.enclave.engines.ipc import Failed, Frame, GroupAnswered, RunGroup, unpack_tensors
 from aigovtool.enclave.engines.lanes import MIDDLE_MS, Lane
 from aigovtool.enclave.engines.link import Link
@@ -80,7 +80,8 @@ class Groups:
         if group is None:
             return False
         try:
-            payloads = _looked_at(group, message, payload)
+            asked_ns = time.monotonic_ns() - group.turn.began_ns
+            payloads = payloads_of(group.interface, group.form.outputs, message, payload, asked_ns)
         except (EngineError, MalformedError) as error:
             group.give_up()
             self._condemn(error.message, group.form.model)
@@ -108,20 +109,29 @@ class Groups:
             self._condemn("it was stuck in a run", group.form.model)
 
 
-def _looked_at(group: Group, message: GroupAnswered, payload: memoryview) -> list[memoryview]:
-    """Return the payloads of the runs; what is the same for all of them is looked at once.
+def payloads_of(
+    interface: ModelInterface, names: tuple[str, ...], frame: GroupAnswered, payload: memoryview, asked_ns: int
+) -> list[memoryview]:
+    """Return the payload of each run that an answer is for; what is the same for all of them is looked at once.
+
+    Args:
+        interface: the model's.
+        names: of the outputs that were asked for; none for all.
+        frame: the message.
+        payload: the data beside it.
+        asked_ns: how long ago the child was asked.
 
     Raises:
         EngineError, MalformedError: an honest child does not send this.
     """
-    if sum(message.compute_us) * 1_000 > time.monotonic_ns() - group.turn.began_ns:
+    if sum(frame.compute_us) * 1_000 > asked_ns:
         raise MalformedError("it claims to have worked before it was asked", reason="bad_frame")
-    count = len(message.compute_us)
+    count = len(frame.compute_us)
     size, rest = divmod(len(payload), count)
     if rest:
         raise MalformedError("the tensors of a frame do not fill its payload", reason="bad_frame")
     payloads = [payload[number * size : (number + 1) * size] for number in range(count)]
-    plain = all(header.datatype not in _LOOKED_AT for header in message.outputs)
+    plain = all(header.datatype not in _LOOKED_AT for header in frame.outputs)
     for each in payloads[:1] if plain else payloads:
-        check_answer(group.interface, group.form.outputs, unpack_tensors(message.outputs, each))
+        check_answer(interface, names, unpack_tensors(frame.outputs, each))
     return payloads
