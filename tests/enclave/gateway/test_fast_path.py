@@ -12,10 +12,12 @@ from tests.enclave.site import Service, Site, asked, served
 
 from aigovtool.crypto.identity import IdentityKind
 from aigovtool.enclave.gateway import batch
+from aigovtool.enclave.gateway.asked import Asked
 from aigovtool.enclave.gateway.inference import infer
-from aigovtool.enclave.gateway.shape import Shape
+from aigovtool.enclave.gateway.shape import Shape, Shapes
 from aigovtool.errors import BudgetExhaustedError, BudgetReservedError, ConflictError, InvalidValueError, StoppedError
 from aigovtool.ids import ConsumerId
+from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.ledger.receipt import salted_digest, verify_receipt
 
 SALT = "ab" * 16
@@ -122,6 +124,27 @@ async def test_one_consumer_does_not_keep_another_waiting(service: Service, fast
     last.add_done_callback(lambda _: order.append("other"))
     await asyncio.gather(*many, last)
     assert order.index("other") < 100
+
+
+async def test_large_requests_are_looked_at_a_few_at_a_time(fast: Fast, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attack: two hundred bodies of nested lists at once, of whoever has no units; the loop has turns for others."""
+    looked_at, turns = 0, 0
+    real = Shapes.of
+
+    def counted(shapes: Shapes, request: Asked, policy: ServingPolicy) -> Any:
+        nonlocal looked_at
+        looked_at += 1
+        return real(shapes, request, policy)
+
+    monkeypatch.setattr(Shapes, "of", counted)
+    outcomes = [fast.ask((b"[" * 15_000, None)) for _ in range(50)]
+    while looked_at < 50:
+        before = looked_at
+        await asyncio.sleep(0)
+        assert looked_at <= before + 3
+        turns += 1
+    assert await asyncio.gather(*outcomes) == [None] * 50
+    assert turns >= 16
 
 
 # -- What goes the way of all others ------------------------------------------------------------------

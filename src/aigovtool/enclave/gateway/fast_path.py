@@ -36,8 +36,9 @@ from aigovtool.transport.wire import Head
 
 #: A larger body is worth a task of its own.
 _MAX_BODY_BYTES: Final = 16 << 10
-#: Of one consumer, in one turn of the loop.
+#: Of one consumer, in one turn of the loop: so many requests, and the one with which their bodies are so many bytes.
 _IN_A_ROUND: Final = 32
+_BYTES_IN_A_ROUND: Final = 32 << 10
 #: Pairs of consumer and model whose forms are remembered.
 _MAX_CALLERS: Final = 1_024
 _KEY_RE: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
@@ -101,7 +102,7 @@ class InferenceFastPath:
         self._due = False
         now_ms, time_ms = self._instance.clock.now_ms(), self._instance.custodian_time_ms()
         for consumer, waiting in list(self._waiting.items()):
-            entries = [waiting.popleft() for _ in range(min(_IN_A_ROUND, len(waiting)))]
+            entries = _some(waiting)
             if not waiting:
                 del self._waiting[consumer]
             self._run.results.expire(now_ms)
@@ -241,3 +242,13 @@ class InferenceFastPath:
         if entry.begun:  # whoever joined it waits for what comes of it
             carry_out(self._run, entry.asked)
         entry.answer(None)
+
+
+def _some(waiting: deque[Entry]) -> list[Entry]:
+    """Take out those that are begun in this turn: who has no units may ask too, and must not keep others waiting."""
+    entries: list[Entry] = []
+    size_bytes = 0
+    while waiting and len(entries) < _IN_A_ROUND and size_bytes < _BYTES_IN_A_ROUND:
+        entries.append(waiting.popleft())
+        size_bytes += len(entries[-1].request.body)
+    return entries
