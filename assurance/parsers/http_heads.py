@@ -318,6 +318,8 @@ PARSER: Final = Parser(
     covers=(
         "src/aigovtool/codec.py",
         "src/aigovtool/errors.py",
+        "src/aigovtool/transport/body_pace.py",
+        "src/aigovtool/transport/bounds.py",
         "src/aigovtool/transport/connection.py",
         "src/aigovtool/transport/deadline.py",
         "src/aigovtool/transport/declared_length.py",

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from mmap import mmap
 
 import pytest
 from hypothesis import given
@@ -89,6 +90,10 @@ def test_a_table_knows_what_a_set_knows(acts: list[tuple[object, ...]]) -> None:
         assert table.steps == plain.steps
 
 
+def memory_of(table: IdTable) -> tuple[mmap, mmap] | None:
+    return table._memory
+
+
 def test_what_finds_both_buckets_full_is_found_beside_the_table() -> None:
     """Digests that all want the same places: not one is lost, and those beside it go with their marks as well."""
     table = IdTable(90)
@@ -109,8 +114,13 @@ def test_the_emptier_of_two_buckets_is_filled() -> None:
     table = IdTable(90)
     table.use({1})
     crowd = [digest(number << 1 | (2 * number + 1) << 32) for number in range(PLACES)]
+    filled = []
     for each in crowd:
         table.add(each, 1)
+        memory = memory_of(table)
+        assert memory is not None
+        filled.append((memory[1][:SLOTS].count(b"\1"), memory[1][SLOTS:].count(b"\1")))
+    assert [filled[added - 1] for added in (1, 48, 60, 96)] == [(1, 0), (48, 0), (48, 12), (48, 48)]
     assert table._beside == {}
     assert all(table.has(each) for each in crowd)
 
@@ -190,17 +200,17 @@ def test_an_id_takes_thirteen_bytes_at_most(most: int) -> None:
     """Of a table that is full; before the first digest it takes none, and after `clear` none again."""
     table = IdTable(most)
     table.use({1})
-    assert table._memory is None
+    assert memory_of(table) is None
     assert not table.has(digest(1))
     table.add(digest(1), 1)
-    memory = table._memory
+    memory = memory_of(table)
     assert memory is not None
     assert 12 * most <= sum(len(one) for one in memory) <= 13 * most
     assert sum(map(len, memory)) == 9 * 64 * table._buckets
     table.clear()
     assert [one.closed for one in memory] == [True, True]
     table.add(digest(2), 1)
-    assert table._memory is not memory
+    assert memory_of(table) is not memory
 
 
 def test_a_table_that_was_cleared_knows_nothing_and_goes_on() -> None:

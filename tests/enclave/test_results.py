@@ -245,3 +245,31 @@ async def test_a_wipe_drops_everything_and_lets_nobody_wait(results: Results) ->
     results.forget(ANN, OTHER_KEY, DeadlineError("too late"))
     assert results.find(ANN, KEY, BODY, 0) is None
     assert results.find(ANN, OTHER_KEY, BODY, 0) is None
+
+
+async def test_an_id_is_known_while_anything_of_its_request_is(small: Results) -> None:
+    """Under way, answered, and dropped for space; not before, not after a run without a charge, and of nobody else."""
+    assert not small.knows(ANN, KEY)
+    _ = small.begin(ANN, KEY, BODY)
+    assert [small.knows(ANN, KEY), small.knows(BEN, KEY), small.knows(ANN, OTHER_KEY)] == [True, False, False]
+    small.forget(ANN, KEY, DeadlineError("too late"))
+    assert not small.knows(ANN, KEY)
+    for name in ("a", "b", "c"):
+        keep(small, RequestKey(name), LARGE)
+    assert len(small) == 2
+    assert [small.knows(ANN, RequestKey(name)) for name in ("a", "b", "c", "d")] == [True, True, True, False]
+    assert not any(small.knows(BEN, RequestKey(name)) for name in ("a", "b", "c"))
+    small.expire(RESULT_RETENTION_MS)
+    assert [small.knows(ANN, RequestKey(name)) for name in ("a", "b", "c")] == [True, False, False]
+    small.expire(RESULT_RETENTION_MS + 60_000)
+    assert not any(small.knows(ANN, RequestKey(name)) for name in ("a", "b", "c"))
+
+
+async def test_asking_whether_an_id_is_known_changes_nothing(results: Results) -> None:
+    """Also where its answer is over and was not taken away yet: then it is still known, and found to be over."""
+    keep(results, KEY)
+    for _ in range(2):
+        assert results.knows(ANN, KEY)
+        assert len(results) == 1
+    assert results.find(ANN, KEY, BODY, RESULT_RETENTION_MS) is None
+    assert not results.knows(ANN, KEY)

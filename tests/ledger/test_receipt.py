@@ -258,3 +258,13 @@ def test_a_chain_of_several_is_that_of_one_after_another(count: int) -> None:
         for receipt in batch:
             head = chain(head, receipt)
         assert chain_leaves(start, [receipt_leaf(receipt) for receipt in batch]) == head
+
+
+def test_a_chain_is_what_the_specification_says() -> None:
+    """A second implementation can compute it: each head is the hash of the one before and the receipt's leaf hash."""
+    from hashlib import sha256  # noqa: PLC0415 -- the independent computation of this one test
+
+    first, second = unlike(2)
+    head = sha256(receipt_leaf(first)).digest()
+    assert chain("", first) == head.hex()
+    assert chain(head.hex(), second) == sha256(head + receipt_leaf(second)).hexdigest()

@@ -2,10 +2,12 @@
 
 import asyncio
 import ssl
-from typing import Final
+from itertools import chain, product
+from typing import Any, Final, cast
 
 import pytest
 import uvloop
+from httptools import HttpParserError
 from tests.transport.conftest import World, parse_answers
 from tests.transport.fast_paths import BODY, FAST, LINE, REQUEST, Met, apart, met, until
 
@@ -20,9 +22,9 @@ EMPTY: Final = LINE + b"\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
 NO_LENGTH: Final = LINE + b"\r\nHost: a\r\n\r\n"
 #: More than the parser's side takes before it pauses reading.
 LARGE: Final = LINE + b"\r\nHost: a\r\nContent-Length: 200000\r\n\r\n" + bytes(200_000)
-
-
-WANTED: Final = {"small": REQUEST, "close": CLOSE, "empty": EMPTY, "no-length": NO_LENGTH, "large": LARGE}
+WANTED: Final = {"small": REQUEST, "empty": EMPTY, "no-length": NO_LENGTH, "large": LARGE}
+#: What may become of a request.
+WAYS: Final = ("fast", "later", "at once", "unwanted")
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "tls"])
@@ -81,24 +83,14 @@ async def test_a_request_is_handed_over_byte_by_byte(world: World, context: ssl.
 
 
 async def test_requests_of_every_way_share_a_connection(world: World, context: ssl.SSLContext | None) -> None:
-    """Answered fast, given back at once or later, not wanted: each is answered once, in whatever order they come."""
+    """Answered fast, given back at once or later, not wanted: each is answered once, whichever came before."""
     async with met(world, context=context) as one:
-        for way in [
-            "fast",
-            "later",
-            "fast",
-            "fast",
-            "at once",
-            "later",
-            "later",
-            "unwanted",
-            "fast",
-            "at once",
-            "fast",
-        ]:
+        for way in chain.from_iterable(product(WAYS, WAYS)):
             served_slowly = len(one.slow.bodies)
             one.fast.takes = way != "at once"
-            await apart(one.writer, *((CHUNKED,) if way == "unwanted" else (REQUEST[:70], REQUEST[70:])))
+            await apart(
+                one.writer, *((CHUNKED[:70], CHUNKED[70:]) if way == "unwanted" else (REQUEST[:70], REQUEST[70:]))
+            )
             if way in {"fast", "later"}:
                 request, answer = await one.fast.taken()
                 assert request.body == BODY
@@ -117,7 +109,7 @@ async def test_what_is_given_back_is_answered_as_without_a_fast_path(
     """The client gets the application's answer, byte for byte, and cannot tell that there is another way."""
     expected = await without_fast_path(world, sent, context=context)
     async with met(world, context=context) as one:
-        for pieces in ([sent], [sent[:30], sent[30:60], sent[60:]])[: 1 if sent is CLOSE else 2]:
+        for pieces in ([sent], [sent[:30], sent[30:60], sent[60:]]):
             one.fast.takes = later
             await apart(one.writer, *pieces)
             if later:
@@ -126,19 +118,26 @@ async def test_what_is_given_back_is_answered_as_without_a_fast_path(
             offered, body = one.fast.offered[-1].body, one.slow.bodies[-1]
             assert offered == body == sent.partition(b"\r\n\r\n")[2]
         assert len(one.fast.offered) == len(one.slow.bodies)
-        assert (await one.rest() == b"") if sent is CLOSE else not one.reader.at_eof()
+        assert not one.reader.at_eof()
 
 
-@pytest.mark.parametrize("sent", [HELLO, CHUNKED, EXPECTING + BODY], ids=["other", "chunked", "expecting"])
-async def test_what_is_not_wanted_never_gets_there(world: World, sent: bytes) -> None:
-    """Its head is shown once; it is not handed over and not held, and its answer is that of the application."""
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [(HELLO, True), (CHUNKED, False), (EXPECTING + BODY, False), (CLOSE, False)],
+    ids=["other", "chunked", "expecting", "close"],
+)
+async def test_what_is_not_wanted_never_gets_there(world: World, sent: bytes, *, shown: bool) -> None:
+    """Only an ordinary head is shown, and once; nothing is handed over or held, and the application answers."""
     expected = await without_fast_path(world, sent)
     async with met(world) as one:
-        for count in range(1, 3):
+        for count in range(1, 2 if sent is CLOSE else 3):
             await apart(one.writer, *(sent[place : place + 1] for place in range(len(sent))))
             assert await one.one_answer() == expected
-            assert len(one.fast.shown) == count
+            assert len(one.fast.shown) == count * shown
         assert one.fast.offered == []
+        if sent is CLOSE:
+            assert await one.rest() == b""
+            return
         one.writer.write(REQUEST)
         await check_handed_over(one)
 
@@ -182,6 +181,7 @@ async def test_what_comes_behind_a_request_under_way_is_never_read(
         _, answer = await one.fast.taken()
         one.writer.write(behind)
         await until(lambda: one.protocol._reader.surplus)
+        assert one.protocol.flow.read_paused  # whatever else it sends stays where it is
         one.writer.write(behind)
         answer(answered)
         came = await one.rest()
@@ -217,6 +217,29 @@ async def test_the_next_request_is_checked_as_the_first(world: World, sent: byte
         assert answer.headers["content-type"] == "application/problem+json"
         assert b'"reason":"%b"' % reason in answer.body
         assert len(one.fast.offered) == 1
+
+
+class Disagreeing:
+    """A parser that reads a request otherwise than the reader before it."""
+
+    def feed_data(self, _: bytes) -> None:
+        raise HttpParserError
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["at-once", "later"])
+async def test_what_is_given_back_is_refused_where_the_parser_disagrees(world: World, *, later: bool) -> None:
+    """A request with two readings gets one refusal, and the connection ends, also when it was held before."""
+    async with met(world) as one:
+        one.writer.write(REQUEST)
+        await check_handed_over(one)
+        one.protocol.parser = cast("Any", Disagreeing())
+        one.fast.takes = later
+        one.writer.write(REQUEST)
+        if later:
+            (await one.fast.taken())[1](None)
+        [refusal] = parse_answers(await one.rest())
+        assert b'"reason":"bad_request"' in refusal.body
+        assert one.slow.bodies == []
 
 
 async def test_the_fast_path_knows_whose_request_it_is(world: World) -> None:

@@ -69,10 +69,10 @@ async def test_a_strangers_held_body_has_to_come_at_its_rate(world: World) -> No
 
 async def test_a_held_body_that_goes_on_is_waited_for(world: World) -> None:
     """The deadline of a body is for the time without progress, not for all of it."""
-    async with met(world, HttpLimits(body_idle_timeout_s=0.5, header_timeout_s=0.5)) as one:
+    async with met(world, HttpLimits(body_idle_timeout_s=1.5, header_timeout_s=1.5)) as one:
         one.writer.write(PART)
         for byte in BODY[5:]:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.4)
             one.writer.write(bytes([byte]))
         _, answer = await one.fast.taken()
         answer(FAST)
@@ -225,18 +225,33 @@ async def test_a_peer_that_goes_before_its_body_is_there_is_forgotten(world: Wor
 @ANSWERS
 async def test_stopping_lets_a_fast_answer_out(world: World, answered: bytes | None) -> None:
     """The request under way is answered and its connection ends; one without a request is closed at once."""
-    async with met(world) as one, connected(one.server, None) as (idle, _):
+    async with met(world, HttpLimits(header_timeout_s=100)) as one, connected(one.server, None) as (idle, _):
         await until(lambda: one.server.connections == 2)
         one.writer.write(REQUEST)
         _, answer = await one.fast.taken()
-        stopping = asyncio.create_task(one.server.stop(grace_s=10))
+        stopping = asyncio.create_task(one.server.stop(grace_s=100))
         assert await idle.read(-1) == b""
         assert not stopping.done()
         answer(answered)
         came = await one.rest()
         await stopping
         assert one.server.connections == 0
-        assert (came == FAST) if answered else came.endswith(SLOW)
+        assert (came == FAST) if answered else (came.endswith(SLOW) and b"connection: close" in came)
+
+
+async def test_stopping_waits_for_a_request_whose_body_is_still_coming(world: World) -> None:
+    """It is answered the long way, which tells the client that the connection ends."""
+    async with met(world, HttpLimits(header_timeout_s=100)) as one:
+        one.writer.write(REQUEST[:-5])
+        await until(lambda: bool(one.fast.shown))
+        stopping = asyncio.create_task(one.server.stop(grace_s=100))
+        await asyncio.sleep(0)
+        one.writer.write(REQUEST[-5:])
+        came = await one.rest()
+        await stopping
+        assert came.endswith(SLOW)
+        assert b"connection: close" in came
+        assert one.fast.offered == []
 
 
 @ANSWERS

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import pytest
-from tests.transport.conftest import Answer, World, all_closed, connected, exchange, served
-from tests.transport.fast_paths import GivesBack
+from tests.transport.conftest import Answer, World, all_closed, connected, exchange, parse_answers, served
+from tests.transport.fast_paths import GivesBack, apart
 
 from aigovtool.crypto.identity import IdentityKind
 from aigovtool.transport.bounds import HttpLimits
@@ -178,6 +178,19 @@ async def test_an_ambiguous_request_gets_one_refusal_and_the_connection_ends(
     answer = single(await exchange(server, context, REFUSED[name] + SMUGGLED))
     assert answer.status == STATUS.get(name, 400), answer
     assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize("name", [name for name in REFUSED if name.startswith("chunk-")])
+async def test_a_fault_behind_a_head_that_was_accepted_gets_one_refusal(
+    name: str, server: HttpServer, context: ssl.SSLContext
+) -> None:
+    """The head is with the application by then, or held for the fast path: neither of them answers, and the end."""
+    head, end, body = REFUSED[name].partition(b"\r\n\r\n")
+    async with connected(server, context) as (reader, writer), asyncio.timeout(20):
+        await apart(writer, head + end, body + SMUGGLED)
+        answer = single(parse_answers(await reader.read(-1)))
+    assert answer.status == 400
     assert answer.headers["connection"] == "close"
 
 

@@ -28,12 +28,25 @@ class FastPath(Protocol):
     """Takes requests of a kind, and answers them in its own time."""
 
     def wants(self, head: Head) -> bool:
-        """Return whether requests like this one are for it: their bodies are held together until they are complete."""
+        """Return whether requests like this one are for it: their bodies are held together until they are complete.
+
+        It is asked of ordinary ones alone (`is_ordinary`), and raises nothing; nor does `take`.
+        """
         ...
 
     def take(self, request: FastRequest, answer: Answer) -> bool:
         """Return whether it takes this one; then it calls `answer` later, once, whatever happens."""
         ...
+
+
+def is_ordinary(head: Head) -> bool:
+    """Return whether a request may take a fast path at all: its length is known, and the connection goes on."""
+    fields = head.fields
+    return (
+        head.length is not None
+        and b"expect" not in fields
+        and fields.get(b"connection", b"keep-alive") == b"keep-alive"
+    )
 
 
 def ok(lines: str, body: bytes) -> bytes:

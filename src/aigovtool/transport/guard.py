@@ -31,11 +31,12 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.server import ServerState
 
 from aigovtool.errors import AIGovToolError, InputError, MalformedError, OverloadedError
+from aigovtool.transport.body_pace import BodyPace
 from aigovtool.transport.bounds import HttpLimits
 from aigovtool.transport.connection import EXTENSION, Connection, Tally, Verdict, Worth, network_of
 from aigovtool.transport.deadline import Deadline
 from aigovtool.transport.declared_length import DeclaredLength, Event
-from aigovtool.transport.fast_path import FastPath, FastRequest
+from aigovtool.transport.fast_path import FastPath, FastRequest, is_ordinary
 from aigovtool.transport.lingering import LingeringTransport
 from aigovtool.transport.notices import Notices
 from aigovtool.transport.problem import problem, unexpected, wire_problem
@@ -46,6 +47,9 @@ from aigovtool.transport.wire import RequestReader
 Send = Callable[[Event], Awaitable[None]]
 Receive = Callable[[], Awaitable[Event]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+_NOT_HTTP: Final = (httptools.HttpParserError, httptools.HttpParserUpgrade)
+_BAD_REQUEST: Final = MalformedError("not a request that is accepted here", reason="bad_request")
 
 _REFUSALS: Final[Mapping[Verdict, bytes]] = {
     Verdict.GREEDY: wire_problem(
@@ -84,21 +88,17 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._clients: Final = clients
         self._rounds: Final = rounds
         self._notices: Final = notices
-        self._network = "unknown"
         self._on_lost: Final = on_lost
         self._reader: Final = RequestReader(max_header_bytes=bounds.max_header_bytes, max_headers=bounds.max_headers)
         self._deadline: Final = Deadline(self._expired)
         self._write_deadline: Final = Deadline(self._unread)
         self._wire: LingeringTransport | None = None
         self._connection: Connection | None = None
-        self._stranger = True
-        self._body_began = 0.0
-        self._body_bytes = 0
+        self._network, self._stranger = "unknown", True
+        self._pace: Final = BodyPace(bounds)
         self._fast_path: Final = fast_path
         #: What came so far of a request that the fast path may take, or has taken and not answered.
-        self._held = b""
-        self._in_fast_path = False
-        self._ending = False
+        self._held, self._in_fast_path, self._ending = b"", False, False
 
     # --- the connection ------------------------------------------------------------------------
 
@@ -161,7 +161,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """End after the answer under way."""
-        if self._in_fast_path:
+        if self._in_fast_path or self._held:
             self._ending = True
         else:
             super().shutdown()
@@ -199,8 +199,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         except InputError as error:
             self._refuse(error)
             return
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._refuse(MalformedError("not a request that is accepted here", reason="bad_request"))
+        except _NOT_HTTP:
+            self._refuse(_BAD_REQUEST)
             return
         if reader.surplus:
             self._end_after_answer()
@@ -224,7 +224,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def _may_go_fast(self, fast_path: FastPath) -> bool:
         head = self._reader.head
-        return head is not None and not self._answering() and not self.flow.write_paused and fast_path.wants(head)
+        if head is None or not is_ordinary(head) or self._answering() or self.flow.write_paused:
+            return False
+        return fast_path.wants(head)
 
     def _enter_fast_path(self) -> bool:
         """Hand a whole request to the fast path, or else to the parser."""
@@ -233,7 +235,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             raise AssertionError("a request without a connection")
         request = FastRequest(head, connection, held[len(held) - (head.length or 0) :])
         self._in_fast_path = True
-        if self._reader.surplus or not self._fast_path.take(request, self._fast_answer):
+        if self._reader.surplus or self._ending or not self._fast_path.take(request, self._fast_answer):
             self._leave_fast_path()
         return True
 
@@ -255,8 +257,11 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         held, self._held, self._in_fast_path = self._held, b"", False
         try:
             self.parser.feed_data(held)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._refuse(MalformedError("not a request that is accepted here", reason="bad_request"))
+        except _NOT_HTTP:
+            self._refuse(_BAD_REQUEST)
+            return
+        if self._ending and self._answering():
+            self.cycle.keep_alive = False
 
     def _watch(self, count: int, *, was_idle: bool, was_in_head: bool) -> None:
         if self._reader.complete:
@@ -268,21 +273,16 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         elif was_in_head:
             self._begin_body()
         else:
-            self._body_bytes += count
-            self._deadline.set(self._body_patience())
+            self._pace.add(count)
+            self._wait_for_body()
 
     def _begin_body(self) -> None:
         """Measure the body from here on."""
-        self._body_began, self._body_bytes = self.loop.time(), 0
-        self._deadline.set(self._body_patience())
+        self._pace.begin(self.loop.time())
+        self._wait_for_body()
 
-    def _body_patience(self) -> float:
-        """Return how long the next bytes of the body may take: of a stranger, until it has been too slow."""
-        idle = self._bounds.body_idle_timeout_s
-        if not self._stranger:
-            return idle
-        earned = self._bounds.stranger_body_grace_s + self._body_bytes / self._bounds.stranger_body_bytes_per_s
-        return max(0.0, min(idle, self._body_began + earned - self.loop.time()))
+    def _wait_for_body(self) -> None:
+        self._deadline.set(self._pace.patience(self.loop.time(), stranger=self._stranger))
 
     def _end_after_answer(self) -> None:
         """The peer sent on without waiting: answer what it asked first, and read nothing more."""

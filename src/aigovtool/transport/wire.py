@@ -96,7 +96,7 @@ class RequestReader:
         self._buffer = bytearray()
         self._remaining = 0
         self._state = _State.HEAD
-        #: That of the request, once it is complete.
+        #: That of the request, once the head has come whole.
         self.head: Head | None = None
         #: True once bytes came after the end of the request; they were dropped.
         self.surplus = False

@@ -19,7 +19,7 @@ from tests.enclave.engines.grouped import (
     taken,
 )
 
-from aigovtool.enclave.engines.group import Form, Group
+from aigovtool.enclave.engines.group import Came, Form, Group
 from aigovtool.enclave.engines.interface import ModelInterface
 from aigovtool.enclave.engines.ipc import (
     MAX_GROUP,
@@ -339,3 +339,24 @@ async def test_the_time_of_all_runs_of_a_group_counts_against_its_consumer() -> 
     account = pending.scheduler._short._accounts[ANN]
     assert account.used_ns == 3 * 2_000 * 1_000 + EFFORT_NS
     pending.scheduler.leave(kept.turn, 0)
+
+
+async def test_what_comes_of_a_group_in_one_turn_of_the_loop_is_told_at_once() -> None:
+    """Each piece once and in order, nothing for nothing; a group that is over is waited for no longer."""
+    told: list[list[Came]] = []
+    pending = Pending(Shares(), 2)
+    group = Group(
+        MODEL.interface, form_of(MODEL, INPUTS), [b""] * 4, pending.place(ANN, 0, 4), lambda _, c: told.append(c)
+    )
+    group.timer = asyncio.get_running_loop().call_later(60, group.give_up)
+    group.take(1)
+    group.take(2, (OUTPUT,), [memoryview(bytes(8))] * 2, (1, 2))
+    assert told == []
+    await asyncio.sleep(0.01)
+    assert [[(one.first, one.runs, one.compute_us) for one in came] for came in told] == [[(0, 1, ()), (1, 2, (1, 2))]]
+    assert not group.timer.cancelled()
+    group.give_up()
+    group.give_up()
+    await asyncio.sleep(0.01)
+    assert [(one.first, one.runs, one.payloads) for one in told[-1]] == [(3, 1, ())]
+    assert (len(told), group.over, group.timer.cancelled()) == (2, True, True)

@@ -44,13 +44,21 @@ def tensor(name: str, datatype: Datatype, array: Array) -> Tensor:
 
 # --- Laid together and divided again -----------------------------------------------------------
 
-SHAPES = st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple)
-PARTS = st.lists(st.tuples(st.sampled_from(list(DTYPES)), SHAPES), min_size=1, max_size=3)
+Part = tuple[Datatype, tuple[int, ...]]
 
 
-def requests(
-    count: int, parts: Sequence[tuple[Datatype, tuple[int, ...]]], names: Sequence[str] = ("t0", "t1", "t2")
-) -> list[list[Tensor]]:
+@st.composite
+def parts_of_a_request(draw: st.DrawFn) -> list[Part]:
+    """Up to three tensors of as many rows, of any width and type."""
+    rows = draw(st.integers(1, 3))
+    widths = st.lists(st.integers(1, 3), max_size=2).map(lambda found: (rows, *found))
+    return draw(st.lists(st.tuples(st.sampled_from(list(DTYPES)), widths), min_size=1, max_size=3))
+
+
+PARTS = parts_of_a_request()
+
+
+def requests(count: int, parts: Sequence[Part], names: Sequence[str] = ("t0", "t1", "t2")) -> list[list[Tensor]]:
     chance = np.random.default_rng(7)
     return [
         [
@@ -66,9 +74,7 @@ def bytes_of(tensors: Sequence[Tensor]) -> bytes:
 
 
 @given(st.integers(1, 5), PARTS)
-def test_what_is_joined_is_each_input_of_all_requests_in_their_order(
-    count: int, parts: list[tuple[Datatype, tuple[int, ...]]]
-) -> None:
+def test_what_is_joined_is_each_input_of_all_requests_in_their_order(count: int, parts: list[Part]) -> None:
     """As numpy concatenates them along the first axis, whatever their types and however many there are."""
     asked = requests(count, parts)
     headers, _ = pack_tensors(asked[0])
@@ -81,7 +87,7 @@ def test_what_is_joined_is_each_input_of_all_requests_in_their_order(
 
 
 @given(st.integers(1, 5), PARTS)
-def test_what_is_divided_is_what_was_joined(count: int, parts: list[tuple[Datatype, tuple[int, ...]]]) -> None:
+def test_what_is_divided_is_what_was_joined(count: int, parts: list[Part]) -> None:
     """A model that gives its inputs gives each request its own."""
     asked = requests(count, parts)
     headers, _ = pack_tensors(asked[0])
@@ -103,10 +109,13 @@ def test_what_is_divided_is_what_was_joined(count: int, parts: list[tuple[Dataty
         (TensorHeader("x", Datatype.FP32, (), 4),),
         (TensorHeader("x", Datatype.FP32, (1, 2), 8), TensorHeader("s", Datatype.FP32, (), 4)),
         (TensorHeader("x", Datatype.BYTES, (1,), 6),),
+        (TensorHeader("x", Datatype.FP32, (1, 2), 8), TensorHeader("t", Datatype.BYTES, (1,), 6)),
+        (TensorHeader("x", Datatype.FP32, (2, 1), 8), TensorHeader("w", Datatype.FP32, (1, 1), 4)),
+        (TensorHeader("x", Datatype.FP32, (1, 2), 8), TensorHeader("none", Datatype.FP32, (1, 0), 0)),
     ],
 )
-def test_what_has_no_first_axis_or_no_fixed_size_is_not_joined(headers: tuple[TensorHeader, ...]) -> None:
-    """Numbers without an axis, and texts."""
+def test_what_has_not_as_many_rows_as_the_rest_is_not_joined(headers: tuple[TensorHeader, ...]) -> None:
+    """Numbers without an axis, texts, one row that may be meant for all of another input, and inputs of nothing."""
     assert joined(headers, memoryview(bytes(3 * sum(one.size_bytes for one in headers))), 3) is None
 
 
@@ -118,6 +127,8 @@ def test_what_has_no_first_axis_or_no_fixed_size_is_not_joined(headers: tuple[Te
         [Tensor("y", Datatype.FP32, (1, 6), bytes(24))],
         [Tensor("y", Datatype.FP32, (3,), bytes(12)), Tensor("z", Datatype.FP32, (2, 3), bytes(24))],
         [Tensor("y", Datatype.BYTES, (3,), b"\0\0\0\0" * 3)],
+        [Tensor("y", Datatype.FP32, (0, 2), b"")],
+        [Tensor("z", Datatype.FP32, (3,), bytes(12)), Tensor("y", Datatype.FP32, (3, 0), b"")],
     ],
 )
 def test_what_is_not_as_long_as_all_requests_is_not_divided(outputs: list[Tensor]) -> None:
@@ -296,3 +307,25 @@ async def test_a_model_of_one_row_computes_one_by_one(bench: Bench) -> None:
     model = await bench.telling([helper.make_node("Neg", ["x"], ["y"])], [("x", F32, [1, 2])], [("y", F32, [1, 2])])
     runs = requests(3, [(F32, (1, 2))], "x")
     assert await rows_of(bench, model, runs) == [[1]] * 3
+
+
+async def test_an_input_or_an_output_of_nothing_ends_nobody(bench: Bench) -> None:
+    """Attack: empty tensors, which Python does not take for pieces of memory, would end the process for everybody."""
+    none = [tensor("none", F32, np.zeros((1, 0), np.float32))]
+    model = await bench.load(
+        [helper.make_node("Concat", ["x", "none"], ["y"], axis=1)],
+        [("x", F32, ["n", "k"]), ("none", F32, ["n", "l"])],
+        [("y", F32, ["n", "m"])],
+    )
+    runs = [[*each, *none] for each in requests(3, [(F32, (1, 2))], "x")]
+    ran = await run(bench.process, model, runs, together=True)
+    assert ran.data == await one_by_one(bench.process, model, runs)
+    model = await bench.load(
+        [helper.make_node("Compress", ["x", "which"], ["y"], axis=0)],
+        [("x", F32, ["n", 2]), ("which", Datatype.BOOL, ["n"])],
+        [("y", F32, ["k", 2])],
+    )
+    runs = [[*each, Tensor("which", Datatype.BOOL, (1,), b"\0")] for each in requests(3, [(F32, (1, 2))], "x")]
+    ran = await run(bench.process, model, runs, together=True)
+    assert ran.data == [[b""]] * 3
+    assert not bench.process.died.is_set()

@@ -66,10 +66,7 @@ class InferenceFastPath:
         fields = head.fields
         return (
             head.line in self._models
-            and head.length is not None
-            and head.length <= _MAX_BODY_BYTES
-            and b"expect" not in fields
-            and fields.get(b"connection", b"keep-alive") == b"keep-alive"
+            and (head.length or 0) <= _MAX_BODY_BYTES
             and fields.get(b"content-type") in _TYPES
         )
 
