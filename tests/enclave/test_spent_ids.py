@@ -137,3 +137,13 @@ def test_memory_is_given_back_when_all_is_forgotten() -> None:
     assert not spent.has(ANN, KEY)
     spent.add(ANN, RequestKey("k2"), 0)
     assert [spent.has(ANN, KEY), spent.has(ANN, RequestKey("k2")), len(spent)] == [False, True, 1]
+
+
+def test_two_minutes_of_one_mark_are_forgotten_one_by_one() -> None:
+    """Where nothing was taken away for 255 minutes: what is over does not come back with the mark of another minute."""
+    spent, late_ms = SpentIds(), 255 * 60_000
+    spent.add(ANN, RequestKey("old"), 0)
+    spent.add(ANN, RequestKey("new"), late_ms)
+    spent.expire(late_ms + 1)
+    assert (spent.has(ANN, RequestKey("new")), len(spent)) == (True, 1)
+    assert not spent.has(ANN, RequestKey("old"))

@@ -54,7 +54,9 @@ def test_a_batch_costs_its_longest_first_axis_and_at_least_one() -> None:
     ("inputs", "outputs", "takes"),
     [
         ([("batch", 4)], [("batch", 2)], True),
-        ([(-1, 4), ("n",)], [(-1,), (-1, 2)], True),
+        ([(-1, 4), ("n",)], [(-1,), ("n", 2)], True),
+        ([("n", 4)], [("m", 2)], False),
+        ([("n", 4), ("m", 4)], [(-1, 2)], False),
         ([("batch", 4)], [(1, 2)], False),
         ([("batch", 4), (4,)], [("batch",)], False),
         ([("batch", 4)], [()], False),

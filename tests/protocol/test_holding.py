@@ -252,3 +252,11 @@ def test_several_are_not_posted_on_what_was_not_reserved() -> None:
     lease.close()
     with pytest.raises(ConflictError):
         lease.post_several(ZERO, [])
+
+
+def test_one_of_several_is_never_less_than_nothing() -> None:
+    """As a single posting of less than nothing is refused, also where the sum of all is within the reservation."""
+    lease = large()
+    lease.reserve(MOST)
+    with pytest.raises(ConflictError):
+        lease.post_several(MOST, written(lease, UnitVector(inferences=-2), UnitVector(inferences=4)))

@@ -82,6 +82,8 @@ class SpentIds:
 
     def _begun(self, number: int) -> Counter[ConsumerId]:
         """Begin a minute: nothing bears its mark any more."""
+        if any(_mark(each) == _mark(number) for each in self._minutes):  # nothing was taken away for hours
+            self.expire(number * _MINUTE_MS)
         while _mark(number) in self._clean_at:
             self._sweep()
         minute = self._minutes[number] = Counter()

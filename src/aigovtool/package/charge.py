@@ -25,10 +25,13 @@ def charged_per(inputs: Sequence[TensorSpec]) -> ChargedPer:
 def takes_batches(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
     """Return whether requests can be computed as the rows of one: the first axis of *every* tensor takes any size.
 
-    Whether rows depend on each other the interface does not say. Strings, whose elements have no fixed size, do not.
+    Where these axes have names, it is one name. Strings, whose elements have no fixed size, cannot be divided. Whether
+    rows depend on each other the interface does not say.
     """
     specs = [*inputs, *outputs]
-    return all(spec.shape and _takes_any_size(spec.shape[0]) and spec.datatype.value != "BYTES" for spec in specs)
+    if not all(spec.shape and _takes_any_size(spec.shape[0]) and spec.datatype.value != "BYTES" for spec in specs):
+        return False
+    return len({spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], str)}) <= 1
 
 
 def of_any_size(inputs: Sequence[TensorSpec]) -> list[str]:

@@ -148,6 +148,8 @@ class Holding:
         for number, one in enumerate(written, self.sequence + 1):
             if one.receipt.lease_id != self.lease_id or one.receipt.sequence != number:
                 raise ConflictError("a receipt is not the next of its lease", reason="wrong_receipt")
+        if not all(one.receipt.units.covers(ZERO) for one in written):
+            raise ConflictError("a posting is of less than nothing", reason="overspend")
         actual = total([one.receipt.units for one in written])
         self._require_reserved(reserved, actual)
         self.head = chain_leaves(self.head, [one.leaf for one in written])

@@ -302,3 +302,41 @@ async def test_a_group_that_has_its_place_when_the_child_dies_is_told_so(
     assert (ran.told, ran.answered) == (1, [False, False])
     await process.died.wait()
     await nothing_is_left(process)
+
+
+async def test_a_group_that_is_not_done_counts_as_a_try_that_is_not(
+    kit: Any, process: EngineProcess, slow: Any
+) -> None:
+    """Attack: runs without an end in groups, which take a thread for as long as short ones may and count as nothing."""
+    model = await slow.load(process)
+    form = form_of(model, kit.steps(1), compute_ms=10)
+    groups = [begin(process, model, form, [kit.steps(kit.FOR_EVER)] * 2) for _ in range(2)]
+    account = process._pending.scheduler._short._accounts[ANN]
+    most = account.most
+    for group in groups:
+        await over(group)
+    assert account.used_ns >= 2 * 10_000_000
+    assert account.most <= most
+
+
+async def test_a_group_that_no_frame_holds_has_no_place(kit: Any, process: EngineProcess, double: Any) -> None:
+    """More runs than a frame may ask for: refused where the place is asked for."""
+    model = await double.load(process)
+    one = [kit.fp32("x", [1, 2])]
+    ran = begin(process, model, form_of(model, one), [one] * 65)
+    if ran is not None:
+        await over(ran)
+    assert not process.died.is_set()
+
+
+async def test_a_group_of_more_bytes_than_a_frame_has_is_told_so(process: EngineProcess, double: Any) -> None:
+    """Its places and its turn are given back, and the next one is told so as well."""
+    model = await double.load(process)
+    one = [Tensor("x", Datatype.FP32, (1 << 17, 2), bytes(1 << 20))]
+    for _ in range(2):
+        try:
+            ran = begin(process, model, form_of(model, one), [one] * 64, consumer=ANN)
+            if ran is not None:
+                await over(ran)
+        finally:
+            assert len(process._pending) == 0, taken(process)

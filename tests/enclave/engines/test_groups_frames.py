@@ -1,6 +1,7 @@
 """Groups of a child that may be anybody's: what it says of them is looked at, and how long it takes has an end."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from collections.abc import Set as AbstractSet
 
@@ -31,11 +32,12 @@ from aigovtool.enclave.engines.ipc import (
     Run,
     TensorHeader,
     Unloaded,
+    failure,
 )
 from aigovtool.enclave.engines.lanes import Lane
 from aigovtool.enclave.engines.pending import Pending, Shares
 from aigovtool.enclave.engines.scheduling import EFFORT_NS
-from aigovtool.errors import EngineError
+from aigovtool.errors import DeadlineError, EngineError
 from aigovtool.package.manifest import Datatype as ManifestDatatype
 from aigovtool.package.manifest import TensorSpec
 from aigovtool.protocol.tensor import Datatype, Tensor
@@ -113,6 +115,7 @@ BAD: dict[str, list[Said]] = {
     "the answer to a single run in the middle": [(Answered(2, (OUTPUT,), 0), bytes(8))],
     "the answer to something else": [(Unloaded(1), b"")],
     "a refusal of the second run first": [(Failed(2, "deadline", None, "no"), b"")],
+    "a refusal of a kind that is none": [(Failed(1, "no_such_error", None, "no"), b"")],
     "a refusal of nothing": [(Failed(9, "deadline", None, "no"), b"")],
     "a second hello": [(Hello(bytes(32), ()), b"")],
 }
@@ -235,7 +238,7 @@ async def test_a_late_group_is_given_up_and_its_answer_counts_for_nothing(child:
     assert taken(child.process) == (3, 24)
     assert child.process._pending.scheduler._short.at_work == 1
     await child.say(*answers(1, 1))
-    await child.say(Failed(2, "deadline", None, "late"))
+    await child.say(failure(2, DeadlineError("late")))
     await child.say(*answers(3, 1))
     await nothing_is_left(child.process)
     await asyncio.sleep(0.02)
@@ -360,3 +363,22 @@ async def test_what_comes_of_a_group_in_one_turn_of_the_loop_is_told_at_once() -
     await asyncio.sleep(0.01)
     assert [(one.first, one.runs, one.payloads) for one in told[-1]] == [(3, 1, ())]
     assert (len(told), group.over, group.timer.cancelled()) == (2, True, True)
+
+
+async def test_a_group_is_not_paid_for_more_than_all_its_time() -> None:
+    """Attack: each of eight frames claims all the time since the question, so that eight times as much is charged."""
+    child = await FakeChild.start()
+    x = TensorSpec(name="x", datatype=ManifestDatatype.FP32, shape=("n", 2))
+    y = TensorSpec(name="y", datatype=ManifestDatatype.FP32, shape=("n", 2))
+    model, inputs = served(ModelInterface((x,), (y,))), [Tensor("x", Datatype.FP32, (1, 2), bytes(8))]
+    try:
+        ran, began = begin(child.process, model, form_of(model, inputs), [inputs] * 8), time.monotonic()
+        assert ran is not None
+        await asyncio.sleep(0.2)
+        for n in range(8):
+            await child.say(GroupAnswered(1 + n, (TensorHeader("y", Datatype.FP32, (1, 2), 8),), (200_000,)), bytes(8))
+        await over(ran)
+        took_us = 1_000_000 * (time.monotonic() - began)
+        assert sum(each or 0 for each in ran.times) <= took_us
+    finally:
+        await child.end()

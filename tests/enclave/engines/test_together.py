@@ -93,7 +93,7 @@ def test_what_is_divided_is_what_was_joined(count: int, parts: list[Part]) -> No
     headers, _ = pack_tensors(asked[0])
     whole = joined(headers, memoryview(b"".join(map(bytes_of, asked))), count)
     assert whole is not None
-    found = divided(whole, count)
+    found = divided(whole, count, asked[0][0].shape[0])
     assert found is not None
     firsts, data = found
     assert pack_tensors(firsts)[0] == headers
@@ -124,6 +124,7 @@ def test_what_has_not_as_many_rows_as_the_rest_is_not_joined(headers: tuple[Tens
     [
         [Tensor("y", Datatype.FP32, (), bytes(4))],
         [Tensor("y", Datatype.FP32, (4,), bytes(16))],
+        [Tensor("y", Datatype.FP32, (6,), bytes(24))],
         [Tensor("y", Datatype.FP32, (1, 6), bytes(24))],
         [Tensor("y", Datatype.FP32, (3,), bytes(12)), Tensor("z", Datatype.FP32, (2, 3), bytes(24))],
         [Tensor("y", Datatype.BYTES, (3,), b"\0\0\0\0" * 3)],
@@ -133,7 +134,7 @@ def test_what_has_not_as_many_rows_as_the_rest_is_not_joined(headers: tuple[Tens
 )
 def test_what_is_not_as_long_as_all_requests_is_not_divided(outputs: list[Tensor]) -> None:
     """Not one of several outputs, and no text, whose elements are of any length."""
-    assert divided(outputs, 3) is None
+    assert divided(outputs, 3, 1) is None
 
 
 # --- In the child ------------------------------------------------------------------------------
@@ -329,3 +330,38 @@ async def test_an_input_or_an_output_of_nothing_ends_nobody(bench: Bench) -> Non
     ran = await run(bench.process, model, runs, together=True)
     assert ran.data == [[b""]] * 3
     assert not bench.process.died.is_set()
+
+
+async def test_an_output_whose_first_axis_is_not_that_of_the_inputs_is_not_divided(
+    kit: Any, process: EngineProcess, tmp_path: Path
+) -> None:
+    """A table that is turned over has two rows, however many requests there are: each is computed on its own."""
+    graph = kit.model_bytes(
+        [helper.make_node("Transpose", ["x"], ["y"])], [kit.value("x", ["n", 2])], [kit.value("y", [2, "n"])]
+    )
+    sealed = kit.seal(tmp_path / "m", [("model.onnx", graph)], [kit.spec("x", ["n", 2])], [kit.spec("y", [2, "n"])])
+    model = await sealed.load(process)
+    runs = [[kit.fp32("x", [n, 10 + n], [n, 20 + n])] for n in range(2)]
+    single = await one_by_one(process, model, runs)
+    assert (await run(process, model, runs, together=True)).data == single
+    assert not process.died.is_set()
+
+
+async def test_rows_that_a_model_leaves_out_are_not_made_up_by_those_of_others(
+    kit: Any, process: EngineProcess, tmp_path: Path
+) -> None:
+    """It keeps both rows of one request and none of another: two rows for two requests, and none is dealt out."""
+    graph = kit.model_bytes(
+        [helper.make_node("Compress", ["x", "which"], ["y"], axis=0)],
+        [kit.value("x", ["n", 2]), kit.value("which", ["n"], TensorProto.BOOL)],
+        [kit.value("y", ["n", 2])],
+    )
+    specs = [kit.spec("x", ["n", 2]), kit.spec("which", ["n"], ManifestDatatype.BOOL)]
+    sealed = kit.seal(tmp_path / "m", [("model.onnx", graph)], specs, [kit.spec("y", ["n", 2])])
+    model = await sealed.load(process)
+    runs = [
+        [kit.fp32("x", [n, 2], [n, 3]), Tensor("which", Datatype.BOOL, (2,), which)]
+        for n, which in ((1, b"\1\1"), (2, b"\0\0"))
+    ]
+    single = await one_by_one(process, model, runs)
+    assert (await run(process, model, runs, together=True)).data == single

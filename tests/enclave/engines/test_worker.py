@@ -175,3 +175,18 @@ def test_a_group_that_is_not_small_together_is_run_one_by_one(
         answer(serving, size, 1, together=True)
         assert model.runs == runs
         assert said(channel) == found
+
+
+@pytest.mark.parametrize("where", ["joined", "pack_tensors"])
+def test_no_memory_beside_the_run_is_no_end_of_the_process(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused as out of memory for a single run is so for a group, wherever the memory is missing."""
+    channel, model = Channel(), Model()
+    serving: Any = Worker(channel, None, WrapKey.generate(), 1)  # type: ignore[arg-type]
+    serving._models[3] = model
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(worker, where, no_memory)
+    answer(serving, 1, 1, together=where == "joined")  # a MemoryError that leaves here ends the child
+    assert next(id_ for id_, _ in said(channel)) == FIRST

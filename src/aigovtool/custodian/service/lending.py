@@ -101,7 +101,7 @@ def _require_terms(policy: ServingPolicy, manifest: Manifest) -> None:
     require_keepable(policy.answers, manifest.outputs)
     if policy.batch and not takes_batches(manifest.inputs, manifest.outputs):
         raise InvalidValueError(
-            "an input or an output of the model has no first axis of any size, or holds strings",
+            "not every input and output of the model has the same first axis of any size, or one holds strings",
             reason="not_batchable",
             fix="have its requests computed one by one, or export it with a dynamic first axis of all of them",
         )

@@ -50,7 +50,19 @@ class Came(NamedTuple):
 class Group:
     """Runs that are under way; `told` is called in the event loop's next turn with what has come, piece by piece."""
 
-    __slots__ = ("_came", "_left", "_next", "_told", "data", "form", "interface", "place", "timer", "turn")
+    __slots__ = (
+        "_came",
+        "_left",
+        "_next",
+        "_told",
+        "claimed_us",
+        "data",
+        "form",
+        "interface",
+        "place",
+        "timer",
+        "turn",
+    )
 
     turn: Turn
 
@@ -71,6 +83,8 @@ class Group:
         self._came: list[Came] = []
         self._next = 0
         self._left = len(data)
+        #: Time that the child has claimed for its runs.
+        self.claimed_us = 0
 
     @property
     def over(self) -> bool:

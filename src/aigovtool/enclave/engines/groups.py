@@ -12,12 +12,20 @@ from typing import Final
 
 from aigovtool.enclave.engines.group import Form, Group
 from aigovtool.enclave.engines.interface import ModelInterface, check_answer
-from aigovtool.enclave.engines.ipc import Failed, Frame, GroupAnswered, RunGroup, unpack_tensors
+from aigovtool.enclave.engines.ipc import (
+    MAX_GROUP,
+    Failed,
+    Frame,
+    GroupAnswered,
+    RunGroup,
+    error_of,
+    unpack_tensors,
+)
 from aigovtool.enclave.engines.lanes import MIDDLE_MS, Lane
 from aigovtool.enclave.engines.link import Link
 from aigovtool.enclave.engines.pending import Pending, Place
 from aigovtool.enclave.engines.scheduling import Turn
-from aigovtool.errors import EngineError, MalformedError, OverloadedError
+from aigovtool.errors import AIGovToolError, EngineError, MalformedError, OverloadedError
 from aigovtool.ids import ConsumerId
 from aigovtool.protocol.tensor import Datatype
 
@@ -40,7 +48,7 @@ class Groups:
 
     def place(self, consumer: ConsumerId, form: Form, count: int) -> Place | None:
         """Return what so many short runs take of the engine, or None where they had better be tried one by one."""
-        if self._closed or self._pending.habits.lane(consumer, form.model) is not Lane.SHORT:
+        if self._closed or count > MAX_GROUP or self._pending.habits.lane(consumer, form.model) is not Lane.SHORT:
             return None
         try:
             self._pending.unread.require_few(consumer)
@@ -63,7 +71,12 @@ class Groups:
         form, count, alone = group.form, len(group.data), not self._pending
         first = self._pending.begin_group(group)
         what = (form.inputs, form.outputs, form.compute_ms, form.limits, form.finite, form.together)
-        self._link.send(RunGroup(first, form.model, deadline_ns, count, *what), group.data, alone=alone)
+        try:
+            self._link.send(RunGroup(first, form.model, deadline_ns, count, *what), group.data, alone=alone)
+        except AIGovToolError:  # it fits no frame
+            self._pending.answered(first, count, 0)
+            group.give_up()
+            return
         loop, late_s = asyncio.get_running_loop(), (MIDDLE_MS + OVERDUE_MS) / 1000
         group.timer = loop.call_later(late_s, self._overdue, group)
 
@@ -75,23 +88,26 @@ class Groups:
         return isinstance(message, GroupAnswered) and self._answered(message, frame.payload)
 
     def _answered(self, message: GroupAnswered, payload: memoryview) -> bool:
-        count = len(message.compute_us)
-        group = self._pending.answered(message.id, count, sum(message.compute_us))
+        count, took_us = len(message.compute_us), sum(message.compute_us)
+        group = self._pending.answered(message.id, count, took_us)
         if group is None:
             return False
         try:
-            asked_ns = time.monotonic_ns() - group.turn.began_ns
+            asked_ns = time.monotonic_ns() - group.turn.began_ns - 1_000 * group.claimed_us
             payloads = payloads_of(group.interface, group.form.outputs, message, payload, asked_ns)
         except (EngineError, MalformedError) as error:
             group.give_up()
             self._condemn(error.message, group.form.model)
         else:
+            group.claimed_us += took_us
             if not group.over:
                 group.take(count, message.outputs, payloads, message.compute_us)
         return True
 
     def _failed(self, message: Failed) -> bool:
-        group = self._pending.answered(message.id, 1, 0)
+        if error_of(message) is None:  # no error of a child's
+            return False
+        group = self._pending.answered(message.id, 1, None)
         if group is not None and not group.over:
             group.take(1)
         return group is not None

@@ -98,7 +98,7 @@ class _Under:
 
     group: "Group"
     end: int
-    compute_us: int = 0
+    compute_us: int | None = 0
 
 
 class Habits:
@@ -176,13 +176,14 @@ class Pending:
         """Return whether the child still owes an answer to any of its runs."""
         return any(under.group is group for under in self._groups.values())
 
-    def answered(self, first: int, count: int, compute_us: int) -> "Group | None":
+    def answered(self, first: int, count: int, compute_us: int | None) -> "Group | None":
         """Take note that the child has answered the next so many runs of a group; return it, if there is one."""
         under = self._groups.get(first)
         if under is None or first + count > under.end:
             return None
         del self._groups[first]
-        under.compute_us += compute_us
+        if under.compute_us is not None:
+            under.compute_us = None if compute_us is None else under.compute_us + compute_us
         if first + count < under.end:
             self._groups[first + count] = under
         else:

@@ -250,7 +250,7 @@ class Scheduler:
             timer.cancel()
 
     def line_up(self, consumer: ConsumerId, lane: Lane) -> "asyncio.Future[Turn]":
-        """Return the caller's turn to be; whoever gives up after all says so (`step_out`)."""
+        """Return the caller's turn to be, which it takes whenever it comes, and leaves."""
         turn: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
         now_ns = self._clock()
         self._queues[lane].join(consumer, turn, now_ns)

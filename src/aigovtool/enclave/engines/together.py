@@ -29,17 +29,17 @@ def joined(headers: Sequence[TensorHeader], payload: memoryview, count: int) -> 
     return tensors
 
 
-def divided(outputs: Sequence[Tensor], count: int) -> tuple[list[Tensor], memoryview] | None:
-    """Return the outputs of the first of `count` requests, and the data of all of them, request by request.
+def divided(outputs: Sequence[Tensor], count: int, rows: int) -> tuple[list[Tensor], memoryview] | None:
+    """Return the outputs of the first of `count` requests of so many rows, and the data of all, request by request.
 
-    None where an output is not as long as that of `count` requests.
+    None where an output has not as many rows as the requests have together.
     """
     firsts, parts = [], []
     for tensor in outputs:
-        if tensor.datatype is Datatype.BYTES or not len(tensor.data) or not tensor.shape or tensor.shape[0] % count:
+        if tensor.datatype is Datatype.BYTES or not len(tensor.data) or tensor.shape[:1] != (count * rows,):
             return None
         data = np.frombuffer(tensor.data, np.uint8).reshape(count, -1)
-        shape = (tensor.shape[0] // count, *tensor.shape[1:])
+        shape = (rows, *tensor.shape[1:])
         firsts.append(Tensor(tensor.name, tensor.datatype, shape, data[0].data))
         parts.append(data)
     whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)

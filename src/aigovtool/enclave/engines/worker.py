@@ -159,45 +159,50 @@ class Worker:
 
     def _answer_group(self, group: RunGroup, frame: Frame) -> None:
         """Answer each run of a group, those together that are done about together."""
+        answers = _Answers(self._channel, group.id)
         try:
             if frame.lost:
                 raise _no_memory("no_memory_for_request")
-            model, begun_ns = self._begun(group)
-            ends_ns = min(begun_ns + group.compute_ms * 1_000_000, group.deadline_ns)
-            with model.until(group.outputs, ends_ns) as run:
-                if group.together and group.count > 1 and self._answered_together(group, frame.payload, run, ends_ns):
-                    return
-                answers = _Answers(self._channel, group.id)
-                size = sum(header.size_bytes for header in group.inputs)
-                for number in range(group.count):
-                    payload = frame.payload[number * size : (number + 1) * size]
-                    try:
-                        results = self._ran_one(group, payload, run, ends_ns)
-                    except MemoryError:
-                        answers.refuse(_no_memory("out_of_memory"))
-                    except AIGovToolError as error:
-                        answers.refuse(error)
-                    else:
-                        answers.add(results)
-                answers.send()
+            self._run_group(group, frame.payload, answers)
+        except MemoryError:
+            answers.refuse_rest(group.id + group.count, _no_memory("out_of_memory"))
         except AIGovToolError as error:
+            answers.refuse_rest(group.id + group.count, error)
+
+    def _run_group(self, group: RunGroup, payload: memoryview, answers: "_Answers") -> None:
+        model, begun_ns = self._begun(group)
+        ends_ns = min(begun_ns + group.compute_ms * 1_000_000, group.deadline_ns)
+        size = sum(header.size_bytes for header in group.inputs)
+        with model.until(group.outputs, ends_ns) as run:
+            if group.together and group.count > 1 and self._answered_together(group, payload, run, ends_ns):
+                return
             for number in range(group.count):
-                self._refuse(group.id + number, error)
+                try:
+                    results = self._ran_one(group, payload[number * size : (number + 1) * size], run, ends_ns)
+                except MemoryError:
+                    answers.refuse(_no_memory("out_of_memory"))
+                except AIGovToolError as error:
+                    answers.refuse(error)
+                else:
+                    answers.add(results)
+            answers.send()
 
     def _answered_together(
         self, group: RunGroup, payload: memoryview, run: Callable[[list[Tensor]], list[Tensor]], ends_ns: int
     ) -> bool:
         """Answer all runs of a group by one; return whether that could be."""
         began_ns = time.monotonic_ns()
-        inputs = joined(group.inputs, payload, group.count)
-        if inputs is None or group.limits:
+        if group.limits:
             return False
         try:
+            inputs = joined(group.inputs, payload, group.count)
+            if inputs is None:
+                return False
             if group.finite:
                 require_finite(inputs, ends_ns)
             results = run(inputs)
             _require_small(results, group.count)
-            outputs = divided(results, group.count)
+            outputs = divided(results, group.count, group.inputs[0].shape[0])
         except (AIGovToolError, MemoryError):
             return False
         if outputs is None:
@@ -290,6 +295,11 @@ class _Answers:
         self._channel.send(failure(self._next, error))
         self._next += 1
         self._began_ns = time.monotonic_ns()
+
+    def refuse_rest(self, end: int, error: AIGovToolError) -> None:
+        """Refuse all of which nothing was sent, up to the id `end`."""
+        for request in range(self._next, end):
+            self._channel.send(failure(request, error))
 
     def send(self) -> None:
         if self._times:

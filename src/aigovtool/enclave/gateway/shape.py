@@ -18,6 +18,7 @@ from aigovtool.enclave.gateway.asked import LENGTH_HEADER, Asked, Valid, limits_
 from aigovtool.enclave.results import header_lines
 from aigovtool.ledger.policy import ServingPolicy
 from aigovtool.ledger.units import Dimension, of
+from aigovtool.package.charge import takes_batches
 from aigovtool.protocol.infer_body import InferBody
 from aigovtool.protocol.oip import InferRequest
 from aigovtool.protocol.tensor import Buffer, Datatype
@@ -41,12 +42,18 @@ class Shape:
         #: What was asked, without its data.
         self._asked: Final = InferRequest((), request.outputs, request.id, request.binary_data_output)
         headers, _ = pack_tensors(request.inputs)
-        limits = limits_of(valid.terms, valid.outputs)
         limit_ms = min(one for one in (policy.request_max.compute_ms, policy.run_limit_ms, SHORT_MS) if one)
+        interface = model.loaded.interface
         self.form: Final = Form(
-            model.loaded.handle, headers, valid.outputs, limit_ms, limits, policy.finite, policy.batch
+            model=model.loaded.handle,
+            inputs=headers,
+            outputs=valid.outputs,
+            compute_ms=limit_ms,
+            limits=limits_of(valid.terms, valid.outputs),
+            finite=policy.finite,
+            together=policy.batch and takes_batches(interface.inputs, interface.outputs),
         )
-        rows = rows_of(model.loaded.interface.inputs, request)
+        rows = rows_of(interface.inputs, request)
         #: What one request may take at most.
         self.worst: Final = policy.request_max.plus(of(Dimension.INFERENCES, rows))
         #: Until then such requests had better go the way of all others.
