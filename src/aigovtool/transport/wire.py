@@ -21,7 +21,6 @@ It bounds the head only. A body is counted and bounded by whoever reads it (`tra
 
 import re
 from enum import Enum, auto
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 from aigovtool.errors import MalformedError, TooLargeError, UnsupportedMediaError
@@ -39,9 +38,12 @@ _REQUEST_LINE_RE: Final = re.compile(
 )
 _NAME_RE: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9-]{0,127}")
 _END: Final = b"\r\n\r\n"
-#: Of fields not longer than this, so many are remembered as they were read.
+#: Clients say the same about themselves with each request. Of the first fields of a connection that are not longer than
+#: this, so many are remembered as they were read.
 _SHORT_BYTES: Final = 128
-_KNOWN: Final = 512
+_KNOWN: Final = 16
+#: Lines, and name and value of each.
+Known = dict[bytes, tuple[bytes, bytes]]
 _BLANKS: Final = b" \t"
 _HOST_RE: Final = re.compile(rb"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _LENGTH_RE: Final = re.compile(rb"0|[1-9][0-9]{0,14}")
@@ -88,12 +90,13 @@ class RequestReader:
     `feed` returns the bytes that the parser may see; `next_request` starts over once the answer is sent.
     """
 
-    __slots__ = ("_buffer", "_max_bytes", "_max_fields", "_remaining", "_state", "head", "surplus")
+    __slots__ = ("_buffer", "_known", "_max_bytes", "_max_fields", "_remaining", "_state", "head", "surplus")
 
     def __init__(self, *, max_header_bytes: int = MAX_HEADER_BYTES, max_headers: int = MAX_HEADERS) -> None:
         self._max_bytes: Final = max_header_bytes
         self._max_fields: Final = max_headers
         self._buffer = bytearray()
+        self._known: Final[Known] = {}
         self._remaining = 0
         self._state = _State.HEAD
         #: That of the request, once the head has come whole.
@@ -165,7 +168,7 @@ class RequestReader:
         return head, rest
 
     def _begin_body(self, head: bytes) -> None:
-        self.head = read_head(head, self._max_fields)
+        self.head = read_head(head, self._max_fields, self._known)
         length = self.head.length
         if length is None:
             self._state = _State.CHUNK_SIZE
@@ -218,8 +221,10 @@ class RequestReader:
             self._state = _State.DONE if self._state is _State.LAST_CRLF else _State.CHUNK_SIZE
 
 
-def read_head(head: bytes, max_fields: int = MAX_HEADERS) -> Head:
+def read_head(head: bytes, max_fields: int = MAX_HEADERS, known: Known | None = None) -> Head:
     """Return what a whole request head says, if it is one that is accepted here.
+
+    `known` are fields that were read before, of the same client; new ones are put there.
 
     Raises:
         MalformedError, TooLargeError, UnsupportedMediaError: rules 1 to 5.
@@ -232,14 +237,19 @@ def read_head(head: bytes, max_fields: int = MAX_HEADERS) -> Head:
         raise MalformedError("not a request line that is accepted here", reason="bad_request_line")
     if len(lines) > max_fields:
         raise TooLargeError(f"more than {max_fields} header fields", reason="too_many_headers")
-    fields = _fields(lines)
+    fields = _fields(lines, {} if known is None else known)
     return Head(first, fields, _framing(fields))
 
 
-def _fields(lines: list[bytes]) -> dict[bytes, bytes]:
+def _fields(lines: list[bytes], known: Known) -> dict[bytes, bytes]:
     fields: dict[bytes, bytes] = {}
     for line in lines:
-        name, value = _known_field(line) if len(line) <= _SHORT_BYTES else _field(line)
+        field = known.get(line)
+        if field is None:
+            field = _field(line)
+            if len(known) < _KNOWN and len(line) <= _SHORT_BYTES:
+                known[line] = field
+        name, value = field
         if name not in fields:
             fields[name] = value
         elif name in _LISTS:
@@ -258,10 +268,6 @@ def _field(line: bytes) -> tuple[bytes, bytes]:
     if name == b"content-length" and value.endswith((b" ", b"\t")):
         raise MalformedError("Content-Length ends with a blank", reason="bad_content_length")
     return name, value.rstrip(_BLANKS)
-
-
-#: Clients say the same about themselves with each request: what was read once is not read again.
-_known_field: Final = lru_cache(_KNOWN)(_field)
 
 
 def _bare_lf() -> MalformedError:
