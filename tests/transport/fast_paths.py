@@ -10,7 +10,7 @@ from typing import Final
 from tests.transport.conftest import SMALL, Reply, World, connected, served
 
 from aigovtool.transport.bounds import HttpLimits
-from aigovtool.transport.fast_path import Answer, FastRequest, ok
+from aigovtool.transport.fast_path import Answer, FastRequest, last, ok
 from aigovtool.transport.guard import GuardedHttpProtocol
 from aigovtool.transport.routes import Call, Caller, Route
 from aigovtool.transport.server import HttpServer
@@ -21,6 +21,8 @@ BODY: Final = b"0123456789"
 REQUEST: Final = LINE + b"\r\nHost: a\r\nX-Test: y\r\nContent-Length: 10\r\n\r\n" + BODY
 #: What the fake fast path answers, as no application does.
 FAST: Final = ok("content-type: text/plain\r\n", b"fast")
+#: What of it goes over a connection: one that goes on, and one that ends with it.
+SENT, SENT_LAST = b"".join(FAST), b"".join(last(FAST))
 
 
 class Application:

@@ -9,10 +9,10 @@ import pytest
 import uvloop
 from httptools import HttpParserError
 from tests.transport.conftest import World, parse_answers
-from tests.transport.fast_paths import BODY, FAST, LINE, REQUEST, Met, apart, met, until
+from tests.transport.fast_paths import BODY, FAST, LINE, REQUEST, SENT, SENT_LAST, Met, apart, met, until
 
 from aigovtool.crypto.identity import IdentityKind
-from aigovtool.transport.fast_path import ok
+from aigovtool.transport.fast_path import Written, last, ok
 
 HELLO: Final = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
 CLOSE: Final = REQUEST.replace(b"X-Test: y", b"Connection: close")
@@ -41,7 +41,7 @@ async def check_handed_over(one: Met) -> None:
     assert request.head.length == len(BODY)
     assert request.body == BODY
     answer(FAST)
-    assert await one.one_answer() == FAST
+    assert await one.one_answer() == SENT
 
 
 async def without_fast_path(world: World, *pieces: bytes, context: ssl.SSLContext | None = None) -> bytes:
@@ -173,7 +173,7 @@ async def test_what_comes_with_a_request_is_never_read(world: World, behind: byt
 @pytest.mark.parametrize("behind", [b"G", REQUEST, HELLO, b"\x00"], ids=["byte", "same", "other", "nonsense"])
 @pytest.mark.parametrize("answered", [FAST, None], ids=["answered", "given-back"])
 async def test_what_comes_behind_a_request_under_way_is_never_read(
-    world: World, context: ssl.SSLContext | None, behind: bytes, answered: bytes | None
+    world: World, context: ssl.SSLContext | None, behind: bytes, answered: Written | None
 ) -> None:
     """A peer that does not wait for its answer gets that one answer, and then the connection ends."""
     async with met(world, context=context) as one:
@@ -190,7 +190,7 @@ async def test_what_comes_behind_a_request_under_way_is_never_read(
             [slow] = parse_answers(came)
             assert (slow.body, slow.headers["connection"]) == (b'{"text":"slow 10"}', "close")
         else:
-            assert came == FAST
+            assert came == SENT_LAST
         assert len(one.slow.bodies) == (answered is None)
 
 
@@ -273,7 +273,18 @@ def test_it_works_on_uvloop_too(world: World) -> None:
 
 def test_a_whole_answer_is_written_as_others_are() -> None:
     """Status, length, the lines that were asked for, an empty line, and the body as it is."""
-    assert ok("", b"") == b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
-    [answer] = parse_answers(ok("a: b\r\nc: d\r\n", b"\r\n\xff\x00"))
+    assert ok("", b"") == (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",)
+    lines, body = "a: b\r\nc: d\r\n", b"\r\n\xff\x00"
+    [whole] = ok(lines, body)
+    [answer] = parse_answers(whole)
     assert answer.headers == {"content-length": "4", "a": "b", "c": "d"}
-    assert answer.body == b"\r\n\xff\x00"
+    assert answer.body == body
+    assert ok(lines, body, as_others=True) == (whole.removesuffix(body), body)
+
+
+def test_the_last_answer_of_a_connection_says_so() -> None:
+    """Once, in its head, whatever its body is."""
+    for as_others in (False, True):
+        [answer] = parse_answers(b"".join(last(ok("a: b\r\n", b"\r\n\r\n", as_others=as_others))))
+        assert answer.headers == {"content-length": "4", "a": "b", "connection": "close"}
+        assert answer.body == b"\r\n\r\n"

@@ -7,11 +7,11 @@ from typing import Final
 
 import pytest
 from tests.transport.conftest import SMALL, World, all_closed, connected, parse_answers
-from tests.transport.fast_paths import BODY, FAST, LINE, REQUEST, Met, apart, met, until
+from tests.transport.fast_paths import BODY, FAST, LINE, REQUEST, SENT, SENT_LAST, Met, apart, met, until
 
 from aigovtool.crypto.identity import IdentityKind
 from aigovtool.transport.bounds import HttpLimits
-from aigovtool.transport.fast_path import ok
+from aigovtool.transport.fast_path import Written, ok
 
 #: Of the request, the head and half of the body.
 PART: Final = REQUEST.removesuffix(BODY) + BODY[:5]
@@ -25,7 +25,7 @@ async def answered_fast(one: Met) -> None:
     one.writer.write(REQUEST)
     _, answer = await one.fast.taken()
     answer(FAST)
-    assert await one.one_answer() == FAST
+    assert await one.one_answer() == SENT
 
 
 async def ended(one: Met) -> None:
@@ -76,7 +76,7 @@ async def test_a_held_body_that_goes_on_is_waited_for(world: World) -> None:
             one.writer.write(bytes([byte]))
         _, answer = await one.fast.taken()
         answer(FAST)
-        assert await one.one_answer() == FAST
+        assert await one.one_answer() == SENT
 
 
 @pytest.mark.parametrize("proven", [False, True], ids=["stranger", "proven"])
@@ -117,7 +117,7 @@ async def test_an_idle_connection_is_ended_after_a_fast_answer(
 
 
 @ANSWERS
-async def test_no_deadline_of_the_peer_ends_a_request_under_way(world: World, answered: bytes | None) -> None:
+async def test_no_deadline_of_the_peer_ends_a_request_under_way(world: World, answered: Written | None) -> None:
     """From its last byte on the peer has nothing to do: how long the answer may take is not for these deadlines."""
     bounds = replace(SMALL, header_timeout_s=0.2, body_idle_timeout_s=0.2, stranger_body_grace_s=0.2)
     async with met(world, bounds) as one:
@@ -125,7 +125,7 @@ async def test_no_deadline_of_the_peer_ends_a_request_under_way(world: World, an
         _, answer = await one.fast.taken()
         await asyncio.sleep(0.6)
         answer(answered)
-        assert (await one.one_answer()).endswith(FAST if answered else SLOW)
+        assert (await one.one_answer()).endswith(SENT if answered else SLOW)
 
 
 async def test_while_a_peer_does_not_read_its_requests_do_not_go_fast(world: World) -> None:
@@ -141,7 +141,7 @@ async def test_while_a_peer_does_not_read_its_requests_do_not_go_fast(world: Wor
             await until(lambda: one.slow.bodies)
         assert len(one.fast.offered) == len(one.fast.shown) == 1
         one.writer.transport.resume_reading()  # type: ignore[attr-defined]
-        assert await one.one_answer() == HUGE
+        assert await one.one_answer() == b"".join(HUGE)
         [slow] = parse_answers(await one.rest())  # it did not wait for that answer
         assert slow.body == SLOW
         assert one.slow.bodies == [BODY]
@@ -155,7 +155,7 @@ async def test_requests_go_fast_again_once_the_peer_reads(world: World) -> None:
         _, answer = await one.fast.taken()
         answer(HUGE)
         one.writer.transport.resume_reading()  # type: ignore[attr-defined]
-        assert await one.one_answer() == HUGE
+        assert await one.one_answer() == b"".join(HUGE)
         await until(lambda: not one.protocol.flow.write_paused)
         await answered_fast(one)
 
@@ -176,7 +176,7 @@ async def test_a_peer_that_never_reads_a_fast_answer_is_ended(world: World) -> N
 @ANSWERS
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 async def test_an_answer_for_a_peer_that_has_gone_goes_nowhere(
-    world: World, answered: bytes | None, *, tls: bool
+    world: World, answered: Written | None, *, tls: bool
 ) -> None:
     """It is ignored, the application is not asked in its place, and the server goes on with others."""
     context = world.client() if tls else None
@@ -193,7 +193,7 @@ async def test_an_answer_for_a_peer_that_has_gone_goes_nowhere(
 
 @ANSWERS
 async def test_an_answer_for_a_connection_that_is_being_ended_goes_nowhere(
-    world: World, answered: bytes | None
+    world: World, answered: Written | None
 ) -> None:
     """Between the decision to end a connection and its end nothing is written and nothing is begun."""
     async with met(world) as one:
@@ -223,7 +223,7 @@ async def test_a_peer_that_goes_before_its_body_is_there_is_forgotten(world: Wor
 
 
 @ANSWERS
-async def test_stopping_lets_a_fast_answer_out(world: World, answered: bytes | None) -> None:
+async def test_stopping_lets_a_fast_answer_out(world: World, answered: Written | None) -> None:
     """The request under way is answered and its connection ends; one without a request is closed at once."""
     async with met(world, HttpLimits(header_timeout_s=100)) as one, connected(one.server, None) as (idle, _):
         await until(lambda: one.server.connections == 2)
@@ -236,7 +236,7 @@ async def test_stopping_lets_a_fast_answer_out(world: World, answered: bytes | N
         came = await one.rest()
         await stopping
         assert one.server.connections == 0
-        assert (came == FAST) if answered else (came.endswith(SLOW) and b"connection: close" in came)
+        assert (came == SENT_LAST) if answered else (came.endswith(SLOW) and b"connection: close" in came)
 
 
 async def test_stopping_waits_for_a_request_whose_body_is_still_coming(world: World) -> None:
@@ -255,7 +255,7 @@ async def test_stopping_waits_for_a_request_whose_body_is_still_coming(world: Wo
 
 
 @ANSWERS
-async def test_stopping_is_bounded_when_no_fast_answer_comes(world: World, answered: bytes | None) -> None:
+async def test_stopping_is_bounded_when_no_fast_answer_comes(world: World, answered: Written | None) -> None:
     """A request that is never answered is cut off when the grace is over, and an answer after that is ignored."""
     async with met(world) as one:
         one.writer.write(REQUEST)

@@ -12,8 +12,10 @@ from typing import NamedTuple, Protocol
 from aigovtool.transport.connection import Connection
 from aigovtool.transport.wire import Head
 
-#: Is told the whole answer, head and body; or None when the request shall go the way of all others. Called once.
-Answer = Callable[[bytes | None], None]
+#: A whole answer, head and body, as it is written: who listens on the line can tell how many bytes each write has.
+Written = tuple[bytes, ...]
+#: Is told the answer; or None when the request shall go the way of all others. Called once.
+Answer = Callable[[Written | None], None]
 
 
 class FastRequest(NamedTuple):
@@ -49,6 +51,20 @@ def is_ordinary(head: Head) -> bool:
     )
 
 
-def ok(lines: str, body: bytes) -> bytes:
-    """Return a whole answer of status 200, with these header lines."""
-    return f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n{lines}\r\n".encode("latin-1") + body
+def ok(lines: str, body: bytes, *, as_others: bool = False) -> Written:
+    """Return a whole answer of status 200, with these header lines.
+
+    Args:
+        lines: each with its end.
+        body: what follows the head.
+        as_others: in the two writes in which an answer goes that did not take the fast path, so that sizes on the line
+            do not tell which way it took. One write costs less.
+    """
+    head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n{lines}\r\n".encode("latin-1")
+    return (head, body) if as_others else (head + body,)
+
+
+def last(answer: Written) -> Written:
+    """Return an answer that says that it is the last one on its connection (RFC 9112, section 9.6)."""
+    first, *others = answer
+    return (first.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1), *others)

@@ -36,7 +36,7 @@ from aigovtool.transport.bounds import HttpLimits
 from aigovtool.transport.connection import EXTENSION, Connection, Tally, Verdict, Worth, network_of
 from aigovtool.transport.deadline import Deadline
 from aigovtool.transport.declared_length import DeclaredLength, Event
-from aigovtool.transport.fast_path import FastPath, FastRequest, is_ordinary
+from aigovtool.transport.fast_path import FastPath, FastRequest, Written, is_ordinary, last
 from aigovtool.transport.lingering import LingeringTransport
 from aigovtool.transport.notices import Notices
 from aigovtool.transport.problem import problem, unexpected, wire_problem
@@ -239,13 +239,14 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             self._leave_fast_path()
         return True
 
-    def _fast_answer(self, answer: bytes | None) -> None:
+    def _fast_answer(self, answer: Written | None) -> None:
         wire = self._wire
         if not self._in_fast_path or wire is None or wire.is_closing():
             return
         if answer is not None:
             self._held, self._in_fast_path = b"", False
-            wire.write(answer)
+            for part in last(answer) if self._ending or self._reader.surplus else answer:
+                wire.write(part)
             self._request_over()
             return
         self._leave_fast_path()

@@ -17,7 +17,7 @@ from aigovtool.crypto.sign import SigningKey
 from aigovtool.enclave.gateway.fast_path import InferenceFastPath
 from aigovtool.ledger.receipt import SignedReceipt
 from aigovtool.transport.connection import Connection
-from aigovtool.transport.fast_path import FastRequest
+from aigovtool.transport.fast_path import FastRequest, Written
 from aigovtool.transport.wire import Head, read_head
 
 ALWAYS = (0, 1 << 50)
@@ -81,7 +81,8 @@ class Fast:
         head = head_of(body, length, {name.replace("_", "-"): value for name, value in fields.items()})
         outcome: Answer = asyncio.get_running_loop().create_future()
 
-        def told(answer: bytes | None) -> None:
+        def told(written: Written | None) -> None:
+            answer = None if written is None else b"".join(written)
             self.charged += 0 if answer is None else receipt_of(answer).receipt.units.inferences
             outcome.set_result(answer)
 

@@ -21,7 +21,7 @@ from aigovtool.ledger.units import UnitVector, total
 from aigovtool.protocol.reservation import Posted, Reservation
 from aigovtool.protocol.session import RECEIPT_HEADER, REQUEST_ID_HEADER, UNITS_HEADER, WARNING_HEADER
 from aigovtool.protocol.tensor import Buffer
-from aigovtool.transport.fast_path import Answer, FastRequest, ok
+from aigovtool.transport.fast_path import Answer, FastRequest, Written, ok
 
 
 class Entry:
@@ -74,7 +74,7 @@ class Batch:
             else:
                 self.failed.extend(entries)
 
-    def release(self, run: InstanceRun) -> list[tuple[Entry, bytes]]:
+    def release(self, run: InstanceRun) -> list[tuple[Entry, Written]]:
         """Sign, gate and charge all that was computed; return the answers, as they are sent.
 
         No wait lies between charge and answer.
@@ -134,15 +134,17 @@ class Batch:
             answers.append(Answered(content, lines, terms))
         return answers
 
-    def _kept(self, run: InstanceRun, answers: list[Answered]) -> list[tuple[Entry, bytes]]:
+    def _kept(self, run: InstanceRun, answers: list[Answered]) -> list[tuple[Entry, Written]]:
         """Keep the answers to ids that the consumer chose; return all as they are sent."""
         done_ms, results, warning = run.instance.clock.now_ms(), run.results, run.instance.warning
         more = "" if warning is None else f"{WARNING_HEADER}: {warning}\r\n"
+        terms = self.shape.policy.answers
+        padded = terms is not None and terms.pad_bytes > 0
         sent = []
         for one, answered in zip(self._ran, answers, strict=True):
             if one.entry.begun:
                 results.finish(one.entry.asked.consumer, one.entry.asked.key, answered, done_ms)
-            sent.append((one.entry, ok(answered.lines + more, answered.body)))
+            sent.append((one.entry, ok(answered.lines + more, answered.body, as_others=padded)))
         return sent
 
 
