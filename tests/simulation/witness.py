@@ -163,9 +163,10 @@ class Witness:
         for limit in limits:
             if limit.limit is None or (self.memory.behind and limit.window is not Window.LIFETIME):
                 continue
-            there = [self.memory.closed.get(one.lease_id, one) for one in known.values()]
-            lost = self.memory.forgotten.values()
-            counted = (one for one in (*there, *lost) if _counts(one, limit, lease))
+            # What was closed in a lost part was, also where a ledger without that part charged it in full and was lost.
+            every = (*known.values(), *self.memory.forgotten.values())
+            true = (self.memory.closed.get(one.lease_id, one) for one in every)
+            counted = (one for one in true if _counts(one, limit, lease))
             units = sum(charge_of(one).get(limit.dimension) for one in counted)
             if units > limit.limit:
                 raise Violation("overspend", f"with lease {name_of(lease)}, {units} units are granted under {limit}")
