@@ -6,6 +6,7 @@ from tests.simulation.books import Ledger, Transaction
 from tests.simulation.scene import MODEL, Scene, Violation, Weather
 from tests.simulation.witness import Witness
 
+from aigovtool.custodian.store.transaction import Head
 from aigovtool.ids import BorrowerId, ConsumerId, Digest, InstanceId, LeaseId
 from aigovtool.ledger.budget import BudgetLimit, RowKey, Scope, Window
 from aigovtool.ledger.lease import Lease, LeaseState
@@ -38,7 +39,7 @@ def lease(number: int, units: int) -> Lease:
 def test_what_was_closed_in_a_lost_part_is_not_counted_in_full_when_it_is_lost_again(
     granted_since: int, *, fits: bool
 ) -> None:
-    """Of 20 units 5 were used and the rest granted again, all of it lost; a ledger that charged the 20 was lost, too."""
+    """Of 20 units 5 were used and 15 granted again, in what was lost; a ledger that charged all 20 was lost as well."""
     first = lease(1, 20)
     closed = msgspec.structs.replace(first, state=LeaseState.CLOSED, seen=UnitVector(inferences=5))
     in_full = msgspec.structs.replace(closed, refundable=False)
@@ -47,7 +48,7 @@ def test_what_was_closed_in_a_lost_part_is_not_counted_in_full_when_it_is_lost_a
     witness.memory.closed = {first.lease_id: closed}
     witness.memory.forgotten = {first.lease_id: in_full, again.lease_id: again}
     newest = lease(3, granted_since)
-    writes = Transaction(Ledger(), 1)
+    writes = Transaction(Ledger(head=Head(), limits=[LIMIT]), 1)
     writes.leases[newest.lease_id] = newest
     if fits:
         witness._not_twice([LIMIT], newest, writes)
