@@ -22,6 +22,8 @@ from assurance.machine import this_machine
 from assurance.state import Record, keep, load_state
 
 _KEEP_EVERY_S = 5.0
+#: Runs in a row that may add nothing.
+_IN_VAIN = 2
 
 
 def play(campaign: Campaign, seeds: list[int], deadline: float) -> Figures:
@@ -107,18 +109,18 @@ def run_campaign(campaign: Campaign, seeds: int, deadline: float, *, workers: in
 
 
 def until_enough(campaign: Campaign, known: Figures, run: Callable[[int], Figures], deadline: float) -> Figures:
-    """Run until the target is met, or `deadline`, or until a run adds nothing; return all that is known then.
+    """Run until the target is met, or `deadline`, or until runs add nothing; return all that is known then.
 
     One seed may count for more than one, and not all for the same. What a seed is worth is known once some were played,
-    and a last few are played where that was too much.
+    and a last few are played where that was too much. The first of some campaigns are short and count for nothing.
     """
-    figures = known
+    figures, in_vain = known, 0
     while not campaign.enough(figures) and time.monotonic() < deadline:
         before = figures
         figures = run(_missing(campaign, figures))
         counted = campaign.target.counted
-        idle = figures.count(counted) <= before.count(counted)  # the first of some campaigns count for nothing
-        if idle and (figures.seeds() <= before.seeds() or figures.violations):
+        in_vain = in_vain + 1 if figures.count(counted) <= before.count(counted) else 0
+        if in_vain and (in_vain > _IN_VAIN or figures.seeds() <= before.seeds() or figures.violations):
             break
     return figures
 

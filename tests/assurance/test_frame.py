@@ -161,6 +161,14 @@ def test_a_campaign_that_counts_nothing_ends() -> None:
     nothing = Figures(spans=[Span(start=0, stop=1)])
     assert until_enough(CAMPAIGN, NOTHING, lambda _: nothing, float("inf")) is nothing
     assert until_enough(CAMPAIGN, NOTHING, lambda _: nothing, time.monotonic()) is NOTHING
+    runs: list[int] = []
+
+    def in_vain(_seeds: int) -> Figures:
+        runs.append(len(runs) + 1)
+        return Figures(spans=[Span(start=0, stop=runs[-1])])
+
+    until_enough(CAMPAIGN, NOTHING, in_vain, float("inf"))
+    assert len(runs) == 3
 
 
 def test_seeds_are_shared_out_to_all_workers() -> None:

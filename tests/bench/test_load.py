@@ -78,9 +78,9 @@ def refused(handler: BaseHTTPRequestHandler) -> None:
     handler.wfile.write(b"busy")
 
 
-def served(server: Server, directory: Path) -> Served:
+def served(server: Server, directory: Path, question: bytes = b"question") -> Served:
     """Return what is measured: this very process."""
-    head, body = write(directory, "/ask", {"number": "@" * 32}, b"question")
+    head, body = write(directory, "/ask", {"number": "@" * 32}, question)
     return Served("it", "none", int(server.server_port), head, body, lambda: [os.getpid()])
 
 
@@ -93,6 +93,15 @@ def test_answers_are_counted_whole(answer: Callable[[BaseHTTPRequestHandler], No
     assert len({number for _, number, _ in server.asked}) == len(server.asked)
     assert {(path, body) for path, _, body in server.asked} == {("/ask", b"question")}
     assert 0 < point.p50_ms <= point.p99_ms
+
+
+def test_a_body_that_no_socket_holds_is_sent_whole(tmp_path: Path) -> None:
+    """Piece by piece, as the server takes it; no request is mixed with another."""
+    question = os.urandom(1 << 20) * 16
+    with serving(whole) as server:
+        point = served(server, tmp_path, question).measure(2, 0.2)
+    assert point.answers == len(server.asked) - 2 > 0
+    assert all(body == question for _, _, body in server.asked)
 
 
 def test_at_a_pace_as_much_is_asked_as_is_due(tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ class Remembrance:
     behind: bool = False
     #: What was granted by a restored ledger before anybody who remembers has looked: it may be granted twice.
     twice: Counter[RowKey] = field(default_factory=Counter)
+    #: The leases of that.
+    unseen: set[LeaseId] = field(default_factory=set)
     #: The newest stop state that was ever given out for each instance, in any life of the ledger.
     newest: dict[InstanceId, tuple[int, int]] = field(default_factory=dict)
     #: Every stop takes effect at enclaves that know what the ledger has forgotten.
@@ -121,6 +123,7 @@ class Remembrance:
         if quiet_ms > 0:
             raise Violation("quiet", f"units are granted {quiet_ms} ms before forgotten leases are over")
         if self.unnoticed:
+            self.unseen.add(lease.lease_id)
             for key in lease.rows:
                 self.twice[key] += lease.units.get(key.dimension)
 

@@ -109,7 +109,7 @@ class Witness:
         self.granted_to.clear()
         for key, lease in ledger.leases.items():
             if lease.unclosed() and not self.leases[key].unclosed():
-                self.memory.closed[key] = self.leases[key]
+                self.memory.closed[key] = self._in_truth(self.leases[key])
         self.leases.update(ledger.leases)
         self.memory.forgotten = {key: lease for key, lease in self.leases.items() if key not in ledger.leases}
         self.rows, self.charges = dict(ledger.rows), Counter(ledger.charges)
@@ -158,17 +158,29 @@ class Witness:
         _within_share(lease, minimum, policy, held, limits)
 
     def _not_twice(self, limits: list[BudgetLimit], lease: Lease, writes: Transaction) -> None:
-        """What was granted, in truth, and what is granted now are together no more than a limit, in its window."""
-        known = {**writes.ledger.leases, **writes.leases}
+        """What was granted, in truth, and what is granted now are together no more than a limit, in its window.
+
+        But for what was granted before anybody who remembers had looked (`Remembrance.twice`): a settlement for good
+        charges what remains, which is less by that, and a limit that is raised later is raised above what remained.
+        """
+        known, unseen = {**writes.ledger.leases, **writes.leases}, self.memory.unseen
         for limit in limits:
             if limit.limit is None or (self.memory.behind and limit.window is not Window.LIFETIME):
                 continue
-            there = [self.memory.closed.get(one.lease_id, one) for one in known.values()]
-            lost = self.memory.forgotten.values()
-            counted = (one for one in (*there, *lost) if _counts(one, limit, lease))
+            every = (one for one in (*known.values(), *self.memory.forgotten.values()) if one.lease_id not in unseen)
+            counted = (one for one in map(self._in_truth, every) if _counts(one, limit, lease))
             units = sum(charge_of(one).get(limit.dimension) for one in counted)
             if units > limit.limit:
                 raise Violation("overspend", f"with lease {name_of(lease)}, {units} units are granted under {limit}")
+
+    def _in_truth(self, lease: Lease) -> Lease:
+        """Return a lease as the ledger closed it that charged least, lost or not.
+
+        What a ledger gives back is what a final report leaves over, after which nothing more is used: that stays true
+        where another ledger, before or after, knew of no report and charged in full.
+        """
+        lost = self.memory.closed.get(lease.lease_id)
+        return lease if lost is None or charge_of(lost).covers(charge_of(lease)) else lost
 
     @staticmethod
     def _in_time(limit: BudgetLimit, lease: Lease) -> None:
