@@ -4,6 +4,7 @@ Pages of files on a disk are not counted: the kernel drops them when others need
 where they are not mapped, once, whoever holds them.
 """
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ def held_bytes(pids: Sequence[int]) -> int:
         own += _kib(status, "RssAnon:")
         mapped += _kib(status, "RssShmem:")
         files.update(_files(pid))
+        files.update(_root(pid))
     return (own << 10) + max(mapped << 10, sum(files.values()))
 
 
@@ -45,6 +47,21 @@ def _files(pid: int) -> Iterator[tuple[tuple[int, int], int]]:
                 found = descriptor.stat()
                 yield (found.st_dev, found.st_ino), found.st_blocks * 512
     except (PermissionError, FileNotFoundError):  # another user's; or closed meanwhile
+        return
+
+
+def _root(pid: int) -> Iterator[tuple[tuple[int, int], int]]:
+    """Yield the file system in memory that is the root of a process, where it has one of its own, as one file."""
+    root = Path(f"/proc/{pid}/root")
+    try:
+        device = root.stat().st_dev
+        if device == Path("/").stat().st_dev:
+            return
+        mounts = Path(f"/proc/{pid}/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        if any(line.split(" ")[4] == "/" and " - tmpfs " in line for line in mounts):
+            found = os.statvfs(root)
+            yield (device, 0), (found.f_blocks - found.f_bfree) * found.f_frsize
+    except PermissionError:  # another user's; root alone sees that of an engine
         return
 
 

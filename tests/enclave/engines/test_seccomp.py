@@ -33,7 +33,7 @@ def verdict(program: bytes, architecture: int, number: int, *arguments: int) -> 
 
 
 def call(machine: str, number: int, *arguments: int) -> int:
-    return verdict(seccomp.filter_program(machine, CHANNEL), ARCHITECTURES[machine], number, *arguments)
+    return verdict(seccomp.filter_program(machine, CHANNEL, files=files), ARCHITECTURES[machine], number, *arguments)
 
 
 machines = pytest.mark.parametrize("machine", sorted(ARCHITECTURES))
@@ -42,7 +42,7 @@ machines = pytest.mark.parametrize("machine", sorted(ARCHITECTURES))
 @machines
 def test_another_architectures_call_kills(machine: str) -> None:
     """A 32-bit call (i386) is another table of numbers: it kills, whatever its number."""
-    assert verdict(seccomp.filter_program(machine, CHANNEL), 0x40000003, 0) == KILL
+    assert verdict(seccomp.filter_program(machine, CHANNEL, files=files), 0x40000003, 0) == KILL
 
 
 def test_x32_numbers_kill() -> None:

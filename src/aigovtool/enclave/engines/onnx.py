@@ -1,4 +1,4 @@
-"""The ONNX engine: ONNX Runtime on the processor, from memory only.
+"""The ONNX engine: ONNX Runtime on the processor, from buffers, or from files in memory that nobody else sees.
 
 Rules:
 
@@ -126,7 +126,7 @@ class OnnxEngine:
 
     def load(self, model: PlainModel) -> "OnnxModel":
         """See `Engine.load`."""
-        graph = model.take_graph()
+        graph = model.take_graph() if model.folder is None else str(model.folder.graph)
         try:
             session = self._session(graph, model.files)
         except Exception as error:  # noqa: BLE001 - see warm_up
@@ -139,7 +139,7 @@ class OnnxEngine:
             raise ModelError("a name in the model is not UTF-8", reason="not_utf8") from None
         return OnnxModel(session, model.interface, self._watchdog)
 
-    def _session(self, graph: bytes, external: list[tuple[str, bytearray]]) -> ort.InferenceSession:
+    def _session(self, graph: bytes | str, external: list[tuple[str, bytearray]]) -> ort.InferenceSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._intra_op_threads
         options.inter_op_num_threads = 1

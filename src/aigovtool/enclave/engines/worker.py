@@ -52,6 +52,7 @@ from aigovtool.enclave.engines.lanes import is_short, threads
 from aigovtool.enclave.engines.limiting import limited
 from aigovtool.enclave.engines.onnx import OnnxEngine
 from aigovtool.enclave.engines.opening import open_model
+from aigovtool.enclave.engines.private_files import ModelFolder
 from aigovtool.enclave.engines.rehearsal import rehearse
 from aigovtool.enclave.engines.together import divided, joined
 from aigovtool.enclave.engines.watchdog import Watchdog
@@ -70,10 +71,11 @@ _M_ARENA_MAX: Final = -8  # malloc.h
 class Worker:
     """Serves the parent's requests; `serve` is run by each of its threads."""
 
-    def __init__(self, channel: Channel, engine: Engine, key: WrapKey, readers: int) -> None:
+    def __init__(self, channel: Channel, engine: Engine, key: WrapKey, readers: int, *, has_files: bool) -> None:
         self._channel: Final = channel
         self._engine: Final = engine
         self._key: Final = key
+        self._has_files: Final = has_files
         self._models: Final[dict[int, LoadedEngine]] = {}
         self._turn: Final = threading.Lock()
         self._readers: Final = threading.Semaphore(readers)
@@ -150,11 +152,13 @@ class Worker:
         ):
             if len(secret) != ModelKey.SIZE_BYTES:
                 raise PackageError("what was unwrapped is not a model key", reason="wrong_key")
-            model = open_model(stream, ModelKey(secret), message.sealer, message.manifest_digest)
+            folder = ModelFolder(str(message.id)) if self._has_files else None
+            model = open_model(stream, ModelKey(secret), message.sealer, message.manifest_digest, folder)
         try:
             self._models[message.id] = self._engine.load(model)
         finally:
             model.wipe()
+            _trim_heaps()
         self._channel.send(Loaded(message.id, model.interface.inputs, model.interface.outputs))
 
     def _answer_group(self, group: RunGroup, frame: Frame) -> None:
@@ -324,8 +328,10 @@ def main() -> NoReturn:
     engine = OnnxEngine(setup.intra_op_threads, watchdog)
     rehearse(engine)
     layers = _close_the_door(channel, setup)
+    if os.getppid() != setup.parent_pid:  # it may have gone while the kernel was not to tell
+        os._exit(EXIT_PARENT_GONE)
     key = WrapKey.generate()
-    worker = Worker(channel, engine, key, setup.workers)
+    worker = Worker(channel, engine, key, setup.workers, has_files=sandbox.Layer.PRIVATE_FILES in layers)
     watchdog.start(worker.late)
     channel.send(Hello(key.public, layers))
     for index in range(1, threads(setup.workers)):
@@ -338,6 +344,13 @@ def _share_heaps(workers: int) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of the GNU C library alone
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, workers + 1)
+
+
+def _trim_heaps() -> None:
+    """Give back what the library has let go of while it made a session: half a model, for ever, otherwise."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C library alone
+    if trim is not None:
+        trim(0)
 
 
 def _take_socket() -> socket.socket:

@@ -1,0 +1,214 @@
+"""A file system of the engine child's own, in memory: what ONNX Runtime maps, it need not copy.
+
+A library that is given a model in buffers copies it once or twice; one that finds it in files maps it. So the child
+has a file system (tmpfs) that no other process sees and that ends with it, and it is all that the child sees: its root.
+The plaintext of a model lies there while the model is loaded. Then its files are unlinked: what the library still maps
+stays, and nothing else.
+
+Rules:
+
+1. It is made before the sandbox closes, with the privilege of root, or within a user namespace; where neither is
+   allowed (containers often forbid both), models are loaded from buffers.
+2. It is memory: bounded as the child's addresses are, taken before it is written to (a page of a mapped file that is
+   not there would end the process), and counted against the bound while it is there.
+3. It is not swapped out where memory is locked: without `noswap` (Linux 6.4) there is none then.
+
+Sources: Linux man pages unshare(2), mount_namespaces(7), user_namespaces(7), tmpfs(5), chroot(2), prctl(2)
+PR_SET_PDEATHSIG; Documentation/admin-guide/mm/transhuge.rst (`huge=`).
+"""
+
+import ctypes
+import errno
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from aigovtool.errors import EngineError, PackageError
+
+_CLONE_NEWNS: Final = 0x00020000
+_CLONE_NEWUSER: Final = 0x10000000
+_MS_NOSUID_NODEV_NOEXEC: Final = 0x2 | 0x4 | 0x8
+_MS_REC_PRIVATE: Final = 0x4000 | 0x40000
+_MS_BIND: Final = 0x1000
+#: ONNX Runtime looks here where a file of weights really lies that it has opened.
+_DESCRIPTORS: Final = "proc/self/fd"
+#: And this says what it still maps of one.
+_MAPS: Final = "proc/self/maps"
+#: Directories of which any machine has one: what lies in it is not to be seen from then on, in this process alone.
+_PLACES: Final = ("/tmp", "/run", "/var/tmp", "/mnt")  # noqa: S108 - nothing is put there: it is mounted over
+#: Large pages are ten times as fast to take. Not every kernel knows each option.
+_OPTIONS: Final = ("huge=within_size,noswap", "noswap", "huge=within_size", "")
+
+_PROT_NONE: Final = 0
+#: The name under which a graph lies.
+GRAPH: Final = ".graph"
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def enter(size_bytes: int | None, *, unswapped: bool) -> bool:
+    """Make a file system of its own the root of this process; return whether it has one now.
+
+    There is no way back: whatever is to be read of another one must have been read. The process must have one thread.
+
+    Args:
+        size_bytes: the most that its files may take, or None for as much as there is memory.
+        unswapped: whether it must be one that is not swapped out.
+    """
+    try:
+        _alone()
+        _mount(size_bytes, unswapped=unswapped)
+    except OSError:
+        return False
+    return True
+
+
+def _alone() -> None:
+    """Leave the mounts that others see."""
+    user, group = os.getuid(), os.getgid()
+    if _libc.unshare(_CLONE_NEWNS) != 0:
+        _check(_libc.unshare(_CLONE_NEWNS | _CLONE_NEWUSER))
+        # Files belong to somebody: without these lines to nobody, and then none can be made.
+        for name, line in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+            Path("/proc/self", name).write_text(line, encoding="ascii")
+    _check(_libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC_PRIVATE), None))
+
+
+def _mount(size_bytes: int | None, *, unswapped: bool) -> None:
+    place = next((place for place in _PLACES if Path(place).is_dir()), None)
+    if place is None:
+        raise FileNotFoundError
+    size = "100%" if size_bytes is None else str(size_bytes)
+    for options in _OPTIONS:
+        text = f"mode=0700,size={size},{options}".rstrip(",").encode()
+        flags = ctypes.c_ulong(_MS_NOSUID_NODEV_NOEXEC)
+        allowed = "noswap" in options or not unswapped
+        if allowed and _libc.mount(b"tmpfs", place.encode(), b"tmpfs", flags, text) == 0:
+            os.chdir(place)
+            _bind_own()
+            os.chroot(".")
+            return
+    raise OSError(ctypes.get_errno(), "tmpfs")
+
+
+def _bind_own() -> None:
+    """Have what the kernel says of this process's descriptors and mappings: neither leads to anything that it lacks."""
+    Path(_DESCRIPTORS).mkdir(parents=True)
+    Path(_MAPS).touch()
+    for name in (_DESCRIPTORS, _MAPS):
+        _check(_libc.mount(f"/{name}".encode(), name.encode(), None, ctypes.c_ulong(_MS_BIND), None))
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        raise OSError(ctypes.get_errno(), "")
+
+
+class ModelFolder:
+    """The files of one model while it is loaded, in a folder of their own.
+
+    The graph lies beside the others under `GRAPH`, which is no name of a file of a package.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._path: Final = Path("/", name)
+        self._made: Final[list[Path]] = []
+        self._reserved: Final[list[mmap.mmap]] = []
+
+    @property
+    def graph(self) -> Path:
+        """Where the graph lies."""
+        return self._path / GRAPH
+
+    @contextmanager
+    def file(self, name: str, size_bytes: int) -> Iterator[memoryview]:
+        """Make a file, and give the memory in which it lies, to be written to.
+
+        Args:
+            name: relative, `/`-separated, without "..".
+            size_bytes: how long it is.
+
+        Raises:
+            EngineError: there is no memory for it (`out_of_memory`).
+            PackageError: another file has a name that goes with this one not (`file_name`).
+        """
+        descriptor = self._create(PurePosixPath(name))
+        try:
+            mapped = self._mapped(descriptor, size_bytes)
+        finally:
+            os.close(descriptor)
+        try:
+            with memoryview(mapped) as whole, whole[:size_bytes] as view:
+                yield view
+        finally:
+            with suppress(BufferError):  # a traceback holds a part of it: it goes with that
+                mapped.close()
+
+    def _create(self, name: PurePosixPath) -> int:
+        try:
+            for folder in (self._path / parent for parent in reversed(name.parents)):
+                if folder not in self._made:
+                    folder.mkdir(0o700)
+                    self._made.append(folder)
+            path = self._path / name
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.ENOMEM}:
+                raise _no_memory() from None
+            raise PackageError(
+                f"the package has a file {name.as_posix()!r} and a folder of that name", reason="file_name"
+            ) from None
+        self._made.append(path)
+        return descriptor
+
+    def _mapped(self, descriptor: int, size_bytes: int) -> mmap.mmap:
+        size_bytes = max(1, size_bytes)
+        try:
+            os.posix_fallocate(descriptor, 0, size_bytes)
+            # Nothing lies here: it takes addresses, so that one bound is that of files and memory together.
+            self._reserved.append(mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE, prot=_PROT_NONE))
+            return mmap.mmap(descriptor, size_bytes)
+        except OSError:
+            raise _no_memory() from None
+
+    def remove(self) -> None:
+        """Unlink all of it. Of a file, what the library maps stays as long as it does; the rest is given back."""
+        mapped = self._still_mapped() if self._made else {}
+        while self._made:
+            path = self._made.pop()
+            if path in mapped:
+                _give_back(path, mapped[path])
+            with suppress(OSError):
+                path.unlink()
+            with suppress(OSError):
+                path.rmdir()
+        while self._reserved:
+            self._reserved.pop().close()
+
+    def _still_mapped(self) -> dict[Path, list[tuple[int, int]]]:
+        """Return the parts of files that are mapped, from and to which byte, in their order."""
+        found: dict[Path, list[tuple[int, int]]] = {}
+        made = {os.fsencode(path): path for path in self._made}
+        for line in Path("/", _MAPS).read_bytes().splitlines():
+            addresses, _, offset, _, _, *name = line.split(maxsplit=5)
+            if name and (path := made.get(name[0])) is not None:
+                begins, ends = (int(address, 16) for address in addresses.split(b"-"))
+                found.setdefault(path, []).append((start := int(offset, 16), start + ends - begins))
+        return {path: sorted(parts) for path, parts in found.items()}
+
+
+def _give_back(path: Path, mapped: list[tuple[int, int]]) -> None:
+    """Free what lies between the mapped parts of a file: while one part is mapped, all of it would stay otherwise."""
+    with suppress(OSError), path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as whole:
+        last, size = 0, -(-len(whole) // mmap.PAGESIZE) * mmap.PAGESIZE
+        for start, end in (*mapped, (size, size)):
+            if start > last:
+                whole.madvise(mmap.MADV_REMOVE, last, start - last)
+            last = max(last, end)
+
+
+def _no_memory() -> EngineError:
+    return EngineError("the engine has no memory for this model", reason="out_of_memory")
