@@ -213,7 +213,16 @@ def _list(value: Any, most: int) -> list[Any]:  # noqa: ANN401 - any object
 def _hello(key: Any, layers: Any) -> tuple[Any, ...]:  # noqa: ANN401 - any object
     _demand(isinstance(key, bytes) and len(key) == 32)
     _demand(all(isinstance(one, str) for one in _list(layers, 1 << 20)))
-    known = {"no_new_privs", "not_dumpable", "memory_locked", "limits", "capabilities", "landlock", "seccomp"}
+    known = {
+        "no_new_privs",
+        "not_dumpable",
+        "memory_locked",
+        "limits",
+        "capabilities",
+        "private_files",
+        "landlock",
+        "seccomp",
+    }
     _demand(set(layers) <= known)
     return key, tuple(layers)
 

@@ -58,12 +58,26 @@ ACTIONS = {
     "raise_limit": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)),
     "read_held": lambda: os.read(held, 1),
     "thread": thread,
+    "create_at_root": lambda: os.close(os.open("/x", os.O_CREAT | os.O_RDWR)),
+    "open_held_by_link": lambda: os.open(f"/proc/self/fd/{held}", os.O_RDONLY),
+    "leave_the_root": lambda: os.open("/../../etc/passwd", os.O_RDONLY),
+    "symlink": lambda: os.symlink("/x", "/y"),
+    "hard_link": lambda: os.link("/proc/self/maps", "/y"),
+    "rename": lambda: os.rename("/proc", "/y"),
+    "device": lambda: os.mknod("/y", 0o20600, os.makedev(1, 1)),
+    "mode": lambda: os.chmod("/proc", 0o777),
+    "duplicate": lambda: fcntl.fcntl(held, fcntl.F_DUPFD_CLOEXEC),
+    "signal_owner": lambda: fcntl.fcntl(held, fcntl.F_SETOWN, parent),
 }
 other = 9
 a, b = socket.socketpair()
 os.dup2(a.fileno(), other)
 action = ACTIONS[sys.argv[1]]
-sandbox.enter(channel.fileno())
+if sys.argv[2:] == ["buffers"]:
+    sandbox.private_files.enter = lambda *_, **__: False
+if (sandbox.Layer.PRIVATE_FILES in sandbox.enter(channel.fileno())) != (sys.argv[2:] == ["files"]):
+    channel.send(b"skipped")
+    os._exit(0)
 try:
     action()
 except OSError as error:
@@ -88,42 +102,82 @@ def probe(code: str, *arguments: str) -> tuple[int, bytes]:
         return finished.returncode, ours.recv(4096)
 
 
-@pytest.mark.parametrize(
-    "action",
-    [
-        "read_file",
-        "create_file",
-        "stat",
-        "list",
-        "unlink",
-        "write",
-        "memfd",
-        "socket",
-        "socketpair",
-        "connect",
-        "other_socket",
-        "fork",
-        "kill_parent",
-        "executable_memory",
-        "prctl",
-        "raise_limit",
-    ],
+#: What an engine never does, whatever its root is.
+FORBIDDEN: Final = (
+    "write",
+    "memfd",
+    "socket",
+    "socketpair",
+    "connect",
+    "other_socket",
+    "fork",
+    "kill_parent",
+    "executable_memory",
+    "prctl",
+    "raise_limit",
+    "symlink",
+    "hard_link",
+    "rename",
+    "device",
+    "mode",
+    "signal_owner",
 )
+FILES: Final = (
+    "read_file",
+    "create_file",
+    "stat",
+    "list",
+    "unlink",
+    "create_at_root",
+    "open_held_by_link",
+    "duplicate",
+)
+
+
+@pytest.mark.parametrize("action", [*FORBIDDEN, *FILES])
 def test_forbidden_acts_are_refused(action: str) -> None:
-    """What an engine never does answers EPERM, and the child lives on."""
-    assert probe(PROBE, action) == (0, b"errno %d" % errno.EPERM)
+    """What an engine never does answers EPERM, and the child lives on. Without a root of its own it opens no file."""
+    assert probe(PROBE, action, "buffers") == (0, b"errno %d" % errno.EPERM)
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("action", FORBIDDEN)
+def test_with_files_of_its_own_the_same_is_refused(action: str) -> None:
+    """Plain files and nothing else: no write to a descriptor, no link, no device, no name changed."""
+    assert probe(PROBE, action, "files") == (0, b"errno %d" % errno.EPERM)
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("action", ["read_file", "create_file", "stat", "unlink", "leave_the_root"])
+def test_with_files_of_its_own_there_are_no_others(action: str) -> None:
+    """Its root is empty: no path leads to a file of the machine."""
+    assert probe(PROBE, action, "files") == (0, b"errno %d" % errno.ENOENT)
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("action", ["list", "open_held_by_link"])
+def test_landlock_refuses_what_the_root_does_not_hide(action: str) -> None:
+    """A link of a descriptor leads out of the root; and what is where is nothing that an engine asks."""
+    assert probe(PROBE, action, "files") in {(0, b"errno %d" % errno.EACCES), (0, b"errno %d" % errno.EPERM)}
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("action", ["create_at_root", "read_held", "thread", "plain_memory", "duplicate"])
+def test_with_files_of_its_own_it_can_work(action: str) -> None:
+    """It makes files at its root, and does all else that an engine does."""
+    assert probe(PROBE, action, "files") == (0, b"done")
 
 
 @pytest.mark.parametrize("action", ["exec", "ptrace_parent", "read_parent", "bpf", "unshare", "io_uring"])
 def test_hostile_acts_kill(action: str) -> None:
     """What only an attacker does ends the process at once."""
-    assert probe(PROBE, action) == (-signal.SIGSYS, b"")
+    assert probe(PROBE, action, "buffers") == (-signal.SIGSYS, b"")
 
 
 @pytest.mark.parametrize("action", ["read_held", "thread", "plain_memory"])
 def test_an_engine_can_still_work(action: str) -> None:
     """Descriptors that it holds, threads and memory are left to it."""
-    assert probe(PROBE, action) == (0, b"done")
+    assert probe(PROBE, action, "buffers") == (0, b"done")
 
 
 def test_landlock_alone_refuses_files() -> None:
@@ -133,7 +187,7 @@ import os, socket
 from aigovtool.enclave.engines import sandbox
 channel = socket.socket(fileno=os.dup(0))
 sandbox._prctl("no_new_privs", 38, 1)
-present = sandbox._restrict_by_landlock()
+present = sandbox._restrict_by_landlock(files=False)
 try:
     os.open("/etc/passwd", os.O_RDONLY)
     channel.send(b"opened %d" % present)
@@ -154,7 +208,7 @@ from aigovtool.enclave.engines import sandbox
 channel = socket.socket(fileno=os.dup(0))
 sandbox._prctl("no_new_privs", 38, 1)
 abi = sandbox._libc.syscall(444, None, 0, 1)
-sandbox._restrict_by_landlock()
+sandbox._restrict_by_landlock(files=False)
 acts = {
     "connect": (4, lambda: socket.create_connection(("127.0.0.1", int(sys.argv[1])))),
     "bind": (4, lambda: socket.socket().bind(("127.0.0.1", 0))),
@@ -180,7 +234,8 @@ def test_the_other_layers_hold_without_the_filter() -> None:
 import os, resource, socket
 from aigovtool.enclave.engines import sandbox
 channel = socket.socket(fileno=os.dup(0))
-sandbox._filter_system_calls = lambda *_: None
+sandbox._filter_system_calls = lambda *_, **__: None
+sandbox.private_files.enter = lambda *_, **__: False
 null = os.open("/dev/null", os.O_RDONLY)
 layers = sandbox.enter(channel.fileno())
 said = []

@@ -73,7 +73,7 @@ def _alone() -> None:
         _check(_libc.unshare(_CLONE_NEWNS | _CLONE_NEWUSER))
         # Files belong to somebody: without these lines to nobody, and then none can be made.
         for name, line in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
-            Path("/proc/self", name).write_text(line, encoding="ascii")
+            Path("/proc/self", name).write_bytes(line.encode())
     _check(_libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC_PRIVATE), None))
 
 
@@ -113,8 +113,8 @@ class ModelFolder:
     The graph lies beside the others under `GRAPH`, which is no name of a file of a package.
     """
 
-    def __init__(self, name: str) -> None:
-        self._path: Final = Path("/", name)
+    def __init__(self, name: str, root: Path = Path("/")) -> None:
+        self._path: Final = root / name
         self._made: Final[list[Path]] = []
         self._reserved: Final[list[mmap.mmap]] = []
 
