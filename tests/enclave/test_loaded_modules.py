@@ -87,7 +87,7 @@ OURS = {
     # What talks to the engine child; what runs in it is not loaded here.
     "aigovtool.enclave.engines": {
         *("group", "groups", "interface", "ipc", "lanes", "link", "pending", "process"),
-        *("sandbox", "scheduling", "seccomp", "spawn", "tries"),
+        *("private_files", "sandbox", "scheduling", "seccomp", "spawn", "tries"),
     },
     "aigovtool.enclave.gateway": {
         *("answer", "answer_size", "api", "asked", "batch", "fast_path", "inference", "padding", "shape"),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -173,6 +174,19 @@ def test_what_must_not_be_swapped_lies_in_none_that_may_be(monkeypatch: pytest.M
     assert tried == [size + more for more in (first, second, first, second, third, last)]
 
 
+@pytest.mark.parametrize(
+    ("swaps", "has"), [("Filename Type\n", False), ("Filename Type\n/dev/sda2 p\n", True), (None, True)]
+)
+def test_whether_there_is_swap_is_asked_of_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swaps: str | None, *, has: bool
+) -> None:
+    """What cannot be told is taken for the worse."""
+    if swaps is not None:
+        (tmp_path / "swaps").write_text(swaps)
+    monkeypatch.setattr(private_files, "_SWAPS", tmp_path / "swaps")
+    assert private_files.has_swap() is has
+
+
 # --- The folder of a model -----------------------------------------------------------------------
 
 
@@ -245,6 +259,13 @@ def test_of_a_file_only_what_is_mapped_stays(folder: ModelFolder, mapped: list[t
 # --- Loading -------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def elsewhere() -> Iterator[ThreadPoolExecutor]:
+    """A thread of its own: the library changes how the one computes that it makes a session in (denormals)."""
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
+
+
 def doubling(kit: Any) -> tuple[bytes, bytes]:
     """Return a graph that multiplies by weights which lie beside it, and these: 64 rows of a column of twos."""
     weights = np.full((64, 64), 2, np.float32)
@@ -276,19 +297,24 @@ def loaded(kit: Any, files: dict[str, bytes], folder: ModelFolder | None) -> Any
 
 
 @pytest.mark.parametrize("in_files", [True, False])
-def test_a_model_is_the_same_from_files_and_from_buffers(kit: Any, folder: ModelFolder, *, in_files: bool) -> None:
+def test_a_model_is_the_same_from_files_and_from_buffers(
+    kit: Any, folder: ModelFolder, elsewhere: ThreadPoolExecutor, *, in_files: bool
+) -> None:
     """It runs after its plaintext is gone, on the weights that it was given."""
     graph, weights = doubling(kit)
-    model = loaded(kit, {GRAPH: graph, "w.bin": weights}, folder if in_files else None)
+    files = {GRAPH: graph, "w.bin": weights}
+    model = elsewhere.submit(loaded, kit, files, folder if in_files else None).result()
     assert not folder.graph.parent.exists()
     x = Tensor("x", Datatype.FP32, (1, 64), np.ones((1, 64), np.float32).tobytes())
-    [y] = model.run([x], (), FAR_NS)
+    [y] = elsewhere.submit(model.run, [x], (), FAR_NS).result()
     assert np.frombuffer(y.data, np.float32).tolist() == [128.0] * 64
 
 
 @pytest.mark.parametrize("in_files", [True, False])
 @pytest.mark.parametrize("fault", ["missing", "short", "outside"])
-def test_weights_that_are_not_there_are_refused(kit: Any, folder: ModelFolder, fault: str, *, in_files: bool) -> None:
+def test_weights_that_are_not_there_are_refused(
+    kit: Any, folder: ModelFolder, elsewhere: ThreadPoolExecutor, fault: str, *, in_files: bool
+) -> None:
     """A graph that names a file which the package lacks, more than it has, or one outside is refused; nothing stays."""
     graph, weights = doubling(kit)
     files = {GRAPH: graph, "w.bin": weights}
@@ -300,7 +326,7 @@ def test_weights_that_are_not_there_are_refused(kit: Any, folder: ModelFolder, f
         files[GRAPH] = graph.replace(b"w.bin", b"../ww")
         (folder.graph.parent.parent / "ww").write_bytes(weights)
     with pytest.raises(ModelError) as refused:
-        loaded(kit, files, folder if in_files else None)
+        elsewhere.submit(loaded, kit, files, folder if in_files else None).result()
     assert refused.value.reason == "engine_refused"
     assert not folder.graph.parent.exists()
 

@@ -56,9 +56,9 @@ def test_files_cannot_be_opened_or_written(machine: str) -> None:
     for number in (OPENAT[machine], {"x86_64": 1, "aarch64": 64}[machine], 437):
         assert call(machine, number) == EPERM
     for numbers in (*seccomp._FILES.values(), seccomp._FCNTL):
-        number = numbers[0 if machine == "x86_64" else 1]
-        if number is not None:
-            assert call(machine, number, 3, seccomp._F_DUPFD_CLOEXEC) == EPERM
+        other = numbers[0 if machine == "x86_64" else 1]
+        if other is not None:
+            assert call(machine, other, 3, seccomp._F_DUPFD_CLOEXEC) == EPERM
 
 
 @machines

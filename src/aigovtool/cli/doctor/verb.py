@@ -5,6 +5,8 @@ import os
 import platform
 import resource
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +29,11 @@ _TEE_DEVICES: Final = (
 )
 _LANDLOCK_CREATE_RULESET: Final = 444
 _LANDLOCK_VERSION_FLAG: Final = 1
+_TRY_FILES: Final = """
+import sys
+from aigovtool.enclave.engines import private_files
+sys.exit(not private_files.enter(None, unswapped=False))
+"""
 
 
 class Findings(Struct, frozen=True, kw_only=True):
@@ -89,9 +96,21 @@ def _kernel() -> list[Check]:
             standing="ok" if Path("/proc/sys/kernel/seccomp").exists() else "missing",
             found="available" if Path("/proc/sys/kernel/seccomp").exists() else "not available",
         ),
+        _files_in_memory(),
         _locked_memory(),
         _memory(),
     ]
+
+
+def _files_in_memory() -> Check:
+    """Whether engines that this user starts here have a file system of their own: it is tried, in a process."""
+    # The whole of it is in the text, so that nothing is imported from a working directory.
+    command = [sys.executable, "-I", "-B", "-c", _TRY_FILES]
+    tried = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)  # noqa: S603
+    found = "engines load models from files of their own"
+    if tried.returncode:
+        found = "engines load models from buffers, which takes more time and memory: allow user and mount namespaces"
+    return Check(name="files in memory", standing="note" if tried.returncode else "ok", found=found)
 
 
 def _memory() -> Check:

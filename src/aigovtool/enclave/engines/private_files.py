@@ -11,10 +11,11 @@ Rules:
    allowed (containers often forbid both), models are loaded from buffers.
 2. It is memory: bounded as the child's addresses are, taken before it is written to (a page of a mapped file that is
    not there would end the process), and counted against the bound while it is there.
-3. It is not swapped out where memory is locked: without `noswap` (Linux 6.4) there is none then.
+3. It is not swapped out where memory is locked: where there is swap, it is made with `noswap` (Linux 6.4, not in a user
+   namespace) or not at all.
 
-Sources: Linux man pages unshare(2), mount_namespaces(7), user_namespaces(7), tmpfs(5), chroot(2), prctl(2)
-PR_SET_PDEATHSIG; Documentation/admin-guide/mm/transhuge.rst (`huge=`).
+Sources: Linux man pages unshare(2), mount_namespaces(7), user_namespaces(7), tmpfs(5), chroot(2), proc_swaps(5);
+Documentation/admin-guide/mm/transhuge.rst (`huge=`).
 """
 
 import ctypes
@@ -43,6 +44,7 @@ _PLACES: Final = ("/tmp", "/run", "/var/tmp", "/mnt")  # noqa: S108 - nothing is
 _OPTIONS: Final = ("huge=within_size,noswap", "noswap", "huge=within_size", "")
 
 _PROT_NONE: Final = 0
+_SWAPS: Final = Path("/proc/swaps")
 #: The name under which a graph lies.
 GRAPH: Final = ".graph"
 
@@ -64,6 +66,14 @@ def enter(size_bytes: int | None, *, unswapped: bool) -> bool:
     except OSError:
         return False
     return True
+
+
+def has_swap() -> bool:
+    """Return whether this machine may write memory to a device, as far as can be told."""
+    try:
+        return len(_SWAPS.read_bytes().splitlines()) > 1
+    except OSError:
+        return True
 
 
 def _alone() -> None:

@@ -114,7 +114,7 @@ def enter(channel_fd: int, *, memory_bytes: int | None = None) -> tuple[Layer, .
         raise ConfigurationError("the engine child has a second thread already", reason="sandbox_threads")
     locked = memory.lock(with_capability=False)
     # Before it is not dumpable, which takes its own files in /proc from it.
-    files = private_files.enter(memory_bytes, unswapped=locked)
+    files = private_files.enter(memory_bytes, unswapped=locked and private_files.has_swap())
     die_with_parent()  # forgotten by the kernel where credentials change
     _prctl("no_new_privs", _PR_SET_NO_NEW_PRIVS, 1)
     _prctl("not_dumpable", _PR_SET_DUMPABLE, 0)
