@@ -57,13 +57,15 @@ def test_whether_memory_can_be_locked_is_said(
 
 
 @pytest.mark.parametrize(
-    ("code", "standing", "said"), [("pass", "ok", "from files of"), ("1 / 0", "note", "from buffers")]
+    ("code", "abi", "standing", "said"),
+    [("pass", 1, "ok", "files of"), ("1 / 0", 1, "note", "mount namespaces"), ("pass", 0, "note", "takes landlock")],
 )
 def test_where_engines_load_models_from_is_tried(
-    run: Run, monkeypatch: pytest.MonkeyPatch, code: str, standing: str, said: str
+    run: Run, monkeypatch: pytest.MonkeyPatch, code: str, standing: str, said: str, *, abi: int
 ) -> None:
     """What the machine allows is what is said; it is of the doctor's user."""
     monkeypatch.setattr(verb, "_TRY_FILES", code)
+    monkeypatch.setattr(verb, "_landlock_abi", lambda: abi)
     found = checks(run)["files in memory"]
     assert (found["standing"], said in found["found"]) == (standing, True)
 

@@ -8,7 +8,8 @@ gives up, before it makes a key or sees a model, what it never needs, in layers 
    RLIMIT_NPROC is left alone: it counts the user's threads in all processes and does not bind root.
 3. `capabilities`: all of them are dropped, which matters where the enclave runs as root.
 4. `private_files`: its root is an empty file system in memory of its own (`private_files`), so that no path leads
-   anywhere else. Absent where neither privilege nor a user namespace is to be had: then it uses no files at all.
+   anywhere else. Absent where neither privilege nor a user namespace is to be had, and without landlock: descriptors
+   that it holds have links there, and what is opened through a link is outside. Then it uses no files at all.
 5. `landlock`: with no rule but for the files of that root, so that nothing else can be opened, no TCP port bound
    or connected, and (ABI 6) no signal or abstract socket reaches outside. Absent on kernels without it: the parent
    decides.
@@ -114,7 +115,7 @@ def enter(channel_fd: int, *, memory_bytes: int | None = None) -> tuple[Layer, .
         raise ConfigurationError("the engine child has a second thread already", reason="sandbox_threads")
     locked = memory.lock(with_capability=False)
     # Before it is not dumpable, which takes its own files in /proc from it.
-    files = private_files.enter(memory_bytes, unswapped=locked and private_files.has_swap())
+    files = _landlock_abi() > 0 and private_files.enter(memory_bytes, unswapped=locked and private_files.has_swap())
     die_with_parent()  # forgotten by the kernel where credentials change
     _prctl("no_new_privs", _PR_SET_NO_NEW_PRIVS, 1)
     _prctl("not_dumpable", _PR_SET_DUMPABLE, 0)
@@ -164,16 +165,9 @@ def _drop_capabilities() -> None:
 
 def _restrict_by_landlock(*, files: bool) -> bool:
     """Handle every access that this kernel knows and allow none, or those of `files`. False where there is none."""
-    abi = _libc.syscall(
-        ctypes.c_long(_LANDLOCK_CREATE_RULESET),
-        None,
-        ctypes.c_size_t(0),
-        ctypes.c_uint32(_LANDLOCK_CREATE_RULESET_VERSION),
-    )
-    if abi < 0:
-        if ctypes.get_errno() in {errno.ENOSYS, errno.EOPNOTSUPP}:
-            return False
-        raise _failed("landlock")
+    abi = _landlock_abi()
+    if not abi:
+        return False
     attr = _landlock_attr(abi)
     ruleset = _libc.syscall(
         ctypes.c_long(_LANDLOCK_CREATE_RULESET), ctypes.c_char_p(attr), ctypes.c_size_t(len(attr)), ctypes.c_uint32(0)
@@ -188,6 +182,19 @@ def _restrict_by_landlock(*, files: bool) -> bool:
     finally:
         os.close(ruleset)
     return True
+
+
+def _landlock_abi() -> int:
+    """Return which landlock this kernel has, 0 for none."""
+    abi: int = _libc.syscall(
+        ctypes.c_long(_LANDLOCK_CREATE_RULESET),
+        None,
+        ctypes.c_size_t(0),
+        ctypes.c_uint32(_LANDLOCK_CREATE_RULESET_VERSION),
+    )
+    if abi < 0 and ctypes.get_errno() not in {errno.ENOSYS, errno.EOPNOTSUPP}:
+        raise _failed("landlock")
+    return max(0, abi)
 
 
 def _allow_files(ruleset: int) -> None:
