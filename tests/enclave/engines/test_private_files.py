@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,13 +16,16 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from aigovtool.crypto.aead import new_model_key
 from aigovtool.enclave.engines import private_files
 from aigovtool.enclave.engines.engine import PlainModel
 from aigovtool.enclave.engines.interface import ModelInterface
 from aigovtool.enclave.engines.onnx import OnnxEngine
+from aigovtool.enclave.engines.opening import open_model
 from aigovtool.enclave.engines.private_files import GRAPH, ModelFolder
 from aigovtool.enclave.engines.watchdog import Watchdog
 from aigovtool.errors import EngineError, ModelError, PackageError
+from aigovtool.ids import Digest
 from aigovtool.protocol.tensor import Datatype, Tensor
 
 PAGE: Final = mmap.PAGESIZE
@@ -31,6 +35,7 @@ FAR_NS: Final = 1 << 62
 PROBE: Final = """
 import ctypes, os, resource, sys
 from pathlib import Path
+from aigovtool.crypto.aead import new_model_key
 from aigovtool.enclave.engines import private_files
 from aigovtool.enclave.engines.private_files import ModelFolder
 from aigovtool.errors import EngineError
@@ -328,6 +333,28 @@ def test_weights_that_are_not_there_are_refused(
     with pytest.raises(ModelError) as refused:
         elsewhere.submit(loaded, kit, files, folder if in_files else None).result()
     assert refused.value.reason == "engine_refused"
+    assert not folder.graph.parent.exists()
+
+
+@pytest.mark.parametrize("where", ["key", "digest", "segment", "nothing"])
+def test_a_package_that_is_not_intact_leaves_no_file(kit: Any, folder: ModelFolder, tmp_path: Path, where: str) -> None:
+    """What was decrypted before that was found is gone with the refusal; an intact one lies there until it is loaded."""
+    files = [("model.onnx", b"graph"), ("w/a.bin", b"a" * 99), ("w/b.bin", b"b" * 99)]
+    sealed = kit.seal(tmp_path / "m.aigov", files, [kit.spec("x", [1])], [kit.spec("y", [1])])
+    content = bytearray(sealed.path.read_bytes())
+    if where == "segment":
+        content[-1] ^= 1  # of the last file
+    key = new_model_key() if where == "key" else sealed.key
+    digest = Digest("sha256:" + "0" * 64) if where == "digest" else sealed.digest
+    stream = BytesIO(content)
+    if where == "nothing":
+        model = open_model(stream, key, sealed.sealer, digest, folder)
+        assert folder.graph.read_bytes() == b"graph"
+        assert (folder.graph.parent / "w" / "b.bin").read_bytes() == b"b" * 99
+        model.wipe()
+    else:
+        with pytest.raises(PackageError):
+            open_model(stream, key, sealed.sealer, digest, folder)
     assert not folder.graph.parent.exists()
 
 

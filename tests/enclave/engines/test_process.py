@@ -270,7 +270,7 @@ async def test_a_child_of_a_parent_that_died_early_ends() -> None:
         child = spawn(theirs)
     lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     link = Link(ours, lambda frame: lost.set_result(repr(frame)), lost.set_result)
-    link.send(Setup(os.getpid() + 1, 1, 1, None))
+    link.send(Setup(os.getpid() + 1, 1, 1, None, own_files=True))
     assert await asyncio.wait_for(lost, 30) == "it closed its channel"
     assert await asyncio.to_thread(child.wait, 30) == 0
     assert child.stderr is not None

@@ -92,6 +92,7 @@ class Setup(_Record, frozen=True, tag="setup"):
     workers: Annotated[int, Meta(ge=1, le=64)]
     intra_op_threads: Annotated[int, Meta(ge=1, le=256)]
     memory_bytes: Annotated[int, Meta(ge=1)] | None
+    own_files: bool
 
 
 class Hello(_Record, frozen=True, tag="hello"):

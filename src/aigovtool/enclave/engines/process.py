@@ -83,14 +83,16 @@ class EngineConfig:
 
     `workers`: requests computed at once, and a few more when some are long (`lanes`). `intra_op_threads`: threads of
     one request. `memory_bytes`: bound of the child's address space, None for none. `require_landlock`: False only for
-    kernels without landlock; the system call filter still forbids to open files. `shares`: what consumers may have
-    pending. `start_timeout_s`: from start to hello.
+    kernels without landlock; the system call filter still forbids to open files. `own_files`: False to load models from
+    buffers also where the child can have files of its own. `shares`: what consumers may have pending.
+    `start_timeout_s`: from start to hello.
     """
 
     workers: int = 2
     intra_op_threads: int = 1
     memory_bytes: int | None = None
     require_landlock: bool = True
+    own_files: bool = True
     shares: Shares = field(default_factory=Shares)
     start_timeout_s: float = 60.0
 
@@ -288,7 +290,9 @@ class EngineProcess:
 
     async def _begin(self) -> None:
         config = self._config
-        self._link.send(Setup(os.getpid(), config.workers, config.intra_op_threads, config.memory_bytes))
+        self._link.send(
+            Setup(os.getpid(), config.workers, config.intra_op_threads, config.memory_bytes, config.own_files)
+        )
         try:
             hello = await asyncio.wait_for(asyncio.shield(self._hello), config.start_timeout_s)
         except TimeoutError:

@@ -94,12 +94,13 @@ def die_with_parent() -> None:
     _prctl("parent death signal", _PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def enter(channel_fd: int, *, memory_bytes: int | None = None) -> tuple[Layer, ...]:
+def enter(channel_fd: int, *, memory_bytes: int | None = None, own_files: bool = True) -> tuple[Layer, ...]:
     """Give up everything that the module's list names; there is no way back.
 
     Args:
         channel_fd: the only descriptor on which messages may be sent and received.
         memory_bytes: bound of the address space, or None.
+        own_files: whether it shall have files of its own, where that can be.
 
     Returns:
         The layers that hold now. Those of `ALWAYS_REQUIRED` are among them: without one of them it raises. What
@@ -115,7 +116,11 @@ def enter(channel_fd: int, *, memory_bytes: int | None = None) -> tuple[Layer, .
         raise ConfigurationError("the engine child has a second thread already", reason="sandbox_threads")
     locked = memory.lock(with_capability=False)
     # Before it is not dumpable, which takes its own files in /proc from it.
-    files = _landlock_abi() > 0 and private_files.enter(memory_bytes, unswapped=locked and private_files.has_swap())
+    files = (
+        own_files
+        and _landlock_abi() > 0
+        and private_files.enter(memory_bytes, unswapped=locked and private_files.has_swap())
+    )
     die_with_parent()  # forgotten by the kernel where credentials change
     _prctl("no_new_privs", _PR_SET_NO_NEW_PRIVS, 1)
     _prctl("not_dumpable", _PR_SET_DUMPABLE, 0)

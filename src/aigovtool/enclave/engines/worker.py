@@ -366,7 +366,7 @@ def _close_the_door(channel: Channel, setup: Setup) -> tuple[sandbox.Layer, ...]
     saved = os.dup(2)
     _to_null(2)
     try:
-        layers = sandbox.enter(channel.fileno(), memory_bytes=setup.memory_bytes)
+        layers = sandbox.enter(channel.fileno(), memory_bytes=setup.memory_bytes, own_files=setup.own_files)
     except AIGovToolError as error:
         os.write(saved, error.message.encode())
         os._exit(EXIT_CONFUSED)
