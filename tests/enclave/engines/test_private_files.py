@@ -338,7 +338,7 @@ def test_weights_that_are_not_there_are_refused(
 
 @pytest.mark.parametrize("where", ["key", "digest", "segment", "nothing"])
 def test_a_package_that_is_not_intact_leaves_no_file(kit: Any, folder: ModelFolder, tmp_path: Path, where: str) -> None:
-    """What was decrypted before that was found is gone with the refusal; an intact one lies there until it is loaded."""
+    """What was decrypted before that was found is gone with the refusal; an intact one lies there until it loads."""
     files = [("model.onnx", b"graph"), ("w/a.bin", b"a" * 99), ("w/b.bin", b"b" * 99)]
     sealed = kit.seal(tmp_path / "m.aigov", files, [kit.spec("x", [1])], [kit.spec("y", [1])])
     content = bytearray(sealed.path.read_bytes())
