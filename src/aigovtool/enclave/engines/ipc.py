@@ -4,8 +4,7 @@
 u32 header bytes | u32 payload bytes | payload: raw tensor data, end to end | header: one msgpack message
 ```
 
-Both integers are little-endian. The payload comes first so that its first tensor is aligned in memory; a
-tensor is sent from where it lies and read into the buffer from which it is used.
+Both integers are little-endian. The payload comes first so that its first tensor is aligned, and is used where it is.
 
 Rules, because after a bad model the child may be anybody's:
 
@@ -14,8 +13,8 @@ Rules, because after a bad model the child may be anybody's:
 3. The tensors of a message fill its payload exactly.
 4. Anything else is a `MalformedError`; the parent answers it by killing the child, the child by ending.
 
-A model's package travels as a descriptor beside the first byte of its `Load` (SCM_RIGHTS), so that the child
-needs no right to open a file. What it does not do: it owns no socket (`Channel` and `Link` do).
+A model's package travels as a descriptor beside the first byte of its `Load` (SCM_RIGHTS): the child opens no file of
+the machine. What it does not do: it owns no socket (`Channel` and `Link` do).
 """
 
 import struct

@@ -84,8 +84,7 @@ class EngineConfig:
     `workers`: requests computed at once, and a few more when some are long (`lanes`). `intra_op_threads`: threads of
     one request. `memory_bytes`: bound of the child's address space, None for none. `require_landlock`: False only for
     kernels without landlock; the system call filter still forbids to open files. `own_files`: False to load models from
-    buffers also where the child can have files of its own. `shares`: what consumers may have pending.
-    `start_timeout_s`: from start to hello.
+    buffers in any case. `shares`: what consumers may have pending. `start_timeout_s`: from start to hello.
     """
 
     workers: int = 2
@@ -290,9 +289,8 @@ class EngineProcess:
 
     async def _begin(self) -> None:
         config = self._config
-        self._link.send(
-            Setup(os.getpid(), config.workers, config.intra_op_threads, config.memory_bytes, config.own_files)
-        )
+        threads, memory_bytes = config.intra_op_threads, config.memory_bytes
+        self._link.send(Setup(os.getpid(), config.workers, threads, memory_bytes, config.own_files))
         try:
             hello = await asyncio.wait_for(asyncio.shield(self._hello), config.start_timeout_s)
         except TimeoutError:
@@ -302,11 +300,9 @@ class EngineProcess:
             raise ConfigurationError(f"the engine child did not start: {why}", reason="engine_start") from None
         required = ALWAYS_REQUIRED | ({Layer.LANDLOCK} if config.require_landlock else set())
         if missing := sorted(required - set(hello.layers)):
-            raise ConfigurationError(
-                f"the engine's sandbox lacks {', '.join(missing)}",
-                reason="sandbox_incomplete",
-                fix="use a kernel with landlock, or turn require_landlock off",
-            )
+            lacks = f"the engine's sandbox lacks {', '.join(missing)}"
+            fix = "use a kernel with landlock, or turn require_landlock off"
+            raise ConfigurationError(lacks, reason="sandbox_incomplete", fix=fix)
         self.hpke_public_key, self.sandbox = hello.public_key, frozenset(hello.layers)
 
     def _send(
