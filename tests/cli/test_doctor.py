@@ -58,7 +58,7 @@ def test_whether_memory_can_be_locked_is_said(
 
 @pytest.mark.parametrize(
     ("code", "abi", "standing", "said"),
-    [("pass", 1, "ok", "files of"), ("1 / 0", 1, "note", "mount namespaces"), ("pass", 0, "note", "takes landlock")],
+    [("pass", 3, "ok", "files of"), ("1 / 0", 3, "note", "mount namespaces"), ("pass", 2, "note", "takes landlock")],
 )
 def test_where_engines_load_models_from_is_tried(
     run: Run, monkeypatch: pytest.MonkeyPatch, code: str, standing: str, said: str, *, abi: int

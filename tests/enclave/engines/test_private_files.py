@@ -174,7 +174,7 @@ def test_what_must_not_be_swapped_lies_in_none_that_may_be(monkeypatch: pytest.M
     for unswapped in (True, False):
         with pytest.raises(OSError, match="tmpfs"):
             private_files._mount(1 << 30, unswapped=unswapped)
-    size = b"mode=0700,size=1073741824"
+    size = b"mode=0700,size=1073741824,nr_inodes=16384"
     first, second, third, last = b",huge=within_size,noswap", b",noswap", b",huge=within_size", b""
     assert tried == [size + more for more in (first, second, first, second, third, last)]
 
@@ -213,6 +213,7 @@ def test_an_empty_file_has_no_byte_to_write_to(folder: ModelFolder) -> None:
     """It can be made all the same."""
     with folder.file("empty", 0) as place:
         assert len(place) == 0
+    assert (folder.graph.parent / "empty").read_bytes() == b""
     folder.remove()
 
 
@@ -259,6 +260,23 @@ def test_of_a_file_only_what_is_mapped_stays(folder: ModelFolder, mapped: list[t
         for (start, end), one in zip(mapped, maps, strict=True):
             assert [one[(page - start) * PAGE] for page in range(start, end)] == list(range(start, end))
             one.close()
+
+
+@pytest.mark.needs("root")
+def test_it_is_given_back_where_memory_is_locked() -> None:
+    """What a library still maps of a file is one page: of the rest nothing stays, locked or not."""
+    seen = probed("""
+import mmap
+said.append(ctypes.CDLL(None).mlockall(1 | 2 | 4))
+folder = ModelFolder("1")
+with folder.file("w", 8 << 20) as place:
+    place[-1:] = b"x"
+held = os.open("/1/w", os.O_RDONLY)
+mapped = mmap.mmap(held, 4096, mmap.MAP_PRIVATE, mmap.PROT_READ, offset=4096)
+folder.remove()
+said.append(os.fstat(held).st_blocks * 512)
+""")
+    assert seen == ["True", "0", "4096"]
 
 
 # --- Loading -------------------------------------------------------------------------------------

@@ -34,6 +34,9 @@ _CLONE_NEWUSER: Final = 0x10000000
 _MS_NOSUID_NODEV_NOEXEC: Final = 0x2 | 0x4 | 0x8
 _MS_REC_PRIVATE: Final = 0x4000 | 0x40000
 _MS_BIND: Final = 0x1000
+_PUNCH_HOLE: Final = 0x1 | 0x2  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+#: A package has up to 1,024 files in up to 7 folders each. Names take memory of the kernel, which nothing else bounds.
+_MOST_NAMES: Final = 16_384
 #: ONNX Runtime looks here where a file of weights really lies that it has opened.
 _DESCRIPTORS: Final = "proc/self/fd"
 #: And this says what it still maps of one.
@@ -93,7 +96,7 @@ def _mount(size_bytes: int | None, *, unswapped: bool) -> None:
         raise FileNotFoundError
     size = "100%" if size_bytes is None else str(size_bytes)
     for options in _OPTIONS:
-        text = f"mode=0700,size={size},{options}".rstrip(",").encode()
+        text = f"mode=0700,size={size},nr_inodes={_MOST_NAMES},{options}".rstrip(",").encode()
         flags = ctypes.c_ulong(_MS_NOSUID_NODEV_NOEXEC)
         allowed = "noswap" in options or not unswapped
         if allowed and _libc.mount(b"tmpfs", place.encode(), b"tmpfs", flags, text) == 0:
@@ -146,6 +149,10 @@ class ModelFolder:
             PackageError: another file has a name that goes with this one not (`file_name`).
         """
         descriptor = self._create(PurePosixPath(name))
+        if not size_bytes:  # nothing can be mapped of it
+            os.close(descriptor)
+            yield memoryview(bytearray())
+            return
         try:
             mapped = self._mapped(descriptor, size_bytes)
         finally:
@@ -166,7 +173,7 @@ class ModelFolder:
             path = self._path / name
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.ENOMEM}:
+            if error.errno not in {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}:
                 raise _no_memory() from None
             raise PackageError(
                 f"the package has a file {name.as_posix()!r} and a folder of that name", reason="file_name"
@@ -175,7 +182,6 @@ class ModelFolder:
         return descriptor
 
     def _mapped(self, descriptor: int, size_bytes: int) -> mmap.mmap:
-        size_bytes = max(1, size_bytes)
         try:
             os.posix_fallocate(descriptor, 0, size_bytes)
             # Nothing lies here: it takes addresses, so that one bound is that of files and memory together.
@@ -190,7 +196,8 @@ class ModelFolder:
         while self._made:
             path = self._made.pop()
             if path in mapped:
-                _give_back(path, mapped[path])
+                with suppress(OSError):  # it stays, then, for as long as the model
+                    _give_back(path, mapped[path])
             with suppress(OSError):
                 path.unlink()
             with suppress(OSError):
@@ -211,13 +218,19 @@ class ModelFolder:
 
 
 def _give_back(path: Path, mapped: list[tuple[int, int]]) -> None:
-    """Free what lies between the mapped parts of a file: while one part is mapped, all of it would stay otherwise."""
-    with suppress(OSError), path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as whole:
-        last, size = 0, -(-len(whole) // mmap.PAGESIZE) * mmap.PAGESIZE
+    """Free what lies between the mapped parts of a file: while one part is mapped, all of it would stay otherwise.
+
+    Not by `madvise`: the kernel refuses it for memory that is locked, as all of this process may be.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        last, size = 0, -(-os.fstat(descriptor).st_size // mmap.PAGESIZE) * mmap.PAGESIZE
         for start, end in (*mapped, (size, size)):
             if start > last:
-                whole.madvise(mmap.MADV_REMOVE, last, start - last)
+                _check(_libc.fallocate(descriptor, _PUNCH_HOLE, ctypes.c_long(last), ctypes.c_long(start - last)))
             last = max(last, end)
+    finally:
+        os.close(descriptor)
 
 
 def _no_memory() -> EngineError:

@@ -8,8 +8,8 @@ gives up, before it makes a key or sees a model, what it never needs, in layers 
    RLIMIT_NPROC is left alone: it counts the user's threads in all processes and does not bind root.
 3. `capabilities`: all of them are dropped, which matters where the enclave runs as root.
 4. `private_files`: its root is an empty file system in memory of its own (`private_files`), so that no path leads
-   anywhere else. Absent where neither privilege nor a user namespace is to be had, and without landlock: descriptors
-   that it holds have links there, and what is opened through a link is outside. Then it uses no files at all.
+   anywhere else. Absent where neither privilege nor a user namespace is to be had, and without landlock of ABI 3:
+   descriptors that it holds have links there, and what is opened through a link is outside. Then it uses no files.
 5. `landlock`: with no rule but for the files of that root, so that nothing else can be opened, no TCP port bound
    or connected, and (ABI 6) no signal or abstract socket reaches outside. Absent on kernels without it: the parent
    decides.
@@ -74,6 +74,8 @@ _LANDLOCK_ADD_RULE: Final = 445
 _LANDLOCK_RESTRICT_SELF: Final = 446
 _LANDLOCK_CREATE_RULESET_VERSION: Final = 1
 _LANDLOCK_RULE_PATH_BENEATH: Final = 1
+#: The first that keeps a file outside from being truncated through the link of a descriptor (Linux 6.2).
+_LANDLOCK_FOR_FILES: Final = 3
 #: WRITE_FILE, READ_FILE, REMOVE_DIR, REMOVE_FILE, MAKE_DIR, MAKE_REG.
 _LANDLOCK_FILES: Final = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8
 _SECCOMP_SET_MODE_FILTER: Final = 1
@@ -118,7 +120,7 @@ def enter(channel_fd: int, *, memory_bytes: int | None = None, own_files: bool =
     # Before it is not dumpable, which takes its own files in /proc from it.
     files = (
         own_files
-        and _landlock_abi() > 0
+        and _landlock_abi() >= _LANDLOCK_FOR_FILES
         and private_files.enter(memory_bytes, unswapped=locked and private_files.has_swap())
     )
     die_with_parent()  # forgotten by the kernel where credentials change
