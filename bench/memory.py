@@ -55,10 +55,7 @@ def _root(pid: int) -> Iterator[tuple[tuple[int, int], int]]:
     root = Path(f"/proc/{pid}/root")
     try:
         device = root.stat().st_dev
-        if device == Path("/").stat().st_dev:
-            return
-        mounts = Path(f"/proc/{pid}/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        if any(line.split(" ")[4] == "/" and " - tmpfs " in line for line in mounts):
+        if device != Path("/").stat().st_dev:  # mounted nowhere, so no list says of what kind it is
             found = os.statvfs(root)
             yield (device, 0), (found.f_blocks - found.f_bfree) * found.f_frsize
     except PermissionError:  # another user's; root alone sees that of an engine

@@ -98,6 +98,22 @@ def test_nobody_else_sees_its_files(user: str) -> None:
 
 @pytest.mark.needs("root")
 @USERS
+def test_it_is_mounted_nowhere(user: str) -> None:
+    """Whoever enters its namespace of mounts finds nothing of it in any place."""
+    code = f"{PROBE}\nprint('there', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-I", "-c", code, user]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "there\n"
+        place = f"--mount=/proc/{process.pid}/ns/mnt"
+        entered = ["nsenter", place, "grep", "-c", "size=65536k", "/proc/mounts"]
+        found = subprocess.run(entered, capture_output=True, text=True, check=False, timeout=60)
+        assert (found.returncode, found.stdout) == (1, "0\n"), found
+        process.communicate("")
+
+
+@pytest.mark.needs("root")
+@USERS
 def test_a_file_for_which_there_is_no_room_is_refused(user: str) -> None:
     """Of 64 MiB, 40 fit once; after they are removed, again."""
     seen = probed(

@@ -14,8 +14,8 @@ Rules:
 3. It is not swapped out where memory is locked: where there is swap, it is made with `noswap` (Linux 6.4, not in a user
    namespace) or not at all.
 
-Sources: Linux man pages unshare(2), mount_namespaces(7), user_namespaces(7), tmpfs(5), chroot(2), proc_swaps(5);
-Documentation/admin-guide/mm/transhuge.rst (`huge=`).
+Sources: Linux man pages unshare(2), open_tree(2), mount_namespaces(7), user_namespaces(7), tmpfs(5), chroot(2),
+proc_swaps(5); Documentation/admin-guide/mm/transhuge.rst (`huge=`).
 """
 
 import ctypes
@@ -34,6 +34,10 @@ _CLONE_NEWUSER: Final = 0x10000000
 _MS_NOSUID_NODEV_NOEXEC: Final = 0x2 | 0x4 | 0x8
 _MS_REC_PRIVATE: Final = 0x4000 | 0x40000
 _MS_BIND: Final = 0x1000
+_OPEN_TREE: Final = 428  # on each architecture
+_AT_FDCWD: Final = -100
+_CLONE_ALL: Final = 0x1 | 0x8000 | os.O_CLOEXEC  # OPEN_TREE_CLONE | AT_RECURSIVE
+_MNT_DETACH: Final = 0x2
 _PUNCH_HOLE: Final = 0x1 | 0x2  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 #: A package has up to 1,024 files in up to 7 folders each. Names take memory of the kernel, which nothing else bounds.
 _MOST_NAMES: Final = 16_384
@@ -102,9 +106,27 @@ def _mount(size_bytes: int | None, *, unswapped: bool) -> None:
         if allowed and _libc.mount(b"tmpfs", place.encode(), b"tmpfs", flags, text) == 0:
             os.chdir(place)
             _bind_own()
-            os.chroot(".")
+            _detach(place)
             return
     raise OSError(ctypes.get_errno(), "tmpfs")
+
+
+def _detach(place: str) -> None:
+    """Make a copy of the mounts that is mounted nowhere the root, and unmount what it was copied from.
+
+    Without privilege the namespace of mounts belongs to the user: another process of that user that gets hold of it
+    enters it, and finds what is mounted there.
+    """
+    call = ctypes.c_long(_OPEN_TREE)
+    tree = _libc.syscall(call, ctypes.c_int(_AT_FDCWD), ctypes.c_char_p(b"."), ctypes.c_uint(_CLONE_ALL))
+    if tree < 0:
+        raise OSError(ctypes.get_errno(), "open_tree")
+    try:
+        _check(_libc.umount2(place.encode(), _MNT_DETACH))
+        os.fchdir(tree)
+        os.chroot(".")
+    finally:
+        os.close(tree)
 
 
 def _bind_own() -> None:
