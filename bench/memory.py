@@ -26,9 +26,11 @@ def held_bytes(pids: Sequence[int]) -> int:
     for pid in pids:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
         own += _kib(status, "RssAnon:")
-        mapped += _kib(status, "RssShmem:")
         files.update(_files(pid))
-        files.update(_root(pid))
+        root = dict(_root(pid))
+        files.update(root)
+        if not root:  # what it has mapped of that, as often as it likes, is there once
+            mapped += _kib(status, "RssShmem:")
     return (own << 10) + max(mapped << 10, sum(files.values()))
 
 

@@ -58,13 +58,19 @@ def test_whether_memory_can_be_locked_is_said(
 
 @pytest.mark.parametrize(
     ("code", "abi", "standing", "said"),
-    [("pass", 3, "ok", "files of"), ("1 / 0", 3, "note", "mount namespaces"), ("pass", 2, "note", "takes landlock")],
+    [
+        ("print('yes', end='')", 3, "ok", "from files of their own"),
+        ("print('here', end='')", 3, "note", "all capabilities of this user: allow user namespaces"),
+        ("print('no', end='')", 3, "note", "from buffers, which takes more time and memory: allow user and mount"),
+        ("1 / 0", 3, "note", "leave root CAP_SETFCAP"),
+        ("print('yes', end='')", 2, "note", "takes landlock"),
+    ],
 )
 def test_where_engines_load_models_from_is_tried(
     run: Run, monkeypatch: pytest.MonkeyPatch, code: str, standing: str, said: str, *, abi: int
 ) -> None:
     """What the machine allows is what is said; it is of the doctor's user."""
-    monkeypatch.setattr(verb, "_TRY_FILES", code)
+    monkeypatch.setattr(verb, "_TRY_FILES", ("-c", code))
     monkeypatch.setattr(verb, "_landlock_abi", lambda: abi)
     found = checks(run)["files in memory"]
     assert (found["standing"], said in found["found"]) == (standing, True)

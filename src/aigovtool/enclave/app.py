@@ -50,6 +50,8 @@ _LOG: Final = logging.getLogger(__name__)
 #: Whatever platform is here that protects memory.
 AUTO: Final = "auto"
 _MEMORY_FIX: Final = "give the machine more memory: the largest requests may end the enclave"
+#: Models are loaded from buffers then: docs/deploy.md.
+_FILES_FIX: Final = "do what `aigovtool doctor` says of files in memory, run by this user"
 _SEALERS_FIX: Final = "they share one engine: start an enclave for each, unless each trusts the models of the others"
 _BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0)
 
@@ -272,6 +274,8 @@ class _Enclave:
         self._roster.booted(models, time.monotonic() - began_s)
         if Layer.MEMORY_LOCKED not in instance.engine.sandbox:
             _LOG.warning("memory_not_locked", extra={"what": "engine", "fix": LOCK_FIX})
+        if Layer.PRIVATE_FILES not in instance.engine.sandbox:
+            _LOG.warning("no_files_in_memory", extra={"fix": _FILES_FIX})
         self._warn_of_sealers(instance)
         for one in instance.not_served.values():
             _LOG.warning("model_not_served", extra={"model": one.model, "code": one.code, "reason": one.reason})

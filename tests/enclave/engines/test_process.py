@@ -53,6 +53,18 @@ async def test_its_environment_says_nothing(kit: Any, process: EngineProcess) ->
     assert names <= {b"", b"ORT_DISABLE_TELEMETRY", b"OMP_NUM_THREADS", b"OPENBLAS_NUM_THREADS"}
 
 
+async def test_it_is_ended_before_others_where_memory_is_lacking(kit: Any, process: EngineProcess) -> None:
+    """The gateway goes on, and with it what it has counted: the kernel is told before the child reads a word."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, spawn(theirs) as waiting:
+        while kit.oom_score(waiting.pid) != 1000:
+            assert waiting.poll() is None
+            await asyncio.sleep(0.01)
+        waiting.kill()
+    assert kit.oom_score(process.pid) == 1000
+    assert kit.oom_score("self") < 1000
+
+
 async def test_every_child_has_its_own_key(process: EngineProcess, single: EngineProcess) -> None:
     """The key that models are wrapped to is born in the child."""
     assert len(process.hpke_public_key) == len(single.hpke_public_key) == 32

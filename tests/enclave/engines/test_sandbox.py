@@ -338,6 +338,37 @@ os._exit(0)
     assert probe(code) == (0, b"bounded")
 
 
+@pytest.mark.parametrize(("files", "said"), [(True, "100 100"), (False, "100 0")])
+def test_files_have_a_share_of_the_bound(said: str, *, files: bool) -> None:
+    """They are memory as well: without a share of their own, a child would have the bound twice."""
+    code = f"""
+import os, resource, socket
+from aigovtool.enclave.engines import sandbox
+channel = socket.socket(fileno=os.dup(0))
+asked = []
+sandbox.private_files.enter = lambda size: asked.append(size) or {files}
+sandbox._landlock_abi = lambda: 3
+sandbox._restrict_by_landlock = sandbox._filter_system_calls = lambda *_, **__: True
+sandbox.enter(channel.fileno(), memory_bytes=300 << 20)
+channel.send(b"%d %d" % (asked[0] >> 20, resource.getrlimit(resource.RLIMIT_FSIZE)[1] >> 20))
+"""
+    assert probe(code) == (0, said.encode())
+
+
+def test_nobody_looks_in_from_the_first_line_on() -> None:
+    """What is done before the sandbox: no core, no ptrace by the same user, and the first to be ended."""
+    code = """
+import os, socket
+from aigovtool.enclave.engines import sandbox
+channel = socket.socket(fileno=os.dup(0))
+before = sandbox._libc.prctl(3, 0, 0, 0, 0)
+sandbox.begin()
+with open("/proc/self/oom_score_adj") as said:
+    channel.send(b"%d %d %s" % (before, sandbox._libc.prctl(3, 0, 0, 0, 0), said.read().strip().encode()))
+"""
+    assert probe(code) == (0, b"1 0 1000")
+
+
 def test_this_process_is_not_sandboxed() -> None:
     """The probes must not leak: the test runner itself can still open files."""
     os.close(os.open(os.devnull, os.O_RDONLY))

@@ -10,6 +10,7 @@ import pytest
 from aigovtool.crypto.wrap import WrapKey
 from aigovtool.enclave.engines import worker
 from aigovtool.enclave.engines.ipc import Failed, Frame, GroupAnswered, Message, RunGroup, TensorHeader
+from aigovtool.enclave.engines.models import Models
 from aigovtool.enclave.engines.worker import Worker
 from aigovtool.errors import InvalidValueError
 from aigovtool.protocol.tensor import Buffer, Datatype, Tensor
@@ -67,8 +68,8 @@ def model() -> Model:
 @pytest.fixture
 def serving(channel: Channel, model: Model) -> Worker:
     """A worker with a model that has the number 3."""
-    made: Any = Worker(channel, None, WrapKey.generate(), 1, has_files=False)  # type: ignore[arg-type]
-    made._models[3] = model
+    made: Any = Worker(channel, Models(None, ()), WrapKey.generate(), 1)  # type: ignore[arg-type]
+    made._models._loaded[3] = model
     worker_: Worker = made
     return worker_
 
@@ -181,8 +182,8 @@ def test_a_group_that_is_not_small_together_is_run_one_by_one(
 def test_no_memory_beside_the_run_is_no_end_of_the_process(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is refused as out of memory for a single run is so for a group, wherever the memory is missing."""
     channel, model = Channel(), Model()
-    serving: Any = Worker(channel, None, WrapKey.generate(), 1, has_files=False)  # type: ignore[arg-type]
-    serving._models[3] = model
+    serving: Any = Worker(channel, Models(None, ()), WrapKey.generate(), 1)  # type: ignore[arg-type]
+    serving._models._loaded[3] = model
 
     def no_memory(*_: object) -> None:
         raise MemoryError

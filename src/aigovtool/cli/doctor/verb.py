@@ -30,11 +30,15 @@ _TEE_DEVICES: Final = (
 _LANDLOCK_CREATE_RULESET: Final = 444
 _LANDLOCK_VERSION_FLAG: Final = 1
 _LANDLOCK_FOR_FILES: Final = 3  # as in the sandbox of engines, which an operator's program does not load
-_TRY_FILES: Final = """
-import sys
-from aigovtool.enclave.engines import private_files
-sys.exit(not private_files.enter(None, unswapped=False))
-"""
+_TRY_FILES: Final = ("-m", "aigovtool.enclave.engines.files_trial")
+#: By what the trial says: where models are loaded from, and what to do about it.
+_FROM_FILES: Final = "engines load models from files of their own"
+_FROM_BUFFERS: Final = "engines load models from buffers, which takes more time and memory"
+_NOWHERE: Final = (_FROM_BUFFERS, "allow user and mount namespaces, and leave root CAP_SETFCAP")
+_FILES: Final = {
+    b"yes": (_FROM_FILES, ""),
+    b"here": (f"{_FROM_FILES} where they have all capabilities of this user", "allow user namespaces"),
+}
 
 
 class Findings(Struct, frozen=True, kw_only=True):
@@ -105,14 +109,13 @@ def _kernel() -> list[Check]:
 
 def _files_in_memory() -> Check:
     """Whether engines that this user starts here have a file system of their own: it is tried, in a process."""
-    # The whole of it is in the text, so that nothing is imported from a working directory.
-    command = [sys.executable, "-I", "-B", "-c", _TRY_FILES]
+    command = [sys.executable, "-I", "-B", *_TRY_FILES]
     tried = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)  # noqa: S603
-    if not tried.returncode and _landlock_abi() >= _LANDLOCK_FOR_FILES:
-        return Check(name="files in memory", standing="ok", found="engines load models from files of their own")
-    lacking = "allow user and mount namespaces" if tried.returncode else "it takes landlock of ABI 3, Linux 6.2"
-    found = f"engines load models from buffers, which takes more time and memory: {lacking}"
-    return Check(name="files in memory", standing="note", found=found)
+    found, lacking = _FILES.get(tried.stdout, _NOWHERE)
+    if _landlock_abi() < _LANDLOCK_FOR_FILES:
+        found, lacking = _FROM_BUFFERS, "it takes landlock of ABI 3, Linux 6.2"
+    said = f"{found}: {lacking}" if lacking else found
+    return Check(name="files in memory", standing="note" if lacking else "ok", found=said)
 
 
 def _memory() -> Check:

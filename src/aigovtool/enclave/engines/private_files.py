@@ -9,13 +9,14 @@ Rules:
 
 1. It is made before the sandbox closes, with the privilege of root, or within a user namespace; where neither is
    allowed (containers often forbid both), models are loaded from buffers.
-2. It is memory: bounded as the child's addresses are, taken before it is written to (a page of a mapped file that is
-   not there would end the process), and counted against the bound while it is there.
-3. It is not swapped out where memory is locked: where there is swap, it is made with `noswap` (Linux 6.4, not in a user
-   namespace) or not at all.
+2. It is memory: taken before it is written to (a page of a mapped file that is not there would end the process), and
+   counted against the bound of addresses while a model is loaded, since its files stay mapped until then.
+3. It is not swapped out where memory is locked: a mapped page of a file is locked as any other is, and what the library
+   keeps is locked before the files are let go. Where it can be had, `noswap` (Linux 6.4, not in a user namespace)
+   keeps all of it in memory anyhow.
 
 Sources: Linux man pages unshare(2), open_tree(2), mount_namespaces(7), user_namespaces(7), tmpfs(5), chroot(2),
-proc_swaps(5); Documentation/admin-guide/mm/transhuge.rst (`huge=`).
+mlockall(2), prctl(2) PR_SET_DUMPABLE; Documentation/admin-guide/mm/transhuge.rst (`huge=`).
 """
 
 import ctypes
@@ -25,7 +26,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, NamedTuple
 
 from aigovtool.errors import EngineError, PackageError
 
@@ -50,37 +51,33 @@ _PLACES: Final = ("/tmp", "/run", "/var/tmp", "/mnt")  # noqa: S108 - nothing is
 #: Large pages are ten times as fast to take. Not every kernel knows each option.
 _OPTIONS: Final = ("huge=within_size,noswap", "noswap", "huge=within_size", "")
 
-_PROT_NONE: Final = 0
-_SWAPS: Final = Path("/proc/swaps")
+_PR_SET_DUMPABLE: Final = 4
 #: The name under which a graph lies.
 GRAPH: Final = ".graph"
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+for _call in (_libc.munmap, _libc.mlock):
+    _call.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 
-def enter(size_bytes: int | None, *, unswapped: bool) -> bool:
+def enter(size_bytes: int | None) -> bool:
     """Make a file system of its own the root of this process; return whether it has one now.
 
     There is no way back: whatever is to be read of another one must have been read. The process must have one thread.
+    It is not dumpable afterwards.
 
     Args:
         size_bytes: the most that its files may take, or None for as much as there is memory.
-        unswapped: whether it must be one that is not swapped out.
     """
     try:
         _alone()
-        _mount(size_bytes, unswapped=unswapped)
+        _mount(size_bytes)
     except OSError:
         return False
     return True
-
-
-def has_swap() -> bool:
-    """Return whether this machine may write memory to a device, as far as can be told."""
-    try:
-        return len(_SWAPS.read_bytes().splitlines()) > 1
-    except OSError:
-        return True
 
 
 def _alone() -> None:
@@ -89,12 +86,22 @@ def _alone() -> None:
     if _libc.unshare(_CLONE_NEWNS) != 0:
         _check(_libc.unshare(_CLONE_NEWNS | _CLONE_NEWUSER))
         # Files belong to somebody: without these lines to nobody, and then none can be made.
-        for name, line in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
-            Path("/proc/self", name).write_bytes(line.encode())
+        with _dumpable():  # its files in /proc are its own only then
+            for name, of in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+                Path("/proc/self", name).write_bytes(of.encode())
     _check(_libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC_PRIVATE), None))
 
 
-def _mount(size_bytes: int | None, *, unswapped: bool) -> None:
+@contextmanager
+def _dumpable() -> Iterator[None]:
+    _libc.prctl(_PR_SET_DUMPABLE, *map(ctypes.c_ulong, (1, 0, 0, 0)))
+    try:
+        yield
+    finally:
+        _check(_libc.prctl(_PR_SET_DUMPABLE, *map(ctypes.c_ulong, (0, 0, 0, 0))))
+
+
+def _mount(size_bytes: int | None) -> None:
     place = next((place for place in _PLACES if Path(place).is_dir()), None)
     if place is None:
         raise FileNotFoundError
@@ -102,8 +109,7 @@ def _mount(size_bytes: int | None, *, unswapped: bool) -> None:
     for options in _OPTIONS:
         text = f"mode=0700,size={size},nr_inodes={_MOST_NAMES},{options}".rstrip(",").encode()
         flags = ctypes.c_ulong(_MS_NOSUID_NODEV_NOEXEC)
-        allowed = "noswap" in options or not unswapped
-        if allowed and _libc.mount(b"tmpfs", place.encode(), b"tmpfs", flags, text) == 0:
+        if _libc.mount(b"tmpfs", place.encode(), b"tmpfs", flags, text) == 0:
             os.chdir(place)
             _bind_own()
             _detach(place)
@@ -142,16 +148,28 @@ def _check(result: int) -> None:
         raise OSError(ctypes.get_errno(), "")
 
 
+class _Part(NamedTuple):
+    """What is mapped of a file: from and to which of its bytes, and where."""
+
+    start: int
+    end: int
+    address: int
+
+
 class ModelFolder:
     """The files of one model while it is loaded, in a folder of their own.
 
     The graph lies beside the others under `GRAPH`, which is no name of a file of a package.
     """
 
-    def __init__(self, name: str, root: Path = Path("/")) -> None:
+    def __init__(self, name: str, root: Path = Path("/"), *, locked: bool = False) -> None:
+        """Begin a folder; `locked` says that nothing of this process may be swapped out."""
         self._path: Final = root / name
-        self._made: Final[list[Path]] = []
-        self._reserved: Final[list[mmap.mmap]] = []
+        self._locked: Final = locked
+        self._made: Final[dict[Path, None]] = {}
+        self._held: Final[list[tuple[int, int]]] = []
+        #: How many parts of memory this process had mapped, of anything, when it was removed.
+        self.mapped_at_end = 0
 
     @property
     def graph(self) -> Path:
@@ -182,6 +200,7 @@ class ModelFolder:
         try:
             with memoryview(mapped) as whole, whole[:size_bytes] as view:
                 yield view
+            self._lock_last()
         finally:
             with suppress(BufferError):  # a traceback holds a part of it: it goes with that
                 mapped.close()
@@ -191,7 +210,7 @@ class ModelFolder:
             for folder in (self._path / parent for parent in reversed(name.parents)):
                 if folder not in self._made:
                     folder.mkdir(0o700)
-                    self._made.append(folder)
+                    self._made[folder] = None
             path = self._path / name
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -200,46 +219,73 @@ class ModelFolder:
             raise PackageError(
                 f"the package has a file {name.as_posix()!r} and a folder of that name", reason="file_name"
             ) from None
-        self._made.append(path)
+        self._made[path] = None
         return descriptor
 
     def _mapped(self, descriptor: int, size_bytes: int) -> mmap.mmap:
         try:
             os.posix_fallocate(descriptor, 0, size_bytes)
-            # Nothing lies here: it takes addresses, so that one bound is that of files and memory together.
-            self._reserved.append(mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE, prot=_PROT_NONE))
+            self._hold(descriptor, size_bytes)
             return mmap.mmap(descriptor, size_bytes)
         except OSError:
             raise _no_memory() from None
 
+    def _hold(self, descriptor: int, size_bytes: int) -> None:
+        """Map a file for as long as the folder is there: it counts against the bound, and can be locked.
+
+        Not by `mmap.mmap`, which would hold a descriptor for each.
+        """
+        address = _libc.mmap(None, size_bytes, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
+        if address in {None, _MAP_FAILED}:
+            raise OSError(ctypes.get_errno(), "mmap")
+        self._held.append((address, size_bytes))
+
+    def _lock_last(self) -> None:
+        """Lock the file that was written last, where it must be: a page that nothing touched is not, otherwise."""
+        if self._locked and _libc.mlock(*self._held[-1]) != 0:
+            raise _no_memory()
+
     def remove(self) -> None:
         """Unlink all of it. Of a file, what the library maps stays as long as it does; the rest is given back."""
         mapped = self._still_mapped() if self._made else {}
-        while self._made:
-            path = self._made.pop()
+        for path in reversed(self._made):
             if path in mapped:
-                with suppress(OSError):  # it stays, then, for as long as the model
-                    _give_back(path, mapped[path])
+                self._leave(path, sorted(mapped[path]))
             with suppress(OSError):
                 path.unlink()
             with suppress(OSError):
                 path.rmdir()
-        while self._reserved:
-            self._reserved.pop().close()
+        self._made.clear()
+        while self._held:
+            _libc.munmap(*self._held.pop())
 
-    def _still_mapped(self) -> dict[Path, list[tuple[int, int]]]:
-        """Return the parts of files that are mapped, from and to which byte, in their order."""
-        found: dict[Path, list[tuple[int, int]]] = {}
+    def _leave(self, path: Path, mapped: list[_Part]) -> None:
+        """Leave of a file what is mapped."""
+        if self._locked:  # what was not touched yet would not be, from here on
+            for part in mapped:
+                _libc.mlock(part.address, part.end - part.start)
+        with suppress(OSError):  # all of it stays, then, for as long as the model
+            _give_back(path, mapped)
+
+    def _still_mapped(self) -> dict[Path, list[_Part]]:
+        """Return the parts of files that are mapped, but not by this folder."""
+        found: dict[Path, list[_Part]] = {}
         made = {os.fsencode(path): path for path in self._made}
-        for line in Path("/", _MAPS).read_bytes().splitlines():
-            addresses, _, offset, _, _, *name = line.split(maxsplit=5)
-            if name and (path := made.get(name[0])) is not None:
+        try:
+            lines = Path("/", _MAPS).read_bytes().splitlines()
+        except OSError:  # no descriptor, no memory: all of what is mapped stays then
+            return {}
+        self.mapped_at_end = len(lines)
+        for line in lines:
+            addresses, rights, offset, _, _, *name = line.split(maxsplit=5)
+            if name and not rights.endswith(b"s") and (path := made.get(name[0])) is not None:
                 begins, ends = (int(address, 16) for address in addresses.split(b"-"))
-                found.setdefault(path, []).append((start := int(offset, 16), start + ends - begins))
-        return {path: sorted(parts) for path, parts in found.items()}
+                start = int(offset, 16)
+                found.setdefault(path, []).append(_Part(start, start + ends - begins, begins))
+        return found
 
 
-def _give_back(path: Path, mapped: list[tuple[int, int]]) -> None:
+def _give_back(path: Path, mapped: list[_Part]) -> None:
     """Free what lies between the mapped parts of a file: while one part is mapped, all of it would stay otherwise.
 
     Not by `madvise`: the kernel refuses it for memory that is locked, as all of this process may be.
@@ -247,10 +293,11 @@ def _give_back(path: Path, mapped: list[tuple[int, int]]) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         last, size = 0, -(-os.fstat(descriptor).st_size // mmap.PAGESIZE) * mmap.PAGESIZE
-        for start, end in (*mapped, (size, size)):
-            if start > last:
-                _check(_libc.fallocate(descriptor, _PUNCH_HOLE, ctypes.c_long(last), ctypes.c_long(start - last)))
-            last = max(last, end)
+        for part in (*mapped, _Part(size, size, 0)):
+            if part.start > last:
+                hole = ctypes.c_long(last), ctypes.c_long(part.start - last)
+                _check(_libc.fallocate(descriptor, _PUNCH_HOLE, *hole))
+            last = max(last, part.end)
     finally:
         os.close(descriptor)
 

@@ -122,6 +122,7 @@ class EngineProcess:
         self._config: Final = config
         self._pidfd: Final = os.pidfd_open(popen.pid)
         self._pending: Final = Pending(config.shares, config.workers)
+        self._loading: Final = asyncio.Lock()
         self._end: str | None = None
         self._hello: Final[asyncio.Future[Hello]] = self._loop.create_future()
         self._link: Final = Link(sock, self._received, self._lost)
@@ -184,7 +185,7 @@ class EngineProcess:
             info: that context.
             manifest_digest: of the only package that is accepted.
             sealer: Ed25519 public key (32 bytes) that must have signed it.
-            timeout_ms: after this the child is killed.
+            timeout_ms: after this the child is killed; counted from when no other load is under way.
 
         Raises:
             SignatureInvalidError: the key does not unwrap, or the manifest is not the sealer's.
@@ -193,16 +194,14 @@ class EngineProcess:
             ConfigurationError: `package_descriptor`.
         """
         check_descriptor(package_fd)
-
-        def message(request: int) -> Load:
-            return Load(request, wrapped_key, info, manifest_digest, sealer)
-
-        future = self._send(message, descriptor=package_fd)
-        timer = self._loop.call_later(timeout_ms / 1000, self._condemn, "it did not load a model in time")
-        try:
-            loaded = self._expect(await future, Loaded)
-        finally:
-            timer.cancel()
+        order = Load(0, wrapped_key, info, manifest_digest, sealer)
+        async with self._loading:  # each has descriptors open in the child, which may have few
+            future = self._send(lambda id_: msgspec.structs.replace(order, id=id_), descriptor=package_fd)
+            timer = self._loop.call_later(timeout_ms / 1000, self._condemn, "it did not load a model in time")
+            try:
+                loaded = self._expect(await future, Loaded)
+            finally:
+                timer.cancel()
         return LoadedModel(loaded.id, manifest_digest, ModelInterface(loaded.inputs, loaded.outputs))
 
     async def run(

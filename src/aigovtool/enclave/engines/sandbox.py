@@ -4,8 +4,10 @@ The child loads a model that only its sealer vouches for, with a C++ library tha
 gives up, before it makes a key or sees a model, what it never needs, in layers that do not trust each other:
 
 1. `no_new_privs`, `not_dumpable`: no privilege by exec; no core file; no ptrace by the same user.
-2. `limits`: no core, no file ever grows, at most `MAX_OPEN_FILES` descriptors, optionally bounded memory.
-   RLIMIT_NPROC is left alone: it counts the user's threads in all processes and does not bind root.
+2. `limits`: no core, no file ever grows (but its own, to their share), at most `MAX_OPEN_FILES` descriptors, optionally
+   bounded memory. RLIMIT_NPROC is left alone: it counts the user's threads in all processes and does not bind root.
+   Files in memory have a third of that bound: what is honest has each byte of them twice in its addresses. What is not
+   can take that third more; then the kernel ends it before anybody else (`begin`).
 3. `capabilities`: all of them are dropped, which matters where the enclave runs as root.
 4. `private_files`: its root is an empty file system in memory of its own (`private_files`), so that no path leads
    anywhere else. Absent where neither privilege nor a user namespace is to be had, and without landlock of ABI 3:
@@ -35,6 +37,7 @@ import platform
 import resource
 import signal
 import struct
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -78,11 +81,28 @@ _LANDLOCK_RULE_PATH_BENEATH: Final = 1
 _LANDLOCK_FOR_FILES: Final = 3
 #: WRITE_FILE, READ_FILE, REMOVE_DIR, REMOVE_FILE, MAKE_DIR, MAKE_REG.
 _LANDLOCK_FILES: Final = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8
+#: Of the bound of memory: a model lies in files, is mapped, and is copied by the library in the layout that it uses.
+_SHARE_OF_FILES: Final = 3
+_OOM_SCORE: Final = Path("/proc/self/oom_score_adj")
 _SECCOMP_SET_MODE_FILTER: Final = 1
 _SECCOMP_FILTER_FLAG_TSYNC: Final = 1
 _SECCOMP_CALL: Final = {"x86_64": 317, "aarch64": 277}
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def begin() -> None:
+    """Do what needs no sandbox, before anything else: nobody looks in, and whoever lacks memory has this ended first.
+
+    Who opened this process's memory before, as its user and where the kernel allows that, still has it open: nothing
+    that a process does at its start comes before that.
+
+    Raises:
+        ConfigurationError: `sandbox_failed`.
+    """
+    with suppress(OSError):  # its file only while it is dumpable; without it the kernel's own choice has to do
+        _OOM_SCORE.write_bytes(b"1000")
+    _prctl("not_dumpable", _PR_SET_DUMPABLE, 0)
 
 
 def die_with_parent() -> None:
@@ -117,16 +137,12 @@ def enter(channel_fd: int, *, memory_bytes: int | None = None, own_files: bool =
     if len(list(Path("/proc/self/task").iterdir())) != 1:
         raise ConfigurationError("the engine child has a second thread already", reason="sandbox_threads")
     locked = memory.lock(with_capability=False)
-    # Before it is not dumpable, which takes its own files in /proc from it.
-    files = (
-        own_files
-        and _landlock_abi() >= _LANDLOCK_FOR_FILES
-        and private_files.enter(memory_bytes, unswapped=locked and private_files.has_swap())
-    )
+    files_bytes = memory_bytes and memory_bytes // _SHARE_OF_FILES
+    files = own_files and _landlock_abi() >= _LANDLOCK_FOR_FILES and private_files.enter(files_bytes)
     die_with_parent()  # forgotten by the kernel where credentials change
     _prctl("no_new_privs", _PR_SET_NO_NEW_PRIVS, 1)
     _prctl("not_dumpable", _PR_SET_DUMPABLE, 0)
-    _set_limits(memory_bytes, files=files)
+    _set_limits(memory_bytes, files_bytes if files else 0)
     _drop_capabilities()
     optional = {
         Layer.PRIVATE_FILES: files,
@@ -150,13 +166,14 @@ def _failed(what: str) -> ConfigurationError:
     )
 
 
-def _set_limits(memory_bytes: int | None, *, files: bool) -> None:
-    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: MAX_OPEN_FILES}
-    if not files:  # else their file system has a bound
-        limits[resource.RLIMIT_FSIZE] = 0
-    if memory_bytes is not None:
-        limits[resource.RLIMIT_AS] = memory_bytes
-    for kind, value in limits.items():
+def _set_limits(memory_bytes: int | None, files_bytes: int | None) -> None:
+    limits = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NOFILE: MAX_OPEN_FILES,
+        resource.RLIMIT_FSIZE: files_bytes,
+        resource.RLIMIT_AS: memory_bytes,
+    }
+    for kind, value in ((kind, value) for kind, value in limits.items() if value is not None):
         try:
             resource.setrlimit(kind, (value, value))
         except (OSError, ValueError) as error:

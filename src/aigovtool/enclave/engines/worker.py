@@ -2,7 +2,7 @@
 
 In this order, and nothing in another:
 
-1. Ask to die with the parent; read `Setup`; end if the parent is gone already.
+1. Let nobody look in; ask to die with the parent; read `Setup`; end if the parent is gone already.
 2. Rehearse, so that everything that its libraries load lazily is loaded.
 3. Point all standard descriptors at /dev/null and enter the sandbox.
 4. Make the HPKE key. Only now is there a secret; it never leaves this process.
@@ -23,16 +23,18 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, NoReturn
 
 from aigovtool.crypto.secret import ModelKey
 from aigovtool.crypto.wrap import WrapKey
 from aigovtool.enclave.engines import sandbox
 from aigovtool.enclave.engines.channel import Channel
-from aigovtool.enclave.engines.engine import Engine, LoadedEngine
+from aigovtool.enclave.engines.engine import LoadedEngine
 from aigovtool.enclave.engines.finite import require_finite
 from aigovtool.enclave.engines.ipc import (
     Answered,
+    Failed,
     Frame,
     GroupAnswered,
     Hello,
@@ -50,13 +52,12 @@ from aigovtool.enclave.engines.ipc import (
 )
 from aigovtool.enclave.engines.lanes import is_short, threads
 from aigovtool.enclave.engines.limiting import limited
+from aigovtool.enclave.engines.models import Models, trim_heaps
 from aigovtool.enclave.engines.onnx import OnnxEngine
-from aigovtool.enclave.engines.opening import open_model
-from aigovtool.enclave.engines.private_files import ModelFolder
 from aigovtool.enclave.engines.rehearsal import rehearse
 from aigovtool.enclave.engines.together import divided, joined
 from aigovtool.enclave.engines.watchdog import Watchdog
-from aigovtool.errors import AIGovToolError, DeadlineError, EngineError, NotFoundError, PackageError
+from aigovtool.errors import AIGovToolError, DeadlineError, EngineError, PackageError
 from aigovtool.protocol.tensor import Buffer, Tensor
 
 EXIT_PARENT_GONE: Final = 0
@@ -71,12 +72,10 @@ _M_ARENA_MAX: Final = -8  # malloc.h
 class Worker:
     """Serves the parent's requests; `serve` is run by each of its threads."""
 
-    def __init__(self, channel: Channel, engine: Engine, key: WrapKey, readers: int, *, has_files: bool) -> None:
+    def __init__(self, channel: Channel, models: Models, key: WrapKey, readers: int) -> None:
         self._channel: Final = channel
-        self._engine: Final = engine
+        self._models: Final = models
         self._key: Final = key
-        self._has_files: Final = has_files
-        self._models: Final[dict[int, LoadedEngine]] = {}
         self._turn: Final = threading.Lock()
         self._readers: Final = threading.Semaphore(readers)
         # The threads that work on a short try, and with it keep their places among the readers.
@@ -128,38 +127,51 @@ class Worker:
         message = frame.message
         if isinstance(message, RunGroup):
             self._answer_group(message, frame)
-            return
-        if not isinstance(message, Load | Run | Unload):
+        elif isinstance(message, Run):
+            self._answer_run(message, frame)
+        elif isinstance(message, Unload):
+            self._answer_change(message.id, partial(self._unload, message))
+        elif isinstance(message, Load) and package is not None:
+            self._answer_change(message.id, partial(self._load, message, package))
+        else:
             os._exit(EXIT_CONFUSED)
+
+    def _answer_run(self, message: Run, frame: Frame) -> None:
         try:
             if frame.lost:
                 self._refuse(message.id, _no_memory("no_memory_for_request"))  # others have it: nothing was run
-            elif isinstance(message, Run):
+            else:
                 self._run(message, frame.payload)
-            elif isinstance(message, Unload):
-                self._unload(message)
-            elif package is not None:
-                self._load(message, package)
         except MemoryError:
             self._refuse(message.id, _no_memory("out_of_memory"))
         except AIGovToolError as error:
             self._refuse(message.id, error)
 
-    def _load(self, message: Load, package: int) -> None:
+    def _answer_change(self, request: int, change: Callable[[], Loaded | Unloaded]) -> None:
+        """Load or unload. The answer comes when what that leaves is given back: a traceback holds what was refused."""
+        answer: Loaded | Unloaded | Failed
+        try:
+            answer = change()
+        except MemoryError:
+            answer = failure(request, _no_memory("out_of_memory"))
+        except AIGovToolError as error:
+            answer = failure(request, error)
+        trim_heaps()
+        self._channel.send(answer)
+
+    def _load(self, message: Load, package: int) -> Loaded:
         with (
             os.fdopen(package, "rb", buffering=0) as stream,
             self._key.unwrap(message.wrapped_key, message.info) as secret,
         ):
             if len(secret) != ModelKey.SIZE_BYTES:
                 raise PackageError("what was unwrapped is not a model key", reason="wrong_key")
-            folder = ModelFolder(str(message.id)) if self._has_files else None
-            model = open_model(stream, ModelKey(secret), message.sealer, message.manifest_digest, folder)
-        try:
-            self._models[message.id] = self._engine.load(model)
-        finally:
-            model.wipe()
-            _trim_heaps()
-        self._channel.send(Loaded(message.id, model.interface.inputs, model.interface.outputs))
+            interface = self._models.load(message, stream, ModelKey(secret))
+        return Loaded(message.id, interface.inputs, interface.outputs)
+
+    def _unload(self, message: Unload) -> Unloaded:
+        self._models.forget(message.model)
+        return Unloaded(message.id)
 
     def _answer_group(self, group: RunGroup, frame: Frame) -> None:
         """Answer each run of a group, those together that are done about together."""
@@ -229,9 +241,7 @@ class Worker:
 
     def _begun(self, message: Run | RunGroup) -> tuple[LoadedEngine, int]:
         """Return the model of a run, and the time, if its deadline has not passed."""
-        model = self._models.get(message.model)
-        if model is None:
-            raise NotFoundError("the model is not loaded", reason="not_loaded")
+        model = self._models.find(message.model)
         begun_ns = time.monotonic_ns()
         if begun_ns >= message.deadline_ns:
             raise DeadlineError("the deadline passed while the request waited for the engine")
@@ -255,11 +265,6 @@ class Worker:
             ) from None
         headers, data = pack_tensors(results)
         self._channel.send(Answered(message.id, headers, (time.monotonic_ns() - begun_ns) // 1_000), data)
-
-    def _unload(self, message: Unload) -> None:
-        if self._models.pop(message.model, None) is None:
-            raise NotFoundError("the model is not loaded", reason="not_loaded")
-        self._channel.send(Unloaded(message.id))
 
     def _refuse(self, request: int, error: AIGovToolError) -> None:
         self._channel.send(failure(request, error))
@@ -318,6 +323,7 @@ def _no_memory(reason: str) -> EngineError:
 
 def main() -> NoReturn:
     """Run the child."""
+    sandbox.begin()
     sandbox.die_with_parent()
     channel = Channel(_take_socket())
     setup = channel.receive().message
@@ -331,7 +337,7 @@ def main() -> NoReturn:
     if os.getppid() != setup.parent_pid:  # it may have gone while the kernel was not to tell
         os._exit(EXIT_PARENT_GONE)
     key = WrapKey.generate()
-    worker = Worker(channel, engine, key, setup.workers, has_files=sandbox.Layer.PRIVATE_FILES in layers)
+    worker = Worker(channel, Models(engine, layers), key, setup.workers)
     watchdog.start(worker.late)
     channel.send(Hello(key.public, layers))
     for index in range(1, threads(setup.workers)):
@@ -344,13 +350,6 @@ def _share_heaps(workers: int) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of the GNU C library alone
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, workers + 1)
-
-
-def _trim_heaps() -> None:
-    """Give back what the library has let go of while it made a session: half a model, for ever, otherwise."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C library alone
-    if trim is not None:
-        trim(0)
 
 
 def _take_socket() -> socket.socket:
