@@ -270,7 +270,8 @@ class Enclave:
             return
         self.accepted(answer)
         asked_ms = self.asked_ms.get(answer.request_id, self.scene.ms)
-        if not self.meter.must_wipe(self.now()):  # or the answer came too late to count as one
+        # Unless it came too late to count as one. A stop that it brings may be lifted before anything is wiped for it.
+        if not self.meter._is_silent(self.now()):
             self.contact_ms = max(self.contact_ms, asked_ms)
         self.scene.tell(self.name, "takes the answer to what it asked {} ms ago", self.scene.ms - asked_ms)
         if self.meter.must_reattest:
