@@ -8,11 +8,17 @@ from typing import Any, Final
 
 import numpy as np
 import pytest
+from assurance.models.sealing import Sealed
 from onnx import TensorProto, helper
 
+from aigovtool.crypto.aead import new_model_key, new_salt
+from aigovtool.crypto.sign import SigningKey
 from aigovtool.enclave.engines.process import EngineConfig, EngineProcess
 from aigovtool.errors import ModelError
-from aigovtool.ids import ConsumerId
+from aigovtool.ids import ConsumerId, ModelId
+from aigovtool.package.sealing import seal
+from aigovtool.package.source import open_sources
+from aigovtool.protocol.tensor import Datatype, Tensor
 
 MINUTE_MS: Final = 60_000
 ANN: Final = ConsumerId("ann")
@@ -33,6 +39,14 @@ def external(name: str, offset: int, *dims: int) -> TensorProto:
     for key, value in (("location", "w"), ("offset", offset), ("length", 4 * math.prod(dims))):
         tensor.external_data.add(key=key, value=str(value))
     return tensor
+
+
+def sealed_from(folder: Path, *names: str) -> Sealed:
+    """Seal files of a folder as the sealing tool does, which reads them piece by piece."""
+    key, sealer, path = new_model_key(), SigningKey.generate(), folder / "model.aigov"
+    with open_sources(folder, list(names)) as sources, path.open("wb") as out:
+        made = seal(sources, out, model=ModelId("m"), model_key=key, salt=new_salt(), sealer=sealer, now_ms=0)
+    return Sealed(path, key, made.manifest_digest, sealer.public.raw)
 
 
 def held_bytes(process: EngineProcess) -> int:
@@ -107,3 +121,35 @@ async def test_a_model_in_many_parts_leaves_room_for_others(kit: Any, double: An
     assert parts[9_000] < parts[10] + 100
     assert await kit.doubles(process, await double.load(process))
     await process.kill_and_wait()
+
+
+@pytest.mark.parametrize(("own_files", "weights"), [(True, 1), (False, 2)])
+async def test_weights_of_more_than_two_gib_are_loaded(
+    kit: Any, tmp_path: Path, weights: int, *, own_files: bool
+) -> None:
+    """Every offset on the way has more than 31 bits. From buffers no single weight may be as large: ONNX Runtime's."""
+    columns, rows = 1024, (2 << 30) // 4096 // weights + 3
+    tables = [external(f"w{number}", number * rows * columns * 4, rows, columns) for number in range(weights)]
+    nodes = [helper.make_node("Gather", [f"w{number}", "x"], [f"y{number}"]) for number in range(weights)]
+    graph = kit.model_bytes(
+        [*nodes, helper.make_node("Sum", [f"y{number}" for number in range(weights)], ["y"])],
+        [kit.value("x", [1], TensorProto.INT64)],
+        [kit.value("y", [1, columns])],
+        tables,
+    )
+    (tmp_path / "model.onnx").write_bytes(graph)
+    with (tmp_path / "w").open("wb") as file:  # sparse: zeros but for the last row of each
+        for number in range(1, weights + 1):
+            file.truncate(number * rows * columns * 4)
+            file.seek(-columns * 4, os.SEEK_END)
+            file.write(np.arange(columns, dtype=np.float32).tobytes())
+    sealed = sealed_from(tmp_path, "model.onnx", "w")
+    process = await EngineProcess.start(EngineConfig(own_files=own_files))
+    try:
+        model = await sealed.load(process)
+        index = Tensor("x", Datatype.INT64, (1,), (rows - 1).to_bytes(8, "little"))
+        (answer,) = (await process.run(model, [index], [], MINUTE_MS, consumer=ANN)).outputs
+    finally:
+        await process.kill_and_wait()
+        sealed.path.unlink()
+    assert kit.numbers(answer) == [[float(weights * number) for number in range(columns)]]
