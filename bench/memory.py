@@ -21,17 +21,18 @@ def held_bytes(pids: Sequence[int]) -> int:
     Raises:
         OSError: one of them is gone.
     """
-    own = mapped = 0
+    own = mapped = roots = 0
     files: dict[tuple[int, int], int] = {}
     for pid in pids:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
         own += _kib(status, "RssAnon:")
         files.update(_files(pid))
-        root = dict(_root(pid))
-        files.update(root)
-        if not root:  # what it has mapped of that, as often as it likes, is there once
+        root = _root(pid)
+        if root is None:
             mapped += _kib(status, "RssShmem:")
-    return (own << 10) + max(mapped << 10, sum(files.values()))
+        else:  # what it has mapped of that, as often as it likes, is there once
+            roots += root
+    return (own << 10) + roots + max(mapped << 10, sum(files.values()))
 
 
 def _kib(status: str, name: str) -> int:
@@ -52,16 +53,17 @@ def _files(pid: int) -> Iterator[tuple[tuple[int, int], int]]:
         return
 
 
-def _root(pid: int) -> Iterator[tuple[tuple[int, int], int]]:
-    """Yield the file system in memory that is the root of a process, where it has one of its own, as one file."""
+def _root(pid: int) -> int | None:
+    """Return what lies in the file system in memory that is the root of a process, where it has one of its own."""
     root = Path(f"/proc/{pid}/root")
     try:
         device = root.stat().st_dev
         if device != Path("/").stat().st_dev:  # mounted nowhere, so no list says of what kind it is
             found = os.statvfs(root)
-            yield (device, 0), (found.f_blocks - found.f_bfree) * found.f_frsize
+            return (found.f_blocks - found.f_bfree) * found.f_frsize
     except PermissionError:  # another user's; root alone sees that of an engine
-        return
+        pass
+    return None
 
 
 @contextmanager

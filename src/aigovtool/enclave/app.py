@@ -51,7 +51,7 @@ _LOG: Final = logging.getLogger(__name__)
 AUTO: Final = "auto"
 _MEMORY_FIX: Final = "give the machine more memory: the largest requests may end the enclave"
 #: Models are loaded from buffers then: docs/deploy.md.
-_FILES_FIX: Final = "do what `aigovtool doctor` says of files in memory, run by this user"
+_FILES_FIX: Final = "see `aigovtool doctor` (files in memory), and what docs/deploy.md allows a unit"
 _SEALERS_FIX: Final = "they share one engine: start an enclave for each, unless each trusts the models of the others"
 _BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0)
 

@@ -23,6 +23,9 @@ from aigovtool.protocol.tensor import Datatype, Tensor
 MINUTE_MS: Final = 60_000
 ANN: Final = ConsumerId("ann")
 MIB: Final = 1 << 20
+#: Small enough to lie in heaps: what is larger than 32 MiB never does.
+PIECES: Final = 96
+FLOATS: Final = MIB // 4
 
 
 @pytest.fixture(params=["files", "buffers"])
@@ -65,40 +68,41 @@ def mapped(process: EngineProcess) -> int:
     return len(Path(f"/proc/{process.pid}/maps").read_bytes().splitlines())
 
 
-def adding(kit: Any, path: Path, floats: int, *, shape: int | None = None) -> Any:
-    """Seal a model that adds weights; with `shape` its manifest says something else of its input."""
+def adding(kit: Any, path: Path, *, shape: int = 1) -> Any:
+    """Seal a model of `PIECES` weights of 1 MiB; with another `shape` its manifest is not right about its input."""
+    names = [f"w{number}" for number in range(PIECES)]
     graph = kit.model_bytes(
-        [helper.make_node("Add", ["x", "w"], ["y"])],
-        [kit.value("x", [floats])],
-        [kit.value("y", [floats])],
-        [external("w", 0, floats)],
+        [helper.make_node("Concat", ["x", *names], ["y"], axis=1)],
+        [kit.value("x", [1, 1])],
+        [kit.value("y", [1, PIECES * FLOATS + 1])],
+        [external(name, number * MIB, 1, FLOATS) for number, name in enumerate(names)],
     )
-    weights = np.ones(floats, np.float32).tobytes()
-    spec = kit.spec("x", [shape or floats])
-    return kit.seal(path, [("m.onnx", graph), ("w", weights)], [spec], [kit.spec("y", [floats])])
+    weights = np.arange(PIECES * FLOATS, dtype=np.float32).tobytes()
+    sides = [kit.spec("x", [1, shape])], [kit.spec("y", [1, PIECES * FLOATS + 1])]
+    return kit.seal(path, [("m.onnx", graph), ("w", weights)], *sides)
 
 
 @pytest.mark.needs("root")
 async def test_a_refused_model_leaves_no_memory(kit: Any, process: EngineProcess, tmp_path: Path) -> None:
     """Also one that the library has loaded, and that is not what its manifest says."""
-    sealed = adding(kit, tmp_path / "m", 16 * MIB, shape=3)
+    sealed = adding(kit, tmp_path / "m", shape=3)
     before = held_bytes(process)
     for _ in range(3):
         with pytest.raises(ModelError) as refused:
             await sealed.load(process)
         assert refused.value.reason == "interface_mismatch"
-    assert held_bytes(process) - before < 32 * MIB  # of 64 each
+    assert held_bytes(process) - before < PIECES * MIB // 2  # of each
 
 
 @pytest.mark.needs("root")
 async def test_an_unloaded_model_leaves_no_memory(kit: Any, process: EngineProcess, tmp_path: Path) -> None:
     """What it had is given back to the machine."""
-    sealed = adding(kit, tmp_path / "m", 16 * MIB)
+    sealed = adding(kit, tmp_path / "m")
     before = held_bytes(process)
     model = await sealed.load(process)
-    assert held_bytes(process) - before > 60 * MIB
+    assert held_bytes(process) - before > PIECES * MIB * 9 // 10
     await process.unload(model)
-    assert held_bytes(process) - before < 32 * MIB
+    assert held_bytes(process) - before < PIECES * MIB // 2
 
 
 async def test_a_model_in_many_parts_leaves_room_for_others(kit: Any, double: Any, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The child's models: from files where that can be, from buffers where not, and nothing of what was tried stays."""
 
+from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 from assurance.models.sealing import Sealed
 
 from aigovtool.crypto.aead import new_model_key
-from aigovtool.enclave.engines import models
+from aigovtool.enclave.engines import heaps, models
 from aigovtool.enclave.engines.engine import PlainModel
 from aigovtool.enclave.engines.ipc import Load
 from aigovtool.enclave.engines.models import Models
@@ -79,8 +80,8 @@ def test_files_are_used_where_there_are_any(
 
 @pytest.mark.parametrize(
     "error",
-    [ModelError("no", reason="engine_refused"), EngineError("no", reason="out_of_memory")],
-    ids=["refused", "memory"],
+    [ModelError("no", reason="engine_refused"), EngineError("no", reason="out_of_memory"), MemoryError()],
+    ids=["refused", "no_room", "memory"],
 )
 def test_what_files_may_be_to_blame_for_is_tried_from_buffers(shelf: Shelf, tmp_path: Path, error: Exception) -> None:
     """No more parts of memory can be mapped, or no more files: the library says no more than that it does not load."""
@@ -90,12 +91,21 @@ def test_what_files_may_be_to_blame_for_is_tried_from_buffers(shelf: Shelf, tmp_
     assert left(tmp_path) == []
 
 
+@pytest.mark.parametrize("parts", [models._MOST_MAPPED + 1, None])
 def test_a_model_in_too_many_parts_is_loaded_from_buffers(
-    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int | None
 ) -> None:
-    """Each is one of those that a process may have mapped; the next model, and any run, would lack them."""
-    engine = Engine()
-    monkeypatch.setattr(models, "_MOST_MAPPED", 1)
+    """Each is one of those that a process may have mapped: the next model, and any run, would lack them.
+
+    So is one of which that cannot be told, or that could not be kept out of swap.
+    """
+    engine, remove = Engine(), ModelFolder.remove
+
+    def removed(folder: ModelFolder) -> None:
+        remove(folder)
+        folder.mapped_at_end = parts
+
+    monkeypatch.setattr(ModelFolder, "remove", removed)
     assert shelf.load(Models(engine, (Layer.PRIVATE_FILES,))) == "buffers"
     assert engine.loads == ["files", "buffers"]
     assert left(tmp_path) == []
@@ -120,7 +130,7 @@ def test_a_package_that_does_not_open_is_refused_at_once(shelf: Shelf, tmp_path:
 
 
 @pytest.mark.parametrize("locked", [True, False])
-def test_files_are_locked_where_memory_is(
+def test_files_and_heaps_know_whether_memory_is_locked(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, locked: bool
 ) -> None:
     """The layer says so."""
@@ -130,9 +140,14 @@ def test_files_are_locked_where_memory_is(
         asked.append(locked)
         return ModelFolder(name, tmp_path / "root")
 
+    def in_pieces(*, locked: bool) -> nullcontext[None]:
+        asked.append(locked)
+        return nullcontext()
+
     monkeypatch.setattr(models, "ModelFolder", folder)
+    monkeypatch.setattr(heaps, "in_pieces", in_pieces)
     shelf.load(Models(Engine(), (Layer.PRIVATE_FILES, *[Layer.MEMORY_LOCKED] * locked)))
-    assert asked == [locked]
+    assert asked == [locked] * 2
 
 
 def test_what_was_forgotten_is_not_found(shelf: Shelf) -> None:

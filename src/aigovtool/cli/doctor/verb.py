@@ -7,6 +7,7 @@ import resource
 import ssl
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -110,12 +111,14 @@ def _kernel() -> list[Check]:
 def _files_in_memory() -> Check:
     """Whether engines that this user starts here have a file system of their own: it is tried, in a process."""
     command = [sys.executable, "-I", "-B", *_TRY_FILES]
-    tried = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)  # noqa: S603
-    found, lacking = _FILES.get(tried.stdout, _NOWHERE)
+    said = b""
+    with suppress(OSError, subprocess.SubprocessError):
+        said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False).stdout  # noqa: S603
+    found, lacking = _FILES.get(said, _NOWHERE)
     if _landlock_abi() < _LANDLOCK_FOR_FILES:
         found, lacking = _FROM_BUFFERS, "it takes landlock of ABI 3, Linux 6.2"
-    said = f"{found}: {lacking}" if lacking else found
-    return Check(name="files in memory", standing="note" if lacking else "ok", found=said)
+    text = f"{found}: {lacking}" if lacking else found
+    return Check(name="files in memory", standing="note" if lacking else "ok", found=text)
 
 
 def _memory() -> Check:

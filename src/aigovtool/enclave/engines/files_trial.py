@@ -50,10 +50,12 @@ def _as_a_unit() -> bool:
 def _keep_setfcap() -> None:
     """Give up all capabilities but one, which is kept if it is there."""
     header, held = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * _SETS)()
-    _libc.capget(ctypes.c_char_p(header), held)
+    if _libc.capget(ctypes.c_char_p(header), held) != 0:
+        raise OSError(ctypes.get_errno(), "capget")
     for index in range(_SETS):
         held[index] &= _CAP_SETFCAP if index < _SETS // 2 else 0
-    _libc.capset(ctypes.c_char_p(header), held)
+    if _libc.capset(ctypes.c_char_p(header), held) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 if __name__ == "__main__":

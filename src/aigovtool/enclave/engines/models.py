@@ -5,10 +5,10 @@ weight that the library leaves in a file takes one of the parts of memory that a
 (`vm.max_map_count`), which all that it computes with needs as well. Then a model is loaded again, from buffers.
 """
 
-import ctypes
 from typing import BinaryIO, Final
 
 from aigovtool.crypto.secret import ModelKey
+from aigovtool.enclave.engines import heaps
 from aigovtool.enclave.engines.engine import Engine, LoadedEngine, PlainModel
 from aigovtool.enclave.engines.interface import ModelInterface
 from aigovtool.enclave.engines.ipc import Load
@@ -45,10 +45,10 @@ class Models:
             ModelError: the engine refuses it, or it is not what its manifest says.
             EngineError: there is no memory for it (`out_of_memory`).
         """
-        loaded = self._from_files(order, stream, key) if self._has_files else None
-        if loaded is None:
-            trim_heaps()  # of what was tried
-            loaded = self._load(order, stream, key, None)
+        with heaps.in_pieces(locked=self._locked):
+            loaded = self._from_files(order, stream, key) if self._has_files else None
+            if loaded is None:
+                loaded = self._load(order, stream, key, None)
         self._loaded[order.id], interface = loaded
         return interface
 
@@ -60,8 +60,14 @@ class Models:
         except (ModelError, EngineError) as error:
             if error.reason not in _OF_FILES:
                 raise
-            return None
-        return loaded if folder.mapped_at_end <= _MOST_MAPPED else None
+        except MemoryError:
+            pass
+        else:
+            if folder.mapped_at_end is not None and folder.mapped_at_end <= _MOST_MAPPED:
+                return loaded
+            del loaded
+        heaps.trim()
+        return None
 
     def _load(
         self, order: Load, stream: BinaryIO, key: ModelKey, folder: ModelFolder | None
@@ -71,6 +77,10 @@ class Models:
             return self._engine.load(model), model.interface
         finally:
             model.wipe()
+
+    def __contains__(self, handle: int) -> bool:
+        """Return whether there is a model of that handle."""
+        return handle in self._loaded
 
     def find(self, handle: int) -> LoadedEngine:
         """Return a model.
@@ -91,13 +101,6 @@ class Models:
         """
         if self._loaded.pop(handle, None) is None:
             raise _not_loaded()
-
-
-def trim_heaps() -> None:
-    """Give back what the library has let go of: of a load that is half a model, for ever, otherwise."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C library alone
-    if trim is not None:
-        trim(0)
 
 
 def _not_loaded() -> NotFoundError:

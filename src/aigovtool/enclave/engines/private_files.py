@@ -12,11 +12,12 @@ Rules:
 2. It is memory: taken before it is written to (a page of a mapped file that is not there would end the process), and
    counted against the bound of addresses while a model is loaded, since its files stay mapped until then.
 3. It is not swapped out where memory is locked: a mapped page of a file is locked as any other is, and what the library
-   keeps is locked before the files are let go. Where it can be had, `noswap` (Linux 6.4, not in a user namespace)
-   keeps all of it in memory anyhow.
+   keeps mapped is all there before this lets go of it. Where it can be had, `noswap` (Linux 6.4, not in a user
+   namespace) keeps all of it in memory anyhow.
 
 Sources: Linux man pages unshare(2), open_tree(2), mount_namespaces(7), user_namespaces(7), tmpfs(5), chroot(2),
-mlockall(2), prctl(2) PR_SET_DUMPABLE; Documentation/admin-guide/mm/transhuge.rst (`huge=`).
+mlockall(2), madvise(2) MADV_POPULATE_READ, prctl(2) PR_SET_DUMPABLE;
+Documentation/admin-guide/mm/transhuge.rst (`huge=`).
 """
 
 import ctypes
@@ -39,6 +40,7 @@ _OPEN_TREE: Final = 428  # on each architecture
 _AT_FDCWD: Final = -100
 _CLONE_ALL: Final = 0x1 | 0x8000 | os.O_CLOEXEC  # OPEN_TREE_CLONE | AT_RECURSIVE
 _MNT_DETACH: Final = 0x2
+_POPULATE_READ: Final = 22  # MADV_POPULATE_READ, Linux 5.14
 _PUNCH_HOLE: Final = 0x1 | 0x2  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 #: A package has up to 1,024 files in up to 7 folders each. Names take memory of the kernel, which nothing else bounds.
 _MOST_NAMES: Final = 16_384
@@ -60,6 +62,7 @@ _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
 for _call in (_libc.munmap, _libc.mlock):
     _call.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 
@@ -168,8 +171,9 @@ class ModelFolder:
         self._locked: Final = locked
         self._made: Final[dict[Path, None]] = {}
         self._held: Final[list[tuple[int, int]]] = []
-        #: How many parts of memory this process had mapped, of anything, when it was removed.
-        self.mapped_at_end = 0
+        #: How many parts of memory this process had mapped, of anything, when this was removed; None if that cannot be
+        #: told, or if a part of a file that is still mapped could not be kept as it was to be.
+        self.mapped_at_end: int | None = None
 
     @property
     def graph(self) -> Path:
@@ -198,9 +202,11 @@ class ModelFolder:
         finally:
             os.close(descriptor)
         try:
-            with memoryview(mapped) as whole, whole[:size_bytes] as view:
-                yield view
-            self._lock_last()
+            try:
+                with memoryview(mapped) as whole, whole[:size_bytes] as view:
+                    yield view
+            finally:
+                self._lock_last()
         finally:
             with suppress(BufferError):  # a traceback holds a part of it: it goes with that
                 mapped.close()
@@ -247,45 +253,43 @@ class ModelFolder:
 
     def remove(self) -> None:
         """Unlink all of it. Of a file, what the library maps stays as long as it does; the rest is given back."""
-        mapped = self._still_mapped() if self._made else {}
-        for path in reversed(self._made):
-            if path in mapped:
-                self._leave(path, sorted(mapped[path]))
-            with suppress(OSError):
-                path.unlink()
-            with suppress(OSError):
-                path.rmdir()
-        self._made.clear()
-        while self._held:
-            _libc.munmap(*self._held.pop())
-
-    def _leave(self, path: Path, mapped: list[_Part]) -> None:
-        """Leave of a file what is mapped."""
-        if self._locked:  # what was not touched yet would not be, from here on
-            for part in mapped:
-                _libc.mlock(part.address, part.end - part.start)
-        with suppress(OSError):  # all of it stays, then, for as long as the model
-            _give_back(path, mapped)
-
-    def _still_mapped(self) -> dict[Path, list[_Part]]:
-        """Return the parts of files that are mapped, but not by this folder."""
-        found: dict[Path, list[_Part]] = {}
-        made = {os.fsencode(path): path for path in self._made}
         try:
-            lines = Path("/", _MAPS).read_bytes().splitlines()
-        except OSError:  # no descriptor, no memory: all of what is mapped stays then
-            return {}
-        self.mapped_at_end = len(lines)
-        for line in lines:
-            addresses, rights, offset, _, _, *name = line.split(maxsplit=5)
-            if name and not rights.endswith(b"s") and (path := made.get(name[0])) is not None:
-                begins, ends = (int(address, 16) for address in addresses.split(b"-"))
-                start = int(offset, 16)
-                found.setdefault(path, []).append(_Part(start, start + ends - begins, begins))
-        return found
+            if self._made:
+                self._leave_mapped()
+        except (OSError, MemoryError):  # all stays, then, of each file that is mapped, for as long as the model
+            self.mapped_at_end = None
+        finally:
+            for path in reversed(self._made):
+                with suppress(OSError):
+                    path.unlink()
+                with suppress(OSError):
+                    path.rmdir()
+            self._made.clear()
+            while self._held:
+                _libc.munmap(*self._held.pop())
+
+    def _leave_mapped(self) -> None:
+        """Leave of files what is still mapped of them."""
+        count, mapped = 0, dict[bytes, list[_Part]]()
+        ours = os.fsencode(self._path) + b"/"
+        with Path("/", _MAPS).open("rb") as lines:
+            for line in lines:
+                count += 1
+                addresses, rights, offset, _, _, *name = line.rstrip(b"\n").split(maxsplit=5)
+                if name and name[0].startswith(ours) and not rights.endswith(b"s"):  # ours are shared
+                    begins, ends = (int(address, 16) for address in addresses.split(b"-"))
+                    start = int(offset, 16)
+                    mapped.setdefault(name[0], []).append(_Part(start, start + ends - begins, begins))
+        for path, parts in mapped.items():
+            for part in parts if self._locked else ():
+                # Locked as all that is mapped is, but only once it is there. Not by mlock: the library may write to
+                # what it has mapped, and then that makes a copy of each page.
+                _check(_libc.madvise(part.address, part.end - part.start, _POPULATE_READ))
+            _give_back(path, sorted(parts))
+        self.mapped_at_end = count
 
 
-def _give_back(path: Path, mapped: list[_Part]) -> None:
+def _give_back(path: bytes, mapped: list[_Part]) -> None:
     """Free what lies between the mapped parts of a file: while one part is mapped, all of it would stay otherwise.
 
     Not by `madvise`: the kernel refuses it for memory that is locked, as all of this process may be.

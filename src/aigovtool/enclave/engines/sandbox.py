@@ -7,7 +7,7 @@ gives up, before it makes a key or sees a model, what it never needs, in layers 
 2. `limits`: no core, no file ever grows (but its own, to their share), at most `MAX_OPEN_FILES` descriptors, optionally
    bounded memory. RLIMIT_NPROC is left alone: it counts the user's threads in all processes and does not bind root.
    Files in memory have a third of that bound: what is honest has each byte of them twice in its addresses. What is not
-   can take that third more; then the kernel ends it before anybody else (`begin`).
+   can take that third more; then the kernel ends it before anybody else (`first`).
 3. `capabilities`: all of them are dropped, which matters where the enclave runs as root.
 4. `private_files`: its root is an empty file system in memory of its own (`private_files`), so that no path leads
    anywhere else. Absent where neither privilege nor a user namespace is to be had, and without landlock of ABI 3:
@@ -37,7 +37,6 @@ import platform
 import resource
 import signal
 import struct
-from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -83,26 +82,11 @@ _LANDLOCK_FOR_FILES: Final = 3
 _LANDLOCK_FILES: Final = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8
 #: Of the bound of memory: a model lies in files, is mapped, and is copied by the library in the layout that it uses.
 _SHARE_OF_FILES: Final = 3
-_OOM_SCORE: Final = Path("/proc/self/oom_score_adj")
 _SECCOMP_SET_MODE_FILTER: Final = 1
 _SECCOMP_FILTER_FLAG_TSYNC: Final = 1
 _SECCOMP_CALL: Final = {"x86_64": 317, "aarch64": 277}
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
-
-
-def begin() -> None:
-    """Do what needs no sandbox, before anything else: nobody looks in, and whoever lacks memory has this ended first.
-
-    Who opened this process's memory before, as its user and where the kernel allows that, still has it open: nothing
-    that a process does at its start comes before that.
-
-    Raises:
-        ConfigurationError: `sandbox_failed`.
-    """
-    with suppress(OSError):  # its file only while it is dumpable; without it the kernel's own choice has to do
-        _OOM_SCORE.write_bytes(b"1000")
-    _prctl("not_dumpable", _PR_SET_DUMPABLE, 0)
 
 
 def die_with_parent() -> None:

@@ -1,8 +1,8 @@
-"""The child's side: `python -I -m aigovtool.enclave.engines.worker`, with its end of a socket pair as descriptor 0.
+"""The child's side: what `first` runs, with its end of a socket pair as descriptor 0.
 
 In this order, and nothing in another:
 
-1. Let nobody look in; ask to die with the parent; read `Setup`; end if the parent is gone already.
+1. Ask to die with the parent; read `Setup`; end if the parent is gone already.
 2. Rehearse, so that everything that its libraries load lazily is loaded.
 3. Point all standard descriptors at /dev/null and enter the sandbox.
 4. Make the HPKE key. Only now is there a secret; it never leaves this process.
@@ -17,7 +17,6 @@ A refusal is answered with its class, reason and message. Whatever is not one of
 because a process that holds weights must not go on in a state that nobody has thought of.
 """
 
-import ctypes
 import os
 import socket
 import threading
@@ -28,7 +27,7 @@ from typing import Final, NoReturn
 
 from aigovtool.crypto.secret import ModelKey
 from aigovtool.crypto.wrap import WrapKey
-from aigovtool.enclave.engines import sandbox
+from aigovtool.enclave.engines import heaps, sandbox
 from aigovtool.enclave.engines.channel import Channel
 from aigovtool.enclave.engines.engine import LoadedEngine
 from aigovtool.enclave.engines.finite import require_finite
@@ -52,7 +51,7 @@ from aigovtool.enclave.engines.ipc import (
 )
 from aigovtool.enclave.engines.lanes import is_short, threads
 from aigovtool.enclave.engines.limiting import limited
-from aigovtool.enclave.engines.models import Models, trim_heaps
+from aigovtool.enclave.engines.models import Models
 from aigovtool.enclave.engines.onnx import OnnxEngine
 from aigovtool.enclave.engines.rehearsal import rehearse
 from aigovtool.enclave.engines.together import divided, joined
@@ -66,7 +65,6 @@ EXIT_CONFUSED: Final = 70  # EX_SOFTWARE
 _TOGETHER_NS: Final = 1_000_000
 #: What a run of a group may give; there are up to `MAX_GROUP`, of many consumers.
 _MAX_SMALL_BYTES: Final = 64 << 10
-_M_ARENA_MAX: Final = -8  # malloc.h
 
 
 class Worker:
@@ -125,10 +123,13 @@ class Worker:
 
     def _answer(self, frame: Frame, package: int | None) -> None:
         message = frame.message
-        if isinstance(message, RunGroup):
-            self._answer_group(message, frame)
-        elif isinstance(message, Run):
-            self._answer_run(message, frame)
+        if isinstance(message, Run | RunGroup):
+            if isinstance(message, Run):
+                self._answer_run(message, frame)
+            else:
+                self._answer_group(message, frame)
+            if message.model not in self._models:  # it was unloaded meanwhile
+                heaps.trim()
         elif isinstance(message, Unload):
             self._answer_change(message.id, partial(self._unload, message))
         elif isinstance(message, Load) and package is not None:
@@ -148,7 +149,10 @@ class Worker:
             self._refuse(message.id, error)
 
     def _answer_change(self, request: int, change: Callable[[], Loaded | Unloaded]) -> None:
-        """Load or unload. The answer comes when what that leaves is given back: a traceback holds what was refused."""
+        """Load or unload. The answer comes when what that leaves is given back: a traceback holds what was refused.
+
+        What a run still computes with is given back after that run.
+        """
         answer: Loaded | Unloaded | Failed
         try:
             answer = change()
@@ -156,7 +160,7 @@ class Worker:
             answer = failure(request, _no_memory("out_of_memory"))
         except AIGovToolError as error:
             answer = failure(request, error)
-        trim_heaps()
+        heaps.trim()
         self._channel.send(answer)
 
     def _load(self, message: Load, package: int) -> Loaded:
@@ -323,13 +327,12 @@ def _no_memory(reason: str) -> EngineError:
 
 def main() -> NoReturn:
     """Run the child."""
-    sandbox.begin()
     sandbox.die_with_parent()
     channel = Channel(_take_socket())
     setup = channel.receive().message
     if not isinstance(setup, Setup) or os.getppid() != setup.parent_pid:
         os._exit(EXIT_PARENT_GONE)
-    _share_heaps(setup.workers)
+    heaps.share(setup.workers)
     watchdog = Watchdog()
     engine = OnnxEngine(setup.intra_op_threads, watchdog)
     rehearse(engine)
@@ -343,13 +346,6 @@ def main() -> NoReturn:
     for index in range(1, threads(setup.workers)):
         threading.Thread(target=worker.serve, name=f"worker-{index}", daemon=True).start()
     worker.serve()
-
-
-def _share_heaps(workers: int) -> None:
-    """Have spare threads share the heaps of the others: each of its own would be 64 MiB of what bounds the child."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of the GNU C library alone
-    if mallopt is not None:
-        mallopt(_M_ARENA_MAX, workers + 1)
 
 
 def _take_socket() -> socket.socket:
@@ -377,7 +373,3 @@ def _to_null(descriptor: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, descriptor)
     os.close(null)
-
-
-if __name__ == "__main__":
-    main()
