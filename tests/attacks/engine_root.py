@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 from typing import Final
 
-#: What it writes to its user namespace, what it makes in its root, and the graph of a model there.
-_OF_A_CHILD: Final = re.compile(r"/proc/self/(setgroups|uid_map|gid_map)|proc/self/maps|/[0-9]+/\.graph")
+#: What it tells the kernel of itself, what it makes in its root, and the graph of a model there.
+_OF_A_CHILD: Final = re.compile(r"/proc/self/(oom_score_adj|setgroups|uid_map|gid_map)|proc/self/maps|/[0-9]+/\.graph")
 
 
 def of_the_machine(path: str) -> bool:

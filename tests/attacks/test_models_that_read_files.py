@@ -152,7 +152,7 @@ def test_an_enclave_that_is_lent_a_hostile_model_says_so_and_opens_nothing(
         assert said.rstrip().endswith("ModelError: ONNX Runtime refuses the model (Fail)"), said[-500:]
         observed.refusal({"code": "model_refused", "reason": "engine_refused"})
         lines = log.read_text()
-        assert lines.count("aigovtool.enclave.engines.worker") >= 4
+        assert lines.count("aigovtool.enclave.engines.first") >= 4
         assert "canary" not in lines
         assert world.charged() == 0
 
