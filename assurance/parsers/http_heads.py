@@ -21,7 +21,7 @@ from uvicorn.server import ServerState
 
 from aigovtool.errors import InputError
 from aigovtool.transport.bounds import HttpLimits
-from aigovtool.transport.connection import Tally
+from aigovtool.transport.connection import Connection, Tally
 from aigovtool.transport.fast_path import Answer, FastRequest, ok
 from aigovtool.transport.guard import GuardedHttpProtocol
 from aigovtool.transport.notices import Notices
@@ -165,15 +165,24 @@ class _Application:
 
 
 class _FastPath:
-    """Wants what the gateway's does; of that it answers some, and gives the others back, at once or later."""
+    """Has what the gateway's does, some of it by room; it answers some, and gives the others back, at once or later."""
 
     def __init__(self, application: _Application) -> None:
         self._application = application
+        #: That were taken, and not given back.
+        self.rooms = 0
 
     def wants(self, head: Head) -> bool:
-        fields = head.fields
-        keeps = fields.get(b"connection", b"keep-alive") == b"keep-alive"
-        return keeps and head.length is not None and b"expect" not in fields
+        return _may_go_fast(head) and not (head.length or 0) % 2
+
+    def room_for(self, head: Head, _: Connection) -> Callable[[], None] | None:
+        if not _may_go_fast(head):
+            return None
+        self.rooms += 1
+        return self._give_back
+
+    def _give_back(self) -> None:
+        self.rooms -= 1
 
     def take(self, request: FastRequest, answer: Answer) -> bool:
         share = len(request.body) % 3
@@ -190,6 +199,12 @@ class _FastPath:
         answer(ok("", b"ok"))
 
 
+def _may_go_fast(head: Head) -> bool:
+    fields = head.fields
+    keeps = fields.get(b"connection", b"keep-alive") == b"keep-alive"
+    return keeps and head.length is not None and b"expect" not in fields
+
+
 @cache
 def _config() -> tuple[Config, _Application]:
     application = _Application()
@@ -198,17 +213,18 @@ def _config() -> tuple[Config, _Application]:
 
 @dataclass(frozen=True)
 class _Served:
-    """What the application was asked, the statuses of the answers, and whether the connection was ended."""
+    """What the application was asked, and what came of it: statuses, the end, and rooms that were not given back."""
 
     asked: tuple[_Asked, ...]
     statuses: tuple[int, ...]
     ended: bool
+    rooms: int
 
 
 async def _serve(parts: Sequence[bytes], *, fast: bool = False) -> _Served:
     config, application = _config()
     application.asked = []
-    wire, state, notices = _Wire(), ServerState(), Notices(_LOG)
+    wire, state, notices, fast_path = _Wire(), ServerState(), Notices(_LOG), _FastPath(application)
     protocol = GuardedHttpProtocol(
         config,
         state,
@@ -218,7 +234,7 @@ async def _serve(parts: Sequence[bytes], *, fast: bool = False) -> _Served:
         rounds=Rounds(1),
         notices=notices,
         on_lost=lambda: None,
-        fast_path=_FastPath(application) if fast else None,
+        fast_path=fast_path if fast else None,
     )
     protocol.connection_made(wire)
     for piece in parts:
@@ -228,7 +244,7 @@ async def _serve(parts: Sequence[bytes], *, fast: bool = False) -> _Served:
     ended = protocol.transport.is_closing()
     protocol.connection_lost(None)
     notices.close()
-    return _Served(tuple(application.asked), _statuses(bytes(wire.written)), ended)
+    return _Served(tuple(application.asked), _statuses(bytes(wire.written)), ended, fast_path.rooms)
 
 
 def _statuses(written: bytes) -> tuple[int, ...]:
@@ -271,6 +287,8 @@ def _wrong_served(parts: Parts, value: object) -> str | None:
         return f"refused with status {refusals}"
     if served.ended != (refused or expected.end == ENDED):
         return f"the connection ended: {served.ended}, read by hand it is {expected.end}"
+    if served.rooms:
+        return f"{served.rooms} rooms for bodies are not given back"
     return None
 
 
@@ -323,13 +341,18 @@ PARSER: Final = Parser(
         "src/aigovtool/transport/connection.py",
         "src/aigovtool/transport/deadline.py",
         "src/aigovtool/transport/declared_length.py",
+        "src/aigovtool/transport/fast_lane.py",
         "src/aigovtool/transport/fast_path.py",
         "src/aigovtool/transport/guard.py",
+        "src/aigovtool/transport/held.py",
         "src/aigovtool/transport/lingering.py",
+        "src/aigovtool/transport/no_place.py",
         "src/aigovtool/transport/notices.py",
+        "src/aigovtool/transport/pieces.py",
         "src/aigovtool/transport/rounds.py",
         "src/aigovtool/transport/problem.py",
         "src/aigovtool/transport/server.py",
+        "src/aigovtool/transport/whole_body.py",
         "src/aigovtool/transport/wire.py",
         "assurance/parsers/http_edits.py",
         "assurance/parsers/http_heads.py",

@@ -2,14 +2,16 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from tests.transport.conftest import SMALL, Reply, World, connected, served
 
 from aigovtool.transport.bounds import HttpLimits
+from aigovtool.transport.connection import Connection
 from aigovtool.transport.fast_path import Answer, FastRequest, last, ok
 from aigovtool.transport.guard import GuardedHttpProtocol
 from aigovtool.transport.routes import Call, Caller, Route
@@ -59,10 +61,30 @@ class FakeFastPath:
         self.takes = True
         self.shown: list[Head] = []
         self.offered: list[FastRequest] = []
+        #: Larger bodies take room, if there is any.
+        self.small_bytes = 1 << 30
+        self.has_room = True
+        self.asked_for_room: list[Head] = []
+        #: How often each room that was taken has been given back.
+        self.rooms: list[int] = []
         self._taken: asyncio.Queue[tuple[FastRequest, Answer]] = asyncio.Queue()
 
     def wants(self, head: Head) -> bool:
         self.shown.append(head)
+        return self._is_for_it(head) and (head.length or 0) <= self.small_bytes
+
+    def room_for(self, head: Head, connection: Connection) -> Callable[[], None] | None:
+        assert connection.peer is not None
+        self.asked_for_room.append(head)
+        if not self._is_for_it(head) or not self.has_room:
+            return None
+        self.rooms.append(0)
+        return partial(self._give_back, len(self.rooms) - 1)
+
+    def _give_back(self, room: int) -> None:
+        self.rooms[room] += 1
+
+    def _is_for_it(self, head: Head) -> bool:
         return head.line == LINE and head.length is not None and b"expect" not in head.fields
 
     def take(self, request: FastRequest, answer: Answer) -> bool:
@@ -78,18 +100,28 @@ class FakeFastPath:
 
 
 class GivesBack:
-    """Wants every head, but of whoever waits to be asked for the body, and gives each back: at once, or later."""
+    """Has every ordinary request, those with a body by room, and gives each back: at once, or later."""
 
     def __init__(self, *, later: bool) -> None:
         self._later: Final = later
 
     def wants(self, head: Head) -> bool:
-        return b"expect" not in head.fields
+        return not head.length
+
+    def room_for(self, _: Head, __: Connection) -> Callable[[], None]:
+        return lambda: None
 
     def take(self, _: FastRequest, answer: Answer) -> bool:
         if self._later:
             asyncio.get_running_loop().call_soon(answer, None)
         return self._later
+
+
+def held_of(protocol: GuardedHttpProtocol) -> bytes:
+    """Return all that is held for the fast path of a connection, with what it has taken and not answered."""
+    assert protocol._fast is not None
+    held = protocol._fast._held
+    return held.head + b"".join(held._body._pieces)
 
 
 @dataclass(frozen=True)
@@ -125,13 +157,18 @@ class Met:
 
 @asynccontextmanager
 async def met(
-    world: World, bounds: HttpLimits = SMALL, *, context: ssl.SSLContext | None = None, fast: bool = True
+    world: World,
+    bounds: HttpLimits = SMALL,
+    *,
+    context: ssl.SSLContext | None = None,
+    fast: bool = True,
+    routes: Sequence[Route] = (),
 ) -> AsyncIterator[Met]:
     """Connect to a server with such a fast path, or with none: over TLS if there is a context, else plain."""
     path, slow = FakeFastPath(), Application()
-    fast_path = path if fast else None
+    fast_path, routes = path if fast else None, [*slow.routes, *routes]
     async with (
-        served(world, bounds, plain=context is None, routes=slow.routes, fast_path=fast_path) as server,
+        served(world, bounds, plain=context is None, routes=routes, fast_path=fast_path) as server,
         connected(server, context) as (reader, writer),
     ):
         yield Met(server, reader, writer, path, slow)

@@ -9,7 +9,7 @@ import pytest
 import uvloop
 from httptools import HttpParserError
 from tests.transport.conftest import World, parse_answers
-from tests.transport.fast_paths import BODY, FAST, LINE, REQUEST, SENT, SENT_LAST, Met, apart, met, until
+from tests.transport.fast_paths import BODY, FAST, LINE, REQUEST, SENT, SENT_LAST, Met, apart, held_of, met, until
 
 from aigovtool.crypto.identity import IdentityKind
 from aigovtool.transport.fast_path import Written, last, ok
@@ -75,7 +75,7 @@ async def test_a_request_is_handed_over_byte_by_byte(world: World, context: ssl.
     async with met(world, context=context) as one:
         for count in range(1, 4):
             await apart(one.writer, *(bytes([byte]) for byte in REQUEST[:-1]))
-            await until(lambda: len(one.protocol._held) == len(REQUEST) - 1)
+            await until(lambda: len(held_of(one.protocol)) == len(REQUEST) - 1)
             assert len(one.fast.offered) == count - 1
             one.writer.write(REQUEST[-1:])
             await check_handed_over(one)

@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 from tests.transport.conftest import SMALL, World, all_closed, connected, parse_answers
-from tests.transport.fast_paths import BODY, FAST, LINE, REQUEST, SENT, SENT_LAST, Met, apart, met, until
+from tests.transport.fast_paths import BODY, FAST, LINE, REQUEST, SENT, SENT_LAST, Met, apart, held_of, met, until
 
 from aigovtool.crypto.identity import IdentityKind
 from aigovtool.transport.bounds import HttpLimits
@@ -215,7 +215,7 @@ async def test_a_peer_that_goes_before_its_body_is_there_is_forgotten(world: Wor
         protocol = one.protocol
         one.writer.transport.abort()
         await all_closed(one.server)
-        assert protocol._held == b""
+        assert held_of(protocol) == b""
         assert one.fast.offered == []
 
 

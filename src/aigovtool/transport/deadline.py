@@ -26,6 +26,11 @@ class Deadline:
             self._handle.cancel()
         self._handle = self._loop.call_at(when, self._fire)
 
+    @property
+    def is_set(self) -> bool:
+        """Whether it will expire."""
+        return self._when is not None
+
     def pause(self) -> None:
         """Never expire, until set again, which is soon: the timer stays."""
         self._when = None

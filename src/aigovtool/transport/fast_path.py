@@ -1,9 +1,10 @@
 """Small requests of one kind that are answered without a task, an ASGI message or a parser of their own.
 
 A request takes the fast path when nothing about it is out of the ordinary: `wire.RequestReader` has accepted its head,
-its body is small, known in length and all there, and the connection has nothing else to do. What takes the requests
-(`FastPath`) either has an answer of status 200 for one, or gives it back: then it goes the way of all others, as if it
-had come only now. So errors, refusals, waiting and everything rare are in one place, and the fast path cannot say no.
+its body is small, or has room, its length is known, all of it is there, and the connection has nothing else to do. What
+takes the requests (`FastPath`) either has an answer of status 200 for one, or gives it back: then it goes the way of
+all others, as if it had come only now. So errors, refusals, waiting and everything rare are in one place, and the fast
+path cannot say no.
 """
 
 from collections.abc import Callable
@@ -32,8 +33,13 @@ class FastPath(Protocol):
     def wants(self, head: Head) -> bool:
         """Return whether requests like this one are for it: their bodies are held together until they are complete.
 
-        It is asked of ordinary ones alone (`is_ordinary`), and raises nothing; nor does `take`.
+        They are so small that nobody counts them. It is asked of ordinary ones alone (`is_ordinary`), and raises
+        nothing; nor do `room_for` and `take`.
         """
+        ...
+
+    def room_for(self, head: Head, connection: Connection) -> Callable[[], None] | None:
+        """Return what gives back the room for a larger one, which is for it; None if it is not, or there is no room."""
         ...
 
     def take(self, request: FastRequest, answer: Answer) -> bool:

@@ -11,7 +11,7 @@ What it adds to its base class:
 4. Closing lingers for a moment when input may be under way, so that the peer can read why.
 5. No exception of the application reaches the peer or the log with its text.
 6. An answer of a declared length ends with its last byte: the next request may come at once.
-7. `scope["extensions"]["aigovtool.connection"]` is the `Connection`.
+7. `scope["extensions"]["aigovtool.connection"]` is the `Connection`; a body may be taken whole (`whole_body`).
 8. A connection too many, in all, of one client or of one address, is answered once before anything is read; or a
    stranger's connection that is worth less is ended for it (`connection.Tally`).
 9. A stranger's body must come at a least rate.
@@ -21,7 +21,7 @@ It speaks HTTP/1.1 alone: no HTTP/2, no WebSocket, no upgrade.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, cast
 
 import httptools
@@ -30,17 +30,20 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.server import ServerState
 
-from aigovtool.errors import AIGovToolError, InputError, MalformedError, OverloadedError
+from aigovtool.errors import AIGovToolError, InputError, MalformedError
 from aigovtool.transport.body_pace import BodyPace
 from aigovtool.transport.bounds import HttpLimits
 from aigovtool.transport.connection import EXTENSION, Connection, Tally, Verdict, Worth, network_of
 from aigovtool.transport.deadline import Deadline
 from aigovtool.transport.declared_length import DeclaredLength, Event
-from aigovtool.transport.fast_path import FastPath, FastRequest, Written, is_ordinary, last
+from aigovtool.transport.fast_lane import FastLane
+from aigovtool.transport.fast_path import FastPath, Written
 from aigovtool.transport.lingering import LingeringTransport
+from aigovtool.transport.no_place import REFUSALS
 from aigovtool.transport.notices import Notices
 from aigovtool.transport.problem import problem, unexpected, wire_problem
 from aigovtool.transport.rounds import Rounds
+from aigovtool.transport.whole_body import WholeBody
 from aigovtool.transport.wire import RequestReader
 
 # ASGI's own types (asgiref).
@@ -50,18 +53,6 @@ Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None
 
 _NOT_HTTP: Final = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 _BAD_REQUEST: Final = MalformedError("not a request that is accepted here", reason="bad_request")
-
-_REFUSALS: Final[Mapping[Verdict, bytes]] = {
-    Verdict.GREEDY: wire_problem(
-        OverloadedError(
-            "this client has too many connections",
-            reason="connections_of_client",
-            fix="use open connections again, or close some",
-            retry_after_s=1,
-        )
-    ),
-    Verdict.FULL: wire_problem(OverloadedError("too many connections", retry_after_s=1), status=503),
-}
 
 
 class GuardedHttpProtocol(HttpToolsProtocol):
@@ -97,8 +88,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._network, self._stranger = "unknown", True
         self._pace: Final = BodyPace(bounds)
         self._fast_path: Final = fast_path
-        #: What came so far of a request that the fast path may take, or has taken and not answered.
-        self._held, self._in_fast_path, self._ending = b"", False, False
+        self._fast: FastLane | None = None
+        self._body: WholeBody | None = None
 
     # --- the connection ------------------------------------------------------------------------
 
@@ -118,13 +109,15 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         )
         client = self._connection.client
         self._stranger = client is None
+        if self._fast_path is not None:
+            self._fast = FastLane(self._fast_path, self._reader, self._connection, self._fast_answer, self._parse_all)
         if self.client:
             self._network = network_of(self.client[0])
         verdict = self._clients.enter(self, client, self._network)
         if verdict is Verdict.WELCOME:
             self._deadline.set(self._bounds.header_timeout_s)
         elif self._clients.may_be_told(self):
-            wire.write(_REFUSALS[verdict])
+            wire.write(REFUSALS[verdict])
             wire.close_lingering()
         else:
             wire.abort()
@@ -134,7 +127,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._deadline.clear()
         self._write_deadline.clear()
         self._clients.leave(self)
-        self._held, self._in_fast_path = b"", False
+        if self._fast is not None:
+            self._fast.end()
         if self._wire is not None:
             self._wire.lost()
         super().connection_lost(exc)
@@ -161,8 +155,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """End after the answer under way."""
-        if self._in_fast_path or self._held:
-            self._ending = True
+        if self._fast:
+            self._fast.ending = True
         else:
             super().shutdown()
 
@@ -210,59 +204,36 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def _goes_fast(self, accepted: bytes, *, begins: bool) -> bool:
         """Return whether the fast path has what came of a request, or waits for the rest of it."""
+        fast = self._fast
+        if fast is None:
+            return False
         if begins:
-            if self._fast_path is None or not self._may_go_fast(self._fast_path):
-                return False
-            self._held = accepted
-        elif self._held:
-            self._held += accepted
-        else:
-            return False
-        if not self._reader.complete:
-            return True
-        return self._enter_fast_path()
+            return not self._answering() and not self.flow.write_paused and fast.begin(accepted)
+        return fast.add(accepted)
 
-    def _may_go_fast(self, fast_path: FastPath) -> bool:
-        head = self._reader.head
-        if head is None or not is_ordinary(head) or self._answering() or self.flow.write_paused:
-            return False
-        return fast_path.wants(head)
-
-    def _enter_fast_path(self) -> bool:
-        """Hand a whole request to the fast path, or else to the parser."""
-        held, head, connection = self._held, self._reader.head, self._connection
-        if connection is None or self._fast_path is None or head is None:
-            raise AssertionError("a request without a connection")
-        request = FastRequest(head, connection, held[len(held) - (head.length or 0) :])
-        self._in_fast_path = True
-        if self._reader.surplus or self._ending or not self._fast_path.take(request, self._fast_answer):
-            self._leave_fast_path()
-        return True
-
-    def _fast_answer(self, answer: Written | None) -> None:
+    def _fast_answer(self, answer: Written) -> None:
         wire = self._wire
-        if not self._in_fast_path or wire is None or wire.is_closing():
+        if wire is None or wire.is_closing():
             return
-        if answer is not None:
-            self._held, self._in_fast_path = b"", False
-            for part in last(answer) if self._ending or self._reader.surplus else answer:
-                wire.write(part)
-            self._request_over()
-            return
-        self._leave_fast_path()
-        if self._reader.surplus:
-            self._end_after_answer()
+        for part in answer:
+            wire.write(part)
+        self._request_over()
 
-    def _leave_fast_path(self) -> None:
-        """Have a request go the way of all others."""
-        held, self._held, self._in_fast_path = self._held, b"", False
+    def _parse_all(self, head: bytes, body: bytes) -> None:
+        """Have a request that the fast path gave up go the way of all others."""
+        if self._wire is None or self._wire.is_closing():
+            return
         try:
-            self.parser.feed_data(held)
+            self.parser.feed_data(head)
+            if body:
+                self.parser.feed_data(body)
         except _NOT_HTTP:
             self._refuse(_BAD_REQUEST)
             return
         if self._ending and self._answering():
             self.cycle.keep_alive = False
+        if self._reader.surplus:
+            self._end_after_answer()
 
     def _watch(self, count: int, *, was_idle: bool, was_in_head: bool) -> None:
         if self._reader.complete:
@@ -302,6 +273,16 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         cast("Event", self.scope)["extensions"] = {EXTENSION: self._connection}
 
+    def on_headers_complete(self) -> None:
+        """Begin the request, whose body may be taken whole."""
+        super().on_headers_complete()
+        self._body = WholeBody(self.cycle, self.flow)
+
+    def on_body(self, body: bytes) -> None:
+        """Hand out what has come of the body, or keep it until it is whole."""
+        if self._body is None or not self._body.add(body):
+            super().on_body(body)
+
     def on_response_complete(self) -> None:
         """Make ready for the next request, or end where there cannot be one."""
         super().on_response_complete()
@@ -336,6 +317,14 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             cycle.message_event.set()
         wire.write(wire_problem(error))
         wire.close_lingering()
+
+    @property
+    def _in_fast_path(self) -> bool:
+        return self._fast is not None and self._fast.in_use
+
+    @property
+    def _ending(self) -> bool:
+        return self._fast is not None and self._fast.ending
 
     def _answering(self) -> bool:
         # The base class declares the cycle as always present; before the first request it is None.

@@ -101,11 +101,7 @@ def begin(
     data = [b"".join(pack_tensors(inputs)[1]) for inputs in runs]
     group = Group(model.interface, form, data, place, ran.took)
     deadline_ns = time.monotonic_ns() + int(deadline_ms * 1_000_000)
-    turn = process.groups.turn(consumer)
-    if isinstance(turn, asyncio.Future):
-        turn.add_done_callback(lambda turn: process.groups.run(group, turn.result(), deadline_ns))
-    else:
-        process.groups.run(group, turn, deadline_ns)
+    process.groups.run(group, consumer, process.groups.lane(consumer, model.handle), deadline_ns)
     return ran
 
 

@@ -288,16 +288,15 @@ async def test_groups_of_a_child_that_dies_are_told_once(kit: Any, process: Engi
 async def test_a_group_that_has_its_place_when_the_child_dies_is_told_so(
     kit: Any, process: EngineProcess, double: Any
 ) -> None:
-    """Its turn came in the same moment: nothing is sent, and nobody waits for ever."""
+    """Nothing is sent, and nobody waits for ever."""
     model = await double.load(process)
     form = form_of(model, [kit.fp32("x", [1, 2])])
-    place, turn = process.groups.place(ANN, form, 2), process.groups.turn(ANN)
+    place = process.groups.place(ANN, form, 2)
     assert place is not None
-    assert not isinstance(turn, asyncio.Future)
     ran = Ran(2)
     group = Group(model.interface, form, [bytes(8)] * 2, place, ran.took)
     process.kill()
-    process.groups.run(group, turn, time.monotonic_ns() + 1_000_000_000)
+    process.groups.run(group, ANN, Lane.SHORT, time.monotonic_ns() + 1_000_000_000)
     await over(ran)
     assert (ran.told, ran.answered) == (1, [False, False])
     await process.died.wait()

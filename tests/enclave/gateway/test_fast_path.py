@@ -11,6 +11,7 @@ from tests.enclave.gateway.fast import Fast, binary, connection, head_of, in_jso
 from tests.enclave.site import Service, Site, asked, served
 
 from aigovtool.crypto.identity import IdentityKind
+from aigovtool.enclave.engines.lanes import Lane
 from aigovtool.enclave.gateway import batch
 from aigovtool.enclave.gateway.asked import Asked
 from aigovtool.enclave.gateway.inference import infer
@@ -308,6 +309,6 @@ async def test_a_form_that_fails_is_left_alone_for_a_moment(
     monkeypatch.setattr(Shape, "is_paused", lambda shape, _: shape.paused_until_ms > 0)
     shapes = fast.path._shapes[CONSUMER, service.run.instance.models[MODEL].loaded.handle]
     (shape,) = shapes._shapes.values()
-    shape.pause(1)
+    shape.pause(1, Lane.SHORT)
     assert await fast.ask() is None
     assert outputs_of(await fast.ask(in_json())) == [1.0, 2.0]

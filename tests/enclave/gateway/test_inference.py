@@ -142,10 +142,9 @@ async def test_large_bodies_and_answers_are_worked_on_beside_the_loop(
 
         monkeypatch.setattr(where, name, watched)
 
-    for name in ("read_infer_claim", "check_inputs"):
+    for name in ("read_infer_claim", "check_inputs", "request_digest"):
         watch(asked_module, name)
-    for name in ("request_digest", "salted_digest"):
-        watch(inference, name)
+    watch(inference, "salted_digest")
     watch(answer, "encode_infer_response")
     watch(process, "check_answer")
     for rows, small in ((1, True), (MAX_ON_LOOP_BYTES // 2, False)):
@@ -159,7 +158,7 @@ async def test_large_bodies_and_answers_are_worked_on_beside_the_loop(
 
 
 async def test_the_same_large_request_is_validated_once(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its id is taken before the first wait: nine that come while it is being read join it."""
+    """Its id is taken before it is parsed: nine that come while it is being read join it."""
     claims: list[InferClaim] = []
 
     def noted(body: bytes, length: str | None) -> InferClaim:
@@ -167,7 +166,7 @@ async def test_the_same_large_request_is_validated_once(service: Service, monkey
         return claims[-1]
 
     monkeypatch.setattr("aigovtool.enclave.gateway.asked.read_infer_claim", noted)
-    request = replace(binary(service.run, bytes(MAX_ON_LOOP_BYTES), shape=[MAX_ON_LOOP_BYTES // 8, 2]), repeatable=True)
+    request = asked(service.run, rows=MAX_ON_LOOP_BYTES // 8)
     answers = await asyncio.gather(*(infer(service.run, request) for _ in range(10)))
     assert (len(set(answers)), len(claims)) == (1, 1)
 

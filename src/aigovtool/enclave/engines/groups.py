@@ -1,8 +1,9 @@
 """Groups on their way to the child and back: their places, their turns, and what comes of them.
 
-A group is one short try: it has a turn of the short lane, and one deadline. The child answers its runs in order, and
-several in a frame. What it sends is looked at as any answer is; a group that it keeps for too long is given up, and a
-child that never answers it is ended.
+A group is one try, in the short lane; where a consumer's runs of a model are known to take longer, a group is a single
+run, in the middle lane. It has one turn, for which it does not wait long, and one deadline. The child answers its runs
+in order, and several in a frame. What it sends is looked at as any answer is; a group that it keeps for too long is
+given up, and a child that never answers it is ended.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from aigovtool.enclave.engines.lanes import MIDDLE_MS, Lane
 from aigovtool.enclave.engines.link import Link
 from aigovtool.enclave.engines.pending import Pending, Place
 from aigovtool.enclave.engines.scheduling import Turn
+from aigovtool.enclave.engines.tries import COMPUTE_LIMIT
 from aigovtool.errors import AIGovToolError, EngineError, MalformedError, OverloadedError
 from aigovtool.ids import ConsumerId
 from aigovtool.protocol.tensor import Datatype
@@ -33,6 +35,8 @@ from aigovtool.protocol.tensor import Datatype
 OVERDUE_MS: Final = 1_000
 # A single operator cannot be ended from inside. This much later the child is held to be stuck for good.
 STUCK_MS: Final = 30_000
+#: Whose turn does not come in this time is given up, and waits as one of all others.
+PATIENCE_S: Final = 5.0
 #: Of these not every sequence of bytes is a tensor.
 _LOOKED_AT: Final = frozenset({Datatype.BOOL, Datatype.BYTES})
 
@@ -46,9 +50,14 @@ class Groups:
         self._condemn: Final = condemn
         self._closed = False
 
+    def lane(self, consumer: ConsumerId, model: int) -> Lane:
+        """Return where runs of a model are tried for this consumer; only in the short one several together."""
+        return self._pending.habits.lane(consumer, model)
+
     def place(self, consumer: ConsumerId, form: Form, count: int) -> Place | None:
-        """Return what so many short runs take of the engine, or None where they had better be tried one by one."""
-        if self._closed or count > MAX_GROUP or self._pending.habits.lane(consumer, form.model) is not Lane.SHORT:
+        """Return what so many runs take of the engine, or None where they had better be tried in another way."""
+        lane = self.lane(consumer, form.model)
+        if self._closed or count > (MAX_GROUP if lane is Lane.SHORT else 1) or lane is Lane.LONG:
             return None
         try:
             self._pending.unread.require_few(consumer)
@@ -56,13 +65,29 @@ class Groups:
         except OverloadedError:
             return None
 
-    def turn(self, consumer: ConsumerId) -> Turn | asyncio.Future[Turn]:
-        """Return a turn of the short lane, or one to be."""
+    def run(self, group: Group, consumer: ConsumerId, lane: Lane, deadline_ns: int) -> None:
+        """Send a group that has a place when its turn comes; it is told what comes of it, whatever happens."""
         scheduler = self._pending.scheduler
-        return scheduler.at_once(consumer, Lane.SHORT) or scheduler.line_up(consumer, Lane.SHORT)
+        turn = scheduler.at_once(consumer, lane)
+        if turn is not None:
+            self._send(group, turn, deadline_ns)
+            return
 
-    def run(self, group: Group, turn: Turn, deadline_ns: int) -> None:
-        """Send a group that has a place, and now its turn; it is told what comes of it, whatever happens."""
+        def give_up() -> None:
+            if scheduler.give_up(consumer, lane, waiting):
+                group.give_up()
+
+        waiting = scheduler.line_up(consumer, lane)
+        timer = asyncio.get_running_loop().call_later(PATIENCE_S, give_up)
+
+        def came(_: object) -> None:
+            timer.cancel()
+            if not waiting.cancelled():
+                self._send(group, waiting.result(), deadline_ns)
+
+        waiting.add_done_callback(came)
+
+    def _send(self, group: Group, turn: Turn, deadline_ns: int) -> None:
         group.turn = turn
         if self._closed:
             self._pending.scheduler.leave(turn)
@@ -100,6 +125,7 @@ class Groups:
             self._condemn(error.message, group.form.model)
         else:
             group.claimed_us += took_us
+            self._learn(group, group.turn.lane.after(took_us))
             if not group.over:
                 group.take(count, message.outputs, payloads, message.compute_us)
         return True
@@ -108,9 +134,18 @@ class Groups:
         if error_of(message) is None:  # no error of a child's
             return False
         group = self._pending.answered(message.id, 1, None)
-        if group is not None and not group.over:
+        if group is None:
+            return False
+        if message.reason == COMPUTE_LIMIT and group.form.compute_ms == group.turn.lane.try_ms(0):
+            self._learn(group, group.turn.lane.longer)
+        if not group.over:
             group.take(1)
-        return group is not None
+        return True
+
+    def _learn(self, group: Group, lane: Lane) -> None:
+        """Remember where the next such run begins; of several together in the short lane nothing is to be learned."""
+        if group.turn.lane is not Lane.SHORT:
+            self._pending.habits.learn(group.turn.consumer, group.form.model, lane)
 
     def close(self) -> None:
         """Send nothing more: the child is of no more use."""

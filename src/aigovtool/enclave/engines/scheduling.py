@@ -249,8 +249,16 @@ class Scheduler:
         finally:
             timer.cancel()
 
+    def give_up(self, consumer: ConsumerId, lane: Lane, turn: "asyncio.Future[Turn]") -> bool:
+        """Wait for a turn no more; return whether it had not come yet, else it is still to be left."""
+        if turn.done():
+            return False
+        turn.cancel()
+        self._queues[lane].give_up(consumer, turn)
+        return True
+
     def line_up(self, consumer: ConsumerId, lane: Lane) -> "asyncio.Future[Turn]":
-        """Return the caller's turn to be, which it takes whenever it comes, and leaves."""
+        """Return the caller's turn to be, which it takes whenever it comes, and leaves; or it calls `give_up`."""
         turn: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
         now_ns = self._clock()
         self._queues[lane].join(consumer, turn, now_ns)

@@ -191,7 +191,8 @@ class Worker:
 
     def _run_group(self, group: RunGroup, payload: memoryview, answers: "_Answers") -> None:
         model, begun_ns = self._begun(group)
-        ends_ns = min(begun_ns + group.compute_ms * 1_000_000, group.deadline_ns)
+        limit_ns = begun_ns + group.compute_ms * 1_000_000
+        ends_ns = min(limit_ns, group.deadline_ns)
         size = sum(header.size_bytes for header in group.inputs)
         with model.until(group.outputs, ends_ns) as run:
             if group.together and group.count > 1 and self._answered_together(group, payload, run, ends_ns):
@@ -202,7 +203,7 @@ class Worker:
                 except MemoryError:
                     answers.refuse(_no_memory("out_of_memory"))
                 except AIGovToolError as error:
-                    answers.refuse(error)
+                    answers.refuse(_told(error, group, limit_ns))
                 else:
                     answers.add(results)
             answers.send()
@@ -261,17 +262,20 @@ class Worker:
             results = model.run(inputs, message.outputs, ends_ns)
             if message.limits:
                 results = limited(results, message.limits, ends_ns)
-        except DeadlineError:
-            if limit_ns >= message.deadline_ns:
-                raise
-            raise DeadlineError(
-                f"the run took longer than the {message.compute_ms} ms that one may", reason="compute_limit"
-            ) from None
+        except DeadlineError as error:
+            raise _told(error, message, limit_ns) from None
         headers, data = pack_tensors(results)
         self._channel.send(Answered(message.id, headers, (time.monotonic_ns() - begun_ns) // 1_000), data)
 
     def _refuse(self, request: int, error: AIGovToolError) -> None:
         self._channel.send(failure(request, error))
+
+
+def _told(error: AIGovToolError, message: Run | RunGroup, limit_ns: int) -> AIGovToolError:
+    """Return what is said of a run that failed: where its own limit came before its deadline, that it was the limit."""
+    if not isinstance(error, DeadlineError) or limit_ns >= message.deadline_ns:
+        return error
+    return DeadlineError(f"the run took longer than the {message.compute_ms} ms that one may", reason="compute_limit")
 
 
 def _require_small(results: list[Tensor], count: int) -> None:

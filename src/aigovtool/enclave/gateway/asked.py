@@ -1,5 +1,6 @@
 """An inference as it came in, and as its model can take it."""
 
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from aigovtool.enclave.boot import ServedModel
 from aigovtool.enclave.engines.interface import check_inputs, check_outputs
 from aigovtool.enclave.engines.ipc import Limit
 from aigovtool.enclave.gateway.answer_size import require_sendable
+from aigovtool.errors import AIGovToolError
 from aigovtool.ids import ConsumerId, Digest, RequestKey
 from aigovtool.ledger.answers import AnswerTerms, Fill
 from aigovtool.ledger.policy import Dial, ServingPolicy
@@ -21,6 +23,11 @@ from aigovtool.protocol.oip import InferRequest, read_infer_claim
 LENGTH_HEADER: Final = "inference-header-content-length"
 #: From when a request has come until its answer.
 DEADLINE_MS: Final = 60_000
+#: So much JSON is parsed in some microseconds.
+LITTLE_JSON_BYTES: Final = 4 << 10
+_SHORT_LENGTH_RE: Final = re.compile(r"[1-9][0-9]{0,3}")
+#: Of these not every sequence of bytes is a tensor.
+_LOOKED_AT: Final = frozenset({"BOOL", "BYTES"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,63 @@ class Valid:
     def terms(self) -> AnswerTerms | None:
         """What may leave of its answer."""
         return self.policy.answers
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look at a request found: what its receipt will say of it, and what the model can take or why not."""
+
+    digest: Digest
+    #: As of when it was looked at: what was found holds for these terms only.
+    policy: ServingPolicy
+    #: None where that was not looked at yet.
+    found: Valid | AIGovToolError | None
+
+    def valid(self) -> Valid:
+        """Return it as the model can take it.
+
+        Raises:
+            InputError: why not.
+        """
+        if isinstance(self.found, AIGovToolError):
+            raise self.found
+        if self.found is None:
+            raise AssertionError("nobody has looked at it")
+        return self.found
+
+
+def first_look(asked: Asked, policy: ServingPolicy) -> Look:
+    """Return what a receipt says of a request, and whether it is valid if that costs next to nothing.
+
+    It is for who may have asked before: then nothing more is looked at.
+    """
+    digest = request_digest(asked)
+    return look_at(asked, policy, digest) if has_little_json(asked) else Look(digest, policy, None)
+
+
+def look_at(asked: Asked, policy: ServingPolicy, digest: Digest | None = None) -> Look:
+    """Return what a receipt says of a request, and whether it is valid; a refusal is found and not raised.
+
+    Both in one go: a change of threads costs more than either, unless the request is very large.
+    """
+    digest = request_digest(asked) if digest is None else digest
+    try:
+        return Look(digest, policy, validated(asked, policy))
+    except AIGovToolError as error:
+        # What was made before it is to be freed here and not on the loop.
+        error.__context__ = None
+        return Look(digest, policy, error.with_traceback(None))
+
+
+def has_little_json(asked: Asked) -> bool:
+    """Return whether all of a request but its bytes is short, and its bytes are tensors whatever they are."""
+    length = asked.header_length or ""
+    return bool(_SHORT_LENGTH_RE.fullmatch(length)) and int(length) <= LITTLE_JSON_BYTES and is_plain(asked.model)
+
+
+def is_plain(model: ServedModel) -> bool:
+    """Return whether any bytes of the right length are what the model takes: else all of them are to be looked at."""
+    return all(spec.datatype.value not in _LOOKED_AT for spec in model.loaded.interface.inputs)
 
 
 def request_digest(asked: Asked) -> Digest:

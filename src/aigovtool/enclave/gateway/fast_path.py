@@ -1,10 +1,14 @@
-"""Small inferences, taken together: those of one consumer that come in one turn of the event loop go as one group.
+"""Inferences without a wait, together: those of one consumer that come in one turn of the event loop go as one group.
 
 What each of them passes is what `inference` has every request pass, in the same order: who asks, the request, its id,
 units before compute, the gate, a receipt, the charge. What is different is that nothing waits, and that what is the
 same for all of a group is asked once. As soon as something would have to wait (for a lease, a place, a joined run), or
 anything is not in order, a request is undone here and goes the way of all others, where it is refused in the words
 for it, or waits.
+
+Where a consumer's runs of a model are known to take longer than a short try each is tried alone, in the next lane.
+A larger request, up to a megabyte, is taken if its body has room (`InstanceRun.bodies`), its JSON part is short and its
+data need no walk: then it is hashed here, which takes about a millisecond, and is never copied.
 
 In a turn of the loop so many requests of one consumer are begun, and then those of others; the rest is begun in the
 next turns.
@@ -15,27 +19,41 @@ import re
 import secrets
 import time
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from aigovtool.crypto.identity import IdentityKind
 from aigovtool.enclave.boot import ServedModel
 from aigovtool.enclave.engines.group import Came, Group
-from aigovtool.enclave.gateway.asked import DEADLINE_MS, LENGTH_HEADER, Asked, identity_of, request_digest
+from aigovtool.enclave.engines.lanes import Lane
+from aigovtool.enclave.gateway.asked import (
+    DEADLINE_MS,
+    LENGTH_HEADER,
+    LITTLE_JSON_BYTES,
+    Asked,
+    identity_of,
+    is_plain,
+    request_digest,
+)
 from aigovtool.enclave.gateway.batch import Batch, Entry
 from aigovtool.enclave.gateway.inference import carry_out
 from aigovtool.enclave.gateway.shape import Shape, Shapes
 from aigovtool.enclave.instance_run import InstanceRun
-from aigovtool.errors import AIGovToolError
+from aigovtool.errors import AIGovToolError, OverloadedError
 from aigovtool.ids import ConsumerId, RequestKey
 from aigovtool.ledger.policy import Dial
 from aigovtool.ledger.receipt import MAX_SALT_BYTES
 from aigovtool.protocol.session import REQUEST_ID_HEADER, SALT_HEADER
+from aigovtool.transport.connection import Connection
 from aigovtool.transport.fast_path import Answer, FastRequest
 from aigovtool.transport.problem import unexpected
 from aigovtool.transport.wire import Head
 
-#: A larger body is worth a task of its own.
-_MAX_BODY_BYTES: Final = 16 << 10
+#: A larger body takes room, and is to be of the binary form, with little JSON.
+_MAX_SMALL_BYTES: Final = 16 << 10
+#: A larger one is hashed in a thread, and so is worth a task of its own.
+_MAX_LARGE_BYTES: Final = 1 << 20
 #: Of one consumer, in one turn of the loop: so many requests, and the one with which their bodies are so many bytes.
 _IN_A_ROUND: Final = 32
 _BYTES_IN_A_ROUND: Final = 32 << 10
@@ -43,6 +61,7 @@ _BYTES_IN_A_ROUND: Final = 32 << 10
 _MAX_CALLERS: Final = 1_024
 _KEY_RE: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 _SALT_RE: Final = re.compile(rb"(?:[0-9A-Fa-f]{2}){0,%d}" % MAX_SALT_BYTES)
+_JSON_LENGTH_RE: Final = re.compile(rb"[1-9][0-9]{0,3}")
 _TYPES: Final = frozenset({b"application/json", b"application/octet-stream"})
 _REQUEST_ID, _SALT, _LENGTH = (name.lower().encode() for name in (REQUEST_ID_HEADER, SALT_HEADER, LENGTH_HEADER))
 
@@ -56,6 +75,8 @@ class InferenceFastPath:
         self._models: Final = {
             f"POST /v2/models/{name}/infer HTTP/1.1".encode(): model for name, model in run.instance.models.items()
         }
+        #: Those whose inputs are what they are, whatever their bytes.
+        self._plain: Final = frozenset(line for line, model in self._models.items() if is_plain(model))
         self._waiting: Final[dict[ConsumerId, deque[Entry]]] = {}
         self._shapes: Final[dict[tuple[ConsumerId, int], Shapes]] = {}
         self._due = False
@@ -66,27 +87,48 @@ class InferenceFastPath:
         fields = head.fields
         return (
             head.line in self._models
-            and (head.length or 0) <= _MAX_BODY_BYTES
+            and (head.length or 0) <= _MAX_SMALL_BYTES
             and fields.get(b"content-type") in _TYPES
         )
 
+    def room_for(self, head: Head, connection: Connection) -> Callable[[], None] | None:
+        """Return what gives back the room for the body of a larger inference that may be taken."""
+        size_bytes, json_part = head.length or 0, head.fields.get(_LENGTH, b"")
+        if head.line not in self._plain or not _MAX_SMALL_BYTES < size_bytes <= _MAX_LARGE_BYTES:
+            return None
+        if _JSON_LENGTH_RE.fullmatch(json_part) is None or int(json_part) > LITTLE_JSON_BYTES:
+            return None
+        consumer = self._consumer(connection)
+        if consumer is None or head.fields.get(b"content-type") not in _TYPES:
+            return None
+        try:
+            share = self._run.bodies.claim(consumer, size_bytes)
+        except OverloadedError:
+            return None
+        return partial(share.shrink_to, 0)
+
     def take(self, request: FastRequest, answer: Answer) -> bool:
         """Begin it in this turn of the loop, or in a later one."""
-        try:
-            identity = request.connection.identity()
-        except AIGovToolError:
+        consumer = self._consumer(request.connection)
+        if consumer is None:
             return False
-        if identity.kind is not IdentityKind.CONSUMER or (
-            identity.borrower is not None and identity.borrower != self._instance.admission.borrower
-        ):
-            return False
-        consumer = ConsumerId(identity.name)
         waiting = self._waiting.get(consumer)
         if waiting is None:
             waiting = self._waiting[consumer] = deque()
         waiting.append(Entry(request, answer))
         self._schedule()
         return True
+
+    def _consumer(self, connection: Connection) -> ConsumerId | None:
+        try:
+            identity = connection.identity()
+        except AIGovToolError:
+            return None
+        if identity.kind is not IdentityKind.CONSUMER:
+            return None
+        if identity.borrower is not None and identity.borrower != self._instance.admission.borrower:
+            return None
+        return ConsumerId(identity.name)
 
     def _schedule(self) -> None:
         if not self._due:
@@ -117,7 +159,9 @@ class InferenceFastPath:
             else:
                 self._undo(entry)
         for shape, alike in forms.items():
-            self._reserve(consumer, shape, alike)
+            lane = self._instance.engine.groups.lane(consumer, shape.model.loaded.handle)
+            for entries_of_try in [alike] if lane is Lane.SHORT else [[entry] for entry in alike]:
+                self._reserve(consumer, shape, entries_of_try, lane)
 
     def _is_taken(self, consumer: ConsumerId, entry: Entry, now_ms: int, time_ms: int) -> bool:
         try:
@@ -170,7 +214,7 @@ class InferenceFastPath:
         shapes = self._shapes[consumer, model.loaded.handle] = Shapes()
         return shapes
 
-    def _reserve(self, consumer: ConsumerId, shape: Shape, entries: list[Entry]) -> None:
+    def _reserve(self, consumer: ConsumerId, shape: Shape, entries: list[Entry], lane: Lane) -> None:
         """Reserve units for all of them, or for as many halves as can be; the others go another way."""
         name, count = shape.model.offer.model, len(entries)
         try:
@@ -178,36 +222,31 @@ class InferenceFastPath:
         except AIGovToolError:
             reservation = None
         if reservation is not None:
-            self._compute(consumer, Batch(shape, entries, reservation))
+            self._compute(consumer, Batch(shape, entries, reservation), lane)
         elif count > 1:
-            self._reserve(consumer, shape, entries[: count // 2])
-            self._reserve(consumer, shape, entries[count // 2 :])
+            self._reserve(consumer, shape, entries[: count // 2], lane)
+            self._reserve(consumer, shape, entries[count // 2 :], lane)
         else:
             self._undo(entries[0])
 
-    def _compute(self, consumer: ConsumerId, batch: Batch) -> None:
-        shape, groups = batch.shape, self._instance.engine.groups
-        place = groups.place(consumer, shape.form, len(batch.entries))
-        if place is None:
+    def _compute(self, consumer: ConsumerId, batch: Batch, lane: Lane) -> None:
+        groups, form = self._instance.engine.groups, batch.shape.forms.get(lane)
+        place = None if form is None else groups.place(consumer, form, len(batch.entries))
+        if form is None or place is None:
             self._give_back(batch)
             return
         group = Group(
-            shape.model.loaded.interface,
-            shape.form,
+            batch.shape.model.loaded.interface,
+            form,
             [entry.data for entry in batch.entries],
             place,
-            lambda group, came: self._came(batch, group, came),
+            lambda group, came: self._came(batch, group, came, lane),
         )
-        deadline_ns = time.monotonic_ns() + DEADLINE_MS * 1_000_000
-        turn = groups.turn(consumer)
-        if isinstance(turn, asyncio.Future):
-            turn.add_done_callback(lambda turn: groups.run(group, turn.result(), deadline_ns))
-        else:
-            groups.run(group, turn, deadline_ns)
+        groups.run(group, consumer, lane, time.monotonic_ns() + DEADLINE_MS * 1_000_000)
 
     # -- Ending -----------------------------------------------------------------------------------
 
-    def _came(self, batch: Batch, group: Group, came: list[Came]) -> None:
+    def _came(self, batch: Batch, group: Group, came: list[Came], lane: Lane) -> None:
         batch.take(came)
         if not group.over:
             return
@@ -224,7 +263,7 @@ class InferenceFastPath:
         for entry, answer in answers:
             entry.answer(answer)
         if batch.failed:
-            batch.shape.pause(self._instance.clock.now_ms())
+            batch.shape.pause(self._instance.clock.now_ms(), lane)
         for entry in batch.failed:
             self._undo(entry)
 

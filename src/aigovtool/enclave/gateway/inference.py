@@ -32,12 +32,13 @@ from aigovtool.enclave.gateway.asked import (
     DEADLINE_MS,
     LENGTH_HEADER,
     Asked,
+    Look,
     Valid,
+    first_look,
     identity_of,
     limits_of,
-    request_digest,
+    look_at,
     rows_of,
-    validated,
 )
 from aigovtool.enclave.gateway.padding import head_padding
 from aigovtool.enclave.instance_run import InstanceRun
@@ -79,8 +80,9 @@ async def infer(run: InstanceRun, asked: Asked) -> Answered:
 
 
 async def _repeated(run: InstanceRun, asked: Asked) -> Answered:
-    digest = await _aside(run, asked, len(asked.body), DEADLINE_MS, partial(request_digest, asked))
-    request = identity_of(asked, digest)
+    work = partial(first_look, asked, run.charging.terms(asked.model.offer.model))
+    look = await _aside(run, asked, len(asked.body), DEADLINE_MS, work)
+    request = identity_of(asked, look.digest)
     now_ms = run.instance.clock.now_ms()
     run.results.expire(now_ms)
     # No wait lies between these two: one of several that come at once begins, and the others join it.
@@ -89,13 +91,13 @@ async def _repeated(run: InstanceRun, asked: Asked) -> Answered:
         return found
     if found is None:
         found = run.results.begin(asked.consumer, asked.key, request)
-        carry_out(run, asked)
+        carry_out(run, asked, look)
     return await _joined(found.outcome())
 
 
-def carry_out(run: InstanceRun, asked: Asked) -> None:
+def carry_out(run: InstanceRun, asked: Asked, look: Look | None = None) -> None:
     """Begin a run that is remembered: whoever joins it is told what comes of it."""
-    task = asyncio.create_task(_carry_out(run, asked))
+    task = asyncio.create_task(_carry_out(run, asked, look))
     task.add_done_callback(_noticed)
 
 
@@ -118,9 +120,9 @@ async def _aside(run: InstanceRun, asked: Asked, size_bytes: int, left_ms: int, 
     return await run.instance.engine.turns.do(asked.consumer, size_bytes, max(0, left_ms) / 1000, work)
 
 
-async def _carry_out(run: InstanceRun, asked: Asked) -> None:
+async def _carry_out(run: InstanceRun, asked: Asked, look: Look | None) -> None:
     try:
-        answered = await _attempt(run, asked)
+        answered = await _attempt(run, asked, look)
     except BaseException as error:
         ours = isinstance(error, AIGovToolError)
         run.results.forget(asked.consumer, asked.key, error if ours else EngineError("the run ended", reason="ended"))
@@ -130,31 +132,33 @@ async def _carry_out(run: InstanceRun, asked: Asked) -> None:
         run.results.finish(asked.consumer, asked.key, answered, run.instance.clock.now_ms())
 
 
-async def _attempt(run: InstanceRun, asked: Asked) -> Answered:
+async def _attempt(run: InstanceRun, asked: Asked, look: Look | None = None) -> Answered:
     """Validate and run once; whatever goes wrong is an error of ours, and nothing was charged."""
     deadline_ms = run.instance.clock.now_ms() + DEADLINE_MS
     run.failed_runs.require_few(asked.consumer, asked.model.offer.model, run.failed_runs.clock.now_ms())
     try:
         try:
-            return await _attempt_once(run, asked, deadline_ms)
+            return await _attempt_once(run, asked, look, deadline_ms)
         except ConflictError as error:
             if error.reason != TERMS_CHANGED:
                 raise
         # Less may leave than when it began: once more, on the terms of now.
-        return await _attempt_once(run, asked, deadline_ms)
+        return await _attempt_once(run, asked, look, deadline_ms)
     except AIGovToolError as error:
         raise _cause(run, asked.consumer, error) from None
     except Exception as exception:  # noqa: BLE001 - nothing of ours may show its text to a peer
         raise unexpected(exception) from None
 
 
-async def _attempt_once(run: InstanceRun, asked: Asked, deadline_ms: int) -> Answered:
-    policy, left_ms = run.charging.terms(asked.model.offer.model), deadline_ms - run.instance.clock.now_ms()
-    valid = await _aside(run, asked, len(asked.body), left_ms, partial(validated, asked, policy))
-    # The body stays as well: binary inputs are views of it, and the receipt names it.
-    with run.bodies.take(asked.consumer, valid.request.copied_bytes):
+async def _attempt_once(run: InstanceRun, asked: Asked, look: Look | None, deadline_ms: int) -> Answered:
+    policy = run.charging.terms(asked.model.offer.model)
+    if look is None or look.found is None or look.policy is not policy:
+        work = partial(look_at, asked, policy, None if look is None else look.digest)
+        look = await _aside(run, asked, len(asked.body), deadline_ms - run.instance.clock.now_ms(), work)
+    # The body stays as well: binary inputs are views of it.
+    with run.bodies.take(asked.consumer, look.valid().request.copied_bytes):
         try:
-            return await _run(run, asked, valid, deadline_ms)
+            return await _run(run, asked, look, deadline_ms)
         except AIGovToolError as error:  # what was refused before is no run that failed
             run.failed_runs.note(asked.consumer, asked.model.offer.model, error, run.failed_runs.clock.now_ms())
             raise
@@ -170,16 +174,17 @@ def _cause(run: InstanceRun, consumer: ConsumerId, error: AIGovToolError) -> AIG
     return error
 
 
-async def _run(run: InstanceRun, asked: Asked, valid: Valid, deadline_ms: int) -> Answered:
-    model, request, clock = asked.model, valid.request, run.instance.clock
-    worst = valid.policy.request_max.plus(of(Dimension.INFERENCES, rows_of(model.loaded.interface.inputs, request)))
+async def _run(run: InstanceRun, asked: Asked, look: Look, deadline_ms: int) -> Answered:
+    model, valid, clock = asked.model, look.valid(), run.instance.clock
+    worst = valid.policy.request_max.plus(
+        of(Dimension.INFERENCES, rows_of(model.loaded.interface.inputs, valid.request))
+    )
     reservation = await run.charging.reserve(model.offer.model, asked.consumer, worst, valid.bound_to, deadline_ms)
     try:
         ran = await _compute(run, asked, valid, max(1, deadline_ms - clock.now_ms()))
         given_bytes = sum(len(tensor.data) for tensor in ran.outputs)
-        work, size_bytes = partial(_made, asked, valid, ran), len(asked.body) + given_bytes
         with run.instance.engine.unread.hold(asked.consumer, given_bytes):
-            made = await _aside(run, asked, size_bytes, deadline_ms - clock.now_ms(), work)
+            made = await _aside(run, asked, given_bytes, deadline_ms - clock.now_ms(), partial(_made, asked, look, ran))
         return _release(run, asked, reservation, used(worst, ran.compute_us), made)
     except BaseException as error:
         run.charging.void(reservation, failed=isinstance(error, AIGovToolError) and not isinstance(error, StoppedError))
@@ -201,7 +206,8 @@ async def _compute(run: InstanceRun, asked: Asked, valid: Valid, left_ms: int) -
     )
 
 
-def _made(asked: Asked, valid: Valid, ran: Ran) -> _Made:
+def _made(asked: Asked, look: Look, ran: Ran) -> _Made:
+    valid = look.valid()
     try:
         body = answer_of(asked.model.offer.model, valid.terms, valid.request, ran.outputs)
     except TooLargeError:  # of what the model gave, and not of what was sent
@@ -211,7 +217,7 @@ def _made(asked: Asked, valid: Valid, ran: Ran) -> _Made:
     return _Made(
         content=content,
         headers=(("content-type", body.content_type), *length),
-        request=request_digest(asked),
+        request=look.digest,
         response=salted_digest(asked.salt, "response", [content]),
         terms=valid.terms,
     )

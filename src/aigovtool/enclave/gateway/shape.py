@@ -7,12 +7,13 @@ time. So it is with answers: the JSON part of one whose data are all binary says
 """
 
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Final
 
 from aigovtool.enclave.boot import ServedModel
 from aigovtool.enclave.engines.group import Form
 from aigovtool.enclave.engines.ipc import TensorHeader, pack_tensors, unpack_tensors
-from aigovtool.enclave.engines.lanes import SHORT_MS
+from aigovtool.enclave.engines.lanes import Lane
 from aigovtool.enclave.gateway.answer import answer_of
 from aigovtool.enclave.gateway.asked import LENGTH_HEADER, Asked, Valid, limits_of, rows_of, validated
 from aigovtool.enclave.results import header_lines
@@ -28,8 +29,9 @@ _LOOKED_AT: Final = frozenset({Datatype.BOOL, Datatype.BYTES})
 MAX_SHAPES: Final = 8
 #: A longer JSON part is not kept.
 _MAX_HEAD_BYTES: Final = 4 << 10
-#: Requests of a form of which one was given back are not taken for so long: the next ones would be as well.
-_PAUSE_MS: Final = 1_000
+#: Requests of a form of which one was given back are not taken for so long: the next ones would be as well. It has been
+#: computed for nothing, for a second at most in the middle lane.
+_PAUSE_MS: Final = {Lane.SHORT: 1_000, Lane.MIDDLE: 60_000}
 
 
 class Shape:
@@ -42,17 +44,20 @@ class Shape:
         #: What was asked, without its data.
         self._asked: Final = InferRequest((), request.outputs, request.id, request.binary_data_output)
         headers, _ = pack_tensors(request.inputs)
-        limit_ms = min(one for one in (policy.request_max.compute_ms, policy.run_limit_ms, SHORT_MS) if one)
+        limits_ms = [one for one in (policy.request_max.compute_ms, policy.run_limit_ms) if one]
         interface = model.loaded.interface
-        self.form: Final = Form(
+        short = Form(
             model=model.loaded.handle,
             inputs=headers,
             outputs=valid.outputs,
-            compute_ms=limit_ms,
+            compute_ms=Lane.SHORT.try_ms(min(limits_ms, default=0)),
             limits=limits_of(valid.terms, valid.outputs),
             finite=policy.finite,
             together=policy.batch and takes_batches(interface.inputs, interface.outputs),
         )
+        middle = replace(short, compute_ms=Lane.MIDDLE.try_ms(min(limits_ms, default=0)), together=False)
+        #: As they are tried in a lane; in none where a try may take all the time that a request has.
+        self.forms: Final = {Lane.SHORT: short, Lane.MIDDLE: middle}
         rows = rows_of(interface.inputs, request)
         #: What one request may take at most.
         self.worst: Final = policy.request_max.plus(of(Dimension.INFERENCES, rows))
@@ -65,9 +70,9 @@ class Shape:
         """Return whether such requests had better go the way of all others."""
         return now_ms < self.paused_until_ms
 
-    def pause(self, now_ms: int) -> None:
-        """Remember that one of them had to."""
-        self.paused_until_ms = now_ms + _PAUSE_MS
+    def pause(self, now_ms: int, lane: Lane) -> None:
+        """Remember that one of them had to, which was tried in this lane."""
+        self.paused_until_ms = now_ms + _PAUSE_MS[lane]
 
     def answer(self, headers: tuple[TensorHeader, ...], payload: memoryview) -> tuple[bytes, str]:
         """Return the body of an answer with these outputs, and the lines of its head that depend on them.
