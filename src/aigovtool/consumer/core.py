@@ -21,6 +21,7 @@ from aigovtool.consumer.link import ENCLAVE, EnclaveLink, Letter
 from aigovtool.consumer.outcomes import Outcomes, Retry, Sent
 from aigovtool.consumer.patience import Deadline, passes, pause_s
 from aigovtool.consumer.problems import NO_PROBLEM, error_of
+from aigovtool.consumer.relay import Relay, Relayed, read_relayed
 from aigovtool.consumer.result import ModelInfo, Result
 from aigovtool.errors import (
     AIGovToolError,
@@ -62,7 +63,9 @@ class ConsumerCore:
         timeout_s: float,
         retry: Retry,
         key_set_at_least: int,
+        outcomes: Outcomes | None = None,
     ) -> None:
+        """Put together the flows of one enclave; `outcomes` are shared by those of several that answer one program."""
         self._credential: Final = trust.credential
         self._clock: Final = clock
         self._random_bytes: Final = random_bytes
@@ -70,7 +73,7 @@ class ConsumerCore:
         self._link: Final = EnclaveLink(
             trust, clock=clock, random_bytes=random_bytes, timeout_s=timeout_s, key_set_at_least=key_set_at_least
         )
-        self._outcomes: Final = Outcomes(retry, clock)
+        self._outcomes: Final = outcomes or Outcomes(retry, clock)
         self._metadata: Final[dict[tuple[InstanceId, ModelId], ModelMetadata]] = {}
         self.desk: Final = CustodianDesk(trust.credential, clock=clock, random_bytes=random_bytes, timeout_s=timeout_s)
 
@@ -147,6 +150,24 @@ class ConsumerCore:
                 refused = error
             yield from asking.require_hope(refused, deadline)
             yield Wait(pause_s(refused, deadline))
+
+    def relay(self, relay: Relay, deadline: Deadline) -> Flow[Relayed]:
+        """Pass on what another program asks; raises as `infer`, but for what only a parsed request or answer tells."""
+        tries = _Tries(self._outcomes, relay.request_key)
+        letter = Letter(model=relay.model, call=relay.call, sending=tries.sending, failed=tries.failed)
+        session, reply = yield from self._link.send(letter, deadline)
+        if reply.status != 200:
+            error = self._explained(error_of(reply, ENCLAVE))
+            tries.refused(error)
+            raise error
+        relayed = read_relayed(reply, relay, session)
+        self._outcomes.settled(relay.request_key)
+        return relayed
+
+    def metadata(self, model: ModelId, deadline: Deadline) -> Flow[ModelMetadata]:
+        """Return what the enclave says of a model now: which outputs leave may have changed."""
+        self._forget(model)
+        return self._describe(model, deadline)
 
     def models(self) -> Flow[tuple[ModelInfo, ...]]:
         """Describe every served model, sorted by name."""

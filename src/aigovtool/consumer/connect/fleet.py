@@ -1,0 +1,161 @@
+"""Several enclaves behind one gateway: which of them is asked, and when another one is.
+
+A request is asked of the enclave that is verified, serves its model, was not short of units a moment ago, has the
+fewest requests under way, and has answered the fastest of late, in this order. It is asked of the next one where the
+first has certainly charged nothing (it was not reached, or has refused), under the same request id. Where that is not
+certain, only the same enclave may be asked again, which knows the id: another one could charge a second time.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from aigovtool.consumer.clock import Clock
+from aigovtool.consumer.connect.member import Member, State
+from aigovtool.consumer.outcomes import Outcomes
+from aigovtool.consumer.patience import Deadline
+from aigovtool.consumer.relay import Relay, Relayed
+from aigovtool.errors import (
+    AIGovToolError,
+    BudgetExhaustedError,
+    ConflictError,
+    IdentityError,
+    InputError,
+    NotFoundError,
+    NotServedError,
+    ReceiptError,
+    StoppedError,
+    UnreachableError,
+    VerificationError,
+)
+from aigovtool.ids import Digest, ModelId
+from aigovtool.protocol.oip_metadata import ModelMetadata
+
+_LOG: Final = logging.getLogger(__name__)
+#: From when one that does not answer, or is refused, is tried again, and at the most.
+_RETRY_S: Final = 2.0
+_LONGEST_RETRY_S: Final = 30.0
+#: Which of several refusals is told, the most telling last: what waiting mends, what it does not, what was decided.
+_TELLING: Final[tuple[type[AIGovToolError], ...]] = (
+    UnreachableError,
+    VerificationError,
+    NotFoundError,
+    NotServedError,
+    BudgetExhaustedError,
+    StoppedError,
+)
+
+
+class Fleet:
+    """The members, what is asked of them, and who keeps them verified."""
+
+    def __init__(self, members: Sequence[Member], outcomes: Outcomes, *, clock: Clock) -> None:
+        self.members: Final = tuple(members)
+        self._outcomes: Final = outcomes
+        self._clock: Final = clock
+
+    async def open(self) -> None:
+        """Verify all of them at once.
+
+        Raises:
+            AIGovToolError: none is; why the first one is not.
+        """
+        tried = await asyncio.gather(*(member.verify() for member in self.members), return_exceptions=True)
+        errors = [one for one in tried if isinstance(one, BaseException)]
+        for error in errors:
+            if not isinstance(error, AIGovToolError):
+                raise error
+        if len(errors) == len(self.members):
+            raise errors[0]
+
+    async def watch(self, every_s: float) -> None:
+        """Verify each again so often, and those that are not verified sooner; until it is cancelled."""
+        await asyncio.gather(*(self._watch(member, every_s) for member in self.members))
+
+    async def relay(self, relay: Relay, deadline: Deadline) -> Relayed:
+        """Have one of them answer.
+
+        Raises:
+            AIGovToolError: the most telling of their refusals; nothing was charged unless its `fix` says otherwise.
+        """
+        refusals: list[AIGovToolError] = []
+        for member in self._in_order(relay.model):
+            try:
+                return await member.relay(relay, deadline)
+            except AIGovToolError as error:
+                if self._outcomes.is_unknown(relay.request_key) and not isinstance(error, ConflictError):
+                    error.fix = (
+                        f"repeat it with the request id {relay.request_key}: the same enclave charges that once, and "
+                        "answers again, within ten minutes"
+                    )
+                    raise
+                if not _may_differ_elsewhere(error):
+                    raise
+                refusals.append(error)
+        raise self._most_telling(refusals)
+
+    async def metadata(self, model: ModelId, deadline: Deadline) -> ModelMetadata:
+        """Return what one of them says of a model; raises as `relay`."""
+        refusals: list[AIGovToolError] = []
+        for member in self._in_order(model):
+            try:
+                return await member.metadata(model, deadline)
+            except AIGovToolError as error:
+                if not _may_differ_elsewhere(error):
+                    raise
+                refusals.append(error)
+        raise self._most_telling(refusals)
+
+    def models(self) -> dict[ModelId, Digest]:
+        """Return the models that are served by those who are verified, with their manifests."""
+        sessions = [member.session for member in self.members if member.state is State.VERIFIED]
+        return {
+            model: manifest
+            for session in reversed([one for one in sessions if one is not None])
+            for model, manifest in sorted(session.models.items())
+        }
+
+    def is_ready(self) -> bool:
+        """Return whether any of them is verified."""
+        return any(member.state is State.VERIFIED for member in self.members)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for member in self.members:
+            await member.close()
+
+    def _in_order(self, model: ModelId) -> list[Member]:
+        """Return whom to ask, in turn: never one that is refused."""
+        asked = [member for member in self.members if member.state is not State.REFUSED]
+        return sorted(asked, key=lambda member: member.rank(model))
+
+    def _most_telling(self, refusals: list[AIGovToolError]) -> AIGovToolError:
+        if not refusals:
+            refusals = [member.trouble for member in self.members if member.trouble is not None]
+        if not refusals:
+            return UnreachableError("no enclave is verified at this moment", reason="no_enclave", retry_after_s=1)
+        return max(refusals, key=_how_telling)
+
+    async def _watch(self, member: Member, every_s: float) -> None:
+        pause_s = every_s
+        while True:
+            await self._clock.sleep_async(pause_s if member.state is State.VERIFIED else min(pause_s, _LONGEST_RETRY_S))
+            try:
+                await member.verify()
+            except AIGovToolError as error:
+                pause_s = _RETRY_S if pause_s >= every_s else min(2 * pause_s, _LONGEST_RETRY_S)
+                _LOG.info("not_verified enclave=%s code=%s reason=%s", member.url, error.code, error.reason)
+            else:
+                pause_s = every_s
+
+
+def _may_differ_elsewhere(error: AIGovToolError) -> bool:
+    """Return whether another enclave may answer what this one did not: a request is as wrong there as here."""
+    if isinstance(error, NotFoundError):
+        return True
+    return not isinstance(error, InputError | IdentityError | ReceiptError)
+
+
+def _how_telling(error: AIGovToolError) -> int:
+    return next((rank for rank, kind in enumerate(_TELLING, 1) if isinstance(error, kind)), len(_TELLING) + 1)
