@@ -16,8 +16,7 @@ from aigovtool.cli.words import short, tee_name
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from aigovtool.consumer.connect.fleet import Fleet
-    from aigovtool.consumer.credential import Credential
+    from aigovtool.consumer.connect.app import Running
 
 
 class ServedEnclave(Struct, frozen=True, kw_only=True):
@@ -101,6 +100,7 @@ connect.add_command(status)
     help="Where a request with an unknown outcome is repeated.",
 )
 @key_set_option
+@click.option("--all-users", is_flag=True, help="Let other users of this machine ask as well, in your name.")
 @click.option("--allow-simulated", is_flag=True, help="DEVELOPMENT ONLY: also accept a simulated TEE.")
 @click.pass_obj
 def serve(
@@ -118,6 +118,7 @@ def serve(
     origins: tuple[str, ...],
     retry: str,
     key_set_at_least: int,
+    all_users: bool,
     allow_simulated: bool,
 ) -> None:
     """Verify the enclaves, and serve their models to programs on this machine until interrupted.
@@ -145,9 +146,10 @@ def serve(
         origins=origins,
         retry=retry,
         key_set_at_least=key_set_at_least,
+        all_users=all_users,
         allow_simulated=allow_simulated,
     )
-    serve_until_stopped(options, ready=lambda url, fleet, who: _show(screen, url, fleet, who))
+    serve_until_stopped(options, ready=lambda running: _show(screen, running))
 
 
 def _pins(pairs: tuple[str, ...]) -> "Mapping[str, str]":
@@ -160,12 +162,13 @@ def _pins(pairs: tuple[str, ...]) -> "Mapping[str, str]":
     return pins
 
 
-def _show(screen: Screen, url: str, fleet: "Fleet", credential: "Credential") -> None:
+def _show(screen: Screen, running: "Running") -> None:
+    members = running.fleet.members
     serving = Serving(
-        url=url,
-        consumer=credential.consumer,
+        url=running.url,
+        consumer=running.credential.consumer,
         simulated=any(
-            one.session is not None and one.session.result.body.tee.value == "simulated" for one in fleet.members
+            one.session is not None and one.session.result.body.tee.value == "simulated" for one in members
         ),
         enclaves=[
             ServedEnclave(
@@ -177,7 +180,7 @@ def _show(screen: Screen, url: str, fleet: "Fleet", credential: "Credential") ->
                 models={} if one.session is None else dict(sorted(one.session.models.items())),
                 why=None if one.trouble is None else one.trouble.message,
             )
-            for one in fleet.members
+            for one in members
         ],
     )
     if serving.simulated:

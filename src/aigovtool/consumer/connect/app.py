@@ -12,9 +12,8 @@ policy-seen.json   the newest appraisal policy that was used here: an older one 
 import asyncio
 import secrets
 import signal
-import socket
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -68,6 +67,9 @@ class ConnectOptions:
         verify_every_s: how often each enclave is verified again.
         origins: of pages that may ask from a browser.
         retry: as in `Client.connect`.
+        key_set_at_least: as in `Client.connect`.
+        allow_simulated: as in `Client.connect`.
+        all_users: whether other users of this machine may ask, in this consumer's name.
     """
 
     enclaves: Sequence[str]
@@ -82,20 +84,46 @@ class ConnectOptions:
     retry: str = "same-instance-only"
     key_set_at_least: int = 0
     allow_simulated: bool = False
+    all_users: bool = False
 
 
-#: Is called with the gateway's own address, and what it serves from, when it is ready.
-Ready = Callable[[str, Fleet, Credential], None]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A gateway that serves: where programs find it, and what is behind it."""
+
+    url: str
+    fleet: Fleet
+    credential: Credential
 
 
-def serve(
-    options: ConnectOptions,
-    *,
-    ready: Ready | None = None,
-    verifiers: VerifierSet | None = None,
-    clock: Clock = SYSTEM_CLOCK,
-) -> None:
-    """Serve until SIGINT or SIGTERM.
+#: Is called when the gateway serves.
+Ready = Callable[[Running], None]
+
+
+def serve(options: ConnectOptions, *, ready: Ready) -> None:
+    """Serve until SIGINT or SIGTERM; raises as `gateway`."""
+    asyncio.run(_serve(options, ready))
+
+
+async def _serve(options: ConnectOptions, ready: Ready) -> None:
+    ending = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ending.set)
+    async with gateway(options) as running:
+        ready(running)
+        await ending.wait()
+
+
+@asynccontextmanager
+async def gateway(
+    options: ConnectOptions, *, verifiers: VerifierSet | None = None, clock: Clock = SYSTEM_CLOCK
+) -> AsyncIterator[Running]:
+    """Verify the enclaves, and serve them on loopback until the end of the block.
+
+    Args:
+        options: how.
+        verifiers: other TEE verifiers than the built-in ones.
+        clock: another clock, for tests.
 
     Raises:
         ConfigurationError: an option, the consumer file or the home is wrong; `log_in_use`, `cannot_bind`.
@@ -103,6 +131,36 @@ def serve(
         LogError: the evidence log was changed.
         AIGovToolError: no enclave is verified; why the first one is not.
     """
+    _check(options)
+    credential = _credential_of(options)
+    make_private_directory(options.home)
+    _remember_policy(options.home / _POLICY_NAME, credential.policy)
+    async with AsyncExitStack() as stack:
+        log = EvidenceLog(options.home / LOG_NAME, clock)
+        stack.callback(log.close)
+        receipts = KeptReceipts(options.home / RECEIPTS_NAME, clock)
+        stack.callback(receipts.close)
+        listener = stack.enter_context(bind(options.host, options.port))
+        fleet = _fleet_of(options, credential, log, verifiers, clock)
+        stack.push_async_callback(fleet.close)
+        await fleet.open()
+        log.note(Event.STARTED, f"appraisal policy {mark_of(credential.policy).digest}")
+        stack.callback(log.note, Event.STOPPED)
+        watching = asyncio.create_task(fleet.watch(options.verify_every_s))
+        stack.push_async_callback(_ended, watching)
+        host, port = listener.getsockname()[:2]
+        served = Gateway(fleet=fleet, credential=credential, receipts=receipts, clock=clock)
+        app = LocalOnly(application(routes(served), clock_ms=clock.now_ms), (host, port), options.origins, all_users=options.all_users)
+        await stack.enter_async_context(HttpServer(app, listener, None, _BOUNDS))
+        yield Running(url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", fleet=fleet, credential=credential)
+
+
+async def _ended(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def _check(options: ConnectOptions) -> None:
     if options.host not in _LOOPBACK:
         raise ConfigurationError(
             f"{options.host!r} is not loopback: whoever reaches the gateway asks in your name",
@@ -111,88 +169,40 @@ def serve(
         )
     if not options.enclaves:
         raise ConfigurationError("no enclave is named", reason="no_enclave", fix="name one with --enclave")
-    asyncio.run(_Connect(options, ready, verifiers, clock).run())
 
 
-class _Connect:
-    def __init__(
-        self, options: ConnectOptions, ready: Ready | None, verifiers: VerifierSet | None, clock: Clock
-    ) -> None:
-        self._options: Final = options
-        self._ready: Final = ready
-        self._clock: Final = clock
-        self._credential: Final = _credential_of(options)
-        self._verifiers: Final = verifiers or verifiers_for(
-            self._credential.policy, allow_simulated=options.allow_simulated
+def _fleet_of(
+    options: ConnectOptions, credential: Credential, log: EvidenceLog, verifiers: VerifierSet | None, clock: Clock
+) -> Fleet:
+    def noted(member: Member, session: Session | None, error: AIGovToolError | None) -> None:
+        if session is not None:
+            log.verified(member.url, session)
+        elif error is not None:
+            log.not_verified(member.url, error, refused=member.state is State.REFUSED)
+
+    if verifiers is None:
+        verifiers = verifiers_for(credential.policy, allow_simulated=options.allow_simulated)
+    trust = Trust(
+        credential=credential,
+        verifiers=verifiers,
+        allow_simulated=options.allow_simulated,
+        pins=parse_pins(options.models),
+    )
+    retry = parse_retry(options.retry)
+    outcomes = Outcomes(retry, clock)
+    members = []
+    for url in dict.fromkeys(address_of(one) for one in options.enclaves):
+        core = ConsumerCore(
+            trust,
+            clock=clock,
+            random_bytes=secrets.token_bytes,
+            timeout_s=DEFAULT_TIMEOUT_S,
+            retry=retry,
+            key_set_at_least=options.key_set_at_least,
+            outcomes=outcomes,
         )
-        self._ending: Final = asyncio.Event()
-
-    async def run(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, self._ending.set)
-        home = self._options.home
-        make_private_directory(home)
-        _remember_policy(home / _POLICY_NAME, self._credential.policy)
-        with ExitStack() as stack:
-            log = EvidenceLog(home / LOG_NAME, self._clock)
-            stack.callback(log.close)
-            receipts = KeptReceipts(home / RECEIPTS_NAME, self._clock)
-            stack.callback(receipts.close)
-            listener = stack.enter_context(bind(self._options.host, self._options.port))
-            fleet = self._fleet(log)
-            try:
-                await fleet.open()
-                log.note(Event.STARTED, f"policy {mark_of(self._credential.policy).digest}")
-                await self._serve(fleet, receipts, listener)
-            finally:
-                await fleet.close()
-            log.note(Event.STOPPED, "")
-
-    async def _serve(self, fleet: Fleet, receipts: KeptReceipts, listener: socket.socket) -> None:
-        gateway = Gateway(fleet=fleet, credential=self._credential, receipts=receipts, clock=self._clock)
-        port = int(listener.getsockname()[1])
-        app = LocalOnly(application(routes(gateway), clock_ms=self._clock.now_ms), port, self._options.origins)
-        watching = asyncio.create_task(fleet.watch(self._options.verify_every_s))
-        try:
-            async with HttpServer(app, listener, None, _BOUNDS):
-                if self._ready is not None:
-                    host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
-                    self._ready(f"http://{host}:{port}", fleet, self._credential)
-                await self._ending.wait()
-        finally:
-            watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
-
-    def _fleet(self, log: EvidenceLog) -> Fleet:
-        def noted(member: Member, session: Session | None, error: AIGovToolError | None) -> None:
-            if session is not None:
-                log.verified(member.url, session)
-            elif error is not None:
-                log.not_verified(member.url, error, refused=member.state is State.REFUSED)
-
-        options = self._options
-        trust = Trust(
-            credential=self._credential,
-            verifiers=self._verifiers,
-            allow_simulated=options.allow_simulated,
-            pins=parse_pins(options.models),
-        )
-        outcomes = Outcomes(parse_retry(options.retry), self._clock)
-        members = []
-        for url in dict.fromkeys(address_of(one) for one in options.enclaves):
-            core = ConsumerCore(
-                trust,
-                clock=self._clock,
-                random_bytes=secrets.token_bytes,
-                timeout_s=DEFAULT_TIMEOUT_S,
-                retry=parse_retry(options.retry),
-                key_set_at_least=options.key_set_at_least,
-                outcomes=outcomes,
-            )
-            driver = AsyncDriver(self._credential, url, self._clock)
-            members.append(Member(url, core, driver, clock=self._clock, noted=noted))
-        return Fleet(members, outcomes, clock=self._clock)
+        members.append(Member(url, core, AsyncDriver(credential, url, clock), clock=clock, noted=noted))
+    return Fleet(members, outcomes, clock=clock)
 
 
 def _credential_of(options: ConnectOptions) -> Credential:

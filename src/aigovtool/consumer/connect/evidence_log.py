@@ -100,7 +100,7 @@ class EvidenceLog:
         event = Event.REFUSED if refused else Event.UNREACHABLE
         self._tell(enclave, event, code=error.code, reason=error.reason or "", why=error.message[:1000])
 
-    def note(self, event: Event, why: str) -> None:
+    def note(self, event: Event, why: str = "") -> None:
         """Tell something of the gateway itself."""
         self._append(Line(at_ms=self._clock.now_ms(), event=event, previous=self._last, why=why[:1000]))
 

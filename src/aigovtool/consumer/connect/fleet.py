@@ -9,6 +9,7 @@ certain, only the same enclave may be asked again, which knows the id: another o
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from aigovtool.consumer.clock import Clock
@@ -33,9 +34,12 @@ from aigovtool.ids import Digest, ModelId
 from aigovtool.protocol.oip_metadata import ModelMetadata
 
 _LOG: Final = logging.getLogger(__name__)
+#: How long after enclaves were asked for a model that none serves, nobody asks them for such a one.
+_ASK_AGAIN_S: Final = 10.0
 #: From when one that does not answer, or is refused, is tried again, and at the most.
 _RETRY_S: Final = 2.0
 _LONGEST_RETRY_S: Final = 30.0
+_MOST_FAILURES: Final = 8
 #: Which of several refusals is told, the most telling last: what waiting mends, what it does not, what was decided.
 _TELLING: Final[tuple[type[AIGovToolError], ...]] = (
     UnreachableError,
@@ -54,6 +58,8 @@ class Fleet:
         self.members: Final = tuple(members)
         self._outcomes: Final = outcomes
         self._clock: Final = clock
+        #: When enclaves may be asked again for a model that none serves.
+        self._ask_again_s = 0.0
 
     async def open(self) -> None:
         """Verify all of them at once.
@@ -126,9 +132,27 @@ class Fleet:
             await member.close()
 
     def _in_order(self, model: ModelId) -> list[Member]:
-        """Return whom to ask, in turn: never one that is refused."""
+        """Return whom to ask, in turn: those that serve a model, and never one that is refused.
+
+        Raises:
+            NotFoundError: `no_such_model`: none serves it, and one was asked a moment ago whether it does now.
+        """
         asked = [member for member in self.members if member.state is not State.REFUSED]
-        return sorted(asked, key=lambda member: member.rank(model))
+        serving = [member for member in asked if member.serves(model)]
+        if not serving and asked:
+            self._require_worth_asking(model)
+        return sorted(serving or asked, key=lambda member: member.rank(model))
+
+    def _require_worth_asking(self, model: ModelId) -> None:
+        """Have enclaves be asked for what they do not serve now and then only: each such question costs a quote."""
+        now_s = self._clock.monotonic_s()
+        if now_s < self._ask_again_s:
+            raise NotFoundError(
+                f"no enclave serves model {model}",
+                reason="no_such_model",
+                fix="they serve " + (", ".join(sorted(self.models())) or "none"),
+            )
+        self._ask_again_s = now_s + _ASK_AGAIN_S
 
     def _most_telling(self, refusals: list[AIGovToolError]) -> AIGovToolError:
         if not refusals:
@@ -138,16 +162,21 @@ class Fleet:
         return max(refusals, key=_how_telling)
 
     async def _watch(self, member: Member, every_s: float) -> None:
-        pause_s = every_s
+        failures = 0
         while True:
-            await self._clock.sleep_async(pause_s if member.state is State.VERIFIED else min(pause_s, _LONGEST_RETRY_S))
+            if member.state is State.VERIFIED:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(every_s):
+                        await member.in_trouble.wait()
+            if member.state is not State.VERIFIED:
+                await asyncio.sleep(min(_RETRY_S * 2**failures, _LONGEST_RETRY_S))
             try:
                 await member.verify()
             except AIGovToolError as error:
-                pause_s = _RETRY_S if pause_s >= every_s else min(2 * pause_s, _LONGEST_RETRY_S)
+                failures = min(failures + 1, _MOST_FAILURES)
                 _LOG.info("not_verified enclave=%s code=%s reason=%s", member.url, error.code, error.reason)
             else:
-                pause_s = every_s
+                failures = 0
 
 
 def _may_differ_elsewhere(error: AIGovToolError) -> bool:

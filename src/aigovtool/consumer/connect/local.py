@@ -1,11 +1,12 @@
-"""Who may ask the gateway: programs on this machine, and no page that a browser shows from anywhere else.
+"""Who may ask the gateway: this user's programs on this machine, and no page of another site in a browser here.
 
-Whatever listens on loopback can be reached by every page that is open in a browser here. A page of another site may
-send requests, though not read answers, and each would be charged; and one whose name was pointed at 127.0.0.1 meanwhile
-(DNS rebinding) would even read them. So, before anything else is looked at:
+Whatever listens on loopback can be reached by every user of the machine, and by every page that is open in a browser. A
+page of another site may send requests, though not read answers, and each would be charged; and one whose name was
+pointed at 127.0.0.1 meanwhile (DNS rebinding) would even read them. So, before anything else is looked at:
 
-1. `Host` names loopback, with the port of the gateway.
-2. A request that says where it comes from (`Origin`) comes from the gateway itself, or from an origin that was allowed.
+1. The socket at the other end is this user's, or root's, where the system can tell (`users`) and nobody said otherwise.
+2. `Host` names loopback, with the port of the gateway.
+3. A request that says where it comes from (`Origin`) comes from the gateway itself, or from an origin that was allowed.
    So does one of which the browser says that it was made by another site (`Sec-Fetch-Site`).
 
 No answer allows another origin to read it (no `Access-Control-*`), unless the origin was allowed.
@@ -13,8 +14,13 @@ No answer allows another origin to read it (no `Access-Control-*`), unless the o
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
+from starlette.requests import HTTPConnection
+
+from aigovtool.consumer.connect import users
 from aigovtool.errors import ForbiddenError
+from aigovtool.transport.connection import Connection, connection_of
 from aigovtool.transport.problem import problem
 
 Scope = MutableMapping[str, Any]
@@ -34,9 +40,23 @@ _SHOWN_HEADERS: Final = (
 class LocalOnly:
     """An application for this machine alone, in front of another one."""
 
-    def __init__(self, application: Application, port: int, origins: Iterable[str] = ()) -> None:
-        """Let through what is asked of this `port` of loopback; `origins` may ask from a browser as well."""
+    def __init__(
+        self, application: Application, address: tuple[str, int], origins: Iterable[str] = (), *, all_users: bool = False
+    ) -> None:
+        """Let through what is asked of this address of loopback.
+
+        Args:
+            application: what answers.
+            address: host and port that the gateway listens on.
+            origins: of pages that may ask from a browser as well.
+            all_users: whether other users of the machine may ask.
+        """
         self._application: Final = application
+        self._address: Final = address
+        self._all_users: Final = all_users or not users.can_tell()
+        #: Of connections that are open, whether they are of somebody who may ask.
+        self._known: Final[WeakKeyDictionary[Connection, bool]] = WeakKeyDictionary()
+        _, port = address
         self._hosts: Final = frozenset(f"{name}:{port}".encode() for name in _NAMES) | (
             frozenset(name.encode() for name in _NAMES) if port == 80 else frozenset()
         )
@@ -46,7 +66,7 @@ class LocalOnly:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        error = self._refusal(headers)
+        error = self._foreign_user(scope) or self._refusal(headers)
         if error is not None:
             await problem(error)(scope, receive, send)
             return
@@ -57,6 +77,20 @@ class LocalOnly:
             await self._preflight(origin, send)
         else:
             await self._application(scope, receive, _shown_to(origin, send))
+
+    def _foreign_user(self, scope: Scope) -> ForbiddenError | None:
+        if self._all_users:
+            return None
+        connection = connection_of(HTTPConnection(scope))
+        ours = self._known.get(connection)
+        if ours is None:
+            ours = connection.peer is not None and users.is_ours(connection.peer, self._address)
+            self._known[connection] = ours
+        return None if ours else ForbiddenError(
+            "this gateway asks in the name of one user of this machine, and you are another one",
+            reason="foreign_user",
+            fix="start a gateway of your own, with your own consumer file",
+        )  # fmt: skip
 
     def _refusal(self, headers: dict[bytes, bytes]) -> ForbiddenError | None:
         if headers.get(b"host", b"").lower() not in self._hosts:

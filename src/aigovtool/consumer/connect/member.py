@@ -40,7 +40,14 @@ from aigovtool.protocol.oip_metadata import ModelMetadata
 #: How much the last answer counts in the mean of how long answers take.
 _LAST_COUNTS: Final = 0.2
 #: Refusals after which the others are asked first for a while.
-_SHORT_OF: Final = (BudgetExhaustedError, BudgetReservedError, LeaseCappedError, NoBudgetError, OverloadedError)
+_SHORT_OF: Final = (
+    BudgetExhaustedError,
+    BudgetReservedError,
+    LeaseCappedError,
+    LeaseExpiredError,
+    NoBudgetError,
+    OverloadedError,
+)
 #: What does not fit says nothing of the other models.
 _OF_ONE_MODEL: Final = frozenset({"model_changed"})
 _AVOIDED_S: Final = 2.0
@@ -87,7 +94,8 @@ class Member:
         self.state = State.UNREACHABLE
         #: Why it is not verified.
         self.trouble: AIGovToolError | None = None
-        self.verified_at_ms: int | None = None
+        #: Whether it is not verified; set as soon as that is known.
+        self.in_trouble: Final = asyncio.Event()
         self._core: Final = core
         self._driver: Final = driver
         self._clock: Final = clock
@@ -95,7 +103,7 @@ class Member:
         #: Per model, until when the others are asked first.
         self._avoided: Final[dict[ModelId, float]] = {}
         self._session: Session | None = None
-        self._verifying: asyncio.Lock = asyncio.Lock()
+        self._verifying: Final = asyncio.Lock()
 
     @property
     def session(self) -> Session | None:
@@ -169,7 +177,7 @@ class Member:
             self.tally.failed += 1
             return
         self.tally.refused += 1
-        if isinstance(error, _SHORT_OF | LeaseExpiredError):
+        if isinstance(error, _SHORT_OF):
             pause_s = _AVOIDED_S if error.retry_after_s is None else float(error.retry_after_s)
             self._avoided[model] = self._clock.monotonic_s() + min(max(pause_s, _AVOIDED_S), _LONGEST_AVOIDED_S)
 
@@ -181,8 +189,8 @@ class Member:
             return
         is_new = session is not self._session
         self.state, self.trouble, self._session = State.VERIFIED, None, session
+        self.in_trouble.clear()
         if is_new:
-            self.verified_at_ms = session.attested_at_ms
             self._noted(self, session, None)
 
     def _judge(self, error: AIGovToolError) -> None:
@@ -197,6 +205,7 @@ class Member:
             return
         changed = (state, error.reason) != (self.state, None if self.trouble is None else self.trouble.reason)
         self.state, self.trouble = state, error
+        self.in_trouble.set()
         if state is State.REFUSED:
             self._session = None
         if changed:
