@@ -87,7 +87,9 @@ async def test_a_request_with_a_name_is_charged_once(world: World, enclave: Fake
 async def test_a_bad_name_is_refused_here(name: str, world: World, enclave: FakeEnclave) -> None:
     """Before anything is sent."""
     async with connected(world, enclave) as asking:
-        answer = await asking.program.post(PATH, content=in_json(), headers=[(b"aigovtool-request-id", name.encode("latin-1"))])
+        answer = await asking.program.post(
+            PATH, content=in_json(), headers=[(b"aigovtool-request-id", name.encode("latin-1"))]
+        )
     assert answer.status_code in {400, 422}
     assert enclave.charged == []
 

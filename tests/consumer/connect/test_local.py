@@ -17,7 +17,9 @@ def port_of(asking: Asking) -> str:
     return asking.running.url.rpartition(":")[2]
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1:1", "127.0.0.1.evil.example:{port}", "localhost"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:{port}", "127.0.0.1:1", "127.0.0.1.evil.example:{port}", "localhost"]
+)
 async def test_a_name_that_is_not_of_loopback_is_refused(host: str, world: World, enclave: FakeEnclave) -> None:
     """Attack (DNS rebinding): a page's own name is pointed at 127.0.0.1, and the browser lets it read the answers."""
     async with connected(world, enclave) as asking:

@@ -167,9 +167,7 @@ def _show(screen: Screen, running: "Running") -> None:
     serving = Serving(
         url=running.url,
         consumer=running.credential.consumer,
-        simulated=any(
-            one.session is not None and one.session.result.body.tee.value == "simulated" for one in members
-        ),
+        simulated=any(one.session is not None and one.session.result.body.tee.value == "simulated" for one in members),
         enclaves=[
             ServedEnclave(
                 enclave=one.url,

@@ -150,9 +150,18 @@ async def gateway(
         stack.push_async_callback(_ended, watching)
         host, port = listener.getsockname()[:2]
         served = Gateway(fleet=fleet, credential=credential, receipts=receipts, clock=clock)
-        app = LocalOnly(application(routes(served), clock_ms=clock.now_ms), (host, port), options.origins, all_users=options.all_users)
+        app = LocalOnly(
+            application(routes(served), clock_ms=clock.now_ms),
+            (host, port),
+            options.origins,
+            all_users=options.all_users,
+        )
         await stack.enter_async_context(HttpServer(app, listener, None, _BOUNDS))
-        yield Running(url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", fleet=fleet, credential=credential)
+        yield Running(
+            url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}",
+            fleet=fleet,
+            credential=credential,
+        )
 
 
 async def _ended(task: "asyncio.Task[None]") -> None:

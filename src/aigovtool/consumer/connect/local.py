@@ -41,7 +41,12 @@ class LocalOnly:
     """An application for this machine alone, in front of another one."""
 
     def __init__(
-        self, application: Application, address: tuple[str, int], origins: Iterable[str] = (), *, all_users: bool = False
+        self,
+        application: Application,
+        address: tuple[str, int],
+        origins: Iterable[str] = (),
+        *,
+        all_users: bool = False,
     ) -> None:
         """Let through what is asked of this address of loopback.
 
