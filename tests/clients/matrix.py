@@ -21,8 +21,9 @@ LATER: Final = ("streaming",)
 _HEAD: Final = """\
 # Clients
 
-Programs that people already have, asked to use a lent model through [`aigovtool connect`](connect.md): not one line of them is for this project. Each cell is a test (`tests/clients`) against a real
-custodian, enclave and gateway in processes of their own. The last two are this project's SDK, which speaks to the enclave itself.
+Programs that people already have, asked to use a lent model through [`aigovtool connect`](connect.md): not one line of
+them is for this project. Each cell is a test (`tests/clients`) against a real custodian, enclave and gateway in
+processes of their own. The last two are this project's SDK, which speaks to the enclave itself.
 
 """
 _TAIL: Final = """

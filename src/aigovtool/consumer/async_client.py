@@ -16,6 +16,7 @@ from aigovtool.attestation.verifier import VerifierSet
 from aigovtool.consumer.async_driver import AsyncDriver
 from aigovtool.consumer.budget import LeaseProof
 from aigovtool.consumer.clock import SYSTEM_CLOCK, Clock
+from aigovtool.consumer.core import DEFAULT_WAIT_S
 from aigovtool.consumer.opening import DEFAULT_TIMEOUT_S, Opened, open_core
 from aigovtool.consumer.result import ModelInfo, Result
 from aigovtool.ids import InstanceId
@@ -89,6 +90,10 @@ class AsyncClient:
         """Return what became of a request for more budget; see `Client.ask_state`."""
         return await self._driver.run(self._core.ask_state(ask_id))
 
+    async def decision(self, ask_id: str, *, deadline_s: float = DEFAULT_WAIT_S) -> AskState:
+        """Wait until a request for more budget is decided; see `Client.decision`."""
+        return await self._driver.run(self._core.decision(ask_id, deadline_s))
+
     async def budget(self) -> OwnView:
         """Return the consumer's own view; see `Client.budget`."""
         return await self._driver.run(self._core.budget())
@@ -125,6 +130,10 @@ class AsyncClient:
     def key_set_version(self) -> int:
         """The number of the custodian's key set, to give to the next `connect`."""
         return self._core.session().key_set.version
+
+    def __repr__(self) -> str:
+        """Show whom it speaks to; nothing is asked for that."""
+        return f"AsyncClient({self._driver.url!r}, {self._core.told()})"
 
     async def close(self) -> None:
         """Close every connection; one that another task uses is closed when its exchange is over."""

@@ -30,6 +30,7 @@ from aigovtool.errors import (
     InputError,
     InvalidValueError,
     NoBudgetError,
+    ReattestRequiredError,
     UnreachableError,
 )
 from aigovtool.ids import REQUEST_KEY_PATTERN, InstanceId, ModelId, RequestKey, parse_name
@@ -44,6 +45,9 @@ from aigovtool.protocol.views import OwnView
 DEFAULT_DEADLINE_S: Final = 60.0
 #: With `wait`: people decide about budgets.
 DEFAULT_WAIT_S: Final = 3600.0
+#: While people decide, they are looked after so often: from the first pause between two looks to the longest.
+FIRST_LOOK_S: Final = 1.0
+LAST_LOOK_S: Final = 15.0
 #: Why there is no answer, and nobody to say what became of the request.
 _NO_ANSWER: Final = frozenset(
     {"answer_timeout", "connect", "connect_timeout", "connection_lost", "deadline", "hung_up", NO_PROBLEM}
@@ -84,6 +88,15 @@ class ConsumerCore:
     def evidence(self) -> ResultBody:
         """Return the attestation result of the current session."""
         return self.session().result.body
+
+    def told(self) -> str:
+        """Return in words which enclave is believed, for whoever looks at a client."""
+        try:
+            session = self.session()
+        except ReattestRequiredError:
+            return "no enclave is attested"
+        models = ", ".join(sorted(session.models)) or "no model"
+        return f"{session.result.body.tee} instance {session.instance[:12]}, {models}"
 
     def attest(self) -> Flow[Session]:
         """Attest afresh."""
@@ -196,6 +209,26 @@ class ConsumerCore:
     def ask_state(self, ask_id: str) -> Flow[AskState]:
         """Return what became of a request for more budget."""
         return self.desk.state(ask_id)
+
+    def decision(self, ask_id: str, deadline_s: float) -> Flow[AskState]:
+        """Wait until a request for more budget is decided, and return what was decided.
+
+        Raises:
+            DeadlineError: `not_decided`.
+        """
+        deadline, pause_s = Deadline.after(self._clock, deadline_s), FIRST_LOOK_S
+        while True:
+            state = yield from self.desk.state(ask_id)
+            if state.state != "open":
+                return state
+            if self._clock.monotonic_s() + pause_s >= deadline.at_s:
+                raise DeadlineError(
+                    "nobody has decided on the request for more budget yet",
+                    reason="not_decided",
+                    fix=f"look again later: the request is {state.ask_id}",
+                )
+            yield Wait(pause_s)
+            pause_s = min(2 * pause_s, LAST_LOOK_S)
 
     def budget(self) -> Flow[OwnView]:
         """Return the consumer's own view at the custodian."""

@@ -1,6 +1,7 @@
 """The log of what was seen: each change is told once, and no line changes or disappears unnoticed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def test_each_change_is_told(log: EvidenceLog, path: Path, world: World, enclave
         log.verified(URL, session_of(client))
     seen = [line.seen for line, _ in read_log(path)]
     assert len(seen) == 5
-    assert all(before != after for before, after in zip(seen, seen[1:], strict=False))
+    assert all(before != after for before, after in pairwise(seen))
 
 
 def test_a_refusal_is_told_once_and_what_follows_it(log: EvidenceLog, path: Path, client: Client) -> None:
@@ -109,8 +110,8 @@ def test_each_line_is_bound_to_the_one_before(log: EvidenceLog, path: Path) -> N
         (lambda lines: [lines[0].replace(b'{"', b'{ "'), *lines[1:]], "bad_line"),
     ],
 )
-def test_a_log_that_was_changed_is_found_out(  # type: ignore[no-untyped-def]
-    change, reason: str, path: Path, world: World
+def test_a_log_that_was_changed_is_found_out(
+    change: Callable[[list[bytes]], list[bytes]], reason: str, path: Path, world: World
 ) -> None:
     """Attack: a line that tells of a refusal is taken out, changed, moved or repeated; nobody goes on with it."""
     log = EvidenceLog(path, world.clock.clock())

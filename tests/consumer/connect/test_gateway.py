@@ -2,7 +2,9 @@
 
 import json
 
+import msgspec
 import pytest
+from starlette.responses import Response
 from tests.consumer.conftest import DOUBLER, MANIFEST, MODEL, FakeEnclave, World
 from tests.consumer.connect.kit import PATH, connected, in_binary, in_json, reason_of
 
@@ -120,8 +122,6 @@ async def test_an_answer_whose_receipt_does_not_fit_reaches_nobody(
     forged: str, world: World, enclave: FakeEnclave
 ) -> None:
     """Attack: an answer with a receipt for something else, as far as the wire can tell a good one."""
-    import msgspec
-
     other = {"consumer": "somebody", "request_key": "another"}.get(forged, "sha256:" + "0" * 64)
     enclave.forge_receipt = lambda receipt: msgspec.structs.replace(receipt, **{forged: other})
     async with connected(world, enclave) as asking:
@@ -136,7 +136,7 @@ async def test_an_answer_whose_receipt_does_not_fit_reaches_nobody(
 async def test_an_answer_without_a_receipt_reaches_nobody(world: World, enclave: FakeEnclave) -> None:
     """Attack: the receipt is taken off."""
 
-    def bare(response):  # type: ignore[no-untyped-def]
+    def bare(response: Response) -> Response:
         del response.headers[RECEIPT_HEADER]
         return response
 

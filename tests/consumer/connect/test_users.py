@@ -35,7 +35,7 @@ def test_a_connection_of_the_first_family_over_a_socket_of_the_second_is_found()
     with socket.socket(socket.AF_INET6) as client, socket.socket(socket.AF_INET) as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        client.connect((f"::ffff:127.0.0.1", listener.getsockname()[1]))
+        client.connect(("::ffff:127.0.0.1", listener.getsockname()[1]))
         peer = ("127.0.0.1", client.getsockname()[1])
         assert users.user_of(peer, listener.getsockname()) == os.getuid()
 
