@@ -21,6 +21,7 @@ from aigovtool.consumer.opening import DEFAULT_TIMEOUT_S, Opened, open_core
 from aigovtool.consumer.result import ModelInfo, Result
 from aigovtool.ids import InstanceId
 from aigovtool.ledger.receipt import Receipt
+from aigovtool.package.manifest import Manifest
 from aigovtool.protocol.commands import AskState
 from aigovtool.protocol.trust import KeySet
 from aigovtool.protocol.views import OwnView
@@ -79,6 +80,10 @@ class AsyncClient:
     async def models(self) -> tuple[ModelInfo, ...]:
         """Return the served models; see `Client.models`."""
         return await self._driver.run(self._core.models())
+
+    async def manifest(self, model: str) -> Manifest:
+        """Return what the sealer of a model says of it; see `Client.manifest`."""
+        return await self._driver.run(self._core.manifest(model))
 
     async def request_budget(
         self, units: int, reason: str, *, model: str | None = None, dimension: str = "inferences"

@@ -24,6 +24,7 @@ from aigovtool.consumer.result import ModelInfo, Result
 from aigovtool.consumer.sync_driver import SyncDriver
 from aigovtool.ids import InstanceId
 from aigovtool.ledger.receipt import Receipt
+from aigovtool.package.manifest import Manifest
 from aigovtool.protocol.commands import AskState
 from aigovtool.protocol.trust import KeySet
 from aigovtool.protocol.views import OwnView
@@ -143,6 +144,13 @@ class Client:
     def models(self) -> tuple[ModelInfo, ...]:
         """Return the served models, with manifest digests, inputs and outputs; raises as `infer`."""
         return self._driver.run(self._core.models())
+
+    def manifest(self, model: str) -> Manifest:
+        """Return what the sealer of a model says of it: inputs, outputs, classes, how a picture becomes an input.
+
+        Its digest is the one that the evidence covers. Raises as `infer`, and `EvidenceError` (`wrong_manifest`).
+        """
+        return self._driver.run(self._core.manifest(model))
 
     def request_budget(
         self, units: int, reason: str, *, model: str | None = None, dimension: str = "inferences"

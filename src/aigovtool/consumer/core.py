@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final
 
 from aigovtool.attestation.model import ResultBody
-from aigovtool.codec import convert, decode
+from aigovtool.codec import convert, decode, decode_signed
 from aigovtool.consumer.asking import Asking
 from aigovtool.consumer.attest import Session, Trust
 from aigovtool.consumer.budget import CustodianDesk, LeaseProof
@@ -26,6 +26,7 @@ from aigovtool.consumer.result import ModelInfo, Result
 from aigovtool.errors import (
     AIGovToolError,
     DeadlineError,
+    EvidenceError,
     FaultError,
     InputError,
     InvalidValueError,
@@ -33,12 +34,14 @@ from aigovtool.errors import (
     ReattestRequiredError,
     UnreachableError,
 )
-from aigovtool.ids import REQUEST_KEY_PATTERN, InstanceId, ModelId, RequestKey, parse_name
+from aigovtool.ids import REQUEST_KEY_PATTERN, InstanceId, ModelId, RequestKey, digest_of, parse_name
 from aigovtool.ledger.receipt import Receipt
 from aigovtool.ledger.units import Dimension
-from aigovtool.limits import MAX_CONTROL_BODY_BYTES
+from aigovtool.limits import MAX_CONTROL_BODY_BYTES, MAX_MANIFEST_BYTES
+from aigovtool.package.manifest import Manifest
 from aigovtool.protocol.commands import AskState
 from aigovtool.protocol.oip_metadata import ModelMetadata
+from aigovtool.protocol.session import MANIFEST_PATH
 from aigovtool.protocol.views import OwnView
 
 #: For one inference; an answer that a connection still carries may take this long.
@@ -182,6 +185,25 @@ class ConsumerCore:
         self._forget(model)
         return self._describe(model, deadline)
 
+    def manifest(self, model: str) -> Flow[Manifest]:
+        """Return the manifest of a served model; it is believed because its digest is attested.
+
+        Raises:
+            EvidenceError: `wrong_manifest`: it is another one than the enclave has proven to hold.
+        """
+        name, deadline = ModelId(parse_name(model, "model")), Deadline.after(self._clock, self._timeout_s)
+        session, reply = yield from self._link.send(Letter(model=name, call=_manifest_call(name)), deadline)
+        if reply.status != 200:
+            raise error_of(reply, ENCLAVE)
+        if digest_of(reply.body) != session.models[name]:
+            raise EvidenceError(
+                f"the manifest of {name} is not the one whose digest is attested", reason="wrong_manifest"
+            )
+        try:
+            return decode_signed(reply.body, Manifest, max_bytes=MAX_MANIFEST_BYTES)
+        except InputError as error:
+            raise FaultError(f"the manifest cannot be read: {error.message}", reason="bad_answer") from None
+
     def models(self) -> Flow[tuple[ModelInfo, ...]]:
         """Describe every served model, sorted by name."""
         deadline = Deadline.after(self._clock, self._timeout_s)
@@ -317,6 +339,19 @@ class _Tries:
 
     def refused(self, error: AIGovToolError) -> None:
         self._outcomes.refused(self._key, self._before, error)
+
+
+def _manifest_call(model: ModelId) -> Callable[[Session, float], Call]:
+    def call(session: Session, timeout_s: float) -> Call:
+        return Call(
+            channel=Channel(Peer.ENCLAVE, session.certificate),
+            method="GET",
+            path=MANIFEST_PATH.format(model=model),
+            max_bytes=MAX_MANIFEST_BYTES,
+            timeout_s=timeout_s,
+        )
+
+    return call
 
 
 def _metadata_call(model: ModelId) -> Callable[[Session, float], Call]:

@@ -53,6 +53,7 @@ from aigovtool.package.manifest import (
     sign_manifest,
     verify_manifest,
 )
+from aigovtool.package.picture import Picture
 from aigovtool.package.source import SourceFile
 
 Progress = Callable[[int, int], None]
@@ -77,6 +78,7 @@ def seal(
     sealer: SigningKey,
     now_ms: int,
     description: Description | None = None,
+    pictures: Sequence[Picture] = (),
     progress: Progress | None = None,
 ) -> SealedPackage:
     """Write a sealed package of `sources`, the ONNX graph first, to `out`.
@@ -110,6 +112,7 @@ def seal(
         opsets=inspected.opsets,
         draws_random=inspected.draws_random,
         description=description or Description(),
+        pictures=tuple(pictures),
     )
     envelope = sign_manifest(manifest, sealer)
     header = encode_header(envelope)

@@ -25,6 +25,8 @@ from aigovtool.errors import ConfigurationError, ConflictError
 if TYPE_CHECKING:
     from aigovtool.crypto.secret import ModelKey
     from aigovtool.ids import ModelId
+    from aigovtool.package.manifest import Description
+    from aigovtool.package.picture import Picture
     from aigovtool.package.sealing import SealedPackage
     from aigovtool.protocol.party import OperatorFile
 
@@ -64,15 +66,27 @@ model.add_command(terms)
 @click.option("--name", required=True, help="Name of the model at the custodian.")
 @click.option("-o", "--out", type=FILE, required=True, help="Package to write; its wrapped key goes to OUT.key.")
 @click.option("--external-data", multiple=True, help="File with weights that the model refers to; repeat for more.")
+@click.option(
+    "--description", "described", type=FILE, help="JSON: names of the classes, how a picture becomes an input, notes."
+)
 @operator_option
 @click.pass_obj
 def seal(
-    screen: Screen, *, source: Path, name: str, out: Path, external_data: tuple[str, ...], operator_file: Path | None
+    screen: Screen,
+    *,
+    source: Path,
+    name: str,
+    out: Path,
+    external_data: tuple[str, ...],
+    described: Path | None,
+    operator_file: Path | None,
 ) -> None:
     """Encrypt and sign MODEL.onnx, offline, under a fresh key that only the custodian can open.
 
-    External data are named relative to the model's folder, as the model names them.
+    External data are named relative to the model's folder, as the model names them. With --description, whoever asks
+    may give a picture as it is, and reads the names of classes; it is signed with the rest, and everybody sees it.
     """
+    from aigovtool.cli.model.description import read_description  # noqa: PLC0415
     from aigovtool.crypto.secret import ModelKey, Secret  # noqa: PLC0415
     from aigovtool.ids import ModelId, key_id_of, parse_name  # noqa: PLC0415
     from aigovtool.operator.deposit import make_deposit, write_deposit  # noqa: PLC0415
@@ -83,6 +97,7 @@ def seal(
     key_path = out.with_name(out.name + ".key")
     require_free(out)
     require_free(key_path)
+    description, pictures = read_description(described)
     _check_model(screen, source)
     with Secret(secrets.token_bytes(ModelKey.SIZE_BYTES)) as fresh, screen.progress("sealing") as progress:
         model_key = ModelKey(fresh)
@@ -93,6 +108,8 @@ def seal(
             model_id=model_id,
             model_key=model_key,
             party=party,
+            description=description,
+            pictures=pictures,
             progress=progress,
         )
         deposit = make_deposit(model_key, sealed.manifest_digest, key_id_of(party.custodian.root), party.keystore)
@@ -140,6 +157,8 @@ def _write_package(
     model_id: "ModelId",
     model_key: "ModelKey",
     party: "OperatorFile",
+    description: "Description | None",
+    pictures: "tuple[Picture, ...]",
     progress: Progress,
 ) -> "SealedPackage":
     """Write the package, whole or not at all."""
@@ -163,6 +182,8 @@ def _write_package(
                     salt=secrets.token_bytes(32),
                     sealer=sealer,
                     now_ms=time.time_ns() // 1_000_000,
+                    description=description,
+                    pictures=pictures,
                     progress=progress,
                 )
         give_name(partial, out)
