@@ -43,6 +43,7 @@ VERBS: Final[Mapping[str, str]] = MappingProxyType(
         "receipt": "aigovtool.cli.receipt.verb:receipt",
         "demo": "aigovtool.cli.demo.verb:demo",
         "doctor": "aigovtool.cli.doctor.verb:doctor",
+        "completion": "aigovtool.cli.completion:completion",
         "version": "aigovtool.cli.version:version",
     }
 )

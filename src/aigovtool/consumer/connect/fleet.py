@@ -14,13 +14,12 @@ from typing import Final
 
 from aigovtool.consumer.clock import Clock
 from aigovtool.consumer.connect.member import Member, State
-from aigovtool.consumer.outcomes import Outcomes
+from aigovtool.consumer.outcomes import RETRY_MAY_CHARGE, Outcomes
 from aigovtool.consumer.patience import Deadline
 from aigovtool.consumer.relay import Relay, Relayed
 from aigovtool.errors import (
     AIGovToolError,
     BudgetExhaustedError,
-    ConflictError,
     IdentityError,
     InputError,
     NotFoundError,
@@ -30,7 +29,7 @@ from aigovtool.errors import (
     UnreachableError,
     VerificationError,
 )
-from aigovtool.ids import Digest, ModelId
+from aigovtool.ids import Digest, InstanceId, ModelId
 from aigovtool.protocol.oip_metadata import ModelMetadata
 
 _LOG: Final = logging.getLogger(__name__)
@@ -86,11 +85,11 @@ class Fleet:
             AIGovToolError: the most telling of their refusals; nothing was charged unless its `fix` says otherwise.
         """
         refusals: list[AIGovToolError] = []
-        for member in self._in_order(relay.model):
+        for member in self._in_order(relay.model, self._outcomes.instance_of(relay.request_key)):
             try:
                 return await member.relay(relay, deadline)
             except AIGovToolError as error:
-                if self._outcomes.is_unknown(relay.request_key) and not isinstance(error, ConflictError):
+                if self._outcomes.is_unknown(relay.request_key) and error.reason != RETRY_MAY_CHARGE:
                     error.fix = (
                         f"repeat it with the request id {relay.request_key}: the same enclave charges that once, and "
                         "answers again, within ten minutes"
@@ -131,8 +130,12 @@ class Fleet:
         for member in self.members:
             await member.close()
 
-    def _in_order(self, model: ModelId) -> list[Member]:
+    def _in_order(self, model: ModelId, knows: InstanceId | None = None) -> list[Member]:
         """Return whom to ask, in turn: those that serve a model, and never one that is refused.
+
+        Args:
+            model: which.
+            knows: an instance that may have answered the request already, and goes first.
 
         Raises:
             NotFoundError: `no_such_model`: none serves it, and one was asked a moment ago whether it does now.
@@ -141,7 +144,7 @@ class Fleet:
         serving = [member for member in asked if member.serves(model)]
         if not serving and asked:
             self._require_worth_asking(model)
-        return sorted(serving or asked, key=lambda member: member.rank(model))
+        return sorted(serving or asked, key=lambda member: (not member.is_instance(knows), member.rank(model)))
 
     def _require_worth_asking(self, model: ModelId) -> None:
         """Have enclaves be asked for what they do not serve now and then only: each such question costs a quote."""
@@ -181,7 +184,7 @@ class Fleet:
 
 def _may_differ_elsewhere(error: AIGovToolError) -> bool:
     """Return whether another enclave may answer what this one did not: a request is as wrong there as here."""
-    if isinstance(error, NotFoundError):
+    if isinstance(error, NotFoundError) or error.reason == RETRY_MAY_CHARGE:
         return True
     return not isinstance(error, InputError | IdentityError | ReceiptError)
 

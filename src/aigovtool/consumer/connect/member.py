@@ -33,7 +33,7 @@ from aigovtool.errors import (
     UnreachableError,
     VerificationError,
 )
-from aigovtool.ids import ModelId
+from aigovtool.ids import InstanceId, ModelId
 from aigovtool.ledger.units import UnitVector
 from aigovtool.protocol.oip_metadata import ModelMetadata
 
@@ -113,6 +113,10 @@ class Member:
     def serves(self, model: ModelId) -> bool:
         """Return whether it said that it serves a model when it was verified last."""
         return self._session is not None and model in self._session.models
+
+    def is_instance(self, instance: InstanceId | None) -> bool:
+        """Return whether it was this instance when it was verified last."""
+        return self._session is not None and self._session.instance == instance
 
     def rank(self, model: ModelId) -> tuple[object, ...]:
         """Return by what members are sorted: the least is asked first."""

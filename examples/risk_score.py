@@ -1,0 +1,46 @@
+"""A table of patients, and a client that knows nothing of this project: tritonclient, through the gateway."""
+
+import numpy as np
+import tritonclient.http as http
+from on_one_machine import machine
+from skl2onnx import to_onnx
+from sklearn.datasets import load_breast_cancer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+
+def ask(client: http.InferenceServerClient, rows: np.ndarray) -> np.ndarray:
+    """Return the risk of each row, as any program with tritonclient does it."""
+    patients = http.InferInput("X", list(rows.shape), "FP32")
+    patients.set_data_from_numpy(rows)
+    answer = client.infer("risk", [patients], outputs=[http.InferRequestedOutput("probabilities")])
+    return answer.as_numpy("probabilities")[:, 0]
+
+
+def main() -> None:
+    """Train, lend, and ask."""
+    patients, outcome = load_breast_cancer(return_X_y=True)
+    patients = patients.astype(np.float32)
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000)).fit(patients[:400], outcome[:400])
+    graph = to_onnx(model, patients[:1], options={"zipmap": False})
+    with machine() as here:
+        here.path("risk.onnx").write_bytes(graph.SerializeToString())
+        here.lend(here.path("risk.onnx"), "risk", budget=1_000)
+        gateway = here.connect(here.consumer("oncology"))
+
+        with http.InferenceServerClient(gateway) as client:
+            inputs = client.get_model_metadata("risk")["inputs"]
+            print(f"the model takes {inputs[0]['name']}, {inputs[0]['datatype']}, {inputs[0]['shape']}")
+            one_by_one = np.array([ask(client, patients[row : row + 1])[0] for row in range(400, 410)])
+            together = ask(client, patients[400:])
+
+        assert np.allclose(one_by_one, together[:10], atol=1e-6)
+        right = float(np.mean((together < 0.5) == (outcome[400:] == 1)))
+        print(f"{len(together)} patients asked for; {right:.0%} as they turned out")
+        left = here.run("connect", "status", "--gateway", gateway)["enclaves"][0]["models"][0]["remaining"]
+        print(f"a patient is a unit: {left['inferences']} of 1000 are left")
+
+
+if __name__ == "__main__":
+    main()
