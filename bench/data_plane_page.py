@@ -26,7 +26,9 @@ random: they decide nothing about speed. *Alone* is ONNX Runtime in a process of
 
 `aigovtool` is an enclave with everything on, as its SDK asks it: TLS 1.3, binary tensors, a request id of its own each
 time. `{at_share}` is the same enclave, asked evenly, {share} as often as it answered when it was fastest: there a
-time runs from when a request was due, also where no connection was free for it. {peers}
+time runs from when a request was due, also where no connection was free for it. `aigovtool connect` is such an
+enclave, asked through the gateway that runs on the consumer's machine, over plain HTTP; its *CPU* is that of gateway
+and enclave together. {peers}
 
 """
 _COLUMNS: Final = ("server", "connections", "per s", "CPU us", "p50 ms", "p99 ms", "generator", "MiB")
