@@ -55,9 +55,10 @@ def connected(graph: Graph, name: str) -> Iterator[Served]:
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as gateway:
             try:
                 wait_for(lambda: answers_on(port) or gateway.poll() is not None, "the gateway serves")
-                yield replaced(
-                    served, port=port, tls=False, certificate=None, pids=lambda: [gateway.pid, *served.pids()]
-                )
+                head = world.directory / "head-of-a-program"  # the gateway answers to its own name alone
+                head.write_bytes(served.head.read_bytes().replace(b"host: 127.0.0.1", b"host: 127.0.0.1:%d" % port))
+                pids = lambda: [gateway.pid, *served.pids()]  # noqa: E731
+                yield replaced(served, head=head, port=port, tls=False, certificate=None, pids=pids)
             finally:
                 gateway.terminate()
 
