@@ -44,13 +44,17 @@ class Machine:
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
-    def serve(self, *words: str) -> None:
-        """Start a verb that serves, and wait until it says so."""
+    def serve(self, *words: str, documents: bool = True) -> None:
+        """Start a verb that serves, and wait until it says so: in a document, or to people."""
         print("$ aigovtool", *words, "&", flush=True)
         log = self.path(f"{words[0]}.log")
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [*AIGOVTOOL, *words, "--json"], cwd=self.directory, env=self._environment(), stdout=out, stderr=out
+                [*AIGOVTOOL, *words, *(["--json"] if documents else [])],
+                cwd=self.directory,
+                env=self._environment(),
+                stdout=out,
+                stderr=out,
             )
         self._serving.append(process)
         until = time.monotonic() + 60

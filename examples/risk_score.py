@@ -1,8 +1,11 @@
 """A table of patients, and a client that knows nothing of this project: tritonclient, through the gateway."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import tritonclient.http as http
-from on_one_machine import machine
+from on_one_machine import Machine, machine
 from skl2onnx import to_onnx
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
@@ -18,15 +21,28 @@ def ask(client: http.InferenceServerClient, rows: np.ndarray) -> np.ndarray:
     return answer.as_numpy("probabilities")[:, 0]
 
 
+def patients_of() -> tuple[np.ndarray, np.ndarray]:
+    """Return the table, and what became of each patient."""
+    patients, outcome = load_breast_cancer(return_X_y=True)
+    return patients.astype(np.float32), outcome
+
+
+def trained(here: Machine) -> tuple[Path, str]:
+    """Train a model on most of the table; return it, and a request for one patient in JSON."""
+    patients, outcome = patients_of()
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000)).fit(patients[:400], outcome[:400])
+    path = here.path("risk.onnx")
+    path.write_bytes(to_onnx(model, patients[:1], options={"zipmap": False}).SerializeToString())
+    one = {"name": "X", "shape": [1, 30], "datatype": "FP32", "data": patients[400].tolist()}
+    return path, json.dumps({"inputs": [one]})
+
+
 def main() -> None:
     """Train, lend, and ask."""
-    patients, outcome = load_breast_cancer(return_X_y=True)
-    patients = patients.astype(np.float32)
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000)).fit(patients[:400], outcome[:400])
-    graph = to_onnx(model, patients[:1], options={"zipmap": False})
+    patients, outcome = patients_of()
     with machine() as here:
-        here.path("risk.onnx").write_bytes(graph.SerializeToString())
-        here.lend(here.path("risk.onnx"), "risk", budget=1_000)
+        model, _ = trained(here)
+        here.lend(model, "risk", budget=1_000)
         gateway = here.connect(here.consumer("oncology"))
 
         with http.InferenceServerClient(gateway) as client:
