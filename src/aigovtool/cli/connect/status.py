@@ -33,7 +33,10 @@ _MAX_BYTES: Final = 4 << 20
 def status(screen: Screen, *, gateway: Address, every_s: float | None) -> None:
     """Show what a gateway knows of its enclaves: evidence, units left, how fast they answer, and why one does not."""
     while True:
-        _show(screen, _read(gateway))
+        found = _read(gateway)
+        if every_s is not None:
+            screen.clear()
+        _show(screen, found)
         if every_s is None:
             return
         time.sleep(every_s)
