@@ -1,7 +1,6 @@
 """One deployment for all clients of a test process, and a browser."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -16,23 +15,21 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def browser() -> Iterator[Browser]:
-    """Chromium."""
+    """Chromium, for one test: as long as it runs, Playwright has an event loop in this thread, and nobody else may."""
     with browsing() as made:
         yield made
 
 
 @pytest.fixture
-def page(gateway: Gateway, request: pytest.FixtureRequest) -> Iterator[Callable[[], Page]]:
+def page(gateway: Gateway, request: pytest.FixtureRequest) -> Callable[[], Page]:
     """Return a function that opens the gateway's own page, in a browser that starts when it is wanted first."""
-    with ExitStack() as stack:
 
-        def opened() -> Page:
-            browser: Browser = request.getfixturevalue("browser")
-            made = browser.new_page()
-            stack.callback(made.close)
-            made.goto(gateway.url)
-            return made
+    def opened() -> Page:
+        browser: Browser = request.getfixturevalue("browser")
+        made = browser.new_page()
+        made.goto(gateway.url)
+        return made
 
-        yield opened
+    return opened

@@ -20,7 +20,7 @@ from tests.product_process import environment
 
 from aigovtool.ledger.policy import Dial, default_policy
 
-BUDGET: Final = 1_000_000
+BUDGET: Final = 10**12
 
 
 @dataclass(frozen=True)

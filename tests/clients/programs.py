@@ -129,7 +129,7 @@ class _TritonAio(Program):
 
 class _Curl(Program):
     name = "curl"
-    needs = ("curl",)
+    needs: ClassVar = ("curl",)
 
     def describe(self) -> tuple[list[str], list[str]]:
         found = json.loads(self._run(f"{self.gateway.url}/v2/models/{MODEL}")[1])
@@ -147,6 +147,8 @@ class _Curl(Program):
     def _run(self, *words: str) -> tuple[int, bytes, dict[str, str]]:
         done = subprocess.run(["curl", "-sS", "-i", *words], capture_output=True, check=True, timeout=60)
         head, _, body = done.stdout.partition(b"\r\n\r\n")
+        if head.startswith(b"HTTP/1.1 100 "):  # it asks first whether a large body is wanted
+            head, _, body = body.partition(b"\r\n\r\n")
         first, *lines = head.decode().split("\r\n")
         fields = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
         return int(first.split()[1]), body, fields
@@ -180,7 +182,7 @@ async ([path, bytes, fields]) => {
 
 class _Browser(Program):
     name = "a page's fetch, in Chromium"
-    needs = ("chromium",)
+    needs: ClassVar = ("chromium",)
 
     def describe(self) -> tuple[list[str], list[str]]:
         script = "async (path) => (await fetch(path)).json()"
@@ -219,10 +221,18 @@ class _Sdk(Program):
     def ask(self, numbers: NDArray[Any], texts: list[str], *, binary: bool, request_id: str | None = None) -> Asked:
         del binary
         with self._client() as client:
-            try:
-                result = client.infer(MODEL, {"x": numbers, "s": texts}, request_id=request_id)
-            except AIGovToolError as error:
-                return Asked(refusal=error.message)
+            return self._asked(client, numbers, texts, request_id)
+
+    def ask_many(self, numbers: list[NDArray[Any]]) -> list[Asked]:
+        with self._client() as client, ThreadPoolExecutor(len(numbers)) as threads:
+            return list(threads.map(lambda one: self._asked(client, one, ["a"], None), numbers))
+
+    @staticmethod
+    def _asked(client: Client, numbers: NDArray[Any], texts: list[str], request_id: str | None) -> Asked:
+        try:
+            result = client.infer(MODEL, {"x": numbers, "s": texts}, request_id=request_id)
+        except AIGovToolError as error:
+            return Asked(refusal=error.message)
         return Asked(result.outputs["y"], [one.decode() for one in result.outputs["t"].tolist()])
 
     def _client(self) -> Client:
@@ -272,7 +282,7 @@ def _named(request_id: str | None) -> dict[str, str]:
     return {} if request_id is None else {ID_HEADER: request_id}
 
 
-def _asked(kind: Any, numbers: NDArray[Any], texts: list[str], *, binary: bool) -> tuple[list[Any], Any]:
+def _asked(kind: Any, numbers: NDArray[Any], texts: list[str], *, binary: bool) -> tuple[Any, ...]:
     """Return inputs and outputs as tritonclient has them."""
     x = kind.InferInput("x", list(numbers.shape), "FP32")
     x.set_data_from_numpy(numbers.astype(np.float32), binary_data=binary)

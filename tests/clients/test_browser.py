@@ -80,7 +80,7 @@ def test_the_page_shows_what_was_verified(gateway: Gateway, page: Callable[[], P
     shown.wait_for_selector("article .verified")
     assert shown.locator("#simulated").is_visible()
     text = shown.inner_text("body")
-    for words in ("SIMULATED TEE", gateway.enclave, "digits", "sha256:", "memory NOT encrypted", "ward7"):
+    for words in ("SIMULATED TEE", gateway.enclave, "digits", "sha256:", "SIMULATED, protects nothing", "ward7"):
         assert words in text
     shown.reload()
     shown.wait_for_selector("article .verified")

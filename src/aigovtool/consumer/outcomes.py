@@ -119,6 +119,10 @@ class Outcomes:
         """Return whether a try of `key` got no answer, so that it may have been charged."""
         return key in self._unknown
 
+    def is_bound(self, key: RequestKey) -> bool:
+        """Return whether `key` may have been charged where it was asked, so that nobody else may be asked."""
+        return self._retry is not Retry.MAY_CHARGE and self.is_unknown(key)
+
     def instance_of(self, key: RequestKey) -> InstanceId | None:
         """Return where a try of `key` may have been acted on without an answer; None if nowhere."""
         sent = self._unknown.get(key)

@@ -108,7 +108,8 @@ def _upright(image: "Image") -> "Image":
     """Turn a photograph as its camera was held (Exif)."""
     from PIL import ImageOps  # noqa: PLC0415
 
-    return ImageOps.exif_transpose(image)
+    turned: Image = ImageOps.exif_transpose(image)
+    return turned
 
 
 def _of_colours(image: "Image", colours: Colours) -> "Image":
@@ -139,7 +140,8 @@ def _fitted(image: "Image", picture: Picture) -> "Image":
     else:
         factor = min(width / image.width, height / image.height)
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-    left, top = (width - size[0]) // 2, (height - size[1]) // 2
+    # An odd pixel more goes to the right and to the bottom, whether it is filled up or cut off.
+    left, top = int((width - size[0]) / 2), int((height - size[1]) / 2)
     frame = pillow.new(image.mode, (width, height))
     frame.paste(image.resize(size, resampling), (left, top))
     return frame

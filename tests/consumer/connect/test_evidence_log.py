@@ -109,6 +109,7 @@ def test_each_line_is_bound_to_the_one_before(log: EvidenceLog, path: Path) -> N
         (lambda lines: [lines[0], b"{}", *lines[1:]], "bad_line"),
         (lambda lines: [lines[0].replace(b'{"', b'{ "'), *lines[1:]], "bad_line"),
     ],
+    ids=["left out", "moved", "the first left out", "changed", "repeated", "another", "written otherwise"],
 )
 def test_a_log_that_was_changed_is_found_out(
     change: Callable[[list[bytes]], list[bytes]], reason: str, path: Path, world: World

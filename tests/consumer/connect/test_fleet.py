@@ -34,7 +34,10 @@ ELSEWHERE = [
 @pytest.fixture
 def others(world: World, enclave: FakeEnclave) -> tuple[FakeEnclave, FakeEnclave]:
     """Two enclaves with the same model, as two hosts of one borrower are."""
-    return enclave, world.enclave()
+    both = enclave, world.enclave()
+    for one in both:
+        one.remaining = 1_000
+    return both
 
 
 @pytest.mark.parametrize("error", ELSEWHERE, ids=lambda error: error.code)

@@ -200,5 +200,5 @@ async def test_what_is_not_of_the_protocol_is_not_there(world: World, enclave: F
                 ("GET", "/v2/models/..%2f..%2fv1"),
             ]
         ]
-    assert all(status in {404, 405, 422} for status in found)
+    assert found == [404, 405, 405, 422, 400]
     assert enclave.charged == []

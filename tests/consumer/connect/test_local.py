@@ -52,7 +52,7 @@ async def test_a_page_of_another_site_is_refused(fields: dict[str, str], world: 
     """Attack: a page that is open in a browser here asks; it could not read the answer, but each would be charged."""
     async with connected(world, enclave) as asking:
         named = {name: value.format(port=port_of(asking)) for name, value in fields.items()}
-        answer = await asking.infer(**named)
+        answer = await asking.infer(None, **named)
     assert (answer.status_code, reason_of(answer)) == (403, "foreign_origin")
     assert enclave.charged == []
 
@@ -121,7 +121,12 @@ async def test_whose_a_connection_is_is_looked_up_once(
     """The table has a line for each socket of the machine."""
     looks: list[object] = []
     real = users.is_ours
-    monkeypatch.setattr(users, "is_ours", lambda *both: looks.append(both) or real(*both))
+
+    def looked(peer: tuple[str, int], own: tuple[str, int]) -> bool:
+        looks.append((peer, own))
+        return real(peer, own)
+
+    monkeypatch.setattr(users, "is_ours", looked)
     async with connected(world, enclave) as asking:
         for _ in range(5):
             assert (await asking.infer()).status_code == 200

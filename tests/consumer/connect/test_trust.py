@@ -59,7 +59,7 @@ async def test_a_pinned_model_is_that_one_or_none(world: World, enclave: FakeEnc
     with pytest.raises(EvidenceError) as caught:
         async with connected(world, enclave, models={MODEL: digest_of(b"another")}):
             pass
-    assert caught.value.reason == "model_mismatch"
+    assert caught.value.reason == "binding_manifests"
 
 
 async def test_a_policy_that_is_older_than_one_used_before_is_refused(world: World, enclave: FakeEnclave) -> None:

@@ -39,7 +39,8 @@ _ASK_AGAIN_S: Final = 10.0
 _RETRY_S: Final = 2.0
 _LONGEST_RETRY_S: Final = 30.0
 _MOST_FAILURES: Final = 8
-#: Which of several refusals is told, the most telling last: what waiting mends, what it does not, what was decided.
+#: Which of several refusals is told, the most telling last; before them all what passes by itself, and after them what
+#: would be charged a second time.
 _TELLING: Final[tuple[type[AIGovToolError], ...]] = (
     UnreachableError,
     VerificationError,
@@ -89,7 +90,7 @@ class Fleet:
             try:
                 return await member.relay(relay, deadline)
             except AIGovToolError as error:
-                if self._outcomes.is_unknown(relay.request_key) and error.reason != RETRY_MAY_CHARGE:
+                if self._outcomes.is_bound(relay.request_key) and error.reason != RETRY_MAY_CHARGE:
                     error.fix = (
                         f"repeat it with the request id {relay.request_key}: the same enclave charges that once, and "
                         "answers again, within ten minutes"
@@ -190,4 +191,6 @@ def _may_differ_elsewhere(error: AIGovToolError) -> bool:
 
 
 def _how_telling(error: AIGovToolError) -> int:
-    return next((rank for rank, kind in enumerate(_TELLING, 1) if isinstance(error, kind)), len(_TELLING) + 1)
+    if error.reason == RETRY_MAY_CHARGE:
+        return len(_TELLING) + 1
+    return next((rank for rank, kind in enumerate(_TELLING, 1) if isinstance(error, kind)), 0)

@@ -152,6 +152,7 @@ class Member:
             relayed = await self._driver.run(self._core.relay(relay, deadline))
         except AIGovToolError as error:
             self._count(relay.model, error)
+            self._look()
             self._judge(error)
             raise
         finally:
@@ -186,16 +187,21 @@ class Member:
             self._avoided[model] = self._clock.monotonic_s() + min(max(pause_s, _AVOIDED_S), _LONGEST_AVOIDED_S)
 
     def _believe(self) -> None:
-        """Take the core's session for its own: a new one is told of, an old one means that it still answers."""
+        """It has answered: what the core believes is believed."""
+        if self._look():
+            self.state, self.trouble = State.VERIFIED, None
+            self.in_trouble.clear()
+
+    def _look(self) -> bool:
+        """Take over a session that the core has come to since; return whether it has any."""
         try:
             session = self._core.session()
-        except ReattestRequiredError:  # another task has just found that it is not to be believed any more
-            return
-        is_new = session is not self._session
-        self.state, self.trouble, self._session = State.VERIFIED, None, session
-        self.in_trouble.clear()
-        if is_new:
+        except ReattestRequiredError:
+            return False
+        if session is not self._session:
+            self._session = session
             self._noted(self, session, None)
+        return True
 
     def _judge(self, error: AIGovToolError) -> None:
         """Have an error change the state, if it says something of who answers there."""

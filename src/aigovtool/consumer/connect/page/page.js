@@ -47,7 +47,8 @@ function card(enclave, now) {
   fact(list, "Why", enclave.why);
   fact(list, "What to do", enclave.fix);
   if (enclave.tee) {
-    fact(list, "Platform", (TEES[enclave.tee] || enclave.tee) + (enclave.memory_encryption ? ", memory encrypted" : ", memory NOT encrypted"));
+    const memory = enclave.memory_encryption ? "memory encrypted" : "memory NOT encrypted";
+    fact(list, "Platform", `${TEES[enclave.tee] || enclave.tee}, ${enclave.tee === "simulated" ? "protects nothing" : memory}`);
     fact(list, "Instance", enclave.instance);
     fact(list, "Verified", `${ago(enclave.verified_at_ms, now)}; good until ${new Date(enclave.valid_until_ms).toLocaleString()}`);
   }
