@@ -311,6 +311,11 @@ def _body(numbers: NDArray[Any], texts: list[str], *, binary: bool) -> tuple[byt
     return head + data + words, len(head)
 
 
+def in_json(numbers: NDArray[Any], texts: list[str]) -> bytes:
+    """Return a request in JSON, by hand."""
+    return _body(numbers, texts, binary=False)[0]
+
+
 def _read(status: int, content: bytes, fields: dict[str, str]) -> Asked:
     """Return what an answer says, in either form."""
     if status != 200:

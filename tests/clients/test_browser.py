@@ -7,10 +7,14 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import requests
 from playwright.sync_api import Browser, Page
 from tests.clients.deployment import Gateway, connecting
+from tests.clients.programs import in_json
 from tests.clients.test_matrix import left
+from tests.e2e.world import MODEL
 
 ASK = """
 async (url) => {
@@ -100,8 +104,9 @@ def test_the_page_says_when_nobody_answers_any_more(gateway: Gateway, tmp_path: 
 
 @pytest.mark.needs("chromium")
 @pytest.mark.parametrize("width", [360, 1200])
-def test_the_page_fits_a_narrow_and_a_wide_window(width: int, page: Callable[[], Page]) -> None:
-    """Nothing reaches beyond its edge."""
+def test_the_page_fits_a_narrow_and_a_wide_window(width: int, gateway: Gateway, page: Callable[[], Page]) -> None:
+    """Nothing reaches beyond its edge, also where there is much to show."""
+    requests.post(f"{gateway.url}/v2/models/{MODEL}/infer", data=in_json(np.ones((1, 2)), ["a"]), timeout=30)
     shown = page()
     shown.set_viewport_size({"width": width, "height": 800})
     shown.wait_for_selector("article .verified")

@@ -18,7 +18,6 @@ function ago(from, now) {
 }
 
 function units(vector) {
-  if (!vector) return "not known yet";
   const named = Object.entries(vector).filter(([, left]) => left > 0);
   return named.length ? named.map(([unit, left]) => `${left.toLocaleString()} ${unit}`).join(", ") : "0";
 }
@@ -29,16 +28,13 @@ function fact(list, name, value) {
 }
 
 function models(enclave) {
-  const table = made("table"), head = made("tr");
-  head.append(made("th", "Model"), made("th", "Left", "number"), made("th", "Manifest"));
-  table.append(head);
+  const list = made("ul");
   for (const one of enclave.models || []) {
-    const row = made("tr"), digest = made("td");
-    digest.append(made("code", one.manifest));
-    row.append(made("td", one.model), made("td", units(one.remaining), "number"), digest);
-    table.append(row);
+    const item = made("li"), left = one.remaining ? `${units(one.remaining)} left` : "what is left is not known yet";
+    item.append(made("strong", one.model), made("span", left), made("code", one.manifest));
+    list.append(item);
   }
-  return table;
+  return list;
 }
 
 function card(enclave, now) {
