@@ -28,7 +28,7 @@ def main() -> None:
     graph = to_onnx(classifier, pictures[:1], options={"zipmap": False})
     with machine() as here:
         here.path("digits.onnx").write_bytes(graph.SerializeToString())
-        here.lend(here.path("digits.onnx"), "digits")
+        here.lend(here.path("digits.onnx"), "digits", budget=1_000)
         wards = {name: here.consumer(name) for name in ("radiology", "surgery")}
         for name, units in (("radiology", 3), ("surgery", 50)):
             here.run("budget", "grant", str(units), "--model", "digits", "--borrower", "hospital", "--consumer", name)

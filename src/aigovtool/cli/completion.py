@@ -26,11 +26,15 @@ class Completion(Struct, frozen=True, kw_only=True):
     line: str
 
 
-@click.command(cls=Verb, example=_WHERE["bash"])
+@click.command(cls=Verb, example="aigovtool completion bash")
 @click.argument("shell", type=click.Choice(sorted(_WHERE)))
 @click.pass_obj
 def completion(screen: Screen, shell: str) -> None:
-    """Print what has SHELL complete verbs, options and file names; the example says where it goes."""
+    """Print what has SHELL complete verbs, options and file names.
+
+    In ~/.bashrc or ~/.zshrc: eval "$(aigovtool completion bash)", or zsh. In ~/.config/fish/config.fish: aigovtool
+    completion fish | source.
+    """
     kind = get_completion_class(shell)
     if kind is None:
         raise wrong_usage(f"{shell} is not completed by this version of click")

@@ -95,8 +95,7 @@ def seal(
     if not 1 <= len(sources) <= MAX_PACKAGE_FILES:
         raise InvalidValueError(f"a package holds 1 to {MAX_PACKAGE_FILES} files", reason="file_count")
     meter = _Meter(progress, 2 * sum(seek(source.stream, 0, os.SEEK_END) for source in sources))
-    files = tuple(_hash(source, meter) for source in sources)
-    inspected = inspect_onnx(sources[0].stream)
+    files, inspected = tuple(_hash(source, meter) for source in sources), inspect_onnx(sources[0].stream)
     check_external(inspected, [file.name for file in files], [file.size_bytes for file in files])
     manifest = Manifest(
         format_version=FORMAT_VERSION,
@@ -114,8 +113,7 @@ def seal(
         description=description or Description(),
         pictures=tuple(pictures),
     )
-    envelope = sign_manifest(manifest, sealer)
-    header = encode_header(envelope)
+    header = encode_header(envelope := sign_manifest(manifest, sealer))
     write_all(out, header)
     sealers = [FileSealer(model_key, salt, _context(envelope), index) for index in range(len(files))]
     sealed = sum(_seal_file(*parts, out, meter) for parts in zip(sources, files, sealers, strict=True))

@@ -56,7 +56,7 @@ connect.add_command(status)
 
 @connect.command(
     cls=Verb,
-    example="aigovtool connect --enclave https://10.0.0.7:8443 --credential radiology.json --listen 127.0.0.1:9000",
+    example="aigovtool connect serve --enclave https://10.0.0.7:8443 --credential radiology.json",
 )
 @click.option(
     "--enclave", "enclaves", multiple=True, required=True, help="https://HOST:PORT of an enclave; repeat for more."
