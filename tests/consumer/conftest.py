@@ -34,7 +34,7 @@ from aigovtool.crypto.x509 import (
     self_signed_server_certificate,
     to_pem,
 )
-from aigovtool.errors import AIGovToolError
+from aigovtool.errors import AIGovToolError, NotFoundError
 from aigovtool.ids import (
     BorrowerId,
     ConsumerId,
@@ -309,7 +309,10 @@ class FakeEnclave:
         return self.forge_metadata(self.models[call.path(ModelPath).model])
 
     async def _manifest(self, call: Call) -> Response:
-        return Response(self.manifest_bytes[call.path(ModelPath).model])
+        content = self.manifest_bytes.get(call.path(ModelPath).model)
+        if content is None:  # as enclaves were before they gave any
+            raise NotFoundError("there is nothing at this path", reason="no_route")
+        return Response(content)
 
     async def _infer(self, call: Call) -> Response:
         body = await read_body(call.request, 1 << 20)

@@ -145,9 +145,13 @@ def _described(client: "Client", model: str, *, needed: bool) -> "Manifest | Non
     try:
         return client.manifest(model)
     except NotFoundError:
-        if needed:
-            raise
-        return None
+        if not needed:
+            return None
+        raise InvalidValueError(
+            "this enclave does not say how a picture becomes an input: it is of an earlier version",
+            reason="no_picture",
+            fix="give arrays (.npy, .npz, JSON)",
+        ) from None
 
 
 def _require_places(places: Mapping[str, Path | None]) -> None:
