@@ -45,7 +45,8 @@ def _record(console: Console, here: Machine, one: str) -> None:
     url, words = f"127.0.0.1:{port}", ("connect", "--enclave", here.enclave, "--credential", "oncology.json")
     _prompt(console, "aigovtool " + " ".join(words) + f" --listen {url} --allow-simulated &")
     here.serve(*words, "--listen", url, "--allow-simulated", documents=False)
-    _said(console, here.path("connect.log").read_text().split("{", maxsplit=1)[0])
+    lines = here.path("connect.log").read_text().splitlines()
+    _said(console, "\n".join(line for line in lines if not line.startswith("{")))  # what is in JSON is its log
     here.path("patient.json").write_text(one)
     _shown(console, here, f"curl -s {url}/v2/models/risk/infer -d @patient.json")
     _shown(console, here, f"aigovtool connect status --gateway {url}")

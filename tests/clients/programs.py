@@ -129,7 +129,7 @@ class _TritonAio(Program):
 
 class _Curl(Program):
     name = "curl"
-    needs: ClassVar = ("curl",)
+    needs: ClassVar[tuple[str, ...]] = ("curl",)
 
     def describe(self) -> tuple[list[str], list[str]]:
         found = json.loads(self._run(f"{self.gateway.url}/v2/models/{MODEL}")[1])
@@ -182,7 +182,7 @@ async ([path, bytes, fields]) => {
 
 class _Browser(Program):
     name = "a page's fetch, in Chromium"
-    needs: ClassVar = ("chromium",)
+    needs: ClassVar[tuple[str, ...]] = ("chromium",)
 
     def describe(self) -> tuple[list[str], list[str]]:
         script = "async (path) => (await fetch(path)).json()"

@@ -75,9 +75,9 @@ def _render(screen: Screen, found: "Status") -> None:
     for one in found.enclaves:
         screen.line()
         screen.facts([("enclave", one.enclave), *_facts(one, found.now_ms)])
-    kept = f"{found.receipts_kept:,} receipts kept since the gateway began"
+    kept = f"receipts kept since the gateway began: {found.receipts_kept:,}"
     screen.line()
-    screen.line(kept + (f", {found.receipts_lost:,} COULD NOT BE KEPT" if found.receipts_lost else ""))
+    screen.line(kept + (f"; {found.receipts_lost:,} COULD NOT BE KEPT" if found.receipts_lost else ""))
 
 
 def _facts(one: "EnclaveStatus", now_ms: int) -> list[tuple[str, object]]:

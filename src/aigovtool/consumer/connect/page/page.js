@@ -70,7 +70,7 @@ function show(status) {
   byId("lost").textContent = `${status.receipts_lost.toLocaleString()} receipts could not be kept: see the gateway's log`;
   byId("who").textContent = `${status.consumer}, a consumer of ${status.borrower}; policy ${status.policy_version}; custodian ${status.custodian}`;
   byId("how").textContent = `curl ${location.origin}/v2/models/MODEL\ncurl ${location.origin}/v2/models/MODEL/infer -d '{"inputs": [...]}'`;
-  byId("receipts").textContent = `${status.receipts_kept.toLocaleString()} receipts kept since the gateway began`;
+  byId("receipts").textContent = `receipts kept since the gateway began: ${status.receipts_kept.toLocaleString()}`;
   byId("moment").textContent = `as of ${new Date(status.now_ms).toLocaleTimeString()}`;
   const place = byId("enclaves");
   open = new Set([...place.querySelectorAll("article")].filter((one) => one.querySelector("details[open]")).map((one) => one.dataset.url));
