@@ -26,8 +26,10 @@ from bench.predecessor import predecessor
 from bench.report import Benchmarks, page, write
 from bench.sealing import measure as measure_sealing
 from bench.served import ROOT, Point
+from bench.sessions import QUOTES_S, Sessions
+from bench.sessions import measure as measure_sessions
 
-PARTS = ("custodian", "data-plane", "loading")
+PARTS = ("custodian", "data-plane", "loading", "sessions")
 
 
 def main() -> None:
@@ -57,6 +59,7 @@ def main() -> None:
         points=points,
         loadings=tuple(_loadings()) if "loading" in parts else (),
         sealing=measure_sealing() if "loading" in parts else None,
+        sessions=tuple(_sessions()) if "sessions" in parts else (),
         hold=hold(chosen.hold) if chosen.hold else None,
     ).with_targets()
     # The page is of one run: figures of another commit or machine do not stand under this one's name.
@@ -93,6 +96,13 @@ def _loadings() -> Iterator[Loading]:
         _say(f"{kind.model}: loading")
         yield (found := measure_loading(kind))
         _say(f"  {found.ratio():.2f} of the time alone; {found.above():.2f} of its size more memory")
+
+
+def _sessions() -> Iterator[Sessions]:
+    for quote_s in QUOTES_S:
+        _say(f"new sessions, where a quote takes {quote_s:g} s")
+        yield (found := measure_sessions(quote_s))
+        _say(f"  {found.per_minute:,.0f} a minute")
 
 
 def _run(

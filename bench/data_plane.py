@@ -15,7 +15,7 @@ from bench.bare import Runs
 from bench.graphs import GRAPHS, Graph
 from bench.lent import lent
 from bench.peer import PEERS, served
-from bench.pieces import PIECES
+from bench.pieces import ONE_BY_ONE, PIECES
 from bench.served import Point, Served, told
 
 OURS: Final = "aigovtool"
@@ -87,6 +87,7 @@ def _others(stack: ExitStack, graph: Graph, *, peers: bool, pieces: bool) -> Ite
     if pieces and small:
         for name, program in PIECES.items():
             yield stack.enter_context(lent(graph, name, program))
+        yield stack.enter_context(lent(graph, ONE_BY_ONE, batch=False))
     for peer in PEERS:
         if peers and peer.installed() and (peer.name != "bentoml" or len(graph.inputs) == 1):
             yield stack.enter_context(served(peer, graph, 1 if small else 2))

@@ -72,7 +72,7 @@ def _middles(points: Sequence[Point]) -> list[Point]:
 
 def _row(one: Point) -> tuple[str, ...]:
     return (
-        one.server,
+        f"{one.server} ({one.failed:,} not answered)" if one.failed else one.server,
         f"{one.connections}",
         f"{one.per_s:,.0f}" if one.per_s >= 100 else f"{one.per_s:.2f}",
         f"{one.cpu_us:,.0f}" if one.cpu_us >= 100 else f"{one.cpu_us:.1f}",

@@ -1,8 +1,7 @@
 """An enclave at its limit for long: does it slow down, does it grow?
 
 One consumer asks for the tiny model as fast as answers come, over as many connections as make the enclave busy. Request
-ids are the enclave's: of ids that a consumer chooses it remembers three million for ten minutes, and refuses more
-(`limits.MAX_REQUEST_IDS_PER_CONSUMER`), so that with its own no consumer asks more than 5,000 times a second for long.
+ids are the enclave's: those that a consumer chooses are remembered for ten minutes, which is growth that has an end.
 """
 
 from collections.abc import Sequence

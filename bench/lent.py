@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
 from tests.e2e.world import ENCLAVE_PROGRAM, MODEL, World, wait_for
 
 from aigovtool.crypto.tlskey import key_to_pem
+from aigovtool.ledger.inputs import InputTerms
 from aigovtool.ledger.policy import Dial, default_policy
 from aigovtool.protocol.session import REQUEST_ID_HEADER
 from bench.graphs import Graph
@@ -21,16 +23,18 @@ _BUDGET: Final = 10**12
 
 @contextmanager
 def lent(
-    graph: Graph, name: str = "aigovtool", program: str = ENCLAVE_PROGRAM, *, ids: bool = True
+    graph: Graph, name: str = "aigovtool", program: str = ENCLAVE_PROGRAM, *, ids: bool = True, batch: bool = True
 ) -> Iterator[Served]:
     """Lend a model, and ask for it as the SDK does: TLS 1.3, a certificate, a request id of its own each time.
 
-    Without `ids` the enclave makes them.
+    Without `ids` the enclave makes them. With `batch` small requests that come together are computed as one: rows of
+    the models here do not depend on each other.
     """
+    policy = replace(default_policy(Dial.BALANCED), inputs=InputTerms(batch=True) if batch else None)
     directory = Path(tempfile.mkdtemp(prefix="aigovtool-bench-"))
     world = World(directory)
     try:
-        world.prepare(graph.content, default_policy(Dial.BALANCED))
+        world.prepare(graph.content, policy)
         world.grant(_BUDGET)
         party, cache = str(directory / "borrower.json"), str(directory / "cache")
         world.spawn("enclave", program, party, str(world.enclave_port), cache, MODEL)

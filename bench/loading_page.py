@@ -44,8 +44,7 @@ _HOLD: Final = """\
 ## At the limit for long
 
 One consumer asks for the tiny model over {connections} connections as fast as answers come, for {minutes:g} minutes:
-{answers:,} answers, {per_s:,.0f} a second, p50 {p50:.2f} ms, p99 {p99:.2f} ms. Request ids are the enclave's: of a
-consumer's own it remembers three million for ten minutes, and refuses who has had 5,000 a second for so long. Memory is
+{answers:,} answers, {per_s:,.0f} a second, p50 {p50:.2f} ms, p99 {p99:.2f} ms. Request ids are the enclave's. Memory is
 what each process holds of its own, at even distances.
 
 """

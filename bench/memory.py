@@ -4,6 +4,7 @@ Pages of files on a disk are not counted: the kernel drops them when others need
 where they are not mapped, once, whoever holds them.
 """
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,14 +21,18 @@ def held_bytes(pids: Sequence[int]) -> int:
     Raises:
         OSError: one of them is gone.
     """
-    own = mapped = 0
+    own = mapped = roots = 0
     files: dict[tuple[int, int], int] = {}
     for pid in pids:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
         own += _kib(status, "RssAnon:")
-        mapped += _kib(status, "RssShmem:")
         files.update(_files(pid))
-    return (own << 10) + max(mapped << 10, sum(files.values()))
+        root = _root(pid)
+        if root is None:
+            mapped += _kib(status, "RssShmem:")
+        else:  # what it has mapped of that, as often as it likes, is there once
+            roots += root
+    return (own << 10) + roots + max(mapped << 10, sum(files.values()))
 
 
 def _kib(status: str, name: str) -> int:
@@ -46,6 +51,19 @@ def _files(pid: int) -> Iterator[tuple[tuple[int, int], int]]:
                 yield (found.st_dev, found.st_ino), found.st_blocks * 512
     except (PermissionError, FileNotFoundError):  # another user's; or closed meanwhile
         return
+
+
+def _root(pid: int) -> int | None:
+    """Return what lies in the file system in memory that is the root of a process, where it has one of its own."""
+    root = Path(f"/proc/{pid}/root")
+    try:
+        device = root.stat().st_dev
+        if device != Path("/").stat().st_dev:  # mounted nowhere, so no list says of what kind it is
+            found = os.statvfs(root)
+            return (found.f_blocks - found.f_bfree) * found.f_frsize
+    except PermissionError:  # another user's; root alone sees that of an engine
+        pass
+    return None
 
 
 @contextmanager

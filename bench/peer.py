@@ -102,7 +102,13 @@ def served(peer: Peer, graph: Graph, threads: int) -> Iterator[Served]:
         stack.callback(_end, process)
         _wait(lambda: _answers(port, peer.path, headers, body), process, directory / "log")
         yield Served(
-            name=peer.name, model=graph.name, port=port, head=head, body=content, pids=lambda: family(process.pid)
+            name=peer.name,
+            model=graph.name,
+            port=port,
+            head=head,
+            body=content,
+            pids=lambda: family(process.pid),
+            may_fail=True,
         )
 
 

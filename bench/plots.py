@@ -5,7 +5,7 @@ from typing import Final
 
 from bench.chart import Bar, Line, Words, bars, lines
 from bench.data_plane import AT_SHARE, BARE, OURS, middle
-from bench.pieces import METERING, UNSIGNED
+from bench.pieces import METERING, ONE_BY_ONE, UNSIGNED
 from bench.predecessor import NAME as PREDECESSOR
 from bench.served import Point
 
@@ -54,7 +54,7 @@ def _models(points: Sequence[Point]) -> list[str]:
 def _served(points: Sequence[Point], model: str) -> Mapping[str, list[Point]]:
     """Return what each measured server reached with each number of connections, ours first, alone last."""
     mine = [one for one in points if one.model == model]
-    apart = {AT_SHARE, METERING, UNSIGNED}
+    apart = {AT_SHARE, METERING, ONE_BY_ONE, UNSIGNED}
     names = sorted({one.server for one in mine} - apart, key=lambda name: (name != OURS, name in BARE, name))
     found = {}
     for name in names:

@@ -15,6 +15,8 @@ from bench.loading_page import hold_part, loading_part
 from bench.plots import FOLDER, plots, plots_part
 from bench.sealing import Sealing
 from bench.served import ROOT, Point
+from bench.sessions import Sessions
+from bench.sessions_page import sessions_part
 from bench.tables import table
 from bench.targets import Found, Target, reached
 
@@ -120,6 +122,7 @@ class Benchmarks(Message):
     loadings: tuple[Loading, ...] = ()
     sealing: Sealing | None = None
     hold: Hold | None = None
+    sessions: tuple[Sessions, ...] = ()
 
     def with_targets(self) -> "Benchmarks":
         """Return it with what it says of the targets."""
@@ -129,6 +132,7 @@ class Benchmarks(Message):
             loadings=self.loadings,
             sealing=self.sealing,
             hold=self.hold,
+            sessions=self.sessions,
         )
         return msgspec.structs.replace(self, targets=tuple(reached(found)))
 
@@ -165,6 +169,7 @@ def page(found: Benchmarks) -> str:
         *([points_part(found.points), plots_part(found.points)] if found.points else []),
         *([loading_part(found.loadings, found.sealing)] if found.loadings else []),
         *([hold_part(found.hold)] if found.hold is not None else []),
+        *([sessions_part(found.sessions)] if found.sessions else []),
         _RENEWALS.format(enclaves=ENCLAVES, seconds=RENEWAL_S) + table(_RENEWALS_COLUMNS, map(_line, found.renewals)),
         f"{_GROWTH}{'; '.join(_growth(found.renewals))}.\n",
         _LEDGERS + table(_LEDGER_COLUMNS, map(_ledger, found.ledgers)),

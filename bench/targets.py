@@ -14,6 +14,7 @@ from bench.pieces import METERING
 from bench.predecessor import NAME as PREDECESSOR
 from bench.sealing import Sealing
 from bench.served import Point
+from bench.sessions import Sessions
 
 
 class Target(Message):
@@ -36,6 +37,7 @@ class Found:
     loadings: Sequence[Loading] = ()
     sealing: Sealing | None = None
     hold: Hold | None = None
+    sessions: Sequence[Sessions] = ()
 
     def point(self, server: str, model: str, connections: int) -> Point:
         """Return a measurement.
@@ -112,6 +114,12 @@ def _sealing(found: Found) -> float:
     return found.sealing.share()
 
 
+def _sessions(found: Found) -> float:
+    if not found.sessions:
+        raise LookupError("sessions")
+    return min(one.per_minute for one in found.sessions)
+
+
 def _growth(found: Found) -> float:
     if found.hold is None:
         raise LookupError("hold")
@@ -147,6 +155,7 @@ TARGETS: Final[tuple[tuple[str, float, float, bool, Callable[[Found], float]], .
     (f"ResNet-50, one file: {_MEMORY}", 1.0, 0.2, True, _loading("resnet50", Loading.above)),
     (f"12-layer encoder, weights beside it: {_MEMORY}", 1.0, 0.2, True, _loading("bert128", Loading.above)),
     ("sealing: speed against the slower of this disk and one core's AES-256-GCM", 0.8, 1.6, False, _sealing),
+    ("new sessions a minute, each with fresh evidence, also where a quote takes 1 s", 1_000, 2_000, False, _sessions),
     ("custodian: enclaves that one core sustains (SQLite, a heartbeat each 10 s)", 10_000, 30_000, False, _enclaves),
 )  # fmt: skip
 

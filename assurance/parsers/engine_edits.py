@@ -48,6 +48,11 @@ def _answer(rows: int) -> bytes:
     return _frame(ipc.Answered(7, headers, 1_000), data)
 
 
+def _group(rows: int, runs: int) -> bytes:
+    headers, data = ipc.pack_tensors(_tensors(rows))
+    return _frame(ipc.GroupAnswered(7, headers, tuple(range(runs))), [*data] * runs)
+
+
 @cache
 def genuine() -> tuple[Parts, ...]:
     """Return what a child may send, from its first words to its answers."""
@@ -58,6 +63,8 @@ def genuine() -> tuple[Parts, ...]:
         (hello,),
         (loaded,),
         (_answer(3),),
+        (_group(2, 3),),
+        (_group(1, 1), _group(0, 64)),
         (failed, _frame(ipc.Unloaded(2**64 - 1))),
         (hello, loaded, _answer(1), failed),
         (_answer(9_000),),  # more than the buffer for small frames
@@ -151,7 +158,18 @@ def _changed(value: Any, chance: Random) -> Any:  # noqa: ANN401 - any object
             [],
             "FP32",
         )
-        odd: tuple[Any, ...] = ("run", "load", "setup", "unload", "hello", "answered", "seccomp", "x" * 257, "x" * 501)
+        odd: tuple[Any, ...] = (
+            "run",
+            "load",
+            "setup",
+            "unload",
+            "hello",
+            "answered",
+            "group_answered",
+            "seccomp",
+            "x" * 257,
+            "x" * 501,
+        )
         inner = _changed(value[at], chance) if isinstance(value[at], list) else chance.choice((*edges, *odd, b"k" * 32))
         return [*value[:at], inner, *value[at + 1 :]]
     return structured.changed(value, chance)

@@ -14,6 +14,7 @@ from math import prod
 from typing import Any, Final, cast
 
 from aigovtool.enclave.engines import ipc
+from aigovtool.enclave.engines.groups import payloads_of
 from aigovtool.enclave.engines.interface import check_answer
 from aigovtool.enclave.engines.link import Link
 from aigovtool.errors import AIGovToolError, EngineError, MalformedError, TooLargeError
@@ -61,6 +62,12 @@ def _taken(frame: ipc.Frame) -> Delivered:
             answer = check_answer(INTERFACE, (), ipc.unpack_tensors(message.outputs, frame.payload))
             found = [(one.name, one.datatype.value, one.shape, bytes(one.data)) for one in answer]
             return "answered", (message.id, found, message.compute_us)
+        case ipc.GroupAnswered():
+            runs = []
+            for payload in payloads_of(INTERFACE, (), message, frame.payload, _ASKED_NS):
+                answer = ipc.unpack_tensors(message.outputs, payload)
+                runs.append([(one.name, one.datatype.value, one.shape, bytes(one.data)) for one in answer])
+            return "group_answered", (message.id, runs, message.compute_us)
         case ipc.Failed():
             error = ipc.error_of(message)
             if error is None:
@@ -176,6 +183,8 @@ def _message_by_hand(header: bytes, payload: bytes) -> Delivered:
     try:
         if name == "answered":
             return name, _answered(payload, *members)
+        if name == "group_answered":
+            return name, _group_answered(payload, *members)
         return name, readers[name](*members)
     except (KeyError, TypeError):  # of no such message, or with more or fewer members
         raise _BadError from None
@@ -204,7 +213,16 @@ def _list(value: Any, most: int) -> list[Any]:  # noqa: ANN401 - any object
 def _hello(key: Any, layers: Any) -> tuple[Any, ...]:  # noqa: ANN401 - any object
     _demand(isinstance(key, bytes) and len(key) == 32)
     _demand(all(isinstance(one, str) for one in _list(layers, 1 << 20)))
-    known = {"no_new_privs", "not_dumpable", "memory_locked", "limits", "capabilities", "landlock", "seccomp"}
+    known = {
+        "no_new_privs",
+        "not_dumpable",
+        "memory_locked",
+        "limits",
+        "capabilities",
+        "private_files",
+        "landlock",
+        "seccomp",
+    }
     _demand(set(layers) <= known)
     return key, tuple(layers)
 
@@ -238,8 +256,22 @@ def _failed(number: Any, code: Any, reason: Any, message: Any) -> tuple[Any, ...
 
 
 def _answered(payload: bytes, number: Any, outputs: Any, compute_us: Any) -> tuple[Any, ...]:  # noqa: ANN401 - any object
-    """Read an answer: exactly the outputs of the model, in its order, of its types and ranks, and whole data."""
     _demand(_id(compute_us) * 1000 <= _ASKED_NS)
+    return _id(number), _outputs(payload, outputs), compute_us
+
+
+def _group_answered(payload: bytes, number: Any, outputs: Any, times: Any) -> tuple[Any, ...]:  # noqa: ANN401 - any object
+    """Read an answer to several runs: as much data for each, one after the other, and the time of each."""
+    _demand(len(_list(times, 64)) >= 1)
+    _demand(sum(_id(one) for one in times) * 1000 <= _ASKED_NS)
+    size, rest = divmod(len(payload), len(times))
+    _demand(rest == 0)
+    runs = [_outputs(payload[at * size : (at + 1) * size], outputs) for at in range(len(times))]
+    return _id(number), runs, tuple(times)
+
+
+def _outputs(payload: bytes, outputs: Any) -> list[Any]:  # noqa: ANN401 - any object
+    """Read what a run gave: exactly the outputs of the model, in its order, of its types and ranks, and whole data."""
     found = []
     at = 0
     for header in _list(outputs, 64):
@@ -257,7 +289,7 @@ def _answered(payload: bytes, number: Any, outputs: Any, compute_us: Any) -> tup
     _demand(all(prod(one[2]) <= 1 << 26 for one in found))
     _demand(len(y[3]) == 4 * prod(y[2]) and len(b[3]) == prod(b[2]) and set(b[3]) <= {0, 1})
     _demand(_elements(s[3]) == s[2][0])
-    return _id(number), found, compute_us
+    return found
 
 
 def _elements(data: bytes) -> int:
@@ -313,6 +345,7 @@ PARSER: Final = Parser(
     "once: the bound on memory is that and 31 MiB more.",
     covers=(
         *documents.COVERS,
+        "src/aigovtool/enclave/engines/groups.py",
         "src/aigovtool/enclave/engines/interface.py",
         "src/aigovtool/enclave/engines/ipc.py",
         "src/aigovtool/enclave/engines/link.py",

@@ -37,6 +37,7 @@ PARSER: Final = Parser(
         "src/aigovtool/ledger/budget.py",
         "src/aigovtool/protocol",
         "src/aigovtool/transport/body.py",
+        "src/aigovtool/transport/whole_body.py",
         "src/aigovtool/transport/connection.py",
         "src/aigovtool/transport/problem.py",
         "src/aigovtool/transport/routes.py",

@@ -169,11 +169,11 @@ UNREAD_BYTES_OF_ANYBODY: Final = 1 << 20
 RESULT_RETENTION_MS: Final = 600_000
 MAX_RETAINED_RESULT_BYTES: Final = 64 << 20
 MAX_RETAINED_RESULT_BYTES_IN_ALL: Final = 512 << 20
-# Ids that were used in the last ten minutes, chosen by consumers: 5,000 requests a second of one consumer. An id
-# without its answer takes some 90 bytes: 360 MiB at most. Ids that the enclave makes are not remembered. Who has fewer
-# than the last of these is served also when others have used up all: 90 KB each, and each id is one that was paid for.
-MAX_REQUEST_IDS_PER_CONSUMER: Final = 3_000_000
-MAX_REQUEST_IDS: Final = 4_000_000
+# Ids that were used in the last ten minutes, chosen by consumers: 30,000 requests a second of one consumer. An id
+# without its answer takes some 14 bytes: 320 MiB at most. Ids that the enclave makes are not remembered. Who has fewer
+# than the last of these is served also when others have used up all: 14 KB each, and each id is one that was paid for.
+MAX_REQUEST_IDS_PER_CONSUMER: Final = 18_000_000
+MAX_REQUEST_IDS: Final = 24_000_000
 REQUEST_IDS_OF_ANYBODY: Final = 1_000
 # Requests that wait for units, up to a minute, also when their clients are gone. A consumer with more than this many
 # parallel requests and no units left is told so at once.

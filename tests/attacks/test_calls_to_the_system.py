@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from tests.attacks.engine_root import of_the_machine
 from tests.attacks.lent import Lent, numbers
 from tests.attacks.published import ROOT
 from tests.effort import is_long
@@ -96,7 +97,8 @@ def test_nobody_is_talked_to_but_the_peers(traced: Traced, observed: Observed) -
 def test_no_file_is_made_but_those_that_are_asked_for(traced: Traced, observed: Observed) -> None:
     """No certificate or key goes through one; the check of a model before it is sealed uses two without a name."""
     opened = [match for line in traced.lines if "= -1" not in line and (match := _OPENED.match(line))]
-    written = {match[1].removeprefix(f"{traced.directory}/") for match in opened if _WRITES.search(match[2])}
+    names = {match[1] for match in opened if _WRITES.search(match[2]) and of_the_machine(match[1])}
+    written = {name.removeprefix(f"{traced.directory}/") for name in names}
     allowed = re.compile(
         r"/dev/null|custodian(/.*)?|cache/[0-9a-f]{64}\.part|(hospital|ward7|receipt)\.json|log\.jsonl"
         r"|adder\.aigov(\.key)?|\.?(hospital|ward7|receipt|log|adder)[\w.-]*|tmpdir(/[a-z0-9_]{8})?"

@@ -116,7 +116,7 @@ def test_every_field_of_every_signed_order(world: Deployment, observed: Observed
     orders = samples(commands.Command, 200)
     mine = acts(world)
     (terms,) = [act for act in mine if act["act"] == "set_model_terms"]
-    for more in ({"answers": HIDING}, {"answers": KEEPING}, {"inputs": {"finite": True}}):
+    for more in ({"answers": HIDING}, {"answers": KEEPING}, {"inputs": {"finite": True, "batch": True}}):
         mine.append({**terms, "policy": {**terms["policy"], **more}})
     orders = [*({**orders[0], "act": act} for act in mine), *orders]
     for document, place, types in places_of(commands.Command, orders):

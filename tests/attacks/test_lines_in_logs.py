@@ -34,7 +34,7 @@ EVENTS = {
     "enclave": {"SIMULATED TEE:", f"serving {MODEL}", "turned_away", "instance_ended"},
 }
 #: What there are lines about where the machine gives less than a server needs.
-OF_THE_MACHINE = {"little_memory", "memory_not_locked", "few_open_files"}
+OF_THE_MACHINE = {"little_memory", "memory_not_locked", "few_open_files", "no_files_in_memory"}
 
 
 @dataclass

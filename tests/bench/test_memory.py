@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from bench.memory import held_bytes, watched
 
 _SIZE = 64 << 20
@@ -55,6 +56,35 @@ def test_a_file_in_memory_counts_once_and_even_where_it_is_not_mapped() -> None:
     assert touched > 0
     assert 0.9 * _SIZE < unmapped < 1.5 * _SIZE
     assert 0.9 * _SIZE < mapped < 1.5 * _SIZE
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("times", [0, 1, 2])
+def test_the_file_system_of_a_process_counts_once(times: int) -> None:
+    """However often it has mapped what lies there: as the engine, which locks it so."""
+    code = f"""
+import mmap, os, sys
+from aigovtool.enclave.engines import private_files
+assert private_files.enter(None)
+print("there", flush=True)
+input()
+file = os.open("/w", os.O_RDWR | os.O_CREAT)
+os.posix_fallocate(file, 0, {_SIZE})
+views = [mmap.mmap(file, {_SIZE}) for _ in range({times})]
+touched = [view[at] for view in views for at in range(0, {_SIZE}, 4096)]
+print("held", flush=True)
+input()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"there\n"
+        before = held_bytes([process.pid])
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"held\n"
+        assert 0.9 * _SIZE < held_bytes([process.pid]) - before < 1.5 * _SIZE
+        process.kill()
 
 
 def test_looking_ends_with_the_process() -> None:

@@ -16,6 +16,7 @@ from tests.cli.test_certificate import put
 from tests.postgres_server import PostgresServer
 
 from aigovtool.cli.doctor import sqlite as doctor_sqlite
+from aigovtool.cli.doctor import verb
 from aigovtool.cli.doctor.check import Check
 from aigovtool.cli.doctor.sqlite import has_defect
 from aigovtool.crypto.memory import LOCK_FIX
@@ -53,6 +54,26 @@ def test_whether_memory_can_be_locked_is_said(
     monkeypatch.setattr(resource, "getrlimit", lambda _: (64 << 10, hard))
     found = checks(run)["locked memory"]
     assert (found["standing"], found["found"]) == (standing, said)
+
+
+@pytest.mark.parametrize(
+    ("code", "abi", "standing", "said"),
+    [
+        ("print('yes', end='')", 3, "ok", "from files of their own"),
+        ("print('here', end='')", 3, "note", "all capabilities of this user: allow user namespaces"),
+        ("print('no', end='')", 3, "note", "from buffers, which takes more time and memory: allow user and mount"),
+        ("1 / 0", 3, "note", "leave root CAP_SETFCAP"),
+        ("print('yes', end='')", 2, "note", "takes landlock"),
+    ],
+)
+def test_where_engines_load_models_from_is_tried(
+    run: Run, monkeypatch: pytest.MonkeyPatch, code: str, standing: str, said: str, *, abi: int
+) -> None:
+    """What the machine allows is what is said; it is of the doctor's user."""
+    monkeypatch.setattr(verb, "_TRY_FILES", ("-c", code))
+    monkeypatch.setattr(verb, "_landlock_abi", lambda: abi)
+    found = checks(run)["files in memory"]
+    assert (found["standing"], said in found["found"]) == (standing, True)
 
 
 @pytest.mark.parametrize(

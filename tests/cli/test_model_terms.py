@@ -129,6 +129,22 @@ def test_bounds_of_runs_and_inputs_are_terms_of_one_operator(site: Site) -> None
         assert (then["max_run_ms"], then["finite_inputs"], then["ttl_ms"]) == (None, False, 10_000)
 
 
+def test_batches_are_terms_of_one_operator(site: Site) -> None:
+    """Set and lifted, told in words beside the old ones, and kept by an order that does not name them."""
+    with site.served() as place:
+        done = terms(place, "--batch", "--yes")
+        assert done.exit_code == 0, done.output
+        for words in ("computed one by one", "computed as the rows of one"):
+            assert words in done.stdout
+        assert terms(place, "--finite", "--yes").exit_code == 0
+        now = place.document("model", "terms", MODEL)["now"]
+        assert (now["batch"], now["finite_inputs"], now["version"]) == (True, True, 3)
+        assert "as the rows of one" in place.run("model", "show", MODEL).stdout
+        assert do(site.enclave.renew()).terms[0].inputs == InputTerms(finite=True, batch=True)
+        then = place.document("model", "terms", MODEL, "--one-by-one", "--yes")["then"]
+        assert (then["batch"], then["finite_inputs"]) == (False, True)
+
+
 def test_a_withdrawn_model_has_no_terms_to_change(site: Site) -> None:
     """It is said before anything is sent; what its terms were can still be seen."""
     with site.served() as place:
@@ -271,6 +287,9 @@ def test_every_term_of_a_policy_is_in_what_a_second_operator_reads() -> None:
     # What a model is metered in never changes.
     assert {*changed, "dimension", "also"} == set(ServingPolicy.__struct_fields__)
     before = terms_facts(meaning(policy, ["st-mary"], EXAMPLE))
+    assert terms_facts(
+        meaning(msgspec.structs.replace(policy, inputs=InputTerms(batch=True)), ["st-mary"], EXAMPLE)
+    ) != (before)
     for name, value in changed.items():
         after = terms_facts(meaning(msgspec.structs.replace(policy, **{name: value}), ["st-mary"], EXAMPLE))
         assert len(after) == len(before), name

@@ -72,7 +72,7 @@ from aigovtool.protocol.views import DimensionRoom, OwnBudget, OwnView
 from aigovtool.testing.simulated_tee.attester import SimulatedPlatform
 from aigovtool.testing.simulated_tee.verify import simulated_policy
 from aigovtool.transport.body import read_body
-from aigovtool.transport.guard import HttpLimits
+from aigovtool.transport.bounds import HttpLimits
 from aigovtool.transport.routes import Call, Caller, Route, application
 from aigovtool.transport.server import HttpServer, bind_loopback
 from aigovtool.transport.tls import ServerTls, server_context

@@ -3,7 +3,9 @@
 from typing import Any
 
 import msgspec
+import onnx
 import pytest
+from onnx import TensorProto, helper
 from tests.custodian.conftest import BORROWER, CONSUMER, MODEL, OTHER, STRANGER, Bench, Enclave, want
 
 from aigovtool.crypto.sign import SigningKey, seal
@@ -12,6 +14,7 @@ from aigovtool.errors import ConflictError, ForbiddenError, InvalidValueError, N
 from aigovtool.ids import BorrowerId, ModelId
 from aigovtool.ledger import entry
 from aigovtool.ledger.entry import PartyRole
+from aigovtool.ledger.inputs import InputTerms
 from aigovtool.ledger.policy import Dial, ServingPolicy, default_policy
 from aigovtool.ledger.units import Dimension
 from aigovtool.protocol import commands as acts
@@ -99,6 +102,25 @@ async def test_terms_that_make_no_sense_are_refused(
     assert getattr(caught.value, "reason", None) == reason
     (shown,) = (await views.show_models(lent.custodian)).models
     assert shown.policy == lent.policy
+
+
+async def test_a_model_that_takes_no_batches_is_not_computed_in_any(bench: Bench) -> None:
+    """Neither when it is lent nor later: its graph says that a request has one row, so that two cannot be one run."""
+    batch = InputTerms(batch=True)
+    fixed = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", fixed[:1], fixed[1:])
+    made: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    bench.graph = bytes(made.SerializeToString())
+    await bench.add_borrower(BORROWER)
+    act = bench.upload()
+    with pytest.raises(InvalidValueError) as caught:
+        await bench.command(msgspec.structs.replace(act, policy=msgspec.structs.replace(act.policy, inputs=batch)))
+    assert caught.value.reason == "not_batchable"
+    await bench.command(act)
+    with pytest.raises(InvalidValueError) as caught:
+        later = default_policy(Dial.BALANCED, version=2)
+        await bench.command(terms(msgspec.structs.replace(later, inputs=batch), BORROWER))
+    assert caught.value.reason == "not_batchable"
 
 
 async def test_island_terms_need_two_operators(lent: Bench) -> None:

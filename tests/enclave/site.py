@@ -19,7 +19,7 @@ from aigovtool.custodian.api import custodian_application
 from aigovtool.custodian.service import views
 from aigovtool.enclave.boot import Instance, boot
 from aigovtool.enclave.custodian_link import CustodianLink
-from aigovtool.enclave.gateway.inference import Asked
+from aigovtool.enclave.gateway.asked import Asked
 from aigovtool.enclave.instance_run import Ending, InstanceRun
 from aigovtool.errors import AIGovToolError, UnreachableError
 from aigovtool.ids import ModelId, RequestKey

@@ -50,9 +50,9 @@ async def wiped(service: Service) -> None:
     """Check that engine and answers are gone, and that nobody is served."""
     run = service.run
     assert run.instance.engine.died.is_set()
-    assert run.results._kept == {}
+    assert len(run.results) == 0
     with pytest.raises(RefusalError):
-        run.check(CONSUMER)
+        run.charging.check(CONSUMER)
 
 
 # --- A custodian that does not know the instance -----------------------------------------------
@@ -127,7 +127,7 @@ async def test_an_event_in_the_same_moment_does_not_keep_the_heartbeat_alive(ser
     """A waiting task that is woken and cancelled at once must end: an instance that cannot end is never wiped."""
     for _ in range(3):
         await asyncio.sleep(0)
-    service.run._wake.set()
+    service.run.charging.wake.set()
     service.run._finish(Ending.ENGINE_DIED)
     assert await service.ended() is Ending.ENGINE_DIED
     await wiped(service)
@@ -144,7 +144,7 @@ async def test_a_renewal_that_hangs_leaves_time_for_another(site: Site, service:
     async with asyncio.timeout(8):
         while run._meter.is_renewing:
             await asyncio.wait([run._changed])
-    run.check(CONSUMER)
+    run.charging.check(CONSUMER)
 
 
 async def test_silence_is_noticed_while_a_try_hangs(
@@ -168,11 +168,11 @@ async def used_up(site: Site, service: Service) -> Hold:
     run = service.run
     held = site.link.held["/v1/renew"] = Hold()
     reserved = asyncio.create_task(
-        run.reserve(MODEL, CONSUMER, UnitVector(inferences=8), None, run.instance.clock.now_ms() + 10_000)
+        run.charging.reserve(MODEL, CONSUMER, UnitVector(inferences=8), None, run.instance.clock.now_ms() + 10_000)
     )
     await held.arrived.wait()
     held.let_pass.set()
-    run.void(await reserved, failed=False)
+    run.charging.void(await reserved, failed=False)
     held = site.link.held["/v1/renew"] = Hold()
     await infer(run, asked(run, rows=8))
     await held.arrived.wait()
@@ -205,7 +205,7 @@ async def test_no_renewal_begins_at_an_orderly_end(site: Site, service: Service)
     run, link = service.run, site.link
     held = link.held["/v1/renew"] = Hold()
     waiting = asyncio.create_task(
-        run.reserve(MODEL, CONSUMER, UnitVector(inferences=2_000), None, run.instance.clock.now_ms() + 60_000)
+        run.charging.reserve(MODEL, CONSUMER, UnitVector(inferences=2_000), None, run.instance.clock.now_ms() + 60_000)
     )
     await held.arrived.wait()
     before = link.paths.count("/v1/renew")
@@ -224,7 +224,9 @@ async def test_every_lease_is_accounted_for_in_as_many_statements_as_it_takes(
     run = service.run
     for rows in (8, 16, 32):  # each in a lease of its own
         units = UnitVector(inferences=rows)
-        run.void(await run.reserve(MODEL, CONSUMER, units, None, run.instance.clock.now_ms() + 10_000), failed=False)
+        run.charging.void(
+            await run.charging.reserve(MODEL, CONSUMER, units, None, run.instance.clock.now_ms() + 10_000), failed=False
+        )
     assert len(run._meter._holdings) >= 3
     monkeypatch.setattr(metering, "MAX_REPORTS_PER_RENEWAL", 1)
     await service.shut_down()
@@ -256,7 +258,7 @@ async def test_a_stop_while_nothing_is_heard_is_told_first_of_all(site: Site, se
     site.bench.custodian.hub.cut(service.run.instance.instance)
     await stop(site)
     assert site.bench.custodian.hub.connected() == frozenset()
-    service.run.check(CONSUMER)
+    service.run.charging.check(CONSUMER)
     site.link.deaf = False
     assert await service.ended() is Ending.STOPPED
     await wiped(service)

@@ -66,11 +66,13 @@ OURS = {
         "app",
         "attestation",
         "boot",
+        "charging",
         "clock",
         "custodian_link",
         "engines",
         "failed_runs",
         "gateway",
+        "id_table",
         "instance_run",
         "listening",
         "memory",
@@ -84,10 +86,12 @@ OURS = {
     },
     # What talks to the engine child; what runs in it is not loaded here.
     "aigovtool.enclave.engines": {
-        *("interface", "ipc", "lanes", "link", "pending", "process"),
-        *("sandbox", "scheduling", "seccomp", "spawn", "tries"),
+        *("group", "groups", "interface", "ipc", "lanes", "link", "pending", "process"),
+        *("private_files", "sandbox", "scheduling", "seccomp", "spawn", "tries"),
     },
-    "aigovtool.enclave.gateway": {"answer_size", "api", "inference", "padding"},
+    "aigovtool.enclave.gateway": {
+        *("answer", "answer_size", "api", "asked", "batch", "fast_path", "inference", "padding", "shape"),
+    },
 }
 NEVER = (
     "aigovtool.cli",

@@ -132,7 +132,7 @@ def test_all_bounds_together_are_within_the_memory_that_there_is(has: int, tmp_p
     """
     found = bounds(tmp_path, has)
     used = found.engine_addresses - (280 << 20)
-    held = found.bodies + found.unread + found.kept + found.ids * 90
+    held = found.bodies + found.unread + found.kept + found.ids * 14
     assert used + held <= has - (512 << 20)
     engine = found.engine_addresses - (512 << 20)
     assert engine == has * 3 // 4 if has > 4.2 * 2**30 else has // 2 <= engine < has * 3 // 4
@@ -147,7 +147,7 @@ def test_a_large_machine_has_the_bounds_that_are_documented(tmp_path: Path) -> N
     assert (ample.bodies, ample.bodies_per_consumer) == (1 << 30, 256 << 20)
     assert (ample.unread, ample.unread_per_consumer) == (512 << 20, 128 << 20)
     assert (ample.kept, ample.kept_per_consumer) == (512 << 20, 64 << 20)
-    assert (ample.ids, ample.ids_per_consumer) == (4_000_000, 3_000_000)
+    assert (ample.ids, ample.ids_per_consumer) == (24_000_000, 18_000_000)
     half = bounds(tmp_path, 7 << 30)
     assert half.bodies < ample.bodies
     assert half.unread < ample.unread

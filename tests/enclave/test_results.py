@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from aigovtool.enclave.results import Answered, ResultLimits, Results
+from aigovtool.enclave.results import Answered, ResultLimits, Results, Running
 from aigovtool.errors import ConflictError, DeadlineError, OverloadedError
 from aigovtool.ids import ConsumerId, RequestKey, digest_of
 from aigovtool.limits import RESULT_RETENTION_MS
@@ -12,9 +12,9 @@ from aigovtool.limits import RESULT_RETENTION_MS
 ANN, BEN = ConsumerId("ann"), ConsumerId("ben")
 KEY, OTHER_KEY = RequestKey("k1"), RequestKey("k2")
 BODY, OTHER_BODY = digest_of(b"body"), digest_of(b"other body")
-ANSWER = Answered(b"answer", (("aigovtool-request-id", "k1"),))
+ANSWER = Answered(b"answer", "aigovtool-request-id: k1\r\n")
 SHARE, IDS = 20_000, 10
-LARGE = Answered(bytes(SHARE // 2 - 2048), ())
+LARGE = Answered(bytes(SHARE // 2 - 1024), "")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def keep(
 
 async def kept(results: Results, consumer: ConsumerId, key: str, now_ms: int = 0) -> Answered | None:
     found = results.find(consumer, RequestKey(key), BODY, now_ms)
-    return None if found is None else await found
+    return await found.outcome() if isinstance(found, Running) else found
 
 
 async def test_a_new_request_is_not_found(results: Results) -> None:
@@ -49,9 +49,7 @@ async def test_a_finished_run_is_answered_alike(results: Results) -> None:
     """Body and headers, again and again."""
     keep(results, KEY)
     for _ in range(3):
-        found = results.find(ANN, KEY, BODY, 1)
-        assert found is not None
-        assert await found == ANSWER
+        assert results.find(ANN, KEY, BODY, 1) == ANSWER
 
 
 async def test_a_run_under_way_is_joined(results: Results) -> None:
@@ -59,8 +57,9 @@ async def test_a_run_under_way_is_joined(results: Results) -> None:
     first = results.begin(ANN, KEY, BODY)
     joined = results.find(ANN, KEY, BODY, 0)
     assert joined is first
+    waiting = [first.outcome(), joined.outcome()]
     results.finish(ANN, KEY, ANSWER, 0)
-    assert list(await asyncio.gather(first, joined)) == [ANSWER, ANSWER]
+    assert list(await asyncio.gather(*waiting)) == [ANSWER, ANSWER]
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -85,10 +84,11 @@ async def test_a_run_without_a_charge_leaves_no_trace(results: Results) -> None:
     """Whoever joined it gets its error; the key is free, also for another body."""
     _ = results.begin(ANN, KEY, BODY)
     joined = results.find(ANN, KEY, BODY, 0)
-    assert joined is not None
+    assert isinstance(joined, Running)
+    outcome = joined.outcome()
     results.forget(ANN, KEY, DeadlineError("too late"))
     with pytest.raises(DeadlineError):
-        await joined
+        await outcome
     assert results.find(ANN, KEY, OTHER_BODY, 0) is None
     keep(results, KEY)
 
@@ -97,7 +97,7 @@ async def test_an_error_that_nobody_waits_for_is_not_reported_as_lost(results: R
     """Asyncio complains of errors that are never looked at; here nobody need look."""
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    _ = results.begin(ANN, KEY, BODY)
+    _ = results.begin(ANN, KEY, BODY).outcome()
     results.forget(ANN, KEY, DeadlineError("too late"))
     del results
     await asyncio.sleep(0)
@@ -130,8 +130,8 @@ async def test_an_answer_dropped_for_space_is_refused_and_not_run_again(small: R
 
 async def test_an_answer_larger_than_its_share_reaches_whoever_waits(small: Results) -> None:
     """It is not kept, but it was computed and charged, and the run's own client gets it."""
-    outcome = small.begin(ANN, KEY, BODY)
-    small.finish(ANN, KEY, Answered(bytes(3 * SHARE), ()), 0)
+    outcome = small.begin(ANN, KEY, BODY).outcome()
+    small.finish(ANN, KEY, Answered(bytes(3 * SHARE), ""), 0)
     assert len((await outcome).body) == 3 * SHARE
     with pytest.raises(ConflictError):
         _ = small.find(ANN, KEY, BODY, 0)
@@ -163,8 +163,8 @@ async def test_space_in_all_is_bounded(small: Results) -> None:
 async def test_headers_take_space_as_well(small: Results) -> None:
     """A receipt is larger than most answers: not only bodies are counted."""
     for number in range(IDS):
-        keep(small, RequestKey(f"k{number}"), Answered(b"", (("aigovtool-receipt", "r" * 2000),)))
-    assert len(small._kept) == SHARE // (2000 + 17 + 2048)
+        keep(small, RequestKey(f"k{number}"), Answered(b"", "r" * 2000))
+    assert len(small) == SHARE // (2000 + 1024)
 
 
 async def test_answers_expire_whoever_comes(small: Results) -> None:
@@ -172,18 +172,19 @@ async def test_answers_expire_whoever_comes(small: Results) -> None:
     keep(small, KEY, at_ms=1000)
     keep(small, OTHER_KEY, at_ms=2000)
     keep(small, KEY, consumer=BEN, at_ms=3000)
-    _ = small.find(BEN, OTHER_KEY, BODY, 2000 + RESULT_RETENTION_MS)
-    assert list(small._kept) == [(BEN, KEY)]
+    small.expire(2000 + RESULT_RETENTION_MS)
+    assert list(small._accounts) == [BEN]
     small.expire(3000 + RESULT_RETENTION_MS)
-    assert (small._kept, small._accounts, small._size) == ({}, {}, 0)
+    assert (len(small), small._accounts, small._size) == (0, {}, 0)
 
 
 async def test_expiry_is_no_pause(results: Results) -> None:
     """However many answers end at once, one request takes away a few; an expired one is not answered all the same."""
     for number in range(1000):
         keep(results, RequestKey(f"k{number}"))
+    results.expire(RESULT_RETENTION_MS)
     assert results.find(ANN, RequestKey("k999"), BODY, RESULT_RETENTION_MS) is None
-    assert 900 < len(results._kept) < 1000
+    assert 900 < len(results) < 1000
 
 
 async def test_ids_are_bounded_per_consumer(small: Results) -> None:
@@ -191,7 +192,7 @@ async def test_ids_are_bounded_per_consumer(small: Results) -> None:
     for name in ("a", "b", "c"):
         keep(small, RequestKey(name), LARGE)
     for number in range(IDS - 4):
-        keep(small, RequestKey(f"k{number}"), Answered(b"", ()))
+        keep(small, RequestKey(f"k{number}"), Answered(b"", ""))
     _ = small.begin(ANN, KEY, BODY)
     with pytest.raises(OverloadedError) as caught:
         _ = small.begin(ANN, OTHER_KEY, BODY)
@@ -229,14 +230,14 @@ async def test_a_consumer_that_went_away_takes_no_memory(small: Results) -> None
     for name in ("a", "b", "c"):
         keep(small, RequestKey(name), LARGE)
     small.expire(RESULT_RETENTION_MS + 60_000)
-    assert (small._kept, small._accounts, len(small._spent), small._spent.of(ANN)) == ({}, {}, 0, 0)
+    assert (len(small), small._accounts, len(small._spent), small._spent.of(ANN)) == (0, {}, 0, 0)
     assert small.find(ANN, RequestKey("a"), BODY, RESULT_RETENTION_MS + 60_000) is None
 
 
 async def test_a_wipe_drops_everything_and_lets_nobody_wait(results: Results) -> None:
     """No answer survives, whoever had joined is told, and a run that ends afterwards leaves nothing."""
     keep(results, KEY)
-    waiting = results.begin(ANN, OTHER_KEY, BODY)
+    waiting = results.begin(ANN, OTHER_KEY, BODY).outcome()
     results.clear()
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -244,3 +245,31 @@ async def test_a_wipe_drops_everything_and_lets_nobody_wait(results: Results) ->
     results.forget(ANN, OTHER_KEY, DeadlineError("too late"))
     assert results.find(ANN, KEY, BODY, 0) is None
     assert results.find(ANN, OTHER_KEY, BODY, 0) is None
+
+
+async def test_an_id_is_known_while_anything_of_its_request_is(small: Results) -> None:
+    """Under way, answered, and dropped for space; not before, not after a run without a charge, and of nobody else."""
+    assert not small.knows(ANN, KEY)
+    _ = small.begin(ANN, KEY, BODY)
+    assert [small.knows(ANN, KEY), small.knows(BEN, KEY), small.knows(ANN, OTHER_KEY)] == [True, False, False]
+    small.forget(ANN, KEY, DeadlineError("too late"))
+    assert not small.knows(ANN, KEY)
+    for name in ("a", "b", "c"):
+        keep(small, RequestKey(name), LARGE)
+    assert len(small) == 2
+    assert [small.knows(ANN, RequestKey(name)) for name in ("a", "b", "c", "d")] == [True, True, True, False]
+    assert not any(small.knows(BEN, RequestKey(name)) for name in ("a", "b", "c"))
+    small.expire(RESULT_RETENTION_MS)
+    assert [small.knows(ANN, RequestKey(name)) for name in ("a", "b", "c")] == [True, False, False]
+    small.expire(RESULT_RETENTION_MS + 60_000)
+    assert not any(small.knows(ANN, RequestKey(name)) for name in ("a", "b", "c"))
+
+
+async def test_asking_whether_an_id_is_known_changes_nothing(results: Results) -> None:
+    """Also where its answer is over and was not taken away yet: then it is still known, and found to be over."""
+    keep(results, KEY)
+    for _ in range(2):
+        assert results.knows(ANN, KEY)
+        assert len(results) == 1
+    assert results.find(ANN, KEY, BODY, RESULT_RETENTION_MS) is None
+    assert not results.knows(ANN, KEY)

@@ -71,7 +71,7 @@ async def test_without_a_stream_it_is_learnt_with_a_renewal_that_the_new_key_sig
     async with served(site) as service:
         revoked(site.bench)
         seen = len(site.link.paths)
-        service.run._wake.set()
+        service.run.charging.wake.set()
         await until(lambda: service.run.instance.key_set.version == 2)
         await until(lambda: site.link.paths[seen:].count("/v1/renew") >= 1)
         assert isinstance(site.link.seen["/v1/renew"], RenewReply)

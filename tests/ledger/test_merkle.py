@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from aigovtool.codec import decode, encode
 from aigovtool.errors import LogError
+from aigovtool.ledger import merkle
 from aigovtool.ledger.merkle import (
     MAX_PROOF_HASHES,
     Frontier,
@@ -16,6 +17,7 @@ from aigovtool.ledger.merkle import (
     consistency_proof,
     inclusion_path,
     inclusion_proof,
+    inclusion_proofs,
     leaf_hash,
     node_hash,
     root_of,
@@ -318,3 +320,36 @@ def test_growing_names_each_complete_subtree_once() -> None:
             verify_inclusion(leaves[index], index, size, proof, root_of(leaves[:size]))
         path = consistency_path(lambda level, place: kept[level, place], size, 70)
         verify_consistency(size, root_of(leaves[:size]), 70, frontier.root(), path)
+
+
+@pytest.mark.parametrize("size", range(1, 41))
+def test_all_proofs_at_once_are_those_of_each_leaf(size: int) -> None:
+    """Root and audit paths are what is made of one leaf at a time, and verify."""
+    leaves = leaves_of(size)
+    root, paths = inclusion_proofs(leaves)
+    assert root == root_of(leaves)
+    assert paths == [inclusion_proof(leaves, index) for index in range(size)]
+    for index, path in enumerate(paths):
+        verify_inclusion(leaves[index], index, size, path, root)
+
+
+def test_all_proofs_at_once_take_as_many_hashes_as_there_are_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch costs its server what it must, and not a tree for each of its leaves."""
+    made: list[bytes] = []
+
+    def counted(left: bytes, right: bytes) -> bytes:
+        made.append(node_hash(left, right))
+        return made[-1]
+
+    monkeypatch.setattr(merkle, "node_hash", counted)
+    for size in (1, 2, 7, 40):
+        made.clear()
+        _ = inclusion_proofs(leaves_of(size))
+        assert len(made) == size - 1
+
+
+def test_there_are_no_proofs_of_no_leaves() -> None:
+    """An empty batch has nothing to prove, and its root is not signed by mistake."""
+    with pytest.raises(LogError) as caught:
+        inclusion_proofs([])
+    assert caught.value.reason == "no_such_leaf"

@@ -109,6 +109,8 @@ def test_every_member_of_a_policy_changes_its_digest() -> None:
         msgspec.structs.replace(policy, max_attestation_age_ms=1),
         msgspec.structs.replace(policy, max_run_ms=1),
         msgspec.structs.replace(policy, inputs=InputTerms(finite=True)),
+        msgspec.structs.replace(policy, inputs=InputTerms(batch=True)),
+        msgspec.structs.replace(policy, inputs=InputTerms(finite=True, batch=True)),
     ]
     assert len({policy.digest(), *(edit.digest() for edit in edits)}) == 1 + len(edits)
 
@@ -128,6 +130,7 @@ def test_every_member_of_a_policy_changes_its_digest() -> None:
         {"max_run_ms": MAX_REQUEST_MS + 1},
         {"inputs": {}},
         {"inputs": {"finite": False}},
+        {"inputs": {"finite": False, "batch": False}},
         {"inputs": {"finite": True, "small": True}},
     ],
 )

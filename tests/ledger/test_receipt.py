@@ -8,22 +8,25 @@ import pytest
 from aigovtool.codec import decode, encode
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey, pre_authentication_encoding, seal
-from aigovtool.errors import ReceiptError
+from aigovtool.errors import LogError, ReceiptError
 from aigovtool.ids import ConsumerId, Digest, InstanceId, LeaseId, ModelId, RequestKey
-from aigovtool.ledger.merkle import root_of
+from aigovtool.ledger.merkle import leaf_hash, root_of
 from aigovtool.ledger.receipt import (
     KIND,
     MAX_SALT_BYTES,
     Batch,
     Receipt,
     SignedReceipt,
+    WrittenReceipt,
     chain,
+    chain_leaves,
     receipt_leaf,
     salted_digest,
     sign_batch,
+    signed_texts,
     verify_receipt,
 )
-from aigovtool.ledger.units import Dimension, of
+from aigovtool.ledger.units import ZERO, Dimension, of
 from aigovtool.limits import MAX_RECEIPT_BYTES
 
 KEY = SigningKey.from_secret(Secret(b"TEST-ONLY signing key of enclave"))
@@ -191,3 +194,77 @@ def test_a_salted_digest_is_what_the_specification_says() -> None:
     from hashlib import sha256  # noqa: PLC0415 -- the independent computation of this one test
 
     assert salted_digest(b"abc", "request", [b"x"]) == "sha256:" + sha256(b"\x03abcrequest\x00x").hexdigest()
+
+
+# --- Written once, for all who need it -----------------------------------------------------------
+
+
+def unlike(count: int) -> list[Receipt]:
+    """Return receipts that differ in all that a batch's may."""
+    return [
+        msgspec.structs.replace(
+            RECEIPT,
+            sequence=number + 1,
+            request_key=RequestKey(f"key:{number}"),
+            units=of(Dimension.COMPUTE_MS, number) if number else ZERO,
+            at_ms=number,
+        )
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 32, 64])
+def test_signed_texts_are_the_encodings_of_a_signed_batch(count: int) -> None:
+    """Byte for byte, so that a receipt has one encoding however it was made; each of them verifies alone."""
+    batch = unlike(count)
+    texts = signed_texts([WrittenReceipt(receipt) for receipt in batch], INSTANCE, KEY)
+    assert texts == [encode(signed) for signed in sign_batch(batch, INSTANCE, KEY)]
+    read = [decode(text, SignedReceipt) for text in texts]
+    assert [verify_receipt(signed, KEY.public) for signed in read] == batch
+    assert len({signed.batch.signatures[0].sig for signed in read}) == 1
+
+
+@pytest.mark.parametrize("member", OTHER_VALUES)
+def test_no_member_of_a_written_receipt_can_change(member: str) -> None:
+    """What is signed is its content, and no other receipt's of the batch."""
+    text = signed_texts([WrittenReceipt(receipt) for receipt in unlike(5)], INSTANCE, KEY)[3]
+    signed = decode(text, SignedReceipt)
+    forged = msgspec.structs.replace(signed.receipt, **{member: OTHER_VALUES[member]})
+    assert reason_of(msgspec.structs.replace(signed, receipt=forged)) in {"instance", "inclusion"}
+
+
+def test_nothing_is_signed_for_no_receipts() -> None:
+    """A signature over an empty batch would be one over nothing."""
+    for make in (lambda: signed_texts([], INSTANCE, KEY), lambda: sign_batch([], INSTANCE, KEY)):
+        with pytest.raises(LogError):
+            make()
+
+
+def test_a_written_receipt_is_its_encoding_and_its_leaf() -> None:
+    """Made once, and the same as whoever reads the receipt makes."""
+    for receipt in unlike(3):
+        written = WrittenReceipt(receipt)
+        assert written.receipt is receipt
+        assert written.content == encode(receipt)
+        assert written.leaf == receipt_leaf(receipt) == leaf_hash(written.content)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 9])
+def test_a_chain_of_several_is_that_of_one_after_another(count: int) -> None:
+    """From the first head, which is empty, and from a later one."""
+    batch = unlike(count)
+    for start in ("", chain("", RECEIPT)):
+        head = start
+        for receipt in batch:
+            head = chain(head, receipt)
+        assert chain_leaves(start, [receipt_leaf(receipt) for receipt in batch]) == head
+
+
+def test_a_chain_is_what_the_specification_says() -> None:
+    """A second implementation can compute it: each head is the hash of the one before and the receipt's leaf hash."""
+    from hashlib import sha256  # noqa: PLC0415 -- the independent computation of this one test
+
+    first, second = unlike(2)
+    head = sha256(receipt_leaf(first)).digest()
+    assert chain("", first) == head.hex()
+    assert chain(head.hex(), second) == sha256(head + receipt_leaf(second)).hexdigest()

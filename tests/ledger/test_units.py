@@ -1,12 +1,13 @@
 """Units are integers that cannot go below zero, and a vector has one per dimension."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aigovtool.codec import decode, encode
 from aigovtool.errors import InvalidValueError, MalformedError
-from aigovtool.ledger.units import ZERO, Dimension, UnitVector, of, vector
+from aigovtool.ledger.units import ZERO, Dimension, UnitVector, of, total, vector
 from aigovtool.limits import MAX_INTEGER
 
 VECTORS = st.builds(vector, st.dictionaries(st.sampled_from(list(Dimension)), st.integers(0, 10**9)))
@@ -125,3 +126,22 @@ def test_over_keeps_the_dimensions_that_are_named(a: dict[Dimension, int], of_th
 def test_units_are_said_in_words(units: UnitVector, words: str) -> None:
     """What is counted in a fixed order, and a word for nothing at all."""
     assert str(units) == words
+
+
+@given(st.lists(VECTORS, max_size=6))
+def test_the_total_is_the_sum_of_all(vectors: list[UnitVector]) -> None:
+    """Of each dimension by itself, whichever of them come more than once; of none it is nothing."""
+    assert plain(total(vectors)) == {dimension: sum(each.get(dimension) for each in vectors) for dimension in Dimension}
+
+
+@given(VECTORS, st.integers(0, 70))
+def test_so_many_of_the_same_are_their_sum(units: UnitVector, count: int) -> None:
+    """Whether it is the same object each time or an equal one: the short way gives what the long one does."""
+    same = [units] * count
+    copies = [msgspec.structs.replace(units) for _ in same]
+    assert total(same) == total(copies) == units.times(count)
+    assert plain(units.times(count)) == {dimension: count * units.get(dimension) for dimension in Dimension}
+    if count > 1:  # the first and the last are the same object, and one between them is not
+        other = units.plus(UnitVector(inferences=1, input_tokens=2, output_tokens=3, cached_tokens=4, compute_ms=5))
+        mixed = [units, other, *same[2:]]
+        assert total(mixed).minus(total(same)) == other.minus(units)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from aigovtool.enclave.gateway.inference import rows_of
-from aigovtool.package.charge import ChargedPer, charged_per, of_any_size
+from aigovtool.enclave.gateway.asked import rows_of
+from aigovtool.package.charge import ChargedPer, charged_per, of_any_size, takes_batches
 from aigovtool.package.manifest import Datatype, TensorSpec
 from aigovtool.protocol import tensor
 from aigovtool.protocol.oip import InferRequest
@@ -48,3 +48,30 @@ def test_a_batch_costs_its_longest_first_axis_and_at_least_one() -> None:
             tensor.Tensor(n, tensor.Datatype.FP32, (size, 4), b"") for n, size in zip("ab", rows, strict=True)
         )
         assert rows_of(specs, InferRequest(tensors)) == cost
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "takes"),
+    [
+        ([("batch", 4)], [("batch", 2)], True),
+        ([(-1, 4), ("n",)], [(-1,), ("n", 2)], True),
+        ([("n", 4)], [("m", 2)], False),
+        ([("n", 4), ("m", 4)], [(-1, 2)], False),
+        ([("batch", 4)], [(1, 2)], False),
+        ([("batch", 4), (4,)], [("batch",)], False),
+        ([("batch", 4)], [()], False),
+        ([("batch", 4)], [None], False),
+    ],
+)
+def test_a_model_takes_batches_if_every_tensor_has_a_first_axis_of_any_size(
+    inputs: list[Shape], outputs: list[Shape | None], *, takes: bool
+) -> None:
+    """Also every output: from one that is not as long as the inputs nobody could tell whose row is whose."""
+
+    def specs(shapes: list[Shape] | list[Shape | None], datatype: Datatype) -> list[TensorSpec]:
+        return [TensorSpec(name=f"t{at}", datatype=datatype, shape=shape) for at, shape in enumerate(shapes)]
+
+    given, got = specs(inputs, Datatype.FP32), specs(outputs, Datatype.FP32)
+    assert takes_batches(given, got) is takes
+    assert not takes_batches(specs(inputs, Datatype.BYTES), got)
+    assert not takes_batches(given, specs(outputs, Datatype.BYTES))

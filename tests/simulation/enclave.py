@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from tests.simulation.custodian import Custodian
+from tests.simulation.grouped import post_several, shares
 from tests.simulation.scene import CUSTODIAN, MODEL, Scene, Violation
 from tests.simulation.witness import Witness
 from tests.simulation.work import Job, comes_in
@@ -15,7 +16,7 @@ from aigovtool.ledger.policy import CLOCK_RATE_ERROR_PPM
 from aigovtool.ledger.units import UnitVector
 from aigovtool.protocol.messages import Answer, PathRoom, Renew, Wiped
 from aigovtool.protocol.metering import Meter
-from aigovtool.protocol.reservation import Reservation
+from aigovtool.protocol.reservation import Posted, Reservation
 from aigovtool.protocol.stop import StopState
 
 #: How long an enclave waits before it sends the same message again.
@@ -215,8 +216,7 @@ class Enclave:
             else:
                 written = self.meter.preview(reservation, chunk)
                 self.meter.gate(self.now(), reservation)
-                if self.meter.post(reservation, chunk) != written:
-                    raise Violation("receipt", f"a receipt of {self.name} says {written}, and not what was posted")
+                self.post(job, reservation, chunk, written)
         except RefusalError:
             self.meter.void(reservation, failed=False)
             self.scene.seen["cut" if job.begun else "discarded"] += 1
@@ -225,6 +225,15 @@ class Enclave:
         self.witness.released(self.name, reservation, chunk, request=job.request, borrower=self.borrower, stops=stops)
         self.witness.knew(self.name, self.known, reservation.consumer)
         return self.goes_on(job, reservation, chunk)
+
+    def post(self, job: Job, reservation: Reservation, chunk: UnitVector, written: Posted) -> None:
+        """Charge what leaves: rows of one request, or of as many that came together."""
+        if job.is_group:
+            self.scene.seen["group"] += 1
+            if post_several(self.meter, reservation, shares(chunk, job.rows), written) != chunk:
+                raise Violation("receipt", f"receipts of {self.name} say {chunk}, and not what was posted")
+        elif self.meter.post(reservation, chunk) != written:
+            raise Violation("receipt", f"a receipt of {self.name} says {written}, and not what was posted")
 
     def goes_on(self, job: Job, reservation: Reservation, chunk: UnitVector) -> bool:
         """Note what has left of a job; return whether it needs another segment."""

@@ -15,7 +15,8 @@ from aigovtool.protocol.reservation import Reservation
 class Job:
     """One request: so many inferences and, if tokens are metered, `tokens` that leave in chunks.
 
-    A stream holds one reservation after another, one for each segment. `begun`: something of it has left.
+    A stream holds one reservation after another, one for each segment. `begun`: something of it has left. `together`:
+    of several rows without tokens, each is a request of its own.
     """
 
     consumer: ConsumerId
@@ -23,8 +24,14 @@ class Job:
     tokens: int
     request: Digest
     speed: float
+    together: bool = False
     reservation: Reservation | None = None
     begun: bool = False
+
+    @property
+    def is_group(self) -> bool:
+        """Whether these are requests of one row each, which are charged together."""
+        return self.together and self.rows > 1 and not self.tokens
 
     def need(self, policy: ServingPolicy) -> UnitVector:
         """Return what must be reserved before it can go on: at the worst all of it, or the next segment."""
@@ -54,4 +61,5 @@ def comes_in(scene: Scene, borrower: BorrowerId, policy: ServingPolicy) -> Job:
         tokens=rng.choice((1, 9, 30, 30)) if Dimension.OUTPUT_TOKENS in policy.counts else 0,
         request=Digest(f"sha256:{scene.number():064x}"),
         speed=rng.choice(scene.weather.speeds),
+        together=rng.random() < 0.5,
     )

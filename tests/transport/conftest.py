@@ -19,7 +19,8 @@ from aigovtool.crypto.x509 import issue_client_certificate, new_authority, self_
 from aigovtool.errors import BudgetExhaustedError
 from aigovtool.ids import ModelId
 from aigovtool.transport.body import stream_body
-from aigovtool.transport.guard import HttpLimits
+from aigovtool.transport.bounds import HttpLimits
+from aigovtool.transport.fast_path import FastPath
 from aigovtool.transport.routes import Call, Caller, Route, application
 from aigovtool.transport.server import HttpServer, bind_loopback
 from aigovtool.transport.tls import ServerTls, pinned_context, server_context
@@ -208,11 +209,17 @@ def parse_answers(data: bytes) -> list[Answer]:
 
 @asynccontextmanager
 async def served(
-    world: World, bounds: HttpLimits = SMALL, *, tls: ServerTls | None = None, routes: Sequence[Route] = ()
+    world: World,
+    bounds: HttpLimits = SMALL,
+    *,
+    tls: ServerTls | None = None,
+    plain: bool = False,
+    routes: Sequence[Route] = (),
+    fast_path: FastPath | None = None,
 ) -> AsyncIterator[HttpServer]:
     with bind_loopback() as listener:
         app = application([*ROUTES, *routes], clock_ms=lambda: world.now_ms)
-        server = HttpServer(app, listener, tls or world.tls, bounds)
+        server = HttpServer(app, listener, None if plain else tls or world.tls, bounds, fast_path=fast_path)
         await server.start()
         try:
             yield server
@@ -222,7 +229,7 @@ async def served(
 
 @asynccontextmanager
 async def connected(
-    server: HttpServer, context: ssl.SSLContext, source: str = "127.0.0.1"
+    server: HttpServer, context: ssl.SSLContext | None, source: str = "127.0.0.1"
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     host, port = server.address
     reader, writer = await asyncio.open_connection(host, port, ssl=context, limit=1 << 22, local_addr=(source, 0))

@@ -3,18 +3,16 @@
 import asyncio
 import resource
 import ssl
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from tests.transport.conftest import Answer, World, all_closed, connected, exchange, served
+from tests.transport.conftest import Answer, World, all_closed, connected, exchange, parse_answers, served
+from tests.transport.fast_paths import GivesBack, apart
 
 from aigovtool.crypto.identity import IdentityKind
-from aigovtool.errors import InputError
-from aigovtool.transport.guard import HttpLimits
+from aigovtool.transport.bounds import HttpLimits
 from aigovtool.transport.server import HttpServer
-from aigovtool.transport.wire import RequestReader
 
 GET = b"GET /hello HTTP/1.1\r\n"
 POST = b"POST /count HTTP/1.1\r\nHost: a\r\n"
@@ -162,6 +160,16 @@ def context(world: World) -> ssl.SSLContext:
     return world.client()
 
 
+@pytest.fixture(
+    params=[None, GivesBack(later=False), GivesBack(later=True)],
+    ids=["no-fast-path", "given-back-at-once", "given-back-later"],
+)
+async def server(world: World, bounds: HttpLimits, request: pytest.FixtureRequest) -> AsyncIterator[HttpServer]:
+    """A server without a fast path, and two with one that gives everything back: what is refused is refused in each."""
+    async with served(world, bounds, fast_path=request.param) as running:
+        yield running
+
+
 @pytest.mark.parametrize("name", REFUSED)
 async def test_an_ambiguous_request_gets_one_refusal_and_the_connection_ends(
     name: str, server: HttpServer, context: ssl.SSLContext
@@ -173,17 +181,17 @@ async def test_an_ambiguous_request_gets_one_refusal_and_the_connection_ends(
     assert answer.headers["connection"] == "close"
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_the_reader_refuses_however_the_bytes_are_cut(name: str) -> None:
-    """One byte at a time, the same request is refused too, and the parser never sees past the fault."""
-    whole, cut = RequestReader(), RequestReader()
-    data = REFUSED[name]
-    with pytest.raises(InputError) as first:
-        whole.feed(data)
-    with pytest.raises(InputError) as second:
-        for position in range(len(data)):
-            cut.feed(data[position : position + 1])
-    assert type(first.value) is type(second.value)
+@pytest.mark.parametrize("name", [name for name in REFUSED if name.startswith("chunk-")])
+async def test_a_fault_behind_a_head_that_was_accepted_gets_one_refusal(
+    name: str, server: HttpServer, context: ssl.SSLContext
+) -> None:
+    """The head is with the application by then, or held for the fast path: neither of them answers, and the end."""
+    head, end, body = REFUSED[name].partition(b"\r\n\r\n")
+    async with connected(server, context) as (reader, writer), asyncio.timeout(20):
+        await apart(writer, head + end, body + SMUGGLED)
+        answer = single(parse_answers(await reader.read(-1)))
+    assert answer.status == 400
+    assert answer.headers["connection"] == "close"
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
@@ -196,38 +204,6 @@ async def test_an_ordinary_request_is_answered(
     size = -(-len(data) // pieces)
     cut = [data[start : start + size] for start in range(0, len(data), size)]
     assert single(await exchange(server, context, *cut)).status == 200
-
-
-@given(data=st.binary(max_size=200) | st.sampled_from(sorted(REFUSED.values())), cuts=st.lists(st.integers(1, 40)))
-def test_any_bytes_give_accepted_bytes_or_one_typed_error(data: bytes, cuts: list[int]) -> None:
-    """The reader raises nothing but `InputError`, and hands on a prefix of what it was given."""
-    reader, passed, position = RequestReader(), b"", 0
-    try:
-        for cut in [*cuts, len(data)]:
-            passed += reader.feed(data[position : position + cut])
-            position += cut
-    except InputError:
-        return
-    assert data.startswith(passed)
-
-
-@given(body=st.binary(max_size=100), sizes=st.lists(st.integers(1, 30), min_size=1), cut=st.integers(1, 50))
-def test_a_request_ends_exactly_where_it_says(body: bytes, sizes: list[int], cut: int) -> None:
-    """However a chunked body is cut, the reader is complete at its last byte and not before."""
-    chunks, rest = b"", body
-    while rest:
-        size = sizes[len(chunks) % len(sizes)]
-        chunks += b"%x\r\n%b\r\n" % (len(rest[:size]), rest[:size])
-        rest = rest[size:]
-    data = POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
-    reader = RequestReader()
-    for start in range(0, len(data), cut):
-        assert not reader.complete
-        assert reader.feed(data[start : start + cut]) is not None
-    assert reader.complete
-    assert not reader.surplus
-    assert reader.feed(b"G") == b""
-    assert reader.surplus
 
 
 async def test_pipelined_requests_are_not_served(server: HttpServer, context: ssl.SSLContext) -> None:

@@ -9,8 +9,8 @@ import pytest
 from tests.transport.conftest import World, all_closed, ask, connected, exchange, served
 
 from aigovtool.crypto.identity import IdentityKind
+from aigovtool.transport.bounds import HttpLimits
 from aigovtool.transport.connection import Connection, network_of
-from aigovtool.transport.guard import HttpLimits
 from aigovtool.transport.server import HttpServer
 
 WHOAMI = b"GET /whoami HTTP/1.1\r\nHost: a\r\n\r\n"

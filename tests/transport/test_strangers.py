@@ -14,7 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from tests.transport.conftest import SMALL, Reply, World, all_closed, connected, parse_answers, served
 
 from aigovtool.crypto.identity import IdentityKind
-from aigovtool.transport.guard import HttpLimits
+from aigovtool.transport.bounds import HttpLimits
 from aigovtool.transport.routes import Call, Caller, Route
 from aigovtool.transport.server import HttpServer
 

@@ -27,6 +27,7 @@ from aigovtool.enclave.custodian_link import CustodianLink
 from aigovtool.enclave.engines.sandbox import Layer
 from aigovtool.enclave.failed_runs import FailedRuns
 from aigovtool.enclave.gateway.api import authorize, routes
+from aigovtool.enclave.gateway.fast_path import InferenceFastPath
 from aigovtool.enclave.instance_run import Ending, InstanceRun
 from aigovtool.enclave.memory import LEAST_BYTES, memory_bounds, require_no_plain_swap
 from aigovtool.enclave.roster import Roster
@@ -49,6 +50,8 @@ _LOG: Final = logging.getLogger(__name__)
 #: Whatever platform is here that protects memory.
 AUTO: Final = "auto"
 _MEMORY_FIX: Final = "give the machine more memory: the largest requests may end the enclave"
+#: Models are loaded from buffers then: docs/deploy.md.
+_FILES_FIX: Final = "see `aigovtool doctor` (files in memory), and what docs/deploy.md allows a unit"
 _SEALERS_FIX: Final = "they share one engine: start an enclave for each, unless each trusts the models of the others"
 _BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0)
 
@@ -271,6 +274,8 @@ class _Enclave:
         self._roster.booted(models, time.monotonic() - began_s)
         if Layer.MEMORY_LOCKED not in instance.engine.sandbox:
             _LOG.warning("memory_not_locked", extra={"what": "engine", "fix": LOCK_FIX})
+        if Layer.PRIVATE_FILES not in instance.engine.sandbox:
+            _LOG.warning("no_files_in_memory", extra={"fix": _FILES_FIX})
         self._warn_of_sealers(instance)
         for one in instance.not_served.values():
             _LOG.warning("model_not_served", extra={"model": one.model, "code": one.code, "reason": one.reason})
@@ -298,7 +303,7 @@ class _Enclave:
         if self._server is not None:
             await self._server.stop()
         app = application(routes(run), clock_ms=instance.custodian_time_ms, authorize=authorize(run))
-        server = self._server = HttpServer(app, self._listener, instance.server_tls())
+        server = self._server = HttpServer(app, self._listener, instance.server_tls(), fast_path=InferenceFastPath(run))
         instance.keys.changed = lambda: server.replace_tls(instance.server_tls())
         await server.start()
         announcing = asyncio.create_task(self._announce(run))

@@ -12,9 +12,10 @@ costs a little authority and never gains any.
 import time
 from typing import Final
 
-_CLOCKS: Final = tuple(
-    getattr(time, name) for name in ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC_RAW", "CLOCK_MONOTONIC") if hasattr(time, name)
-)
+#: A platform that lacks one of the first two has the last in its place.
+_BOOT: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_RAW: Final[int] = getattr(time, "CLOCK_MONOTONIC_RAW", time.CLOCK_MONOTONIC)
+_STEADY: Final = time.CLOCK_MONOTONIC
 #: Readings of the clocks lie some 50 ns apart, and what lies between them is counted twice: 50 ppm of an interval.
 _INTERVAL_NS: Final = 1_000_000
 
@@ -29,16 +30,18 @@ class ElapsedClock:
         self.tampered = False
 
     @staticmethod
-    def _read() -> tuple[int, ...]:
-        return tuple(time.clock_gettime_ns(clock) for clock in _CLOCKS)
+    def _read() -> tuple[int, int, int]:
+        gettime = time.clock_gettime_ns
+        return gettime(_BOOT), gettime(_RAW), gettime(_STEADY)
 
     def now_ms(self) -> int:
         """Return the elapsed time by whichever clock was the fastest in each interval; may set `tampered`."""
         current = self._read()
-        if any(now < before for now, before in zip(current, self._last, strict=True)):
+        last, began = self._last, self._began
+        if current[0] < last[0] or current[1] < last[1] or current[2] < last[2]:
             self.tampered = True
         self._last = current
-        step_ns = max(now - began for now, began in zip(current, self._began, strict=True))
+        step_ns = max(current[0] - began[0], current[1] - began[1], current[2] - began[2])
         self._told_ns = max(self._told_ns, self._before_ns + step_ns)
         if step_ns >= _INTERVAL_NS:
             self._before_ns, self._began = self._told_ns, current

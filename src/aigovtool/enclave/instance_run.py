@@ -19,22 +19,18 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import TypeVar
 
-from aigovtool import limits
 from aigovtool.crypto.sign import Envelope, open_by_any, seal
 from aigovtool.enclave.again import attest_in_time
 from aigovtool.enclave.boot import Instance
+from aigovtool.enclave.charging import Charging
 from aigovtool.enclave.failed_runs import FailedRuns
 from aigovtool.enclave.listening import RETRY_S, listen, retry_s
 from aigovtool.enclave.memory import MemoryBounds, memory_bounds
 from aigovtool.enclave.results import ResultLimits, Results
-from aigovtool.errors import AIGovToolError, ForbiddenError, RefusalError, UnreachableError
-from aigovtool.ids import ConsumerId, Digest, MessageId, ModelId
-from aigovtool.ledger.policy import ServingPolicy
-from aigovtool.ledger.receipt import Receipt
-from aigovtool.ledger.units import UnitVector
+from aigovtool.errors import AIGovToolError, ForbiddenError, UnreachableError
+from aigovtool.ids import MessageId
 from aigovtool.protocol import messages
 from aigovtool.protocol.messages import Answer, Push, RenewReply, Wiped
-from aigovtool.protocol.reservation import Line, Posted, Reservation, Waiting
 from aigovtool.protocol.views import CheckpointSeen, LogHead
 from aigovtool.transport.problem import unexpected
 from aigovtool.transport.room import Room
@@ -49,7 +45,6 @@ _LEAST_LIFE_MS = 5_000
 _SETTLE_S = 1.0
 
 T = TypeVar("T")
-_Waiting = Waiting[asyncio.Future[Reservation]]
 
 
 class Ending(StrEnum):
@@ -81,134 +76,19 @@ class InstanceRun:
         self.results = Results(ResultLimits.within(memory))
         self.failed_runs = failed_runs or FailedRuns()
         self.bodies = Room(memory.bodies_per_consumer, memory.bodies, "open_bodies")
-        self._queue = Room(limits.MAX_WAITING_REQUESTS_PER_CONSUMER, limits.MAX_WAITING_REQUESTS, "too_many_waiting")
         self._meter = instance.meter
         self._clock = instance.clock
-        self._line = Line(self._offer)
-        self._wake = asyncio.Event()
+        self.charging = Charging(instance.meter, instance.clock, lambda: self._finish(Ending.CLOCK))
         self._changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._end: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.ready = asyncio.Event()
         self.ending: Ending | None = None
 
-    # -- For the gateway ------------------------------------------------------------------------
-
-    async def reserve(
-        self, model: ModelId, consumer: ConsumerId, units: UnitVector, request: Digest | None, deadline_ms: int
-    ) -> Reservation:
-        """Debit units for a request, waiting for a lease while one may come and the deadline allows it.
-
-        Raises:
-            RefusalError: why not.
-            OverloadedError: `too_many_waiting`.
-        """
-        self._line.serve_freed()  # who waits comes first
-        reservation = self._meter.attempt(self._clock.now_ms(), model, consumer, units, request)
-        if reservation is not None:
-            self._wake_if_due()
-            return reservation
-        with self._queue.take(consumer, 1):
-            outcome = asyncio.get_running_loop().create_future()
-            return await self._waited(Waiting((model, consumer), units, request, outcome), deadline_ms)
-
-    async def _waited(self, one: _Waiting, deadline_ms: int) -> Reservation:
-        self._meter.waiting(*one.path, 1, one.request, one.units)
-        self._line.join(one)
-        try:
-            while self._offer(one):
-                self._wake.set()
-                await asyncio.wait([one.outcome], timeout=self._patience_s(deadline_ms))
-                self._line.serve_freed()
-            return one.outcome.result()
-        except BaseException:
-            # A reservation that came in the same moment is nobody's.
-            if one.outcome.done() and one.outcome.exception() is None:
-                self.void(one.outcome.result(), failed=False)
-            raise
-        finally:
-            self._leave(one)
-
-    def _offer(self, one: _Waiting) -> bool:
-        """Let somebody who waits try; return whether it waits on."""
-        if one.outcome.done():
-            return False
-        try:
-            reservation = self._meter.reserve(self._clock.now_ms(), *one.path, one.units, one.request)
-        except Exception as error:  # noqa: BLE001 - it is told to whom it concerns
-            one.outcome.set_exception(error)
-        else:
-            if reservation is None:
-                return True
-            one.outcome.set_result(reservation)
-        self._leave(one)
-        return False
-
-    def _leave(self, one: _Waiting) -> None:
-        if self._line.leave(one):
-            self._meter.waiting(*one.path, -1, one.request)
-
-    def _patience_s(self, deadline_ms: int) -> float:
-        """Return how long to wait for news before trying without any: denials age."""
-        left_s = (deadline_ms - self._clock.now_ms()) / 1000
-        if left_s <= 0:
-            raise RefusalError("no units came in time", reason="no_lease_in_time", retry_after_s=1)
-        return min(left_s, _IDLE_S)
-
-    def _wake_if_due(self) -> None:
-        if self._meter.renew_due(self._clock.now_ms()):
-            self._wake.set()
-
-    def check(self, consumer: ConsumerId) -> None:
-        """Raise unless answers may be released to this consumer right now."""
-        self._look_at_clock()
-        self._meter.check(self._clock.now_ms(), consumer)
-
-    def terms(self, model: ModelId) -> ServingPolicy:
-        """Return the terms of a model, as of the newest answer that gave authority."""
-        return self._meter.terms[model]
-
-    def preview(self, reservation: Reservation, actual: UnitVector) -> Posted:
-        """Return what posting `actual` units of a reservation will come to, for the receipt."""
-        return self._meter.preview(reservation, actual)
-
-    def gate_and_post(self, reservation: Reservation, receipt: Receipt) -> None:
-        """Gate, then charge what the receipt says.
-
-        Nothing that can fail, and no await, lies between this and the release of the answer.
-
-        Raises:
-            RefusalError: the answer must not be released; nothing was charged.
-        """
-        self._look_at_clock()
-        self._meter.gate(self._clock.now_ms(), reservation)
-        self._meter.post(reservation, receipt.units, receipt)
-        if receipt.units != reservation.units:
-            self._line.came_free((reservation.model, reservation.consumer))
-        # Whom the rest serves is served after this, and before whoever comes then.
-        asyncio.get_running_loop().call_soon(self._moved)
-
-    def void(self, reservation: Reservation, *, failed: bool) -> None:
-        """Charge nothing, unless the reservation was posted."""
-        self._meter.void(reservation, failed=failed)
-        self._line.came_free((reservation.model, reservation.consumer))
-        self._moved()
-
-    def _moved(self) -> None:
-        self._line.serve_freed()
-        self._wake_if_due()
-
-    def _look_at_clock(self) -> None:
-        self._clock.now_ms()
-        if self._clock.tampered:
-            self._meter.end_authority()
-            self._finish(Ending.CLOCK)
-
     def _news(self) -> None:
         """Let everybody who waits try, and renew if it is due now."""
         changed, self._changed = self._changed, asyncio.get_running_loop().create_future()
         changed.set_result(None)
-        self._line.serve_all()
-        self._wake_if_due()
+        self.charging.serve_all()
 
     # -- Life -----------------------------------------------------------------------------------
 
@@ -266,7 +146,7 @@ class InstanceRun:
             await asyncio.wait([self._end], timeout=_IDLE_S)
 
     def _is_over(self) -> bool:
-        self._look_at_clock()
+        self.charging.look_at_clock()
         if over := self._meter.must_wipe(self._clock.now_ms()):
             self._finish(Ending.STOPPED if self._meter.stop_state.is_wide() else Ending.SILENCE)
         return over
@@ -296,10 +176,10 @@ class InstanceRun:
             self._finish(Ending.UNKNOWN)
 
     async def _pause(self, seconds: float) -> None:
-        self._wake.clear()
+        self.charging.wake.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._wake.wait()
+                await self.charging.wake.wait()
 
     async def _renew(self, now_ms: int) -> None:
         message = self._meter.renew(now_ms, MessageId(secrets.token_hex(16)))

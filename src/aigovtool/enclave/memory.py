@@ -38,7 +38,7 @@ _LEAST_ENGINE_SHARE: Final = 0.5
 #: and what of the reserved is used after all.
 _REST_BYTES: Final = 768 << 20
 #: What an id takes that was used and whose answer is not kept (`spent_ids`).
-_ID_BYTES: Final = 90
+_ID_BYTES: Final = 14
 #: What the gateway holds at most for consumers, on a large machine.
 _HELD_BYTES: Final = (
     limits.MAX_OPEN_BODY_BYTES

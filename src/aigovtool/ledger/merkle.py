@@ -107,6 +107,32 @@ def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
     return inclusion_path(nodes_of(leaves), index, len(leaves))
 
 
+def inclusion_proofs(leaves: Sequence[bytes]) -> tuple[bytes, list[list[bytes]]]:
+    """Return the Merkle tree hash of leaf hashes and the audit path of each, as `root_of` and `inclusion_proof` do.
+
+    All at once it takes as many hashes as the tree has nodes.
+
+    Raises:
+        LogError: when there is no leaf.
+    """
+    if not leaves:
+        raise LogError("the tree has no leaf 0", reason="no_such_leaf")
+    paths: list[list[bytes]] = [[] for _ in leaves]
+
+    def root(first: int, count: int) -> bytes:
+        if count == 1:
+            return leaves[first]
+        middle = _split(count)
+        left, right = root(first, middle), root(first + middle, count - middle)
+        for path in paths[first : first + middle]:
+            path.append(right)
+        for path in paths[first + middle : first + count]:
+            path.append(left)
+        return node_hash(left, right)
+
+    return root(0, len(leaves)), paths
+
+
 def inclusion_path(node: NodeAt, index: int, size: int) -> list[bytes]:
     """Return the audit path of a leaf in a tree of `size` leaves, reading O(log n) subtrees (section 2.1.1).
 

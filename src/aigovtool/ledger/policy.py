@@ -110,6 +110,11 @@ class ServingPolicy(Message, omit_defaults=True):
         return self.inputs is not None and self.inputs.finite
 
     @property
+    def batch(self) -> bool:
+        """Whether requests that come together may be computed as the rows of one."""
+        return self.inputs is not None and self.inputs.batch
+
+    @property
     def run_limit_ms(self) -> int:
         """The longest that the engine may work on one run: whichever limit is less; 0 for none but the deadline."""
         limits = (self.request_max.compute_ms, self.max_run_ms or 0)

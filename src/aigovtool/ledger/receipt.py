@@ -5,14 +5,15 @@ and each consumer gets its leaf, its audit path and the signed batch. Request an
 with the consumer's own salt, so that the custodian, who sees digests, cannot guess short texts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
+from typing import Final
 
 from aigovtool.codec import Message, encode
 from aigovtool.crypto.sign import Envelope, SigningKey, VerifyKey, open_envelope, seal
 from aigovtool.errors import InputError, LogError, ReceiptError, SignatureInvalidError
 from aigovtool.ids import ConsumerId, Digest, InstanceId, LeaseId, Millis, ModelId, RequestKey, Units
-from aigovtool.ledger.merkle import inclusion_proof, leaf_hash, root_of, verify_inclusion
+from aigovtool.ledger.merkle import inclusion_proofs, leaf_hash, verify_inclusion
 from aigovtool.ledger.units import UnitVector
 
 KIND = "receipt-batch.v1"
@@ -59,7 +60,7 @@ class SignedReceipt(Message):
 
 def salted_digest(salt: bytes, label: str, data: Sequence[bytes | memoryview]) -> Digest:
     """Return SHA-256 over the length of the salt, the salt, a label and the parts of a body."""
-    state = sha256(len(salt).to_bytes(1, "big") + salt + label.encode() + b"\x00")
+    state = sha256(b"%b%b%b\x00" % (len(salt).to_bytes(1, "big"), salt, label.encode()))
     for part in data:
         state.update(part)
     return Digest("sha256:" + state.hexdigest())
@@ -70,18 +71,47 @@ def receipt_leaf(receipt: Receipt) -> bytes:
     return leaf_hash(encode(receipt))
 
 
+class WrittenReceipt:
+    """A receipt, its only encoding, and the leaf hash of that: made once for all who need it."""
+
+    __slots__ = ("content", "leaf", "receipt")
+
+    def __init__(self, receipt: Receipt) -> None:
+        self.receipt: Final = receipt
+        self.content: Final = encode(receipt)
+        self.leaf: Final = leaf_hash(self.content)
+
+
 def chain(head: str, receipt: Receipt) -> str:
     """Return the next head of a lease's chain of receipts (hexadecimal; the first head is empty)."""
-    return sha256(bytes.fromhex(head) + receipt_leaf(receipt)).hexdigest()
+    return chain_leaves(head, [receipt_leaf(receipt)])
+
+
+def chain_leaves(head: str, leaves: Iterable[bytes]) -> str:
+    """Return the head of a lease's chain after receipts with these leaf hashes."""
+    found = bytes.fromhex(head)
+    for leaf in leaves:
+        found = sha256(found + leaf).digest()
+    return found.hex()
 
 
 def sign_batch(receipts: Sequence[Receipt], instance: InstanceId, key: SigningKey) -> list[SignedReceipt]:
     """Sign `receipts` with one signature; each result can be checked alone."""
-    leaves = [receipt_leaf(receipt) for receipt in receipts]
-    batch = seal(KIND, Batch(instance=instance, root=root_of(leaves), size=len(leaves)), key)
+    root, paths = inclusion_proofs([receipt_leaf(receipt) for receipt in receipts])
+    batch = seal(KIND, Batch(instance=instance, root=root, size=len(receipts)), key)
     return [
-        SignedReceipt(receipt=receipt, index=index, path=inclusion_proof(leaves, index), batch=batch)
-        for index, receipt in enumerate(receipts)
+        SignedReceipt(receipt=receipt, index=index, path=path, batch=batch)
+        for index, (receipt, path) in enumerate(zip(receipts, paths, strict=True))
+    ]
+
+
+def signed_texts(written: Sequence[WrittenReceipt], instance: InstanceId, key: SigningKey) -> list[bytes]:
+    """Return the encodings of what `sign_batch` returns; one signature covers all."""
+    root, paths = inclusion_proofs([one.leaf for one in written])
+    batch = encode(seal(KIND, Batch(instance=instance, root=root, size=len(written)), key))
+    return [
+        b'{"receipt":%b,"index":%d,"path":%b,"batch":%b}' % (one.content, index, encode(path), batch)
+        for index, (one, path) in enumerate(zip(written, paths, strict=True))
     ]
 
 

@@ -4,7 +4,7 @@ A `UnitVector` has one field per dimension (leases spec section 2). A field of z
 of this dimension is asked for, held or used; whether a dimension is *metered* is decided by budget rows.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 
 import msgspec
@@ -52,6 +52,16 @@ class UnitVector(Message, omit_defaults=True):
             output_tokens=self.output_tokens + other.output_tokens,
             cached_tokens=self.cached_tokens + other.cached_tokens,
             compute_ms=self.compute_ms + other.compute_ms,
+        )
+
+    def times(self, count: int) -> "UnitVector":
+        """Return so many of it."""
+        return UnitVector(
+            inferences=self.inferences * count,
+            input_tokens=self.input_tokens * count,
+            output_tokens=self.output_tokens * count,
+            cached_tokens=self.cached_tokens * count,
+            compute_ms=self.compute_ms * count,
         )
 
     def minus(self, other: "UnitVector") -> "UnitVector":
@@ -114,6 +124,19 @@ class UnitVector(Message, omit_defaults=True):
 
 
 ZERO = UnitVector()
+
+
+def total(vectors: Sequence[UnitVector]) -> UnitVector:
+    """Return the sum of all."""
+    if not vectors:
+        return ZERO
+    first = vectors[0]
+    if all(each is first for each in vectors):
+        return first.times(len(vectors))
+    found = first
+    for each in vectors[1:]:
+        found = found.plus(each)
+    return found
 
 
 def only_zero(message: Message, name: str) -> None:

@@ -22,6 +22,18 @@ def charged_per(inputs: Sequence[TensorSpec]) -> ChargedPer:
     return ChargedPer.ROW if batches else ChargedPer.REQUEST
 
 
+def takes_batches(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
+    """Return whether requests can be computed as the rows of one: the first axis of *every* tensor takes any size.
+
+    Where these axes have names, it is one name. Strings, whose elements have no fixed size, cannot be divided. Whether
+    rows depend on each other the interface does not say.
+    """
+    specs = [*inputs, *outputs]
+    if not all(spec.shape and _takes_any_size(spec.shape[0]) and spec.datatype.value != "BYTES" for spec in specs):
+        return False
+    return len({spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], str)}) <= 1
+
+
 def of_any_size(inputs: Sequence[TensorSpec]) -> list[str]:
     """Return the names of inputs that have an axis of any size, so that a request can hold more or less."""
     return [spec.name for spec in inputs if any(map(_takes_any_size, spec.shape or ()))]

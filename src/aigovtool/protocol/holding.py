@@ -6,13 +6,15 @@ open ── close (nothing in flight) ─> closed  one way; the final report is 
 ```
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from aigovtool.errors import ConflictError
 from aigovtool.ids import ConsumerId, Digest, LeaseId, ModelId
-from aigovtool.ledger.receipt import Receipt, chain
-from aigovtool.ledger.units import ZERO, UnitVector
-from aigovtool.protocol.messages import Report
+from aigovtool.ledger.receipt import Receipt, WrittenReceipt, chain, chain_leaves
+from aigovtool.ledger.units import ZERO, UnitVector, total
+from aigovtool.protocol.messages import Grant, Report
 
 #: A budget path as one instance sees it: its borrower is always the same.
 PathKey = tuple[ModelId, ConsumerId]
@@ -41,11 +43,34 @@ class Holding:
     seq: int = 0
     dirty: bool = False
     final: Report | None = field(default=None)
+    #: What `free` was reckoned from the last time, and what came of it.
+    _free: tuple[UnitVector, UnitVector, UnitVector, UnitVector] = field(
+        default=(ZERO, ZERO, ZERO, ZERO), compare=False, repr=False
+    )
+
+    @classmethod
+    def of(cls, grant: Grant, sent_ms: int, least: UnitVector) -> Self:
+        """Return a lease that was granted to a renewal sent at `sent_ms`: its time runs from then on."""
+        return cls(
+            lease_id=grant.lease_id,
+            model=grant.model,
+            consumer=grant.consumer,
+            units=grant.units,
+            expires_ms=sent_ms + grant.ttl_ms,
+            least=least,
+            request=grant.request,
+        )
 
     @property
     def free(self) -> UnitVector:
         """Units that can still be reserved; none once closed."""
-        return ZERO if self.closed else self.units.minus(self.used).minus(self.reserved)
+        if self.closed:
+            return ZERO
+        units, used, reserved, free = self._free
+        if units is not self.units or used is not self.used or reserved is not self.reserved:
+            free = self.units.minus(self.used).minus(self.reserved)
+            self._free = self.units, self.used, self.reserved, free
+        return free
 
     @property
     def path(self) -> PathKey:
@@ -110,6 +135,31 @@ class Holding:
         self.sequence += 1
         self.dirty = True
         return self.sequence
+
+    def post_several(self, reserved: UnitVector, written: Sequence[WrittenReceipt]) -> UnitVector:
+        """Turn a reservation for several requests into the use that these receipts tell of, all of them or none.
+
+        Returns:
+            That use.
+
+        Raises:
+            ConflictError: as `post`; none of them is charged.
+        """
+        for number, one in enumerate(written, self.sequence + 1):
+            if one.receipt.lease_id != self.lease_id or one.receipt.sequence != number:
+                raise ConflictError("a receipt is not the next of its lease", reason="wrong_receipt")
+        if not all(one.receipt.units.covers(ZERO) for one in written):
+            raise ConflictError("a posting is of less than nothing", reason="overspend")
+        actual = total([one.receipt.units for one in written])
+        self._require_reserved(reserved, actual)
+        self.head = chain_leaves(self.head, [one.leaf for one in written])
+        self.reserved = self.reserved.minus(reserved)
+        self.in_flight -= 1
+        self.used = self.used.plus(actual)
+        self.ok += len(written)
+        self.sequence += len(written)
+        self.dirty = True
+        return actual
 
     def void(self, reserved: UnitVector, *, failed: bool) -> None:
         """Give a reservation back: nothing was released for it, nothing is charged."""

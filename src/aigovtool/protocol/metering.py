@@ -12,14 +12,14 @@ nothing here waits, sends or draws randomness. Order of use for one inference:
 A stream reserves segment after segment, and `gate` and `advance` come before each chunk; its last act is a `post`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from aigovtool.errors import ConflictError, LeaseExpiredError, ReattestRequiredError, StoppedError
 from aigovtool.ids import ConsumerId, Digest, InstanceId, KeyId, LeaseId, MessageId, ModelId
 from aigovtool.ledger.checkpoint import parse_checkpoint
 from aigovtool.ledger.policy import ServingPolicy
-from aigovtool.ledger.receipt import Receipt
+from aigovtool.ledger.receipt import Receipt, WrittenReceipt
 from aigovtool.ledger.units import ZERO, UnitVector, vector
 from aigovtool.limits import MAX_REPORTS_PER_RENEWAL
 from aigovtool.protocol.holding import Holding
@@ -153,6 +153,16 @@ class Meter:
         remaining = self.remaining(reservation.model, reservation.consumer).plus(spared)
         return Posted(lease_id=holding.lease_id, sequence=holding.sequence + 1, remaining=remaining)
 
+    def post_several(self, reservation: Reservation, written: Sequence[WrittenReceipt]) -> UnitVector:
+        """Charge, and return, what these receipts tell of, of a reservation for several requests: all or nothing.
+
+        Raises:
+            ConflictError: as `post`; nothing is charged.
+        """
+        holding, actual = self._running.post_several(reservation, written)
+        self._wishes.spared(holding.path, reservation.units.minus(actual))
+        return actual
+
     def post(self, reservation: Reservation, actual: UnitVector, receipt: Receipt | None = None) -> Posted:
         """Charge `actual` units of a reservation, for which `receipt` will leave; the rest of it is free again.
 
@@ -163,7 +173,6 @@ class Meter:
         """
         holding, sequence = self._running.post(reservation, actual, receipt)
         self._wishes.spared(holding.path, reservation.units.minus(actual))
-        self._wishes.look(holding.path)
         remaining = self.remaining(reservation.model, reservation.consumer)
         return Posted(lease_id=reservation.lease_id, sequence=sequence, remaining=remaining)
 
@@ -175,7 +184,6 @@ class Meter:
         holding = self._running.void(reservation, failed=failed)
         if holding is not None:
             self._wishes.spared(holding.path, reservation.units)
-            self._wishes.look(holding.path)
 
     def remaining(self, model: ModelId, consumer: ConsumerId) -> UnitVector:
         """Return the units left on the path, as far as this enclave knows."""
@@ -307,15 +315,7 @@ class Meter:
         policy = self.terms.get(result.model)
         if policy is None or result.lease_id in self._holdings:
             return
-        holding = Holding(
-            lease_id=result.lease_id,
-            model=result.model,
-            consumer=result.consumer,
-            units=result.units,
-            expires_ms=sent_ms + result.ttl_ms,
-            least=policy.least,
-            request=result.request,
-        )
+        holding = Holding.of(result, sent_ms, policy.least)
         if stale or now_ms >= holding.expires_ms:
             holding.close()
         self._holdings.put(holding)

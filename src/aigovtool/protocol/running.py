@@ -5,10 +5,11 @@ units for which an answer may have left. A stream goes on in steps: `advance` ch
 its reservation takes the place of the whole.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from aigovtool.errors import ConflictError
-from aigovtool.ledger.receipt import Receipt
+from aigovtool.ledger.receipt import Receipt, WrittenReceipt
 from aigovtool.ledger.units import UnitVector
 from aigovtool.protocol.holding import Holding
 from aigovtool.protocol.reservation import Reservation
@@ -76,6 +77,21 @@ class Running:
         del self._running[reservation.number]
         self._shelf.note(holding)
         return holding, sequence
+
+    def post_several(self, reservation: Reservation, written: Sequence[WrittenReceipt]) -> tuple[Holding, UnitVector]:
+        """Charge what these receipts tell of, free the rest of a reservation for several requests.
+
+        Returns:
+            The lease, and what was charged to it.
+
+        Raises:
+            ConflictError: as `post`; nothing is charged.
+        """
+        holding = self.lease_of(reservation)
+        actual = holding.post_several(reservation.units, written)
+        del self._running[reservation.number]
+        self._shelf.note(holding)
+        return holding, actual
 
     def void(self, reservation: Reservation, *, failed: bool) -> Holding | None:
         """Charge nothing (more), and return the lease whose units are free again; `None` where it has ended already."""

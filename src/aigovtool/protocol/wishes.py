@@ -101,9 +101,11 @@ class Wishes:
             self._waiting.pop(path, None)
 
     def spared(self, path: PathKey, units: UnitVector) -> None:
-        """Units that were reserved for this path turned out not to be used."""
-        if not units.is_zero() and path in self._demand:
-            self._demand[path].spare(units)
+        """A reservation has ended, of which these units were not used."""
+        if path in self._demand:
+            if not units.is_zero():
+                self._demand[path].spare(units)
+            self._agenda.look(path)
 
     def stop(self, consumers: frozenset[ConsumerId]) -> None:
         """Ask nothing for these consumers, and for others as usual."""

@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from aigovtool.codec import decode, require_likely
 from aigovtool.errors import DeadlineError, MalformedError, TooLargeError
 from aigovtool.limits import BODY_DEADLINE_S
+from aigovtool.transport.whole_body import reader_of
 
 M = TypeVar("M", bound=msgspec.Struct)
 #: Of what is likely, so much is parsed in a fifth of a millisecond.
@@ -52,13 +53,21 @@ async def read_body(request: Request, max_bytes: int, *, deadline_s: float = BOD
         DeadlineError: `body_deadline`.
         MalformedError: `body_truncated` when the client went away.
     """
-    body = bytearray()
+    check_declared(request, max_bytes)
+    whole = None if "content-length" not in request.headers else reader_of(request)
     try:
         async with asyncio.timeout(deadline_s):
-            async for piece in stream_body(request, max_bytes):
-                body += piece
+            return await (_collected(request, max_bytes) if whole is None else whole())
     except TimeoutError:
         raise DeadlineError(f"the body did not come within {deadline_s:g} s", reason="body_deadline") from None
+    except ClientDisconnect:
+        raise _truncated() from None
+
+
+async def _collected(request: Request, max_bytes: int) -> bytes:
+    body = bytearray()
+    async for piece in stream_body(request, max_bytes):
+        body += piece
     return bytes(body)
 
 
@@ -78,7 +87,7 @@ async def stream_body(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
                 raise _too_large(max_bytes)
             yield piece
     except ClientDisconnect:
-        raise MalformedError("the client went away before the body was complete", reason="body_truncated") from None
+        raise _truncated() from None
 
 
 def check_declared(request: Request, max_bytes: int) -> None:
@@ -87,6 +96,10 @@ def check_declared(request: Request, max_bytes: int) -> None:
     # The guard let only plain digits through; anything else is not ours to guess.
     if declared is not None and (not declared.isascii() or not declared.isdigit() or int(declared) > max_bytes):
         raise _too_large(max_bytes)
+
+
+def _truncated() -> MalformedError:
+    return MalformedError("the client went away before the body was complete", reason="body_truncated")
 
 
 def _too_large(max_bytes: int) -> TooLargeError:

@@ -26,8 +26,17 @@ class Deadline:
             self._handle.cancel()
         self._handle = self._loop.call_at(when, self._fire)
 
+    @property
+    def is_set(self) -> bool:
+        """Whether it will expire."""
+        return self._when is not None
+
+    def pause(self) -> None:
+        """Never expire, until set again, which is soon: the timer stays."""
+        self._when = None
+
     def clear(self) -> None:
-        """Never expire, until set again."""
+        """Never expire, until set again; nothing of it is left."""
         self._when = None
         if self._handle is not None:
             self._handle.cancel()

@@ -11,7 +11,7 @@ What it adds to its base class:
 4. Closing lingers for a moment when input may be under way, so that the peer can read why.
 5. No exception of the application reaches the peer or the log with its text.
 6. An answer of a declared length ends with its last byte: the next request may come at once.
-7. `scope["extensions"]["aigovtool.connection"]` is the `Connection`.
+7. `scope["extensions"]["aigovtool.connection"]` is the `Connection`; a body may be taken whole (`whole_body`).
 8. A connection too many, in all, of one client or of one address, is answered once before anything is read; or a
    stranger's connection that is worth less is ended for it (`connection.Tally`).
 9. A stranger's body must come at a least rate.
@@ -21,8 +21,7 @@ It speaks HTTP/1.1 alone: no HTTP/2, no WebSocket, no upgrade.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, cast
 
 import httptools
@@ -31,86 +30,29 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.server import ServerState
 
-from aigovtool import limits
-from aigovtool.errors import AIGovToolError, InputError, MalformedError, OverloadedError
+from aigovtool.errors import AIGovToolError, InputError, MalformedError
+from aigovtool.transport.body_pace import BodyPace
+from aigovtool.transport.bounds import HttpLimits
 from aigovtool.transport.connection import EXTENSION, Connection, Tally, Verdict, Worth, network_of
 from aigovtool.transport.deadline import Deadline
+from aigovtool.transport.declared_length import DeclaredLength, Event
+from aigovtool.transport.fast_lane import FastLane
+from aigovtool.transport.fast_path import FastPath, Written
 from aigovtool.transport.lingering import LingeringTransport
+from aigovtool.transport.no_place import REFUSALS
 from aigovtool.transport.notices import Notices
 from aigovtool.transport.problem import problem, unexpected, wire_problem
 from aigovtool.transport.rounds import Rounds
+from aigovtool.transport.whole_body import WholeBody
 from aigovtool.transport.wire import RequestReader
 
-# ASGI's own types (asgiref): untyped mappings by its definition.
-Event = MutableMapping[str, Any]
+# ASGI's own types (asgiref).
 Send = Callable[[Event], Awaitable[None]]
 Receive = Callable[[], Awaitable[Event]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-
-_REFUSALS: Final[Mapping[Verdict, bytes]] = {
-    Verdict.GREEDY: wire_problem(
-        OverloadedError(
-            "this client has too many connections",
-            reason="connections_of_client",
-            fix="use open connections again, or close some",
-            retry_after_s=1,
-        )
-    ),
-    Verdict.FULL: wire_problem(OverloadedError("too many connections", retry_after_s=1), status=503),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpLimits:
-    """The bounds of one server; the defaults are `aigovtool.limits`, and tests use smaller ones."""
-
-    max_header_bytes: int = limits.MAX_HEADER_BYTES
-    max_headers: int = limits.MAX_HEADERS
-    max_connections: int = limits.MAX_CONNECTIONS
-    max_connections_per_client: int = limits.MAX_CONNECTIONS_PER_CLIENT
-    max_strangers: int = limits.MAX_STRANGERS
-    max_strangers_per_address: int = limits.MAX_STRANGERS_PER_ADDRESS
-    max_refusals_told: int = limits.MAX_REFUSALS_TOLD
-    stranger_body_grace_s: float = limits.STRANGER_BODY_GRACE_S
-    stranger_body_bytes_per_s: float = limits.STRANGER_BODY_BYTES_PER_S
-    max_handshakes: int = limits.MAX_HANDSHAKES
-    max_handshakes_per_address: int = limits.MAX_HANDSHAKES_PER_ADDRESS
-    handshake_patience_s: float = limits.TLS_HANDSHAKE_PATIENCE_S
-    header_timeout_s: float = limits.HEADER_TIMEOUT_S
-    keep_alive_s: float = limits.KEEP_ALIVE_S
-    body_idle_timeout_s: float = limits.BODY_IDLE_TIMEOUT_S
-    write_stall_timeout_s: float = limits.WRITE_STALL_TIMEOUT_S
-    handshake_timeout_s: float = limits.TLS_HANDSHAKE_TIMEOUT_S
-    linger_s: float = limits.LINGER_S
-    notice_period_s: float = limits.NOTICE_PERIOD_S
-
-
-class DeclaredLength:
-    """Ends an answer with the last byte of its declared length, not with the application's next event.
-
-    A streaming application says that it has ended in an event of its own, a moment after the last piece. The peer
-    counts bytes, may send its next request within that moment, and is right to: it must not be taken for one that does
-    not wait for its answer.
-    """
-
-    __slots__ = ("_left", "ended")
-
-    def __init__(self) -> None:
-        self._left: int | None = None
-        self.ended = False
-
-    def seen(self, event: Event) -> Event:
-        """Return the event to send in the place of `event`."""
-        if event["type"] == "http.response.start":
-            found = [value for name, value in event.get("headers", ()) if name.lower() == b"content-length"]
-            self._left = int(found[0]) if found else None
-        elif event["type"] == "http.response.body" and self._left is not None:
-            self._left -= len(event.get("body", b""))
-            if self._left == 0 and event.get("more_body"):
-                self.ended = True
-                return {**event, "more_body": False}
-        return event
+_NOT_HTTP: Final = (httptools.HttpParserError, httptools.HttpParserUpgrade)
+_BAD_REQUEST: Final = MalformedError("not a request that is accepted here", reason="bad_request")
 
 
 class GuardedHttpProtocol(HttpToolsProtocol):
@@ -127,6 +69,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         rounds: Rounds,
         notices: Notices,
         on_lost: Callable[[], None],
+        fast_path: FastPath | None = None,
     ) -> None:
         super().__init__(config=config, server_state=server_state, app_state={})
         self.app = cast("Any", self._guarded)
@@ -136,16 +79,17 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._clients: Final = clients
         self._rounds: Final = rounds
         self._notices: Final = notices
-        self._network = "unknown"
         self._on_lost: Final = on_lost
         self._reader: Final = RequestReader(max_header_bytes=bounds.max_header_bytes, max_headers=bounds.max_headers)
         self._deadline: Final = Deadline(self._expired)
         self._write_deadline: Final = Deadline(self._unread)
         self._wire: LingeringTransport | None = None
         self._connection: Connection | None = None
-        self._stranger = True
-        self._body_began = 0.0
-        self._body_bytes = 0
+        self._network, self._stranger = "unknown", True
+        self._pace: Final = BodyPace(bounds)
+        self._fast_path: Final = fast_path
+        self._fast: FastLane | None = None
+        self._body: WholeBody | None = None
 
     # --- the connection ------------------------------------------------------------------------
 
@@ -165,13 +109,15 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         )
         client = self._connection.client
         self._stranger = client is None
+        if self._fast_path is not None:
+            self._fast = FastLane(self._fast_path, self._reader, self._connection, self._fast_answer, self._parse_all)
         if self.client:
             self._network = network_of(self.client[0])
         verdict = self._clients.enter(self, client, self._network)
         if verdict is Verdict.WELCOME:
             self._deadline.set(self._bounds.header_timeout_s)
         elif self._clients.may_be_told(self):
-            wire.write(_REFUSALS[verdict])
+            wire.write(REFUSALS[verdict])
             wire.close_lingering()
         else:
             wire.abort()
@@ -181,6 +127,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._deadline.clear()
         self._write_deadline.clear()
         self._clients.leave(self)
+        if self._fast is not None:
+            self._fast.end()
         if self._wire is not None:
             self._wire.lost()
         super().connection_lost(exc)
@@ -204,6 +152,13 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         """Give up the place to somebody else."""
         if self._wire is not None:
             self._wire.abort()
+
+    def shutdown(self) -> None:
+        """End after the answer under way."""
+        if self._fast:
+            self._fast.ending = True
+        else:
+            super().shutdown()
 
     def _refused(self, error: AIGovToolError) -> None:
         if self._wire is not None and not self._wire.is_closing():  # else there is nobody to refuse anything to
@@ -229,45 +184,77 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         wire = self._wire
         if wire is None or wire.is_closing():
             return
-        if self._reader.idle:
-            self._deadline.set(self._bounds.header_timeout_s)
-        in_head = self._reader.in_head
+        reader = self._reader
+        idle, in_head = reader.idle, reader.in_head
         try:
-            accepted = self._reader.feed(data)
-            if accepted:
+            accepted = reader.feed(data)
+            if accepted and not self._goes_fast(accepted, begins=in_head):
                 self.parser.feed_data(accepted)
         except InputError as error:
             self._refuse(error)
             return
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._refuse(MalformedError("not a request that is accepted here", reason="bad_request"))
+        except _NOT_HTTP:
+            self._refuse(_BAD_REQUEST)
             return
+        if reader.surplus:
+            self._end_after_answer()
+        self._watch(len(data), was_idle=idle, was_in_head=in_head)
+
+    # --- the fast path -----------------------------------------------------------------------------
+
+    def _goes_fast(self, accepted: bytes, *, begins: bool) -> bool:
+        """Return whether the fast path has what came of a request, or waits for the rest of it."""
+        fast = self._fast
+        if fast is None:
+            return False
+        if begins:
+            return not self._answering() and not self.flow.write_paused and fast.begin(accepted)
+        return fast.add(accepted)
+
+    def _fast_answer(self, answer: Written) -> None:
+        wire = self._wire
+        if wire is None or wire.is_closing():
+            return
+        for part in answer:
+            wire.write(part)
+        self._request_over()
+
+    def _parse_all(self, head: bytes, body: bytes) -> None:
+        """Have a request that the fast path gave up go the way of all others."""
+        if self._wire is None or self._wire.is_closing():
+            return
+        try:
+            self.parser.feed_data(head)
+            if body:
+                self.parser.feed_data(body)
+        except _NOT_HTTP:
+            self._refuse(_BAD_REQUEST)
+            return
+        if self._ending and self._answering():
+            self.cycle.keep_alive = False
         if self._reader.surplus:
             self._end_after_answer()
-        self._watch(len(data), head_just_ended=in_head and not self._reader.in_head)
 
-    def _watch(self, count: int, *, head_just_ended: bool) -> None:
+    def _watch(self, count: int, *, was_idle: bool, was_in_head: bool) -> None:
         if self._reader.complete:
             # From here on the application has the word: its own deadline bounds the answer.
-            self._deadline.clear()
-        elif head_just_ended:
+            self._deadline.pause()
+        elif self._reader.in_head:
+            if was_idle:
+                self._deadline.set(self._bounds.header_timeout_s)
+        elif was_in_head:
             self._begin_body()
-        elif not self._reader.in_head:
-            self._body_bytes += count
-            self._deadline.set(self._body_patience())
+        else:
+            self._pace.add(count)
+            self._wait_for_body()
 
     def _begin_body(self) -> None:
         """Measure the body from here on."""
-        self._body_began, self._body_bytes = self.loop.time(), 0
-        self._deadline.set(self._body_patience())
+        self._pace.begin(self.loop.time())
+        self._wait_for_body()
 
-    def _body_patience(self) -> float:
-        """Return how long the next bytes of the body may take: of a stranger, until it has been too slow."""
-        idle = self._bounds.body_idle_timeout_s
-        if not self._stranger:
-            return idle
-        earned = self._bounds.stranger_body_grace_s + self._body_bytes / self._bounds.stranger_body_bytes_per_s
-        return max(0.0, min(idle, self._body_began + earned - self.loop.time()))
+    def _wait_for_body(self) -> None:
+        self._deadline.set(self._pace.patience(self.loop.time(), stranger=self._stranger))
 
     def _end_after_answer(self) -> None:
         """The peer sent on without waiting: answer what it asked first, and read nothing more."""
@@ -275,7 +262,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             return
         if self._answering():
             self._wire.linger_on_close = True
-            self.cycle.keep_alive = False
+            if not self._in_fast_path:
+                self.cycle.keep_alive = False
             self.flow.pause_reading()
         else:
             self._wire.close_lingering()
@@ -285,13 +273,26 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         cast("Event", self.scope)["extensions"] = {EXTENSION: self._connection}
 
+    def on_headers_complete(self) -> None:
+        """Begin the request, whose body may be taken whole."""
+        super().on_headers_complete()
+        self._body = WholeBody(self.cycle, self.flow)
+
+    def on_body(self, body: bytes) -> None:
+        """Hand out what has come of the body, or keep it until it is whole."""
+        if self._body is None or not self._body.add(body):
+            super().on_body(body)
+
     def on_response_complete(self) -> None:
         """Make ready for the next request, or end where there cannot be one."""
         super().on_response_complete()
         self._unset_keepalive_if_required()  # our deadlines replace the base class's timer
+        self._request_over()
+
+    def _request_over(self) -> None:
         if self._wire is None or self._wire.is_closing():
             return
-        if self._reader.complete and not self._reader.surplus:
+        if self._reader.complete and not self._reader.surplus and not self._ending:
             self._reader.next_request()
             # Only a proven client may hold a connection open for long without using it.
             bounds = self._bounds
@@ -308,7 +309,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             return
         self._refused(error)
         self._deadline.clear()
-        if self._answering():
+        if self._answering() and not self._in_fast_path:
             if cycle.response_started:
                 wire.abort()
                 return
@@ -317,10 +318,18 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         wire.write(wire_problem(error))
         wire.close_lingering()
 
+    @property
+    def _in_fast_path(self) -> bool:
+        return self._fast is not None and self._fast.in_use
+
+    @property
+    def _ending(self) -> bool:
+        return self._fast is not None and self._fast.ending
+
     def _answering(self) -> bool:
         # The base class declares the cycle as always present; before the first request it is None.
         cycle = cast("RequestResponseCycle | None", self.cycle)
-        return cycle is not None and not cycle.response_complete
+        return self._in_fast_path or (cycle is not None and not cycle.response_complete)
 
     def _expired(self) -> None:
         if self._wire is None:

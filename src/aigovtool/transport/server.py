@@ -31,8 +31,10 @@ from uvicorn.server import ServerState
 
 from aigovtool import limits
 from aigovtool.errors import ConfigurationError
+from aigovtool.transport.bounds import HttpLimits
 from aigovtool.transport.connection import Tally, network_of
-from aigovtool.transport.guard import Application, GuardedHttpProtocol, HttpLimits
+from aigovtool.transport.fast_path import FastPath
+from aigovtool.transport.guard import Application, GuardedHttpProtocol
 from aigovtool.transport.notices import Notices
 from aigovtool.transport.rounds import Rounds
 from aigovtool.transport.tls import ServerTls
@@ -135,7 +137,10 @@ class HttpServer:
         listener: socket.socket,
         tls: ServerTls | None,
         bounds: HttpLimits | None = None,
+        *,
+        fast_path: FastPath | None = None,
     ) -> None:
+        self._fast_path: Final = fast_path
         self._listener: Final = listener
         self._tls = tls
         self._bounds: Final = bounds or HttpLimits()
@@ -276,6 +281,7 @@ class HttpServer:
                 rounds=self._rounds,
                 notices=self._notices,
                 on_lost=self._changed.set,
+                fast_path=self._fast_path,
             )
 
         try:

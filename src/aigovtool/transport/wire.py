@@ -21,13 +21,14 @@ It bounds the head only. A body is counted and bounded by whoever reads it (`tra
 
 import re
 from enum import Enum, auto
-from typing import Final
+from typing import Final, NamedTuple
 
 from aigovtool.errors import MalformedError, TooLargeError, UnsupportedMediaError
 from aigovtool.limits import MAX_HEADER_BYTES, MAX_HEADERS
 
 _BARE_LF_RE: Final = re.compile(rb"(?<!\r)\n")
-_FORBIDDEN_RE: Final = re.compile(rb"[^\t\r\n\x20-\x7e]|(?<!\r)\n|\r(?!\n)")
+#: All bytes that a head may have; CR and LF only together.
+_ALLOWED: Final = b"\t\r\n" + bytes(range(0x20, 0x7F))
 _REQUEST_LINE_RE: Final = re.compile(
     rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) "
     rb"(?![^ ?]*/(?:/|\.{1,2}[/ ?]))"
@@ -35,8 +36,14 @@ _REQUEST_LINE_RE: Final = re.compile(
     rb"(?:\?(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*)?"
     rb" HTTP/1\.1"
 )
-# Blanks around a value are taken off afterwards: shared out by a pattern, a head of 16 KiB of them took a second.
-_FIELD_RE: Final = re.compile(rb"([A-Za-z0-9][A-Za-z0-9-]{0,127}):([^\r\n]*)")
+_NAME_RE: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9-]{0,127}")
+_END: Final = b"\r\n\r\n"
+#: Clients say the same about themselves with each request. Of the first fields of a connection that are not longer than
+#: this, so many are remembered as they were read.
+_SHORT_BYTES: Final = 128
+_KNOWN: Final = 16
+#: Lines, and name and value of each.
+Known = dict[bytes, tuple[bytes, bytes]]
 _BLANKS: Final = b" \t"
 _HOST_RE: Final = re.compile(rb"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _LENGTH_RE: Final = re.compile(rb"0|[1-9][0-9]{0,14}")
@@ -56,6 +63,17 @@ _REFUSED: Final = {
 _CONNECTION_OPTIONS: Final = frozenset({b"close", b"keep-alive", b"te"})
 
 
+class Head(NamedTuple):
+    """A request head that was checked: its first line, its fields by their names in lower case, the body's length.
+
+    The length is in bytes, and None for a body in chunks. A field that came several times is one list.
+    """
+
+    line: bytes
+    fields: dict[bytes, bytes]
+    length: int | None
+
+
 class _State(Enum):
     HEAD = auto()
     BODY = auto()
@@ -72,14 +90,17 @@ class RequestReader:
     `feed` returns the bytes that the parser may see; `next_request` starts over once the answer is sent.
     """
 
-    __slots__ = ("_buffer", "_max_bytes", "_max_fields", "_remaining", "_state", "surplus")
+    __slots__ = ("_buffer", "_known", "_max_bytes", "_max_fields", "_remaining", "_state", "head", "surplus")
 
     def __init__(self, *, max_header_bytes: int = MAX_HEADER_BYTES, max_headers: int = MAX_HEADERS) -> None:
         self._max_bytes: Final = max_header_bytes
         self._max_fields: Final = max_headers
         self._buffer = bytearray()
+        self._known: Final[Known] = {}
         self._remaining = 0
         self._state = _State.HEAD
+        #: That of the request, once the head has come whole.
+        self.head: Head | None = None
         #: True once bytes came after the end of the request; they were dropped.
         self.surplus = False
 
@@ -101,6 +122,7 @@ class RequestReader:
     def next_request(self) -> None:
         """Make ready for the next request of the connection."""
         self._state = _State.HEAD
+        self.head = None
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes from the wire; return those, always framed as this reader understood them.
@@ -108,37 +130,51 @@ class RequestReader:
         Raises:
             MalformedError, TooLargeError, UnsupportedMediaError: the connection must be answered once and closed.
         """
-        if self._state is _State.HEAD:
-            head, rest = self._read_head(data)
-            return head + self._read_body(rest) if head else b""
-        return self._read_body(data)
+        if self._state is not _State.HEAD:
+            return self._read_body(data)
+        if not self._buffer and (end := data.find(_END, 0, self._max_bytes)) >= 0:
+            return self._read_whole_head(data, end + len(_END))
+        head, rest = self._read_head(data)
+        return head + self._read_body(rest) if head else b""
+
+    def _read_whole_head(self, data: bytes, end: int) -> bytes:
+        """Do as `_read_head` and `_read_body` with a head that came in one piece: nothing is copied together."""
+        head = data[:end]
+        if head.count(b"\n") != head.count(b"\r\n"):
+            raise _bare_lf()
+        self._begin_body(head)
+        if self._state is _State.BODY and len(data) - end == self._remaining:
+            self._remaining, self._state = 0, _State.DONE
+            return data
+        return head + self._read_body(data[end:])
 
     def _read_head(self, data: bytes) -> tuple[bytes, bytes]:
         buffer = self._buffer
         start = max(0, len(buffer) - 3)
         room = self._max_bytes - len(buffer)
         buffer += data[:room]
-        end = buffer.find(b"\r\n\r\n", start)
+        end = buffer.find(_END, start)
         # Said at once: a head with bare line feeds never ends, and would otherwise wait for the deadline.
         if _BARE_LF_RE.search(buffer, start, end if end >= 0 else len(buffer)):
-            raise MalformedError("a line of the request head ends without CR", reason="bare_lf")
+            raise _bare_lf()
         if end < 0:
             if len(data) >= room:
                 raise TooLargeError(f"the request head is over {self._max_bytes} bytes", reason="headers_too_large")
             return b"", b""
-        end += 4
+        end += len(_END)
         head, rest = bytes(buffer[:end]), bytes(buffer[end:]) + data[room:]
         buffer.clear()
         self._begin_body(head)
         return head, rest
 
     def _begin_body(self, head: bytes) -> None:
-        framing = check_head(head, self._max_fields)
-        if framing is None:
+        self.head = read_head(head, self._max_fields, self._known)
+        length = self.head.length
+        if length is None:
             self._state = _State.CHUNK_SIZE
         else:
-            self._remaining = framing
-            self._state = _State.BODY if framing else _State.DONE
+            self._remaining = length
+            self._state = _State.BODY if length else _State.DONE
 
     def _read_body(self, data: bytes) -> bytes:
         position = 0
@@ -185,37 +221,57 @@ class RequestReader:
             self._state = _State.DONE if self._state is _State.LAST_CRLF else _State.CHUNK_SIZE
 
 
-def check_head(head: bytes, max_fields: int = MAX_HEADERS) -> int | None:
-    """Check a whole request head; return the length of its body in bytes, or None for a chunked body.
+def read_head(head: bytes, max_fields: int = MAX_HEADERS, known: Known | None = None) -> Head:
+    """Return what a whole request head says, if it is one that is accepted here.
+
+    `known` are fields that were read before, of the same client; new ones are put there.
 
     Raises:
         MalformedError, TooLargeError, UnsupportedMediaError: rules 1 to 5.
     """
-    if _FORBIDDEN_RE.search(head):
+    ends = head.count(b"\r\n")
+    if head.translate(None, _ALLOWED) or head.count(b"\r") != ends or head.count(b"\n") != ends:
         raise MalformedError("the request head has a byte that is not allowed in it", reason="bad_byte")
     first, *lines = head[:-4].split(b"\r\n")
     if _REQUEST_LINE_RE.fullmatch(first) is None:
         raise MalformedError("not a request line that is accepted here", reason="bad_request_line")
     if len(lines) > max_fields:
         raise TooLargeError(f"more than {max_fields} header fields", reason="too_many_headers")
-    return _framing(_fields(lines))
+    fields = _fields(lines, {} if known is None else known)
+    return Head(first, fields, _framing(fields))
 
 
-def _fields(lines: list[bytes]) -> dict[bytes, bytes]:
+def _fields(lines: list[bytes], known: Known) -> dict[bytes, bytes]:
     fields: dict[bytes, bytes] = {}
     for line in lines:
-        match = _FIELD_RE.fullmatch(line)
-        if match is None:
-            raise MalformedError("a header field is not of the form name: value", reason="bad_header")
-        name = match[1].lower()
-        if name in fields and name not in _LISTS:
+        field = known.get(line)
+        if field is None:
+            field = _field(line)
+            if len(known) < _KNOWN and len(line) <= _SHORT_BYTES:
+                known[line] = field
+        name, value = field
+        if name not in fields:
+            fields[name] = value
+        elif name in _LISTS:
+            fields[name] += b"," + value
+        else:
             raise MalformedError(f"the header field {name.decode()} is repeated", reason="duplicate_header")
-        value = match[2].lstrip(_BLANKS)
-        if name == b"content-length" and value.endswith((b" ", b"\t")):
-            raise MalformedError("Content-Length ends with a blank", reason="bad_content_length")
-        value = value.rstrip(_BLANKS)
-        fields[name] = fields[name] + b"," + value if name in fields else value
     return fields
+
+
+def _field(line: bytes) -> tuple[bytes, bytes]:
+    """Return name, in lower case, and value of a header field."""
+    name, colon, value = line.partition(b":")
+    if not colon or _NAME_RE.fullmatch(name) is None:
+        raise MalformedError("a header field is not of the form name: value", reason="bad_header")
+    name, value = name.lower(), value.lstrip(_BLANKS)
+    if name == b"content-length" and value.endswith((b" ", b"\t")):
+        raise MalformedError("Content-Length ends with a blank", reason="bad_content_length")
+    return name, value.rstrip(_BLANKS)
+
+
+def _bare_lf() -> MalformedError:
+    return MalformedError("a line of the request head ends without CR", reason="bare_lf")
 
 
 def _framing(fields: dict[bytes, bytes]) -> int | None:
@@ -246,6 +302,8 @@ def _check_fields(fields: dict[bytes, bytes]) -> None:
         )
     if fields.get(b"expect", b"100-continue").lower() != b"100-continue":
         raise MalformedError("an expectation other than 100-continue", reason="bad_expect")
+    if fields.get(b"connection", b"close") in _CONNECTION_OPTIONS:
+        return
     options = {option.strip().lower() for option in fields.get(b"connection", b"close").split(b",")}
     if not options <= _CONNECTION_OPTIONS:
         raise MalformedError("a Connection option other than close and keep-alive", reason="bad_connection")

@@ -56,6 +56,11 @@ def seal(
     return seal_files(path, files, inputs, outputs, sealer=SigningKey.generate(), name=ModelId("test"))
 
 
+def oom_score(pid: int | str) -> int:
+    """Return how gladly the kernel ends a process when there is no memory."""
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text(encoding="ascii"))
+
+
 def descriptors(pid: int | str) -> int:
     """Count the open descriptors of a process."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))

@@ -1,5 +1,6 @@
 import asyncio
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from aigovtool.crypto.aead import new_model_key, new_salt
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.crypto.wrap import WrapKey, wrap
-from aigovtool.enclave.engines.process import EngineProcess
+from aigovtool.enclave.engines.process import EngineConfig, EngineProcess
+from aigovtool.enclave.engines.sandbox import Layer
 from aigovtool.errors import (
     AIGovToolError,
     ConfigurationError,
@@ -30,6 +32,23 @@ from aigovtool.package.source import open_sources
 SECOND_MS = 1_000
 MINUTE_MS = 60_000
 ANN = ConsumerId("ann")
+
+
+@pytest.fixture(params=["files", "buffers"])
+async def process(request: pytest.FixtureRequest) -> AsyncIterator[EngineProcess]:
+    """A child that loads models from files of its own, if it can have them here, or from buffers."""
+    made = await EngineProcess.start(EngineConfig(own_files=request.param == "files"))
+    assert request.param == "files" or Layer.PRIVATE_FILES not in made.sandbox
+    yield made
+    await made.kill_and_wait()
+
+
+@pytest.mark.needs("root")
+async def test_files_are_used_where_they_can_be_had() -> None:
+    """Unless it is told otherwise, a child has them: the tests below try both."""
+    made = await EngineProcess.start(EngineConfig())
+    assert Layer.PRIVATE_FILES in made.sandbox
+    await made.kill_and_wait()
 
 
 async def test_a_sealed_model_answers(kit: Any, process: EngineProcess, double: Any) -> None:

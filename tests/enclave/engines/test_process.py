@@ -53,6 +53,18 @@ async def test_its_environment_says_nothing(kit: Any, process: EngineProcess) ->
     assert names <= {b"", b"ORT_DISABLE_TELEMETRY", b"OMP_NUM_THREADS", b"OPENBLAS_NUM_THREADS"}
 
 
+async def test_it_is_ended_before_others_where_memory_is_lacking(kit: Any, process: EngineProcess) -> None:
+    """The gateway goes on, and with it what it has counted: the kernel is told before the child reads a word."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, spawn(theirs) as waiting:
+        while kit.oom_score(waiting.pid) != 1000:
+            assert waiting.poll() is None
+            await asyncio.sleep(0.01)
+        waiting.kill()
+    assert kit.oom_score(process.pid) == 1000
+    assert kit.oom_score("self") < 1000
+
+
 async def test_every_child_has_its_own_key(process: EngineProcess, single: EngineProcess) -> None:
     """The key that models are wrapped to is born in the child."""
     assert len(process.hpke_public_key) == len(single.hpke_public_key) == 32
@@ -270,7 +282,7 @@ async def test_a_child_of_a_parent_that_died_early_ends() -> None:
         child = spawn(theirs)
     lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     link = Link(ours, lambda frame: lost.set_result(repr(frame)), lost.set_result)
-    link.send(Setup(os.getpid() + 1, 1, 1, None))
+    link.send(Setup(os.getpid() + 1, 1, 1, None, own_files=True))
     assert await asyncio.wait_for(lost, 30) == "it closed its channel"
     assert await asyncio.to_thread(child.wait, 30) == 0
     assert child.stderr is not None

@@ -58,12 +58,29 @@ ACTIONS = {
     "raise_limit": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)),
     "read_held": lambda: os.read(held, 1),
     "thread": thread,
+    "create_at_root": lambda: os.close(os.open("/x", os.O_CREAT | os.O_RDWR)),
+    "open_held_by_link": lambda: os.open(f"/proc/self/fd/{held}", os.O_RDONLY),
+    "write_held_by_link": lambda: os.open(f"/proc/self/fd/{held}", os.O_RDWR),
+    "leave_the_root": lambda: os.open("/../../etc/passwd", os.O_RDONLY),
+    "symlink": lambda: os.symlink("/x", "/y"),
+    "hard_link": lambda: os.link("/proc/self/maps", "/y"),
+    "rename": lambda: os.rename("/proc", "/y"),
+    "device": lambda: os.mknod("/y", 0o20600, os.makedev(1, 1)),
+    "mode": lambda: os.chmod("/proc", 0o777),
+    "duplicate": lambda: fcntl.fcntl(held, fcntl.F_DUPFD_CLOEXEC),
+    "signal_owner": lambda: fcntl.fcntl(held, fcntl.F_SETOWN, parent),
 }
 other = 9
 a, b = socket.socketpair()
 os.dup2(a.fileno(), other)
 action = ACTIONS[sys.argv[1]]
-sandbox.enter(channel.fileno())
+if sys.argv[2:] == ["no_landlock"]:
+    sandbox._landlock_abi = lambda: 2
+if sys.argv[2:] == ["buffers"]:
+    sandbox.private_files.enter = lambda *_, **__: False
+if (sandbox.Layer.PRIVATE_FILES in sandbox.enter(channel.fileno())) != (sys.argv[2:] == ["files"]):
+    channel.send(b"skipped")
+    os._exit(0)
 try:
     action()
 except OSError as error:
@@ -88,42 +105,88 @@ def probe(code: str, *arguments: str) -> tuple[int, bytes]:
         return finished.returncode, ours.recv(4096)
 
 
-@pytest.mark.parametrize(
-    "action",
-    [
-        "read_file",
-        "create_file",
-        "stat",
-        "list",
-        "unlink",
-        "write",
-        "memfd",
-        "socket",
-        "socketpair",
-        "connect",
-        "other_socket",
-        "fork",
-        "kill_parent",
-        "executable_memory",
-        "prctl",
-        "raise_limit",
-    ],
+#: What an engine never does, whatever its root is.
+FORBIDDEN: Final = (
+    "write",
+    "memfd",
+    "socket",
+    "socketpair",
+    "connect",
+    "other_socket",
+    "fork",
+    "kill_parent",
+    "executable_memory",
+    "prctl",
+    "raise_limit",
+    "symlink",
+    "hard_link",
+    "rename",
+    "device",
+    "mode",
+    "signal_owner",
 )
+FILES: Final = (
+    "read_file",
+    "create_file",
+    "stat",
+    "list",
+    "unlink",
+    "create_at_root",
+    "open_held_by_link",
+    "duplicate",
+)
+
+
+@pytest.mark.parametrize("action", [*FORBIDDEN, *FILES])
 def test_forbidden_acts_are_refused(action: str) -> None:
-    """What an engine never does answers EPERM, and the child lives on."""
-    assert probe(PROBE, action) == (0, b"errno %d" % errno.EPERM)
+    """What an engine never does answers EPERM, and the child lives on. Without a root of its own it opens no file."""
+    assert probe(PROBE, action, "buffers") == (0, b"errno %d" % errno.EPERM)
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("action", FORBIDDEN)
+def test_with_files_of_its_own_the_same_is_refused(action: str) -> None:
+    """Plain files and nothing else: no write to a descriptor, no link, no device, no name changed."""
+    assert probe(PROBE, action, "files") == (0, b"errno %d" % errno.EPERM)
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("action", ["read_file", "create_file", "stat", "unlink", "leave_the_root"])
+def test_with_files_of_its_own_there_are_no_others(action: str) -> None:
+    """Its root is empty: no path leads to a file of the machine."""
+    assert probe(PROBE, action, "files") == (0, b"errno %d" % errno.ENOENT)
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("action", ["list", "open_held_by_link", "write_held_by_link"])
+def test_landlock_refuses_what_the_root_does_not_hide(action: str) -> None:
+    """A link of a descriptor leads out of the root; and what is where is nothing that an engine asks."""
+    assert probe(PROBE, action, "files") == (0, b"errno %d" % errno.EACCES)
+
+
+@pytest.mark.parametrize("action", FILES)
+def test_without_landlock_there_are_no_files(action: str) -> None:
+    """A link of a descriptor leads to what it was opened from: ABI 2 would let that be truncated."""
+    assert probe(PROBE, action, "no_landlock") == (0, b"errno %d" % errno.EPERM)
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("action", ["create_at_root", "read_held", "thread", "plain_memory", "duplicate"])
+def test_with_files_of_its_own_it_can_work(action: str) -> None:
+    """It makes files at its root, and does all else that an engine does."""
+    assert probe(PROBE, action, "files") == (0, b"done")
 
 
 @pytest.mark.parametrize("action", ["exec", "ptrace_parent", "read_parent", "bpf", "unshare", "io_uring"])
 def test_hostile_acts_kill(action: str) -> None:
     """What only an attacker does ends the process at once."""
-    assert probe(PROBE, action) == (-signal.SIGSYS, b"")
+    assert probe(PROBE, action, "buffers") == (-signal.SIGSYS, b"")
 
 
 @pytest.mark.parametrize("action", ["read_held", "thread", "plain_memory"])
 def test_an_engine_can_still_work(action: str) -> None:
     """Descriptors that it holds, threads and memory are left to it."""
-    assert probe(PROBE, action) == (0, b"done")
+    assert probe(PROBE, action, "buffers") == (0, b"done")
 
 
 def test_landlock_alone_refuses_files() -> None:
@@ -133,7 +196,7 @@ import os, socket
 from aigovtool.enclave.engines import sandbox
 channel = socket.socket(fileno=os.dup(0))
 sandbox._prctl("no_new_privs", 38, 1)
-present = sandbox._restrict_by_landlock()
+present = sandbox._restrict_by_landlock(files=False)
 try:
     os.open("/etc/passwd", os.O_RDONLY)
     channel.send(b"opened %d" % present)
@@ -154,7 +217,7 @@ from aigovtool.enclave.engines import sandbox
 channel = socket.socket(fileno=os.dup(0))
 sandbox._prctl("no_new_privs", 38, 1)
 abi = sandbox._libc.syscall(444, None, 0, 1)
-sandbox._restrict_by_landlock()
+sandbox._restrict_by_landlock(files=False)
 acts = {
     "connect": (4, lambda: socket.create_connection(("127.0.0.1", int(sys.argv[1])))),
     "bind": (4, lambda: socket.socket().bind(("127.0.0.1", 0))),
@@ -180,7 +243,8 @@ def test_the_other_layers_hold_without_the_filter() -> None:
 import os, resource, socket
 from aigovtool.enclave.engines import sandbox
 channel = socket.socket(fileno=os.dup(0))
-sandbox._filter_system_calls = lambda *_: None
+sandbox._filter_system_calls = lambda *_, **__: None
+sandbox.private_files.enter = lambda *_, **__: False
 null = os.open("/dev/null", os.O_RDONLY)
 layers = sandbox.enter(channel.fileno())
 said = []
@@ -272,6 +336,23 @@ except MemoryError:
 os._exit(0)
 """
     assert probe(code) == (0, b"bounded")
+
+
+@pytest.mark.parametrize(("files", "said"), [(True, "100 100"), (False, "100 0")])
+def test_files_have_a_share_of_the_bound(said: str, *, files: bool) -> None:
+    """They are memory as well: without a share of their own, a child would have the bound twice."""
+    code = f"""
+import os, resource, socket
+from aigovtool.enclave.engines import sandbox
+channel = socket.socket(fileno=os.dup(0))
+asked = []
+sandbox.private_files.enter = lambda size: asked.append(size) or {files}
+sandbox._landlock_abi = lambda: 3
+sandbox._restrict_by_landlock = sandbox._filter_system_calls = lambda *_, **__: True
+sandbox.enter(channel.fileno(), memory_bytes=300 << 20)
+channel.send(b"%d %d" % (asked[0] >> 20, resource.getrlimit(resource.RLIMIT_FSIZE)[1] >> 20))
+"""
+    assert probe(code) == (0, said.encode())
 
 
 def test_this_process_is_not_sandboxed() -> None:

@@ -32,8 +32,8 @@ def verdict(program: bytes, architecture: int, number: int, *arguments: int) -> 
             position += yes if taken else no
 
 
-def call(machine: str, number: int, *arguments: int) -> int:
-    return verdict(seccomp.filter_program(machine, CHANNEL), ARCHITECTURES[machine], number, *arguments)
+def call(machine: str, number: int, *arguments: int, files: bool = False) -> int:
+    return verdict(seccomp.filter_program(machine, CHANNEL, files=files), ARCHITECTURES[machine], number, *arguments)
 
 
 machines = pytest.mark.parametrize("machine", sorted(ARCHITECTURES))
@@ -42,7 +42,7 @@ machines = pytest.mark.parametrize("machine", sorted(ARCHITECTURES))
 @machines
 def test_another_architectures_call_kills(machine: str) -> None:
     """A 32-bit call (i386) is another table of numbers: it kills, whatever its number."""
-    assert verdict(seccomp.filter_program(machine, CHANNEL), 0x40000003, 0) == KILL
+    assert verdict(seccomp.filter_program(machine, CHANNEL, files=True), 0x40000003, 0) == KILL
 
 
 def test_x32_numbers_kill() -> None:
@@ -55,6 +55,26 @@ def test_files_cannot_be_opened_or_written(machine: str) -> None:
     """No call opens a path, and none writes a descriptor: answers leave as messages."""
     for number in (OPENAT[machine], {"x86_64": 1, "aarch64": 64}[machine], 437):
         assert call(machine, number) == EPERM
+    for numbers in (*seccomp._FILES.values(), seccomp._FCNTL):
+        other = numbers[0 if machine == "x86_64" else 1]
+        if other is not None:
+            assert call(machine, other, 3, seccomp._F_DUPFD_CLOEXEC) == EPERM
+
+
+@machines
+def test_plain_files_pass_where_the_root_is_its_own(machine: str) -> None:
+    """They are opened, mapped and unlinked; nothing is written to a descriptor, and of `fcntl` only the copy passes."""
+    for numbers in seccomp._FILES.values():
+        number = numbers[0 if machine == "x86_64" else 1]
+        if number is not None:
+            assert call(machine, number, files=True) == ALLOW
+    for number in ({"x86_64": 1, "aarch64": 64}[machine], 437):
+        assert call(machine, number, files=True) == EPERM
+    fcntl = seccomp._FCNTL[0 if machine == "x86_64" else 1]
+    assert fcntl is not None
+    assert call(machine, fcntl, 3, seccomp._F_DUPFD_CLOEXEC, files=True) == ALLOW
+    for command in (0, 2, 4, 6, 8, 1024, 1031, 1033):
+        assert call(machine, fcntl, 3, command, files=True) == EPERM
 
 
 @machines
@@ -104,12 +124,18 @@ def test_hostile_calls_kill(machine: str) -> None:
 
 @machines
 @settings(max_examples=50, derandomize=True, deadline=None)
-@given(number=st.integers(0, 600))
-def test_what_is_not_named_is_refused(machine: str, number: int) -> None:
+@given(number=st.integers(0, 600), files=st.booleans())
+def test_what_is_not_named_is_refused(machine: str, number: int, *, files: bool) -> None:
     """The filter is an allow-list: a number that no table names answers EPERM."""
-    tables = (seccomp._ALLOWED, seccomp._ON_CHANNEL, seccomp._NOT_EXECUTABLE, seccomp._HOSTILE)
+    tables = (
+        seccomp._ALLOWED,
+        seccomp._ON_CHANNEL,
+        seccomp._NOT_EXECUTABLE,
+        seccomp._HOSTILE,
+        seccomp._FILES if files else {},
+    )
     column = 0 if machine == "x86_64" else 1
     known = {numbers[column] for table in tables for numbers in table.values()}
     known |= {seccomp._CLONE[column], seccomp._CLONE3[column]}
     if number not in known:
-        assert call(machine, number, CHANNEL) == EPERM
+        assert call(machine, number, CHANNEL, files=files) == EPERM

@@ -17,7 +17,8 @@ from tests.enclave.site import Service, Site, asked, open_site, served
 
 from aigovtool.enclave.engines.interface import ModelInterface
 from aigovtool.enclave.gateway.answer_size import require_sendable
-from aigovtool.enclave.gateway.inference import Asked, infer
+from aigovtool.enclave.gateway.asked import Asked
+from aigovtool.enclave.gateway.inference import infer
 from aigovtool.errors import EngineError, InvalidValueError, OverloadedError, TooLargeError
 from aigovtool.ids import ModelId
 from aigovtool.ledger.policy import Dial, default_policy

@@ -52,7 +52,7 @@ async def order(site: Site, service: Service, terms: AnswerTerms | None, version
     policy = msgspec.structs.replace(default_policy(Dial.BALANCED, version=version), answers=terms)
     await site.bench.command(acts.SetModelTerms(model=MODEL, policy=policy, borrowers=[BORROWER]))
     async with asyncio.timeout(20):
-        while service.run.terms(MODEL).answers != terms:  # noqa: ASYNC110 -- the instance tells nobody
+        while service.run.charging.terms(MODEL).answers != terms:  # noqa: ASYNC110 -- the instance tells nobody
             await asyncio.sleep(0.01)
 
 
@@ -128,7 +128,7 @@ async def test_a_kept_answer_leaves_while_the_terms_allow_it(lent: Site, service
             await infer(run, asked(run))
         assert caught.value.reason == "terms_changed"
     await order(lent, service, None, 6)
-    assert await infer(run, asked(run)) is kept
+    assert await infer(run, asked(run)) == kept
     await service.shut_down()
     assert await lent.posted() == 1
 

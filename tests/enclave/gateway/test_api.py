@@ -74,6 +74,7 @@ class _Asked:
         self._answers = iter(answers)
         self._now_ms = 0
         self.instance = SimpleNamespace(clock=self, meter=self)
+        self.charging = self
         self.tampered = False
 
     def now_ms(self) -> int:
@@ -109,7 +110,7 @@ async def test_a_large_answer_ends_where_nothing_may_leave(then: AIGovToolError,
 
     scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "method": "POST", "headers": []}
     leave = Leave(cast("InstanceRun", asked), ConsumerId("ann"))
-    response = response_of(Answered(bytes(6 * PIECE), ()), nullcontext(), leave)
+    response = response_of(Answered(bytes(6 * PIECE), ""), nullcontext(), leave)
     with pytest.raises(type(then)):
         await response(scope, cast("Any", None), send)
     assert sum(map(len, pieces)) == left * PIECE
@@ -119,7 +120,7 @@ async def test_a_large_answer_ends_where_nothing_may_leave(then: AIGovToolError,
 async def test_a_large_answer_leaves_in_pieces(size: int) -> None:
     """Sixty-four megabytes in one piece would hold up the event loop, and lie in memory twice."""
     body = bytes(range(256)) * (size // 256) + bytes(size % 256)
-    headers, pieces = await sent(Answered(body, (("content-type", "application/octet-stream"), ("x-y", "z"))))
+    headers, pieces = await sent(Answered(body, "content-type: application/octet-stream\r\nx-y: z\r\n"))
     assert b"".join(pieces) == body
     assert all(len(piece) <= PIECE for piece in pieces)
     assert (headers[b"content-length"], headers[b"x-y"]) == (str(size).encode(), b"z")

@@ -12,8 +12,10 @@ from tests.custodian.conftest import BORROWER, CONSUMER
 from tests.enclave.site import Service, Site, asked, served
 
 from aigovtool.enclave.engines import process
-from aigovtool.enclave.gateway import inference
-from aigovtool.enclave.gateway.inference import Asked, infer
+from aigovtool.enclave.gateway import answer, inference
+from aigovtool.enclave.gateway import asked as asked_module
+from aigovtool.enclave.gateway.asked import Asked
+from aigovtool.enclave.gateway.inference import infer
 from aigovtool.enclave.instance_run import InstanceRun
 from aigovtool.enclave.results import Answered
 from aigovtool.errors import AIGovToolError, FaultError, OverloadedError
@@ -22,8 +24,6 @@ from aigovtool.limits import MAX_ON_LOOP_BYTES
 from aigovtool.protocol.oip import InferClaim, read_infer_claim
 from aigovtool.protocol.tensor import Outline
 from aigovtool.transport.room import Room
-
-UNSIGNABLE = bytes(300)  # a salt whose length fits no byte: the receipt cannot be made
 
 
 @pytest.fixture
@@ -40,11 +40,18 @@ async def test_a_run_that_cannot_be_signed_is_charged_nothing(
     repeatable: bool,  # noqa: FBT001 -- case
     site: Site,
     service: Service,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The receipt comes before the charge: the consumer gets a typed error, and its request id is free."""
     run = service.run
-    with pytest.raises(FaultError) as caught:
-        await infer(run, asked(run, salt=UNSIGNABLE, repeatable=repeatable))
+
+    def unsignable(*_: object) -> None:
+        raise ValueError("no signature")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(inference, "sign_batch", unsignable)
+        with pytest.raises(FaultError) as caught:
+            await infer(run, asked(run, repeatable=repeatable))
     assert caught.value.reason == "internal"
     answered = await infer(run, asked(run))
     assert json.loads(answered.body)["outputs"][0]["data"] == [1.0, 2.0]
@@ -67,7 +74,7 @@ async def test_of_an_id_that_the_enclave_made_nothing_is_kept(site: Site, servic
     run = service.run
     for _ in range(3):
         await infer(run, asked(run, repeatable=False))
-    assert (run.results._kept, run.results._accounts) == ({}, {})
+    assert (len(run.results), run.results._accounts) == (0, {})
     await service.shut_down()
     assert await site.posted() == 3
 
@@ -75,7 +82,7 @@ async def test_of_an_id_that_the_enclave_made_nothing_is_kept(site: Site, servic
 async def test_requests_that_wait_are_bounded(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """They hold their bodies for up to a minute, also when their clients are gone: the next is refused at once."""
     run = service.run
-    monkeypatch.setattr(run, "_queue", Room(2, 4, "too_many_waiting"))
+    monkeypatch.setattr(run.charging, "_queue", Room(2, 4, "too_many_waiting"))
     answers = await asyncio.gather(
         *(infer(run, asked(run, f"k{number}")) for number in range(4)), return_exceptions=True
     )
@@ -135,29 +142,31 @@ async def test_large_bodies_and_answers_are_worked_on_beside_the_loop(
 
         monkeypatch.setattr(where, name, watched)
 
-    for name in ("read_infer_claim", "check_inputs", "_identity", "salted_digest", "encode_infer_response"):
-        watch(inference, name)
+    for name in ("read_infer_claim", "check_inputs", "request_digest"):
+        watch(asked_module, name)
+    watch(inference, "salted_digest")
+    watch(answer, "encode_infer_response")
     watch(process, "check_answer")
     for rows, small in ((1, True), (MAX_ON_LOOP_BYTES // 2, False)):
         request = asked(service.run, f"k{rows}", rows=rows) if as_json else binary(
             service.run, bytes(8 * rows), shape=[rows, 2]
         )  # fmt: skip
         await infer(service.run, replace(request, key=RequestKey(f"k{rows}"), repeatable=repeatable))
-        names = {"read_infer_claim", "check_inputs", "check_answer", "salted_digest", "encode_infer_response"}
-        assert done == dict.fromkeys(names | ({"_identity"} if repeatable else set()), small)
+        names = {"read_infer_claim", "check_inputs", "check_answer", "request_digest", "salted_digest"}
+        assert done == dict.fromkeys(names | {"encode_infer_response"}, small)
         done.clear()
 
 
 async def test_the_same_large_request_is_validated_once(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its id is taken before the first wait: nine that come while it is being read join it."""
+    """Its id is taken before it is parsed: nine that come while it is being read join it."""
     claims: list[InferClaim] = []
 
     def noted(body: bytes, length: str | None) -> InferClaim:
         claims.append(read_infer_claim(body, length))
         return claims[-1]
 
-    monkeypatch.setattr(inference, "read_infer_claim", noted)
-    request = replace(binary(service.run, bytes(MAX_ON_LOOP_BYTES), shape=[MAX_ON_LOOP_BYTES // 8, 2]), repeatable=True)
+    monkeypatch.setattr("aigovtool.enclave.gateway.asked.read_infer_claim", noted)
+    request = asked(service.run, rows=MAX_ON_LOOP_BYTES // 8)
     answers = await asyncio.gather(*(infer(service.run, request) for _ in range(10)))
     assert (len(set(answers)), len(claims)) == (1, 1)
 
@@ -167,7 +176,7 @@ async def test_a_request_that_is_refused_leaves_its_id_free(service: Service) ->
     run = service.run
     with pytest.raises(AIGovToolError):
         await infer(run, replace(asked(run), body=b"{"))
-    assert (run.results._kept, run.results._accounts) == ({}, {})
+    assert (len(run.results), run.results._accounts) == (0, {})
     assert isinstance(await infer(run, asked(run)), Answered)
 
 

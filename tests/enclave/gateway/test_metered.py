@@ -17,7 +17,8 @@ from tests.enclave.site import Service, Site, asked, open_site, served
 
 from aigovtool.codec import decode
 from aigovtool.custodian.service import views
-from aigovtool.enclave.gateway.inference import Asked, infer
+from aigovtool.enclave.gateway.asked import Asked
+from aigovtool.enclave.gateway.inference import infer
 from aigovtool.enclave.results import Answered
 from aigovtool.errors import BudgetExhaustedError, DeadlineError, NoBudgetError
 from aigovtool.ids import RequestKey

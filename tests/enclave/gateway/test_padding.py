@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tritonclient.http import InferenceServerClient as Triton
 
 from aigovtool.enclave.gateway.padding import HEAD_BYTES, head_padding, padded, padded_size
+from aigovtool.enclave.results import header_lines
 from aigovtool.errors import TooLargeError
 from aigovtool.limits import MAX_INFER_BODY_BYTES, MAX_INFER_JSON_BYTES, MAX_PADDING_BYTES, MIN_PADDING_BYTES
 from aigovtool.protocol.infer_body import InferBody
@@ -76,6 +77,8 @@ def test_json_that_no_client_would_read_is_not_made() -> None:
 @given(st.lists(st.tuples(st.text("abc-", min_size=1, max_size=30), st.text("abc", max_size=900)), max_size=6))
 def test_a_head_is_filled_to_a_multiple(headers: list[tuple[str, str]]) -> None:
     """As it stands on the line: names, values, colons and ends of lines."""
-    lines = "".join(f"{name}: {value}\r\n" for name, value in (*headers, head_padding(headers)))
-    assert len(lines) % HEAD_BYTES == 0
-    assert len(lines) < sum(len(f"{name}: {value}\r\n") for name, value in headers) + 2 * HEAD_BYTES
+    size = len(header_lines(headers))
+    line = head_padding(size)
+    assert (size + len(line)) % HEAD_BYTES == 0
+    assert len(line) < 2 * HEAD_BYTES
+    assert line.endswith("\r\n")

@@ -13,7 +13,8 @@ from tests.custodian.conftest import BORROWER, MODEL
 from tests.enclave.gateway.test_metered import COMPUTE, FOR_EVER, INFERENCES, lent, loop, metered, rows, steps
 from tests.enclave.site import Service, Site, asked
 
-from aigovtool.enclave.gateway.inference import Asked, infer
+from aigovtool.enclave.gateway.asked import Asked
+from aigovtool.enclave.gateway.inference import infer
 from aigovtool.errors import DeadlineError, InvalidValueError
 from aigovtool.ledger.inputs import InputTerms
 from aigovtool.ledger.policy import Dial, ServingPolicy, default_policy
@@ -25,10 +26,10 @@ FINITE = InputTerms(finite=True)
 
 async def order(site: Site, service: Service, policy: ServingPolicy) -> None:
     """Order other terms, and wait until the instance was told."""
-    present = service.run.terms(MODEL)
+    present = service.run.charging.terms(MODEL)
     await site.bench.command(acts.SetModelTerms(model=MODEL, policy=policy, borrowers=[BORROWER]))
     async with asyncio.timeout(20):
-        while service.run.terms(MODEL) == present:  # noqa: ASYNC110 -- the instance tells nobody
+        while service.run.charging.terms(MODEL) == present:  # noqa: ASYNC110 -- the instance tells nobody
             await asyncio.sleep(0.01)
 
 

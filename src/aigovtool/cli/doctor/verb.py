@@ -5,6 +5,9 @@ import os
 import platform
 import resource
 import ssl
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +30,16 @@ _TEE_DEVICES: Final = (
 )
 _LANDLOCK_CREATE_RULESET: Final = 444
 _LANDLOCK_VERSION_FLAG: Final = 1
+_LANDLOCK_FOR_FILES: Final = 3  # as in the sandbox of engines, which an operator's program does not load
+_TRY_FILES: Final = ("-m", "aigovtool.enclave.engines.files_trial")
+#: By what the trial says: where models are loaded from, and what to do about it.
+_FROM_FILES: Final = "engines load models from files of their own"
+_FROM_BUFFERS: Final = "engines load models from buffers, which takes more time and memory"
+_NOWHERE: Final = (_FROM_BUFFERS, "allow user and mount namespaces, and leave root CAP_SETFCAP")
+_FILES: Final = {
+    b"yes": (_FROM_FILES, ""),
+    b"here": (f"{_FROM_FILES} where they have all capabilities of this user", "allow user namespaces"),
+}
 
 
 class Findings(Struct, frozen=True, kw_only=True):
@@ -89,9 +102,23 @@ def _kernel() -> list[Check]:
             standing="ok" if Path("/proc/sys/kernel/seccomp").exists() else "missing",
             found="available" if Path("/proc/sys/kernel/seccomp").exists() else "not available",
         ),
+        _files_in_memory(),
         _locked_memory(),
         _memory(),
     ]
+
+
+def _files_in_memory() -> Check:
+    """Whether engines that this user starts here have a file system of their own: it is tried, in a process."""
+    command = [sys.executable, "-I", "-B", *_TRY_FILES]
+    said = b""
+    with suppress(OSError, subprocess.SubprocessError):
+        said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False).stdout  # noqa: S603
+    found, lacking = _FILES.get(said, _NOWHERE)
+    if _landlock_abi() < _LANDLOCK_FOR_FILES:
+        found, lacking = _FROM_BUFFERS, "it takes landlock of ABI 3, Linux 6.2"
+    text = f"{found}: {lacking}" if lacking else found
+    return Check(name="files in memory", standing="note" if lacking else "ok", found=text)
 
 
 def _memory() -> Check:

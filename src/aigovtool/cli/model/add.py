@@ -97,8 +97,9 @@ def add(
         if done.charged_per == "request" and done.of_any_size:
             screen.line(SIZED)
         screen.line(EXAMPLE.words() + ":")
-        bounded_by = bound_facts(policy.max_run_ms, finite=policy.finite) if bounds.any else []
-        facts = consequence_facts(meaning(policy, names, EXAMPLE)) + bounded_by
+        facts = consequence_facts(meaning(policy, names, EXAMPLE))
+        if bounds.any:
+            facts += bound_facts(policy.max_run_ms, finite=policy.finite, batch=policy.batch)
         screen.facts(facts + (answer_facts(policy.answers) if answers.any else []))
         _say_next(screen, done, compute_ms)
 

@@ -23,11 +23,12 @@ class BoundWishes(NamedTuple):
 
     max_run_ms: int | None
     finite: bool | None
+    batch: bool | None
 
     @property
     def any(self) -> bool:
         """Whether an option was given."""
-        return self != (None, None)
+        return self != (None, None, None)
 
 
 def bound_options(function: Verb) -> Verb:
@@ -39,14 +40,20 @@ def bound_options(function: Verb) -> Verb:
         help="End a run that the engine has worked on for so long; 0: at the request's deadline, 60 s.",
     )
     @click.option("--finite/--any-number", default=None, help="Refuse inputs with NaN or an infinity, or take them.")
+    @click.option(
+        "--batch/--one-by-one",
+        default=None,
+        help="Compute requests that come together as the rows of one, or each on its own.",
+    )
     @wraps(function)
     def verb(
         *arguments: Any,  # noqa: ANN401 -- whatever the verb takes
         max_run_ms: int | None,
         finite: bool | None,
+        batch: bool | None,
         **options: Any,  # noqa: ANN401
     ) -> None:
-        function(*arguments, bounds=BoundWishes(max_run_ms, finite), **options)
+        function(*arguments, bounds=BoundWishes(max_run_ms, finite, batch), **options)
 
     return verb
 
@@ -59,15 +66,16 @@ def bounded(policy: "ServingPolicy", wishes: BoundWishes) -> "ServingPolicy":
 
     if wishes.max_run_ms is not None:
         policy = replace(policy, max_run_ms=wishes.max_run_ms or None)
-    if wishes.finite is not None:
-        policy = replace(policy, inputs=InputTerms(finite=True) if wishes.finite else None)
-    return policy
+    finite = policy.finite if wishes.finite is None else wishes.finite
+    batch = policy.batch if wishes.batch is None else wishes.batch
+    return replace(policy, inputs=InputTerms(finite=finite, batch=batch) if finite or batch else None)
 
 
-def bound_facts(max_run_ms: int | None, *, finite: bool) -> list[tuple[str, str]]:
-    """Return in words how long the engine works on a run, metered or not, and what inputs may hold."""
+def bound_facts(max_run_ms: int | None, *, finite: bool, batch: bool) -> list[tuple[str, str]]:
+    """Return in words how long the engine works on a run, metered or not, what inputs may hold, and what is one run."""
     longest = "until its request's deadline" if max_run_ms is None else f"at most {span(max_run_ms)}"
     return [
         ("a run may take", longest),
         ("inputs", "numbers only: NaN and infinities are refused" if finite else "any number, also NaN and infinities"),
+        ("requests that come together", "are computed as the rows of one" if batch else "are computed one by one"),
     ]

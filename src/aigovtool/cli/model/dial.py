@@ -86,6 +86,7 @@ class Meaning(Struct, frozen=True, kw_only=True):
     answers: AnswerTerms | None = None
     max_run_ms: int | None = None
     finite_inputs: bool = False
+    batch: bool = False
 
 
 #: What the dial means depends on the budget; where there is none, this one stands as an example.
@@ -149,6 +150,7 @@ def meaning(
         answers=policy.answers,
         max_run_ms=policy.max_run_ms,
         finite_inputs=policy.finite,
+        batch=policy.batch,
     )
 
 
@@ -188,6 +190,6 @@ def terms_facts(terms: Meaning) -> list[tuple[str, str]]:
         ("refused without a budget of", levels or "its model, borrower or consumer"),
         ("of a budget at most", f"{shares}, {count(terms.lease_units_max)} units in one lease"),
         *consequence_facts(terms),
-        *bound_facts(terms.max_run_ms, finite=terms.finite_inputs),
+        *bound_facts(terms.max_run_ms, finite=terms.finite_inputs, batch=terms.batch),
         *answer_facts(terms.answers),
     ]

@@ -217,7 +217,7 @@ def show(screen: Screen, name: str, operator_file: Path | None) -> None:
         ("dial", f"{policy.dial.value}, leases live {span(policy.ttl_ms)}"),
         ("counts", " and ".join(policy.counts)),
         charge_fact(found.charged_per, found.of_any_size),
-        *bound_facts(policy.max_run_ms, finite=policy.finite),
+        *bound_facts(policy.max_run_ms, finite=policy.finite, batch=policy.batch),
         *answer_facts(policy.answers),
         ("wipes itself without contact after", span(policy.wipe_after_ms)),
     ]

@@ -16,6 +16,7 @@ from aigovtool.ledger.answers import allows
 from aigovtool.ledger.entry import PartyRole, StopTarget
 from aigovtool.ledger.policy import Dial, ServingPolicy
 from aigovtool.ledger.units import Dimension
+from aigovtool.package.charge import takes_batches
 from aigovtool.package.manifest import Manifest
 from aigovtool.protocol import commands
 from aigovtool.protocol.commands import CommandResult
@@ -94,9 +95,16 @@ def _require_terms(policy: ServingPolicy, manifest: Manifest) -> None:
 
     Raises:
         InvalidValueError: a dimension that the engine does not measure (`not_measured`); bound mode for a model that
-            draws random numbers (`not_deterministic`); rules for its outputs as `require_keepable`.
+            draws random numbers (`not_deterministic`); batches of one that takes none (`not_batchable`); rules for
+            its outputs as `require_keepable`.
     """
     require_keepable(policy.answers, manifest.outputs)
+    if policy.batch and not takes_batches(manifest.inputs, manifest.outputs):
+        raise InvalidValueError(
+            "not every input and output of the model has the same first axis of any size, or one holds strings",
+            reason="not_batchable",
+            fix="have its requests computed one by one, or export it with a dynamic first axis of all of them",
+        )
     if policy.dial is Dial.BOUND and manifest.draws_random:
         raise InvalidValueError(
             "the model draws random numbers: copies of an enclave could answer one request in many ways",

@@ -1,13 +1,16 @@
 """What an engine is: the child's side of loading and running one model.
 
-An engine lives in the engine child only. It is given plaintext files, keeps nothing of them but what it needs
-to run, and never opens a file or a socket: after the sandbox is entered it could not.
+An engine lives in the engine child only. It is given plaintext, keeps nothing of it but what it needs to run, and
+opens no file but that plaintext, and no socket: after the sandbox is entered it could not.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from aigovtool.enclave.engines.interface import ModelInterface
+from aigovtool.enclave.engines.private_files import ModelFolder
 from aigovtool.protocol.tensor import Tensor
 
 _WIPE_BYTES: Final = 1 << 20
@@ -15,10 +18,14 @@ _WIPE_BYTES: Final = 1 << 20
 
 @dataclass(slots=True)
 class PlainModel:
-    """A decrypted package: what the manifest promises, and the files in its order (the graph first)."""
+    """A decrypted package: what the manifest promises, and its files.
+
+    They are in `folder`, or else in buffers, in the order of the manifest (the graph first).
+    """
 
     interface: ModelInterface
     files: list[tuple[str, bytearray]] = field(repr=False)
+    folder: ModelFolder | None = None
 
     def take_graph(self) -> bytes:
         """Return the first file as the `bytes` that libraries ask for, and wipe the original: one copy fewer."""
@@ -28,10 +35,12 @@ class PlainModel:
         return graph
 
     def wipe(self) -> None:
-        """Overwrite the files with zeros and let go of them: best effort, the end of the process is the real one."""
+        """Overwrite buffers with zeros, unlink files: best effort, the end of the process is the real one."""
         for _, data in self.files:
             _zero(data)
         self.files.clear()
+        if self.folder is not None:
+            self.folder.remove()
 
 
 def _zero(data: bytearray) -> None:
@@ -57,6 +66,12 @@ class LoadedEngine(Protocol):
             EngineError: the engine failed; its words are not repeated, because they may quote the input.
             InvalidValueError: an input's data cannot be used (`not_utf8`, `model_refused_input`).
         """
+        ...
+
+    def until(
+        self, outputs: tuple[str, ...], deadline_ns: int
+    ) -> AbstractContextManager[Callable[[list[Tensor]], list[Tensor]]]:
+        """Return what `run` does with inputs, any number of times before one deadline for all of them."""
         ...
 
 

@@ -4,8 +4,7 @@
 u32 header bytes | u32 payload bytes | payload: raw tensor data, end to end | header: one msgpack message
 ```
 
-Both integers are little-endian. The payload comes first so that its first tensor is aligned in memory; a
-tensor is sent from where it lies and read into the buffer from which it is used.
+Both integers are little-endian. The payload comes first so that its first tensor is aligned, and is used where it is.
 
 Rules, because after a bad model the child may be anybody's:
 
@@ -14,9 +13,8 @@ Rules, because after a bad model the child may be anybody's:
 3. The tensors of a message fill its payload exactly.
 4. Anything else is a `MalformedError`; the parent answers it by killing the child, the child by ending.
 
-A model's package travels as a descriptor beside the first byte of its `Load` (SCM_RIGHTS), so that the child
-needs no right to open a file. What it does not do: it owns no socket (`Channel` and `Link` do). Large tensors
-could travel in shared memory: only `pack_tensors` and `unpack_tensors` know where the data is.
+A model's package travels as a descriptor beside the first byte of its `Load` (SCM_RIGHTS): the child opens no file of
+the machine. What it does not do: it owns no socket (`Channel` and `Link` do).
 """
 
 import struct
@@ -53,14 +51,12 @@ from aigovtool.limits import (
 from aigovtool.package.manifest import TensorSpec
 from aigovtool.protocol.tensor import Buffer, Datatype, Tensor
 
-# The largest header is a `Loaded`, whose interface has stood in a manifest.
-MAX_IPC_HEADER_BYTES: Final = MAX_MANIFEST_BYTES
-# Both directions: what a request may bring, an answer may carry.
-MAX_IPC_PAYLOAD_BYTES: Final = MAX_INFER_BODY_BYTES
+MAX_IPC_HEADER_BYTES: Final = MAX_MANIFEST_BYTES  # of a `Loaded`, whose interface has stood in a manifest
+MAX_IPC_PAYLOAD_BYTES: Final = MAX_INFER_BODY_BYTES  # both ways: what a request may bring, an answer may carry
 MAX_ERROR_CHARS: Final = 500
+MAX_GROUP: Final = 64  # runs that may come together
 
-# Frames up to here are joined into one buffer: copying 16 KiB costs less than a longer iovec.
-_JOIN_BYTES: Final = 16 << 10
+_JOIN_BYTES: Final = 16 << 10  # up to here frames are joined: copying costs less than a longer iovec
 _RECEIVE_BYTES: Final = 64 << 10
 _PREFIX: Final = struct.Struct("<II")
 
@@ -95,6 +91,7 @@ class Setup(_Record, frozen=True, tag="setup"):
     workers: Annotated[int, Meta(ge=1, le=64)]
     intra_op_threads: Annotated[int, Meta(ge=1, le=256)]
     memory_bytes: Annotated[int, Meta(ge=1)] | None
+    own_files: bool
 
 
 class Hello(_Record, frozen=True, tag="hello"):
@@ -147,12 +144,38 @@ class Run(_Record, frozen=True, tag="run"):
     finite: bool = False
 
 
+class RunGroup(_Record, frozen=True, tag="group"):
+    """Run a model `count` times, on inputs of one form that follow each other; the ids of the runs begin with `id`.
+
+    Deadline and `compute_ms` are for all of them. `together`: rows do not depend on each other, so that one may do.
+    """
+
+    id: _Id
+    model: _Id
+    deadline_ns: int
+    count: Annotated[int, Meta(ge=1, le=MAX_GROUP)]
+    inputs: _TensorHeaders
+    outputs: Annotated[tuple[_Name, ...], Meta(max_length=MAX_TENSORS)]
+    compute_ms: Annotated[int, Meta(ge=1)]
+    limits: Annotated[tuple[Limit, ...], Meta(max_length=MAX_TENSORS)] = ()
+    finite: bool = False
+    together: bool = False
+
+
 class Answered(_Record, frozen=True, tag="answered"):
     """The outputs of a run, and how long the engine worked on them, by CLOCK_MONOTONIC."""
 
     id: _Id
     outputs: _TensorHeaders
     compute_us: Annotated[int, Meta(ge=0)]
+
+
+class GroupAnswered(_Record, frozen=True, tag="group_answered"):
+    """The outputs of runs of a group from `id` on, all of the same form, and the time of each; as `Answered`."""
+
+    id: _Id
+    outputs: _TensorHeaders
+    compute_us: Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(min_length=1, max_length=MAX_GROUP)]
 
 
 class Unload(_Record, frozen=True, tag="unload"):
@@ -180,8 +203,8 @@ class Failed(_Record, frozen=True, tag="failed"):
     message: Annotated[str, Meta(max_length=MAX_ERROR_CHARS)]
 
 
-ToChild = Setup | Load | Run | Unload
-ToParent = Hello | Loaded | Answered | Unloaded | Failed
+ToChild = Setup | Load | Run | RunGroup | Unload
+ToParent = Hello | Loaded | Answered | GroupAnswered | Unloaded | Failed
 Message = ToChild | ToParent
 
 

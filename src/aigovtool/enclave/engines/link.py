@@ -20,9 +20,13 @@ from aigovtool.enclave.engines.ipc import Assembler, Frame, Message, encode_fram
 from aigovtool.errors import InputError
 from aigovtool.protocol.tensor import Buffer
 
-# System calls of one turn of the loop. A piece of a large tensor is what the socket holds, about 200 KiB, so a
-# turn moves some 3 MiB each way, which takes about a millisecond.
+# System calls of one turn of the loop, and the bytes with which it ends as well: a turn moves some 3 MiB each way, in
+# about a millisecond.
 _CALLS_PER_TURN: Final = 16
+_BYTES_PER_TURN: Final = 3 << 20
+# A tensor as large as this leaves in one call, where the kernel lets a process have such a buffer (net.core.wmem_max);
+# else it leaves in pieces, with a turn of the loop and a switch to the child and back for each.
+_SEND_BUFFER_BYTES: Final = 2 << 20
 # IOV_MAX is 1024; a few dozen buffers fill the socket.
 _BUFFERS_PER_SEND: Final = 64
 
@@ -42,6 +46,7 @@ class Link:
         self._flush_due = False
         self._waiting = False
         self._closed = False
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         self._loop.add_reader(sock, self._readable)
 
     def send(self, message: Message, data: Sequence[Buffer] = (), *, descriptor: int = -1, alone: bool = False) -> None:
@@ -87,11 +92,12 @@ class Link:
 
     def _flush(self) -> None:
         self._flush_due = False
+        sent = 0
         try:
             for _ in range(_CALLS_PER_TURN):
-                if not self._queue:
+                if not self._queue or sent >= _BYTES_PER_TURN:
                     break
-                self._send_some()
+                sent += self._send_some()
         except BlockingIOError:
             pass
         except OSError:
@@ -107,7 +113,7 @@ class Link:
         else:
             self._loop.remove_writer(self._socket)
 
-    def _send_some(self) -> None:
+    def _send_some(self) -> int:
         first, attached = self._queue[0]
         if attached >= 0:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [attached]))]
@@ -122,6 +128,7 @@ class Link:
                 batch.append(buffer)
             sent = self._socket.sendmsg(batch)
         self._sent(sent)
+        return sent
 
     def _sent(self, count: int) -> None:
         while self._queue and count >= len(self._queue[0][0]):

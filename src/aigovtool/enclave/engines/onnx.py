@@ -1,4 +1,4 @@
-"""The ONNX engine: ONNX Runtime on the processor, from memory only.
+"""The ONNX engine: ONNX Runtime on the processor, from buffers, or from files in memory that nobody else sees.
 
 Rules:
 
@@ -25,6 +25,9 @@ Source: onnxruntime 1.32, docs/Privacy.md, onnxruntime_session_options_config_ke
 
 import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -35,7 +38,7 @@ import onnxruntime as ort
 
 from aigovtool.enclave.engines.engine import PlainModel
 from aigovtool.enclave.engines.interface import ModelInterface, answer_too_large, check_output
-from aigovtool.enclave.engines.watchdog import Watchdog
+from aigovtool.enclave.engines.watchdog import Guard, Watchdog
 from aigovtool.errors import (
     AIGovToolError,
     ConfigurationError,
@@ -123,7 +126,7 @@ class OnnxEngine:
 
     def load(self, model: PlainModel) -> "OnnxModel":
         """See `Engine.load`."""
-        graph = model.take_graph()
+        graph = model.take_graph() if model.folder is None else str(model.folder.graph)
         try:
             session = self._session(graph, model.files)
         except Exception as error:  # noqa: BLE001 - see warm_up
@@ -136,7 +139,7 @@ class OnnxEngine:
             raise ModelError("a name in the model is not UTF-8", reason="not_utf8") from None
         return OnnxModel(session, model.interface, self._watchdog)
 
-    def _session(self, graph: bytes, external: list[tuple[str, bytearray]]) -> ort.InferenceSession:
+    def _session(self, graph: bytes | str, external: list[tuple[str, bytearray]]) -> ort.InferenceSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._intra_op_threads
         options.inter_op_num_threads = 1
@@ -167,18 +170,27 @@ class OnnxModel:
 
     def run(self, inputs: list[Tensor], outputs: tuple[str, ...], deadline_ns: int) -> list[Tensor]:
         """See `LoadedEngine.run`."""
-        feed = {tensor.name: _to_array(tensor) for tensor in inputs}
-        names = outputs or tuple(self._outputs)
+        with self.until(outputs, deadline_ns) as run:
+            return run(inputs)
+
+    @contextmanager
+    def until(self, outputs: tuple[str, ...], deadline_ns: int) -> Iterator[Callable[[list[Tensor]], list[Tensor]]]:
+        """See `LoadedEngine.until`."""
         options = ort.RunOptions()
         guard = self._watchdog.guard(options, deadline_ns)
         try:
-            results = self._session.run(names, feed, options)
-        except Exception as error:  # noqa: BLE001 - see OnnxEngine.warm_up
-            if guard.expired or time.monotonic_ns() >= deadline_ns:
-                raise DeadlineError("the run was ended at its deadline") from None
-            raise _refused(error) from None
+            yield partial(self._run, outputs or tuple(self._outputs), options, guard)
         finally:
             guard.release()
+
+    def _run(self, names: tuple[str, ...], options: ort.RunOptions, guard: Guard, inputs: list[Tensor]) -> list[Tensor]:
+        feed = {tensor.name: _to_array(tensor) for tensor in inputs}
+        try:
+            results = self._session.run(names, feed, options)
+        except Exception as error:  # noqa: BLE001 - see OnnxEngine.warm_up
+            if guard.expired or time.monotonic_ns() >= guard.deadline_ns:
+                raise DeadlineError("the run was ended at its deadline") from None
+            raise _refused(error) from None
         if guard.expired:  # it is told between operators only: the last one may end late, and in order
             raise DeadlineError("the run was ended at its deadline")
         return _to_tensors([self._outputs[name] for name in names], results)

@@ -14,7 +14,7 @@ What the enclave asks for itself (to load a model, to unload it) takes no share 
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from aigovtool.enclave.engines.ipc import Answered, Frame
 from aigovtool.enclave.engines.lanes import Lane
@@ -30,6 +30,9 @@ from aigovtool.limits import (
     MAX_UNREAD_BYTES_PER_CONSUMER,
 )
 from aigovtool.transport.room import Room, Share
+
+if TYPE_CHECKING:
+    from aigovtool.enclave.engines.group import Group
 
 _FULL: Final = "engine_queue_full"
 #: Pairs of consumer and model whose runs are known to be long.
@@ -89,6 +92,15 @@ class _Request(NamedTuple):
     errand: Errand | None
 
 
+@dataclass(slots=True)
+class _Under:
+    """A group under way: the id after its last one, and the time that its runs took so far."""
+
+    group: "Group"
+    end: int
+    compute_us: int | None = 0
+
+
 class Habits:
     """In which lane a consumer's next run of a model begins: where the last one ended, or before if it was fast."""
 
@@ -124,18 +136,19 @@ class Pending:
         self._places: Final = Room(shares.requests_per_consumer, shares.requests, _FULL)
         self._bytes: Final = Room(shares.size_bytes_per_consumer, shares.size_bytes, _FULL)
         self._requests: Final[dict[int, _Request]] = {}
+        self._groups: Final[dict[int, _Under]] = {}
         self._last = 0
 
     def __len__(self) -> int:
-        return len(self._requests)
+        return len(self._requests) + len(self._groups)
 
-    def place(self, consumer: ConsumerId, size_bytes: int) -> Place:
-        """Return what a request needs before it waits for its turn; `give_back` must follow.
+    def place(self, consumer: ConsumerId, size_bytes: int, requests: int = 1) -> Place:
+        """Return what a request, or several, need before it waits for its turn; `give_back` must follow.
 
         Raises:
             OverloadedError: `engine_queue_full`, for this consumer or in all.
         """
-        place = self._places.claim(consumer, 1)
+        place = self._places.claim(consumer, requests)
         try:
             return Place([place, self._bytes.claim(consumer, size_bytes)])
         except BaseException:
@@ -151,6 +164,33 @@ class Pending:
         self._requests[self._last] = _Request(answer, errand)
         return self._last, answer
 
+    def begin_group(self, group: "Group") -> int:
+        """Return the id of the first run of a group; those of the others follow."""
+        first, count = self._last + 1, len(group.data)
+        self._last += count
+        group.place.hold()
+        self._groups[first] = _Under(group, first + count)
+        return first
+
+    def has_group(self, group: "Group") -> bool:
+        """Return whether the child still owes an answer to any of its runs."""
+        return any(under.group is group for under in self._groups.values())
+
+    def answered(self, first: int, count: int, compute_us: int | None) -> "Group | None":
+        """Take note that the child has answered the next so many runs of a group; return it, if there is one."""
+        under = self._groups.get(first)
+        if under is None or first + count > under.end:
+            return None
+        del self._groups[first]
+        if under.compute_us is not None:
+            under.compute_us = None if compute_us is None else under.compute_us + compute_us
+        if first + count < under.end:
+            self._groups[first + count] = under
+        else:
+            under.group.place.give_back()
+            self.scheduler.leave(under.group.turn, under.compute_us)
+        return under.group
+
     def end(self, request: int, frame: Frame | None = None) -> asyncio.Future[Frame] | None:
         """Give back what a request took; return its answer to be, or None if there is no such request."""
         ended = self._requests.pop(request, None)
@@ -164,11 +204,15 @@ class Pending:
 
     def end_all(self) -> list[asyncio.Future[Frame]]:
         """Give back everything; return the answers that will not come."""
+        for first, under in list(self._groups.items()):
+            self.answered(first, under.end - first, 0)
+            under.group.give_up()
         return [answer for request in list(self._requests) if (answer := self.end(request)) is not None]
 
     def models(self) -> frozenset[int]:
         """Return the handles of the models of which the child has runs."""
-        return frozenset(request.errand.model for request in self._requests.values() if request.errand is not None)
+        groups = {under.group.form.model for under in self._groups.values()}
+        return frozenset(groups.union(one.errand.model for one in self._requests.values() if one.errand is not None))
 
     def waits_for(self, answer: asyncio.Future[Frame]) -> bool:
         """Return whether the child still owes this answer."""

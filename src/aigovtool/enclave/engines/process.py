@@ -33,6 +33,7 @@ from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
+from aigovtool.enclave.engines.groups import OVERDUE_MS, STUCK_MS, Groups
 from aigovtool.enclave.engines.interface import ModelInterface, check_answer, check_inputs, check_outputs
 from aigovtool.enclave.engines.ipc import (
     Answered,
@@ -59,15 +60,17 @@ from aigovtool.enclave.engines.sandbox import ALWAYS_REQUIRED, Layer
 from aigovtool.enclave.engines.spawn import check_descriptor, last_words, spawn
 from aigovtool.enclave.engines.tries import tried
 from aigovtool.enclave.turns import Turns
-from aigovtool.errors import ConfigurationError, DeadlineError, EngineError, InvalidValueError, MalformedError
+from aigovtool.errors import (
+    ConfigurationError,
+    DeadlineError,
+    EngineError,
+    InvalidValueError,
+    MalformedError,
+)
 from aigovtool.ids import ConsumerId, Digest
 from aigovtool.limits import MAX_INFER_DEADLINE_MS
 from aigovtool.protocol.tensor import Buffer, Tensor
 
-# How long after its deadline a run may still answer before its caller is told that it is late.
-OVERDUE_MS: Final = 1_000
-# A single operator cannot be ended from inside. This much later the child is held to be stuck for good.
-STUCK_MS: Final = 30_000
 # Decrypting runs at over 1 GB/s and session building at over 100 MB/s; 256 GiB do not fit a machine anyway.
 LOAD_TIMEOUT_MS: Final = 600_000
 
@@ -80,14 +83,15 @@ class EngineConfig:
 
     `workers`: requests computed at once, and a few more when some are long (`lanes`). `intra_op_threads`: threads of
     one request. `memory_bytes`: bound of the child's address space, None for none. `require_landlock`: False only for
-    kernels without landlock; the system call filter still forbids to open files. `shares`: what consumers may have
-    pending. `start_timeout_s`: from start to hello.
+    kernels without landlock; the system call filter still forbids to open files. `own_files`: False to load models from
+    buffers in any case. `shares`: what consumers may have pending. `start_timeout_s`: from start to hello.
     """
 
     workers: int = 2
     intra_op_threads: int = 1
     memory_bytes: int | None = None
     require_landlock: bool = True
+    own_files: bool = True
     shares: Shares = field(default_factory=Shares)
     start_timeout_s: float = 60.0
 
@@ -118,9 +122,12 @@ class EngineProcess:
         self._config: Final = config
         self._pidfd: Final = os.pidfd_open(popen.pid)
         self._pending: Final = Pending(config.shares, config.workers)
+        self._loading: Final = asyncio.Lock()
         self._end: str | None = None
         self._hello: Final[asyncio.Future[Hello]] = self._loop.create_future()
         self._link: Final = Link(sock, self._received, self._lost)
+        #: Short runs that go to the child together.
+        self.groups: Final = Groups(self._pending, self._link, self._condemn)
         self._loop.add_reader(self._pidfd, self._gone)
         #: For work on what goes to the child and comes from it that is too much for the event loop.
         self.turns: Final = Turns()
@@ -178,7 +185,7 @@ class EngineProcess:
             info: that context.
             manifest_digest: of the only package that is accepted.
             sealer: Ed25519 public key (32 bytes) that must have signed it.
-            timeout_ms: after this the child is killed.
+            timeout_ms: after this the child is killed; counted from when no other load is under way.
 
         Raises:
             SignatureInvalidError: the key does not unwrap, or the manifest is not the sealer's.
@@ -187,16 +194,14 @@ class EngineProcess:
             ConfigurationError: `package_descriptor`.
         """
         check_descriptor(package_fd)
-
-        def message(request: int) -> Load:
-            return Load(request, wrapped_key, info, manifest_digest, sealer)
-
-        future = self._send(message, descriptor=package_fd)
-        timer = self._loop.call_later(timeout_ms / 1000, self._condemn, "it did not load a model in time")
-        try:
-            loaded = self._expect(await future, Loaded)
-        finally:
-            timer.cancel()
+        order = Load(0, wrapped_key, info, manifest_digest, sealer)
+        async with self._loading:  # each has descriptors open in the child, which may have few
+            future = self._send(lambda id_: msgspec.structs.replace(order, id=id_), descriptor=package_fd)
+            timer = self._loop.call_later(timeout_ms / 1000, self._condemn, "it did not load a model in time")
+            try:
+                loaded = self._expect(await future, Loaded)
+            finally:
+                timer.cancel()
         return LoadedModel(loaded.id, manifest_digest, ModelInterface(loaded.inputs, loaded.outputs))
 
     async def run(
@@ -245,7 +250,7 @@ class EngineProcess:
             with self.unread.hold(consumer, size_bytes := len(frame.payload)):
                 return Ran(await self.turns.do(consumer, size_bytes, deadline_ms / 1000, look), answered.compute_us)
         except (EngineError, MalformedError) as error:
-            self._condemn(error.message, model)
+            self._condemn(error.message, model.handle)
             raise EngineError(error.message, reason="bad_answer") from None
 
     def _try(self, data: Sequence[Buffer], wanted: Run, try_ms: int, errand: Errand) -> Awaitable[Frame]:
@@ -283,7 +288,8 @@ class EngineProcess:
 
     async def _begin(self) -> None:
         config = self._config
-        self._link.send(Setup(os.getpid(), config.workers, config.intra_op_threads, config.memory_bytes))
+        threads, memory_bytes = config.intra_op_threads, config.memory_bytes
+        self._link.send(Setup(os.getpid(), config.workers, threads, memory_bytes, config.own_files))
         try:
             hello = await asyncio.wait_for(asyncio.shield(self._hello), config.start_timeout_s)
         except TimeoutError:
@@ -293,11 +299,9 @@ class EngineProcess:
             raise ConfigurationError(f"the engine child did not start: {why}", reason="engine_start") from None
         required = ALWAYS_REQUIRED | ({Layer.LANDLOCK} if config.require_landlock else set())
         if missing := sorted(required - set(hello.layers)):
-            raise ConfigurationError(
-                f"the engine's sandbox lacks {', '.join(missing)}",
-                reason="sandbox_incomplete",
-                fix="use a kernel with landlock, or turn require_landlock off",
-            )
+            lacks = f"the engine's sandbox lacks {', '.join(missing)}"
+            fix = "use a kernel with landlock, or turn require_landlock off"
+            raise ConfigurationError(lacks, reason="sandbox_incomplete", fix=fix)
         self.hpke_public_key, self.sandbox = hello.public_key, frozenset(hello.layers)
 
     def _send(
@@ -328,12 +332,11 @@ class EngineProcess:
                 self._condemn("it said hello twice")
             else:
                 self._hello.set_result(message)
-            return
-        if not isinstance(message, ToParent) or (answer := self._pending.end(message.id, frame)) is None:
-            self._condemn("it answered what nobody asked")
-            return
-        if not answer.done():  # cancelled, or overdue
-            answer.set_result(frame)
+        elif not self.groups.received(frame):
+            if not isinstance(message, ToParent) or (answer := self._pending.end(message.id, frame)) is None:
+                self._condemn("it answered what nobody asked")
+            elif not answer.done():  # cancelled, or overdue
+                answer.set_result(frame)
 
     def _expect(self, frame: Frame, kind: type[T]) -> T:
         message = frame.message
@@ -353,7 +356,7 @@ class EngineProcess:
         if self._pending.waits_for(future):
             self._condemn("it was stuck in a run")
 
-    def _condemn(self, why: str, ran: LoadedModel | None = None) -> None:
+    def _condemn(self, why: str, ran: int | None = None) -> None:
         """Kill the child and fail every pending call; the first reason, and what `ran`, is what is told.
 
         It is killed first: one that finds its link closed would end by itself, in its own time.
@@ -362,13 +365,14 @@ class EngineProcess:
             # By descriptor, so that no other process can be meant. It fails only if the child is gone already.
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        self._lost(why, frozenset() if ran is None else frozenset({ran.handle}))
+        self._lost(why, frozenset() if ran is None else frozenset({ran}))
 
     def _lost(self, why: str, ran: frozenset[int] = frozenset()) -> None:
         if self._end is not None:
             return
         self._end, self.running_at_end = why, ran | self._pending.models()
         self._link.close()
+        self.groups.close()
         waiting = self._pending.end_all()
         if not self._hello.done():
             self._hello.set_exception(self._died_error())

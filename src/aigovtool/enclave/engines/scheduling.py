@@ -236,22 +236,34 @@ class Scheduler:
         Raises:
             DeadlineError: it did not come in time.
         """
-        queue, now_ns = self._queues[lane], self._clock()
-        loop = asyncio.get_running_loop()
-        turn: asyncio.Future[Turn] = loop.create_future()
-        queue.join(consumer, turn, now_ns)
-        self._serve(now_ns)
-        timer = loop.call_later(within_s, _expire, turn)
+        turn = self.line_up(consumer, lane)
+        timer = asyncio.get_running_loop().call_later(within_s, _expire, turn)
         try:
             return await turn
         except BaseException:
             if turn.cancelled() or turn.exception() is not None:
-                queue.give_up(consumer, turn)
+                self._queues[lane].give_up(consumer, turn)
             else:  # the turn came in the same moment
                 self.leave(turn.result(), 0)
             raise
         finally:
             timer.cancel()
+
+    def give_up(self, consumer: ConsumerId, lane: Lane, turn: "asyncio.Future[Turn]") -> bool:
+        """Wait for a turn no more; return whether it had not come yet, else it is still to be left."""
+        if turn.done():
+            return False
+        turn.cancel()
+        self._queues[lane].give_up(consumer, turn)
+        return True
+
+    def line_up(self, consumer: ConsumerId, lane: Lane) -> "asyncio.Future[Turn]":
+        """Return the caller's turn to be, which it takes whenever it comes, and leaves; or it calls `give_up`."""
+        turn: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
+        now_ns = self._clock()
+        self._queues[lane].join(consumer, turn, now_ns)
+        self._serve(now_ns)
+        return turn
 
     def leave(self, turn: Turn, compute_us: int | None = None) -> None:
         """Give a turn back, after so much computing (None: unknown), and pass it on."""

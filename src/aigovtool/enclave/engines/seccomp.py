@@ -5,7 +5,7 @@ Rules, in the order of the program:
 1. Another architecture's call, and the x32 numbers of x86_64, kill the process: their numbers mean other things.
 2. `_HOSTILE` calls kill: no library makes one by accident, and an exploit must not get to try the next thing.
 3. `_ALLOWED` calls pass. There is none that opens, creates or writes a file, makes a socket, or names another
-   process.
+   process. `_FILES` pass for a process whose root is a file system of its own: plain files, and no links or devices.
 4. Messages pass on the channel's descriptor only; mapped memory passes unless it is to be executable; `clone`
    passes if it makes a thread of this process and no namespace.
 5. `clone3` answers ENOSYS, as on an old kernel: its flags are in memory, where a filter cannot see them, and
@@ -73,6 +73,24 @@ _ALLOWED: Final[dict[str, _Numbers]] = {
     "sysinfo": (99, 179),
     "uname": (63, 160),
 }
+_FILES: Final[dict[str, _Numbers]] = {
+    "open": (2, None),
+    "openat": (257, 56),
+    "stat": (4, None),
+    "lstat": (6, None),
+    "newfstatat": (262, 79),
+    "readlink": (89, None),
+    "readlinkat": (267, 78),
+    "getcwd": (79, 17),
+    "mkdir": (83, None),
+    "mkdirat": (258, 34),
+    "rmdir": (84, None),
+    "unlink": (87, None),
+    "unlinkat": (263, 35),
+    "fallocate": (285, 47),
+}
+_FCNTL: Final[_Numbers] = (72, 25)
+_F_DUPFD_CLOEXEC: Final = 1030
 _ON_CHANNEL: Final[dict[str, _Numbers]] = {
     "sendto": (44, 206),
     "recvfrom": (45, 207),
@@ -133,8 +151,8 @@ _INSTRUCTION: Final = struct.Struct("<HBBI")  # struct sock_filter
 _Block = list[tuple[int, int, int, int]]
 
 
-def filter_program(machine: str, channel_fd: int) -> bytes:
-    """Return the program, 8 bytes per instruction, for `machine` (one of `KNOWN_MACHINES`)."""
+def filter_program(machine: str, channel_fd: int, *, files: bool) -> bytes:
+    """Return the program, 8 bytes per instruction, for `machine` (one of `KNOWN_MACHINES`), with `_FILES` or not."""
     column = 0 if machine == "x86_64" else 1
     block: _Block = [
         (_LOAD, 0, 0, _ARCH_OFFSET),
@@ -146,12 +164,14 @@ def filter_program(machine: str, channel_fd: int) -> bytes:
         block += [(_JUMP_AT_LEAST, 0, 1, _X32_BIT), (_RETURN, 0, 0, _KILL_PROCESS)]
     for numbers in _HOSTILE.values():
         block += _when(numbers[column], [(_RETURN, 0, 0, _KILL_PROCESS)])
-    for numbers in _ALLOWED.values():
+    for numbers in (*_ALLOWED.values(), *(_FILES.values() if files else ())):
         block += _when(numbers[column], [(_RETURN, 0, 0, _ALLOW)])
     for numbers in _ON_CHANNEL.values():
         block += _when(numbers[column], _if_equal(0, channel_fd))
     for numbers in _NOT_EXECUTABLE.values():
         block += _when(numbers[column], _if_no_bit(2, _PROT_EXEC))
+    if files:
+        block += _when(_FCNTL[column], _if_equal(1, _F_DUPFD_CLOEXEC))
     block += _when(_CLONE[column], _if_thread())
     block += _when(_CLONE3[column], [(_RETURN, 0, 0, _ERRNO | errno.ENOSYS)])
     block += [(_RETURN, 0, 0, _ERRNO | errno.EPERM)]

@@ -14,7 +14,7 @@ from typing import Final
 
 from aigovtool.errors import ConfigurationError
 
-WORKER_MODULE: Final = "aigovtool.enclave.engines.worker"
+WORKER_MODULE: Final = "aigovtool.enclave.engines.first"
 
 _MAX_START_LOG_BYTES: Final = 4096
 # ORT_DISABLE_TELEMETRY: see `onnx`. One thread each: these libraries start a pool on import otherwise.

@@ -10,7 +10,7 @@ from aigovtool.errors import OverloadedError
 from aigovtool.ids import ConsumerId
 
 #: The reason of the child's refusal when a try has computed for as long as it may.
-_COMPUTE_LIMIT: Final = "compute_limit"
+COMPUTE_LIMIT: Final = "compute_limit"
 
 
 async def tried(
@@ -50,7 +50,7 @@ async def tried(
         if isinstance(message, Answered):
             habits.learn(consumer, model, lane.after(message.compute_us))
         # Who has no longer lane to go to, or may compute for no longer, has been refused for good.
-        if try_ms == wanted.compute_ms or not isinstance(message, Failed) or message.reason != _COMPUTE_LIMIT:
+        if try_ms == wanted.compute_ms or not isinstance(message, Failed) or message.reason != COMPUTE_LIMIT:
             return frame, turn.began_ns
         lane = lane.longer
         habits.learn(consumer, model, lane)

@@ -13,7 +13,8 @@ from aigovtool import __version__
 from aigovtool.codec import Message, convert, text_like
 from aigovtool.crypto.identity import Identity
 from aigovtool.enclave.boot import ServedModel
-from aigovtool.enclave.gateway.inference import LENGTH_HEADER, Asked, infer
+from aigovtool.enclave.gateway.asked import LENGTH_HEADER, Asked
+from aigovtool.enclave.gateway.inference import infer
 from aigovtool.enclave.instance_run import InstanceRun
 from aigovtool.enclave.results import Answered
 from aigovtool.enclave.roster import error_of
@@ -199,7 +200,7 @@ class _Served:
 
     async def metadata(self, call: Call) -> ModelMetadata:
         model = self._model(call)
-        interface, terms = model.loaded.interface, self._run.terms(model.offer.model).answers
+        interface, terms = model.loaded.interface, self._run.charging.terms(model.offer.model).answers
         return ModelMetadata(
             name=model.offer.model,
             platform="onnx_onnxv1",
@@ -218,7 +219,7 @@ class _Served:
         model = self._model(call)
         check_content_type(call.request, ("application/json", "application/octet-stream"))
         consumer = ConsumerId(call.caller().name)
-        self._run.check(consumer)
+        self._run.charging.check(consumer)
         headers = call.request.headers
         chosen = headers.get(REQUEST_ID_HEADER)
         key = convert({"key": secrets.token_hex(16) if chosen is None else chosen}, _Headers).key
@@ -262,7 +263,7 @@ class Leave:
             RefusalError: why not.
         """
         try:
-            self._run.check(self._consumer)
+            self._run.charging.check(self._consumer)
         except LeaseExpiredError as error:
             clock = self._run.instance.clock
             if error.reason != INSTANCE_ENDED or clock.tampered or clock.now_ms() >= self._until_ms:

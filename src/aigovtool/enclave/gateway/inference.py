@@ -19,77 +19,40 @@ take is what its request has reserved, or less if the terms say so when it begin
 
 import asyncio
 import base64
-import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from typing import TypeVar
 
-import msgspec
-
 from aigovtool.codec import encode
-from aigovtool.enclave.boot import ServedModel
-from aigovtool.enclave.engines.interface import answer_too_large, check_inputs, check_outputs
-from aigovtool.enclave.engines.ipc import Limit
+from aigovtool.enclave.engines.interface import answer_too_large
 from aigovtool.enclave.engines.process import Ran
-from aigovtool.enclave.gateway.answer_size import require_sendable
-from aigovtool.enclave.gateway.padding import head_padding, padded
+from aigovtool.enclave.gateway.answer import TERMS_CHANGED, answer_of, require_allowed, units_text, used
+from aigovtool.enclave.gateway.asked import (
+    DEADLINE_MS,
+    LENGTH_HEADER,
+    Asked,
+    Look,
+    Valid,
+    first_look,
+    identity_of,
+    limits_of,
+    look_at,
+    rows_of,
+)
+from aigovtool.enclave.gateway.padding import head_padding
 from aigovtool.enclave.instance_run import InstanceRun
-from aigovtool.enclave.results import Answered
+from aigovtool.enclave.results import Answered, header_lines
 from aigovtool.errors import AIGovToolError, ConflictError, EngineError, RefusalError, StoppedError, TooLargeError
-from aigovtool.ids import ConsumerId, Digest, ModelId, RequestKey
-from aigovtool.ledger.answers import AnswerTerms, Fill, allows
-from aigovtool.ledger.policy import Dial, ServingPolicy
+from aigovtool.ids import ConsumerId, Digest
+from aigovtool.ledger.answers import AnswerTerms
 from aigovtool.ledger.receipt import Receipt, salted_digest, sign_batch
 from aigovtool.ledger.units import Dimension, UnitVector, of
-from aigovtool.package.charge import ChargedPer, charged_per
-from aigovtool.package.manifest import TensorSpec
-from aigovtool.protocol.infer_body import InferBody
-from aigovtool.protocol.leaving import wanted
-from aigovtool.protocol.oip import InferRequest, encode_infer_response, read_infer_claim
 from aigovtool.protocol.reservation import Reservation
 from aigovtool.protocol.session import RECEIPT_HEADER, REQUEST_ID_HEADER, UNITS_HEADER
 from aigovtool.transport.problem import unexpected
 
-LENGTH_HEADER = "inference-header-content-length"
-DEADLINE_MS = 60_000
-#: The reason of a refusal of what was made on looser terms than those in force.
-_TERMS_CHANGED = "terms_changed"
-
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """An inference as it came in: who asks, under which key, with which exact bytes.
-
-    It is `repeatable` if the consumer chose the key. A key that the enclave made is only a name in the receipt.
-    """
-
-    model: ServedModel
-    consumer: ConsumerId
-    key: RequestKey
-    repeatable: bool
-    salt: bytes
-    body: bytes
-    header_length: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Valid:
-    """A request that the model can take; `bound_to` is the digest for which a lease is drawn in bound mode."""
-
-    request: InferRequest
-    bound_to: Digest | None
-    #: The outputs that it gets; none for all that the model has.
-    outputs: tuple[str, ...]
-    #: As of when it was looked at.
-    policy: ServingPolicy
-
-    @property
-    def terms(self) -> AnswerTerms | None:
-        return self.policy.answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,40 +72,33 @@ async def infer(run: InstanceRun, asked: Asked) -> Answered:
     Raises:
         AIGovToolError: why not; nothing was charged.
     """
-    run.check(asked.consumer)
+    run.charging.check(asked.consumer)
     answered = await (_repeated(run, asked) if asked.repeatable else _attempt(run, asked))
-    run.check(asked.consumer)
-    _require_allowed(run, asked, answered.terms)
+    run.charging.check(asked.consumer)
+    require_allowed(run, asked.model.offer.model, answered.terms)
     return answered
 
 
-def _require_allowed(run: InstanceRun, asked: Asked, terms: AnswerTerms | None) -> None:
-    """Refuse an answer that was made under looser terms than those in force."""
-    present = run.terms(asked.model.offer.model).answers
-    if present is not terms and not allows(present, terms):
-        raise ConflictError(
-            "the terms of this model's answers have changed since this one was made",
-            reason=_TERMS_CHANGED,
-            fix="ask again, under another request id",
-        )
-
-
 async def _repeated(run: InstanceRun, asked: Asked) -> Answered:
-    request = await _aside(run, asked, len(asked.body), DEADLINE_MS, partial(_identity, asked))
+    work = partial(first_look, asked, run.charging.terms(asked.model.offer.model))
+    look = await _aside(run, asked, len(asked.body), DEADLINE_MS, work)
+    request = identity_of(asked, look.digest)
+    now_ms = run.instance.clock.now_ms()
+    run.results.expire(now_ms)
     # No wait lies between these two: one of several that come at once begins, and the others join it.
-    outcome = run.results.find(asked.consumer, asked.key, request, run.instance.clock.now_ms())
-    if outcome is None:
-        outcome = run.results.begin(asked.consumer, asked.key, request)
-        task = asyncio.create_task(_carry_out(run, asked))
-        task.add_done_callback(_noticed)
-    return await _joined(outcome)
+    found = run.results.find(asked.consumer, asked.key, request, now_ms)
+    if isinstance(found, Answered):
+        return found
+    if found is None:
+        found = run.results.begin(asked.consumer, asked.key, request)
+        carry_out(run, asked, look)
+    return await _joined(found.outcome())
 
 
-def _identity(asked: Asked) -> Digest:
-    """Return the digest by which a repeated request is known: of the model, the header, the salt and the body."""
-    state = sha256(encode((asked.model.offer.model, asked.header_length or "", asked.salt.hex())))
-    state.update(asked.body)
-    return Digest("sha256:" + state.hexdigest())
+def carry_out(run: InstanceRun, asked: Asked, look: Look | None = None) -> None:
+    """Begin a run that is remembered: whoever joins it is told what comes of it."""
+    task = asyncio.create_task(_carry_out(run, asked, look))
+    task.add_done_callback(_noticed)
 
 
 def _noticed(task: "asyncio.Task[None]") -> None:
@@ -164,28 +120,9 @@ async def _aside(run: InstanceRun, asked: Asked, size_bytes: int, left_ms: int, 
     return await run.instance.engine.turns.do(asked.consumer, size_bytes, max(0, left_ms) / 1000, work)
 
 
-def _validated(asked: Asked, policy: ServingPolicy) -> _Valid:
-    claim = read_infer_claim(asked.body, asked.header_length)
-    interface = asked.model.loaded.interface
-    check_inputs(interface, claim.inputs)
-    names = [output.name for output in claim.outputs]
-    check_outputs(interface, names)
-    outputs = wanted(policy.answers, interface.outputs, names)
-    require_sendable(asked.model.offer.model, interface, claim.inputs, outputs, claim.id)
-    bound = policy.dial is Dial.BOUND
-    return _Valid(claim.request(), _bound_digest(asked) if bound else None, outputs, policy)
-
-
-def rows_of(specs: Sequence[TensorSpec], request: InferRequest) -> int:
-    """Return how many inferences a request is to a model with such inputs: rows where it takes batches, else 1."""
-    if charged_per(specs) is ChargedPer.REQUEST:
-        return 1
-    return max(1, *(tensor.shape[0] for tensor in request.inputs))
-
-
-async def _carry_out(run: InstanceRun, asked: Asked) -> None:
+async def _carry_out(run: InstanceRun, asked: Asked, look: Look | None) -> None:
     try:
-        answered = await _attempt(run, asked)
+        answered = await _attempt(run, asked, look)
     except BaseException as error:
         ours = isinstance(error, AIGovToolError)
         run.results.forget(asked.consumer, asked.key, error if ours else EngineError("the run ended", reason="ended"))
@@ -195,31 +132,33 @@ async def _carry_out(run: InstanceRun, asked: Asked) -> None:
         run.results.finish(asked.consumer, asked.key, answered, run.instance.clock.now_ms())
 
 
-async def _attempt(run: InstanceRun, asked: Asked) -> Answered:
+async def _attempt(run: InstanceRun, asked: Asked, look: Look | None = None) -> Answered:
     """Validate and run once; whatever goes wrong is an error of ours, and nothing was charged."""
     deadline_ms = run.instance.clock.now_ms() + DEADLINE_MS
     run.failed_runs.require_few(asked.consumer, asked.model.offer.model, run.failed_runs.clock.now_ms())
     try:
         try:
-            return await _attempt_once(run, asked, deadline_ms)
+            return await _attempt_once(run, asked, look, deadline_ms)
         except ConflictError as error:
-            if error.reason != _TERMS_CHANGED:
+            if error.reason != TERMS_CHANGED:
                 raise
         # Less may leave than when it began: once more, on the terms of now.
-        return await _attempt_once(run, asked, deadline_ms)
+        return await _attempt_once(run, asked, look, deadline_ms)
     except AIGovToolError as error:
         raise _cause(run, asked.consumer, error) from None
     except Exception as exception:  # noqa: BLE001 - nothing of ours may show its text to a peer
         raise unexpected(exception) from None
 
 
-async def _attempt_once(run: InstanceRun, asked: Asked, deadline_ms: int) -> Answered:
-    policy, left_ms = run.terms(asked.model.offer.model), deadline_ms - run.instance.clock.now_ms()
-    valid = await _aside(run, asked, len(asked.body), left_ms, partial(_validated, asked, policy))
-    # The body stays as well: binary inputs are views of it, and the receipt names it.
-    with run.bodies.take(asked.consumer, valid.request.copied_bytes):
+async def _attempt_once(run: InstanceRun, asked: Asked, look: Look | None, deadline_ms: int) -> Answered:
+    policy = run.charging.terms(asked.model.offer.model)
+    if look is None or look.found is None or look.policy is not policy:
+        work = partial(look_at, asked, policy, None if look is None else look.digest)
+        look = await _aside(run, asked, len(asked.body), deadline_ms - run.instance.clock.now_ms(), work)
+    # The body stays as well: binary inputs are views of it.
+    with run.bodies.take(asked.consumer, look.valid().request.copied_bytes):
         try:
-            return await _run(run, asked, valid, deadline_ms)
+            return await _run(run, asked, look, deadline_ms)
         except AIGovToolError as error:  # what was refused before is no run that failed
             run.failed_runs.note(asked.consumer, asked.model.offer.model, error, run.failed_runs.clock.now_ms())
             raise
@@ -229,36 +168,31 @@ def _cause(run: InstanceRun, consumer: ConsumerId, error: AIGovToolError) -> AIG
     """Tell a consumer of the stop that killed the engine under its request, not of the dead engine."""
     if isinstance(error, EngineError):
         try:
-            run.check(consumer)
+            run.charging.check(consumer)
         except RefusalError as refusal:
             return refusal
     return error
 
 
-async def _run(run: InstanceRun, asked: Asked, valid: _Valid, deadline_ms: int) -> Answered:
-    model, request, clock = asked.model, valid.request, run.instance.clock
-    worst = valid.policy.request_max.plus(of(Dimension.INFERENCES, rows_of(model.loaded.interface.inputs, request)))
-    reservation = await run.reserve(model.offer.model, asked.consumer, worst, valid.bound_to, deadline_ms)
+async def _run(run: InstanceRun, asked: Asked, look: Look, deadline_ms: int) -> Answered:
+    model, valid, clock = asked.model, look.valid(), run.instance.clock
+    worst = valid.policy.request_max.plus(
+        of(Dimension.INFERENCES, rows_of(model.loaded.interface.inputs, valid.request))
+    )
+    reservation = await run.charging.reserve(model.offer.model, asked.consumer, worst, valid.bound_to, deadline_ms)
     try:
         ran = await _compute(run, asked, valid, max(1, deadline_ms - clock.now_ms()))
         given_bytes = sum(len(tensor.data) for tensor in ran.outputs)
-        work, size_bytes = partial(_made, asked, valid, ran), len(asked.body) + given_bytes
         with run.instance.engine.unread.hold(asked.consumer, given_bytes):
-            made = await _aside(run, asked, size_bytes, deadline_ms - clock.now_ms(), work)
-        return _release(run, asked, reservation, _used(worst, ran), made)
+            made = await _aside(run, asked, given_bytes, deadline_ms - clock.now_ms(), partial(_made, asked, look, ran))
+        return _release(run, asked, reservation, used(worst, ran.compute_us), made)
     except BaseException as error:
-        run.void(reservation, failed=isinstance(error, AIGovToolError) and not isinstance(error, StoppedError))
+        run.charging.void(reservation, failed=isinstance(error, AIGovToolError) and not isinstance(error, StoppedError))
         raise
 
 
-def _bound_digest(asked: Asked) -> Digest:
-    """Return the digest for which a lease is drawn in bound mode; what has no salt of its consumer's gets one here."""
-    salt = asked.salt or secrets.token_bytes(32)
-    return salted_digest(salt, "bound", [(asked.header_length or "").encode(), b"\x00", asked.body])
-
-
-async def _compute(run: InstanceRun, asked: Asked, valid: _Valid, left_ms: int) -> Ran:
-    model, names, present = asked.model, valid.outputs, run.terms(asked.model.offer.model)
+async def _compute(run: InstanceRun, asked: Asked, valid: Valid, left_ms: int) -> Ran:
+    model, names, present = asked.model, valid.outputs, run.charging.terms(asked.model.offer.model)
     limits_ms = (valid.policy.request_max.compute_ms, present.run_limit_ms)
     return await run.instance.engine.run(
         model.loaded,
@@ -267,23 +201,15 @@ async def _compute(run: InstanceRun, asked: Asked, valid: _Valid, left_ms: int) 
         left_ms,
         min((limit_ms for limit_ms in limits_ms if limit_ms), default=0),
         consumer=asked.consumer,
-        limits=_limits(valid.terms, names),
+        limits=limits_of(valid.terms, names),
         finite=present.finite,
     )
 
 
-def _limits(terms: AnswerTerms | None, names: tuple[str, ...]) -> tuple[Limit, ...]:
-    """Return what the engine's child has to do with the outputs of a run."""
-    return () if terms is None else tuple(
-        Limit(rule.name, rule.top_k, rule.fill is Fill.LOWEST, rule.decimals)
-        for rule in terms.outputs
-        if rule.limits and rule.name in names
-    )  # fmt: skip
-
-
-def _made(asked: Asked, valid: _Valid, ran: Ran) -> _Made:
+def _made(asked: Asked, look: Look, ran: Ran) -> _Made:
+    valid = look.valid()
     try:
-        body = _answer(asked.model.offer.model, valid, ran)
+        body = answer_of(asked.model.offer.model, valid.terms, valid.request, ran.outputs)
     except TooLargeError:  # of what the model gave, and not of what was sent
         raise answer_too_large() from None
     content = body.joined()
@@ -291,35 +217,16 @@ def _made(asked: Asked, valid: _Valid, ran: Ran) -> _Made:
     return _Made(
         content=content,
         headers=(("content-type", body.content_type), *length),
-        request=salted_digest(asked.salt, "request", [asked.body]),
+        request=look.digest,
         response=salted_digest(asked.salt, "response", [content]),
         terms=valid.terms,
     )
 
 
-def _answer(model: ModelId, valid: _Valid, ran: Ran) -> InferBody:
-    """Return the body, in one of the sizes that the model's terms say."""
-    body = encode_infer_response(model, None, ran.outputs, valid.request)
-    if valid.terms is None or not valid.terms.pad_bytes:
-        return body
-    try:
-        return padded(body, valid.terms.pad_bytes)
-    except TooLargeError:
-        # How long the JSON is follows from what the model gave, and nothing of that may be told for nothing.
-        binary = encode_infer_response(model, None, ran.outputs, valid.request, all_binary=True)
-        return padded(binary, valid.terms.pad_bytes)
-
-
-def _used(worst: UnitVector, ran: Ran) -> UnitVector:
-    """Return what a run is charged: of compute what it took, begun milliseconds whole, where that is metered."""
-    took_ms = max(1, -(-ran.compute_us // 1_000))
-    return msgspec.structs.replace(worst, compute_ms=min(worst.compute_ms, took_ms))
-
-
 def _release(run: InstanceRun, asked: Asked, reservation: Reservation, used: UnitVector, made: _Made) -> Answered:
     """Sign, gate, charge: synchronous, so that nothing can come between charge and answer."""
     instance = run.instance
-    posted = run.preview(reservation, used)
+    posted = run.charging.preview(reservation, used)
     receipt = Receipt(
         request_key=asked.key,
         request=made.request,
@@ -339,16 +246,13 @@ def _release(run: InstanceRun, asked: Asked, reservation: Reservation, used: Uni
     headers = (
         *made.headers,
         (REQUEST_ID_HEADER, asked.key),
-        (UNITS_HEADER, _dictionary(asked.model.offer.policy, posted.remaining)),
+        (UNITS_HEADER, units_text(asked.model.offer.policy, posted.remaining)),
         (RECEIPT_HEADER, base64.b64encode(encode(signed)).decode()),
     )
+    lines = header_lines(headers)
     if made.terms is not None and made.terms.pad_bytes:
-        headers = (*headers, head_padding(headers))
-    answered = Answered(made.content, headers, made.terms)
-    _require_allowed(run, asked, made.terms)
-    run.gate_and_post(reservation, receipt)
+        lines += head_padding(len(lines))
+    answered = Answered(made.content, lines, made.terms)
+    require_allowed(run, asked.model.offer.model, made.terms)
+    run.charging.gate_and_post(reservation, receipt)
     return answered
-
-
-def _dictionary(policy: ServingPolicy, units: UnitVector) -> str:
-    return ", ".join(f"{dimension.value}={units.get(dimension)}" for dimension in policy.counts)

@@ -8,7 +8,6 @@ many lengths on the wire as there are sizes of bodies.
 It hides neither how long the answer took, nor how many there are, nor what was asked, nor that one was refused.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -19,8 +18,6 @@ from aigovtool.protocol.infer_body import InferBody, json_too_large
 PADDING_HEADER: Final = "aigovtool-padding"
 #: Our headers take 2.6 KiB at most where no name is longer than names may be; clients take 8 KiB at least.
 HEAD_BYTES: Final = 4 << 10
-#: `: ` and the end of the line.
-_LINE_BYTES: Final = 4
 
 
 def padded_size(size_bytes: int, least_bytes: int) -> int:
@@ -45,8 +42,7 @@ def padded(body: InferBody, least_bytes: int) -> InferBody:
     return replace(body, parts=(filled, *body.parts[1:]), header_length=length)
 
 
-def head_padding(headers: Sequence[tuple[str, str]]) -> tuple[str, str]:
-    """Return the header that fills these up to a multiple of `HEAD_BYTES`."""
-    lines = (*headers, (PADDING_HEADER, ""))
-    taken = sum(len(name) + len(value) + _LINE_BYTES for name, value in lines)
-    return PADDING_HEADER, "0" * (-taken % HEAD_BYTES)
+def head_padding(size_bytes: int) -> str:
+    """Return the header line that fills lines of such a length up to a multiple of `HEAD_BYTES`."""
+    filling = -(size_bytes + len(f"{PADDING_HEADER}: \r\n")) % HEAD_BYTES
+    return f"{PADDING_HEADER}: {'0' * filling}\r\n"

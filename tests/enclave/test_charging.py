@@ -37,7 +37,7 @@ class Front:
     async def reserve(self, name: str, rows: int = 1, consumer: ConsumerId = ANNA) -> Reservation:
         """Reserve for one request, and note that it was served."""
         deadline_ms = self.clock.now_ms() + 60_000
-        reservation = await self.run.reserve(MODEL, consumer, units(rows, MOST_MS), None, deadline_ms)
+        reservation = await self.run.charging.reserve(MODEL, consumer, units(rows, MOST_MS), None, deadline_ms)
         self.served.append(name)
         return reservation
 
@@ -48,8 +48,8 @@ class Front:
     def post(self, reservation: Reservation, compute_ms: int) -> None:
         """End a request, after it has taken so much of what it reserved."""
         used = msgspec.structs.replace(reservation.units, compute_ms=compute_ms)
-        written = msgspec.structs.replace(receipt(self.run.preview(reservation, used)), units=used)
-        self.run.gate_and_post(reservation, written)
+        written = msgspec.structs.replace(receipt(self.run.charging.preview(reservation, used)), units=used)
+        self.run.charging.gate_and_post(reservation, written)
 
     def answered(self, *results: Grant | Deny) -> list[int]:
         """Renew once; return the inferences that were asked for."""
@@ -97,7 +97,7 @@ async def test_work_that_was_given_back_serves_who_waits_at_once() -> None:
     front, first, _ = await two_at_a_time()
     third = front.comes("c")
     await settled()
-    front.run.void(first, failed=True)
+    front.run.charging.void(first, failed=True)
     await settled()
     assert third.done()
     await third
@@ -177,7 +177,7 @@ async def test_who_gives_up_in_the_moment_of_being_served_keeps_nothing() -> Non
     front, first, second = await two_at_a_time()
     gone, next_one = front.comes("gone"), front.comes("next")
     await settled()
-    front.run.void(first, failed=False)
+    front.run.charging.void(first, failed=False)
     gone.cancel()
     await settled()
     assert gone.cancelled()
@@ -199,13 +199,13 @@ async def test_who_gives_up_waits_no_more() -> None:
     assert demand.waiting == 1
     front.post(first, 5)
     await row
-    assert (demand.waiting, demand.minimum, len(front.run._line)) == (0, UnitVector(), 0)
+    assert (demand.waiting, demand.minimum, len(front.run.charging._line)) == (0, UnitVector(), 0)
 
 
 async def test_who_is_refused_a_place_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that nobody lets wait is told so, and the row that waits is asked for as if it were alone."""
     front, _, _ = await two_at_a_time()
-    monkeypatch.setattr(front.run, "_queue", Room(1, 1, "too_many_waiting"))
+    monkeypatch.setattr(front.run.charging, "_queue", Room(1, 1, "too_many_waiting"))
     row = front.comes("row")
     await settled()
     with pytest.raises(OverloadedError):
@@ -244,6 +244,6 @@ async def test_who_waits_longer_than_its_deadline_is_told_so() -> None:
     """A deadline that has passed ends the waiting, and leaves no place behind."""
     front, _, _ = await two_at_a_time()
     with pytest.raises(RefusalError) as caught:
-        await front.run.reserve(MODEL, ANNA, units(1, MOST_MS), None, front.clock.now_ms())
+        await front.run.charging.reserve(MODEL, ANNA, units(1, MOST_MS), None, front.clock.now_ms())
     assert caught.value.reason == "no_lease_in_time"
-    assert len(front.run._line) == 0
+    assert len(front.run.charging._line) == 0
