@@ -62,7 +62,8 @@ def points_part(points: Sequence[Point]) -> str:
 def _middles(points: Sequence[Point]) -> list[Point]:
     """Return one measurement of each server and number of connections: alone first, ours next."""
     order = [*BARE, OURS, AT_SHARE]
-    names = sorted({one.server for one in points}, key=lambda name: order.index(name) if name in order else len(order))
+    servers = dict.fromkeys(one.server for one in points)  # in the order in which they were asked
+    names = sorted(servers, key=lambda name: order.index(name) if name in order else len(order))
     kinds = [
         (name, connections)
         for name in names
