@@ -142,7 +142,7 @@ def _fitted(image: "Image", picture: Picture) -> "Image":
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     # An odd pixel more goes to the right and to the bottom, whether it is filled up or cut off.
     left, top = int((width - size[0]) / 2), int((height - size[1]) / 2)
-    frame = pillow.new(image.mode, (width, height))
+    frame: Image = pillow.new(image.mode, (width, height))
     frame.paste(image.resize(size, resampling), (left, top))
     return frame
 
