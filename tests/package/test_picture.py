@@ -24,7 +24,7 @@ SAID: dict[str, Any] = {
 }  # fmt: skip
 
 
-def sealed(pictures: list[Picture], shape: list[object], element: int = TensorProto.FLOAT) -> Manifest:
+def sealed(pictures: list[Picture], shape: list[Any], element: int = TensorProto.FLOAT) -> Manifest:
     """Seal a model with one input of this shape, and return its manifest as a reader sees it."""
     graph = helper.make_graph(
         [helper.make_node("Identity", ["image"], ["y"])],

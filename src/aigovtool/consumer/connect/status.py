@@ -28,6 +28,7 @@ _PAGE: Final = {
     "/": ("page.html", "text/html; charset=utf-8"),
     "/aigovtool/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/aigovtool/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/aigovtool/page.svg": ("page.svg", "image/svg+xml"),
 }
 
 
