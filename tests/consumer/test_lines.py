@@ -170,7 +170,8 @@ async def test_a_connection_that_was_idle_for_long_is_not_used(monkeypatch: pyte
 async def test_what_nobody_asked_for_ends_the_connection() -> None:
     """Attack: a second answer behind the first, which the next request would take for its own."""
     async with served(says(OK + OK.replace(b"ok", b"no"), OK)) as peer:
-        assert (await peer.ask()).body == b"ok"
+        first = await peer.ask()
+        assert (first.body, first.headers["x-a"]) == (b"ok", "1, 2")
         assert (await peer.ask()).body == b"ok"
         assert peer.connections == 2
 
@@ -215,6 +216,17 @@ async def test_what_a_lost_or_bad_answer_means(answer: bytes, kind: FailureKind)
     """The core decides by it what may be repeated."""
     async with served(ends_after(answer)) as peer:
         assert await peer.fails() is kind
+
+
+async def test_a_connection_that_ends_before_the_request_hung_up() -> None:
+    """A server on asyncio refuses a client's certificate so; the core then asks whether it is of use to try again."""
+    async with served(says(OK)) as peer:
+        line = await peer.lines._connect(5)
+        line.abort()
+        with pytest.raises(LineError) as caught:
+            await line.exchange(HEAD, b"", 100)
+        assert caught.value.kind is FailureKind.HUNG_UP
+        assert peer.requests == []
 
 
 async def test_an_answer_that_is_too_large_is_cut_off() -> None:

@@ -68,8 +68,8 @@ class _Line(asyncio.Protocol):
 
     async def exchange(self, head: bytes, body: bytes, max_bytes: int) -> Answer:
         """Send a request, and return what comes back; raises `LineError`."""
-        if self._transport is None or not self.is_free:
-            raise LineError(FailureKind.LOST)
+        if self._transport is None or not self.is_free:  # ended between its handshake and this request
+            raise LineError(FailureKind.HUNG_UP)
         self.is_free, self._complete = False, False
         self._parser = httptools.HttpResponseParser(self)
         answer: asyncio.Future[Answer] = self._loop.create_future()
@@ -160,7 +160,7 @@ class _Line(asyncio.Protocol):
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(Answer(self._status, self._headers, b"".join(self._pieces), self._certificate))
             self.is_free = keep and self._transport is not None and not self._transport.is_closing()
-        self._pieces = []
+        self._headers, self._pieces = {}, []  # a second answer, which nobody asked for, changes nothing of the first
 
     def _fail(self, error: LineError) -> None:
         if self._answer is not None and not self._answer.done():
