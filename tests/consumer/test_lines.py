@@ -206,11 +206,21 @@ async def test_no_more_connections_than_allowed(monkeypatch: pytest.MonkeyPatch)
         (b"HTTP/1.1 200 OK\r\ncontent-le", FailureKind.HUNG_UP),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nok", FailureKind.LOST),
         (b"SSH-2.0-OpenSSH_9.2\r\n", FailureKind.BAD_ANSWER),
+        (b"HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n", FailureKind.BAD_ANSWER),
         (b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n", FailureKind.BAD_ANSWER),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nokay", FailureKind.BAD_ANSWER),
         (b"HTTP/1.1 200 OK\r\nx: " + b"a" * (MAX_HEAD_BYTES + 1) + b"\r\n\r\n", FailureKind.BAD_ANSWER),
     ],
-    ids=["nothing", "half a head", "half a body", "another protocol", "no length", "two lengths", "a huge head"],
+    ids=[
+        "nothing",
+        "half a head",
+        "half a body",
+        "another protocol",
+        "an upgrade",
+        "no length",
+        "two lengths",
+        "a huge head",
+    ],
 )
 async def test_what_a_lost_or_bad_answer_means(answer: bytes, kind: FailureKind) -> None:
     """The core decides by it what may be repeated."""

@@ -110,7 +110,7 @@ class _Line(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail(LineError(FailureKind.BAD_ANSWER, "it is no HTTP"))
 
     def connection_lost(self, exc: Exception | None) -> None:
