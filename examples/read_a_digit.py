@@ -10,9 +10,10 @@ from sklearn.linear_model import LogisticRegression
 from aigovtool.consumer import Client
 from aigovtool.consumer.pictures import picture_input, ranked
 
+LABELS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 #: Said once, by whoever made the model, and signed with it: nobody who asks has to know.
 DESCRIPTION = {
-    "labels": ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"],
+    "labels": LABELS,
     "preprocessing": ["white on black, 8 x 8, each pixel from 0 to 1"],
     "pictures": [
         {
@@ -49,7 +50,7 @@ def main() -> None:
             result = client.infer("digits", picture_input(manifest, picture.read_bytes()))
             best, *others = ranked(manifest, list(result.outputs.values()), most=3)
             print(f"the SDK reads {best.label} ({best.value:.0%}), then {', '.join(one.label for one in others)}")
-            print(f"it is {DESCRIPTION['labels'][labels[1300]]}; {result.units_remaining} units left")
+            print(f"it is {LABELS[labels[1300]]}; {result.units_remaining} units left")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ def ask(client: http.InferenceServerClient, rows: np.ndarray) -> np.ndarray:
     patients = http.InferInput("X", list(rows.shape), "FP32")
     patients.set_data_from_numpy(rows)
     answer = client.infer("risk", [patients], outputs=[http.InferRequestedOutput("probabilities")])
-    return answer.as_numpy("probabilities")[:, 0]
+    probabilities: np.ndarray = answer.as_numpy("probabilities")
+    return probabilities[:, 0]
 
 
 def patients_of() -> tuple[np.ndarray, np.ndarray]:
