@@ -113,7 +113,9 @@ def tls_failure(error: Exception) -> FailureKind | None:
 
 def _kind_of(error: Exception) -> FailureKind:
     match error:
-        case httpx.ConnectTimeout() | httpx.PoolTimeout():
+        case httpx.PoolTimeout():
+            return FailureKind.CROWDED
+        case httpx.ConnectTimeout():
             return FailureKind.CONNECT_TIMEOUT
         case httpx.ConnectError() | httpx.InvalidURL():
             return FailureKind.UNREACHED

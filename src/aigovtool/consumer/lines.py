@@ -10,6 +10,7 @@ did not end well is said so that the core knows whether the request can have bee
 """
 
 import asyncio
+import select
 import ssl
 from collections import deque
 from typing import Final, NamedTuple, cast
@@ -83,6 +84,18 @@ class _Line(asyncio.Protocol):
             self._transport.write(head)
             self._transport.write(body)
         return await answer
+
+    def is_silent(self) -> bool:
+        """Return whether an idle connection has nothing to say, which could only be that it is over.
+
+        The event loop may not have heard of it yet; a request that is sent all the same has an unknown outcome.
+        """
+        sock = None if self._transport is None else self._transport.get_extra_info("socket")
+        if sock is None or sock.fileno() < 0:
+            return False
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLIN)
+        return not poll.poll(0)
 
     def abort(self) -> None:
         """End it at once."""
@@ -189,7 +202,7 @@ class Lines:
             async with asyncio.timeout(connect_s):
                 await self._places.acquire()
         except TimeoutError:
-            raise LineError(FailureKind.CONNECT_TIMEOUT) from None
+            raise LineError(FailureKind.CROWDED) from None
         try:
             line = self._take() or await self._connect(connect_s)
             try:
@@ -215,8 +228,9 @@ class Lines:
             self._idle.popleft().abort()
         while self._idle:
             line = self._idle.pop()
-            if line.is_free:
+            if line.is_free and line.is_silent():
                 return line
+            line.abort()
         return None
 
     def _put_back(self, line: _Line) -> None:

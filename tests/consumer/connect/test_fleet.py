@@ -1,11 +1,14 @@
 """Several enclaves behind one gateway: who is asked, who is asked next, and that nobody is charged twice."""
 
 import asyncio
+import threading
 
 import pytest
+from starlette.responses import Response
 from tests.consumer.conftest import FakeEnclave, World
 from tests.consumer.connect.kit import connected, in_json, reason_of
 
+from aigovtool.consumer import lines
 from aigovtool.errors import (
     AIGovToolError,
     BudgetExhaustedError,
@@ -163,3 +166,30 @@ async def test_many_programs_at_once_get_their_own_answers(
         answers = await asyncio.gather(*(asking.infer(in_json(rows)) for rows in range(1, 21)))
     found = [{output["name"]: output["data"] for output in answer.json()["outputs"]}["n"] for answer in answers]
     assert found == [[rows] for rows in range(1, 21)]
+
+
+async def test_more_requests_than_connections_say_nothing_of_the_enclave(
+    world: World, enclave: FakeEnclave, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for one for too long is told to come again; the enclave is believed as before."""
+    begun, held = threading.Event(), threading.Event()
+
+    def hold(answer: Response) -> Response:
+        begun.set()
+        assert held.wait(20)
+        return answer
+
+    monkeypatch.setattr(lines, "_MOST", 1)
+    async with connected(world, enclave) as asking:
+        assert (await asking.infer()).status_code == 200  # the connection stays
+        monkeypatch.setattr(lines, "CONNECT_TIMEOUT_S", 0.2)
+        enclave.forge_answer = hold
+        first = asyncio.create_task(asking.infer())
+        assert await asyncio.to_thread(begun.wait, 10)
+        crowded = await asking.infer()
+        held.set()
+        assert (await first).status_code == 200
+        assert (crowded.status_code, reason_of(crowded), crowded.headers["retry-after"]) == (429, "crowded", "1")
+        status = (await asking.status())["enclaves"][0]
+        assert (status["state"], status["answered"], status["refused"], status["failed"]) == ("verified", 2, 1, 0)
+    assert len(enclave.charged) == 2
