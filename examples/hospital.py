@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from aigovtool.consumer import Client
-from aigovtool.errors import BudgetExhaustedError, StoppedError
+from aigovtool.errors import BudgetExhaustedError, BudgetReservedError, StoppedError
 
 
 def approve(here: Machine) -> None:
@@ -42,7 +42,10 @@ def main() -> None:
                 print(f"radiology: an answer, {left} units left")
             try:
                 radiology.infer("digits", pictures[:1])
-            except BudgetExhaustedError as error:
+            except (
+                BudgetExhaustedError,
+                BudgetReservedError,
+            ) as error:  # until the custodian has heard of the last one
                 print(f"radiology: refused ({error.code}); nothing was charged")
             print(f"surgery is not concerned: {surgery.infer('digits', pictures[:1]).units_remaining} units left")
 
