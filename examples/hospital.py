@@ -45,7 +45,7 @@ def main() -> None:
             except (
                 BudgetExhaustedError,
                 BudgetReservedError,
-            ) as error:  # until the custodian has heard of the last one
+            ) as error:  # the custodian may not have heard yet
                 print(f"radiology: refused ({error.code}); nothing was charged")
             print(f"surgery is not concerned: {surgery.infer('digits', pictures[:1]).units_remaining} units left")
 
