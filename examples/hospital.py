@@ -42,10 +42,7 @@ def main() -> None:
                 print(f"radiology: an answer, {left} units left")
             try:
                 radiology.infer("digits", pictures[:1])
-            except (
-                BudgetExhaustedError,
-                BudgetReservedError,
-            ) as error:  # the custodian may not have heard yet
+            except (BudgetExhaustedError, BudgetReservedError) as error:  # reserved: not heard of by all yet
                 print(f"radiology: refused ({error.code}); nothing was charged")
             print(f"surgery is not concerned: {surgery.infer('digits', pictures[:1]).units_remaining} units left")
 
