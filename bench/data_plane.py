@@ -13,12 +13,14 @@ import numpy as np
 from aigovtool.codec import Message
 from bench.bare import Runs
 from bench.graphs import GRAPHS, Graph
-from bench.lent import lent
+from bench.lent import connected, lent
 from bench.peer import PEERS, served
 from bench.pieces import ONE_BY_ONE, PIECES
 from bench.served import Point, Served, told
 
 OURS: Final = "aigovtool"
+#: The same, asked through the consumer's gateway.
+GATEWAY: Final = "aigovtool connect"
 #: The model alone: how many threads run it, each a request of its own, and ONNX Runtime's threads within one run.
 #: The same enclave, asked evenly, this share as often as it answered when it was asked as fast as answers came.
 SHARE: Final = 0.7
@@ -88,6 +90,8 @@ def _others(stack: ExitStack, graph: Graph, *, peers: bool, pieces: bool) -> Ite
         for name, program in PIECES.items():
             yield stack.enter_context(lent(graph, name, program))
         yield stack.enter_context(lent(graph, ONE_BY_ONE, batch=False))
+    if pieces and graph.name in {"mlp", "resnet50"}:
+        yield stack.enter_context(connected(graph, GATEWAY))
     for peer in PEERS:
         if peers and peer.installed() and (peer.name != "bentoml" or len(graph.inputs) == 1):
             yield stack.enter_context(served(peer, graph, 1 if small else 2))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from bench.data_plane import AT_SHARE, BARE, OURS, SHARE, middle
+from bench.data_plane import AT_SHARE, BARE, GATEWAY, OURS, SHARE, middle
 from bench.peer import PEERS
 from bench.served import Point
 from bench.tables import table
@@ -26,9 +26,13 @@ random: they decide nothing about speed. *Alone* is ONNX Runtime in a process of
 
 `aigovtool` is an enclave with everything on, as its SDK asks it: TLS 1.3, binary tensors, a request id of its own each
 time. `{at_share}` is the same enclave, asked evenly, {share} as often as it answered when it was fastest: there a
-time runs from when a request was due, also where no connection was free for it. {peers}
+time runs from when a request was due, also where no connection was free for it. {gateway}{peers}
 
 """
+_GATEWAY: Final = (
+    "`aigovtool connect` is such an enclave, asked through the gateway that runs on the consumer's machine, over plain "
+    "HTTP; its *CPU* is that of gateway and enclave together. "
+)
 _COLUMNS: Final = ("server", "connections", "per s", "CPU us", "p50 ms", "p99 ms", "generator", "MiB")
 
 
@@ -49,8 +53,9 @@ def targets_part(found: Sequence[Target]) -> str:
 
 def points_part(points: Sequence[Point]) -> str:
     """Return the tables of all models."""
+    gateway = _GATEWAY if any(one.server == GATEWAY for one in points) else ""
     peers = " ".join(f"`{peer.name}`: {peer.words}." for peer in PEERS)
-    parts = [_DATA_PLANE.format(peers=peers, at_share=AT_SHARE, share=f"{SHARE:.0%}")]
+    parts = [_DATA_PLANE.format(peers=peers, gateway=gateway, at_share=AT_SHARE, share=f"{SHARE:.0%}")]
     for model in dict.fromkeys(one.model for one in points if one.model != "none"):
         rows = [_row(found) for found in _middles([one for one in points if one.model == model])]
         parts.append(f"### {model}\n\n" + table(_COLUMNS, rows))

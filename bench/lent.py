@@ -1,14 +1,18 @@
-"""A lent model: custodian, enclave and engine in processes of their own, everything on."""
+"""A lent model: custodian, enclave and engine in processes of their own, everything on; and the gateway before it."""
 
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace as replaced
 from pathlib import Path
 from typing import Final
 
 from msgspec.structs import replace
-from tests.e2e.world import ENCLAVE_PROGRAM, MODEL, World, wait_for
+from tests.e2e.party_files import consumer_file
+from tests.e2e.world import ENCLAVE_PROGRAM, MODEL, World, free_port, wait_for
 
 from aigovtool.crypto.tlskey import key_to_pem
 from aigovtool.ledger.inputs import InputTerms
@@ -16,6 +20,7 @@ from aigovtool.ledger.policy import Dial, default_policy
 from aigovtool.protocol.session import REQUEST_ID_HEADER
 from bench.graphs import Graph
 from bench.inference_bodies import in_binary, write
+from bench.peer import answers_on
 from bench.served import Served
 
 _BUDGET: Final = 10**12
@@ -30,6 +35,36 @@ def lent(
     Without `ids` the enclave makes them. With `batch` small requests that come together are computed as one: rows of
     the models here do not depend on each other.
     """
+    with _lent(graph, name, program, ids=ids, batch=batch) as (served, _):
+        yield served
+
+
+@contextmanager
+def connected(graph: Graph, name: str) -> Iterator[Served]:
+    """Lend a model, and ask for it through `aigovtool connect`, over plain HTTP, as a program does that knows nothing.
+
+    Processor time and memory are those of gateway, enclave and engine together.
+    """
+    with _lent(graph, name, ENCLAVE_PROGRAM, ids=False, batch=True) as (served, world):
+        credential, port = consumer_file(world), free_port()
+        command = [
+            *(sys.executable, "-m", "aigovtool", "connect", "--enclave", f"https://127.0.0.1:{world.enclave_port}"),
+            *("--credential", str(credential), "--home", str(world.directory / "home")),
+            *("--listen", f"127.0.0.1:{port}", "--allow-simulated"),
+        ]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as gateway:
+            try:
+                wait_for(lambda: answers_on(port) or gateway.poll() is not None, "the gateway serves")
+                head = world.directory / "head-of-a-program"  # the gateway answers to its own name alone
+                head.write_bytes(served.head.read_bytes().replace(b"host: 127.0.0.1", b"host: 127.0.0.1:%d" % port))
+                pids = lambda: [gateway.pid, *served.pids()]  # noqa: E731
+                yield replaced(served, head=head, port=port, tls=False, certificate=None, pids=pids)
+            finally:
+                gateway.terminate()
+
+
+@contextmanager
+def _lent(graph: Graph, name: str, program: str, *, ids: bool, batch: bool) -> Iterator[tuple[Served, World]]:
     policy = replace(default_policy(Dial.BALANCED), inputs=InputTerms(batch=True) if batch else None)
     directory = Path(tempfile.mkdtemp(prefix="aigovtool-bench-"))
     world = World(directory)
@@ -47,7 +82,7 @@ def lent(
         with key_to_pem(world.consumer_key) as key:
             certificate.write_bytes(world.consumer_certificate.encode("ascii") + key.reveal())
         certificate.chmod(0o600)
-        yield Served(
+        served = Served(
             name=name,
             model=graph.name,
             port=world.enclave_port,
@@ -57,6 +92,7 @@ def lent(
             tls=True,
             certificate=certificate,
         )
+        yield served, world
     finally:
         world.close()
         shutil.rmtree(directory)

@@ -14,6 +14,9 @@ command -v swtpm >/dev/null || missing+=(swtpm)
 command -v swtpm_setup >/dev/null && command -v swtpm_localca >/dev/null || missing+=(swtpm-tools)
 command -v pkg-config >/dev/null || missing+=(pkg-config)
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
+# A browser, for what pages show and what other pages may not do.
+command -v chromium >/dev/null || missing+=(chromium)
+command -v curl >/dev/null || missing+=(curl)
 pkg-config --exists tss2-esys 2>/dev/null || missing+=(libtss2-dev)
 [ ${#missing[@]} -gt 0 ] || exit 0
 

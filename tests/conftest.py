@@ -60,7 +60,7 @@ def ledger(request: pytest.FixtureRequest) -> str | None:
 
 
 #: Fixtures that need something beside Python.
-_NEEDED_BY: Final = {"postgres_server": "postgresql", "traced": "strace"}
+_NEEDED_BY: Final = {"browser": "chromium", "postgres_server": "postgresql", "traced": "strace"}
 #: What a machine for tests may lack: it takes rights that a container does not always give.
 _RIGHTS: Final = {"root", "namespaces", "clocks"}
 
@@ -69,7 +69,7 @@ _RIGHTS: Final = {"root", "namespaces", "clocks"}
 def _missing() -> dict[str, str]:
     """Return what tests need that is not here, each with the words that tell of it."""
     missing = {} if find_binaries() else {"postgresql": _NO_SERVER}
-    for tool in ("gcc", "strace"):
+    for tool in ("chromium", "curl", "gcc", "strace"):
         if shutil.which(tool) is None:
             missing[tool] = f"{tool} is not installed (apt install {tool}): the tests that need it are left out"
     if not own_network_works():

@@ -102,6 +102,7 @@ ENCLAVE: Final[dict[tuple[str, str], tuple[int, ...]]] = {
     ("GET", "/v2/models/{model}"): _CONSUMERS,
     ("GET", "/v2/models/{model}/ready"): _CONSUMERS,
     ("POST", "/v2/models/{model}/infer"): _CONSUMERS,
+    ("GET", "/aigovtool/models/{model}/manifest"): _CONSUMERS,
     ("GET", "/v2/models/{model}/versions/{version}"): _CONSUMERS,
     ("GET", "/v2/models/{model}/versions/{version}/ready"): _CONSUMERS,
     ("POST", "/v2/models/{model}/versions/{version}/infer"): _CONSUMERS,

@@ -34,7 +34,7 @@ from aigovtool.crypto.x509 import (
     self_signed_server_certificate,
     to_pem,
 )
-from aigovtool.errors import AIGovToolError
+from aigovtool.errors import AIGovToolError, NotFoundError
 from aigovtool.ids import (
     BorrowerId,
     ConsumerId,
@@ -59,6 +59,7 @@ from aigovtool.protocol.party import ConsumerFile, CustodianAddress
 from aigovtool.protocol.release import session_audience
 from aigovtool.protocol.session import (
     ATTESTATION_PATH,
+    MANIFEST_PATH,
     RECEIPT_HEADER,
     REQUEST_ID_HEADER,
     SALT_HEADER,
@@ -193,6 +194,7 @@ class FakeEnclave:
         self.platform = SimulatedPlatform(MEASUREMENT)
         self.models = {MODEL: DOUBLER}
         self.manifests: dict[ModelId, Digest] = {MODEL: MANIFEST}
+        self.manifest_bytes: dict[ModelId, bytes] = {}
         self.covered: tuple[Digest, ...] | None = None
         self.remaining = 10
         self.charged: list[RequestKey] = []
@@ -280,6 +282,14 @@ class FakeEnclave:
                 answer=ModelMetadata,
             ),
             Route(
+                method="GET",
+                path=MANIFEST_PATH,
+                handler=self._manifest,
+                who=who,
+                summary="manifest",
+                path_type=ModelPath,
+            ),
+            Route(
                 method="POST",
                 path="/v2/models/{model}/infer",
                 handler=self._infer,
@@ -297,6 +307,12 @@ class FakeEnclave:
 
     async def _metadata(self, call: Call) -> object:
         return self.forge_metadata(self.models[call.path(ModelPath).model])
+
+    async def _manifest(self, call: Call) -> Response:
+        content = self.manifest_bytes.get(call.path(ModelPath).model)
+        if content is None:  # as enclaves were before they gave any
+            raise NotFoundError("there is nothing at this path", reason="no_route")
+        return Response(content)
 
     async def _infer(self, call: Call) -> Response:
         body = await read_body(call.request, 1 << 20)

@@ -1,6 +1,7 @@
 """The asynchronous face of the same core."""
 
 import asyncio
+import time
 
 import pytest
 from tests.consumer.conftest import FakeEnclave, World
@@ -57,6 +58,18 @@ async def test_a_reboot_is_attested_afresh(world: World, enclave: FakeEnclave) -
     async with AsyncClient.connect(enclave.url, world.file, allow_simulated=True) as client:
         await client.infer("doubler", [[1, 2]])
         await asyncio.to_thread(enclave.reboot)
+        await client.infer("doubler", [[1, 2]])
+        assert client.instance == enclave.instance
+
+
+async def test_a_connection_that_has_ended_is_not_used(world: World, enclave: FakeEnclave) -> None:
+    """Nor where the event loop has not heard of it: what is sent there could have been received, for all one knows."""
+    async with AsyncClient.connect(enclave.url, world.file, allow_simulated=True) as client:
+        for charged in (1, 2, 3):
+            await client.infer("doubler", [[1, 2]])
+            assert len(enclave.charged) == charged
+            enclave.reboot()
+            time.sleep(0.1)  # noqa: ASYNC251 - the loop hears nothing meanwhile, and the end has come
         await client.infer("doubler", [[1, 2]])
         assert client.instance == enclave.instance
 

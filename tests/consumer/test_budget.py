@@ -1,12 +1,13 @@
 """What a consumer asks its custodian."""
 
+import msgspec
 import pytest
 from tests.consumer.conftest import DOUBLER, MODEL, FakeEnclave, World
 
-from aigovtool.consumer import Client
+from aigovtool.consumer import AsyncClient, Client
 from aigovtool.crypto.tlskey import TlsKey
 from aigovtool.crypto.x509 import new_authority
-from aigovtool.errors import InvalidValueError, SignatureInvalidError, UnreachableError
+from aigovtool.errors import DeadlineError, InvalidValueError, SignatureInvalidError, UnreachableError
 from aigovtool.ids import ModelId, digest_of
 from aigovtool.ledger.units import Dimension
 from aigovtool.protocol.views import DimensionRoom
@@ -72,3 +73,44 @@ def test_a_custodian_under_another_authority_is_refused(world: World, enclave: F
         client.budget()
     assert caught.value.reason == "other_certificate"
     assert not world.custodian.posts
+
+
+# --- Waiting for a decision -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["approved", "denied"])
+def test_a_decision_is_waited_for(state: str, world: World, enclave: FakeEnclave) -> None:
+    """What the operator decided, with the reason; it is looked after more and more rarely."""
+    client = world.connect(enclave)
+    ask = client.request_budget(10, "more patients")
+
+    def decide() -> None:
+        if len(world.clock.slept) == 4:
+            decided = msgspec.structs.replace(ask, state=state, decision="as agreed", granted=10)
+            world.custodian.asks[ask.ask_id] = decided
+
+    world.clock.on_sleep = decide
+    found = client.decision(ask.ask_id)
+    assert (found.state, found.decision, found.granted) == (state, "as agreed", 10)
+    assert world.clock.slept == [1, 2, 4, 8]
+
+
+def test_nobody_decides(world: World, enclave: FakeEnclave) -> None:
+    """The wait ends when it is over, and says how to look again; the request is open all the same."""
+    client = world.connect(enclave)
+    ask = client.request_budget(10, "more patients")
+    with pytest.raises(DeadlineError) as caught:
+        client.decision(ask.ask_id, deadline_s=100)
+    assert caught.value.reason == "not_decided"
+    assert ask.ask_id in (caught.value.fix or "")
+    assert sum(world.clock.slept) < 100
+    assert max(world.clock.slept) == 15
+    assert client.ask_state(ask.ask_id).state == "open"
+
+
+async def test_a_decision_is_waited_for_on_asyncio(world: World, enclave: FakeEnclave) -> None:
+    """The same."""
+    async with AsyncClient.connect(enclave.url, world.file, allow_simulated=True, clock=world.clock.clock()) as client:
+        ask = await client.request_budget(10, "more patients")
+        with pytest.raises(DeadlineError):
+            await client.decision(ask.ask_id, deadline_s=3)

@@ -8,7 +8,7 @@ import pytest
 from tests.consumer.conftest import MANIFEST, MODEL, FakeEnclave
 
 from aigovtool.consumer import Client
-from aigovtool.errors import ForbiddenError, InvalidValueError, NotFoundError
+from aigovtool.errors import ForbiddenError, InvalidValueError, NotFoundError, VerificationError
 
 
 def test_an_array_is_answered_with_arrays_and_a_verified_receipt(client: Client, enclave: FakeEnclave) -> None:
@@ -21,6 +21,17 @@ def test_an_array_is_answered_with_arrays_and_a_verified_receipt(client: Client,
     assert result.statement.request_key == result.request_id
     assert result.statement.instance == client.instance == enclave.instance
     assert result.warning == "SIMULATED TEE: protects nothing"
+
+
+def test_the_representation_of_a_client_says_whom_it_speaks_to(client: Client, enclave: FakeEnclave) -> None:
+    """In a notebook, without a request: address, platform, instance and models."""
+    shown = repr(client)
+    for words in (enclave.url, "simulated", enclave.instance[:12], "doubler"):
+        assert words in shown
+    enclave.key_set = enclave.world.key_set(1)
+    with pytest.raises(VerificationError):
+        client.attest()
+    assert "no enclave is attested" in repr(client)
 
 
 def test_the_representation_of_a_result_shows_no_data(client: Client) -> None:

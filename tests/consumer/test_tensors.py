@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -204,3 +205,71 @@ def test_an_answer_is_an_array_of_its_own() -> None:
     array = array_from(Tensor.checked("y", "FP32", [2], data))
     array[0] = 5
     assert array.tolist() == [5, 2]
+
+
+# --- pandas ----------------------------------------------------------------------------------------
+
+
+def frame(**columns: Any) -> pd.DataFrame:
+    return pd.DataFrame(columns)
+
+
+def test_a_frame_is_the_only_input_row_by_row() -> None:
+    """In the order of its columns; its numbers take the datatype of the input, as those of lists do."""
+    tensor = tensor_from(spec(), frame(age=[63, 7], height=[1.75, 1.2]))
+    assert array_from(tensor).tolist() == np.array([[63, 1.75], [7, 1.2]], np.float32).tolist()
+
+
+def test_a_frame_is_all_inputs_each_the_column_of_its_name() -> None:
+    """Whatever the order of the columns; a column is rows of one."""
+    specs = [
+        spec(Datatype.INT64, (-1, 1), "age"),
+        spec(Datatype.FP32, (-1, 1), "height"),
+        spec(Datatype.BYTES, (-1, 1), "ward"),
+    ]
+    given = name_inputs(frame(ward=["a", "\u00e4"], height=[1.75, 1.2], age=[63, 7]), specs)
+    tensors = [array_from(tensor_from(one, given[one.name])).tolist() for one in specs]
+    assert tensors == [[[63], [7]], np.array([[1.75], [1.2]], np.float32).tolist(), [[b"a"], ["\u00e4".encode()]]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [({"age": [1]}, "missing_input"), ({"age": [1], "height": [1.0], "name": ["x"]}, "unknown_input")],
+)
+def test_a_frame_with_other_columns_is_refused(columns: dict[str, Any], reason: str) -> None:
+    """More is as wrong as less: a column that nobody reads may be one that was meant."""
+    specs = [spec(Datatype.INT64, (-1, 1), "age"), spec(Datatype.FP32, (-1, 1), "height")]
+    with pytest.raises(InvalidValueError) as caught:
+        name_inputs(frame(**columns), specs)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("columns", "about", "reason"),
+    [
+        ({"a": [1.5]}, {"datatype": Datatype.INT64}, "wrong_datatype"),
+        ({"a": ["1"]}, {}, "wrong_datatype"),
+        ({"a": [1.0, None], "b": ["x", "y"]}, {}, "wrong_datatype"),
+        ({"a": [300]}, {"datatype": Datatype.UINT8}, "value_lost"),
+        ({"a": [1.0], "b": [2.0]}, {"shape": (-1, 3)}, "wrong_shape"),
+        ({"a": [True]}, {}, "wrong_datatype"),
+    ],
+)
+def test_a_frame_that_does_not_fit_is_refused(columns: dict[str, Any], about: dict[str, Any], reason: str) -> None:
+    """As lists are: no silent conversion is a right question."""
+    refused(frame(**columns), reason, **about)
+
+
+def test_a_missing_number_is_no_number() -> None:
+    """A gap in a column is NaN, as pandas says; whether the model takes that is its own affair."""
+    (row,) = array_from(tensor_from(spec(), frame(a=[np.nan], b=[2.0]))).tolist()
+    assert np.isnan(row[0])
+    assert row[1] == 2.0
+
+
+def test_a_series_fills_a_vector_or_a_column() -> None:
+    """Whichever the model takes."""
+    series = pd.Series([1, 2, 3])
+    assert array_from(tensor_from(spec(shape=(-1,)), series)).tolist() == [1, 2, 3]
+    assert array_from(tensor_from(spec(shape=(-1, 1)), series)).tolist() == [[1], [2], [3]]
+    refused(series, "wrong_shape", shape=(-1, 3))

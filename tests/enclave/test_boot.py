@@ -22,11 +22,13 @@ from aigovtool.enclave import boot as boot_module
 from aigovtool.enclave.app import EnclaveOptions, attester_for
 from aigovtool.enclave.boot import boot
 from aigovtool.enclave.clock import ElapsedClock
+from aigovtool.enclave.kept_package import discard_damaged, manifest_of
 from aigovtool.enclave.memory import memory_bounds
 from aigovtool.errors import (
     AIGovToolError,
     ConfigurationError,
     ForbiddenError,
+    PackageError,
     ReattestRequiredError,
     SignatureInvalidError,
     VerificationError,
@@ -209,7 +211,7 @@ def test_what_took_the_place_of_a_damaged_package_is_an_error_of_the_cache(tmp_p
     package.write_bytes(b"damaged")
     place.mkdir()
     with package.open("rb") as opened, pytest.raises(ConfigurationError) as refused:
-        boot_module._discard_damaged(place, opened.fileno(), digest_of(b"whole"))
+        discard_damaged(place, opened.fileno(), digest_of(b"whole"))
     assert refused.value.reason == "cache"
 
 
@@ -328,3 +330,21 @@ async def test_a_borrower_cannot_ask_in_anothers_name(site: Site) -> None:
     await site.refused(SignatureInvalidError, "wrong_sender", party)
     refused = [line for line in await site.bench.log() if isinstance(line, AttestationRefused)]
     assert [(line.borrower, line.reason) for line in refused] == [(site.party.borrower, "wrong_sender")]
+
+
+async def test_the_manifest_of_a_served_model_is_the_one_that_is_proven(site: Site) -> None:
+    """Whoever asks gets the bytes whose digest is in the evidence."""
+    instance = await site.boot()
+    try:
+        served = instance.models[MODEL]
+        assert digest_of(served.manifest) == served.offer.manifest
+    finally:
+        await instance.engine.kill_and_wait()
+
+
+def test_a_package_that_was_changed_since_it_was_loaded_gives_no_manifest(tmp_path: Path) -> None:
+    """Attack: the disk is the borrower's, and the file is another one a moment later."""
+    package = tmp_path / "package"
+    package.write_bytes(b"no package at all")
+    with package.open("rb") as opened, pytest.raises(PackageError):
+        manifest_of(opened.fileno(), digest_of(b"whole"))

@@ -58,7 +58,7 @@ OURS = {
     | {"attestation", "package", "protocol", "transport"},
     "aigovtool.attestation": {"attester", "binding", "model", "policy", "tee"},
     "aigovtool.attestation.tee": {"supplement"},
-    "aigovtool.package": {"charge", "manifest"},
+    "aigovtool.package": {"charge", "format", "manifest", "picture"},
     "aigovtool.ledger": {"answers", "budget", "checkpoint", "entry", "inputs", "merkle", "policy", "receipt", "units"},
     "aigovtool.crypto": {"aead", "identity", "keyfile", "locked", "memory", "secret", "sign", "tlskey", "x509"},
     "aigovtool.enclave": {
@@ -74,6 +74,7 @@ OURS = {
         "gateway",
         "id_table",
         "instance_run",
+        "kept_package",
         "listening",
         "memory",
         "results",

@@ -39,9 +39,11 @@ VERBS: Final[Mapping[str, str]] = MappingProxyType(
         "audit": "aigovtool.cli.audit.verb:audit",
         "enclave": "aigovtool.cli.enclave:enclave",
         "infer": "aigovtool.cli.infer:infer",
+        "connect": "aigovtool.cli.connect.verb:connect",
         "receipt": "aigovtool.cli.receipt.verb:receipt",
         "demo": "aigovtool.cli.demo.verb:demo",
         "doctor": "aigovtool.cli.doctor.verb:doctor",
+        "completion": "aigovtool.cli.completion:completion",
         "version": "aigovtool.cli.version:version",
     }
 )

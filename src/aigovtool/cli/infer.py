@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 from msgspec import Struct
@@ -12,15 +12,24 @@ from aigovtool.cli.credentials import require_free
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import FILE, Verb, key_set_option
 from aigovtool.cli.words import amount, short
-from aigovtool.errors import AIGovToolError, InputError, InvalidValueError, TooLargeError
+from aigovtool.errors import AIGovToolError, InputError, InvalidValueError, NotFoundError, TooLargeError
 from aigovtool.limits import MAX_INFER_BODY_BYTES, MAX_INFER_JSON_BYTES
 
 if TYPE_CHECKING:
+    from aigovtool.consumer import Client
     from aigovtool.consumer.result import Result
     from aigovtool.ledger.units import UnitVector
+    from aigovtool.package.manifest import Manifest
 
 _SHOWN_ELEMENTS: Final = 16
 _STDIN: Final = "-"
+_PICTURES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+
+
+class Picture(NamedTuple):
+    """The bytes of a picture's file."""
+
+    content: bytes
 
 
 class Output(Struct, frozen=True, kw_only=True):
@@ -30,6 +39,13 @@ class Output(Struct, frozen=True, kw_only=True):
     datatype: str
     shape: list[int]
     data: list[object]
+
+
+class Class(Struct, frozen=True, kw_only=True):
+    """A class that the model's sealer has named, and what the model gave it."""
+
+    label: str
+    value: float
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -45,6 +61,7 @@ class Answer(Struct, frozen=True, kw_only=True):
     tee: str
     simulated: bool
     receipt_file: str | None
+    classes: list[Class] = []
 
 
 @click.command(
@@ -59,7 +76,7 @@ class Answer(Struct, frozen=True, kw_only=True):
     "source",
     type=click.Path(allow_dash=True, dir_okay=False),
     required=True,
-    help="A .npy array, an .npz with arrays by input name, or JSON (- reads JSON from standard input).",
+    help="A picture, a .npy array, an .npz with arrays by input name, or JSON (- reads JSON from standard input).",
 )
 @click.option("--allow-simulated", is_flag=True, help="DEVELOPMENT ONLY: also accept a simulated TEE.")
 @click.option("--manifest", metavar="DIGEST", help="The manifest digest that the model should have.")
@@ -92,15 +109,19 @@ def infer(
 ) -> None:
     """Attest the enclave, ask MODEL once, verify the receipt, and show the answer.
 
+    A picture (PNG, JPEG, BMP, TIFF) becomes the model's input as its sealer says in the manifest, whose digest is
+    attested.
+
     With --manifest nothing is sent to an enclave that serves another model under that name; ask the custodian's
     operator for the digest, which `model show` shows. Give --seen where you ask more than once: whoever stole a key
     that the custodian has revoked since is then not believed any more.
     """
     from aigovtool.cli.seen import require_newest_keys  # noqa: PLC0415
     from aigovtool.consumer import Client  # noqa: PLC0415
+    from aigovtool.consumer.pictures import picture_input  # noqa: PLC0415
 
     _require_places({"--save-receipt": save_receipt, "--save-request": save_request, "--save-response": save_response})
-    inputs = _read(source)
+    read = _read(source)
     pins = None if manifest is None else {model: manifest}
     with Client.connect(
         url, credential, models=pins, allow_simulated=allow_simulated, key_set_at_least=key_set_at_least
@@ -111,10 +132,26 @@ def infer(
             screen.banner()
         elif client.warnings:
             screen.banner("; ".join(client.warnings))
+        described = _described(client, model, needed=isinstance(read, Picture))
+        inputs = picture_input(described, read.content) if isinstance(read, Picture) and described is not None else read
         result = client.infer(model, inputs, request_id=request_id, wait=wait, deadline_s=deadline_s)
     _save_all(result, receipt=save_receipt, request=save_request, response=save_response)
-    answer = _answer(result, save_receipt)
+    answer = _answer(result, described, save_receipt)
     screen.show(answer, lambda: _render(screen, answer))
+
+
+def _described(client: "Client", model: str, *, needed: bool) -> "Manifest | None":
+    """Return the model's manifest; None from an enclave of an earlier version, if it can be done without."""
+    try:
+        return client.manifest(model)
+    except NotFoundError:
+        if not needed:
+            return None
+        raise InvalidValueError(
+            "this enclave does not say how a picture becomes an input: it is of an earlier version",
+            reason="no_picture",
+            fix="give arrays (.npy, .npz, JSON)",
+        ) from None
 
 
 def _require_places(places: Mapping[str, Path | None]) -> None:
@@ -163,9 +200,11 @@ def _read(source: str) -> object:
         if source == _STDIN:
             return _from_json(sys.stdin.buffer.read(MAX_INFER_JSON_BYTES + 1), "standard input")
         path = Path(source)
-        is_of_arrays = path.suffix in {".npy", ".npz"}
+        is_of_arrays, is_picture = path.suffix in {".npy", ".npz"}, path.suffix.lower() in _PICTURES
         with path.open("rb") as file:
-            data = file.read((MAX_INFER_BODY_BYTES if is_of_arrays else MAX_INFER_JSON_BYTES) + 1)
+            data = file.read((MAX_INFER_BODY_BYTES if is_of_arrays or is_picture else MAX_INFER_JSON_BYTES) + 1)
+        if is_picture:
+            return Picture(data)
         return _from_numpy(data, path) if is_of_arrays else _from_json(data, source)
     except OSError as error:
         raise InvalidValueError(
@@ -199,7 +238,10 @@ def _from_numpy(data: bytes, path: Path) -> object:
         raise
 
 
-def _answer(result: "Result", receipt_file: Path | None) -> Answer:
+def _answer(result: "Result", described: "Manifest | None", receipt_file: Path | None) -> Answer:
+    from aigovtool.consumer.pictures import ranked  # noqa: PLC0415
+
+    found = [] if described is None else ranked(described, list(result.outputs.values()))
     statement = result.statement
     return Answer(
         model=result.model,
@@ -215,13 +257,16 @@ def _answer(result: "Result", receipt_file: Path | None) -> Answer:
         tee=statement.tee,
         simulated=statement.tee == "simulated",
         receipt_file=None if receipt_file is None else str(receipt_file),
+        classes=[Class(label=one.label, value=one.value) for one in found],
     )
 
 
 def _render(screen: Screen, answer: Answer) -> None:
     outputs = [(output.name, (_shape(output), _values(output))) for output in answer.outputs]
+    classes = [(one.label, f"{one.value:.4g}") for one in answer.classes]
     screen.facts(
         [
+            *classes,
             *outputs,
             ("units left", amount(answer.remaining)),
             ("receipt", "verified" if answer.receipt_file is None else f"verified, saved in {answer.receipt_file}"),

@@ -16,17 +16,26 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 _SERVING: Final = frozenset({("enclave", "serve"), ("custodian", "serve")})
+_GATEWAY: Final = ("connect",)
 #: What isolated mode does not look at, and what TLS would.
 _DROPPED: Final = ("PYTHON", "OPENSSL_", "SSL_CERT_", "SSLKEYLOGFILE")
 
 
 def isolate(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
     """Start this program anew, isolated, if it is about to serve and is not isolated; it stays the same process."""
-    if tuple(arguments[1:3]) not in _SERVING or sys.flags.isolated:
+    if sys.flags.isolated or not _serves(arguments[1:]):
         return
     words = [*interpreter(), "-m", "aigovtool", *arguments[1:]]
     kept = {name: value for name, value in environment.items() if not name.startswith(_DROPPED)}
     os.execve(sys.executable, words, kept)  # noqa: S606 - no shell, and words of our own
+
+
+def _serves(words: Sequence[str]) -> bool:
+    """Return whether this is a verb that serves; `connect` alone, with its options, is `connect serve`."""
+    if tuple(words[:1]) == _GATEWAY:
+        second = words[1] if len(words) > 1 else "serve"
+        return second == "serve" or second.startswith("-")
+    return tuple(words[:2]) in _SERVING
 
 
 def interpreter() -> list[str]:

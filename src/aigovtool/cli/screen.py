@@ -92,6 +92,11 @@ class Screen:
             table.add_row(*(told(cell) for cell in row))
         self._out.print(table)
 
+    def clear(self) -> None:
+        """Begin at the top of the terminal, for what is shown again and again; elsewhere it goes on below."""
+        if not self.json and self._out.is_terminal:
+            self._out.clear()
+
     def note(self, text: str) -> None:
         """Say something beside the result."""
         if self._log is not None:

@@ -110,7 +110,9 @@ class DefaultVerbGroup(VerbGroup):
         self.default: Final = default
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put the verb that was left out."""
+        """Put the verb that was left out, but not where a shell asks what there is."""
+        if ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
         if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
             args = [self.default, *args]
         return super().parse_args(ctx, args)

@@ -16,10 +16,12 @@ from aigovtool.attestation.verifier import VerifierSet
 from aigovtool.consumer.async_driver import AsyncDriver
 from aigovtool.consumer.budget import LeaseProof
 from aigovtool.consumer.clock import SYSTEM_CLOCK, Clock
+from aigovtool.consumer.core import DEFAULT_WAIT_S
 from aigovtool.consumer.opening import DEFAULT_TIMEOUT_S, Opened, open_core
 from aigovtool.consumer.result import ModelInfo, Result
 from aigovtool.ids import InstanceId
 from aigovtool.ledger.receipt import Receipt
+from aigovtool.package.manifest import Manifest
 from aigovtool.protocol.commands import AskState
 from aigovtool.protocol.trust import KeySet
 from aigovtool.protocol.views import OwnView
@@ -79,6 +81,10 @@ class AsyncClient:
         """Return the served models; see `Client.models`."""
         return await self._driver.run(self._core.models())
 
+    async def manifest(self, model: str) -> Manifest:
+        """Return what the sealer of a model says of it; see `Client.manifest`."""
+        return await self._driver.run(self._core.manifest(model))
+
     async def request_budget(
         self, units: int, reason: str, *, model: str | None = None, dimension: str = "inferences"
     ) -> AskState:
@@ -88,6 +94,10 @@ class AsyncClient:
     async def ask_state(self, ask_id: str) -> AskState:
         """Return what became of a request for more budget; see `Client.ask_state`."""
         return await self._driver.run(self._core.ask_state(ask_id))
+
+    async def decision(self, ask_id: str, *, deadline_s: float = DEFAULT_WAIT_S) -> AskState:
+        """Wait until a request for more budget is decided; see `Client.decision`."""
+        return await self._driver.run(self._core.decision(ask_id, deadline_s))
 
     async def budget(self) -> OwnView:
         """Return the consumer's own view; see `Client.budget`."""
@@ -125,6 +135,10 @@ class AsyncClient:
     def key_set_version(self) -> int:
         """The number of the custodian's key set, to give to the next `connect`."""
         return self._core.session().key_set.version
+
+    def __repr__(self) -> str:
+        """Show whom it speaks to; nothing is asked for that."""
+        return f"AsyncClient({self._driver.url!r}, {self._core.told()})"
 
     async def close(self) -> None:
         """Close every connection; one that another task uses is closed when its exchange is over."""

@@ -1,43 +1,32 @@
 """Drives the core's flows on asyncio. Several tasks may use it at once.
 
-A task may be cancelled at any moment. httpcore closes a connection then, except during a TLS handshake: the network
-stream below does.
+A task may be cancelled at any moment: the connection of its exchange is closed then, because nobody would read on.
 """
 
 import asyncio
-from collections.abc import Iterable
-from ssl import SSLContext
-from typing import Any, Final, TypeVar
-
-import httpcore
-import httpx
+from typing import Final, TypeVar
+from urllib.parse import urlsplit
 
 from aigovtool.consumer.clock import Clock
 from aigovtool.consumer.credential import Credential
 from aigovtool.consumer.exchange import Call, Channel, Event, Failure, FailureKind, Flow, Peer, Reply, Step, Wait
-from aigovtool.consumer.http import (
-    POOL_LIMITS,
-    context_for,
-    failure_of,
-    peer_certificate,
-    reply_of,
-    request_of,
-    socket_options,
-)
+from aigovtool.consumer.http import CONNECT_SHARE, context_for
+from aigovtool.consumer.lines import Answer, LineError, Lines, connect_timeout_s, head_of
 from aigovtool.consumer.pools import Pools
-from aigovtool.errors import AIGovToolError
 
 T = TypeVar("T")
+_HTTPS_PORT: Final = 443
 
 
 class AsyncDriver:
     """Owns the connections of one client."""
 
     def __init__(self, credential: Credential, enclave_url: str, clock: Clock) -> None:
+        self.url: Final = enclave_url
         self._credential: Final = credential
-        self._urls: Final = {Peer.ENCLAVE: enclave_url, Peer.CUSTODIAN: credential.custodian_url}
+        self._urls: Final = {Peer.ENCLAVE: urlsplit(enclave_url), Peer.CUSTODIAN: urlsplit(credential.custodian_url)}
         self._clock: Final = clock
-        self._pools: Final[Pools[httpx.AsyncHTTPTransport]] = Pools(self._transport)
+        self._pools: Final[Pools[Lines]] = Pools(self._lines)
 
     async def run(self, flow: Flow[T]) -> T:
         """Run a flow to its end and return its value; raises what the flow raises."""
@@ -55,7 +44,8 @@ class AsyncDriver:
 
     async def close(self) -> None:
         """Close every connection; one that another task uses is closed when its exchange is over."""
-        await _close(self._pools.leave_all())
+        _close(self._pools.leave_all())
+        await asyncio.sleep(0)  # in which the loop closes them
 
     async def _perform(self, step: Step) -> Event:
         if isinstance(step, Wait):
@@ -64,102 +54,37 @@ class AsyncDriver:
         try:
             async with asyncio.timeout(step.timeout_s):
                 return await self._exchange(step)
-        except AIGovToolError:
-            raise
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            return failure_of(error, answered=True)
+        except TimeoutError:
+            return Failure(FailureKind.TIMEOUT)
+        except LineError as error:
+            return Failure(error.kind, error.detail)
 
     async def _exchange(self, call: Call) -> Reply | Failure:
         pool, replaced = self._pools.take(call.channel)
         try:
-            await _close(replaced)
-            response = await self._sent(pool.transport, call)
-            if isinstance(response, Failure):
-                return response
-            try:
-                return await _read(response, call.max_bytes)
-            finally:
-                await response.aclose()
+            _close(replaced)
+            host = self._urls[call.channel.peer].netloc
+            length = len(call.content) if call.content or call.method != "GET" else None
+            head = head_of(call.method, self._urls[call.channel.peer].path + call.path, host, call.headers, length)
+            connect_s = connect_timeout_s(call.timeout_s, CONNECT_SHARE)
+            return _reply(
+                await pool.transport.exchange(head, call.content, max_bytes=call.max_bytes, connect_s=connect_s)
+            )
         finally:
-            await _close(self._pools.leave(pool))
+            _close(self._pools.leave(pool))
 
-    async def _sent(self, transport: httpx.AsyncHTTPTransport, call: Call) -> httpx.Response | Failure:
-        try:
-            return await transport.handle_async_request(request_of(call, self._urls[call.channel.peer]))
-        except (httpx.HTTPError, OSError) as error:
-            return failure_of(error, answered=False)
-
-    def _transport(self, channel: Channel) -> httpx.AsyncHTTPTransport:
-        return _ClosingTransport(context_for(channel, self._credential))
+    def _lines(self, channel: Channel) -> Lines:
+        url = self._urls[channel.peer]
+        return Lines(context_for(channel, self._credential), url.hostname or "", url.port or _HTTPS_PORT)
 
 
-async def _close(transports: list[httpx.AsyncHTTPTransport]) -> None:
-    for transport in transports:
-        await transport.aclose()
+def _close(lines: list[Lines]) -> None:
+    for one in lines:
+        one.close()
 
 
-async def _read(response: httpx.Response, max_bytes: int) -> Reply | Failure:
-    certificate = peer_certificate(response)
-    body = bytearray()
-    async for piece in response.aiter_raw():
-        if len(body) + len(piece) > max_bytes:
-            return Failure(FailureKind.TOO_LARGE)
-        body += piece
-    return reply_of(response, bytes(body), certificate)
-
-
-class _ClosingTransport(httpx.AsyncHTTPTransport):
-    """httpx's transport over streams that close themselves when a handshake does not end well."""
-
-    def __init__(self, context: SSLContext) -> None:
-        super().__init__(verify=context, trust_env=False)
-        # httpx passes no network backend on, so the pool that it made, still empty, is replaced by one with ours.
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=context,
-            max_connections=POOL_LIMITS.max_connections,
-            max_keepalive_connections=POOL_LIMITS.max_keepalive_connections,
-            keepalive_expiry=POOL_LIMITS.keepalive_expiry,
-            network_backend=_ClosingBackend(),
-            socket_options=socket_options(),
-        )
-
-
-class _ClosingBackend(httpcore.AnyIOBackend):
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - the signature is httpcore's
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        return _ClosingStream(await super().connect_tcp(host, port, timeout, local_address, socket_options))
-
-
-class _ClosingStream(httpcore.AsyncNetworkStream):
-    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
-        self._stream: Final = stream
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
-        return await self._stream.read(max_bytes, timeout)
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        await self._stream.write(buffer, timeout)
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-    async def start_tls(
-        self,
-        ssl_context: SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109
-    ) -> httpcore.AsyncNetworkStream:
-        try:
-            return await self._stream.start_tls(ssl_context, server_hostname, timeout)
-        except BaseException:
-            await self._stream.aclose()
-            raise
-
-    def get_extra_info(self, info: str) -> Any:  # noqa: ANN401 - the signature is httpcore's
-        return self._stream.get_extra_info(info)
+def _reply(answer: Answer) -> Reply | Failure:
+    """Return an answer; one in a content encoding is refused, because its size would be anybody's guess."""
+    if answer.headers.get("content-encoding", "identity") != "identity":
+        return Failure(FailureKind.BAD_ANSWER, "a content encoding that was not asked for")
+    return Reply(answer.status, answer.headers, answer.body, answer.certificate)

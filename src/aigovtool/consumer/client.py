@@ -18,11 +18,13 @@ from aigovtool.attestation.model import ResultBody
 from aigovtool.attestation.verifier import VerifierSet
 from aigovtool.consumer.budget import LeaseProof
 from aigovtool.consumer.clock import SYSTEM_CLOCK, Clock
+from aigovtool.consumer.core import DEFAULT_WAIT_S
 from aigovtool.consumer.opening import DEFAULT_TIMEOUT_S, Opened, open_core
 from aigovtool.consumer.result import ModelInfo, Result
 from aigovtool.consumer.sync_driver import SyncDriver
 from aigovtool.ids import InstanceId
 from aigovtool.ledger.receipt import Receipt
+from aigovtool.package.manifest import Manifest
 from aigovtool.protocol.commands import AskState
 from aigovtool.protocol.trust import KeySet
 from aigovtool.protocol.views import OwnView
@@ -116,7 +118,8 @@ class Client:
         Args:
             model: its name.
             inputs: arrays by input name, or one array for a model with one input. An array is a numpy array, a torch
-                tensor, nested lists or a scalar; lists take the datatype of the model's input.
+                tensor, a pandas series or frame, nested lists or a scalar; all but the first two take the datatype of
+                the model's input. A frame may also be all inputs of a model, each the column of its name.
             outputs: names of the outputs to answer; None for all.
             request_id: names this request, 1 to 64 of `A-Za-z0-9._:-`. Repeated with the same inputs it is charged
                 once by one instance. None for a fresh one.
@@ -142,6 +145,13 @@ class Client:
         """Return the served models, with manifest digests, inputs and outputs; raises as `infer`."""
         return self._driver.run(self._core.models())
 
+    def manifest(self, model: str) -> Manifest:
+        """Return what the sealer of a model says of it: inputs, outputs, classes, how a picture becomes an input.
+
+        Its digest is the one that the evidence covers. Raises as `infer`, and `EvidenceError` (`wrong_manifest`).
+        """
+        return self._driver.run(self._core.manifest(model))
+
     def request_budget(
         self, units: int, reason: str, *, model: str | None = None, dimension: str = "inferences"
     ) -> AskState:
@@ -157,6 +167,21 @@ class Client:
     def ask_state(self, ask_id: str) -> AskState:
         """Return what became of a request for more budget; raises as `request_budget`."""
         return self._driver.run(self._core.ask_state(ask_id))
+
+    def decision(self, ask_id: str, *, deadline_s: float = DEFAULT_WAIT_S) -> AskState:
+        """Wait until an operator, or a rule, has decided on a request for more budget, and return what became of it.
+
+        Its `state` is `approved`, with what was `granted`, or `denied`; `decision` is the operator's reason.
+
+        Args:
+            ask_id: of what `request_budget` returned.
+            deadline_s: how long to wait; an hour.
+
+        Raises:
+            DeadlineError: nobody decided in that time (`not_decided`); the request is open all the same.
+            UnauthenticatedError, ForbiddenError, UnreachableError: as `request_budget`.
+        """
+        return self._driver.run(self._core.decision(ask_id, deadline_s))
 
     def budget(self) -> OwnView:
         """Return what the custodian shows this consumer of itself; raises as `request_budget`."""
@@ -203,6 +228,10 @@ class Client:
     def key_set_version(self) -> int:
         """The number of the custodian's key set, to give to the next `connect`."""
         return self._core.session().key_set.version
+
+    def __repr__(self) -> str:
+        """Show whom it speaks to; nothing is asked for that."""
+        return f"Client({self._driver.url!r}, {self._core.told()})"
 
     def close(self) -> None:
         """Close every connection; one that another thread uses is closed when its exchange is over."""

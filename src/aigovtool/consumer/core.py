@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final
 
 from aigovtool.attestation.model import ResultBody
-from aigovtool.codec import convert, decode
+from aigovtool.codec import convert, decode, decode_signed
 from aigovtool.consumer.asking import Asking
 from aigovtool.consumer.attest import Session, Trust
 from aigovtool.consumer.budget import CustodianDesk, LeaseProof
@@ -21,28 +21,36 @@ from aigovtool.consumer.link import ENCLAVE, EnclaveLink, Letter
 from aigovtool.consumer.outcomes import Outcomes, Retry, Sent
 from aigovtool.consumer.patience import Deadline, passes, pause_s
 from aigovtool.consumer.problems import NO_PROBLEM, error_of
+from aigovtool.consumer.relay import Relay, Relayed, read_relayed
 from aigovtool.consumer.result import ModelInfo, Result
 from aigovtool.errors import (
     AIGovToolError,
     DeadlineError,
+    EvidenceError,
     FaultError,
     InputError,
     InvalidValueError,
     NoBudgetError,
+    ReattestRequiredError,
     UnreachableError,
 )
-from aigovtool.ids import REQUEST_KEY_PATTERN, InstanceId, ModelId, RequestKey, parse_name
+from aigovtool.ids import REQUEST_KEY_PATTERN, InstanceId, ModelId, RequestKey, digest_of, parse_name
 from aigovtool.ledger.receipt import Receipt
 from aigovtool.ledger.units import Dimension
-from aigovtool.limits import MAX_CONTROL_BODY_BYTES
+from aigovtool.limits import MAX_CONTROL_BODY_BYTES, MAX_MANIFEST_BYTES
+from aigovtool.package.manifest import Manifest
 from aigovtool.protocol.commands import AskState
 from aigovtool.protocol.oip_metadata import ModelMetadata
+from aigovtool.protocol.session import MANIFEST_PATH
 from aigovtool.protocol.views import OwnView
 
 #: For one inference; an answer that a connection still carries may take this long.
 DEFAULT_DEADLINE_S: Final = 60.0
 #: With `wait`: people decide about budgets.
 DEFAULT_WAIT_S: Final = 3600.0
+#: While people decide, they are looked after so often: from the first pause between two looks to the longest.
+FIRST_LOOK_S: Final = 1.0
+LAST_LOOK_S: Final = 15.0
 #: Why there is no answer, and nobody to say what became of the request.
 _NO_ANSWER: Final = frozenset(
     {"answer_timeout", "connect", "connect_timeout", "connection_lost", "deadline", "hung_up", NO_PROBLEM}
@@ -62,7 +70,9 @@ class ConsumerCore:
         timeout_s: float,
         retry: Retry,
         key_set_at_least: int,
+        outcomes: Outcomes | None = None,
     ) -> None:
+        """Put together the flows of one enclave; `outcomes` are shared by those of several that answer one program."""
         self._credential: Final = trust.credential
         self._clock: Final = clock
         self._random_bytes: Final = random_bytes
@@ -70,7 +80,7 @@ class ConsumerCore:
         self._link: Final = EnclaveLink(
             trust, clock=clock, random_bytes=random_bytes, timeout_s=timeout_s, key_set_at_least=key_set_at_least
         )
-        self._outcomes: Final = Outcomes(retry, clock)
+        self._outcomes: Final = outcomes or Outcomes(retry, clock)
         self._metadata: Final[dict[tuple[InstanceId, ModelId], ModelMetadata]] = {}
         self.desk: Final = CustodianDesk(trust.credential, clock=clock, random_bytes=random_bytes, timeout_s=timeout_s)
 
@@ -81,6 +91,15 @@ class ConsumerCore:
     def evidence(self) -> ResultBody:
         """Return the attestation result of the current session."""
         return self.session().result.body
+
+    def told(self) -> str:
+        """Return in words which enclave is believed, for whoever looks at a client."""
+        try:
+            session = self.session()
+        except ReattestRequiredError:
+            return "no enclave is attested"
+        models = ", ".join(sorted(session.models)) or "no model"
+        return f"{session.result.body.tee} instance {session.instance[:12]}, {models}"
 
     def attest(self) -> Flow[Session]:
         """Attest afresh."""
@@ -148,6 +167,43 @@ class ConsumerCore:
             yield from asking.require_hope(refused, deadline)
             yield Wait(pause_s(refused, deadline))
 
+    def relay(self, relay: Relay, deadline: Deadline) -> Flow[Relayed]:
+        """Pass on what another program asks; raises as `infer`, but for what only a parsed request or answer tells."""
+        tries = _Tries(self._outcomes, relay.request_key)
+        letter = Letter(model=relay.model, call=relay.call, sending=tries.sending, failed=tries.failed)
+        session, reply = yield from self._link.send(letter, deadline)
+        if reply.status != 200:
+            error = self._explained(error_of(reply, ENCLAVE))
+            tries.refused(error)
+            raise error
+        relayed = read_relayed(reply, relay, session)
+        self._outcomes.settled(relay.request_key)
+        return relayed
+
+    def metadata(self, model: ModelId, deadline: Deadline) -> Flow[ModelMetadata]:
+        """Return what the enclave says of a model now: which outputs leave may have changed."""
+        self._forget(model)
+        return self._describe(model, deadline)
+
+    def manifest(self, model: str) -> Flow[Manifest]:
+        """Return the manifest of a served model; it is believed because its digest is attested.
+
+        Raises:
+            EvidenceError: `wrong_manifest`: it is another one than the enclave has proven to hold.
+        """
+        name, deadline = ModelId(parse_name(model, "model")), Deadline.after(self._clock, self._timeout_s)
+        session, reply = yield from self._link.send(Letter(model=name, call=_manifest_call(name)), deadline)
+        if reply.status != 200:
+            raise error_of(reply, ENCLAVE)
+        if digest_of(reply.body) != session.models[name]:
+            raise EvidenceError(
+                f"the manifest of {name} is not the one whose digest is attested", reason="wrong_manifest"
+            )
+        try:
+            return decode_signed(reply.body, Manifest, max_bytes=MAX_MANIFEST_BYTES)
+        except InputError as error:
+            raise FaultError(f"the manifest cannot be read: {error.message}", reason="bad_answer") from None
+
     def models(self) -> Flow[tuple[ModelInfo, ...]]:
         """Describe every served model, sorted by name."""
         deadline = Deadline.after(self._clock, self._timeout_s)
@@ -175,6 +231,26 @@ class ConsumerCore:
     def ask_state(self, ask_id: str) -> Flow[AskState]:
         """Return what became of a request for more budget."""
         return self.desk.state(ask_id)
+
+    def decision(self, ask_id: str, deadline_s: float) -> Flow[AskState]:
+        """Wait until a request for more budget is decided, and return what was decided.
+
+        Raises:
+            DeadlineError: `not_decided`.
+        """
+        deadline, pause_s = Deadline.after(self._clock, deadline_s), FIRST_LOOK_S
+        while True:
+            state = yield from self.desk.state(ask_id)
+            if state.state != "open":
+                return state
+            if self._clock.monotonic_s() + pause_s >= deadline.at_s:
+                raise DeadlineError(
+                    "nobody has decided on the request for more budget yet",
+                    reason="not_decided",
+                    fix=f"look again later: the request is {state.ask_id}",
+                )
+            yield Wait(pause_s)
+            pause_s = min(2 * pause_s, LAST_LOOK_S)
 
     def budget(self) -> Flow[OwnView]:
         """Return the consumer's own view at the custodian."""
@@ -263,6 +339,19 @@ class _Tries:
 
     def refused(self, error: AIGovToolError) -> None:
         self._outcomes.refused(self._key, self._before, error)
+
+
+def _manifest_call(model: ModelId) -> Callable[[Session, float], Call]:
+    def call(session: Session, timeout_s: float) -> Call:
+        return Call(
+            channel=Channel(Peer.ENCLAVE, session.certificate),
+            method="GET",
+            path=MANIFEST_PATH.format(model=model),
+            max_bytes=MAX_MANIFEST_BYTES,
+            timeout_s=timeout_s,
+        )
+
+    return call
 
 
 def _metadata_call(model: ModelId) -> Callable[[Session, float], Call]:

@@ -16,6 +16,7 @@ from aigovtool.errors import (
     AIGovToolError,
     DeadlineError,
     FaultError,
+    OverloadedError,
     SignatureInvalidError,
     TooLargeError,
     UnauthenticatedError,
@@ -84,7 +85,9 @@ class Reply:
 
 
 class FailureKind(Enum):
-    """What became of an exchange without an answer. After the first four, nothing can have been received.
+    """What became of an exchange without an answer. After the first five, nothing can have been received.
+
+    CROWDED: all connections that this client may have to that peer were in use for too long.
 
     HUNG_UP: the peer took the connection and ended it before it answered. A server on asyncio does that also when it
     refuses the client's certificate: it drops the TLS alert that would say so, and TLS 1.3 lets the client believe that
@@ -95,6 +98,7 @@ class FailureKind(Enum):
     CONNECT_TIMEOUT = auto()
     OTHER_CERTIFICATE = auto()
     CREDENTIAL_REFUSED = auto()
+    CROWDED = auto()
     HUNG_UP = auto()
     LOST = auto()
     TIMEOUT = auto()
@@ -110,6 +114,7 @@ _UNSENT: Final = frozenset(
         FailureKind.OTHER_CERTIFICATE,
         # The server ends such a connection in its handshake, before it reads a request.
         FailureKind.CREDENTIAL_REFUSED,
+        FailureKind.CROWDED,
     }
 )
 
@@ -146,6 +151,10 @@ class Failure:
                     f"{who} refuses the client certificate in the TLS handshake",
                     reason="credential_refused",
                     fix="use the consumer file that this custodian issued, or ask it for a new one",
+                )
+            case FailureKind.CROWDED:
+                return OverloadedError(
+                    f"this client has as many requests with {who} as it may have", reason="crowded", retry_after_s=1
                 )
             case _:
                 return self._late_error(who)

@@ -19,7 +19,7 @@ from aigovtool.transport.tls import client_context, pinned_context, unverified_c
 #: A connection takes a round trip or two; the rest of a call's time belongs to the answer.
 CONNECT_TIMEOUT_S: Final = 5.0
 #: TCP and TLS have this much each, so that both together end before the call does.
-_CONNECT_SHARE: Final = 0.45
+CONNECT_SHARE: Final = 0.45
 #: Idle connections are closed by us before the enclave does, so that a request rarely meets a closing one.
 POOL_LIMITS: Final = httpx.Limits(max_connections=64, max_keepalive_connections=16, keepalive_expiry=30.0)
 _DEAD_PEER_S: Final = 10
@@ -59,7 +59,7 @@ def context_for(channel: Channel, credential: Credential) -> ssl.SSLContext:
 
 def request_of(call: Call, base_url: str) -> httpx.Request:
     """Return the HTTP request of a call."""
-    connect_s = min(CONNECT_TIMEOUT_S, _CONNECT_SHARE * call.timeout_s)
+    connect_s = min(CONNECT_TIMEOUT_S, CONNECT_SHARE * call.timeout_s)
     timeout = {"connect": connect_s, "pool": connect_s, "read": call.timeout_s, "write": call.timeout_s}
     return httpx.Request(
         call.method,
@@ -91,20 +91,31 @@ def failure_of(error: Exception, *, answered: bool) -> Failure:
 
     `answered`: whether the head of an answer had come.
     """
+    refused = tls_failure(error)
+    if refused is not None:
+        return Failure(refused)
     tls = next((each for each in _chain(error) if isinstance(each, ssl.SSLError)), None)
-    if isinstance(tls, ssl.SSLCertVerificationError):
-        return Failure(FailureKind.OTHER_CERTIFICATE)
-    if tls is not None and any(alert in (tls.reason or "") for alert in _ALERTS_ABOUT_US):
-        return Failure(FailureKind.CREDENTIAL_REFUSED)
     kind = _kind_of(error)
     if kind is FailureKind.LOST and not answered and tls is None:
         kind = FailureKind.HUNG_UP
-    return Failure(kind, _detail(error))
+    return Failure(kind, detail_of(error))
+
+
+def tls_failure(error: Exception) -> FailureKind | None:
+    """Return whether TLS refused the server's certificate, or the server ours; None for neither."""
+    tls = next((each for each in _chain(error) if isinstance(each, ssl.SSLError)), None)
+    if isinstance(tls, ssl.SSLCertVerificationError):
+        return FailureKind.OTHER_CERTIFICATE
+    if tls is not None and any(alert in (tls.reason or "") for alert in _ALERTS_ABOUT_US):
+        return FailureKind.CREDENTIAL_REFUSED
+    return None
 
 
 def _kind_of(error: Exception) -> FailureKind:
     match error:
-        case httpx.ConnectTimeout() | httpx.PoolTimeout():
+        case httpx.PoolTimeout():
+            return FailureKind.CROWDED
+        case httpx.ConnectTimeout():
             return FailureKind.CONNECT_TIMEOUT
         case httpx.ConnectError() | httpx.InvalidURL():
             return FailureKind.UNREACHED
@@ -124,7 +135,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _detail(error: Exception) -> str:
+def detail_of(error: Exception) -> str:
+    """Return what broke, in words that hold nothing of the peer's."""
     for each in _chain(error):
         if isinstance(each, ssl.SSLError):
             return f"TLS {each.reason or 'error'}"

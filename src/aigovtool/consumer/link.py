@@ -24,11 +24,13 @@ from aigovtool.consumer.patience import Deadline
 from aigovtool.consumer.problems import error_of
 from aigovtool.errors import (
     AIGovToolError,
+    ConfigurationError,
     EvidenceError,
     NotFoundError,
     NotServedError,
     ReattestRequiredError,
     StoppedError,
+    VerificationError,
 )
 from aigovtool.ids import Digest, ModelId, Nonce
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
@@ -89,7 +91,11 @@ class EnclaveLink:
         return max(seen, self._key_set_at_least)
 
     def attest(self, deadline: Deadline) -> Flow[Session]:
-        """Attest afresh and make the outcome the current session; raises as `read_session`, and `Failure.error`."""
+        """Attest afresh and make the outcome the current session; raises as `read_session`, and `Failure.error`.
+
+        Where whoever answers proves something else than an enclave that is accepted, there is no session any more: what
+        was believed before is not believed now. Where nobody answers, nothing new is known.
+        """
         limit = deadline.earlier(self._timeout_s)
         nonce = Nonce(self._random_bytes(32).hex())
         event = yield from fetch_session(nonce, limit.left_s())
@@ -98,14 +104,18 @@ class EnclaveLink:
             event = yield from fetch_session(nonce, limit.left_s())
         if isinstance(event, Failure):
             raise event.error(ENCLAVE)
-        session = read_session(
-            event,
-            nonce=nonce,
-            trust=self._trust,
-            seen=self._key_set,
-            at_least=self._key_set_at_least,
-            moment=Moment(now_ms=self._clock.now_ms(), monotonic_s=self._clock.monotonic_s()),
-        )
+        try:
+            session = read_session(
+                event,
+                nonce=nonce,
+                trust=self._trust,
+                seen=self._key_set,
+                at_least=self._key_set_at_least,
+                moment=Moment(now_ms=self._clock.now_ms(), monotonic_s=self._clock.monotonic_s()),
+            )
+        except (VerificationError, ConfigurationError):
+            self._session = None
+            raise
         self._adopt(session)
         return session
 

@@ -49,11 +49,7 @@ def open_core(
         ConfigurationError: `bad_url`, `bad_timeout`, and those of `read_consumer_file`.
         InvalidValueError: `bad_name`, `bad_digest`, `bad_retry`.
     """
-    address = url.removesuffix("/")
-    if _URL_RE.fullmatch(address) is None:
-        raise ConfigurationError(
-            f"{url[:100]!r} is not the address of an enclave", reason="bad_url", fix="use https://HOST:PORT"
-        )
+    address = address_of(url)
     if not 0 < timeout_s <= _MAX_TIMEOUT_S:
         raise ConfigurationError(f"a timeout of {timeout_s} s is not between 0 and 300 s", reason="bad_timeout")
     credential = read_consumer_file(Path(credential_path))
@@ -69,3 +65,13 @@ def open_core(
         key_set_at_least=key_set_at_least,
     )
     return Opened(core=core, credential=credential, url=address)
+
+
+def address_of(url: str) -> str:
+    """Return the address of an enclave in its one form; raises `ConfigurationError` (`bad_url`)."""
+    address = url.removesuffix("/")
+    if _URL_RE.fullmatch(address) is None:
+        raise ConfigurationError(
+            f"{url[:100]!r} is not the address of an enclave", reason="bad_url", fix="use https://HOST:PORT"
+        )
+    return address

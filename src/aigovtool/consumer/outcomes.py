@@ -37,6 +37,8 @@ MAX_UNKNOWN_OUTCOMES: Final = 4096
 _NOT_CHARGED: Final = (RefusalError, IdentityError, OverloadedError, EngineError, InputError)
 #: Those of an enclave that has looked for the request id, and found none that was charged.
 _NOT_FOUND: Final = (BudgetExhaustedError, BudgetReservedError, LeaseCappedError)
+#: The reason of our own refusal to ask where it could be charged again.
+RETRY_MAY_CHARGE: Final = "retry_may_charge"
 #: For so long the same instance may be asked again.
 REPEATABLE_MS: Final = RESULT_RETENTION_MS // 2
 
@@ -117,6 +119,15 @@ class Outcomes:
         """Return whether a try of `key` got no answer, so that it may have been charged."""
         return key in self._unknown
 
+    def is_bound(self, key: RequestKey) -> bool:
+        """Return whether `key` may have been charged where it was asked, so that nobody else may be asked."""
+        return self._retry is not Retry.MAY_CHARGE and self.is_unknown(key)
+
+    def instance_of(self, key: RequestKey) -> InstanceId | None:
+        """Return where a try of `key` may have been acted on without an answer; None if nowhere."""
+        sent = self._unknown.get(key)
+        return None if sent is None else sent.instance
+
     def settled(self, key: RequestKey) -> None:
         """Note that the outcome is known."""
         self._unknown.pop(key, None)
@@ -131,6 +142,6 @@ class Outcomes:
 def _may_charge(why: str) -> ConflictError:
     return ConflictError(
         f"the outcome of this request is unknown, and {why}: repeating it can be charged a second time",
-        reason="retry_may_charge",
+        reason=RETRY_MAY_CHARGE,
         fix='accept that with retry="may-charge", or ask anew with another request_id',
     )

@@ -27,6 +27,7 @@ class SyncDriver:
     """Owns the connections of one client."""
 
     def __init__(self, credential: Credential, enclave_url: str, clock: Clock) -> None:
+        self.url: Final = enclave_url
         self._credential: Final = credential
         self._urls: Final = {Peer.ENCLAVE: enclave_url, Peer.CUSTODIAN: credential.custodian_url}
         self._clock: Final = clock

@@ -10,7 +10,10 @@ Rules, because a silent conversion is a wrong question:
 4. `BF16` has no numpy type: it is given and answered as float32, rounded to nearest even on the way in.
 5. `BYTES` elements are `bytes`, or `str` sent as UTF-8; they are answered as an array of `bytes` objects.
 
-torch is never imported: its tensors are recognised by what they can do.
+6. A pandas frame is the input of a model with one, of rank 2, row by row in the order of its columns; of a model with
+   several it is all of them, each the column of its name. Its values, and those of a series, are taken as lists are.
+
+Neither torch nor pandas is imported: what is theirs is recognised by what it can do.
 """
 
 from collections.abc import Mapping, Sequence
@@ -84,6 +87,8 @@ def name_inputs(inputs: object, specs: Sequence[TensorMetadata]) -> Mapping[str,
         InvalidValueError: `unnamed_input`, `unknown_input`, `missing_input`.
     """
     wanted = [spec.name for spec in specs]
+    if len(wanted) > 1 and _is_frame(inputs):
+        inputs = {name: cast("Any", inputs)[name] for name in cast("Any", inputs).columns}
     listed = ", ".join(repr(name) for name in wanted) or "none"
     if not isinstance(inputs, Mapping):
         if len(wanted) != 1:
@@ -119,6 +124,8 @@ def check_shape(spec: TensorMetadata, shape: Sequence[int]) -> None:
 def _as_array(spec: TensorMetadata, value: object) -> Array:
     if all(hasattr(value, name) for name in ("detach", "cpu", "numpy")):
         value = _from_torch(spec, value)
+    if hasattr(value, "to_numpy"):
+        return _from_pandas(spec, value)
     if not isinstance(value, np.ndarray | np.generic):
         return _from_python(spec, value)
     array: Array = np.asarray(value)
@@ -142,6 +149,26 @@ def _from_torch(spec: TensorMetadata, value: object) -> object:
             reason="bad_input",
             fix="convert it to a datatype that numpy has, for example with .float()",
         ) from None
+
+
+def _is_frame(value: object) -> bool:
+    return all(hasattr(value, name) for name in ("columns", "dtypes", "to_numpy"))
+
+
+def _from_pandas(spec: TensorMetadata, value: object) -> Array:
+    """Convert a frame, or a series, which fills an input that has one column."""
+    try:
+        array: Array = np.asarray(cast("Any", value).to_numpy())
+    except (TypeError, RuntimeError, ValueError):
+        raise InvalidValueError(
+            f"what is given for input {spec.name!r} does not convert to numpy", reason="bad_input"
+        ) from None
+    if array.ndim == 1 and len(spec.shape) == 2 and spec.shape[1] in (-1, 1):
+        array = array.reshape(-1, 1)
+    if array.dtype == np.object_ and spec.datatype is not Datatype.BYTES:
+        # Columns of several types have none in common; each number is taken for itself, and a missing one is none.
+        return _from_python(spec, array.tolist())
+    return _from_python(spec, array)
 
 
 def _from_python(spec: TensorMetadata, value: object) -> Array:

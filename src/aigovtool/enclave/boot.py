@@ -30,9 +30,10 @@ from aigovtool.crypto.tlskey import TlsKey
 from aigovtool.crypto.x509 import self_signed_server_certificate
 from aigovtool.enclave.attestation import Attestation, Attested, refused_in
 from aigovtool.enclave.clock import ElapsedClock
-from aigovtool.enclave.custodian_link import CustodianLink, digest_of_file
+from aigovtool.enclave.custodian_link import CustodianLink
 from aigovtool.enclave.engines.pending import Shares
 from aigovtool.enclave.engines.process import EngineConfig, EngineProcess, LoadedModel
+from aigovtool.enclave.kept_package import discard_damaged, manifest_of
 from aigovtool.enclave.memory import MemoryBounds, memory_bounds
 from aigovtool.enclave.roster import is_of_one
 from aigovtool.enclave.trusted_keys import TrustedKeys
@@ -45,7 +46,7 @@ from aigovtool.errors import (
     StoppedError,
     VerificationError,
 )
-from aigovtool.ids import Digest, InstanceId, MessageId, ModelId, Nonce
+from aigovtool.ids import InstanceId, MessageId, ModelId, Nonce
 from aigovtool.protocol import release
 from aigovtool.protocol.metering import Meter
 from aigovtool.protocol.party import BorrowerFile
@@ -65,10 +66,11 @@ Blame = Callable[[ModelId, AIGovToolError], None]
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A loaded model and the terms of its lending."""
+    """A loaded model, the terms of its lending, and its manifest as its sealer signed it (the payload)."""
 
     offer: release.ModelOffer
     loaded: LoadedModel
+    manifest: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +290,7 @@ class _Boot:
                 sent_ms = self.clock.now_ms()
                 released = await self._release(offer, identity, admission, key_set)
                 self.heard_ms = sent_ms
-                served[offer.model] = ServedModel(offer, await self._load(path, released, offer, silence_ms))
+                served[offer.model] = await self._load(path, released, offer, silence_ms)
         return served
 
     async def _fetch(self, offer: release.ModelOffer) -> Path:
@@ -330,7 +332,7 @@ class _Boot:
             )
         return released
 
-    async def _load(self, path: Path, released: KeyRelease, offer: release.ModelOffer, silence_ms: int) -> LoadedModel:
+    async def _load(self, path: Path, released: KeyRelease, offer: release.ModelOffer, silence_ms: int) -> ServedModel:
         """Load a model before the custodian has been silent for too long."""
         left_ms = self.heard_ms + silence_ms - self.clock.now_ms()
         if left_ms <= 0:
@@ -344,14 +346,14 @@ class _Boot:
 
     async def _open_package(
         self, path: Path, released: KeyRelease, offer: release.ModelOffer, within_ms: int
-    ) -> LoadedModel:
+    ) -> ServedModel:
         custodian, instance = released.custodian, released.instance
         try:
             descriptor = open_regular(path)
         except OSError as error:
             raise ConfigurationError(f"{path} cannot be opened: {error.strerror}", reason="cache") from None
         try:
-            return await self.engine.load(
+            loaded = await self.engine.load(
                 descriptor,
                 wrapped_key=released.wrapped_key,
                 info=release.release_context(
@@ -361,25 +363,12 @@ class _Boot:
                 sealer=offer.sealer,
                 timeout_ms=within_ms,
             )
+            return ServedModel(offer, loaded, await asyncio.to_thread(manifest_of, descriptor, offer.manifest))
         except VerificationError:  # damaged, or another package that somebody put there
-            await asyncio.to_thread(_discard_damaged, path, descriptor, offer.package)
+            await asyncio.to_thread(discard_damaged, path, descriptor, offer.package)
             raise
         finally:
             os.close(descriptor)
-
-
-def _discard_damaged(path: Path, descriptor: int, package: Digest) -> None:
-    """Remove a file that is not the package it is named after, so that the next boot downloads it anew.
-
-    Raises:
-        ConfigurationError: `cache`; by now there may be something else in its place.
-    """
-    try:
-        with os.fdopen(os.dup(descriptor), "rb") as file:
-            if digest_of_file(file) != package:
-                path.unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be removed: {error.strerror}", reason="cache") from None
 
 
 def _too_long(model: ModelId, silence_ms: int) -> ConfigurationError:

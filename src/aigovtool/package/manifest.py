@@ -27,6 +27,7 @@ from aigovtool.limits import (
     MAX_TENSOR_RANK,
     MAX_TENSORS,
 )
+from aigovtool.package.picture import Picture
 
 KIND: Final = "manifest.v1"
 FORMAT_VERSION: Final = 1
@@ -44,6 +45,8 @@ Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS)]
 Line = Annotated[str, Meta(min_length=1, max_length=MAX_LINE_CHARS)]
 FileBytes = Annotated[int, Meta(ge=0, le=MAX_PACKAGE_BYTES)]
 Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
+#: What a pixel's value may become.
+_OF_PICTURES: Final = frozenset({"FP16", "FP32", "FP64", "UINT8"})
 #: Size of one axis; the name of a symbolic axis; or -1 where the model says nothing.
 Dimension = Annotated[int, Meta(ge=-1, le=MAX_TENSOR_ELEMENTS)] | Text
 
@@ -143,6 +146,7 @@ class Manifest(Message, omit_defaults=True):
     opsets: Annotated[tuple[Opset, ...], Meta(max_length=MAX_OPSETS)]
     description: Description
     draws_random: bool = False
+    pictures: Annotated[tuple[Picture, ...], Meta(max_length=MAX_TENSORS)] = ()
 
     def __post_init__(self) -> None:
         check_file_names([file.name for file in self.files])
@@ -155,6 +159,27 @@ class Manifest(Message, omit_defaults=True):
         _check_unique("operator domain", [opset.domain for opset in self.opsets])
         if any(tensor.shape is None for tensor in self.inputs):
             raise InvalidValueError("an input has no shape", reason="unknown_rank")
+        _check_unique("picture", [picture.input for picture in self.pictures])
+        by_name = {tensor.name: tensor for tensor in self.inputs}
+        for picture in self.pictures:
+            _check_picture(picture, by_name.get(picture.input))
+
+
+def _check_picture(picture: Picture, tensor: TensorSpec | None) -> None:
+    """Refuse what says of an input that it is another than it is."""
+    if tensor is None:
+        raise InvalidValueError(f"the model has no input {picture.input[:40]!r}", reason="bad_picture")
+    if tensor.datatype not in _OF_PICTURES:
+        raise InvalidValueError(f"input {tensor.name!r} holds {tensor.datatype}, and no pixels", reason="bad_picture")
+    shape = tensor.shape or ()
+    fits = len(shape) == len(picture.shape) and all(
+        not isinstance(axis, int) or axis in (-1, size) for axis, size in zip(shape, picture.shape, strict=True)
+    )
+    if not fits:
+        raise InvalidValueError(
+            f"a picture of shape {list(picture.shape)} does not fit input {tensor.name!r} of shape {list(shape)}",
+            reason="bad_picture",
+        )
 
 
 def check_file_names(names: list[str]) -> None:

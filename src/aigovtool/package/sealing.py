@@ -53,6 +53,7 @@ from aigovtool.package.manifest import (
     sign_manifest,
     verify_manifest,
 )
+from aigovtool.package.picture import Picture
 from aigovtool.package.source import SourceFile
 
 Progress = Callable[[int, int], None]
@@ -77,6 +78,7 @@ def seal(
     sealer: SigningKey,
     now_ms: int,
     description: Description | None = None,
+    pictures: Sequence[Picture] = (),
     progress: Progress | None = None,
 ) -> SealedPackage:
     """Write a sealed package of `sources`, the ONNX graph first, to `out`.
@@ -93,8 +95,7 @@ def seal(
     if not 1 <= len(sources) <= MAX_PACKAGE_FILES:
         raise InvalidValueError(f"a package holds 1 to {MAX_PACKAGE_FILES} files", reason="file_count")
     meter = _Meter(progress, 2 * sum(seek(source.stream, 0, os.SEEK_END) for source in sources))
-    files = tuple(_hash(source, meter) for source in sources)
-    inspected = inspect_onnx(sources[0].stream)
+    files, inspected = tuple(_hash(source, meter) for source in sources), inspect_onnx(sources[0].stream)
     check_external(inspected, [file.name for file in files], [file.size_bytes for file in files])
     manifest = Manifest(
         format_version=FORMAT_VERSION,
@@ -110,9 +111,9 @@ def seal(
         opsets=inspected.opsets,
         draws_random=inspected.draws_random,
         description=description or Description(),
+        pictures=tuple(pictures),
     )
-    envelope = sign_manifest(manifest, sealer)
-    header = encode_header(envelope)
+    header = encode_header(envelope := sign_manifest(manifest, sealer))
     write_all(out, header)
     sealers = [FileSealer(model_key, salt, _context(envelope), index) for index in range(len(files))]
     sealed = sum(_seal_file(*parts, out, meter) for parts in zip(sources, files, sealers, strict=True))

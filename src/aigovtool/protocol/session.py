@@ -21,6 +21,8 @@ from aigovtool.ledger.merkle import inclusion_path, leaf_hash, nodes_of, root_of
 from aigovtool.limits import MAX_SHARERS
 
 ATTESTATION_PATH: Final = "/.well-known/aigovtool/attestation"
+#: Where an enclave gives the manifest of a model: the bytes whose digest its evidence covers.
+MANIFEST_PATH: Final = "/aigovtool/models/{model}/manifest"
 
 #: Whom a quote is for that several consumers share; each sees its own name and nonce in its share.
 SHARED_AUDIENCE: Final = Audience("consumers")

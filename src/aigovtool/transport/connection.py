@@ -32,6 +32,7 @@ class Connection:
     """One accepted connection; `number` is unique in the process and only for logs."""
 
     __slots__ = (
+        "__weakref__",
         "_identity",
         "_on_proof",
         "_on_refusal",

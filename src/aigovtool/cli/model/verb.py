@@ -25,6 +25,8 @@ from aigovtool.errors import ConfigurationError, ConflictError
 if TYPE_CHECKING:
     from aigovtool.crypto.secret import ModelKey
     from aigovtool.ids import ModelId
+    from aigovtool.package.manifest import Description
+    from aigovtool.package.picture import Picture
     from aigovtool.package.sealing import SealedPackage
     from aigovtool.protocol.party import OperatorFile
 
@@ -64,25 +66,37 @@ model.add_command(terms)
 @click.option("--name", required=True, help="Name of the model at the custodian.")
 @click.option("-o", "--out", type=FILE, required=True, help="Package to write; its wrapped key goes to OUT.key.")
 @click.option("--external-data", multiple=True, help="File with weights that the model refers to; repeat for more.")
+@click.option(
+    "--description", "described", type=FILE, help="JSON: names of the classes, how a picture becomes an input, notes."
+)
 @operator_option
 @click.pass_obj
 def seal(
-    screen: Screen, *, source: Path, name: str, out: Path, external_data: tuple[str, ...], operator_file: Path | None
+    screen: Screen,
+    *,
+    source: Path,
+    name: str,
+    out: Path,
+    external_data: tuple[str, ...],
+    described: Path | None,
+    operator_file: Path | None,
 ) -> None:
     """Encrypt and sign MODEL.onnx, offline, under a fresh key that only the custodian can open.
 
-    External data are named relative to the model's folder, as the model names them.
+    External data are named relative to the model's folder, as the model names them. With --description, whoever asks
+    may give a picture as it is, and reads the names of classes; it is signed with the rest, and everybody sees it.
     """
+    from aigovtool.cli.model.description import read_description  # noqa: PLC0415
     from aigovtool.crypto.secret import ModelKey, Secret  # noqa: PLC0415
     from aigovtool.ids import ModelId, key_id_of, parse_name  # noqa: PLC0415
     from aigovtool.operator.deposit import make_deposit, write_deposit  # noqa: PLC0415
-    from aigovtool.package.charge import charged_per, of_any_size  # noqa: PLC0415
 
     party = read_operator(operator_file)
     model_id = ModelId(parse_name(name, "model"))
     key_path = out.with_name(out.name + ".key")
     require_free(out)
     require_free(key_path)
+    said = read_description(described)
     _check_model(screen, source)
     with Secret(secrets.token_bytes(ModelKey.SIZE_BYTES)) as fresh, screen.progress("sealing") as progress:
         model_key = ModelKey(fresh)
@@ -93,11 +107,19 @@ def seal(
             model_id=model_id,
             model_key=model_key,
             party=party,
+            said=said,
             progress=progress,
         )
         deposit = make_deposit(model_key, sealed.manifest_digest, key_id_of(party.custodian.root), party.keystore)
         write_deposit(key_path.absolute(), deposit)
-    done = Sealed(
+    done = _told(name, out, key_path, sealed)
+    screen.show(done, lambda: _render_sealed(screen, done))
+
+
+def _told(name: str, out: Path, key_path: Path, sealed: "SealedPackage") -> Sealed:
+    from aigovtool.package.charge import charged_per, of_any_size  # noqa: PLC0415
+
+    return Sealed(
         model=name,
         package=str(out),
         package_bytes=sealed.size_bytes,
@@ -107,13 +129,12 @@ def seal(
         of_any_size=of_any_size(sealed.manifest.inputs),
     )
 
-    def render() -> None:
-        screen.line(f"{name} is sealed: {out} ({size(done.package_bytes)})")
-        charge = charge_fact(done.charged_per, done.of_any_size)
-        screen.facts([("manifest digest", done.manifest), ("wrapped key", done.key_file), charge])
-        screen.line(f"next: aigovtool model add {out} --borrower NAME")
 
-    screen.show(done, render)
+def _render_sealed(screen: Screen, done: Sealed) -> None:
+    screen.line(f"{done.model} is sealed: {done.package} ({size(done.package_bytes)})")
+    charge = charge_fact(done.charged_per, done.of_any_size)
+    screen.facts([("manifest digest", done.manifest), ("wrapped key", done.key_file), charge])
+    screen.line(f"next: aigovtool model add {done.package} --borrower NAME")
 
 
 def _check_model(screen: Screen, source: Path) -> None:
@@ -140,6 +161,7 @@ def _write_package(
     model_id: "ModelId",
     model_key: "ModelKey",
     party: "OperatorFile",
+    said: "tuple[Description | None, tuple[Picture, ...]]",
     progress: Progress,
 ) -> "SealedPackage":
     """Write the package, whole or not at all."""
@@ -163,6 +185,8 @@ def _write_package(
                     salt=secrets.token_bytes(32),
                     sealer=sealer,
                     now_ms=time.time_ns() // 1_000_000,
+                    description=said[0],
+                    pictures=said[1],
                     progress=progress,
                 )
         give_name(partial, out)

@@ -73,27 +73,27 @@ class Groups:
             self._send(group, turn, deadline_ns)
             return
 
+        loop = asyncio.get_running_loop()
+
         def give_up() -> None:
             if scheduler.give_up(consumer, lane, waiting):
                 group.give_up()
 
-        waiting = scheduler.line_up(consumer, lane)
-        timer = asyncio.get_running_loop().call_later(PATIENCE_S, give_up)
-
-        def came(_: object) -> None:
+        def granted(turn: Turn) -> None:
             timer.cancel()
-            if not waiting.cancelled():
-                self._send(group, waiting.result(), deadline_ns)
+            self._send(group, turn, deadline_ns)
 
-        waiting.add_done_callback(came)
+        timer = loop.call_later(PATIENCE_S, give_up)
+        waiting = scheduler.line_up(consumer, lane, granted)
 
     def _send(self, group: Group, turn: Turn, deadline_ns: int) -> None:
         group.turn = turn
         if self._closed:
-            self._pending.scheduler.leave(turn)
+            asyncio.get_running_loop().call_soon(self._pending.scheduler.leave, turn)  # whoever is next is told so too
             group.give_up()
             return
-        form, count, alone = group.form, len(group.data), not self._pending
+        # A longer run waits for no company: a thread of the engine has nothing to do until it comes.
+        form, count, alone = group.form, len(group.data), turn.lane is not Lane.SHORT or not self._pending
         first = self._pending.begin_group(group)
         what = (form.inputs, form.outputs, form.compute_ms, form.limits, form.finite, form.together)
         try:

@@ -15,7 +15,7 @@ from typing import Final
 SHORT_MS: Final = 10
 MIDDLE_MS: Final = 1_000
 #: What the parent may have at work in the longer lanes beyond `workers`: see `scheduling`.
-BEYOND: Final = 2
+BEYOND: Final = 3
 
 
 class Lane(IntEnum):

@@ -10,7 +10,8 @@ Rules:
    each that is done; with one that is not, as few as at first of that consumer, and half as many in all. So few tries
    are ahead of whoever comes where they are long, and one consumer's never hold all threads, even if they do not end.
 3. In the two longer ones `workers` runs are at work, of both together. While both lanes have some waiting, the one with
-   fewer at work is served.
+   fewer at work is served. One consumer that has both lanes to itself has one more in the middle one: from the end of a
+   run until the next one begins a core would have nothing to do, a tenth of the time where runs take 15 ms.
 4. One more of the middle lane is at work when all others are long; one more long run when no other is long, or when all
    long ones are of one other consumer. So there are `BEYOND` more than `workers` at most, who then share its cores; and
    one consumer never keeps another from the engine, nor do any number of them keep out runs of up to `MIDDLE_MS`.
@@ -53,6 +54,37 @@ class Turn(NamedTuple):
     began_ns: int
 
 
+class Waiting:
+    """Somebody who waits for a turn and is told at once when it comes, in the middle of whatever passed it on.
+
+    A future tells in a later turn of the event loop, after all else that has come meanwhile: for that long a thread of
+    the engine would have nothing to do.
+    """
+
+    __slots__ = ("_granted", "_is_over")
+
+    def __init__(self, granted: Callable[[Turn], None]) -> None:
+        self._granted: Final = granted
+        self._is_over = False
+
+    def done(self) -> bool:
+        """Return whether the turn has come, or is not waited for any more."""
+        return self._is_over
+
+    def set_result(self, turn: Turn) -> None:
+        """The turn has come."""
+        self._is_over = True
+        self._granted(turn)
+
+    def cancel(self) -> None:
+        """Wait no more."""
+        self._is_over = True
+
+
+#: Who waits: in a flow of its own, or in another's.
+_Waiter = asyncio.Future[Turn] | Waiting
+
+
 @dataclass(slots=True)
 class _Account:
     """One consumer in one lane: engine time, when its runs at work began (added up), who waits."""
@@ -60,7 +92,7 @@ class _Account:
     used_ns: int
     at_work: int = 0
     began_ns: int = 0
-    waiting: "deque[asyncio.Future[Turn]]" = field(default_factory=deque)
+    waiting: "deque[_Waiter]" = field(default_factory=deque)
     in_line: bool = False
     most: int = sys.maxsize
 
@@ -87,6 +119,15 @@ class _Queue:
     def waiting(self) -> bool:
         return bool(self._heap)
 
+    @property
+    def is_used(self) -> bool:
+        """Whether anybody has anything here."""
+        return bool(self._accounts)
+
+    def is_of_one(self, consumer: ConsumerId | None) -> bool:
+        """Return whether nobody has anything here but this consumer, or one."""
+        return len(self._accounts) <= 1 and (consumer is None or not self._accounts or consumer in self._accounts)
+
     def may_begin(self, consumer: ConsumerId) -> bool:
         """Return whether fewer of this consumer's are at work than may be."""
         account = self._accounts.get(consumer)
@@ -96,12 +137,12 @@ class _Queue:
         """Return the one consumer of whom all that is at work here is."""
         return next(iter(self._busy)) if len(self._busy) == 1 else None
 
-    def join(self, consumer: ConsumerId, turn: "asyncio.Future[Turn]", now_ns: int) -> None:
+    def join(self, consumer: ConsumerId, turn: _Waiter, now_ns: int) -> None:
         account = self._account(consumer)
         account.waiting.append(turn)
         self._line_up(consumer, account, now_ns)
 
-    def give_up(self, consumer: ConsumerId, turn: "asyncio.Future[Turn]") -> None:
+    def give_up(self, consumer: ConsumerId, turn: _Waiter) -> None:
         """Forget who waits no more."""
         account = self._accounts.get(consumer)
         if account is None or turn not in account.waiting:
@@ -113,7 +154,7 @@ class _Queue:
             heapify(self._heap)
         self._close_if_idle(consumer, account)
 
-    def next(self, now_ns: int, barred: ConsumerId | None = None) -> "tuple[ConsumerId, asyncio.Future[Turn]] | None":
+    def next(self, now_ns: int, barred: ConsumerId | None = None) -> tuple[ConsumerId, _Waiter] | None:
         """Take the turn of whoever has used least, and is not `barred`, to work."""
         aside = None
         found = None
@@ -152,7 +193,7 @@ class _Queue:
 
     def _first(
         self, consumer: ConsumerId, account: _Account, tag: int, now_ns: int
-    ) -> "tuple[ConsumerId, asyncio.Future[Turn]] | None":
+    ) -> tuple[ConsumerId, _Waiter] | None:
         found = None
         account.in_line = False
         while account.waiting and found is None and account.at_work < account.most:
@@ -224,7 +265,7 @@ class Scheduler:
     def at_once(self, consumer: ConsumerId, lane: Lane) -> Turn | None:
         """Return the caller's turn if there is no need to wait for it; `enter` costs more."""
         queue = self._queues[lane]
-        if queue.waiting or not self._has_room(lane) or not queue.may_begin(consumer):
+        if queue.waiting or not self._has_room(lane, consumer) or not queue.may_begin(consumer):
             return None
         now_ns = self._clock()
         queue.begin(consumer, now_ns)
@@ -236,7 +277,10 @@ class Scheduler:
         Raises:
             DeadlineError: it did not come in time.
         """
-        turn = self.line_up(consumer, lane)
+        turn: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
+        now_ns = self._clock()
+        self._queues[lane].join(consumer, turn, now_ns)
+        self._serve(now_ns)
         timer = asyncio.get_running_loop().call_later(within_s, _expire, turn)
         try:
             return await turn
@@ -249,21 +293,20 @@ class Scheduler:
         finally:
             timer.cancel()
 
-    def give_up(self, consumer: ConsumerId, lane: Lane, turn: "asyncio.Future[Turn]") -> bool:
+    def give_up(self, consumer: ConsumerId, lane: Lane, waiting: Waiting) -> bool:
         """Wait for a turn no more; return whether it had not come yet, else it is still to be left."""
-        if turn.done():
+        if waiting.done():
             return False
-        turn.cancel()
-        self._queues[lane].give_up(consumer, turn)
+        waiting.cancel()
+        self._queues[lane].give_up(consumer, waiting)
         return True
 
-    def line_up(self, consumer: ConsumerId, lane: Lane) -> "asyncio.Future[Turn]":
-        """Return the caller's turn to be, which it takes whenever it comes, and leaves; or it calls `give_up`."""
-        turn: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
-        now_ns = self._clock()
-        self._queues[lane].join(consumer, turn, now_ns)
+    def line_up(self, consumer: ConsumerId, lane: Lane, granted: Callable[[Turn], None]) -> Waiting:
+        """Have `granted` called with the caller's turn when it comes; `give_up` ends the wait, and `leave` the turn."""
+        waiting, now_ns = Waiting(granted), self._clock()
+        self._queues[lane].join(consumer, waiting, now_ns)
         self._serve(now_ns)
-        return turn
+        return waiting
 
     def leave(self, turn: Turn, compute_us: int | None = None) -> None:
         """Give a turn back, after so much computing (None: unknown), and pass it on."""
@@ -304,11 +347,13 @@ class Scheduler:
         turn.set_result(Turn(consumer, lane, now_ns))
         return True
 
-    def _has_room(self, lane: Lane) -> bool:
+    def _has_room(self, lane: Lane, consumer: ConsumerId | None = None) -> bool:
+        """Return whether one more may be at work, of this consumer or else of whoever is next."""
         at_work = self._queues[lane].at_work
         if lane is Lane.SHORT:
             return at_work < self._ahead
-        return at_work == 0 or self._middle.at_work + self._long.at_work < self._workers
+        alone = lane is Lane.MIDDLE and self._middle.is_of_one(consumer) and not self._long.is_used
+        return at_work == 0 or self._middle.at_work + self._long.at_work < self._workers + (1 if alone else 0)
 
 
 def _expire(turn: "asyncio.Future[Turn]") -> None:

@@ -36,6 +36,7 @@ from aigovtool.protocol.oip_metadata import (
 from aigovtool.protocol.release import session_audience
 from aigovtool.protocol.session import (
     ATTESTATION_PATH,
+    MANIFEST_PATH,
     REQUEST_ID_HEADER,
     SALT_HEADER,
     WARNING_HEADER,
@@ -119,6 +120,17 @@ def routes(run: InstanceRun) -> list[Route]:
             answer=SessionEvidence,
         ),
     ]
+    table.append(
+        Route(
+            method="GET",
+            path=MANIFEST_PATH,
+            handler=served.manifest,
+            who=_CONSUMER,
+            summary="The manifest of a model, whose digest the evidence covers",
+            path_type=ModelPath,
+            answer_media="application/json",
+        )
+    )
     for path, kind in (("/v2/models/{model}", ModelPath), ("/v2/models/{model}/versions/{version}", VersionPath)):
         table += _model_routes(served, path, kind)
     return table
@@ -208,6 +220,10 @@ class _Served:
             outputs=tuple(map(_tensor, leaving(terms, interface.outputs))),
             versions=("1",),
         )
+
+    async def manifest(self, call: Call) -> Response:
+        model = self._model(call)
+        return Response(model.manifest, headers={"content-type": "application/json", "cache-control": "no-store"})
 
     async def model_ready(self, call: Call) -> Response:
         name = self._model(call).offer.model

@@ -1,0 +1,3 @@
+"""`aigovtool connect`: the consumer's gateway, and what it has kept."""
+
+__all__: list[str] = []
