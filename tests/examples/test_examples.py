@@ -22,7 +22,7 @@ SAYS = {
         r"a patient is a unit: 821 of 1000 are left",
     ],
     "hospital.py": [
-        r"radiology: refused \(budget_(exhausted|reserved)\); nothing was charged",
+        r"radiology: refused \(budget_exhausted\); nothing was charged",
         r"surgery is not concerned: 49 units left",
         r"alice reads: radiology asks for",
         r"radiology: approved, 5 units by alice",
