@@ -115,6 +115,7 @@ def test_nothing_runs_what_it_downloads() -> None:
     """No pipe from the network into a shell, no key of a repository, no installation without hashes, no privileges."""
     found = scripts()
     assert {"Makefile", ".ci/run", "scripts/bootstrap.sh", "scripts/lock.sh"} <= found.keys()
+    assert [line for line in LOOKED_AT if not any(line in text for text in found.values())] == []
     assert {name: complaints for name, text in found.items() if (complaints := unsafe(text))} == {}
 
 

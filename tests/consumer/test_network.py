@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import msgspec
 import numpy as np
 import pytest
 from tests.consumer.conftest import FakeEnclave, World
 
 from aigovtool.consumer import AsyncClient, Client
+from aigovtool.consumer.http import failure_of
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.crypto.tlskey import TlsKey
 from aigovtool.crypto.x509 import new_authority, self_signed_server_certificate
@@ -22,6 +24,7 @@ from aigovtool.errors import (
     DeadlineError,
     EngineError,
     FaultError,
+    OverloadedError,
     TooLargeError,
     UnauthenticatedError,
     UnreachableError,
@@ -270,3 +273,12 @@ def test_no_foreign_exception_leaves_the_client(world: World, enclave: FakeEncla
         client.infer("doubler", [[1, 2]])
     with pytest.raises(AIGovToolError):
         client.attest()
+
+
+def test_a_wait_for_a_free_connection_says_nothing_of_the_peer() -> None:
+    """Nothing was sent, and to come again is of use: unlike a peer that takes no connection."""
+    crowded, silent = (failure_of(kind("late"), answered=False) for kind in (httpx.PoolTimeout, httpx.ConnectTimeout))
+    assert (crowded.maybe_received, silent.maybe_received) == (False, False)
+    error = crowded.error("the enclave")
+    assert (type(error), error.reason, error.retry_after_s) == (OverloadedError, "crowded", 1)
+    assert type(silent.error("the enclave")) is UnreachableError

@@ -79,7 +79,8 @@ def test_same_request_id_is_charged_once_and_answered_alike(make_world: MakeWorl
     while refused.status == 429:  # the custodian has not heard yet that the two are spent
         assert refused.json()["code"] == "budget_reserved"
         refused = connections[0].infer(body)
-    assert refused.status == 402
+    assert (refused.status, refused.json()["code"]) == (402, "budget_exhausted")
+    assert world.posted() == 3
 
 
 @pytest.mark.fault(8)
