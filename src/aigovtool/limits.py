@@ -175,6 +175,12 @@ MAX_RETAINED_RESULT_BYTES_IN_ALL: Final = 512 << 20
 MAX_REQUEST_IDS_PER_CONSUMER: Final = 18_000_000
 MAX_REQUEST_IDS: Final = 24_000_000
 REQUEST_IDS_OF_ANYBODY: Final = 1_000
+# Sealed requests whose heads are remembered, so that whoever passes them on cannot pass one on twice: 1,500 a second
+# for the eleven minutes that each is remembered, 14 bytes each. One consumer may have half; who has fewer than
+# REQUEST_IDS_OF_ANYBODY is served also when all are taken.
+MAX_SEALED_REQUESTS: Final = 1_000_000
+# Certificates of consumers whose issuer was looked at, of those whose requests come sealed.
+MAX_KNOWN_CREDENTIALS: Final = 1_024
 # Requests that wait for units, up to a minute, also when their clients are gone. A consumer with more than this many
 # parallel requests and no units left is told so at once.
 MAX_WAITING_REQUESTS_PER_CONSUMER: Final = 256

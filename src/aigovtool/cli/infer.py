@@ -79,6 +79,11 @@ class Answer(Struct, frozen=True, kw_only=True):
     help="A picture, a .npy array, an .npz with arrays by input name, or JSON (- reads JSON from standard input).",
 )
 @click.option("--allow-simulated", is_flag=True, help="DEVELOPMENT ONLY: also accept a simulated TEE.")
+@click.option(
+    "--sealed",
+    is_flag=True,
+    help="A load balancer ends TLS before the enclave: have nobody but the attested enclave read what is asked.",
+)
 @click.option("--manifest", metavar="DIGEST", help="The manifest digest that the model should have.")
 @key_set_option
 @click.option("--seen", type=FILE, help="Remember the newest key set of the custodian here; refuse an older one.")
@@ -105,6 +110,7 @@ def infer(
     save_request: Path | None,
     save_response: Path | None,
     allow_simulated: bool,
+    sealed: bool,
     wait: bool,
 ) -> None:
     """Attest the enclave, ask MODEL once, verify the receipt, and show the answer.
@@ -124,7 +130,12 @@ def infer(
     read = _read(source)
     pins = None if manifest is None else {model: manifest}
     with Client.connect(
-        url, credential, models=pins, allow_simulated=allow_simulated, key_set_at_least=key_set_at_least
+        url,
+        credential,
+        models=pins,
+        allow_simulated=allow_simulated,
+        sealed=sealed,
+        key_set_at_least=key_set_at_least,
     ) as client:
         if seen is not None:
             require_newest_keys(client.key_set, seen)

@@ -14,6 +14,9 @@ The steps of `verify_session`, and nothing is believed before the last of them:
 Step 4 makes the rest of the answer believable too: it came over the connection whose key the enclave holds. After
 step 6 the certificate is trusted, whole, and only it.
 
+Where somebody else ends TLS (`Trust.sealed`), step 4 compares no key of a connection. Then the rest of the answer, and
+a key for requests, are believed because the identity key that the evidence binds has signed them, with the nonce.
+
 What is not checked, and why: `configuration` and `appraisal_policy` of the binding are the custodian's business, and
 the consumer does not know them; `instance` is new with each boot.
 """
@@ -29,7 +32,17 @@ from aigovtool.attestation.policy import AppraisalPolicy
 from aigovtool.attestation.verifier import Exchange, VerifierSet
 from aigovtool.codec import decode, encode
 from aigovtool.consumer.credential import Credential
-from aigovtool.consumer.exchange import ATTESTATION_CHANNEL, Call, Failure, Flow, Reply, exchange
+from aigovtool.consumer.exchange import (
+    ATTESTATION_CHANNEL,
+    SEALED_CHANNEL,
+    Call,
+    Channel,
+    Failure,
+    Flow,
+    Peer,
+    Reply,
+    exchange,
+)
 from aigovtool.consumer.problems import NO_PROBLEM, error_of, plain_text
 from aigovtool.crypto.sign import VerifyKey
 from aigovtool.crypto.x509 import is_issued_by, spki_sha256
@@ -45,6 +58,7 @@ from aigovtool.errors import (
 from aigovtool.ids import Digest, InstanceId, ModelId, Nonce
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
 from aigovtool.protocol.release import session_audience
+from aigovtool.protocol.sealed import require_stated
 from aigovtool.protocol.session import (
     ATTESTATION_PATH,
     NO_MEMORY_ENCRYPTION,
@@ -58,16 +72,21 @@ from aigovtool.protocol.trust import KeySet, open_key_set, require_no_rollback
 SIMULATED_WARNING: Final = "SIMULATED TEE: protects nothing"
 _NOT_KNOWN: Final = Unchecked(reason="a consumer does not know it")
 _NEW_EACH_BOOT: Final = Unchecked(reason="new with each boot")
+_NOT_SEEN: Final = Unchecked(reason="somebody else ends TLS; all is sealed to a key that the attested identity signs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
-    """What a consumer believes before it connects. `pins` are manifest digests by model."""
+    """What a consumer believes before it connects. `pins` are manifest digests by model.
+
+    With `sealed` nobody who ends TLS is believed to be the enclave, and nothing is sent but what only it can open.
+    """
 
     credential: Credential
     verifiers: VerifierSet
     allow_simulated: bool
     pins: Mapping[ModelId, Digest]
+    sealed: bool = False
 
     @property
     def policy(self) -> AppraisalPolicy:
@@ -77,9 +96,12 @@ class Trust:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """An accepted enclave: its certificate (DER), what it proved, and when (wall and monotonic time)."""
+    """An accepted enclave: its certificate (DER), what it proved, and when (wall and monotonic time).
 
-    certificate: bytes
+    One whose TLS somebody else ends has no certificate that is believed, and a `body_key` (X25519, 32 bytes) instead.
+    """
+
+    certificate: bytes | None
     evidence: SessionEvidence
     nonce: Nonce
     result: AttestationResult
@@ -87,6 +109,18 @@ class Session:
     identity_key: VerifyKey
     attested_at_ms: int
     attested_at_s: float
+    body_key: bytes | None = None
+
+    @property
+    def channel(self) -> Channel:
+        """By which connections this enclave is reached."""
+        return SEALED_CHANNEL if self.certificate is None else Channel(Peer.ENCLAVE, self.certificate)
+
+    def require_body_key(self) -> bytes:
+        """Return the key to which requests are sealed; raises `EvidenceError` (`not_stated`) if there is none."""
+        if self.body_key is None:
+            raise EvidenceError("this enclave has given no key for bodies", reason="not_stated")
+        return self.body_key
 
     @property
     def instance(self) -> InstanceId:
@@ -160,11 +194,12 @@ def read_session(
     """
     if reply.status != 200:
         raise _refusal(reply, trust)
-    if reply.certificate is None:
+    certificate = None if trust.sealed else reply.certificate
+    if certificate is None and not trust.sealed:
         raise EvidenceError("the connection shows no server certificate", reason="no_certificate")
     try:
         evidence = decode(reply.body, SessionEvidence)
-        spki = SpkiHash(spki_sha256(reply.certificate))
+        spki = _NOT_SEEN if certificate is None else SpkiHash(spki_sha256(certificate))
     except InputError as error:
         raise EvidenceError(
             f"the answer to the challenge cannot be read: {error.message}", reason="bad_session"
@@ -185,15 +220,17 @@ def read_session(
     key_set, result = verify_session(
         evidence, expected, trust=trust, seen=seen, at_least=at_least, now_ms=moment.now_ms
     )
+    identity_key = VerifyKey(evidence.claims.identity_key)
     return Session(
-        certificate=reply.certificate,
+        certificate=certificate,
         evidence=evidence,
         nonce=nonce,
         result=result,
         key_set=key_set,
-        identity_key=VerifyKey(evidence.claims.identity_key),
+        identity_key=identity_key,
         attested_at_ms=moment.now_ms,
         attested_at_s=moment.monotonic_s,
+        body_key=require_stated(evidence, identity_key, nonce) if trust.sealed else None,
     )
 
 

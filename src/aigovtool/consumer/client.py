@@ -59,6 +59,7 @@ class Client:
         *,
         models: Mapping[str, str] | None = None,
         allow_simulated: bool = False,
+        sealed: bool = False,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retry: str = "same-instance-only",
         key_set_at_least: int = 0,
@@ -72,6 +73,8 @@ class Client:
             credential_path: the consumer file, readable by this user alone.
             models: manifest digests by model; a model that is not named is held to the digest first seen.
             allow_simulated: the caller's half of the opt-in to a TEE that protects nothing.
+            sealed: a load balancer ends TLS before the enclave: steps 3 and 8 cannot be made, and all that is asked
+                and answered is sealed between this client and the attested enclave instead.
             timeout_s: for attesting, and for every small exchange.
             retry: `same-instance-only`, or `may-charge`: also repeat a request whose outcome is unknown on another
                 instance, where it can be charged again (`RetryMayCharge`).
@@ -89,6 +92,7 @@ class Client:
             credential_path,
             models=models,
             allow_simulated=allow_simulated,
+            sealed=sealed,
             timeout_s=timeout_s,
             retry=retry,
             key_set_at_least=key_set_at_least,

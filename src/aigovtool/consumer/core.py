@@ -15,7 +15,7 @@ from aigovtool.consumer.asking import Asking
 from aigovtool.consumer.attest import Session, Trust
 from aigovtool.consumer.budget import CustodianDesk, LeaseProof
 from aigovtool.consumer.clock import Clock
-from aigovtool.consumer.exchange import Call, Channel, Failure, Flow, Peer, Wait
+from aigovtool.consumer.exchange import Call, Failure, Flow, Wait
 from aigovtool.consumer.inference import PreparedRequest, prepare, read_answer
 from aigovtool.consumer.link import ENCLAVE, EnclaveLink, Letter
 from aigovtool.consumer.outcomes import Outcomes, Retry, Sent
@@ -344,7 +344,7 @@ class _Tries:
 def _manifest_call(model: ModelId) -> Callable[[Session, float], Call]:
     def call(session: Session, timeout_s: float) -> Call:
         return Call(
-            channel=Channel(Peer.ENCLAVE, session.certificate),
+            channel=session.channel,
             method="GET",
             path=MANIFEST_PATH.format(model=model),
             max_bytes=MAX_MANIFEST_BYTES,
@@ -357,7 +357,7 @@ def _manifest_call(model: ModelId) -> Callable[[Session, float], Call]:
 def _metadata_call(model: ModelId) -> Callable[[Session, float], Call]:
     def call(session: Session, timeout_s: float) -> Call:
         return Call(
-            channel=Channel(Peer.ENCLAVE, session.certificate),
+            channel=session.channel,
             method="GET",
             path=f"/v2/models/{model}",
             max_bytes=MAX_CONTROL_BODY_BYTES,

@@ -38,20 +38,23 @@ class Channel:
     """Which connection to use.
 
     To an enclave without `certificate`: a new one, for attestation only, believed by nobody. With a `certificate`
-    (DER): only connections whose server proves exactly that one.
+    (DER): only connections whose server proves exactly that one. With `sealed`: those to whoever ends TLS before the
+    enclave, for what is sealed to it (`consumer.sealed`), believed by nobody either.
     """
 
     peer: Peer
     certificate: bytes | None = None
+    sealed: bool = False
 
     @property
     def is_kept(self) -> bool:
         """Whether its connections are used again: never those for attestation only."""
-        return self.peer is Peer.CUSTODIAN or self.certificate is not None
+        return self.peer is Peer.CUSTODIAN or self.certificate is not None or self.sealed
 
 
 ATTESTATION_CHANNEL: Final = Channel(Peer.ENCLAVE)
 CUSTODIAN_CHANNEL: Final = Channel(Peer.CUSTODIAN)
+SEALED_CHANNEL: Final = Channel(Peer.ENCLAVE, sealed=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +95,10 @@ class FailureKind(Enum):
     HUNG_UP: the peer took the connection and ended it before it answered. A server on asyncio does that also when it
     refuses the client's certificate: it drops the TLS alert that would say so, and TLS 1.3 lets the client believe that
     the handshake succeeded.
+
+    OTHER_BODY_KEY, BETWEEN, ALTERED are of sealed exchanges: the enclave, or who claims to be it, cannot open the
+    request; whoever ends TLS answers itself; what came back was not sealed by the enclave. None of it proves that the
+    request was not received.
     """
 
     UNREACHED = auto()
@@ -104,6 +111,9 @@ class FailureKind(Enum):
     TIMEOUT = auto()
     TOO_LARGE = auto()
     BAD_ANSWER = auto()
+    OTHER_BODY_KEY = auto()
+    BETWEEN = auto()
+    ALTERED = auto()
 
 
 _NOBODY: Final = "check that it is running, and that address and port are right"
@@ -167,6 +177,8 @@ class Failure:
                 return TooLargeError(f"the answer of {who} is over its bound", reason="answer_too_large")
             case FailureKind.BAD_ANSWER:
                 return FaultError(f"{who} does not answer as HTTP demands: {self.detail}", reason="bad_answer")
+            case FailureKind.OTHER_BODY_KEY | FailureKind.BETWEEN | FailureKind.ALTERED:
+                return self._sealed_error(who)
             case FailureKind.HUNG_UP:
                 return UnreachableError(
                     f"{who} ended the connection before it answered",
@@ -177,6 +189,28 @@ class Failure:
             case _:
                 return UnreachableError(
                     f"the connection to {who} was lost: {self.detail}", reason="connection_lost", fix="try again"
+                )
+
+    def _sealed_error(self, who: str) -> AIGovToolError:
+        match self.kind:
+            case FailureKind.OTHER_BODY_KEY:
+                return UnreachableError(
+                    f"who answers for {who} cannot open what is sealed to the attested key",
+                    reason="other_body_key",
+                    fix="try again; if it lasts, whoever balances the load spreads one client's requests over several "
+                    "enclaves: have it route by the header aigovtool-instance, or by the client's address",
+                )
+            case FailureKind.ALTERED:
+                return SignatureInvalidError(
+                    f"what came back was not sealed by {who}: {self.detail}",
+                    reason="altered_answer",
+                    fix="somebody between changes answers: tell whoever runs the load balancer",
+                )
+            case _:
+                return UnreachableError(
+                    f"whoever ends TLS before {who} answers itself: {self.detail}",
+                    reason="answered_between",
+                    fix="ask whoever runs the load balancer; it must pass POST requests of 64 MiB on as they are",
                 )
 
 

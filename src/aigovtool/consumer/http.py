@@ -14,7 +14,12 @@ from httpcore import AsyncNetworkStream, NetworkStream
 
 from aigovtool.consumer.credential import Credential
 from aigovtool.consumer.exchange import Call, Channel, Failure, FailureKind, Peer, Reply
-from aigovtool.transport.tls import client_context, pinned_context, unverified_context_for_attestation_only
+from aigovtool.transport.tls import (
+    client_context,
+    pinned_context,
+    unverified_context_for_attestation_only,
+    unverified_context_for_sealed_bodies,
+)
 
 #: A connection takes a round trip or two; the rest of a call's time belongs to the answer.
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -52,6 +57,8 @@ def context_for(channel: Channel, credential: Credential) -> ssl.SSLContext:
     """Return the TLS context of a channel; raises as `transport.tls`."""
     if channel.peer is Peer.CUSTODIAN:
         return client_context(credential.custodian_authorities, credential=credential.chain, key=credential.key)
+    if channel.sealed:
+        return unverified_context_for_sealed_bodies()
     if channel.certificate is None:
         return unverified_context_for_attestation_only(credential=credential.chain, key=credential.key)
     return pinned_context(channel.certificate, credential=credential.chain, key=credential.key)

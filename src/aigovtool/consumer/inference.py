@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from aigovtool.consumer.attest import Session, add_warning
-from aigovtool.consumer.exchange import Call, Channel, Peer, Reply
+from aigovtool.consumer.exchange import Call, Reply
 from aigovtool.consumer.receipts import Answered, body_digest, read_receipt_header, save, verify_answer
 from aigovtool.consumer.result import Result
 from aigovtool.consumer.tensors import array_from, check_shape, name_inputs, tensor_from
@@ -41,7 +41,7 @@ class PreparedRequest:
     def call(self, session: Session, timeout_s: float) -> Call:
         """Return the exchange that sends this to `session`."""
         return Call(
-            channel=Channel(Peer.ENCLAVE, session.certificate),
+            channel=session.channel,
             method="POST",
             path=f"/v2/models/{self.model}/infer",
             headers=self.headers,

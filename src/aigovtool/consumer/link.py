@@ -19,9 +19,10 @@ from typing import Final
 
 from aigovtool.consumer.attest import Moment, Session, Trust, fetch_session, read_session
 from aigovtool.consumer.clock import Clock
-from aigovtool.consumer.exchange import Call, Channel, Failure, FailureKind, Flow, Peer, Reply, exchange
+from aigovtool.consumer.exchange import Call, Failure, FailureKind, Flow, Reply, exchange
 from aigovtool.consumer.patience import Deadline
 from aigovtool.consumer.problems import error_of
+from aigovtool.consumer.sealed import Sealing
 from aigovtool.errors import (
     AIGovToolError,
     ConfigurationError,
@@ -39,6 +40,8 @@ from aigovtool.protocol.trust import KeySet
 _LOG: Final = logging.getLogger(__name__)
 ENCLAVE: Final = "the enclave"
 REPEATABLE: Final = frozenset({FailureKind.UNREACHED, FailureKind.HUNG_UP, FailureKind.LOST})
+#: Another instance answers than the attested one.
+_ANOTHER_ENCLAVE: Final = frozenset({FailureKind.OTHER_CERTIFICATE, FailureKind.OTHER_BODY_KEY})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +74,7 @@ class EnclaveLink:
         self._random_bytes: Final = random_bytes
         self._timeout_s: Final = timeout_s
         self._key_set_at_least: Final = key_set_at_least
+        self._sealing: Final = Sealing(trust.credential, clock, random_bytes)
         self._key_set: KeySet | None = None
         self._known: Final[dict[ModelId, Digest]] = dict(trust.pins)
         self._session: Session | None = None
@@ -98,10 +102,10 @@ class EnclaveLink:
         """
         limit = deadline.earlier(self._timeout_s)
         nonce = Nonce(self._random_bytes(32).hex())
-        event = yield from fetch_session(nonce, limit.left_s())
+        event = yield from self._fetch_session(nonce, limit.left_s())
         if isinstance(event, Failure) and event.kind in REPEATABLE:
             nonce = Nonce(self._random_bytes(32).hex())
-            event = yield from fetch_session(nonce, limit.left_s())
+            event = yield from self._fetch_session(nonce, limit.left_s())
         if isinstance(event, Failure):
             raise event.error(ENCLAVE)
         try:
@@ -136,7 +140,7 @@ class EnclaveLink:
         if model not in session.models:
             session = yield from self.attest(deadline)
         if model not in session.models:
-            raise (yield from _why_absent(session, model, deadline))
+            raise (yield from self._why_absent(session, model, deadline))
         if session.models[model] != self._known[model]:
             raise EvidenceError(
                 f"model {model} has another digest than when this client connected",
@@ -155,17 +159,25 @@ class EnclaveLink:
         while True:
             session = yield from self.current(deadline, letter.model)
             letter.sending(session)
-            event = yield from exchange(letter.call(session, deadline.left_s()))
+            event = yield from self._exchange(session, letter.call(session, deadline.left_s()))
             if isinstance(event, Reply):
                 return session, event
             letter.failed(event)
-            if event.kind is FailureKind.OTHER_CERTIFICATE and not attested:
+            if event.kind in _ANOTHER_ENCLAVE and not attested:
                 attested = True
                 self._forget(session)
             elif event.kind in REPEATABLE and not repeated:
                 repeated = True
             else:
                 raise event.error(ENCLAVE)
+
+    def _fetch_session(self, nonce: Nonce, timeout_s: float) -> Flow[Reply | Failure]:
+        fetch = self._sealing.fetch_session if self._trust.sealed else fetch_session
+        return fetch(nonce, timeout_s)
+
+    def _exchange(self, session: Session, call: Call) -> Flow[Reply | Failure]:
+        """Make an exchange with the enclave of `session`: over its own connection, or sealed."""
+        return exchange(call) if session.certificate is not None else self._sealing.exchange(call, session)
 
     def _forget(self, session: Session) -> None:
         if self._session is session:  # another thread may have attested meanwhile
@@ -181,24 +193,24 @@ class EnclaveLink:
         for warning in session.warnings:
             _LOG.warning("attestation_warning instance=%s text=%s", session.instance, warning)
 
-
-def _why_absent(session: Session, model: ModelId, deadline: Deadline) -> Flow[AIGovToolError]:
-    """Return why an attested enclave does not serve a model; what it is not there for, it knows nothing of."""
-    event = yield from exchange(
-        Call(
-            channel=Channel(Peer.ENCLAVE, session.certificate),
-            method="GET",
-            path=f"/v2/models/{model}/ready",
-            max_bytes=MAX_CONTROL_BODY_BYTES,
-            timeout_s=deadline.left_s(),
+    def _why_absent(self, session: Session, model: ModelId, deadline: Deadline) -> Flow[AIGovToolError]:
+        """Return why an attested enclave does not serve a model; what it is not there for, it knows nothing of."""
+        event = yield from self._exchange(
+            session,
+            Call(
+                channel=session.channel,
+                method="GET",
+                path=f"/v2/models/{model}/ready",
+                max_bytes=MAX_CONTROL_BODY_BYTES,
+                timeout_s=deadline.left_s(),
+            ),
         )
-    )
-    if isinstance(event, Reply) and event.status >= HTTPStatus.BAD_REQUEST:
-        error = error_of(event, ENCLAVE)
-        if isinstance(error, NotServedError | StoppedError):
-            return error
-    return NotFoundError(
-        f"the enclave does not serve model {model}",
-        reason="no_such_model",
-        fix="it serves " + (", ".join(sorted(session.models)) or "none"),
-    )
+        if isinstance(event, Reply) and event.status >= HTTPStatus.BAD_REQUEST:
+            error = error_of(event, ENCLAVE)
+            if isinstance(error, NotServedError | StoppedError):
+                return error
+        return NotFoundError(
+            f"the enclave does not serve model {model}",
+            reason="no_such_model",
+            fix="it serves " + (", ".join(sorted(session.models)) or "none"),
+        )

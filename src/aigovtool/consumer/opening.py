@@ -37,6 +37,7 @@ def open_core(
     *,
     models: Mapping[str, str] | None,
     allow_simulated: bool,
+    sealed: bool,
     timeout_s: float,
     retry: str,
     key_set_at_least: int,
@@ -55,7 +56,13 @@ def open_core(
     credential = read_consumer_file(Path(credential_path))
     if verifiers is None:
         verifiers = verifiers_for(credential.policy, allow_simulated=allow_simulated)
-    trust = Trust(credential=credential, verifiers=verifiers, allow_simulated=allow_simulated, pins=parse_pins(models))
+    trust = Trust(
+        credential=credential,
+        verifiers=verifiers,
+        allow_simulated=allow_simulated,
+        pins=parse_pins(models),
+        sealed=sealed,
+    )
     core = ConsumerCore(
         trust,
         clock=clock,

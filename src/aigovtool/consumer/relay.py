@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from aigovtool.consumer.attest import Session, add_warning
-from aigovtool.consumer.exchange import Call, Channel, Peer, Reply
+from aigovtool.consumer.exchange import Call, Reply
 from aigovtool.consumer.receipts import Answered, SavedReceipt, body_digest, read_receipt_header, save, verify_answer
 from aigovtool.ids import ConsumerId, ModelId, RequestKey
 from aigovtool.limits import MAX_INFER_BODY_BYTES
@@ -50,7 +50,7 @@ class Relay:
         if self.header_length is not None:
             headers.append((HEADER_LENGTH_NAME, self.header_length))
         return Call(
-            channel=Channel(Peer.ENCLAVE, session.certificate),
+            channel=session.channel,
             method="POST",
             path=f"/v2/models/{self.model}/infer",
             headers=tuple(headers),

@@ -15,7 +15,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +27,7 @@ from aigovtool.attestation.model import Evidence, TeeType
 from aigovtool.attestation.tee.supplement import supplemented
 from aigovtool.crypto.sign import Envelope, SigningKey, open_by_any, seal
 from aigovtool.crypto.tlskey import TlsKey
+from aigovtool.crypto.wrap import WrapKey
 from aigovtool.crypto.x509 import self_signed_server_certificate
 from aigovtool.enclave.attestation import Attestation, Attested, refused_in
 from aigovtool.enclave.clock import ElapsedClock
@@ -94,6 +95,8 @@ class Instance:
     #: The other models that the enclave was started for, by their names.
     not_served: dict[ModelId, NotServed]
     link: CustodianLink
+    #: What requests are sealed to that come through somebody who ends TLS (`gateway.sealed`).
+    body_key: WrapKey = field(default_factory=WrapKey.generate)
 
     @property
     def key_set(self) -> KeySet:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Annotated, Final
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from aigovtool.attestation.binding import Audience, Binding
 from aigovtool.attestation.model import Evidence
@@ -68,7 +68,11 @@ class ServedModel(Message):
 
 
 class SessionEvidence(Message):
-    """Evidence over `claims`, the custodian's key set, and what is served; `share` where others asked at once."""
+    """Evidence over `claims`, the custodian's key set, and what is served; `share` where others asked at once.
+
+    `statement` is there where a signed challenge asked, for whoever comes through somebody who ends TLS: a
+    `protocol.sealed.Statement`, signed with the identity key of `claims`.
+    """
 
     evidence: Evidence
     claims: Binding
@@ -76,6 +80,7 @@ class SessionEvidence(Message):
     models: list[ServedModel]
     warning: str | None
     share: Share | None = None
+    statement: Envelope | UnsetType = UNSET
 
 
 def shares_of(callers: Sequence[tuple[Audience, Nonce]]) -> tuple[Nonce, tuple[Share, ...]]:

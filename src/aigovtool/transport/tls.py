@@ -135,6 +135,15 @@ def unverified_context_for_attestation_only(
     return context
 
 
+def unverified_context_for_sealed_bodies() -> ssl.SSLContext:
+    """Return a client's context that accepts ANY server, and shows no certificate.
+
+    It is for what is sealed to the attested key of an enclave (`protocol.sealed`), and read by nobody who ends TLS on
+    the way. Nothing else may be sent or believed on such a connection.
+    """
+    return unverified_context_for_attestation_only()
+
+
 def _bare(protocol: int) -> ssl.SSLContext:
     # A bare context, not ssl.create_default_context: that one trusts the system's authorities.
     context = ssl.SSLContext(protocol)

@@ -100,6 +100,11 @@ connect.add_command(status)
     help="Where a request with an unknown outcome is repeated.",
 )
 @key_set_option
+@click.option(
+    "--sealed",
+    is_flag=True,
+    help="A load balancer ends TLS before the enclaves: have nobody but an attested enclave read what is asked.",
+)
 @click.option("--all-users", is_flag=True, help="Let other users of this machine ask as well, in your name.")
 @click.option("--allow-simulated", is_flag=True, help="DEVELOPMENT ONLY: also accept a simulated TEE.")
 @click.pass_obj
@@ -120,6 +125,7 @@ def serve(
     key_set_at_least: int,
     all_users: bool,
     allow_simulated: bool,
+    sealed: bool,
 ) -> None:
     """Verify the enclaves, and serve their models to programs on this machine until interrupted.
 
@@ -148,6 +154,7 @@ def serve(
         key_set_at_least=key_set_at_least,
         all_users=all_users,
         allow_simulated=allow_simulated,
+        sealed=sealed,
     )
     serve_until_stopped(options, ready=lambda running: _show(screen, running))
 

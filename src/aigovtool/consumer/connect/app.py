@@ -69,6 +69,7 @@ class ConnectOptions:
         retry: as in `Client.connect`.
         key_set_at_least: as in `Client.connect`.
         allow_simulated: as in `Client.connect`.
+        sealed: as in `Client.connect`, for all enclaves.
         all_users: whether other users of this machine may ask, in this consumer's name.
     """
 
@@ -84,6 +85,7 @@ class ConnectOptions:
     retry: str = "same-instance-only"
     key_set_at_least: int = 0
     allow_simulated: bool = False
+    sealed: bool = False
     all_users: bool = False
 
 
@@ -196,6 +198,7 @@ def _fleet_of(
         verifiers=verifiers,
         allow_simulated=options.allow_simulated,
         pins=parse_pins(options.models),
+        sealed=options.sealed,
     )
     retry = parse_retry(options.retry)
     outcomes = Outcomes(retry, clock)

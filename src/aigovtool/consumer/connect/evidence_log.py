@@ -22,7 +22,6 @@ from msgspec import Meta
 from aigovtool.codec import Message, decode_signed, encode
 from aigovtool.consumer.attest import Session
 from aigovtool.consumer.clock import Clock
-from aigovtool.crypto.x509 import spki_sha256
 from aigovtool.errors import AIGovToolError, ConfigurationError, InputError, LogError, MalformedError
 from aigovtool.ids import Digest, InstanceId, KeyId, Millis, ModelId, Units, digest_of
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
@@ -198,7 +197,7 @@ def _seen(session: Session) -> Seen:
     return Seen(
         tee=body.tee.value,
         instance=session.instance,
-        tls_key=spki_sha256(session.certificate).hex(),
+        tls_key=session.evidence.claims.tls_spki.hex(),
         custodian=session.key_set.custodian,
         key_set=session.key_set.version,
         appraisal_policy=body.appraisal_policy,

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from typing import Annotated, Final
 
+from msgspec import structs
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -12,15 +13,18 @@ from starlette.types import Receive, Scope, Send
 from aigovtool import __version__
 from aigovtool.codec import Message, convert, text_like
 from aigovtool.crypto.identity import Identity
+from aigovtool.crypto.sign import seal
 from aigovtool.enclave.boot import ServedModel
 from aigovtool.enclave.gateway.asked import LENGTH_HEADER, Asked
 from aigovtool.enclave.gateway.inference import infer
+from aigovtool.enclave.gateway.sealed import MAX_SEALED_BYTES, SealedRoutes
+from aigovtool.enclave.gateway.sealed_callers import SealedCallers
 from aigovtool.enclave.instance_run import InstanceRun
 from aigovtool.enclave.results import Answered
 from aigovtool.enclave.roster import error_of
 from aigovtool.enclave.session_quotes import SessionQuotes
 from aigovtool.errors import ForbiddenError, InvalidValueError, LeaseExpiredError, NotFoundError, StoppedError
-from aigovtool.ids import ConsumerId, ModelId, RequestKey
+from aigovtool.ids import ConsumerId, ModelId, Nonce, RequestKey
 from aigovtool.ledger.receipt import MAX_SALT_BYTES
 from aigovtool.limits import MAX_INFER_BODY_BYTES
 from aigovtool.package.manifest import TensorSpec
@@ -34,6 +38,14 @@ from aigovtool.protocol.oip_metadata import (
     TensorMetadata,
 )
 from aigovtool.protocol.release import session_audience
+from aigovtool.protocol.sealed import (
+    MEDIA_TYPE,
+    SEALED_EVIDENCE_PATH,
+    SEALED_PATH,
+    STATEMENT,
+    SealedChallenge,
+    Statement,
+)
 from aigovtool.protocol.session import (
     ATTESTATION_PATH,
     MANIFEST_PATH,
@@ -46,7 +58,7 @@ from aigovtool.protocol.session import (
 from aigovtool.protocol.session import ServedModel as ServedModelView
 from aigovtool.protocol.tensor import Datatype
 from aigovtool.transport.body import check_declared, read_body
-from aigovtool.transport.routes import Call, Caller, Route, check_content_type
+from aigovtool.transport.routes import Call, Caller, Route, application, check_content_type
 
 #: A large answer is encrypted and handed to the socket in pieces of this size: 64 MiB at once take 0.4 s of the event
 #: loop, and as much memory again until the consumer has read them.
@@ -95,8 +107,39 @@ def authorize(run: InstanceRun) -> Callable[[Identity, Route], None]:
 
 
 def routes(run: InstanceRun) -> list[Route]:
-    """Return the table of an instance."""
+    """Return the table of an instance: its own routes, and those by which sealed requests come to them."""
     served = _Served(run)
+    table = _own_routes(served)
+    inner = application(table, clock_ms=run.instance.custodian_time_ms, authorize=authorize(run))
+    return [*table, *_sealed_routes(served, SealedRoutes(run, served.callers, inner))]
+
+
+def _sealed_routes(served: "_Served", sealed: SealedRoutes) -> list[Route]:
+    """Return the routes for whoever comes through somebody who ends TLS; what is asked says by whom, and is signed."""
+    return [
+        Route(
+            method="POST",
+            path=SEALED_EVIDENCE_PATH,
+            handler=served.attest_sealed,
+            who=_ANYONE,
+            summary="Evidence for the nonce of a signed challenge, with the key for sealed requests",
+            body=SealedChallenge,
+            answer=SessionEvidence,
+        ),
+        Route(
+            method="POST",
+            path=SEALED_PATH,
+            handler=sealed.exchange,
+            who=_ANYONE,
+            summary="A sealed request to another route",
+            stream_body=True,
+            answer_media=MEDIA_TYPE,
+            max_body_bytes=MAX_SEALED_BYTES,
+        ),
+    ]
+
+
+def _own_routes(served: "_Served") -> list[Route]:
     table = [
         Route(
             method="GET", path="/v2/health/live", handler=served.live, who=_ANYONE, summary="Live", answer=ServerLive
@@ -110,15 +153,7 @@ def routes(run: InstanceRun) -> list[Route]:
             answer=ServerReady,
         ),
         Route(method="GET", path="/v2", handler=served.server, who=_CONSUMER, summary="Server", answer=ServerMetadata),
-        Route(
-            method="POST",
-            path=ATTESTATION_PATH,
-            handler=served.attest,
-            who=_CONSUMER,
-            summary="Evidence for the caller's nonce, bound to this connection",
-            body=SessionChallenge,
-            answer=SessionEvidence,
-        ),
+        _attestation_route(served),
     ]
     table.append(
         Route(
@@ -134,6 +169,18 @@ def routes(run: InstanceRun) -> list[Route]:
     for path, kind in (("/v2/models/{model}", ModelPath), ("/v2/models/{model}/versions/{version}", VersionPath)):
         table += _model_routes(served, path, kind)
     return table
+
+
+def _attestation_route(served: "_Served") -> Route:
+    return Route(
+        method="POST",
+        path=ATTESTATION_PATH,
+        handler=served.attest,
+        who=_CONSUMER,
+        summary="Evidence for the caller's nonce, bound to this connection",
+        body=SessionChallenge,
+        answer=SessionEvidence,
+    )
 
 
 def _model_routes(served: "_Served", path: str, kind: type[Message]) -> list[Route]:
@@ -175,6 +222,8 @@ class _Served:
         self._run: Final = run
         self._instance: Final = run.instance
         self._quotes: Final = SessionQuotes(run.instance.session_evidence)
+        check, attest = authorize(run), _attestation_route(self)
+        self.callers: Final = SealedCallers(run.instance, lambda identity: check(identity, attest))
 
     async def live(self, _call: Call) -> ServerLive:
         return ServerLive(live=True)
@@ -188,8 +237,24 @@ class _Served:
         return ServerMetadata(name="aigovtool", version=__version__, extensions=("binary_tensor_data",))
 
     async def attest(self, call: Call) -> SessionEvidence:
-        audience, nonce = session_audience(call.caller().name), call.body(SessionChallenge).nonce
-        quoted = await self._quotes.evidence_for(audience, nonce)
+        return await self._evidence(ConsumerId(call.caller().name), call.body(SessionChallenge).nonce)
+
+    async def attest_sealed(self, call: Call) -> SessionEvidence:
+        asked = call.body(SealedChallenge)
+        stated = self.callers.of_challenge(asked)
+        call.connection.prove(asked.challenge.signatures[0].keyid)
+        session, instance = await self._evidence(stated.consumer, stated.nonce), self._instance
+        statement = Statement(
+            instance=instance.instance,
+            nonce=stated.nonce,
+            body_key=instance.body_key.public,
+            models=session.models,
+            warning=session.warning,
+        )
+        return structs.replace(session, statement=seal(STATEMENT, statement, instance.identity))
+
+    async def _evidence(self, consumer: ConsumerId, nonce: Nonce) -> SessionEvidence:
+        quoted = await self._quotes.evidence_for(session_audience(consumer), nonce)
         return SessionEvidence(
             evidence=quoted.evidence,
             claims=quoted.claims,
