@@ -90,7 +90,7 @@ def table_of(routes: Sequence[Route]) -> _Table:
 def tables() -> dict[str, _Table]:
     """Return both tables. Handlers alone use what the stand-ins are for."""
     custodian = cast("Any", SimpleNamespace())
-    run = cast("Any", SimpleNamespace(instance=SimpleNamespace(session_evidence=None)))
+    run = cast("Any", SimpleNamespace(instance=SimpleNamespace(session_evidence=None, custodian_time_ms=None)))
     return {"custodian": table_of(custodian_api.routes(custodian)), "enclave": table_of(enclave_api.routes(run))}
 
 

@@ -1,4 +1,4 @@
-"""A load balancer before an enclave: it ends TLS with a key of its own, holds no credential, and reads what it passes on.
+"""A load balancer before an enclave: it ends TLS with a key of its own, has no credential, and reads what passes.
 
 ```python
 with balancing(world.enclave_port) as balancer:
@@ -120,8 +120,6 @@ def _handler(balancer: Balancer) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(passed.body)
             if passed.lacks:
                 self.close_connection = True
-
-        do_GET = do_POST
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name in the base class
             """Say nothing."""

@@ -97,6 +97,9 @@ _CONSUMERS: Final = (401, 200, 200, 403, 403, 403, 403, 403, 401, 423, 401)
 ENCLAVE: Final[dict[tuple[str, str], tuple[int, ...]]] = {
     ("GET", "/v2/health/live"): anyone(200),
     ("GET", "/v2/health/ready"): anyone(200),
+    # What is signed within says by whom: tests/attacks/test_a_balancer_between.py.
+    ("POST", "/aigovtool/sealed/evidence"): anyone(422),
+    ("POST", "/aigovtool/sealed"): anyone(415),
     ("GET", "/v2"): _CONSUMERS,
     ("POST", "/.well-known/aigovtool/attestation"): _CONSUMERS,
     ("GET", "/v2/models/{model}"): _CONSUMERS,
@@ -148,7 +151,9 @@ def tables(callers: Callers) -> dict[str, set[tuple[str, str]]]:
     """Return the routes that there are: of the custodian as it describes itself, of an enclave by its table."""
     described = callers.send("custodian", "nobody", "GET", "/openapi.json").json()["paths"]
     listed = {(method.upper(), path) for path, item in described.items() for method in item}
-    nobody = cast("InstanceRun", SimpleNamespace(instance=SimpleNamespace(session_evidence=None)))
+    nobody = cast(
+        "InstanceRun", SimpleNamespace(instance=SimpleNamespace(session_evidence=None, custodian_time_ms=None))
+    )
     return {
         "custodian": listed | {("GET", "/openapi.json")},
         "enclave": {(route.method, route.path) for route in routes(nobody)},

@@ -60,7 +60,8 @@ OURS = {
     "aigovtool.attestation.tee": {"supplement"},
     "aigovtool.package": {"charge", "format", "manifest", "picture"},
     "aigovtool.ledger": {"answers", "budget", "checkpoint", "entry", "inputs", "merkle", "policy", "receipt", "units"},
-    "aigovtool.crypto": {"aead", "identity", "keyfile", "locked", "memory", "secret", "sign", "tlskey", "x509"},
+    "aigovtool.crypto": {"aead", "frames", "identity", "keyfile", "locked", "memory", "secret", "sign", "tlskey"}
+    | {"wrap", "x509"},
     "aigovtool.enclave": {
         "again",
         "app",
@@ -91,7 +92,8 @@ OURS = {
         *("private_files", "sandbox", "scheduling", "seccomp", "spawn", "tries"),
     },
     "aigovtool.enclave.gateway": {
-        *("answer", "answer_size", "api", "asked", "batch", "fast_path", "inference", "padding", "shape"),
+        *("answer", "answer_size", "api", "asked", "batch", "fast_path", "inference", "padding", "sealed"),
+        *("sealed_callers", "sending", "shape"),
     },
 }
 NEVER = (

@@ -76,7 +76,8 @@ class Answer(Struct, frozen=True, kw_only=True):
     "source",
     type=click.Path(allow_dash=True, dir_okay=False),
     required=True,
-    help="A picture, a .npy array, an .npz with arrays by input name, or JSON (- reads JSON from standard input).",
+    help="A picture (PNG, JPEG, BMP, TIFF), a .npy array, an .npz with arrays by input name, or JSON (- reads it from "
+    "standard input).",
 )
 @click.option("--allow-simulated", is_flag=True, help="DEVELOPMENT ONLY: also accept a simulated TEE.")
 @click.option(
@@ -115,8 +116,7 @@ def infer(
 ) -> None:
     """Attest the enclave, ask MODEL once, verify the receipt, and show the answer.
 
-    A picture (PNG, JPEG, BMP, TIFF) becomes the model's input as its sealer says in the manifest, whose digest is
-    attested.
+    A picture becomes the model's input as its sealer says in the manifest, whose digest is attested.
 
     With --manifest nothing is sent to an enclave that serves another model under that name; ask the custodian's
     operator for the digest, which `model show` shows. Give --seen where you ask more than once: whoever stole a key
@@ -128,27 +128,31 @@ def infer(
 
     _require_places({"--save-receipt": save_receipt, "--save-request": save_request, "--save-response": save_response})
     read = _read(source)
-    pins = None if manifest is None else {model: manifest}
     with Client.connect(
         url,
         credential,
-        models=pins,
+        models=None if manifest is None else {model: manifest},
         allow_simulated=allow_simulated,
         sealed=sealed,
         key_set_at_least=key_set_at_least,
     ) as client:
         if seen is not None:
             require_newest_keys(client.key_set, seen)
-        if client.evidence.tee.value == "simulated":
-            screen.banner()
-        elif client.warnings:
-            screen.banner("; ".join(client.warnings))
+        _warn(screen, client)
         described = _described(client, model, needed=isinstance(read, Picture))
         inputs = picture_input(described, read.content) if isinstance(read, Picture) and described is not None else read
         result = client.infer(model, inputs, request_id=request_id, wait=wait, deadline_s=deadline_s)
     _save_all(result, receipt=save_receipt, request=save_request, response=save_response)
     answer = _answer(result, described, save_receipt)
     screen.show(answer, lambda: _render(screen, answer))
+
+
+def _warn(screen: Screen, client: "Client") -> None:
+    """Say what somebody should know of the enclave before the answer is used."""
+    if client.evidence.tee.value == "simulated":
+        screen.banner()
+    elif client.warnings:
+        screen.banner("; ".join(client.warnings))
 
 
 def _described(client: "Client", model: str, *, needed: bool) -> "Manifest | None":

@@ -201,9 +201,8 @@ def read_session(
         evidence = decode(reply.body, SessionEvidence)
         spki = _NOT_SEEN if certificate is None else SpkiHash(spki_sha256(certificate))
     except InputError as error:
-        raise EvidenceError(
-            f"the answer to the challenge cannot be read: {error.message}", reason="bad_session"
-        ) from None
+        said = f"the answer to the challenge cannot be read: {error.message}"
+        raise EvidenceError(said, reason="bad_session") from None
     own = session_audience(trust.credential.consumer)
     audience, quoted = expected_of(evidence.share, evidence.claims, own, nonce)
     expected = Expectation(

@@ -100,12 +100,15 @@ class Client:
             clock=clock,
         )
         client = cls(opened, clock)
-        try:
-            client._driver.run(opened.core.attest())
-        except BaseException:
-            client.close()
-            raise
+        client._attest_or_close()
         return client
+
+    def _attest_or_close(self) -> None:
+        try:
+            self._driver.run(self._core.attest())
+        except BaseException:
+            self.close()
+            raise
 
     def infer(
         self,

@@ -105,8 +105,8 @@ def _between(reply: Reply) -> Failure:
 
 
 def _opened(reply: Reply, secret: bytes, head_digest: bytes, max_bytes: int) -> Reply | Failure:
-    opener = FrameOpener(secret, reply.body[:SALT_BYTES], sealed.answer_info(head_digest))
     try:
+        opener = FrameOpener(secret, reply.body[:SALT_BYTES], sealed.answer_info(head_digest))
         text = b"".join(opener.feed(memoryview(reply.body)[SALT_BYTES:]))
         opener.require_complete()
         size = int.from_bytes(text[: sealed.STATUS_LENGTH_BYTES], "big")

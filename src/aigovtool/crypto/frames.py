@@ -103,18 +103,22 @@ class FrameOpener:
             SignatureInvalidError: `wrong_frame`: it is not what the other end has sealed at this place.
         """
         self._held.extend(piece)
-        while len(self._held) >= LENGTH_BYTES or (self.is_complete and self._held):
-            if self.is_complete:
-                raise MalformedError("something follows the last frame", reason="after_last_frame")
-            head = int.from_bytes(self._held[:LENGTH_BYTES], "big")
-            size = head & ~_LAST
-            if not TAG_BYTES <= size <= FRAME_BYTES + TAG_BYTES:
-                raise MalformedError(f"{size} bytes are no frame", reason="frame_size")
-            if len(self._held) < LENGTH_BYTES + size:
-                return
-            frame = bytes(memoryview(self._held)[LENGTH_BYTES : LENGTH_BYTES + size])
-            del self._held[: LENGTH_BYTES + size]
-            yield self._opened(frame, last=bool(head & _LAST))
+        start = 0
+        try:
+            while len(self._held) - start >= LENGTH_BYTES or (self.is_complete and len(self._held) > start):
+                if self.is_complete:
+                    raise MalformedError("something follows the last frame", reason="after_last_frame")
+                begin = start + LENGTH_BYTES
+                head = int.from_bytes(self._held[start:begin], "big")
+                end = begin + (head & ~_LAST)
+                if not TAG_BYTES <= end - begin <= FRAME_BYTES + TAG_BYTES:
+                    raise MalformedError(f"{end - begin} bytes are no frame", reason="frame_size")
+                if len(self._held) < end:
+                    return
+                frame, start = bytes(self._held[begin:end]), end
+                yield self._opened(frame, last=bool(head & _LAST))
+        finally:
+            del self._held[:start]  # once for all frames of a piece: what follows is moved
 
     def require_complete(self) -> None:
         """Raise `MalformedError` (`cut_off`) unless the last frame has come, and nothing after it."""

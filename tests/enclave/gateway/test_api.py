@@ -8,12 +8,14 @@ import pytest
 
 from aigovtool.crypto.identity import Identity, IdentityKind
 from aigovtool.crypto.sign import SigningKey
-from aigovtool.enclave.gateway.api import INSTANCE_ENDED, Leave, authorize, response_of, routes
+from aigovtool.enclave.gateway.api import authorize, routes
+from aigovtool.enclave.gateway.sending import INSTANCE_ENDED, Leave, response_of
 from aigovtool.enclave.instance_run import InstanceRun
 from aigovtool.enclave.results import Answered
 from aigovtool.enclave.unread import Unread
 from aigovtool.errors import AIGovToolError, LeaseExpiredError, StoppedError
 from aigovtool.ids import ConsumerId
+from aigovtool.protocol.sealed import SEALED_EVIDENCE_PATH, SEALED_PATH
 
 PIECE = 256 << 10
 
@@ -33,7 +35,7 @@ def test_whoever_this_enclave_never_answers_sees_nothing_of_it(
 ) -> None:
     """Neither metadata nor evidence; what is open to anybody stays open to them."""
     admitted, meter = SimpleNamespace(borrower="hospital"), SimpleNamespace(stopped=frozenset({"ward9"}))
-    instance = SimpleNamespace(admission=admitted, meter=meter, session_evidence=None)
+    instance = SimpleNamespace(admission=admitted, meter=meter, session_evidence=None, custodian_time_ms=None)
     run = cast("InstanceRun", SimpleNamespace(instance=instance))
     key = SigningKey.generate().public
     who = Identity(IdentityKind.CONSUMER, name, key, 0, 1, 1, borrower)
@@ -44,7 +46,7 @@ def test_whoever_this_enclave_never_answers_sees_nothing_of_it(
             seen.add((route.path, None))
         except AIGovToolError as error:
             seen.add((route.path, error.reason))
-    is_open = {"/v2/health/live", "/v2/health/ready"}
+    is_open = {"/v2/health/live", "/v2/health/ready", SEALED_PATH, SEALED_EVIDENCE_PATH}  # what is signed says by whom
     assert {found for path, found in seen if path in is_open} == {None}
     assert {found for path, found in seen if path not in is_open} == {reason}
 
