@@ -1,11 +1,17 @@
 """Fixtures of the tests that attack a whole deployment: the same real processes as end to end."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
-from tests.attacks.deployments import Deployment, deployed
+from tests.attacks.balancer import Balancer, balancing
+from tests.attacks.deployments import Consumer, Deployment, deployed
 from tests.attacks.lent import Lent, lent
+from tests.attacks.sealing import file_of
 from tests.e2e.conftest import body, digits_model, make_world
+
+from aigovtool.consumer import Client
 
 __all__ = ["body", "digits_model", "make_world"]
 
@@ -30,3 +36,28 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lent]:
     with lent(tmp_path_factory.mktemp("standing"), ttl_s=300) as made:
         made.start_enclave()
         yield made
+
+
+@pytest.fixture
+def balancer(world: Deployment) -> Iterator[Balancer]:
+    """What every consumer of these tests connects to."""
+    with balancing(world.enclave_port) as made:
+        yield made
+
+
+@pytest.fixture
+def consumer(world: Deployment) -> Consumer:
+    """A consumer with units enough."""
+    return world.new_consumer(1_000)[0]
+
+
+@pytest.fixture
+def connect(balancer: Balancer, consumer: Consumer) -> Iterator[Callable[..., Client]]:
+    """Connect through the balancer, in the consumer's name."""
+    with ExitStack() as stack:
+        file = file_of(consumer)
+
+        def connected(**options: Any) -> Client:
+            return stack.enter_context(Client.connect(balancer.url, file, sealed=True, allow_simulated=True, **options))
+
+        yield connected

@@ -5,58 +5,29 @@ invents whatever it likes. What it can do is what whoever owns a wire can: withh
 """
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from msgspec import UNSET, structs
-from tests.attacks.balancer import Balancer, Passed, Passing, balancing
+from tests.attacks.balancer import Balancer, Passed, Passing
 from tests.attacks.deployments import Consumer, Deployment
-from tests.attacks.sealing import Sender, file_of
-from tests.e2e.world import BORROWER, MODEL
+from tests.attacks.sealing import file_of
+from tests.e2e.world import MODEL
 
 from aigovtool.codec import decode, encode
 from aigovtool.consumer import Client
 from aigovtool.crypto.sign import SigningKey, seal
 from aigovtool.crypto.wrap import WrapKey
-from aigovtool.errors import AIGovToolError, BudgetExhaustedError, EvidenceError, StoppedError
-from aigovtool.ids import BorrowerId, digest_of
-from aigovtool.ledger.entry import StopTarget
-from aigovtool.protocol import commands, sealed
+from aigovtool.errors import AIGovToolError, EvidenceError
+from aigovtool.ids import digest_of
+from aigovtool.protocol import sealed
 from aigovtool.protocol.sealed import Statement
 from aigovtool.protocol.session import RECEIPT_HEADER, SessionEvidence
 
 #: A prompt that is found again wherever it goes.
 PROMPT = np.random.default_rng(11).standard_normal((1, 64)).astype(np.float32)
 NAME = "canary-of-a-sealed-request"
-
-
-@pytest.fixture
-def balancer(world: Deployment) -> Iterator[Balancer]:
-    """What every consumer of these tests connects to."""
-    with balancing(world.enclave_port) as made:
-        yield made
-
-
-@pytest.fixture
-def consumer(world: Deployment) -> Consumer:
-    """A consumer with units enough."""
-    return world.new_consumer(1_000)[0]
-
-
-@pytest.fixture
-def connect(balancer: Balancer, consumer: Consumer) -> Iterator[Callable[..., Client]]:
-    """Connect through the balancer, in the consumer's name."""
-    with ExitStack() as stack:
-        file = file_of(consumer)
-
-        def connected(**options: Any) -> Client:
-            return stack.enter_context(Client.connect(balancer.url, file, sealed=True, allow_simulated=True, **options))
-
-        yield connected
 
 
 def at_sealed(rule: Callable[[Passing], Passed]) -> Callable[[Passing], Passed]:
@@ -336,158 +307,3 @@ def test_a_refusal_in_the_clear_is_nobodys(code: str, balancer: Balancer, connec
         client.infer(MODEL, PROMPT, request_id=f"forged-{code}")
     assert (caught.value.code, caught.value.reason) == ("unreachable", "answered_between")
     assert "pay me" not in str(caught.value)
-
-
-# -- Who asks -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def sender(world: Deployment, consumer: Consumer) -> Sender:
-    """The consumer, who seals by hand."""
-    return Sender(world.enclave_port, consumer.certificate, consumer.key, name=consumer.name)
-
-
-def place_of(sender: Sender) -> tuple[Any, bytes]:
-    """Return to whom a sender seals."""
-    session = sender.session()
-    assert session.statement is not UNSET
-    return session.claims.instance, decode(session.statement.payload, Statement).body_key
-
-
-def reason_of(answer: tuple[int, bytes]) -> tuple[int, str | None]:
-    """Return status and reason of a refusal."""
-    status, body = answer
-    return status, json.loads(body).get("reason")
-
-
-def test_whoever_may_not_ask_over_a_connection_may_not_ask_sealed(world: Deployment, sender: Sender) -> None:
-    """Certificates of others, of other roles and of other borrowers; keys that are not the certificate's."""
-    instance, key = place_of(sender)
-    strange = SigningKey.generate()
-    elsewhere = world.add_consumer(f"elsewhere{world.consumers}", borrower=BORROWER)
-    world.add_borrower(BorrowerId(f"clinic{world.consumers}"))
-    foreign = world.add_consumer(f"foreign{world.consumers}", borrower=BorrowerId(f"clinic{world.consumers}"))
-    operator = Sender(sender.port, world.operator.certificate, world.operator_key)
-    callers = {
-        "itself": (sender, (200, None)),
-        "another of its borrower": (replace(sender, certificate=elsewhere.certificate, key=elsewhere.key), (200, None)),
-        "a key that is not the certificate's": (replace(sender, key=strange), (403, "wrong_key")),
-        "another's certificate": (replace(sender, certificate=elsewhere.certificate), (403, "wrong_key")),
-        "an operator": (operator, (403, "wrong_role")),
-        "a consumer elsewhere": (
-            replace(sender, certificate=foreign.certificate, key=foreign.key),
-            (403, "foreign_consumer"),
-        ),
-        "a clock that is slow": (replace(sender, late_ms=sealed.MAX_AGE_MS + 5_000), (401, "sealed_at_another_time")),
-        "a clock that is fast": (replace(sender, late_ms=-sealed.MAX_AGE_MS - 5_000), (401, "sealed_at_another_time")),
-    }
-    found = {who: reason_of(one.ask(instance, key, "/v2")) for who, (one, _) in callers.items()}
-    assert found == {who: expected for who, (_, expected) in callers.items()}
-    evidence = {}
-    for who, (one, _) in callers.items():
-        answer = one.evidence()
-        evidence[who] = answer.status if answer.status == 200 else reason_of((answer.status, answer.body))
-    assert {who for who, told in evidence.items() if told == 200} == {"itself"}, "a challenge says its own name"
-
-
-def test_a_revoked_consumer_is_refused_sealed_as_well(world: Deployment, consumer: Consumer, sender: Sender) -> None:
-    """The stop reaches the enclave, and both ways end; a sealed client gets the type of the refusal."""
-    with (
-        balancing(world.enclave_port) as balancer,
-        Client.connect(balancer.url, file_of(consumer), sealed=True, allow_simulated=True) as client,
-    ):
-        client.infer(MODEL, PROMPT)
-        world.command(commands.Stop(target=StopTarget.CONSUMER, value=consumer.name, reason="test"))
-
-        def stopped() -> bool:
-            try:
-                client.infer(MODEL, PROMPT)
-            except StoppedError:
-                return True
-            return False
-
-        world.wait_for(stopped, "the stop is told to a sealed consumer")
-    assert sender.evidence().status == 423
-
-
-def test_a_budget_holds_whichever_way_is_used(world: Deployment, balancer: Balancer) -> None:
-    """Units are of a consumer, not of a connection."""
-    consumer, _ = world.new_consumer(3)
-    file = file_of(consumer)
-    direct = f"https://127.0.0.1:{world.enclave_port}"
-    with (
-        Client.connect(direct, file, allow_simulated=True) as pinned,
-        Client.connect(balancer.url, file, sealed=True, allow_simulated=True) as through,
-    ):
-        for client in (through, pinned, through):
-            client.infer(MODEL, PROMPT, wait=True, deadline_s=30)
-
-        def used_up() -> bool:
-            try:
-                through.infer(MODEL, PROMPT)
-            except BudgetExhaustedError:
-                return True
-            except AIGovToolError as error:
-                assert error.code == "budget_reserved"
-            return False
-
-        world.wait_for(used_up, "the budget is used up")
-    assert world.charged_to(consumer) == 3
-
-
-@pytest.mark.parametrize("path", [sealed.SEALED_PATH, sealed.SEALED_EVIDENCE_PATH, "/v2/models/none", "/nothing"])
-def test_a_sealed_request_reaches_only_what_a_consumer_has(path: str, sender: Sender) -> None:
-    """No sealed request within a sealed request, and no route that there is not."""
-    instance, key = place_of(sender)
-    status, reason = reason_of(sender.ask(instance, key, path, b"{}"))
-    assert (status, reason) in {(404, "no_route"), (404, "no_such_model"), (405, "method_not_allowed"), (400, None)}
-
-
-@pytest.mark.parametrize(
-    ("more", "status", "reason"),
-    [
-        ({"body_bytes": 7}, 400, "sealed_length"),
-        ({"body_bytes": 1}, 400, "sealed_length"),
-        ({"instance": "0" * 64}, 409, "sealed_for_another"),
-    ],
-)
-def test_what_a_head_says_holds(more: dict[str, Any], status: int, reason: str, sender: Sender) -> None:
-    """A body of the announced length, and the instance that it is for."""
-    instance, key = place_of(sender)
-    sender.more = more
-    answer = sender.ask(instance, key, f"/v2/models/{MODEL}/infer", b"{ }", content_type="application/json")
-    assert reason_of(answer) == (status, reason)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"\x00",
-        b"\x00\x10",
-        b"\x00\x10" + bytes(16),
-        b"\xff\xff" + bytes(70_000),
-        bytes(70_000),
-        b"\x00\x40" + bytes(64),
-    ],
-)
-def test_what_is_no_sealed_request_is_refused_in_the_clear(body: bytes, sender: Sender) -> None:
-    """Bounded and typed, whatever the bytes are."""
-    answer = sender.posted(sealed.SEALED_PATH, body)
-    assert reason_of((answer.status, answer.body))[1] in {"no_sealed_head", "unknown_body_key"}
-    assert answer.status in {400, 409}
-
-
-def test_an_enclave_that_was_started_anew_is_attested_anew(world: Deployment, balancer: Balancer) -> None:
-    """What may have reached the old one is not sent to the new one, unless that was accepted; the next request is."""
-    consumer, _ = world.new_consumer(50)
-    with Client.connect(balancer.url, file_of(consumer), sealed=True, allow_simulated=True) as client:
-        client.infer(MODEL, PROMPT)
-        before = client.instance
-        world.end("enclave")
-        world.start_enclave()
-        with pytest.raises(AIGovToolError) as caught:
-            client.infer(MODEL, PROMPT)
-        assert caught.value.reason == "retry_may_charge"
-        client.infer(MODEL, PROMPT)
-        assert client.instance != before

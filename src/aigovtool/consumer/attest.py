@@ -237,7 +237,7 @@ def _refusal(reply: Reply, trust: Trust) -> AIGovToolError:
     """Return why there is no evidence; who has no such route at all is no enclave."""
     error = error_of(reply, "the enclave")
     if error.reason != "no_route":
-        return _unproven(error)
+        return _with_hint(_unproven(error), reply.status, trust)
     authorities = trust.credential.custodian_authorities
     is_custodian = reply.certificate is not None and any(is_issued_by(reply.certificate, one) for one in authorities)
     return ConfigurationError(
@@ -245,6 +245,19 @@ def _refusal(reply: Reply, trust: Trust) -> AIGovToolError:
         reason="not_an_enclave",
         fix="use the address of the enclave, as `aigovtool enclave serve` prints it",
     )
+
+
+def _with_hint(error: AIGovToolError, status: int, trust: Trust) -> AIGovToolError:
+    """Return `error`, with what may be the matter where somebody else ends TLS."""
+    if trust.sealed and error.reason == NO_PROBLEM:
+        return UnreachableError(
+            f"whoever ends TLS before the enclave answers with status {status}",
+            reason="answered_between",
+            fix="ask whoever runs the load balancer whether it reaches the enclave",
+        )
+    if not trust.sealed and error.reason in {NO_PROBLEM, "no_credential"}:
+        error.fix = "if a load balancer ends TLS before the enclave, pass sealed=True; else check the address"
+    return error
 
 
 def _unproven(error: AIGovToolError) -> AIGovToolError:

@@ -198,7 +198,7 @@ class Failure:
                     f"who answers for {who} cannot open what is sealed to the attested key",
                     reason="other_body_key",
                     fix="try again; if it lasts, whoever balances the load spreads one client's requests over several "
-                    "enclaves: have it route by the header aigovtool-instance, or by the client's address",
+                    "enclaves: have it route by the header aigovtool-route, or by the client's address",
                 )
             case FailureKind.ALTERED:
                 return SignatureInvalidError(

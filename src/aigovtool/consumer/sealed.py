@@ -26,6 +26,7 @@ from aigovtool.limits import MAX_CONTROL_BODY_BYTES
 from aigovtool.protocol import sealed
 from aigovtool.protocol.sealed import Field, SealedChallenge, SealedHead, SealedRequest, SealedStatus, StatedChallenge
 
+_ROUTE_BYTES: Final = 8
 _UNKNOWN_BODY_KEY: Final = "unknown_body_key"
 #: What balancers say when nobody behind them answers (RFC 9110, 15.6.3 to 15.6.5).
 _NOBODY_BEHIND: Final = frozenset({502, 503, 504})
@@ -38,6 +39,7 @@ class Sealing:
         self._credential: Final = credential
         self._clock: Final = clock
         self._random_bytes: Final = random_bytes
+        self._route: Final = random_bytes(_ROUTE_BYTES).hex()
 
     def fetch_session(self, nonce: Nonce, timeout_s: float) -> Flow[Reply | Failure]:
         """Ask for evidence, and for the body key, with a signed challenge."""
@@ -48,7 +50,7 @@ class Sealing:
                 channel=SEALED_CHANNEL,
                 method="POST",
                 path=sealed.SEALED_EVIDENCE_PATH,
-                headers=(("content-type", "application/json"),),
+                headers=(("content-type", "application/json"), (sealed.ROUTE_HEADER, self._route)),
                 content=encode(SealedChallenge(credential=self._credential.chain[0], challenge=challenge)),
                 max_bytes=MAX_CONTROL_BODY_BYTES,
                 timeout_s=timeout_s,
@@ -66,7 +68,7 @@ class Sealing:
                 call,
                 method="POST",
                 path=sealed.SEALED_PATH,
-                headers=(("content-type", sealed.MEDIA_TYPE), (sealed.INSTANCE_HEADER, session.instance)),
+                headers=(("content-type", sealed.MEDIA_TYPE), (sealed.ROUTE_HEADER, self._route)),
                 content=b"".join([len(head).to_bytes(sealed.HEAD_LENGTH_BYTES, "big"), head, *frames]),
                 max_bytes=SALT_BYTES + sealed_size_bytes(call.max_bytes + sealed.MAX_STATUS_BYTES) + (1 << 20),
             )

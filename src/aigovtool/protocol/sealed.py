@@ -28,8 +28,9 @@ from aigovtool.protocol.session import ServedModel, SessionEvidence
 SEALED_PATH: Final = "/aigovtool/sealed"
 SEALED_EVIDENCE_PATH: Final = "/aigovtool/sealed/evidence"
 MEDIA_TYPE: Final = "application/vnd.aigovtool.sealed"
-#: Beside a sealed request, in the clear: for which instance it is. A balancer before several may route by it.
-INSTANCE_HEADER: Final = "aigovtool-instance"
+#: In the clear beside all that one client sends: random, and always the same. A balancer before several enclaves routes
+#: by it, because what is sealed to one of them is nothing to the others.
+ROUTE_HEADER: Final = "aigovtool-route"
 
 STATEMENT: Final = "session-statement.v1"
 CHALLENGE: Final = "sealed-challenge.v1"
