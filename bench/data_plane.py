@@ -21,6 +21,8 @@ from bench.served import Point, Served, told
 OURS: Final = "aigovtool"
 #: The same, asked through the consumer's gateway.
 GATEWAY: Final = "aigovtool connect"
+#: And all of it sealed, as behind a load balancer that ends TLS.
+SEALED: Final = "aigovtool connect, sealed"
 #: The model alone: how many threads run it, each a request of its own, and ONNX Runtime's threads within one run.
 #: The same enclave, asked evenly, this share as often as it answered when it was asked as fast as answers came.
 SHARE: Final = 0.7
@@ -92,6 +94,7 @@ def _others(stack: ExitStack, graph: Graph, *, peers: bool, pieces: bool) -> Ite
         yield stack.enter_context(lent(graph, ONE_BY_ONE, batch=False))
     if pieces and graph.name in {"mlp", "resnet50"}:
         yield stack.enter_context(connected(graph, GATEWAY))
+        yield stack.enter_context(connected(graph, SEALED, sealed=True))
     for peer in PEERS:
         if peers and peer.installed() and (peer.name != "bentoml" or len(graph.inputs) == 1):
             yield stack.enter_context(served(peer, graph, 1 if small else 2))

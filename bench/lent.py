@@ -40,9 +40,10 @@ def lent(
 
 
 @contextmanager
-def connected(graph: Graph, name: str) -> Iterator[Served]:
+def connected(graph: Graph, name: str, *, sealed: bool = False) -> Iterator[Served]:
     """Lend a model, and ask for it through `aigovtool connect`, over plain HTTP, as a program does that knows nothing.
 
+    With `sealed` the gateway seals all to the enclave, as it does where somebody else ends TLS; nobody does here.
     Processor time and memory are those of gateway, enclave and engine together.
     """
     with _lent(graph, name, ENCLAVE_PROGRAM, ids=False, batch=True) as (served, world):
@@ -51,6 +52,7 @@ def connected(graph: Graph, name: str) -> Iterator[Served]:
             *(sys.executable, "-m", "aigovtool", "connect", "--enclave", f"https://127.0.0.1:{world.enclave_port}"),
             *("--credential", str(credential), "--home", str(world.directory / "home")),
             *("--listen", f"127.0.0.1:{port}", "--allow-simulated"),
+            *(("--sealed",) if sealed else ()),
         ]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as gateway:
             try:
