@@ -15,13 +15,14 @@ from aigovtool.consumer.asking import Asking
 from aigovtool.consumer.attest import Session, Trust
 from aigovtool.consumer.budget import CustodianDesk, LeaseProof
 from aigovtool.consumer.clock import Clock
-from aigovtool.consumer.exchange import Call, Failure, Flow, Wait
+from aigovtool.consumer.exchange import Call, Failure, Flow, Reply, Wait
 from aigovtool.consumer.inference import PreparedRequest, prepare, read_answer
 from aigovtool.consumer.link import ENCLAVE, EnclaveLink, Letter
 from aigovtool.consumer.outcomes import Outcomes, Retry, Sent
 from aigovtool.consumer.patience import Deadline, passes, pause_s
 from aigovtool.consumer.problems import NO_PROBLEM, error_of
-from aigovtool.consumer.relay import Relay, Relayed, read_relayed
+from aigovtool.consumer.question import Question
+from aigovtool.consumer.relay import Relayed, read_relayed
 from aigovtool.consumer.result import ModelInfo, Result
 from aigovtool.errors import (
     AIGovToolError,
@@ -167,17 +168,11 @@ class ConsumerCore:
             yield from asking.require_hope(refused, deadline)
             yield Wait(pause_s(refused, deadline))
 
-    def relay(self, relay: Relay, deadline: Deadline) -> Flow[Relayed]:
+    def relay(self, question: Question, deadline: Deadline) -> Flow[Relayed]:
         """Pass on what another program asks; raises as `infer`, but for what only a parsed request or answer tells."""
-        tries = _Tries(self._outcomes, relay.request_key)
-        letter = Letter(model=relay.model, call=relay.call, sending=tries.sending, failed=tries.failed)
-        session, reply = yield from self._link.send(letter, deadline)
-        if reply.status != 200:
-            error = self._explained(error_of(reply, ENCLAVE))
-            tries.refused(error)
-            raise error
-        relayed = read_relayed(reply, relay, session)
-        self._outcomes.settled(relay.request_key)
+        session, reply = yield from self._answer(question, deadline)
+        relayed = read_relayed(reply, question, session)
+        self._outcomes.settled(question.request_key)
         return relayed
 
     def metadata(self, model: ModelId, deadline: Deadline) -> Flow[ModelMetadata]:
@@ -261,16 +256,21 @@ class ConsumerCore:
         return self.desk.prove(receipt, key_set_at_least=self._link.key_set_version())
 
     def _attempt(self, request: PreparedRequest, deadline: Deadline) -> Flow[Result]:
-        tries = _Tries(self._outcomes, request.request_key)
-        letter = Letter(model=request.model, call=request.call, sending=tries.sending, failed=tries.failed)
+        session, reply = yield from self._answer(request, deadline)
+        result = read_answer(reply, request, session)
+        self._outcomes.settled(request.request_key)
+        return result
+
+    def _answer(self, question: Question, deadline: Deadline) -> Flow[tuple[Session, Reply]]:
+        """Ask once, and return an answer that is no refusal; its outcome is unknown until somebody has read it."""
+        tries = _Tries(self._outcomes, question.request_key)
+        letter = Letter(model=question.model, call=question.call, sending=tries.sending, failed=tries.failed)
         session, reply = yield from self._link.send(letter, deadline)
         if reply.status != 200:
             error = self._explained(error_of(reply, ENCLAVE))
             tries.refused(error)
             raise error
-        result = read_answer(reply, request, session)
-        self._outcomes.settled(request.request_key)
-        return result
+        return session, reply
 
     def _explained(self, error: AIGovToolError) -> AIGovToolError:
         """Return `error`, with what only the consumer knows: whose it is. An enclave serves its own borrower's only."""

@@ -9,46 +9,27 @@ checks, in this order, and gives no result when anything fails:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aigovtool.consumer.attest import Session, add_warning
-from aigovtool.consumer.exchange import Call, Reply
-from aigovtool.consumer.receipts import Answered, body_digest, read_receipt_header, save, verify_answer
+from aigovtool.consumer.exchange import Reply
+from aigovtool.consumer.question import Question, receipt_of
 from aigovtool.consumer.result import Result
 from aigovtool.consumer.tensors import array_from, check_shape, name_inputs, tensor_from
 from aigovtool.errors import EngineError, InputError, InvalidValueError
 from aigovtool.ids import ConsumerId, ModelId, RequestKey
-from aigovtool.limits import MAX_INFER_BODY_BYTES
 from aigovtool.protocol.infer_body import HEADER_LENGTH_NAME
 from aigovtool.protocol.oip import InferResponse, RequestedOutput, encode_infer_request, parse_infer_response
 from aigovtool.protocol.oip_metadata import ModelMetadata
-from aigovtool.protocol.session import RECEIPT_HEADER, REQUEST_ID_HEADER, SALT_HEADER, WARNING_HEADER
+from aigovtool.protocol.session import WARNING_HEADER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PreparedRequest:
+class PreparedRequest(Question):
     """The bytes of one inference, and what its answer is compared with."""
 
-    consumer: ConsumerId
-    model: ModelId
-    request_key: RequestKey
     metadata: ModelMetadata
     outputs: tuple[str, ...]
-    salt: bytes = field(repr=False)
-    headers: tuple[tuple[str, str], ...] = field(repr=False)
-    body: bytes = field(repr=False)
-
-    def call(self, session: Session, timeout_s: float) -> Call:
-        """Return the exchange that sends this to `session`."""
-        return Call(
-            channel=session.channel,
-            method="POST",
-            path=f"/v2/models/{self.model}/infer",
-            headers=self.headers,
-            content=self.body,
-            max_bytes=MAX_INFER_BODY_BYTES,
-            timeout_s=timeout_s,
-        )
 
 
 def prepare(
@@ -84,9 +65,6 @@ def prepare(
     tensors = [tensor_from(spec, named[spec.name]) for spec in metadata.inputs]
     # Outputs are named even when all are wanted, so that the answer can be held to the list.
     body = encode_infer_request(tensors, [RequestedOutput(name) for name in chosen], request_id=request_key)
-    headers = [("content-type", body.content_type), (REQUEST_ID_HEADER, request_key), (SALT_HEADER, salt.hex())]
-    if body.header_length is not None:
-        headers.append((HEADER_LENGTH_NAME, str(body.header_length)))
     return PreparedRequest(
         consumer=consumer,
         model=model,
@@ -94,8 +72,8 @@ def prepare(
         metadata=metadata,
         outputs=chosen,
         salt=salt,
-        headers=tuple(headers),
         body=body.joined(),
+        header_length=None if body.header_length is None else str(body.header_length),
     )
 
 
@@ -106,24 +84,14 @@ def read_answer(reply: Reply, request: PreparedRequest, session: Session) -> Res
         ReceiptError: step 1 fails.
         EngineError: `bad_answer` or `output_mismatch`, steps 2 and 3.
     """
-    answered = Answered(
-        consumer=request.consumer,
-        model=request.model,
-        manifest=session.models[request.model],
-        request_key=request.request_key,
-        salt=request.salt,
-        request=body_digest(request.salt, "request", request.body),
-        response=body_digest(request.salt, "response", reply.body),
-    )
-    signed = read_receipt_header(reply.headers.get(RECEIPT_HEADER))
-    verify_answer(signed, session, answered)
+    signed, saved = receipt_of(reply, request, session)
     response = _parse(reply, request)
     return Result(
         model=request.model,
         request_id=request.request_key,
         outputs={tensor.name: array_from(tensor) for tensor in response.outputs},
         receipt=signed,
-        saved=save(signed, session, answered),
+        saved=saved,
         warning="; ".join(add_warning(session.warnings, reply.headers.get(WARNING_HEADER))) or None,
         request_body=request.body,
         response_body=reply.body,

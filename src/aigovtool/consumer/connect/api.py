@@ -20,7 +20,7 @@ from aigovtool.consumer.connect.kept_receipts import KeptReceipts
 from aigovtool.consumer.connect.status import Status, page_routes, status_of
 from aigovtool.consumer.credential import Credential
 from aigovtool.consumer.patience import Deadline
-from aigovtool.consumer.relay import Relay
+from aigovtool.consumer.question import Question
 from aigovtool.ids import ModelId, RequestKey
 from aigovtool.limits import MAX_INFER_BODY_BYTES
 from aigovtool.protocol.infer_body import HEADER_LENGTH_NAME
@@ -114,7 +114,7 @@ class _Served:
         with self._bodies.take(_PROGRAMS, _declared(call.request)) as share:
             body = await read_body(call.request, MAX_INFER_BODY_BYTES)
             share.shrink_to(len(body))
-            relay = Relay(
+            question = Question(
                 consumer=self._credential.consumer,
                 model=_model(call),
                 request_key=key,
@@ -122,7 +122,7 @@ class _Served:
                 body=body,
                 header_length=call.request.headers.get(HEADER_LENGTH_NAME),
             )
-            relayed = await self._fleet.relay(relay, self._deadline())
+            relayed = await self._fleet.relay(question, self._deadline())
         self._receipts.keep(relayed.saved)
         response = Response(relayed.body)
         for name, value in relayed.headers:

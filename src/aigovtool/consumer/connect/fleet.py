@@ -16,7 +16,8 @@ from aigovtool.consumer.clock import Clock
 from aigovtool.consumer.connect.member import Member, State
 from aigovtool.consumer.outcomes import RETRY_MAY_CHARGE, Outcomes
 from aigovtool.consumer.patience import Deadline
-from aigovtool.consumer.relay import Relay, Relayed
+from aigovtool.consumer.question import Question
+from aigovtool.consumer.relay import Relayed
 from aigovtool.errors import (
     AIGovToolError,
     BudgetExhaustedError,
@@ -79,21 +80,21 @@ class Fleet:
         """Verify each again so often, and those that are not verified sooner; until it is cancelled."""
         await asyncio.gather(*(self._watch(member, every_s) for member in self.members))
 
-    async def relay(self, relay: Relay, deadline: Deadline) -> Relayed:
+    async def relay(self, question: Question, deadline: Deadline) -> Relayed:
         """Have one of them answer.
 
         Raises:
             AIGovToolError: the most telling of their refusals; nothing was charged unless its `fix` says otherwise.
         """
         refusals: list[AIGovToolError] = []
-        for member in self._in_order(relay.model, self._outcomes.instance_of(relay.request_key)):
+        for member in self._in_order(question.model, self._outcomes.instance_of(question.request_key)):
             try:
-                return await member.relay(relay, deadline)
+                return await member.relay(question, deadline)
             except AIGovToolError as error:
-                if self._outcomes.is_bound(relay.request_key) and error.reason != RETRY_MAY_CHARGE:
+                if self._outcomes.is_bound(question.request_key) and error.reason != RETRY_MAY_CHARGE:
                     error.fix = (
-                        f"repeat it with the request id {relay.request_key}: the same enclave charges that once, and "
-                        "answers again, within ten minutes"
+                        f"repeat it with the request id {question.request_key}: the same enclave charges that once, "
+                        "and answers again, within ten minutes"
                     )
                     raise
                 if not _may_differ_elsewhere(error):

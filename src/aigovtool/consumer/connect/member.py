@@ -18,7 +18,8 @@ from aigovtool.consumer.attest import Session
 from aigovtool.consumer.clock import Clock
 from aigovtool.consumer.core import ConsumerCore
 from aigovtool.consumer.patience import Deadline
-from aigovtool.consumer.relay import Relay, Relayed
+from aigovtool.consumer.question import Question
+from aigovtool.consumer.relay import Relayed
 from aigovtool.errors import (
     AIGovToolError,
     BudgetExhaustedError,
@@ -144,22 +145,22 @@ class Member:
             self._believe()
             return session
 
-    async def relay(self, relay: Relay, deadline: Deadline) -> Relayed:
+    async def relay(self, question: Question, deadline: Deadline) -> Relayed:
         """Pass on one inference; raises as `ConsumerCore.relay`."""
         began_s = self._clock.monotonic_s()
         self.tally.under_way += 1
         try:
-            relayed = await self._driver.run(self._core.relay(relay, deadline))
+            relayed = await self._driver.run(self._core.relay(question, deadline))
         except AIGovToolError as error:
-            self._count(relay.model, error)
+            self._count(question.model, error)
             self._look()
             self._judge(error)
             raise
         finally:
             self.tally.under_way -= 1
         self.tally.took(self._clock.monotonic_s() - began_s)
-        self.tally.remaining[relay.model] = relayed.saved.signed.receipt.remaining
-        self._avoided.pop(relay.model, None)
+        self.tally.remaining[question.model] = relayed.saved.signed.receipt.remaining
+        self._avoided.pop(question.model, None)
         self._believe()
         return relayed
 
