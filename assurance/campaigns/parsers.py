@@ -12,6 +12,7 @@ from assurance.parsers import (
     messages,
     packages,
     receipts,
+    sealed_requests,
 )
 from assurance.parsers.campaign import campaign_of
 from assurance.parsers.parser import Parser
@@ -28,6 +29,7 @@ PARSERS: tuple[Parser, ...] = (
     engine_frames.PARSER,
     evidence_files.PARSER,
     local_files.PARSER,
+    sealed_requests.PARSER,
 )
 
 CAMPAIGNS: tuple[Campaign, ...] = tuple(map(campaign_of, PARSERS))

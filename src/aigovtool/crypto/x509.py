@@ -10,8 +10,9 @@ Every certificate is an input or output as DER bytes. Profiles follow RFC 5280 s
 them with `X509_V_FLAG_X509_STRICT`: critical BasicConstraints and KeyUsage, one ExtendedKeyUsage, and
 key identifiers. X.509 counts whole seconds: validity is rounded towards the shorter period.
 
-Chains are verified by OpenSSL in the TLS handshake; nothing here builds or checks a chain. Revocation is
-not in the certificate either: the custodian looks up the key id at each request.
+Chains are verified by OpenSSL in the TLS handshake. Of a certificate that comes another way (`gateway.sealed_callers`)
+`is_issued_by` says who signed it, and `crypto.identity` what it is for; a chain has no more than these two. Revocation
+is not in the certificate either: the custodian looks up the key id at each request.
 """
 
 import re
@@ -155,7 +156,7 @@ def describe(certificate: bytes) -> CertificateFacts:
 
 
 def is_issued_by(certificate: bytes, authority: bytes) -> bool:
-    """Return whether `authority` signed `certificate`: a hint for messages, no check of times, names or use."""
+    """Return whether `authority` signed `certificate` and is named in it as its issuer; not when it is valid, or for what."""
     try:
         _parse(certificate).verify_directly_issued_by(_parse(authority))
     except (InvalidSignature, ValueError, TypeError, InputError):
