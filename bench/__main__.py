@@ -23,6 +23,7 @@ from bench.loading import KINDS, Loading
 from bench.loading import measure as measure_loading
 from bench.predecessor import installed as predecessor_installed
 from bench.predecessor import predecessor
+from bench.profile import MODELS, Profile, profile
 from bench.report import Benchmarks, page, write
 from bench.sealing import measure as measure_sealing
 from bench.served import ROOT, Point
@@ -60,6 +61,7 @@ def main() -> None:
         loadings=tuple(_loadings()) if "loading" in parts else (),
         sealing=measure_sealing() if "loading" in parts else None,
         sessions=tuple(_sessions()) if "sessions" in parts else (),
+        profiles=tuple(_profiles(chosen)) if "data-plane" in parts else (),
         hold=hold(chosen.hold) if chosen.hold else None,
     ).with_targets()
     # The page is of one run: figures of another commit or machine do not stand under this one's name.
@@ -89,6 +91,13 @@ def _data_plane(chosen: argparse.Namespace) -> Iterator[Point]:
     if chosen.peers and predecessor_installed():
         with predecessor() as counter:
             yield from (counter.measure(connections, 4) for connections in (1, 8, 32))
+
+
+def _profiles(chosen: argparse.Namespace) -> Iterator[Profile]:
+    for model, connections in MODELS.items():
+        if model in chosen.models.split(","):
+            _say(f"{model}: what the enclave does")
+            yield profile(model, connections)
 
 
 def _loadings() -> Iterator[Loading]:

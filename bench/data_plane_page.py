@@ -31,7 +31,7 @@ time runs from when a request was due, also where no connection was free for it.
 """
 _GATEWAY: Final = (
     "`aigovtool connect` is such an enclave, asked through the gateway that runs on the consumer's machine, over plain "
-    "HTTP; its *CPU* is that of gateway and enclave together. *Sealed*, it asks as behind a load balancer that ends TLS. "
+    "HTTP; its *CPU* is that of gateway and enclave together. *Sealed*, it asks as behind a balancer that ends TLS. "
 )
 _COLUMNS: Final = ("server", "connections", "per s", "CPU us", "p50 ms", "p99 ms", "generator", "MiB")
 

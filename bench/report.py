@@ -13,6 +13,7 @@ from bench.ledgers import VIEWS, Copy, Ledger
 from bench.loading import Loading
 from bench.loading_page import hold_part, loading_part
 from bench.plots import FOLDER, plots, plots_part
+from bench.profile import Profile, profile_part
 from bench.sealing import Sealing
 from bench.served import ROOT, Point
 from bench.sessions import Sessions
@@ -123,6 +124,7 @@ class Benchmarks(Message):
     sealing: Sealing | None = None
     hold: Hold | None = None
     sessions: tuple[Sessions, ...] = ()
+    profiles: tuple[Profile, ...] = ()
 
     def with_targets(self) -> "Benchmarks":
         """Return it with what it says of the targets."""
@@ -167,6 +169,7 @@ def page(found: Benchmarks) -> str:
         made + "\n",
         *([targets_part(found.targets)] if found.points or found.loadings else []),
         *([points_part(found.points), plots_part(found.points)] if found.points else []),
+        *([profile_part(found.profiles)] if found.profiles else []),
         *([loading_part(found.loadings, found.sealing)] if found.loadings else []),
         *([hold_part(found.hold)] if found.hold is not None else []),
         *([sessions_part(found.sessions)] if found.sessions else []),

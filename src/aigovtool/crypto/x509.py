@@ -156,7 +156,7 @@ def describe(certificate: bytes) -> CertificateFacts:
 
 
 def is_issued_by(certificate: bytes, authority: bytes) -> bool:
-    """Return whether `authority` signed `certificate` and is named in it as its issuer; not when it is valid, or for what."""
+    """Return whether `authority` signed `certificate`, and is its issuer by name; not when it is valid, or for what."""
     try:
         _parse(certificate).verify_directly_issued_by(_parse(authority))
     except (InvalidSignature, ValueError, TypeError, InputError):
