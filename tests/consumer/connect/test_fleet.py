@@ -9,6 +9,7 @@ from tests.consumer.conftest import FakeEnclave, World
 from tests.consumer.connect.kit import connected, in_json, reason_of
 
 from aigovtool.consumer import lines
+from aigovtool.consumer.connect import api
 from aigovtool.errors import (
     AIGovToolError,
     BudgetExhaustedError,
@@ -96,6 +97,8 @@ async def test_a_request_with_an_unknown_outcome_goes_nowhere_else(
         assert "case-1" in answer.json()["fix"]
         assert (first.charged, second.charged) == (["case-1"], [])
         again = await asking.infer(aigovtool_request_id="case-1")
+        # Whoever looks at the status is told of the enclave, and nothing of what was asked.
+        assert "case-1" not in (await asking.program.get("/aigovtool/status")).text
     assert again.status_code == 200
     assert (first.charged, second.charged) == (["case-1"], [])
 
@@ -110,6 +113,29 @@ async def test_a_single_lost_answer_is_not_noticed(world: World, enclave: FakeEn
 
 async def test_with_may_charge_the_other_one_is_asked(world: World, others: tuple[FakeEnclave, FakeEnclave]) -> None:
     """Whoever prefers an answer to a unit says so; it is never the default."""
+async def test_silence_until_the_time_is_over_is_told_with_the_id(
+    world: World, others: tuple[FakeEnclave, FakeEnclave], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection stays and nothing comes: it may have been charged, so the other enclave is not asked."""
+    first, second = others
+    held = threading.Event()
+
+    def hold(answer: Response) -> Response:
+        held.wait(20)
+        return answer
+
+    async with connected(world, first, second) as asking:
+        monkeypatch.setattr(api, "DEADLINE_S", 1.0)
+        first.forge_answer = hold
+        answer = await asking.infer(aigovtool_request_id="case-1")
+        held.set()
+        assert (answer.status_code, reason_of(answer)) == (504, "answer_timeout")
+        assert "case-1" in answer.json()["fix"]
+        again = await asking.infer(aigovtool_request_id="case-1")
+    assert again.status_code == 200
+    assert (first.charged, second.charged) == (["case-1"], [])
+
+
     first, second = others
     first.lose_answers = 2
     async with connected(world, first, second, retry="may-charge") as asking:

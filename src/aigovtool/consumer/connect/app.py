@@ -29,7 +29,7 @@ from aigovtool.consumer.connect.evidence_log import Event, EvidenceLog
 from aigovtool.consumer.connect.fleet import Fleet
 from aigovtool.consumer.connect.kept_receipts import KeptReceipts
 from aigovtool.consumer.connect.local import LocalOnly
-from aigovtool.consumer.connect.member import Member, State
+from aigovtool.consumer.connect.member import OF_ONE_MODEL, Member, State
 from aigovtool.consumer.core import ConsumerCore
 from aigovtool.consumer.credential import Credential, parse_pins, read_consumer_file
 from aigovtool.consumer.opening import DEFAULT_TIMEOUT_S, address_of
@@ -188,6 +188,8 @@ def _fleet_of(
             log.verified(member.url, session)
         elif error is not None:
             log.not_verified(member.url, error, refused=member.state is State.REFUSED)
+        elif error is not None and error.reason in OF_ONE_MODEL:
+            log.model_refused(member.url, error)
 
     if verifiers is None:
         verifiers = verifiers_for(credential.policy, allow_simulated=options.allow_simulated)

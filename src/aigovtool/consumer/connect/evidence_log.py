@@ -108,6 +108,20 @@ class EvidenceLog:
         """Close the file."""
         os.close(self._file)
 
+    def model_refused(self, enclave: str, error: AIGovToolError) -> None:
+        """Tell that a model of one that was accepted is not."""
+        self._append(
+            Line(
+                at_ms=self._clock.now_ms(),
+                event=Event.REFUSED,
+                previous=self._last,
+                enclave=enclave,
+                code=error.code,
+                reason=error.reason or "",
+                why=error.message[:1000],
+            )
+        )
+
     def _tell(
         self, enclave: str, event: Event, *, seen: Seen | None = None, code: str = "", reason: str = "", why: str = ""
     ) -> None:
