@@ -21,6 +21,7 @@ from aigovtool.errors import (
     LeaseExpiredError,
     OverloadedError,
     StoppedError,
+    UnauthenticatedError,
 )
 
 #: What another enclave may not say: it has leases of its own, an engine of its own, authority of its own.
@@ -32,6 +33,7 @@ ELSEWHERE = [
     OverloadedError("busy", reason="busy", retry_after_s=1),
     EngineError("the engine died", reason="engine_died"),
     StoppedError("this enclave is stopped", reason="enclave_stopped"),
+    UnauthenticatedError("this credential is not known here", reason="bad_credential"),
 ]
 
 
@@ -95,10 +97,10 @@ async def test_a_request_with_an_unknown_outcome_goes_nowhere_else(
         answer = await asking.infer(aigovtool_request_id="case-1")
         assert answer.status_code >= 400
         assert "case-1" in answer.json()["fix"]
-        assert (first.charged, second.charged) == (["case-1"], [])
-        again = await asking.infer(aigovtool_request_id="case-1")
         # Whoever looks at the status is told of the enclave, and nothing of what was asked.
         assert "case-1" not in (await asking.program.get("/aigovtool/status")).text
+        assert (first.charged, second.charged) == (["case-1"], [])
+        again = await asking.infer(aigovtool_request_id="case-1")
     assert again.status_code == 200
     assert (first.charged, second.charged) == (["case-1"], [])
 
@@ -111,8 +113,6 @@ async def test_a_single_lost_answer_is_not_noticed(world: World, enclave: FakeEn
     assert len(enclave.charged) == 1
 
 
-async def test_with_may_charge_the_other_one_is_asked(world: World, others: tuple[FakeEnclave, FakeEnclave]) -> None:
-    """Whoever prefers an answer to a unit says so; it is never the default."""
 async def test_silence_until_the_time_is_over_is_told_with_the_id(
     world: World, others: tuple[FakeEnclave, FakeEnclave], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +136,8 @@ async def test_silence_until_the_time_is_over_is_told_with_the_id(
     assert (first.charged, second.charged) == (["case-1"], [])
 
 
+async def test_with_may_charge_the_other_one_is_asked(world: World, others: tuple[FakeEnclave, FakeEnclave]) -> None:
+    """Whoever prefers an answer to a unit says so; it is never the default."""
     first, second = others
     first.lose_answers = 2
     async with connected(world, first, second, retry="may-charge") as asking:

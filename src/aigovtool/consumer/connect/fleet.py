@@ -27,6 +27,7 @@ from aigovtool.errors import (
     NotServedError,
     ReceiptError,
     StoppedError,
+    UnauthenticatedError,
     UnreachableError,
     VerificationError,
 )
@@ -44,6 +45,7 @@ _MOST_FAILURES: Final = 8
 #: would be charged a second time.
 _TELLING: Final[tuple[type[AIGovToolError], ...]] = (
     UnreachableError,
+    UnauthenticatedError,
     VerificationError,
     NotFoundError,
     NotServedError,
@@ -195,8 +197,8 @@ def _with_name(error: AIGovToolError, key: RequestKey) -> AIGovToolError:
 
 def _may_differ_elsewhere(error: AIGovToolError) -> bool:
     """Return whether another enclave may answer what this one did not: a request is as wrong there as here."""
-    if isinstance(error, NotFoundError) or error.reason == RETRY_MAY_CHARGE:
-        return True
+    if isinstance(error, NotFoundError | UnauthenticatedError) or error.reason == RETRY_MAY_CHARGE:
+        return True  # another enclave has other models, another memory, and may take this consumer's certificate
     return not isinstance(error, InputError | IdentityError | ReceiptError)
 
 

@@ -3,12 +3,13 @@
 It is in one of three states:
 
 1. *Verified*: requests go to it.
-2. *Unreachable*: nobody answers at its address. What was verified stays so, and it is tried again soon.
+2. *Unreachable*: nobody answers at its address, or whoever does takes nothing from this consumer. What was verified
+   stays so, and it is tried again soon.
 3. *Refused*: whoever answers there proves something that is not accepted. No request goes to it until it proves better.
-"""
 
 A verified one may serve a model with another digest than before. Nothing is asked of that model then, and it is
 verified again as soon as one that is refused.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from aigovtool.errors import (
     NoBudgetError,
     OverloadedError,
     ReattestRequiredError,
+    UnauthenticatedError,
     UnreachableError,
     VerificationError,
 )
@@ -105,18 +107,16 @@ class Member:
         self._noted: Final = noted
         #: Per model, until when the others are asked first.
         self._avoided: Final[dict[ModelId, float]] = {}
-        self._session: Session | None = None
-        self._verifying: Final = asyncio.Lock()
         #: Models that it has with another digest than before: with which, and the refusal.
         self._changed: Final[dict[ModelId, tuple[Digest, AIGovToolError]]] = {}
+        self._session: Session | None = None
+        self._verifying: Final = asyncio.Lock()
 
     @property
     def session(self) -> Session | None:
         """The session in which it is believed, if it is."""
         return self._session if self.state is not State.REFUSED else None
 
-    def serves(self, model: ModelId) -> bool:
-        """Return whether it said that it serves a model when it was verified last."""
     @property
     def is_well(self) -> bool:
         """Whether it is verified, and all its models are those of before."""
@@ -126,6 +126,8 @@ class Member:
         """Return whether it has a model with another digest than before."""
         return model in self._changed
 
+    def serves(self, model: ModelId) -> bool:
+        """Return whether it said that it serves a model when it was verified last."""
         return self._session is not None and model in self._session.models
 
     def is_instance(self, instance: InstanceId | None) -> bool:
@@ -138,9 +140,9 @@ class Member:
         return (
             self.state is not State.VERIFIED,
             not self.serves(model),
+            self.has_changed(model),
             avoided,
             self.tally.under_way,
-            self.has_changed(model),
             self.tally.latency_s or 0.0,
         )
 
@@ -218,11 +220,11 @@ class Member:
             return False
         if session is not self._session:
             self._session = session
-            self._noted(self, session, None)
-        return True
             for model, (digest, _) in tuple(self._changed.items()):
                 if session.models.get(model) != digest:
                     del self._changed[model]
+            self._noted(self, session, None)
+        return True
 
     def _judge(self, error: AIGovToolError, model: ModelId | None = None) -> None:
         """Have an error change the state, if it says something of who answers there."""
@@ -231,7 +233,9 @@ class Member:
             return
         if isinstance(error, VerificationError | ConfigurationError):
             state = State.REFUSED
-        elif isinstance(error, UnreachableError) or (isinstance(error, DeadlineError) and error.reason != "deadline"):
+        elif isinstance(error, UnreachableError | UnauthenticatedError) or (
+            isinstance(error, DeadlineError) and error.reason != "deadline"
+        ):
             state = State.UNREACHABLE
         else:
             return
