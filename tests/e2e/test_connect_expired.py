@@ -63,7 +63,7 @@ def consumer(site: Replaceable, name: str, *, valid_for_ms: int = 86_400_000) ->
 def start(site: Replaceable, credential: Path, home: Path, *options: object, code: int) -> str:
     """Start a gateway that cannot start, and return what it says."""
     words = ("connect", "--enclave", site.url, "--credential", credential, "--home", home, "--listen", "127.0.0.1:0")
-    return aigovtool(*words, "--allow-simulated", *options, code=code).stderr
+    return aigovtool(*words, "--allow-simulated", *options, code=code, timeout_s=60).stderr
 
 
 def test_a_credential_that_ends_is_told_with_its_end_and_what_to_do(
@@ -174,7 +174,7 @@ def test_an_older_key_set_is_not_believed_by_who_has_seen_a_newer_one(
                 gateway.wait_for_event(Event.REFUSED, "key_set_rollback")
                 assert not gateway.is_ready()
             words = ("connect", "--enclave", url, "--credential", site.consumer, "--listen", "127.0.0.1:0")
-            again = aigovtool(*words, "--home", gateway.home, "--allow-simulated", code=5)
+            again = aigovtool(*words, "--home", gateway.home, "--allow-simulated", code=5, timeout_s=60)
             assert "key_set_rollback" in again.stderr
         proxy.lead_to(site.world.enclave_port)
         with connecting(tmp_path, site.consumer, url, options=OFTEN) as gateway:

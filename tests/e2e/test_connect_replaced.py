@@ -144,7 +144,9 @@ def test_another_digest_of_a_pinned_model_gets_nothing(
         assert not gateway.is_ready()
         gateway.wait_for_event(Event.REFUSED, "binding_manifests")
         assert gateway.enclave()["state"] == "refused"
-        assert "binding_manifests" in aigovtool(*probe, *pinned, "--home", tmp_path / "other", code=5).stderr
+        assert (
+            "binding_manifests" in aigovtool(*probe, *pinned, "--home", tmp_path / "other", code=5, timeout_s=60).stderr
+        )
         site.lead_to(site.world)
         wait_for(lambda: answers_again(gateway, body), "it serves again")
     assert twin.charged() == 0
