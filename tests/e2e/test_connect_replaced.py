@@ -5,7 +5,9 @@ that a request that reached the wrong one would be charged there.
 """
 
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -76,6 +78,12 @@ def refused(answer: httpx.Response) -> tuple[int, str, str]:
     assert told["fix"], told
     assert told["error"] == told["detail"]
     return answer.status_code, told["code"], told["reason"]
+
+
+def statuses(gateway: Gateway, body: bytes) -> set[int]:
+    """Ask so often at once that both of two enclaves are asked; return what came of it."""
+    with ThreadPoolExecutor(8) as pool:
+        return set(pool.map(lambda _: gateway.infer(body).status_code, range(32)))
 
 
 def answers_again(gateway: Gateway, body: bytes) -> bool:
@@ -189,6 +197,24 @@ def test_an_enclave_of_another_custodian_gets_nothing(
         site.lead_to(site.world)
         wait_for(lambda: answers_again(gateway, body), "it serves again")
     assert stranger.charged() == 0
+
+
+@pytest.mark.parametrize("who", ["twin", "stranger"])
+def test_programs_are_served_by_the_other_enclave_meanwhile(
+    *, who: str, request: pytest.FixtureRequest, site: Replaceable, credential: Path, tmp_path: Path, body: bytes
+) -> None:
+    """One of two addresses is taken over: nobody who asks notices, the status shows it, and nothing is sent there."""
+    other: World = request.getfixturevalue(who)
+    with connecting(tmp_path, credential, site.url, site.world.url, options=SELDOM) as gateway:
+        assert statuses(gateway, body) == {200}
+        site.lead_to(other)
+        time.sleep(0.5)  # the gateway hears that its connections have ended
+        assert statuses(gateway, body) == {200}
+        assert gateway.enclave()["reason"] in {"model_changed", "hung_up", "credential_refused"}
+        assert gateway.is_ready()
+        (listed,) = gateway.program.post("/v2/repository/index", content=b"{}").json()
+        assert listed["name"] == MODEL
+    assert other.charged() == 0
 
 
 # -- Other evidence -----------------------------------------------------------------------------------
