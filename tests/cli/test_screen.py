@@ -1,11 +1,13 @@
 """What is printed does nothing to a terminal, for people and for programs."""
 
 import json
+import logging
 import re
 
 import msgspec
 import pytest
 
+from aigovtool.cli.logs import JsonLines
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.words import plain
 
@@ -61,3 +63,15 @@ def test_a_name_of_a_fact_that_a_peer_chose_holds_no_value(capsys: pytest.Captur
         ["receipt verified", "float32[1]", "0.5"],
         ["y", "int64[1, 2]", "1, 2"],
     ]
+
+
+def test_a_verb_that_serves_says_nothing_of_what_there_is_not(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure without a fix has none in its log line: not one that reads `None`."""
+    screen = Screen(json=False)
+    monkeypatch.setattr(screen, "_log", logging.getLogger("served"))
+    screen.failure("it went wrong", "some_reason", None, None)
+    (record,) = caplog.records
+    line = json.loads(JsonLines().format(record))
+    assert (line["event"], line["reason"], "fix" in line) == ("it went wrong", "some_reason", False)

@@ -12,12 +12,13 @@ from tests.e2e.world import wait_for
 from tests.product_process import environment
 
 
-def aigovtool(*arguments: object, operator: Path | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a verb, which must end with `code`."""
+def aigovtool(
+    *arguments: object, operator: Path | None = None, code: int = 0, timeout_s: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a verb, which must end with `code`; one that would serve must not, and is ended when the time is over."""
     words = [str(argument) for argument in arguments] + ([] if operator is None else ["--operator", str(operator)])
-    done = subprocess.run(
-        [sys.executable, "-m", "aigovtool", *words], capture_output=True, text=True, check=False, env=environment()
-    )
+    command = [sys.executable, "-m", "aigovtool", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(), timeout=timeout_s)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 

@@ -10,21 +10,19 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tests.e2e.commandline import aigovtool
 from tests.e2e.model import one_digit
 from tests.e2e.party_files import consumer_file
+from tests.e2e.tpm_machine import lent_by, start
 from tests.e2e.world import MODEL, World, wait_for
 from tests.enclave.attesters.measured_boot import LOG, extend, measure_boot, policy_for
 from tests.enclave.attesters.software_tpm import SoftwareTpm, missing, software_tpm
 
 from aigovtool.attestation.policy import AppraisalPolicy
 from aigovtool.codec import decode
-from aigovtool.custodian.activation import ROOTS_DIRECTORY
-from aigovtool.ledger.policy import Dial, default_policy
 from aigovtool.protocol import commands
 
 if missing():
     pytest.skip(f"not installed: {missing()}; no deployment with a (software) TPM was tried", allow_module_level=True)
 
 SAID = "boot integrity, no memory encryption"
-ENCLAVE = "import sys\nfrom aigovtool.cli import main\nmain()\n"
 
 
 @pytest.fixture
@@ -39,35 +37,9 @@ def tpm(tmp_path: Path) -> Iterator[SoftwareTpm]:
 @pytest.fixture
 def world(tmp_path: Path, tpm: SoftwareTpm, digits_model: bytes) -> Iterator[World]:
     """A custodian that believes this TPM's maker, with a policy for exactly this TPM and this boot."""
-    made = World(tmp_path / "world")
-    roots = made.directory / "custodian" / ROOTS_DIRECTORY
-    for directory in (made.directory, roots.parent, roots):
-        directory.mkdir(mode=0o700)
-    (roots / "maker.pem").write_bytes(tpm.root.public_bytes(Encoding.PEM))
-    try:
-        made.prepare(digits_model, default_policy(Dial.BOUND, ttl_ms=3_000))
-        made.grant(20)
+    with lent_by(tmp_path / "world", tpm, digits_model) as made:
         made.command(commands.SetAppraisalPolicy(policy=policy_for(tpm)))
         yield made
-    finally:
-        made.close()
-
-
-def start(world: World, tpm: SoftwareTpm) -> None:
-    log, issuers = world.directory / "event.log", world.directory / "issuers.der"
-    log.write_bytes(LOG)
-    issuers.write_bytes(tpm.issuer)
-    words = ["enclave", "serve", "--tee", "tpm", "--tpm", tpm.tcti, "--tpm-event-log", str(log)]
-    words += ["--tpm-issuers", str(issuers), "--borrower-file", str(world.directory / "borrower.json")]
-    words += [
-        "--model",
-        MODEL,
-        "--listen",
-        f"127.0.0.1:{world.enclave_port}",
-        "--cache",
-        str(world.directory / "cache"),
-    ]
-    world.spawn("enclave", ENCLAVE, *words)
 
 
 def test_a_policy_for_a_machine_begins_with_what_it_says_of_itself(world: World, tpm: SoftwareTpm) -> None:

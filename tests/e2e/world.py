@@ -345,14 +345,7 @@ class World:
 
     def prepare(self, model: bytes, policy: ServingPolicy) -> None:
         """Make a custodian with one model, one borrower and one consumer; grant nothing."""
-        initialise(
-            self.directory / "custodian",
-            url=f"https://127.0.0.1:{self.custodian_port}",
-            hosts=["127.0.0.1"],
-            operator="alice",
-            allow_simulated=True,
-            ledger=self.ledger,
-        )
+        self.found()
         self.operator = decode((self.directory / "custodian" / "operator.json").read_bytes(), OperatorFile)
         self.start_custodian()
         enrolment = SigningKey.generate()
@@ -383,6 +376,17 @@ class World:
         )
         self.consumer_certificate = added.certificate or ""
         self._add_model(model, policy)
+
+    def found(self) -> None:
+        """Make the custodian's keys and its ledger."""
+        initialise(
+            self.directory / "custodian",
+            url=f"https://127.0.0.1:{self.custodian_port}",
+            hosts=["127.0.0.1"],
+            operator="alice",
+            allow_simulated=True,
+            ledger=self.ledger,
+        )
 
     def _add_model(self, model: bytes, policy: ServingPolicy) -> None:
         plain, sealed = self.directory / "model.onnx", self.directory / "model.aigov"

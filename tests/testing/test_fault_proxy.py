@@ -41,7 +41,7 @@ class Echo:
 async def echo() -> AsyncIterator[Echo]:
     made = Echo(FaultProxy("127.0.0.1", 0))
     server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
-    made.proxy._target = server.sockets[0].getsockname()[:2]  # type: ignore[misc]
+    made.proxy._target = server.sockets[0].getsockname()[:2]
     await made.proxy.start()
     yield made
     await made.proxy.stop()
@@ -162,6 +162,48 @@ async def test_a_cut_ends_open_connections_only(echo: Echo) -> None:
     assert await said(echo, b"again") == b"again"
 
 
+@pytest.mark.parametrize("direction", Direction)
+async def test_a_connection_is_cut_in_the_middle_of_what_passes(direction: Direction, echo: Echo) -> None:
+    """After so many bytes in the direction that was named, as often as wanted; the next connection is whole."""
+    echo.proxy.cut_after(direction, 100, times=2)
+    for number in (1, 2):
+        reader, writer = await echo.connect()
+        writer.write(HELLO)
+        assert await broken_after(reader) <= 100
+        writer.close()
+        await asyncio.wait_for(echo.ended.wait(), 10)
+        assert echo.proxy.passed[direction] == 100 * number
+        assert echo.proxy.cut_in_stream == number
+    assert await said(echo, HELLO) == HELLO
+
+
+async def broken_after(reader: asyncio.StreamReader) -> int:
+    """Return how many bytes came before the connection broke, or ended."""
+    count = 0
+    try:
+        while piece := await asyncio.wait_for(reader.read(65536), 10):
+            count += len(piece)
+    except ConnectionError:
+        pass
+    return count
+
+
+async def test_new_connections_can_be_led_elsewhere(echo: Echo) -> None:
+    """An open one stays where it is; whoever connects then is answered by another one."""
+    reader, writer = await echo.connect()
+    writer.write(b"a")
+    assert await reader.readexactly(1) == b"a"
+    other = Echo(echo.proxy)
+    server = await asyncio.start_server(other.serve, "127.0.0.1", 0)
+    echo.proxy.lead_to(server.sockets[0].getsockname()[1])
+    assert await said(echo, b"to the other") == b"to the other"
+    writer.write(b"b")
+    assert await reader.readexactly(1) == b"b"
+    assert (bytes(echo.got), bytes(other.got)) == (b"ab", b"to the other")
+    writer.close()
+    server.close()
+
+
 async def test_new_connections_can_be_refused(echo: Echo) -> None:
     """Open ones go on; after `heal` everybody is let in."""
     reader, writer = await echo.connect()
@@ -195,11 +237,11 @@ async def test_a_target_that_is_not_there_is_a_broken_connection(echo: Echo) -> 
     alive = echo.proxy._target
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        echo.proxy._target = free.getsockname()  # type: ignore[misc]
+        echo.proxy._target = free.getsockname()
     reader, writer = await echo.connect()
     assert await broken(reader)
     writer.close()
-    echo.proxy._target = alive  # type: ignore[misc]
+    echo.proxy._target = alive
     assert await said(echo, b"again") == b"again"
 
 

@@ -117,7 +117,8 @@ class Screen:
             self._print_document(document)
             return
         if self._log is not None:
-            self._log.error("%s", message, extra={"reason": reason, "fix": fix})
+            said = {name: text for name, text in (("reason", reason), ("fix", fix)) if text is not None}
+            self._log.error("%s", message, extra=said)
             return
         self._err.print("error: " + plain(message), style="red", soft_wrap=True)
         if reason:

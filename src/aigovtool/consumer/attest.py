@@ -44,6 +44,7 @@ from aigovtool.consumer.exchange import (
     exchange,
 )
 from aigovtool.consumer.problems import NO_PROBLEM, error_of, plain_text
+from aigovtool.consumer.standing import explain
 from aigovtool.crypto.sign import VerifyKey
 from aigovtool.crypto.x509 import is_issued_by, spki_sha256
 from aigovtool.errors import (
@@ -52,6 +53,7 @@ from aigovtool.errors import (
     ConfigurationError,
     EvidenceError,
     InputError,
+    SignatureInvalidError,
     UnreachableError,
     VerificationError,
 )
@@ -70,6 +72,13 @@ from aigovtool.protocol.trust import KeySet, open_key_set, require_no_rollback
 
 #: Shown wherever a simulated TEE answers, whatever the enclave says itself.
 SIMULATED_WARNING: Final = "SIMULATED TEE: protects nothing"
+#: What to do about a key set that is not accepted.
+_ON_KEYS: Final = {
+    "wrong_key": "this enclave obeys another custodian than that of your consumer file: check its address and the file",
+    "key_set_rollback": "ask the custodian's operator whether this enclave hears from the custodian: one of the keys "
+    "that it goes by may have been revoked",
+    "key_set_fork": "tell the custodian's operator: whoever signed the second one has the root key",
+}
 _NOT_KNOWN: Final = Unchecked(reason="a consumer does not know it")
 _NEW_EACH_BOOT: Final = Unchecked(reason="new with each boot")
 _NOT_SEEN: Final = Unchecked(reason="somebody else ends TLS; all is sealed to a key that the attested identity signs")
@@ -193,7 +202,7 @@ def read_session(
         AIGovToolError: the enclave's own refusal.
     """
     if reply.status != 200:
-        raise _refusal(reply, trust)
+        raise explain(_refusal(reply, trust), trust.credential, moment.now_ms)
     certificate = None if trust.sealed else reply.certificate
     if certificate is None and not trust.sealed:
         raise EvidenceError("the connection shows no server certificate", reason="no_certificate")
@@ -299,9 +308,13 @@ def verify_session(
         SignatureInvalidError, EvidenceError, AppraisalError: with the reason of the step that failed.
     """
     # 1. The custodian that governs the enclave is the pinned one
-    key_set = open_key_set(session.key_set, trust.credential.custodian_root, at_least=at_least)
-    if seen is not None:
-        require_no_rollback(key_set, seen)
+    try:
+        key_set = open_key_set(session.key_set, trust.credential.custodian_root, at_least=at_least)
+        if seen is not None:
+            require_no_rollback(key_set, seen)
+    except SignatureInvalidError as error:
+        error.fix = error.fix or _ON_KEYS.get(error.reason or "")
+        raise
     # 2. No simulation unless asked for on both sides
     if session.evidence.tee is TeeType.SIMULATED:
         _require_opt_in(trust)
@@ -321,7 +334,7 @@ def verify_session(
 def _require_opt_in(trust: Trust) -> None:
     missing = []
     if not trust.allow_simulated:
-        missing.append("pass allow_simulated=True")
+        missing.append("pass allow_simulated=True, or --allow-simulated")
     if not trust.policy.allow_simulated:
         missing.append("use a consumer file made with `aigovtool consumer add --allow-simulated`")
     if missing:

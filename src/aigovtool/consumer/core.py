@@ -24,6 +24,7 @@ from aigovtool.consumer.problems import NO_PROBLEM, error_of
 from aigovtool.consumer.question import Question
 from aigovtool.consumer.relay import Relayed, read_relayed
 from aigovtool.consumer.result import ModelInfo, Result
+from aigovtool.consumer.standing import explain
 from aigovtool.errors import (
     AIGovToolError,
     DeadlineError,
@@ -279,7 +280,7 @@ class ConsumerCore:
                 f"ask the custodian for a budget, and check that this is an enclave of {self._credential.borrower}: "
                 "consumers of another borrower have none here"
             )
-        return error
+        return explain(error, self._credential, self._clock.now_ms())
 
     def _forget(self, model: ModelId) -> None:
         """Have a model described anew when it is asked next."""
@@ -294,7 +295,7 @@ class ConsumerCore:
         limit = deadline.earlier(self._timeout_s)
         session, reply = yield from self._link.send(Letter(model=model, call=_metadata_call(model)), limit)
         if reply.status != 200:
-            raise error_of(reply, ENCLAVE)
+            raise self._explained(error_of(reply, ENCLAVE))
         try:
             metadata = decode(reply.body, ModelMetadata)
         except InputError as error:

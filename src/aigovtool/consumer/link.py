@@ -143,9 +143,11 @@ class EnclaveLink:
             raise (yield from self._why_absent(session, model, deadline))
         if session.models[model] != self._known[model]:
             raise EvidenceError(
-                f"model {model} has another digest than when this client connected",
+                f"model {model} now has the digest {session.models[model]}, and had {self._known[model]} when this "
+                "client connected",
                 reason="model_changed",
-                fix="compare the digest with the custodian's, then connect again with it pinned",
+                fix="ask the custodian which of the two is right (`aigovtool model show`), and connect again with that "
+                "one pinned: --model NAME=DIGEST, or models={NAME: DIGEST}",
             )
         return session
 

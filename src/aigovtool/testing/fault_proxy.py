@@ -49,6 +49,15 @@ class _Flip:
     mask: int
 
 
+@dataclass(slots=True)
+class _Cut:
+    """Where connections are to be cut: after how many bytes, of which some are left, and how many times."""
+
+    size: int
+    bytes_left: int
+    times: int
+
+
 @dataclass(slots=True, eq=False)
 class _Connection:
     client: asyncio.StreamWriter
@@ -67,21 +76,23 @@ class FaultProxy:
     """Forwards to one target. Start it on an event loop, or use `fault_proxy` beside code without one."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._target: Final = (host, port)
+        self._target = (host, port)
         self._dropped: frozenset[Direction] = frozenset()
         self._delay_s: dict[Direction, float] = {}
         self._flips: dict[Direction, _Flip] = {}
+        self._cuts: dict[Direction, _Cut] = {}
         self._refusing = False
         self._connections: Final[set[_Connection]] = set()
         self._tasks: Final[set[asyncio.Task[None]]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: asyncio.Server | None = None
         self.port = 0
-        #: Bytes that were passed on and thrown away, connections taken, bits flipped: since the start.
+        #: Bytes that were passed on and thrown away, connections taken, bits flipped, cuts: since the start.
         self.passed: Final = dict.fromkeys(Direction, 0)
         self.dropped: Final = dict.fromkeys(Direction, 0)
         self.accepted = 0
         self.flipped = 0
+        self.cut_in_stream = 0
 
     async def start(self) -> None:
         """Listen on a free port of 127.0.0.1 (`port`)."""
@@ -120,9 +131,21 @@ class FaultProxy:
         """Reset every open connection; new ones are taken."""
         self._soon(lambda: self._reset(self._connections))
 
+    def cut_after(self, direction: Direction, size: int, *, times: int = 1) -> None:
+        """Reset the connection over which so many more bytes have passed, counted over all connections.
+
+        From now on, and again from each cut on, until it was done so many times.
+        """
+        self._cuts[direction] = _Cut(size, size, times)
+
+    def lead_to(self, port: int) -> None:
+        """Lead connections that are opened from now on to another port of the same host."""
+        self._target = (self._target[0], port)
+
     def heal(self) -> None:
-        """Pass everything on again; connections with a hole are reset."""
+        """Pass everything on again; connections with a hole are reset. Where they lead stays."""
         self._dropped, self._delay_s, self._flips, self._refusing = frozenset(), {}, {}, False
+        self._cuts = {}
         self._soon(lambda: self._reset({each for each in self._connections if each.has_hole}))
 
     def _soon(self, act: Callable[[], None]) -> None:
@@ -175,13 +198,32 @@ class FaultProxy:
                 connection.has_hole = True
                 self.dropped[direction] += len(piece)
                 continue
-            sink.write(piece)
-            self.passed[direction] += len(piece)
+            left = self._left_before_cut(direction, piece)
+            sink.write(piece[:left])
+            self.passed[direction] += len(piece[:left])
             await sink.drain()
+            if left is not None:
+                self.cut_in_stream += 1
+                connection.reset()
+                return
         if direction in self._dropped:
             connection.has_hole = True
         else:
             sink.write_eof()
+
+    def _left_before_cut(self, direction: Direction, piece: bytes) -> int | None:
+        """Return how much of a piece passes before the connection is cut; None for all of it, and no cut."""
+        cut = self._cuts.get(direction)
+        if cut is None:
+            return None
+        left = cut.bytes_left
+        if left >= len(piece):
+            cut.bytes_left -= len(piece)
+            return None
+        cut.bytes_left, cut.times = cut.size, cut.times - 1
+        if not cut.times:
+            del self._cuts[direction]
+        return left
 
     def _with_flips(self, direction: Direction, piece: bytes) -> bytes:
         flip = self._flips.get(direction)

@@ -9,6 +9,7 @@ from tests.consumer.conftest import FakeEnclave, World
 from tests.consumer.connect.kit import connected, in_json, reason_of
 
 from aigovtool.consumer import lines
+from aigovtool.consumer.connect import api
 from aigovtool.errors import (
     AIGovToolError,
     BudgetExhaustedError,
@@ -20,6 +21,7 @@ from aigovtool.errors import (
     LeaseExpiredError,
     OverloadedError,
     StoppedError,
+    UnauthenticatedError,
 )
 
 #: What another enclave may not say: it has leases of its own, an engine of its own, authority of its own.
@@ -31,6 +33,7 @@ ELSEWHERE = [
     OverloadedError("busy", reason="busy", retry_after_s=1),
     EngineError("the engine died", reason="engine_died"),
     StoppedError("this enclave is stopped", reason="enclave_stopped"),
+    UnauthenticatedError("this credential is not known here", reason="bad_credential"),
 ]
 
 
@@ -94,6 +97,8 @@ async def test_a_request_with_an_unknown_outcome_goes_nowhere_else(
         answer = await asking.infer(aigovtool_request_id="case-1")
         assert answer.status_code >= 400
         assert "case-1" in answer.json()["fix"]
+        # Whoever looks at the status is told of the enclave, and nothing of what was asked.
+        assert "case-1" not in (await asking.program.get("/aigovtool/status")).text
         assert (first.charged, second.charged) == (["case-1"], [])
         again = await asking.infer(aigovtool_request_id="case-1")
     assert again.status_code == 200
@@ -106,6 +111,29 @@ async def test_a_single_lost_answer_is_not_noticed(world: World, enclave: FakeEn
     async with connected(world, enclave) as asking:
         assert (await asking.infer()).status_code == 200
     assert len(enclave.charged) == 1
+
+
+async def test_silence_until_the_time_is_over_is_told_with_the_id(
+    world: World, others: tuple[FakeEnclave, FakeEnclave], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection stays and nothing comes: it may have been charged, so the other enclave is not asked."""
+    first, second = others
+    held = threading.Event()
+
+    def hold(answer: Response) -> Response:
+        held.wait(20)
+        return answer
+
+    async with connected(world, first, second) as asking:
+        monkeypatch.setattr(api, "DEADLINE_S", 1.0)
+        first.forge_answer = hold
+        answer = await asking.infer(aigovtool_request_id="case-1")
+        held.set()
+        assert (answer.status_code, reason_of(answer)) == (504, "answer_timeout")
+        assert "case-1" in answer.json()["fix"]
+        again = await asking.infer(aigovtool_request_id="case-1")
+    assert again.status_code == 200
+    assert (first.charged, second.charged) == (["case-1"], [])
 
 
 async def test_with_may_charge_the_other_one_is_asked(world: World, others: tuple[FakeEnclave, FakeEnclave]) -> None:

@@ -5,13 +5,20 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from tests.consumer.conftest import MEASUREMENT, MODEL, FakeEnclave, World
+from tests.consumer.conftest import MANIFEST, MEASUREMENT, MODEL, FakeEnclave, World
 from tests.consumer.connect.kit import connected, reason_of
 
 from aigovtool.attestation.model import MeasurementHex
 from aigovtool.consumer.connect.evidence_log import Event
 from aigovtool.crypto.sign import SigningKey
-from aigovtool.errors import AppraisalError, ConfigurationError, EvidenceError, SignatureInvalidError, UnreachableError
+from aigovtool.errors import (
+    AppraisalError,
+    ConfigurationError,
+    EvidenceError,
+    SignatureInvalidError,
+    UnauthenticatedError,
+    UnreachableError,
+)
 from aigovtool.ids import digest_of
 from aigovtool.testing.simulated_tee.attester import SimulatedPlatform
 from aigovtool.testing.simulated_tee.verify import simulated_policy
@@ -152,6 +159,58 @@ async def test_a_model_with_another_digest_gets_nothing(world: World, enclave: F
     assert [line.seen.models[MODEL] for line in lines if line.seen is not None][-1] == digest_of(b"another")
 
 
+async def test_an_enclave_that_does_not_take_this_consumer_any_more_is_not_said_to_be_ready(
+    world: World, enclave: FakeEnclave
+) -> None:
+    """Its certificate has ended, as far as the enclave knows: told with what to do, in status and log."""
+    ended = UnauthenticatedError("the credential has expired", reason="credential_expired", fix="believe me")
+    async with connected(world, enclave) as asking:
+        assert (await asking.infer()).status_code == 200
+        enclave.refusals = [ended]
+        answer = await asking.infer()
+        ready = await asking.program.get("/v2/health/ready")
+        (shown,) = (await asking.status())["enclaves"]
+        assert asking.events() == [Event.VERIFIED, Event.UNREACHABLE]
+        assert (await asking.infer()).status_code == 200
+        assert (await asking.status())["enclaves"][0]["state"] == "verified"
+    assert (answer.status_code, reason_of(answer), ready.status_code) == (401, "credential_expired", 503)
+    assert "by the clock of this machine" in answer.json()["fix"]
+    assert (shown["state"], shown["reason"]) == ("unreachable", "credential_expired")
+
+
+async def test_a_key_set_that_was_seen_before_a_restart_does_not_go_back(world: World, enclave: FakeEnclave) -> None:
+    """Attack: whoever stole a key of the custodian's that was revoked since waits until the gateway is started anew."""
+    enclave.key_set = world.key_set(9)
+    async with connected(world, enclave):
+        pass
+    enclave.key_set = world.key_set(8)
+    with pytest.raises(SignatureInvalidError) as caught:
+        async with connected(world, enclave):
+            pass
+    assert caught.value.reason == "key_set_rollback"
+    assert "revoked" in (caught.value.fix or "")
+
+
+async def test_a_model_that_has_changed_is_looked_at_again_soon(world: World, enclave: FakeEnclave) -> None:
+    """Not at the next turn of the schedule: when the right one is back it is served; and the log has a line of each."""
+    async with connected(world, enclave, verify_every_s=3600) as asking:
+        assert (await asking.infer()).status_code == 200
+        enclave.manifests = {MODEL: digest_of(b"another")}
+        enclave.reboot()
+        assert [reason_of(await asking.infer()) for _ in range(3)] == ["model_changed"] * 3
+        assert (await asking.program.post("/v2/repository/index", content=b"{}")).json() == []
+        (shown,) = (await asking.status())["enclaves"]
+        assert (shown["state"], shown["reason"]) == ("verified", "model_changed")
+        await asyncio.sleep(0.5)
+        assert len(enclave.challenges) <= 3  # each costs it a quote
+        enclave.manifests = {MODEL: MANIFEST}
+        await until(lambda: asking.events()[-1] is Event.VERIFIED)
+        assert (await asking.infer()).status_code == 200
+        assert "reason" not in (await asking.status())["enclaves"][0]
+        assert asking.events() == [Event.VERIFIED, Event.VERIFIED, Event.REFUSED, Event.VERIFIED]
+    assert len(enclave.charged) == 2
+
+
 async def test_evidence_that_is_not_accepted_any_more_ends_it_within_the_period(
     world: World, enclave: FakeEnclave
 ) -> None:
@@ -173,7 +232,9 @@ async def test_another_root_of_the_custodian_ends_it(world: World, enclave: Fake
     async with connected(world, enclave, verify_every_s=OFTEN_S) as asking:
         enclave.key_set = world.key_set(8, root=SigningKey.generate())
         await until(lambda: Event.REFUSED in asking.events())
-        assert (await asking.infer()).status_code >= 400
+        answer = await asking.infer()
+        assert (answer.status_code, reason_of(answer)) == (403, "wrong_key")
+        assert "another custodian" in answer.json()["fix"]
     assert enclave.charged == []
 
 

@@ -6,6 +6,8 @@ Nothing is served before one of the enclaves is verified. Its home is a director
 evidence.jsonl     what was seen of enclaves (`evidence_log`)
 receipts/          the records of answers (`kept_receipts`)
 policy-seen.json   the newest appraisal policy that was used here: an older one does not come back
+
+The custodian's keys do not go back either: the log says which were seen.
 ```
 """
 
@@ -29,7 +31,7 @@ from aigovtool.consumer.connect.evidence_log import Event, EvidenceLog
 from aigovtool.consumer.connect.fleet import Fleet
 from aigovtool.consumer.connect.kept_receipts import KeptReceipts
 from aigovtool.consumer.connect.local import LocalOnly
-from aigovtool.consumer.connect.member import Member, State
+from aigovtool.consumer.connect.member import OF_ONE_MODEL, Member, State
 from aigovtool.consumer.core import ConsumerCore
 from aigovtool.consumer.credential import Credential, parse_pins, read_consumer_file
 from aigovtool.consumer.opening import DEFAULT_TIMEOUT_S, address_of
@@ -37,7 +39,7 @@ from aigovtool.consumer.outcomes import Outcomes, parse_retry
 from aigovtool.consumer.wiring import verifiers_for
 from aigovtool.crypto.keyfile import make_private_directory, read_secret_file, write_secret_file
 from aigovtool.crypto.secret import Secret
-from aigovtool.errors import AIGovToolError, ConfigurationError, InputError
+from aigovtool.errors import AIGovToolError, AppraisalError, ConfigurationError, InputError
 from aigovtool.transport.bounds import HttpLimits
 from aigovtool.transport.routes import application
 from aigovtool.transport.server import HttpServer, bind
@@ -188,6 +190,8 @@ def _fleet_of(
     def noted(member: Member, session: Session | None, error: AIGovToolError | None) -> None:
         if session is not None:
             log.verified(member.url, session)
+        elif error is not None and error.reason in OF_ONE_MODEL:
+            log.model_refused(member.url, error)
         elif error is not None:
             log.not_verified(member.url, error, refused=member.state is State.REFUSED)
 
@@ -210,7 +214,8 @@ def _fleet_of(
             random_bytes=secrets.token_bytes,
             timeout_s=DEFAULT_TIMEOUT_S,
             retry=retry,
-            key_set_at_least=options.key_set_at_least,
+            # As the policy, the custodian's keys do not go back: whoever stole a revoked one is not believed any more.
+            key_set_at_least=max(options.key_set_at_least, log.newest_key_set(credential.custodian_root.key_id)),
             outcomes=outcomes,
         )
         members.append(Member(url, core, AsyncDriver(credential, url, clock), clock=clock, noted=noted))
@@ -220,6 +225,14 @@ def _fleet_of(
 def _credential_of(options: ConnectOptions) -> Credential:
     credential = read_consumer_file(options.credential_file)
     return credential if options.policy is None else replace(credential, policy=options.policy)
+
+
+def _require_successor(policy: AppraisalPolicy, seen: PolicyMark) -> None:
+    try:
+        require_successor(policy, seen)
+    except AppraisalError as error:
+        error.fix = "use the newest policy or consumer file that the custodian's operator gave you, or ask for it"
+        raise
 
 
 def _remember_policy(path: Path, policy: AppraisalPolicy) -> None:
@@ -232,7 +245,7 @@ def _remember_policy(path: Path, policy: AppraisalPolicy) -> None:
             raise ConfigurationError(
                 f"{path} is not what was written there: {error.message}", reason="bad_home"
             ) from None
-        require_successor(policy, seen)
+        _require_successor(policy, seen)
         if seen == mark:
             return
     with Secret(encode(mark)) as content:

@@ -83,12 +83,20 @@ class EvidenceLog:
         self._file: Final = _opened(path)
         self._last: Digest = NOTHING
         self._known: Final[dict[str, tuple[object, ...]]] = {}
+        self._key_sets: Final[dict[KeyId, int]] = {}
         try:
             for line, self._last in read_log(path, cut_last=True):
+                if line.seen is not None:
+                    newest = max(line.seen.key_set, self.newest_key_set(line.seen.custodian))
+                    self._key_sets[line.seen.custodian] = newest
                 self._known[line.enclave] = _told(line)
         except BaseException:
             self.close()
             raise
+
+    def newest_key_set(self, custodian: KeyId) -> int:
+        """Return the newest version of a custodian's key set that was seen before this log was opened; 0 for none."""
+        return self._key_sets.get(custodian, 0)
 
     def verified(self, enclave: str, session: Session) -> None:
         """Tell that an enclave was accepted, unless nothing is new about it."""
@@ -98,6 +106,20 @@ class EvidenceLog:
         """Tell that one was not, unless that was told already."""
         event = Event.REFUSED if refused else Event.UNREACHABLE
         self._tell(enclave, event, code=error.code, reason=error.reason or "", why=error.message[:1000])
+
+    def model_refused(self, enclave: str, error: AIGovToolError) -> None:
+        """Tell that a model of one that was accepted is not."""
+        self._append(
+            Line(
+                at_ms=self._clock.now_ms(),
+                event=Event.REFUSED,
+                previous=self._last,
+                enclave=enclave,
+                code=error.code,
+                reason=error.reason or "",
+                why=error.message[:1000],
+            )
+        )
 
     def note(self, event: Event, why: str = "") -> None:
         """Tell something of the gateway itself."""

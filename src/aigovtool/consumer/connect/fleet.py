@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from copy import copy
 from typing import Final
 
 from aigovtool.consumer.clock import Clock
@@ -27,10 +28,11 @@ from aigovtool.errors import (
     NotServedError,
     ReceiptError,
     StoppedError,
+    UnauthenticatedError,
     UnreachableError,
     VerificationError,
 )
-from aigovtool.ids import Digest, InstanceId, ModelId
+from aigovtool.ids import Digest, InstanceId, ModelId, RequestKey
 from aigovtool.protocol.oip_metadata import ModelMetadata
 
 _LOG: Final = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ _MOST_FAILURES: Final = 8
 #: would be charged a second time.
 _TELLING: Final[tuple[type[AIGovToolError], ...]] = (
     UnreachableError,
+    UnauthenticatedError,
     VerificationError,
     NotFoundError,
     NotServedError,
@@ -77,7 +80,7 @@ class Fleet:
             raise errors[0]
 
     async def watch(self, every_s: float) -> None:
-        """Verify each again so often, and those that are not verified sooner; until it is cancelled."""
+        """Verify each again so often, and those that are not accepted in all sooner; until it is cancelled."""
         await asyncio.gather(*(self._watch(member, every_s) for member in self.members))
 
     async def relay(self, question: Question, deadline: Deadline) -> Relayed:
@@ -92,11 +95,7 @@ class Fleet:
                 return await member.relay(question, deadline)
             except AIGovToolError as error:
                 if self._outcomes.is_bound(question.request_key) and error.reason != RETRY_MAY_CHARGE:
-                    error.fix = (
-                        f"repeat it with the request id {question.request_key}: the same enclave charges that once, "
-                        "and answers again, within ten minutes"
-                    )
-                    raise
+                    raise _with_name(error, question.request_key) from None
                 if not _may_differ_elsewhere(error):
                     raise
                 refusals.append(error)
@@ -116,11 +115,12 @@ class Fleet:
 
     def models(self) -> dict[ModelId, Digest]:
         """Return the models that are served by those who are verified, with their manifests."""
-        sessions = [member.session for member in self.members if member.state is State.VERIFIED]
         return {
             model: manifest
-            for session in reversed([one for one in sessions if one is not None])
-            for model, manifest in sorted(session.models.items())
+            for member in reversed(self.members)
+            if member.state is State.VERIFIED and member.session is not None
+            for model, manifest in sorted(member.session.models.items())
+            if not member.has_changed(model)
         }
 
     def is_ready(self) -> bool:
@@ -169,11 +169,11 @@ class Fleet:
     async def _watch(self, member: Member, every_s: float) -> None:
         failures = 0
         while True:
-            if member.state is State.VERIFIED:
+            if member.is_well:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(every_s):
                         await member.in_trouble.wait()
-            if member.state is not State.VERIFIED:
+            if not member.is_well:
                 await asyncio.sleep(min(_RETRY_S * 2**failures, _LONGEST_RETRY_S))
             try:
                 await member.verify()
@@ -181,13 +181,25 @@ class Fleet:
                 failures = min(failures + 1, _MOST_FAILURES)
                 _LOG.info("not_verified enclave=%s code=%s reason=%s", member.url, error.code, error.reason)
             else:
-                failures = 0
+                failures = 0 if member.is_well else min(failures + 1, _MOST_FAILURES)
+
+
+def _with_name(error: AIGovToolError, key: RequestKey) -> AIGovToolError:
+    """Return a copy that says how to ask again for what may have been charged; the member's own is shown to others."""
+    told = copy(error)
+    told.fix = (
+        f"repeat it with the request id {key}: the same enclave charges that once, and answers again, within ten "
+        "minutes"
+    )
+    if error.fix is not None and isinstance(error, VerificationError | IdentityError):
+        told.fix = f"{error.fix}. An answer may have been charged before: {told.fix}"
+    return told
 
 
 def _may_differ_elsewhere(error: AIGovToolError) -> bool:
     """Return whether another enclave may answer what this one did not: a request is as wrong there as here."""
-    if isinstance(error, NotFoundError) or error.reason == RETRY_MAY_CHARGE:
-        return True
+    if isinstance(error, NotFoundError | UnauthenticatedError) or error.reason == RETRY_MAY_CHARGE:
+        return True  # another enclave has other models, another memory, and may take this consumer's certificate
     return not isinstance(error, InputError | IdentityError | ReceiptError)
 
 

@@ -3,8 +3,12 @@
 It is in one of three states:
 
 1. *Verified*: requests go to it.
-2. *Unreachable*: nobody answers at its address. What was verified stays so, and it is tried again soon.
+2. *Unreachable*: nobody answers at its address, or whoever does takes nothing from this consumer. What was verified
+   stays so, and it is tried again soon.
 3. *Refused*: whoever answers there proves something that is not accepted. No request goes to it until it proves better.
+
+A verified one may serve a model with another digest than before. Nothing is asked of that model then, and it is
+verified again as soon as one that is refused.
 """
 
 import asyncio
@@ -31,10 +35,11 @@ from aigovtool.errors import (
     NoBudgetError,
     OverloadedError,
     ReattestRequiredError,
+    UnauthenticatedError,
     UnreachableError,
     VerificationError,
 )
-from aigovtool.ids import InstanceId, ModelId
+from aigovtool.ids import Digest, InstanceId, ModelId
 from aigovtool.ledger.units import UnitVector
 from aigovtool.protocol.oip_metadata import ModelMetadata
 
@@ -50,7 +55,7 @@ _SHORT_OF: Final = (
     OverloadedError,
 )
 #: What does not fit says nothing of the other models.
-_OF_ONE_MODEL: Final = frozenset({"model_changed"})
+OF_ONE_MODEL: Final = frozenset({"model_changed"})
 _AVOIDED_S: Final = 2.0
 _LONGEST_AVOIDED_S: Final = 30.0
 
@@ -63,7 +68,7 @@ class State(StrEnum):
     REFUSED = "refused"
 
 
-#: Is told each outcome of an attestation: the session, or why there is none.
+#: Is told each outcome of an attestation: the session, or why there is none; and why one model is not accepted.
 Noted = Callable[["Member", Session | None, AIGovToolError | None], None]
 
 
@@ -93,9 +98,9 @@ class Member:
         self.url: Final = url
         self.tally: Final = Tally()
         self.state = State.UNREACHABLE
-        #: Why it is not verified.
+        #: Why it, or a model of it, is not accepted.
         self.trouble: AIGovToolError | None = None
-        #: Whether it is not verified; set as soon as that is known.
+        #: Whether it, or a model of it, is not accepted; set as soon as that is known.
         self.in_trouble: Final = asyncio.Event()
         self._core: Final = core
         self._driver: Final = driver
@@ -103,6 +108,8 @@ class Member:
         self._noted: Final = noted
         #: Per model, until when the others are asked first.
         self._avoided: Final[dict[ModelId, float]] = {}
+        #: Models that it has with another digest than before: with which, and the refusal.
+        self._changed: Final[dict[ModelId, tuple[Digest, AIGovToolError]]] = {}
         self._session: Session | None = None
         self._verifying: Final = asyncio.Lock()
 
@@ -110,6 +117,15 @@ class Member:
     def session(self) -> Session | None:
         """The session in which it is believed, if it is."""
         return self._session if self.state is not State.REFUSED else None
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it is verified, and all its models are those of before."""
+        return self.state is State.VERIFIED and not self._changed
+
+    def has_changed(self, model: ModelId) -> bool:
+        """Return whether it has a model with another digest than before."""
+        return model in self._changed
 
     def serves(self, model: ModelId) -> bool:
         """Return whether it said that it serves a model when it was verified last."""
@@ -125,6 +141,7 @@ class Member:
         return (
             self.state is not State.VERIFIED,
             not self.serves(model),
+            self.has_changed(model),
             avoided,
             self.tally.under_way,
             self.tally.latency_s or 0.0,
@@ -154,7 +171,7 @@ class Member:
         except AIGovToolError as error:
             self._count(question.model, error)
             self._look()
-            self._judge(error)
+            self._judge(error, relay.model)
             raise
         finally:
             self.tally.under_way -= 1
@@ -169,7 +186,8 @@ class Member:
         try:
             found = await self._driver.run(self._core.metadata(model, deadline))
         except AIGovToolError as error:
-            self._judge(error)
+            self._look()
+            self._judge(error, model)
             raise
         self._believe()
         return found
@@ -190,8 +208,10 @@ class Member:
     def _believe(self) -> None:
         """It has answered: what the core believes is believed."""
         if self._look():
-            self.state, self.trouble = State.VERIFIED, None
-            self.in_trouble.clear()
+            self.state = State.VERIFIED
+            self.trouble = next((error for _, error in self._changed.values()), None)
+            if self.trouble is None:
+                self.in_trouble.clear()
 
     def _look(self) -> bool:
         """Take over a session that the core has come to since; return whether it has any."""
@@ -201,16 +221,22 @@ class Member:
             return False
         if session is not self._session:
             self._session = session
+            for model, (digest, _) in tuple(self._changed.items()):
+                if session.models.get(model) != digest:
+                    del self._changed[model]
             self._noted(self, session, None)
         return True
 
-    def _judge(self, error: AIGovToolError) -> None:
+    def _judge(self, error: AIGovToolError, model: ModelId | None = None) -> None:
         """Have an error change the state, if it says something of who answers there."""
-        if error.reason in _OF_ONE_MODEL:
+        if error.reason in OF_ONE_MODEL:
+            self._judge_model(model, error)
             return
         if isinstance(error, VerificationError | ConfigurationError):
             state = State.REFUSED
-        elif isinstance(error, UnreachableError) or (isinstance(error, DeadlineError) and error.reason != "deadline"):
+        elif isinstance(error, UnreachableError | UnauthenticatedError) or (
+            isinstance(error, DeadlineError) and error.reason != "deadline"
+        ):
             state = State.UNREACHABLE
         else:
             return
@@ -221,3 +247,13 @@ class Member:
             self._session = None
         if changed:
             self._noted(self, None, error)
+
+    def _judge_model(self, model: ModelId | None, error: AIGovToolError) -> None:
+        """Have nothing more be asked of a model, until it has another digest than now."""
+        digest = None if self._session is None or model is None else self._session.models.get(model)
+        if model is None or digest is None or self._changed.get(model, (None,))[0] == digest:
+            return
+        self._changed[model] = digest, error
+        self.trouble = error
+        self.in_trouble.set()
+        self._noted(self, None, error)
