@@ -6,6 +6,7 @@ import re
 import msgspec
 import pytest
 
+from aigovtool.cli.logs import keep_quiet
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.words import plain
 
@@ -61,3 +62,24 @@ def test_a_name_of_a_fact_that_a_peer_chose_holds_no_value(capsys: pytest.Captur
         ["receipt verified", "float32[1]", "0.5"],
         ["y", "int64[1, 2]", "1, 2"],
     ]
+
+
+def test_documents_that_follow_each_other_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    """So that programs can part them."""
+    screen = Screen(json=True)
+    screen.go_on()
+    for name in ("a", "b\u2028"):
+        screen.show(Document(name), lambda: None)
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [{"name": "a"}, {"name": "b\u2028"}]
+
+
+def test_a_failure_of_what_serves_has_no_values_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line of the log has what is known."""
+    screen = Screen(json=False)
+    screen.serve()
+    try:
+        screen.failure("the disk is full", "unwritable", None, None)
+    finally:
+        keep_quiet()
+    line = json.loads(capsys.readouterr().err)
+    assert (line["event"], line["reason"], "fix" in line) == ("the disk is full", "unwritable", False)

@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from aigovtool import __version__
-from aigovtool.cli.failure import EXIT_CODES, tell
+from aigovtool.cli.failure import EXIT_CODES, end_output, tell
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import write_verbs
 from aigovtool.crypto.memory import keep_private
@@ -83,7 +83,7 @@ class App(click.Group):
             code = super().main(arguments, prog_name, complete_var, standalone_mode=False, obj=screen, **extra)
         except (Exception, KeyboardInterrupt) as exception:  # noqa: BLE001 - the outermost frame of the program
             code = tell(exception, screen)
-        sys.exit(code if isinstance(code, int) else 0)
+        sys.exit((code if isinstance(code, int) else 0) or end_output(screen))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the verbs."""

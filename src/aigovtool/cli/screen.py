@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
@@ -36,6 +36,7 @@ class Screen:
     def __init__(self, *, json: bool) -> None:
         self.json: Final = json
         self._log: logging.Logger | None = None
+        self._many = False
 
     def serve(self) -> None:
         """Show log lines from now on, and say there what else would be said on standard error, unless people look."""
@@ -53,12 +54,22 @@ class Screen:
     def _err(self) -> "Console":
         return _console(stderr=True)
 
+    def go_on(self) -> None:
+        """Say that there will be more than one document: each has a line of its own, so that programs can part them."""
+        self._many = True
+
     def show(self, document: object, render: Callable[[], None]) -> None:
         """Print `document` for programs, or let `render` print for people."""
         if self.json:
             self._print_document(document)
         else:
             render()
+
+    def announce(self, document: object) -> None:
+        """Print a document of what serves, for programs. That nobody reads it is no reason to end."""
+        if self.json:
+            with suppress(OSError):
+                self._print_document(document)
 
     def line(self, text: str = "", style: str | None = None) -> None:
         """Print a line for people."""
@@ -117,7 +128,8 @@ class Screen:
             self._print_document(document)
             return
         if self._log is not None:
-            self._log.error("%s", message, extra={"reason": reason, "fix": fix})
+            known = {name: value for name, value in (("reason", reason), ("fix", fix)) if value}
+            self._log.error("%s", message, extra=known)
             return
         self._err.print("error: " + plain(message), style="red", soft_wrap=True)
         if reason:
@@ -140,17 +152,34 @@ class Screen:
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
     def _print_document(self, document: object) -> None:
-        import msgspec  # noqa: PLC0415 - the parser is not needed for --help
-
-        from aigovtool.codec import encode  # noqa: PLC0415
-
-        sys.stdout.write(_escaped(msgspec.json.format(encode(document), indent=2).decode()) + "\n")
+        sys.stdout.write(_escaped(_json(document, indent=None if self._many else 2)) + "\n")
         sys.stdout.flush()
 
 
+def _json(document: object, *, indent: int | None) -> str:
+    import msgspec  # noqa: PLC0415 - the parser is not needed for --help
+
+    from aigovtool.codec import encode  # noqa: PLC0415
+    from aigovtool.errors import InvalidValueError  # noqa: PLC0415
+
+    try:
+        content = encode(document)
+    except InvalidValueError:
+        # A file name that is not UTF-8: JSON has escapes for what Python makes of it.
+        return json.dumps(msgspec.to_builtins(document), indent=indent)
+    return (content if indent is None else msgspec.json.format(content, indent=indent)).decode()
+
+
 def _escaped(text: str) -> str:
-    """Return JSON in which whatever a terminal might act on is escaped: it may come from a peer, and means the same."""
-    return "".join(one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text)
+    """Return JSON in which whatever a terminal might act on is escaped: it may come from a peer, and means the same.
+
+    So is what standard output has no letters for.
+    """
+    all_letters = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    return "".join(
+        one if one == "\n" or (one.isprintable() and (all_letters or one.isascii())) else json.dumps(one)[1:-1]
+        for one in text
+    )
 
 
 def _console(*, stderr: bool) -> "Console":

@@ -8,20 +8,64 @@ def show(screen: Screen, operator_file: Path | None) -> None: ...
 ```
 """
 
+import math
+import os
+from errno import ELOOP, ENOENT, ENOTDIR
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from aigovtool.cli.screen import Screen
+from aigovtool.errors import ConfigurationError
 
 #: No first sentence is longer.
 _WHOLE: Final = 1000
 _JSON: Final = "json_wanted"
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
-FILE: Final = click.Path(path_type=Path, dir_okay=False)
-DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)
+#: What whoever opens a path says of it: there is nothing, or it leads nowhere.
+_FOUND_OUT_LATER: Final = frozenset({ENOENT, ENOTDIR, ELOOP})
+
+
+class _Path(click.Path):
+    """A name that something can have; what is there is looked at by whoever opens it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        """Refuse what no file can be called: an empty name, one too long, one in a directory that is not ours to see.
+
+        Raises:
+            ConfigurationError: `bad_path`.
+        """
+        try:
+            why = None if os.fspath(value) else "the name is empty"
+            os.lstat(value)
+        except OSError as error:
+            why = why or (None if error.errno in _FOUND_OUT_LATER else error.strerror)
+        if why is not None:
+            hint = "" if param is None else param.get_error_hint(ctx)
+            raise ConfigurationError(
+                f"{str(value)[:100]!r} cannot be used: {why}", reason="bad_path", fix=f"name another path for {hint}"
+            )
+        return super().convert(value, param, ctx)
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds within bounds, which what is no number is not."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
+        """Refuse what compares with nothing (`nan`), and so is beyond no bound."""
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return float(seconds)
+
+
+FILE: Final = _Path(path_type=Path, dir_okay=False)
+DIRECTORY: Final = _Path(path_type=Path, file_okay=False)
+#: A file or a directory; what is neither is refused by whoever opens it.
+ANYTHING: Final = _Path(path_type=Path)
+FILE_OR_DASH: Final = _Path(allow_dash=True, dir_okay=False)
 
 operator_option = click.option(
     "--operator",

@@ -8,7 +8,7 @@ import click
 
 from aigovtool.cli.address import LISTEN, Address
 from aigovtool.cli.screen import SIMULATED, Screen
-from aigovtool.cli.verb import Verb
+from aigovtool.cli.verb import Seconds, Verb
 from aigovtool.cli.words import amount, short, span, tee_name
 from aigovtool.errors import UnreachableError
 
@@ -26,7 +26,7 @@ _MAX_BYTES: Final = 4 << 20
     "every_s",
     is_flag=False,
     flag_value=2.0,
-    type=click.FloatRange(0.2, 3600),
+    type=Seconds(0.2, 3600),
     help="Show it again every so many seconds (2), until interrupted.",
 )
 @click.pass_obj

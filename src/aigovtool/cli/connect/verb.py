@@ -10,7 +10,7 @@ from aigovtool.cli.address import LISTEN, Address
 from aigovtool.cli.connect.kept import home_option, log, receipt
 from aigovtool.cli.connect.status import status
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.verb import FILE, DefaultVerbGroup, Verb, key_set_option, wrong_usage
+from aigovtool.cli.verb import FILE, DefaultVerbGroup, Seconds, Verb, key_set_option, wrong_usage
 from aigovtool.cli.words import short, tee_name
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ connect.add_command(status)
 @click.option(
     "--verify-every",
     "verify_every_s",
-    type=click.FloatRange(5, 86_400),
+    type=Seconds(5, 86_400),
     default=300,
     show_default=True,
     help="Seconds until an enclave is verified again.",
