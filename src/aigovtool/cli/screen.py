@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TextIO
 
 from aigovtool.cli.words import plain, told
 
@@ -38,11 +38,14 @@ class Screen:
         self._log: logging.Logger | None = None
         self._many = False
 
-    def serve(self) -> None:
-        """Show log lines from now on, and say there what else would be said on standard error, unless people look."""
-        from aigovtool.cli.logs import log_to_stderr  # noqa: PLC0415
+    def serve(self, log: TextIO | None = None) -> None:
+        """Show log lines from now on, and say there what else would be said on standard error, unless people look.
 
-        log_to_stderr()
+        Where they look, the lines go to `log`, if there is one.
+        """
+        from aigovtool.cli.logs import log_to  # noqa: PLC0415
+
+        log_to(log if log is not None and sys.stderr.isatty() else sys.stderr)
         if not sys.stderr.isatty():
             self._log = logging.getLogger(__name__)
 
@@ -103,10 +106,11 @@ class Screen:
             table.add_row(*(told(cell) for cell in row))
         self._out.print(table)
 
-    def clear(self) -> None:
-        """Begin at the top of the terminal, for what is shown again and again; elsewhere it goes on below."""
-        if not self.json and self._out.is_terminal:
-            self._out.clear()
+    @property
+    def canvas(self) -> "Console | None":
+        """The terminal, if what is printed goes to one, and it can be drawn on."""
+        drawn_on = not self.json and sys.stdout.isatty() and not self._out.is_dumb_terminal
+        return self._out if drawn_on else None
 
     def note(self, text: str) -> None:
         """Say something beside the result."""

@@ -27,24 +27,28 @@ _MAX_BYTES: Final = 4 << 20
     is_flag=False,
     flag_value=2.0,
     type=Seconds(0.2, 3600),
-    help="Show it again every so many seconds (2), until interrupted.",
+    help="Show it all the time, anew every so many seconds (2), until interrupted.",
 )
 @click.pass_obj
 def status(screen: Screen, *, gateway: Address, every_s: float | None) -> None:
     """Show what a gateway knows of its enclaves: evidence, units left, how fast they answer, and why one does not."""
-    while True:
-        found = _read(gateway)
-        if every_s is not None:
-            screen.clear()
-        _show(screen, found)
-        if every_s is None:
-            return
+    if every_s is not None and (canvas := screen.canvas) is not None:
+        from aigovtool.cli.connect.view import watched  # noqa: PLC0415
+
+        watched(canvas, lambda: _read(gateway), every_s)
+        return
+    found = _read(gateway)
+    if found.simulated:
+        screen.banner(SIMULATED)
+    if every_s is not None:
+        screen.go_on()
+    _show(screen, found)
+    while every_s is not None:
         time.sleep(every_s)
+        _show(screen, _read(gateway))
 
 
 def _show(screen: Screen, found: "Status") -> None:
-    if found.simulated:
-        screen.banner(SIMULATED)
     screen.show(found, lambda: _render(screen, found))
 
 
@@ -89,7 +93,9 @@ def _facts(one: "EnclaveStatus", now_ms: int) -> list[tuple[str, object]]:
             ("instance", short(one.instance or "")),
             ("verified", f"{span(max(0, now_ms - one.verified_at_ms) // 1000 * 1000)} ago"),
         ]
-    speed = "" if one.latency_ms is None else f", {one.latency_ms:.1f} ms each of late"
+    speed = ""
+    if one.latency_p50_ms is not None and one.latency_p99_ms is not None:
+        speed = f", half within {one.latency_p50_ms:.1f} ms, 99% within {one.latency_p99_ms:.1f} ms"
     facts.append(("answers", f"{one.answered:,}{speed}; {one.refused:,} refused, {one.failed:,} failed"))
     for model in one.models:
         left = "not known yet" if model.remaining is None else f"{amount(model.remaining)} left"
