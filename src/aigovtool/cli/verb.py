@@ -153,6 +153,15 @@ class DefaultVerbGroup(VerbGroup):
         super().__init__(*args, **kwargs)
         self.default: Final = default
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs, and which of them it is without one: its options are not listed here."""
+        super().format_commands(ctx, formatter)
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(
+                f"Without a command it is `{self.default}`; see `{ctx.command_path} {self.default} --help`."
+            )
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the verb that was left out, but not where a shell asks what there is."""
         if ctx.resilient_parsing:
