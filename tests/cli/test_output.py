@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -111,3 +112,29 @@ def test_a_description_without_end_is_not_read_to_its_end() -> None:
     """Attack on patience: a device that gives bytes for ever."""
     with pytest.raises(TooLargeError):
         read_description(Path("/dev/zero"))
+
+
+_INTERRUPTED = """
+import os, signal, sys
+import aigovtool.cli.{module} as module
+def interrupted(*_, **__):
+    os.kill(os.getpid(), signal.SIGINT)
+module.{name} = interrupted
+from aigovtool.cli import main
+sys.argv = ["aigovtool", "version"]
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "code", "told"),
+    [
+        ("isolation", "isolate", -signal.SIGINT, ""),
+        ("version", "Version", 130, "error: interrupted"),
+    ],
+)
+def test_ctrl_c_is_no_traceback_whenever_it_comes(module: str, name: str, code: int, told: str, tmp_path: Path) -> None:
+    """While the program is still being loaded, it ends without a word; once it runs, it says so."""
+    words = [sys.executable, "-c", _INTERRUPTED.format(module=module, name=name)]
+    found = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, timeout=60, check=False)
+    assert (found.returncode, found.stderr.decode().strip()) == (code, told)

@@ -13,12 +13,17 @@ A module of a verb imports what it needs inside its functions, so that `aigovtoo
 """
 
 import os
+import signal
 import sys
 from io import TextIOWrapper
 
 
 def main() -> None:
     """Run the command line; the console script."""
+    # Until the program runs, and after it has, Ctrl-C ends it without a word: there is nothing to put in order.
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     _open_standard_streams()
     # Importing this package must stay free, and what serves must be isolated before it loads anything.
     from aigovtool.cli.isolation import isolate  # noqa: PLC0415
@@ -26,7 +31,13 @@ def main() -> None:
     isolate(sys.argv)
     from aigovtool.cli.app import app  # noqa: PLC0415
 
-    app(prog_name="aigovtool")
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        app(prog_name="aigovtool")
+    finally:
+        if interruptible:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _open_standard_streams() -> None:

@@ -49,6 +49,8 @@ _FIXES: Final[Mapping[str, str]] = MappingProxyType(
         "write such files",
         "consumer_stopped": "ask the custodian: a stop can be lifted, a revocation cannot",
         "model_exists": "choose another name when you seal it: a name is never given out twice",
+        "no_such_receipt": "the request id is in the answer's header field aigovtool-request-id; name the gateway's "
+        "directory with --home",
         "no_such_model": "check the name; operators see all models with `aigovtool model list`",
         "no_policy": "set one with `aigovtool appraisal set POLICY.json`",
         "not_enrolled": "check the name; operators see who is enrolled and who is revoked with "
@@ -57,6 +59,7 @@ _FIXES: Final[Mapping[str, str]] = MappingProxyType(
         "not_lent": "ask the custodian to lend it to this borrower; operators see to whom it is lent with "
         "`aigovtool model list`",
         "party_exists": "choose another name: a name is never given out twice, not even a revoked one",
+        "unreadable_log": "name the directory of a gateway that has run, with --home",
         "wrong_key": "check that files and custodian belong together: it was signed by another key",
     }
 )
