@@ -246,3 +246,11 @@ def test_what_is_no_number_of_units_is_told_as_such(run: Callable[..., Result], 
 def test_an_option_that_is_misspelt_is_still_an_option(run: Callable[..., Result]) -> None:
     """Only numbers are taken for units."""
     assert "No such option" in run("budget", "grant", "--model", "xray", "-x", "5").stderr
+
+
+@pytest.mark.parametrize(("words", "like"), [(["conect"], "connect"), (["budget", "aprove"], "approve")])
+def test_a_verb_that_is_misspelt_is_told_what_it_is_like(
+    run: Callable[..., Result], words: list[str], like: str
+) -> None:
+    """Of the verbs themselves, which are loaded when they are used, and of those of a noun."""
+    assert f"Did you mean '{like}'?" in run(*words).stderr

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 import click
+from click.exceptions import NoSuchCommand
 
 from aigovtool import __version__
 from aigovtool.cli.failure import EXIT_CODES, end_output, tell
@@ -65,6 +66,15 @@ class App(click.Group):
         module, _, attribute = VERBS[cmd_name].partition(":")
         command = getattr(import_module(module), attribute)
         return command if isinstance(command, click.Command) else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a verb; for one that there is not, name what is like it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except NoSuchCommand as error:
+            raise NoSuchCommand(error.command_name, possibilities=VERBS, ctx=ctx) from None
 
     def main(
         self,
