@@ -1,6 +1,7 @@
 import json
 import stat
 from collections.abc import Callable
+from errno import EACCES, ECHILD, ENOSPC
 from pathlib import Path
 
 import click
@@ -36,6 +37,9 @@ SECRET = "prompt-5be1"
         (click.Abort(), 130),
         (KeyboardInterrupt(), 130),
         (RuntimeError("x"), 1),
+        (OSError(ENOSPC, "No space left on device"), 7),
+        (PermissionError(EACCES, "Permission denied", "ledger.db"), 7),
+        (OSError(ECHILD, "No child processes"), 1),
     ],
 )
 def test_the_exit_code_names_the_stage_that_failed(

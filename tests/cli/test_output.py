@@ -5,13 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+from errno import EACCES
 from pathlib import Path
 
 import pytest
 from tests.product_process import environment
 
 from aigovtool.cli.model.description import read_description
-from aigovtool.errors import TooLargeError
+from aigovtool.cli.verb import DIRECTORY
+from aigovtool.errors import ConfigurationError, TooLargeError
 
 _PROGRAM = (sys.executable, "-m", "aigovtool")
 
@@ -96,6 +98,19 @@ def test_what_no_file_can_be_called_is_refused_as_such(words: str, tmp_path: Pat
     """Empty, or too long."""
     found = shell(words, tmp_path)
     assert (found.returncode, b"bad_path" in found.stderr) == (2, True)
+
+
+def test_what_is_not_ours_to_see_is_told_apart_from_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root nothing is out of sight, so the system's answer is given here."""
+
+    def refused(path: str) -> None:
+        raise PermissionError(EACCES, "Permission denied", path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "lstat", refused)
+        with pytest.raises(ConfigurationError, match=r"'custodian' cannot be used: Permission denied") as caught:
+            DIRECTORY.convert("custodian", None, None)
+    assert (caught.value.reason, "be the user" in (caught.value.fix or "")) == ("bad_path", True)
 
 
 @pytest.mark.parametrize(

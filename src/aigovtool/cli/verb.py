@@ -10,7 +10,7 @@ def show(screen: Screen, operator_file: Path | None) -> None: ...
 
 import math
 import os
-from errno import ELOOP, ENOENT, ENOTDIR
+from errno import EACCES, ELOOP, ENOENT, ENOTDIR
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,16 +37,15 @@ class _Path(click.Path):
         Raises:
             ConfigurationError: `bad_path`.
         """
+        fix = f"name another path for {'this' if param is None else param.get_error_hint(ctx)}"
         try:
             why = None if os.fspath(value) else "the name is empty"
             os.lstat(value)
         except OSError as error:
             why = why or (None if error.errno in _FOUND_OUT_LATER else error.strerror)
+            fix = f"be the user to whom it belongs, or {fix}" if error.errno == EACCES else fix
         if why is not None:
-            hint = "" if param is None else param.get_error_hint(ctx)
-            raise ConfigurationError(
-                f"{str(value)[:100]!r} cannot be used: {why}", reason="bad_path", fix=f"name another path for {hint}"
-            )
+            raise ConfigurationError(f"{str(value)[:100]!r} cannot be used: {why}", reason="bad_path", fix=fix)
         return super().convert(value, param, ctx)
 
 
