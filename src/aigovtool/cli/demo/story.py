@@ -223,10 +223,8 @@ class Story:
 
     def stay(self) -> None:
         """Lift the stop, grant more, and write down a question: from here on the audience plays."""
-        self.tell(
-            "The stop is lifted and more units are granted: the enclave boots anew, and the model is yours to ask."
-        )
-        self.stage.run("resume", "--model", MODEL, "--reason", "the demo goes on", "--yes")
+        self.tell("The stop is lifted and more is granted: the enclave boots anew, and the model is yours to ask.")
+        self.stage.run("resume", "--model", MODEL, "--reason", "demo", "--yes")
         self.stage.run("budget", "grant", str(_MORE), "--model", MODEL)
         until(lambda: self._enclave_state() == "live", "the enclave serves again")
 
