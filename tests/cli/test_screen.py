@@ -2,11 +2,12 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import msgspec
 import pytest
 
-from aigovtool.cli.logs import keep_quiet
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.words import plain
 
@@ -73,13 +74,13 @@ def test_documents_that_follow_each_other_have_a_line_each(capsys: pytest.Captur
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [{"name": "a"}, {"name": "b\u2028"}]
 
 
-def test_a_failure_of_what_serves_has_no_values_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_of_what_serves_has_no_values_that_are_none() -> None:
     """A line of the log has what is known."""
-    screen = Screen(json=False)
-    screen.serve()
-    try:
-        screen.failure("the disk is full", "unwritable", None, None)
-    finally:
-        keep_quiet()
-    line = json.loads(capsys.readouterr().err)
+    code = (
+        "from aigovtool.cli.screen import Screen\n"
+        "screen = Screen(json=False)\n"
+        "screen.serve()\n"
+        "screen.failure('the disk is full', 'unwritable', None, None)\n"
+    )
+    line = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stderr)
     assert (line["event"], line["reason"], "fix" in line) == ("the disk is full", "unwritable", False)

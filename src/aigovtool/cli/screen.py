@@ -9,7 +9,7 @@ the log too, so that a program can read all of it.
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, TextIO
@@ -27,6 +27,8 @@ UNENCRYPTED: Final = (
     "TPM: boot integrity, no memory encryption. It shows what was booted; whoever runs the host can read the model."
 )
 
+#: What nobody may overlook.
+LOUD: Final = "bold white on red"
 Progress = Callable[[int, int], None]
 
 
@@ -78,8 +80,8 @@ class Screen:
         """Print a line for people."""
         self._out.print(plain(text), style=style, soft_wrap=True)
 
-    def facts(self, pairs: Sequence[tuple[str, object]]) -> None:
-        """Print names and values below each other; a value that is a pair has two columns."""
+    def facts(self, pairs: Sequence[tuple[str, object]], styles: Mapping[str, str] | None = None) -> None:
+        """Print names and values below each other, some names in a style; a value that is a pair has two columns."""
         rows = [
             (told(name), tuple(map(told, value if isinstance(value, tuple) else (value,)))) for name, value in pairs
         ]
@@ -87,7 +89,7 @@ class Screen:
         first = max((len(cells[0]) for _, cells in rows if cells[1:]), default=0)
         for name, cells in rows:
             shown = f"{cells[0]:<{first}}  {cells[1]}" if cells[1:] else cells[0]
-            self.line(f"{name:<{width}}  {shown}")
+            self.line(f"{name:<{width}}  {shown}", (styles or {}).get(name))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
         """Print rows under a header, or the sentence `empty`; a column named `>x` is aligned to the right."""
@@ -124,7 +126,7 @@ class Screen:
         if self._log is not None:
             self._log.warning("%s", text)
             return
-        self._err.print(plain(text), style="bold white on red", soft_wrap=True)
+        self._err.print(plain(text), style=LOUD, soft_wrap=True)
 
     def failure(self, message: str, reason: str | None, fix: str | None, document: object) -> None:
         """Print an error: what happened, why, what to do next."""

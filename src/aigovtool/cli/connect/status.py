@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from aigovtool.cli.address import LISTEN, Address
-from aigovtool.cli.screen import SIMULATED, Screen
+from aigovtool.cli.screen import LOUD, SIMULATED, Screen
 from aigovtool.cli.verb import Seconds, Verb
 from aigovtool.cli.words import amount, short, span, tee_name
 from aigovtool.errors import UnreachableError
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S: Final = 10.0
 _MAX_BYTES: Final = 4 << 20
+#: In which style a state of an enclave is told.
+STATES: Final = {"verified": "green", "unreachable": "bold yellow", "refused": "bold red"}
 
 
 @click.command(cls=Verb, example="aigovtool connect status --gateway 127.0.0.1:8000 --watch")
@@ -78,10 +80,12 @@ def _render(screen: Screen, found: "Status") -> None:
     screen.line(f"{found.consumer}, a consumer of {found.borrower}; policy {found.policy_version}", "bold")
     for one in found.enclaves:
         screen.line()
-        screen.facts([("enclave", one.enclave), *_facts(one, found.now_ms)])
+        styles = {"state": STATES[one.state.value], "why": "red", "warning": LOUD}
+        screen.facts([("enclave", one.enclave), *_facts(one, found.now_ms)], styles)
     kept = f"receipts kept since the gateway began: {found.receipts_kept:,}"
     screen.line()
-    screen.line(kept + (f"; {found.receipts_lost:,} COULD NOT BE KEPT" if found.receipts_lost else ""))
+    lost = f"; {found.receipts_lost:,} COULD NOT BE KEPT" if found.receipts_lost else ""
+    screen.line(kept + lost, LOUD if lost else None)
 
 
 def _facts(one: "EnclaveStatus", now_ms: int) -> list[tuple[str, object]]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aigovtool.cli.connect.kept import details
-from aigovtool.cli.screen import SIMULATED, UNENCRYPTED
+from aigovtool.cli.connect.status import STATES
+from aigovtool.cli.screen import LOUD, SIMULATED, UNENCRYPTED
 from aigovtool.cli.words import amount, short, span, tee_name, told, when
 from aigovtool.errors import UnreachableError
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from aigovtool.consumer.connect.app import Beside, Running
     from aigovtool.consumer.connect.status import EnclaveStatus, Status
 
-_LOUD: Final = "bold white on red"
-_STATES: Final = {"verified": "green", "unreachable": "bold yellow", "refused": "bold red"}
 _EVERY_S: Final = 1.0
 
 Draw = Callable[["Status", str], None]
@@ -71,7 +70,7 @@ def _loud(status: "Status", wrong: str) -> list["RenderableType"]:
             found.append(f"{one.enclave} {one.state.value.upper()}: {one.why}" + (f" ({one.fix})" if one.fix else ""))
         told_already = SIMULATED.partition(":")[0]
         found += [f"{one.enclave}: {text}" for text in one.warnings if not text.startswith(told_already)]
-    return [_text(text, _LOUD) for text in found]
+    return [_text(text, LOUD) for text in found]
 
 
 def _head(status: "Status", ends: str) -> list["RenderableType"]:
@@ -148,7 +147,7 @@ def _row(one: "EnclaveStatus", now_ms: int) -> list["Text"]:
     )
     return [
         _text(one.enclave.removeprefix("https://")),
-        _text(one.state.value, _STATES.get(one.state.value, "")),
+        _text(one.state.value, STATES.get(one.state.value, "")),
         *(_text(words) for words in (age, tee, short(one.instance or "-"), *numbers)),
     ]
 
@@ -177,7 +176,7 @@ def _seen(status: "Status", width: int) -> list["RenderableType"]:
     rows = [
         [
             _text(when(line.at_ms)),
-            _text(line.event.value, _STATES.get(line.event.value, "")),
+            _text(line.event.value, STATES.get(line.event.value, "")),
             _text(line.enclave.removeprefix("https://") or "-"),
             _text(details(line)),
         ]
