@@ -9,7 +9,7 @@ from errno import EACCES
 from pathlib import Path
 
 import pytest
-from tests.product_process import environment
+from tests.product_process import INTERRUPTIBLE, environment
 
 from aigovtool.cli.model.description import read_description
 from aigovtool.cli.verb import DIRECTORY
@@ -150,6 +150,6 @@ main()
 )
 def test_ctrl_c_is_no_traceback_whenever_it_comes(module: str, name: str, code: int, told: str, tmp_path: Path) -> None:
     """While the program is still being loaded, it ends without a word; once it runs, it says so."""
-    words = [sys.executable, "-c", _INTERRUPTED.format(module=module, name=name)]
+    words = [*INTERRUPTIBLE, sys.executable, "-c", _INTERRUPTED.format(module=module, name=name)]
     found = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, timeout=60, check=False)
     assert (found.returncode, found.stderr.decode().strip()) == (code, told)

@@ -21,7 +21,7 @@ from tests.clients.deployment import Gateway, connecting
 from tests.clients.programs import in_json
 from tests.e2e.commandline import aigovtool
 from tests.e2e.world import MODEL, free_port
-from tests.product_process import environment
+from tests.product_process import INTERRUPTIBLE, environment
 
 ONE = np.ones((1, 2), np.float32)
 _TAKEN, _GIVEN_BACK = b"\x1b[?1049h", b"\x1b[?1049l"
@@ -67,7 +67,7 @@ def terminal(*words: object, columns: int = 200, **variables: str) -> Iterator[T
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     process = subprocess.Popen(
-        [sys.executable, "-m", "aigovtool", *map(str, words)],
+        [*INTERRUPTIBLE, sys.executable, "-m", "aigovtool", *map(str, words)],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -148,7 +148,10 @@ def test_watching_without_a_terminal_prints_one_document_per_line(gateway: Gatew
     """For programs; a warning beside them is said once."""
     words = ("connect", "status", "--gateway", gateway.address, "--watch", "0.2", "--json")
     with subprocess.Popen(
-        [sys.executable, "-m", "aigovtool", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+        [*INTERRUPTIBLE, sys.executable, "-m", "aigovtool", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
