@@ -1,13 +1,14 @@
 """Files where others may have put something else in their place."""
 
 import os
+import resource
 from collections.abc import Callable
 from errno import EINVAL, ELOOP, ENOTSUP
 from pathlib import Path
 
 import pytest
 
-from aigovtool.regular_file import give_name, open_regular, read_at_most, read_regular
+from aigovtool.regular_file import give_name, open_regular, read_at_most, read_regular, write_new
 
 
 def test_a_regular_file_is_read(tmp_path: Path) -> None:
@@ -66,3 +67,20 @@ def test_a_name_that_is_taken_is_not_given(*, links: bool, tmp_path: Path, monke
     assert (taken.read_bytes(), dangling.is_symlink()) == (b"old", True)
     give_name(partial, tmp_path / "free")
     assert (tmp_path / "free").read_bytes() == b"new"
+
+
+def test_a_file_that_could_not_be_written_to_its_end_is_not_left_behind(tmp_path: Path) -> None:
+    """Whoever makes room and tries again finds no half of it in the way; what was there before stays as it was."""
+    path = tmp_path / "file"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))  # Python does not die of SIGXFSZ
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_new(path, bytes(1_001))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not path.exists()
+    write_new(path, b"whole")
+    with pytest.raises(FileExistsError):
+        write_new(path, b"another")
+    assert path.read_bytes() == b"whole"

@@ -45,6 +45,22 @@ def new_beside(path: Path) -> tuple[BinaryIO, Path]:
     return partial.open("xb"), partial
 
 
+def write_new(path: Path, content: bytes) -> None:
+    """Write a new file that holds no secret; one that cannot be written to its end is not left behind.
+
+    Raises:
+        FileExistsError: there is one.
+        OSError: as `open` and `write`.
+    """
+    with path.open("xb") as file:
+        try:
+            file.write(content)
+            file.flush()
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+
+
 def give_name(partial: Path, path: Path) -> None:
     """Give a file that is whole its name, unless that was taken meanwhile; `partial` may be there still.
 

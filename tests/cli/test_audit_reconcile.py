@@ -194,9 +194,13 @@ def test_a_path_that_cannot_be_looked_at_is_a_wrong_path(site: Site) -> None:
     """A name that no file system takes, and a link that leads to itself."""
     Path(site.file("loop")).symlink_to("loop")
     with site.served() as place:
-        for path in (place.file("x" * 300), place.file("loop"), place.file("ward7.json/below")):
-            refused = reconciled(place, "--receipts", path)
-            assert (refused.exit_code, "unreadable_receipt" in refused.stderr) == (2, True), refused.output
+        for name, why in (
+            ("x" * 300, "bad_path"),
+            ("loop", "unreadable_receipt"),
+            ("ward7.json/below", "unreadable_receipt"),
+        ):
+            refused = reconciled(place, "--receipts", place.file(name))
+            assert (refused.exit_code, why in refused.stderr) == (2, True), refused.output
 
 
 @pytest.mark.parametrize(("mode", "what"), [(0o300, "not readable"), (0o600, "unreadable_receipt")])

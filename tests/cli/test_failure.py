@@ -1,6 +1,7 @@
 import json
 import stat
 from collections.abc import Callable
+from errno import EACCES, ECHILD, ENOSPC
 from pathlib import Path
 
 import click
@@ -36,6 +37,9 @@ SECRET = "prompt-5be1"
         (click.Abort(), 130),
         (KeyboardInterrupt(), 130),
         (RuntimeError("x"), 1),
+        (OSError(ENOSPC, "No space left on device"), 7),
+        (PermissionError(EACCES, "Permission denied", "ledger.db"), 7),
+        (OSError(ECHILD, "No child processes"), 1),
     ],
 )
 def test_the_exit_code_names_the_stage_that_failed(
@@ -246,3 +250,11 @@ def test_what_is_no_number_of_units_is_told_as_such(run: Callable[..., Result], 
 def test_an_option_that_is_misspelt_is_still_an_option(run: Callable[..., Result]) -> None:
     """Only numbers are taken for units."""
     assert "No such option" in run("budget", "grant", "--model", "xray", "-x", "5").stderr
+
+
+@pytest.mark.parametrize(("words", "like"), [(["conect"], "connect"), (["budget", "aprove"], "approve")])
+def test_a_verb_that_is_misspelt_is_told_what_it_is_like(
+    run: Callable[..., Result], words: list[str], like: str
+) -> None:
+    """Of the verbs themselves, which are loaded when they are used, and of those of a noun."""
+    assert f"Did you mean '{like}'?" in run(*words).stderr

@@ -1,13 +1,13 @@
 """What is printed does nothing to a terminal, for people and for programs."""
 
 import json
-import logging
 import re
+import subprocess
+import sys
 
 import msgspec
 import pytest
 
-from aigovtool.cli.logs import JsonLines
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.words import plain
 
@@ -65,13 +65,22 @@ def test_a_name_of_a_fact_that_a_peer_chose_holds_no_value(capsys: pytest.Captur
     ]
 
 
-def test_a_verb_that_serves_says_nothing_of_what_there_is_not(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A failure without a fix has none in its log line: not one that reads `None`."""
-    screen = Screen(json=False)
-    monkeypatch.setattr(screen, "_log", logging.getLogger("served"))
-    screen.failure("it went wrong", "some_reason", None, None)
-    (record,) = caplog.records
-    line = json.loads(JsonLines().format(record))
-    assert (line["event"], line["reason"], "fix" in line) == ("it went wrong", "some_reason", False)
+def test_documents_that_follow_each_other_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    """So that programs can part them."""
+    screen = Screen(json=True)
+    screen.go_on()
+    for name in ("a", "b\u2028"):
+        screen.show(Document(name), lambda: None)
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [{"name": "a"}, {"name": "b\u2028"}]
+
+
+def test_a_failure_of_what_serves_has_no_values_that_are_none() -> None:
+    """A line of the log has what is known."""
+    code = (
+        "from aigovtool.cli.screen import Screen\n"
+        "screen = Screen(json=False)\n"
+        "screen.serve()\n"
+        "screen.failure('the disk is full', 'unwritable', None, None)\n"
+    )
+    line = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stderr)
+    assert (line["event"], line["reason"], "fix" in line) == ("the disk is full", "unwritable", False)

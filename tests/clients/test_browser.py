@@ -16,6 +16,8 @@ from tests.clients.programs import in_json
 from tests.clients.test_matrix import left
 from tests.e2e.world import MODEL
 
+from aigovtool.attestation.model import TeeType
+
 ASK = """
 async (url) => {
   try {
@@ -111,3 +113,40 @@ def test_the_page_fits_a_narrow_and_a_wide_window(width: int, gateway: Gateway, 
     shown.set_viewport_size({"width": width, "height": 800})
     shown.wait_for_selector("article .verified")
     assert shown.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+@pytest.mark.needs("chromium")
+def test_what_somebody_looks_at_stays_as_it_is(gateway: Gateway, page: Callable[[], Page]) -> None:
+    """A digest that is being selected, measurements that were opened, and the keyboard's place outlast an update."""
+    shown = page()
+    shown.wait_for_selector("article .verified")
+    shown.locator("article summary").first.click()
+    shown.evaluate("window.getSelection().selectAllChildren(document.querySelector('article li code'))")
+    answers = shown.inner_text("article")
+    left(gateway)
+    shown.wait_for_function("before => document.querySelector('article').innerText !== before", arg=answers)
+    assert shown.evaluate("window.getSelection().toString()").startswith("sha256:")
+    assert shown.evaluate("document.querySelector('article details').open")
+    assert shown.evaluate("document.activeElement.tagName") == "SUMMARY"
+
+
+@pytest.mark.needs("chromium")
+def test_the_page_names_each_platform_and_says_in_the_tab_that_nothing_is_verified(
+    gateway: Gateway, page: Callable[[], Page]
+) -> None:
+    """Every kind of TEE has a name for people, and a tab in the background does not look as if all were well."""
+    status = requests.get(f"{gateway.url}/aigovtool/status", timeout=30).json()
+    (one,) = status["enclaves"]
+    shown = page()
+    assert shown.title() == "aigovtool connect"
+    shown.route(
+        "**/aigovtool/status",
+        lambda route: route.fulfill(
+            json=status | {"enclaves": [one | {"tee": tee, "state": "refused"} for tee in TeeType]}
+        ),
+    )
+    shown.wait_for_function("() => document.title.startsWith('NOT VERIFIED')")
+    text = shown.inner_text("#enclaves")
+    for name in ("AMD SEV-SNP", "Intel TDX", "Intel SGX", "AWS Nitro", "TPM 2.0", "SIMULATED"):
+        assert f"\n{name}, " in text
+    assert f"0 of {len(TeeType)} enclaves verified" in shown.inner_text("#sum")

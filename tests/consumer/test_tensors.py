@@ -49,40 +49,98 @@ def test_byte_order_and_strides_are_adapted() -> None:
 
 
 class TorchLike:
-    """What a torch tensor can do, and nothing else: no `__array__`, no length."""
+    """What a torch tensor can do and refuses, as torch 2.13 does: no copy unless asked, no loss unsaid."""
 
-    def __init__(self, array: Any, *, fails: bool = False) -> None:
-        self.array, self.fails = array, fails
-        self.calls: list[str] = []
+    def __init__(
+        self,
+        array: Any,
+        dtype: str = "float32",
+        *,
+        grad: bool = False,
+        on: str = "cpu",
+        noted: frozenset[str] = frozenset(),
+    ) -> None:
+        self.array, self.dtype, self.grad, self.on, self.noted = array, f"torch.{dtype}", grad, on, noted
+
+    def _with(self, **changes: Any) -> "TorchLike":
+        now = {"dtype": self.dtype[6:], "grad": self.grad, "on": self.on, "noted": self.noted}
+        return TorchLike(**({"array": self.array} | now | changes))
 
     def detach(self) -> "TorchLike":
         """Leave the graph."""
-        self.calls.append("detach")
-        return self
+        return self._with(grad=False)
 
     def cpu(self) -> "TorchLike":
         """Leave the device."""
-        self.calls.append("cpu")
-        return self
+        if self.on == "meta":
+            raise NotImplementedError("Cannot copy out of meta tensor; no data!")
+        return self._with(on="cpu")
+
+    def resolve_conj(self) -> "TorchLike":
+        """Carry out a conjugation that was only noted."""
+        return self._with(noted=self.noted - {"conj"})
+
+    def resolve_neg(self) -> "TorchLike":
+        """Carry out a change of sign that was only noted."""
+        return self._with(array=-self.array, noted=frozenset()) if "neg" in self.noted else self
+
+    def float(self) -> "TorchLike":
+        """Become float32."""
+        return self._with(dtype="float32")
 
     def numpy(self) -> Any:
-        """Share the data, where numpy has the datatype."""
-        if self.fails:
-            raise TypeError("Got unsupported ScalarType BFloat16")
+        """Share the data, where numpy has the datatype and nothing stands in the way."""
+        if self.grad or self.on != "cpu" or self.noted:
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
+        if not hasattr(np, self.dtype[6:]):
+            raise TypeError(f"Got unsupported ScalarType {self.dtype}")
         return self.array
 
-
-def test_a_torch_tensor_is_recognised_by_what_it_can_do() -> None:
-    """Gradients are detached and devices left before the data is read."""
-    value = TorchLike(np.array([[1, 2]], dtype=np.float32))
-    assert array_from(tensor_from(spec(), value)).tolist() == [[1, 2]]
-    assert value.calls == ["detach", "cpu"]
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        """Have numpy take it, as it does the elements of a list."""
+        return self.numpy()
 
 
-def test_a_torch_tensor_that_numpy_cannot_hold_is_refused() -> None:
-    """The message says what to do, not what torch said."""
-    error = refused(TorchLike(None, fails=True), "bad_input")
+@pytest.mark.parametrize("how", [{}, {"grad": True}, {"on": "cuda:0"}, {"noted": frozenset({"conj"})}])
+def test_a_torch_tensor_is_recognised_by_what_it_can_do(how: dict[str, Any]) -> None:
+    """Gradients are detached and devices left before the data is read; it is laid out as it may be."""
+    value = TorchLike(np.array([[1, 3], [2, 4]], dtype=np.float32).T, **how)
+    assert array_from(tensor_from(spec(), value)).tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_sign_that_a_torch_tensor_only_notes_is_carried_out() -> None:
+    """The imaginary part of a conjugated tensor is such a view."""
+    value = TorchLike(np.array([[1, 2]], dtype=np.float32), noted=frozenset({"neg"}))
+    assert array_from(tensor_from(spec(), value)).tolist() == [[-1, -2]]
+
+
+@pytest.mark.parametrize(
+    "how", [{"dtype": "bfloat16"}, {"dtype": "float8_e4m3fn"}, {"dtype": "quint8"}, {"on": "meta"}]
+)
+def test_a_torch_tensor_that_numpy_cannot_hold_is_refused(how: dict[str, Any]) -> None:
+    """The message says what it is and what to do, not what torch said."""
+    error = refused(TorchLike(np.zeros((1, 2), np.float32), **how), "bad_input")
     assert ".float()" in (error.fix or "")
+    assert f"torch.{how.get('dtype', 'float32')}" in error.message
+
+
+def test_bfloat16_of_torch_is_taken_where_the_model_takes_it() -> None:
+    """Each of its values is one of float32, so nothing is lost."""
+    value = TorchLike(np.array([[1.5, -2.0]], dtype=np.float32), "bfloat16", grad=True)
+    assert array_from(tensor_from(spec(datatype=Datatype.BF16), value)).tolist() == [[1.5, -2.0]]
+
+
+def test_a_torch_tensor_of_another_datatype_is_refused_in_words_of_torch() -> None:
+    """Numpy's are no method of it."""
+    error = refused(TorchLike(np.zeros((1, 2)), "float64"), "wrong_datatype")
+    assert error.fix == "convert it, for example with .to(torch.float32)"
+
+
+def test_a_list_of_tensors_that_numpy_cannot_take_is_refused() -> None:
+    """What torch raises is no error that anybody expects of us."""
+    row = np.array([1, 2], dtype=np.float32)
+    assert array_from(tensor_from(spec(), [TorchLike(row), TorchLike(row)])).tolist() == [[1, 2], [1, 2]]
+    assert "one array" in (refused([TorchLike(row), TorchLike(row, grad=True)], "bad_input").fix or "")
 
 
 def test_torch_is_not_imported() -> None:

@@ -10,9 +10,10 @@ from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 import click
+from click.exceptions import NoSuchCommand
 
 from aigovtool import __version__
-from aigovtool.cli.failure import EXIT_CODES, tell
+from aigovtool.cli.failure import EXIT_CODES, end_output, tell
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.verb import write_verbs
 from aigovtool.crypto.memory import keep_private
@@ -66,6 +67,15 @@ class App(click.Group):
         command = getattr(import_module(module), attribute)
         return command if isinstance(command, click.Command) else None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a verb; for one that there is not, name what is like it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except NoSuchCommand as error:
+            raise NoSuchCommand(error.command_name, possibilities=VERBS, ctx=ctx) from None
+
     def main(
         self,
         args: Sequence[str] | None = None,
@@ -83,7 +93,7 @@ class App(click.Group):
             code = super().main(arguments, prog_name, complete_var, standalone_mode=False, obj=screen, **extra)
         except (Exception, KeyboardInterrupt) as exception:  # noqa: BLE001 - the outermost frame of the program
             code = tell(exception, screen)
-        sys.exit(code if isinstance(code, int) else 0)
+        sys.exit((code if isinstance(code, int) else 0) or end_output(screen))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the verbs."""

@@ -87,13 +87,12 @@ def write_document(path: Path, document: "Message", *, replace: bool) -> None:
     import msgspec  # noqa: PLC0415
 
     from aigovtool.codec import encode  # noqa: PLC0415
-    from aigovtool.regular_file import new_beside  # noqa: PLC0415
+    from aigovtool.regular_file import new_beside, write_new  # noqa: PLC0415
 
     text = msgspec.json.format(encode(document), indent=2) + b"\n"
     try:
         if not replace:
-            with path.open("xb") as file:
-                file.write(text)
+            write_new(path, text)
             return
         made, partial = new_beside(path)
         try:

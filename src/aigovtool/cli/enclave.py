@@ -32,6 +32,12 @@ class Found(Struct, frozen=True, kw_only=True):
     detail: str
 
 
+class Looked(Struct, frozen=True, kw_only=True):
+    """Every platform that was looked for."""
+
+    platforms: list[Found]
+
+
 class Written(Struct, frozen=True, kw_only=True):
     """Evidence that was written to a file, in this program's own form."""
 
@@ -47,6 +53,25 @@ class Measured(Struct, frozen=True, kw_only=True):
     tee: str
     simulated: bool
     measurement: str
+
+
+class NotServing(Struct, frozen=True, kw_only=True):
+    """A model that was asked for and is not served, and why."""
+
+    model: str
+    code: str
+    reason: str | None
+
+
+class Serving(Struct, frozen=True, kw_only=True):
+    """An instance that serves: where, and the manifest digests of its models."""
+
+    url: str
+    instance: str
+    tee: str
+    simulated: bool
+    models: dict[str, str]
+    not_served: list[NotServing]
 
 
 @click.group(cls=VerbGroup, example="aigovtool enclave measure")
@@ -139,6 +164,7 @@ def serve(
     )
     read_borrower(borrower_file)  # says which kind of file it is, if it is another
     screen.serve()
+    screen.go_on()  # each boot is told
     _warn(screen, tee)
     run(options, ready=lambda url, instance: _tell(screen, url, instance))
 
@@ -222,6 +248,20 @@ def _tell(screen: Screen, url: str, instance: "Instance") -> None:
     for one in instance.not_served.values():
         why = f"{one.code}: {one.reason}" if one.reason else one.code
         screen.note(f"NOT serving {one.model} ({why})")
+    tee = instance.admission.tee.value
+    screen.announce(
+        Serving(
+            url=url,
+            instance=instance.instance,
+            tee=tee,
+            simulated=tee == _SIMULATED,
+            models={name: served.offer.manifest for name, served in instance.models.items()},
+            not_served=[
+                NotServing(model=one.model, code=one.code, reason=one.reason or None)
+                for one in instance.not_served.values()
+            ],
+        )
+    )
 
 
 def _warn(screen: Screen, tee: str) -> None:
@@ -257,4 +297,4 @@ def detect(screen: Screen) -> None:
         rows = [(one.tee, "yes" if one.usable else "no", one.detail) for one in found]
         screen.table(("tee", "usable", "found"), rows, "")
 
-    screen.show(found, render)
+    screen.show(Looked(platforms=found), render)

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from errno import EACCES, EDQUOT, EFBIG, EIO, EMFILE, ENAMETOOLONG, ENFILE, ENOSPC, EPERM, EROFS
 from pathlib import Path
 from secrets import token_hex
 from traceback import extract_tb
@@ -21,7 +22,7 @@ from msgspec import Struct
 
 from aigovtool.cli.evidence.advice import FIXES as OF_EVIDENCE
 from aigovtool.cli.screen import Screen
-from aigovtool.errors import AIGovToolError
+from aigovtool.errors import AIGovToolError, StorageError
 
 EXIT_CODES: Final[Mapping[int, str]] = MappingProxyType(
     {
@@ -37,6 +38,8 @@ EXIT_CODES: Final[Mapping[int, str]] = MappingProxyType(
     }
 )
 _INTERRUPTED: Final = 130
+#: What a system says of its disks and files, where no role said it better. It is no bug.
+_OF_THE_MACHINE: Final = frozenset({EACCES, EDQUOT, EFBIG, EIO, EMFILE, ENAMETOOLONG, ENFILE, ENOSPC, EPERM, EROFS})
 
 #: What to do next, by reason, where whoever refused did not say: a role does not know the verbs of this command line.
 _FIXES: Final[Mapping[str, str]] = MappingProxyType(
@@ -46,6 +49,8 @@ _FIXES: Final[Mapping[str, str]] = MappingProxyType(
         "write such files",
         "consumer_stopped": "ask the custodian: a stop can be lifted, a revocation cannot",
         "model_exists": "choose another name when you seal it: a name is never given out twice",
+        "no_such_receipt": "the request id is in the answer's header field aigovtool-request-id; name the gateway's "
+        "directory with --home",
         "no_such_model": "check the name; operators see all models with `aigovtool model list`",
         "no_policy": "set one with `aigovtool appraisal set POLICY.json`",
         "not_enrolled": "check the name; operators see who is enrolled and who is revoked with "
@@ -54,6 +59,7 @@ _FIXES: Final[Mapping[str, str]] = MappingProxyType(
         "not_lent": "ask the custodian to lend it to this borrower; operators see to whom it is lent with "
         "`aigovtool model list`",
         "party_exists": "choose another name: a name is never given out twice, not even a revoked one",
+        "unreadable_log": "name the directory of a gateway that has run, with --home",
         "wrong_key": "check that files and custodian belong together: it was signed by another key",
     }
 )
@@ -116,14 +122,37 @@ def tell(exception: BaseException, screen: Screen) -> int:
         case click.Abort() | KeyboardInterrupt():
             failure = _simple("interrupted", "interrupted", _INTERRUPTED)
         case BrokenPipeError():
-            # Whoever read our output has had enough; a second error at exit would say so again.
-            with contextlib.suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _say_no_more()  # whoever read our output has had enough
             return 0
+        case OSError(errno=number, strerror=str(why)) if number in _OF_THE_MACHINE:
+            failure = _of_machine(exception.filename, why)
         case _:
             failure = _of_bug(exception)
-    screen.failure(failure.message, failure.reason, failure.fix, FailureDocument(error=failure))
+    try:
+        screen.failure(failure.message, failure.reason, failure.fix, FailureDocument(error=failure))
+    except OSError:
+        # The output is what failed: a program reads the exit code, people what there still is to read.
+        _say_no_more()
+        with contextlib.suppress(OSError):
+            Screen(json=False).failure(failure.message, failure.reason, failure.fix, None)
     return failure.exit_code
+
+
+def end_output(screen: Screen) -> int:
+    """Send what is left of the output, and return the exit code: what did not arrive was not done."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return tell(error, screen)
+    return 0
+
+
+def _say_no_more() -> None:
+    """Send standard output nowhere from now on: a second error at exit would say the same again."""
+    with contextlib.suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _simple(code: str, message: str, exit_code: int, fix: str | None = None) -> Failure:
@@ -160,6 +189,11 @@ def _of_usage(error: click.ClickException) -> Failure:
 def _of_missing(module: str) -> Failure:
     fix = f"install aigovtool with the extra {_EXTRAS[module]}: pip install 'CHECKOUT[{_EXTRAS[module]},cli]'"
     return _simple("configuration", f"{module} is not installed, and this verb needs it", 2, fix=fix)
+
+
+def _of_machine(file: object, why: str) -> Failure:
+    what = "the output cannot be written" if file is None else f"{str(file)[:200]} cannot be used"
+    return _simple(StorageError.code, f"{what}: {why}", StorageError.exit_code)
 
 
 def _of_bug(exception: BaseException) -> Failure:

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from aigovtool.cli.credentials import require_free
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.verb import FILE, Verb, key_set_option
+from aigovtool.cli.verb import FILE, FILE_OR_DASH, Seconds, Verb, key_set_option
 from aigovtool.cli.words import amount, short
 from aigovtool.errors import AIGovToolError, InputError, InvalidValueError, NotFoundError, TooLargeError
 from aigovtool.limits import MAX_INFER_BODY_BYTES, MAX_INFER_JSON_BYTES
@@ -74,7 +74,7 @@ class Answer(Struct, frozen=True, kw_only=True):
 @click.option(
     "--input",
     "source",
-    type=click.Path(allow_dash=True, dir_okay=False),
+    type=FILE_OR_DASH,
     required=True,
     help="A picture (PNG, JPEG, BMP, TIFF), a .npy array, an .npz with arrays by input name, or JSON (- reads it from "
     "standard input).",
@@ -89,7 +89,7 @@ class Answer(Struct, frozen=True, kw_only=True):
 @key_set_option
 @click.option("--seen", type=FILE, help="Remember the newest key set of the custodian here; refuse an older one.")
 @click.option("--wait", is_flag=True, help="Wait while the budget is used up or held, instead of failing.")
-@click.option("--deadline", "deadline_s", type=click.FloatRange(0.1, 86_400), help="Seconds for all of it.")
+@click.option("--deadline", "deadline_s", type=Seconds(0.1, 86_400), help="Seconds for all of it.")
 @click.option("--request-id", help="Names this request: repeated in ten minutes, it is charged once by one enclave.")
 @click.option("--save-receipt", type=FILE, help="Write the receipt here, for `aigovtool receipt verify`.")
 @click.option("--save-request", type=FILE, help="Write the exact request body here, to compare with the receipt.")

@@ -7,14 +7,17 @@ serve say what matters themselves; what libraries would log is not shown.
 
 import json
 import logging
-import sys
+import os
 from datetime import UTC, datetime
 from itertools import islice
+from pathlib import Path
 from traceback import extract_tb
-from typing import Final
+from typing import Final, TextIO
 
 from aigovtool.cli.words import plain
+from aigovtool.errors import ConfigurationError
 from aigovtool.limits import MAX_LOG_VALUE_CHARS, MAX_LOG_VALUES
+from aigovtool.regular_file import open_regular
 
 #: What every record has; anything beyond it was given as `extra` by whoever logged.
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -46,9 +49,9 @@ def _bounded(value: object) -> str:
     return plain(text) if cut <= 0 else f"{plain(text[:MAX_LOG_VALUE_CHARS])}... ({cut} more)"
 
 
-def log_to_stderr() -> None:
-    """Show events of this program, and warnings of libraries, on standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+def log_to(stream: TextIO) -> None:
+    """Show events of this program, and warnings of libraries, on a stream: standard error, as a rule."""
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("aigovtool").setLevel(logging.INFO)
@@ -59,3 +62,15 @@ def keep_quiet() -> None:
     root = logging.getLogger()
     if not root.handlers:
         root.addHandler(logging.NullHandler())
+
+
+def open_log(path: Path) -> TextIO:
+    """Open a file of this user's alone for further lines.
+
+    Raises:
+        ConfigurationError: `unwritable_log`.
+    """
+    try:
+        return os.fdopen(open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise ConfigurationError(f"cannot open {path}: {error.strerror}", reason="unwritable_log") from None

@@ -18,10 +18,10 @@ def write_public(path: Path, document: "Message") -> None:
         ConfigurationError: `unwritable_file`.
     """
     from aigovtool.codec import encode  # noqa: PLC0415
+    from aigovtool.regular_file import write_new  # noqa: PLC0415
 
     try:
-        with path.open("xb") as file:
-            file.write(encode(document))
+        write_new(path, encode(document))
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror}", reason="unwritable_file") from None
 

@@ -9,10 +9,10 @@ the log too, so that a program can read all of it.
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TextIO
 
 from aigovtool.cli.words import plain, told
 
@@ -27,6 +27,8 @@ UNENCRYPTED: Final = (
     "TPM: boot integrity, no memory encryption. It shows what was booted; whoever runs the host can read the model."
 )
 
+#: What nobody may overlook.
+LOUD: Final = "bold white on red"
 Progress = Callable[[int, int], None]
 
 
@@ -36,12 +38,16 @@ class Screen:
     def __init__(self, *, json: bool) -> None:
         self.json: Final = json
         self._log: logging.Logger | None = None
+        self._many = False
 
-    def serve(self) -> None:
-        """Show log lines from now on, and say there what else would be said on standard error, unless people look."""
-        from aigovtool.cli.logs import log_to_stderr  # noqa: PLC0415
+    def serve(self, log: TextIO | None = None) -> None:
+        """Show log lines from now on, and say there what else would be said on standard error, unless people look.
 
-        log_to_stderr()
+        Where they look, the lines go to `log`, if there is one.
+        """
+        from aigovtool.cli.logs import log_to  # noqa: PLC0415
+
+        log_to(log if log is not None and sys.stderr.isatty() else sys.stderr)
         if not sys.stderr.isatty():
             self._log = logging.getLogger(__name__)
 
@@ -53,6 +59,10 @@ class Screen:
     def _err(self) -> "Console":
         return _console(stderr=True)
 
+    def go_on(self) -> None:
+        """Say that there will be more than one document: each has a line of its own, so that programs can part them."""
+        self._many = True
+
     def show(self, document: object, render: Callable[[], None]) -> None:
         """Print `document` for programs, or let `render` print for people."""
         if self.json:
@@ -60,12 +70,18 @@ class Screen:
         else:
             render()
 
+    def announce(self, document: object) -> None:
+        """Print a document of what serves, for programs. That nobody reads it is no reason to end."""
+        if self.json:
+            with suppress(OSError):
+                self._print_document(document)
+
     def line(self, text: str = "", style: str | None = None) -> None:
         """Print a line for people."""
         self._out.print(plain(text), style=style, soft_wrap=True)
 
-    def facts(self, pairs: Sequence[tuple[str, object]]) -> None:
-        """Print names and values below each other; a value that is a pair has two columns."""
+    def facts(self, pairs: Sequence[tuple[str, object]], styles: Mapping[str, str] | None = None) -> None:
+        """Print names and values below each other, some names in a style; a value that is a pair has two columns."""
         rows = [
             (told(name), tuple(map(told, value if isinstance(value, tuple) else (value,)))) for name, value in pairs
         ]
@@ -73,7 +89,7 @@ class Screen:
         first = max((len(cells[0]) for _, cells in rows if cells[1:]), default=0)
         for name, cells in rows:
             shown = f"{cells[0]:<{first}}  {cells[1]}" if cells[1:] else cells[0]
-            self.line(f"{name:<{width}}  {shown}")
+            self.line(f"{name:<{width}}  {shown}", (styles or {}).get(name))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
         """Print rows under a header, or the sentence `empty`; a column named `>x` is aligned to the right."""
@@ -92,10 +108,11 @@ class Screen:
             table.add_row(*(told(cell) for cell in row))
         self._out.print(table)
 
-    def clear(self) -> None:
-        """Begin at the top of the terminal, for what is shown again and again; elsewhere it goes on below."""
-        if not self.json and self._out.is_terminal:
-            self._out.clear()
+    @property
+    def canvas(self) -> "Console | None":
+        """The terminal, if what is printed goes to one, and it can be drawn on."""
+        drawn_on = not self.json and sys.stdout.isatty() and not self._out.is_dumb_terminal
+        return self._out if drawn_on else None
 
     def note(self, text: str) -> None:
         """Say something beside the result."""
@@ -109,7 +126,7 @@ class Screen:
         if self._log is not None:
             self._log.warning("%s", text)
             return
-        self._err.print(plain(text), style="bold white on red", soft_wrap=True)
+        self._err.print(plain(text), style=LOUD, soft_wrap=True)
 
     def failure(self, message: str, reason: str | None, fix: str | None, document: object) -> None:
         """Print an error: what happened, why, what to do next."""
@@ -117,8 +134,8 @@ class Screen:
             self._print_document(document)
             return
         if self._log is not None:
-            said = {name: text for name, text in (("reason", reason), ("fix", fix)) if text is not None}
-            self._log.error("%s", message, extra=said)
+            known = {name: value for name, value in (("reason", reason), ("fix", fix)) if value}
+            self._log.error("%s", message, extra=known)
             return
         self._err.print("error: " + plain(message), style="red", soft_wrap=True)
         if reason:
@@ -141,17 +158,34 @@ class Screen:
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
     def _print_document(self, document: object) -> None:
-        import msgspec  # noqa: PLC0415 - the parser is not needed for --help
-
-        from aigovtool.codec import encode  # noqa: PLC0415
-
-        sys.stdout.write(_escaped(msgspec.json.format(encode(document), indent=2).decode()) + "\n")
+        sys.stdout.write(_escaped(_json(document, indent=None if self._many else 2)) + "\n")
         sys.stdout.flush()
 
 
+def _json(document: object, *, indent: int | None) -> str:
+    import msgspec  # noqa: PLC0415 - the parser is not needed for --help
+
+    from aigovtool.codec import encode  # noqa: PLC0415
+    from aigovtool.errors import InvalidValueError  # noqa: PLC0415
+
+    try:
+        content = encode(document)
+    except InvalidValueError:
+        # A file name that is not UTF-8: JSON has escapes for what Python makes of it.
+        return json.dumps(msgspec.to_builtins(document), indent=indent)
+    return (content if indent is None else msgspec.json.format(content, indent=indent)).decode()
+
+
 def _escaped(text: str) -> str:
-    """Return JSON in which whatever a terminal might act on is escaped: it may come from a peer, and means the same."""
-    return "".join(one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text)
+    """Return JSON in which whatever a terminal might act on is escaped: it may come from a peer, and means the same.
+
+    So is what standard output has no letters for.
+    """
+    all_letters = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    return "".join(
+        one if one == "\n" or (one.isprintable() and (all_letters or one.isascii())) else json.dumps(one)[1:-1]
+        for one in text
+    )
 
 
 def _console(*, stderr: bool) -> "Console":

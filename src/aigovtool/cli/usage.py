@@ -9,7 +9,7 @@ import click
 
 from aigovtool.cli.credentials import connected
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.verb import Verb, operator_option
+from aigovtool.cli.verb import Seconds, Verb, operator_option
 from aigovtool.cli.words import count
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     "every_s",
     is_flag=False,
     flag_value=2.0,
-    type=click.FloatRange(0.5, 3600),
+    type=Seconds(0.5, 3600),
     help="Look again every so many seconds (2), and show it again whenever it has changed, until interrupted.",
 )
 @operator_option
@@ -33,6 +33,8 @@ def usage(screen: Screen, every_s: float | None, operator_file: Path | None) -> 
     Leased is what enclaves were given to use, also what they gave back. Charged is what the ledger holds against the
     budget: what was used, and all of a lease whose enclave has not yet closed it or never did.
     """
+    if every_s is not None:
+        screen.go_on()
     with connected(operator_file) as client:
         shown = client.usage()
         _show(screen, shown)

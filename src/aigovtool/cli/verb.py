@@ -8,20 +8,63 @@ def show(screen: Screen, operator_file: Path | None) -> None: ...
 ```
 """
 
+import math
+import os
+from errno import EACCES, ELOOP, ENOENT, ENOTDIR
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from aigovtool.cli.screen import Screen
+from aigovtool.errors import ConfigurationError
 
 #: No first sentence is longer.
 _WHOLE: Final = 1000
 _JSON: Final = "json_wanted"
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
-FILE: Final = click.Path(path_type=Path, dir_okay=False)
-DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)
+#: What whoever opens a path says of it: there is nothing, or it leads nowhere.
+_FOUND_OUT_LATER: Final = frozenset({ENOENT, ENOTDIR, ELOOP})
+
+
+class _Path(click.Path):
+    """A name that something can have; what is there is looked at by whoever opens it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        """Refuse what no file can be called: an empty name, one too long, one in a directory that is not ours to see.
+
+        Raises:
+            ConfigurationError: `bad_path`.
+        """
+        fix = f"name another path for {'this' if param is None else param.get_error_hint(ctx)}"
+        try:
+            why = None if os.fspath(value) else "the name is empty"
+            os.lstat(value)
+        except OSError as error:
+            why = why or (None if error.errno in _FOUND_OUT_LATER else error.strerror)
+            fix = f"be the user to whom it belongs, or {fix}" if error.errno == EACCES else fix
+        if why is not None:
+            raise ConfigurationError(f"{str(value)[:100]!r} cannot be used: {why}", reason="bad_path", fix=fix)
+        return super().convert(value, param, ctx)
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds within bounds, which what is no number is not."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
+        """Refuse what compares with nothing (`nan`), and so is beyond no bound."""
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return float(seconds)
+
+
+FILE: Final = _Path(path_type=Path, dir_okay=False)
+DIRECTORY: Final = _Path(path_type=Path, file_okay=False)
+#: A file or a directory; what is neither is refused by whoever opens it.
+ANYTHING: Final = _Path(path_type=Path)
+FILE_OR_DASH: Final = _Path(allow_dash=True, dir_okay=False)
 
 operator_option = click.option(
     "--operator",
@@ -108,6 +151,15 @@ class DefaultVerbGroup(VerbGroup):
     def __init__(self, *args: Any, default: str, **kwargs: Any) -> None:  # noqa: ANN401 - click's own arguments
         super().__init__(*args, **kwargs)
         self.default: Final = default
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs, and which of them it is without one: its options are not listed here."""
+        super().format_commands(ctx, formatter)
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(
+                f"Without a command it is `{self.default}`; see `{ctx.command_path} {self.default} --help`."
+            )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the verb that was left out, but not where a shell asks what there is."""

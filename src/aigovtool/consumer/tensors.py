@@ -7,7 +7,8 @@ Rules, because a silent conversion is a wrong question:
 2. Lists and scalars take the datatype of the input, if every value survives that: 1.5 is no integer, 300 no
    `UINT8`, 1e39 no `FP32`, `True` no number. A scalar fills an input whose dimensions are all 1 or free.
 3. The shape fits the model's: the same rank, and the same size where the model fixes one.
-4. `BF16` has no numpy type: it is given and answered as float32, rounded to nearest even on the way in.
+4. `BF16` has no numpy type: it is given and answered as float32, rounded to nearest even on the way in. A torch tensor
+   of bfloat16 is given as it is.
 5. `BYTES` elements are `bytes`, or `str` sent as UTF-8; they are answered as an array of `bytes` objects.
 
 6. A pandas frame is the input of a model with one, of rank 2, row by row in the order of its columns; of a model with
@@ -122,8 +123,10 @@ def check_shape(spec: TensorMetadata, shape: Sequence[int]) -> None:
 
 
 def _as_array(spec: TensorMetadata, value: object) -> Array:
+    convert = f".astype({str(dtype_of(spec.datatype))!r})"
     if all(hasattr(value, name) for name in ("detach", "cpu", "numpy")):
         value = _from_torch(spec, value)
+        convert = f".to(torch.{dtype_of(spec.datatype)})"
     if hasattr(value, "to_numpy"):
         return _from_pandas(spec, value)
     if not isinstance(value, np.ndarray | np.generic):
@@ -135,19 +138,27 @@ def _as_array(spec: TensorMetadata, value: object) -> Array:
         raise InvalidValueError(
             f"input {spec.name!r} is {array.dtype}; the model takes {spec.datatype}",
             reason="wrong_datatype",
-            fix=f"convert it, for example with .astype({str(expected.newbyteorder('='))!r})",
+            fix="give bytes or text" if spec.datatype is Datatype.BYTES else f"convert it, for example with {convert}",
         )
     return array
 
 
 def _from_torch(spec: TensorMetadata, value: object) -> object:
+    """Take a tensor off its device and out of its graph; what is only noted on it (a conjugation, a sign) is done."""
+    tensor = cast("Any", value)
+    dtype = str(getattr(tensor, "dtype", "a tensor"))
     try:
-        return cast("Any", value).detach().cpu().numpy()
+        tensor = tensor.detach().cpu()
+        for noted in ("resolve_conj", "resolve_neg"):
+            tensor = getattr(tensor, noted)() if hasattr(tensor, noted) else tensor
+        if spec.datatype is Datatype.BF16 and dtype.endswith("bfloat16"):
+            tensor = tensor.float()  # rule 4; each value of it is one of float32
+        return tensor.numpy()
     except (TypeError, RuntimeError, ValueError):
         raise InvalidValueError(
-            f"the tensor for input {spec.name!r} does not convert to numpy",
+            f"the tensor for input {spec.name!r} is {dtype[:40]}, and does not convert to numpy as it is",
             reason="bad_input",
-            fix="convert it to a datatype that numpy has, for example with .float()",
+            fix="give a dense one of a datatype that numpy has: .float(), .to_dense() or .dequantize() makes one",
         ) from None
 
 
@@ -175,8 +186,12 @@ def _from_python(spec: TensorMetadata, value: object) -> Array:
     """Convert lists and scalars, and refuse every loss (rule 2)."""
     try:
         natural: Array = np.asarray(value, dtype=np.object_ if spec.datatype is Datatype.BYTES else None)
-    except (ValueError, TypeError, OverflowError):
-        raise InvalidValueError(f"input {spec.name!r} is no regular nesting of numbers", reason="bad_input") from None
+    except (ValueError, TypeError, OverflowError, RuntimeError):  # the last from what is in a list
+        raise InvalidValueError(
+            f"input {spec.name!r} is no regular nesting of numbers",
+            reason="bad_input",
+            fix="give one array, or lists of numbers that are equally long",
+        ) from None
     if natural.ndim == 0 and all(size in (-1, 1) for size in spec.shape):
         natural = natural.reshape((1,) * len(spec.shape))
     if spec.datatype is Datatype.BYTES:

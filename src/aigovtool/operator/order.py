@@ -27,6 +27,7 @@ from aigovtool.protocol.commands import (
 from aigovtool.protocol.cosigning import needs_two
 from aigovtool.protocol.party import OperatorFile
 from aigovtool.protocol.views import Parties
+from aigovtool.regular_file import write_new
 
 _ANEW: Final = "have the first operator save a new order"
 
@@ -58,8 +59,7 @@ def write_order(path: Path, order: Order) -> None:
             "the order names too many budgets", reason="order_too_large", fix="charge the budgets of fewer consumers"
         )
     try:
-        with path.open("xb") as file:
-            file.write(content)
+        write_new(path, content)
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror}", reason="unwritable_order") from None
 

@@ -18,6 +18,7 @@ from aigovtool.ledger.receipt import Receipt
 from aigovtool.operator.connection import CustodianConnection
 from aigovtool.protocol.party import PartyFile
 from aigovtool.protocol.trust import open_key_set
+from aigovtool.regular_file import write_new
 
 #: An entry of at most 64 KiB, sixty-three hashes, a checkpoint and a key set.
 MAX_SAVED_PROOF_BYTES: Final = 256 << 10
@@ -75,8 +76,7 @@ def write_proof(path: Path, saved: SavedProof) -> None:
         ConfigurationError: `unwritable_proof`.
     """
     try:
-        with path.open("xb") as file:
-            file.write(encode(saved))
+        write_new(path, encode(saved))
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror}", reason="unwritable_proof") from None
 

@@ -35,6 +35,7 @@ from aigovtool.protocol.views import (
     Witnesses,
     WitnessView,
 )
+from aigovtool.regular_file import write_new
 
 _SHOW_OTHERS: Final = "keep the checkpoint, and show it to others; an export shows more: aigovtool audit verify --seen"
 
@@ -234,8 +235,7 @@ def write_note(path: Path, note: str) -> None:
         ConfigurationError: `unwritable_checkpoint`.
     """
     try:
-        with path.open("xb") as file:
-            file.write(note.encode())
+        write_new(path, note.encode())
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror}", reason="unwritable_checkpoint") from None
 

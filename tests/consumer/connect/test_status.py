@@ -6,6 +6,7 @@ from tests.consumer.conftest import CONSUMER, MANIFEST, MODEL, FakeEnclave, Worl
 from tests.consumer.connect.kit import connected
 
 from aigovtool.codec import decode
+from aigovtool.consumer.connect.member import Tally
 from aigovtool.consumer.connect.status import Status
 
 
@@ -23,7 +24,10 @@ async def test_it_says_what_was_proven_and_what_is_left(world: World, enclave: F
     assert second.models[0].remaining is not None
     assert second.models[0].remaining.inferences == 9
     assert (first.answered, second.answered, second.under_way) == (0, 1, 0)
+    assert second.latency_ms == second.latency_p50_ms == second.latency_p99_ms
     assert second.latency_ms is not None
+    assert first.latency_p50_ms is None
+    assert [line.event.value for line in after.seen] == ["verified", "started"]
     assert second.measurements
     assert second.verified_at_ms is not None
     assert second.verified_at_ms <= after.now_ms < (second.valid_until_ms or 0)
@@ -56,3 +60,15 @@ async def test_the_page_needs_nothing_of_anybody_else(world: World, enclave: Fak
     assert not re.search(r"(?i)<script>|<style|\son[a-z]+=|style=|https?://", page.text)
     script = next(part.text for part in parts if "javascript" in part.headers["content-type"])
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
+
+
+def test_how_long_answers_took_is_told_of_the_last_thousand() -> None:
+    """Within which half of them came, and 99 of 100; nothing of what was long ago."""
+    tally = Tally()
+    assert tally.within_s(50) is None
+    for second in range(5_000, 0, -1):
+        tally.took(float(second))
+    assert (tally.within_s(50), tally.within_s(99), tally.within_s(100)) == (500.0, 990.0, 1_000.0)
+    alone = Tally()
+    alone.took(3.0)
+    assert (alone.within_s(50), alone.within_s(99)) == (3.0, 3.0)

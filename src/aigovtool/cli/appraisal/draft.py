@@ -18,7 +18,7 @@ from aigovtool.cli.document import write_document
 from aigovtool.cli.evidence.genuine import genuine, genuine_options, unproven
 from aigovtool.cli.evidence.verb import TEES
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.verb import FILE, Verb
+from aigovtool.cli.verb import ANYTHING, FILE, Verb
 from aigovtool.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Drafted(Struct, frozen=True, kw_only=True):
 
 
 @click.command(cls=Verb, example="aigovtool appraisal draft report.bin --tee sev-snp -o policy.json")
-@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("file", metavar="FILE", type=ANYTHING)
 @click.option("--tee", type=click.Choice(TEES), help="Whose evidence it is, where the file does not say.")
 @genuine_options
 @click.option("--this-chip", is_flag=True, help="Accept this chip alone, not any that its vendor certifies.")

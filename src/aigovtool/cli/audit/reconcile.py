@@ -18,7 +18,7 @@ from aigovtool.cli.audit.root import opened, root_of, root_option
 from aigovtool.cli.credentials import connected, read_consumer
 from aigovtool.cli.scope import path as named
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.verb import FILE, Verb, operator_option
+from aigovtool.cli.verb import ANYTHING, FILE, Verb, operator_option
 from aigovtool.cli.words import count, short, when
 from aigovtool.errors import ConfigurationError, InputError, ReceiptError, VerificationError
 
@@ -132,7 +132,7 @@ class _Log:
 @click.option(
     "--receipts",
     "sources",
-    type=click.Path(path_type=Path),
+    type=ANYTHING,
     multiple=True,
     required=True,
     help="A saved receipt, or a directory of them; repeat for more.",

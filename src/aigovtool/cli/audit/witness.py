@@ -152,6 +152,7 @@ def sign(screen: Screen, *, directory: Path, party_file: Path | None, first: boo
         if every is None:
             _say(screen, home, cosigner.sign(first=first))
             return
+        screen.go_on()
         while True:
             first = not _one_of_many(screen, home, cosigner, first=first, every=every) and first
             time.sleep(every)

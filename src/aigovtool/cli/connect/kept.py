@@ -64,13 +64,14 @@ def log(screen: Screen, *, home: Path) -> None:
 
 
 def _render(screen: Screen, found: EvidenceLines) -> None:
-    rows = [(when(line.at_ms), line.enclave or "-", line.event.value, _details(line)) for line in found.lines]
+    rows = [(when(line.at_ms), line.enclave or "-", line.event.value, details(line)) for line in found.lines]
     screen.table(("When", "Enclave", "What", "Details"), rows, empty="Nothing was seen yet.")
     if rows:
         screen.line(f"Each line follows the one before it. The last one is {found.last}")
 
 
-def _details(line: "Line") -> str:
+def details(line: "Line") -> str:
+    """Return what a line tells beside its time, its enclave and its event."""
     if line.seen is None:
         return ": ".join(part for part in (line.reason, line.why) if part)
     seen = line.seen

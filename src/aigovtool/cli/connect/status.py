@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from aigovtool.cli.address import LISTEN, Address
-from aigovtool.cli.screen import SIMULATED, Screen
-from aigovtool.cli.verb import Verb
+from aigovtool.cli.screen import LOUD, SIMULATED, Screen
+from aigovtool.cli.verb import Seconds, Verb
 from aigovtool.cli.words import amount, short, span, tee_name
 from aigovtool.errors import UnreachableError
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S: Final = 10.0
 _MAX_BYTES: Final = 4 << 20
+#: In which style a state of an enclave is told.
+STATES: Final = {"verified": "green", "unreachable": "bold yellow", "refused": "bold red"}
 
 
 @click.command(cls=Verb, example="aigovtool connect status --gateway 127.0.0.1:8000 --watch")
@@ -26,25 +28,29 @@ _MAX_BYTES: Final = 4 << 20
     "every_s",
     is_flag=False,
     flag_value=2.0,
-    type=click.FloatRange(0.2, 3600),
-    help="Show it again every so many seconds (2), until interrupted.",
+    type=Seconds(0.2, 3600),
+    help="Show it all the time, anew every so many seconds (2), until interrupted.",
 )
 @click.pass_obj
 def status(screen: Screen, *, gateway: Address, every_s: float | None) -> None:
     """Show what a gateway knows of its enclaves: evidence, units left, how fast they answer, and why one does not."""
-    while True:
-        found = _read(gateway)
-        if every_s is not None:
-            screen.clear()
-        _show(screen, found)
-        if every_s is None:
-            return
+    if every_s is not None and (canvas := screen.canvas) is not None:
+        from aigovtool.cli.connect.view import watched  # noqa: PLC0415
+
+        watched(canvas, lambda: _read(gateway), every_s)
+        return
+    found = _read(gateway)
+    if found.simulated:
+        screen.banner(SIMULATED)
+    if every_s is not None:
+        screen.go_on()
+    _show(screen, found)
+    while every_s is not None:
         time.sleep(every_s)
+        _show(screen, _read(gateway))
 
 
 def _show(screen: Screen, found: "Status") -> None:
-    if found.simulated:
-        screen.banner(SIMULATED)
     screen.show(found, lambda: _render(screen, found))
 
 
@@ -74,10 +80,12 @@ def _render(screen: Screen, found: "Status") -> None:
     screen.line(f"{found.consumer}, a consumer of {found.borrower}; policy {found.policy_version}", "bold")
     for one in found.enclaves:
         screen.line()
-        screen.facts([("enclave", one.enclave), *_facts(one, found.now_ms)])
+        styles = {"state": STATES[one.state.value], "why": "red", "warning": LOUD}
+        screen.facts([("enclave", one.enclave), *_facts(one, found.now_ms)], styles)
     kept = f"receipts kept since the gateway began: {found.receipts_kept:,}"
     screen.line()
-    screen.line(kept + (f"; {found.receipts_lost:,} COULD NOT BE KEPT" if found.receipts_lost else ""))
+    lost = f"; {found.receipts_lost:,} COULD NOT BE KEPT" if found.receipts_lost else ""
+    screen.line(kept + lost, LOUD if lost else None)
 
 
 def _facts(one: "EnclaveStatus", now_ms: int) -> list[tuple[str, object]]:
@@ -89,7 +97,9 @@ def _facts(one: "EnclaveStatus", now_ms: int) -> list[tuple[str, object]]:
             ("instance", short(one.instance or "")),
             ("verified", f"{span(max(0, now_ms - one.verified_at_ms) // 1000 * 1000)} ago"),
         ]
-    speed = "" if one.latency_ms is None else f", {one.latency_ms:.1f} ms each of late"
+    speed = ""
+    if one.latency_p50_ms is not None and one.latency_p99_ms is not None:
+        speed = f", half within {one.latency_p50_ms:.1f} ms, 99% within {one.latency_p99_ms:.1f} ms"
     facts.append(("answers", f"{one.answered:,}{speed}; {one.refused:,} refused, {one.failed:,} failed"))
     for model in one.models:
         left = "not known yet" if model.remaining is None else f"{amount(model.remaining)} left"

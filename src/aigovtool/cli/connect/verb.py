@@ -1,7 +1,7 @@
 """`aigovtool connect`: a gateway on this machine, through which any program uses a lent model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 from msgspec import Struct
@@ -9,14 +9,18 @@ from msgspec import Struct
 from aigovtool.cli.address import LISTEN, Address
 from aigovtool.cli.connect.kept import home_option, log, receipt
 from aigovtool.cli.connect.status import status
+from aigovtool.cli.logs import open_log
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.verb import FILE, DefaultVerbGroup, Verb, key_set_option, wrong_usage
+from aigovtool.cli.verb import FILE, DefaultVerbGroup, Seconds, Verb, key_set_option, wrong_usage
 from aigovtool.cli.words import short, tee_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from aigovtool.consumer.connect.app import Running
+    from aigovtool.consumer.connect.app import Beside, Running
+
+#: What is logged goes to this file of its home while people look at the gateway.
+LOG: Final = "connect.log"
 
 
 class ServedEnclave(Struct, frozen=True, kw_only=True):
@@ -80,7 +84,7 @@ connect.add_command(status)
 @click.option(
     "--verify-every",
     "verify_every_s",
-    type=click.FloatRange(5, 86_400),
+    type=Seconds(5, 86_400),
     default=300,
     show_default=True,
     help="Seconds until an enclave is verified again.",
@@ -107,6 +111,7 @@ connect.add_command(status)
 )
 @click.option("--all-users", is_flag=True, help="Let other users of this machine ask as well, in your name.")
 @click.option("--allow-simulated", is_flag=True, help="DEVELOPMENT ONLY: also accept a simulated TEE.")
+@click.option("--tui", is_flag=True, help=f"Show on this terminal what it knows; its log is {LOG} in --home then.")
 @click.pass_obj
 def serve(
     screen: Screen,
@@ -126,6 +131,7 @@ def serve(
     all_users: bool,
     allow_simulated: bool,
     sealed: bool,
+    tui: bool,
 ) -> None:
     """Verify the enclaves, and serve their models to programs on this machine until interrupted.
 
@@ -139,7 +145,9 @@ def serve(
     if policy_key is not None and policy_file is None:
         raise wrong_usage("--policy-key goes with --policy")
     policy = None if policy_file is None else read_policy(policy_file, policy_key, option="--policy-key")
-    screen.serve()
+    beside = _view(screen, home) if tui else None
+    if beside is None:
+        screen.serve()
     options = ConnectOptions(
         enclaves=enclaves,
         credential_file=credential,
@@ -156,7 +164,20 @@ def serve(
         allow_simulated=allow_simulated,
         sealed=sealed,
     )
-    serve_until_stopped(options, ready=lambda running: _show(screen, running))
+    serve_until_stopped(options, ready=lambda running: _show(screen, running), beside=beside)
+
+
+def _view(screen: Screen, home: Path) -> "Beside":
+    """Return what shows the gateway on this terminal; what it logs does not run across that."""
+    from aigovtool.cli.connect.view import shown_beside  # noqa: PLC0415
+    from aigovtool.crypto.keyfile import make_private_directory  # noqa: PLC0415
+
+    canvas = screen.canvas
+    if canvas is None:
+        raise wrong_usage("--tui draws on a terminal, and the output goes to none that can be drawn on")
+    make_private_directory(home.absolute())
+    screen.serve(open_log(home / LOG))
+    return shown_beside(canvas, home / LOG)
 
 
 def _pins(pairs: tuple[str, ...]) -> "Mapping[str, str]":

@@ -15,7 +15,7 @@ from msgspec import Struct
 from aigovtool.cli.credentials import read_party
 from aigovtool.cli.directory import require_custodian
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.verb import Verb
+from aigovtool.cli.verb import ANYTHING, Verb
 from aigovtool.cli.words import span, when
 from aigovtool.errors import ConfigurationError
 
@@ -41,7 +41,7 @@ class CertificateShown(Struct, frozen=True, kw_only=True):
 
 
 @click.command(cls=Verb, example="aigovtool custodian certificate ./custodian --renew")
-@click.argument("source", metavar="DIRECTORY|PARTY-FILE", type=click.Path(path_type=Path))
+@click.argument("source", metavar="DIRECTORY|PARTY-FILE", type=ANYTHING)
 @click.option("--renew", is_flag=True, help="Issue it anew, for a year, from the custodian's own authority.")
 @click.option("--host", "hosts", multiple=True, help="With --renew: a further name or address; repeat for more.")
 @click.pass_obj

@@ -20,7 +20,7 @@ from aigovtool.cli.custodian.gap import gap, settle
 from aigovtool.cli.custodian.keys import keys
 from aigovtool.cli.directory import require_custodian
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.verb import DIRECTORY, FILE, Verb, VerbGroup
+from aigovtool.cli.verb import ANYTHING, DIRECTORY, FILE, Verb, VerbGroup
 from aigovtool.cli.words import short
 
 #: Of a URL that names no port.
@@ -46,6 +46,12 @@ class OperatorAdded(Struct, frozen=True, kw_only=True):
 
     operator: str
     operator_file: str
+
+
+class Serving(Struct, frozen=True, kw_only=True):
+    """Where a custodian accepts connections."""
+
+    url: str
 
 
 @click.group(cls=VerbGroup, example="aigovtool custodian init ./custodian")
@@ -144,11 +150,16 @@ def serve(screen: Screen, directory: Path, listen: Address | None) -> None:
     screen.serve()
     if ending is not None:
         screen.banner(ending)
-    run(directory, host=listen.host, port=listen.port, ready=lambda url: screen.note(f"serving on {url}"))
+
+    def ready(url: str) -> None:
+        screen.note(f"serving on {url}")
+        screen.announce(Serving(url=url))
+
+    run(directory, host=listen.host, port=listen.port, ready=ready)
 
 
 @custodian.command(cls=Verb, example="aigovtool custodian show ./custodian")
-@click.argument("source", metavar="DIRECTORY|PARTY-FILE", type=click.Path(path_type=Path))
+@click.argument("source", metavar="DIRECTORY|PARTY-FILE", type=ANYTHING)
 @click.pass_obj
 def show(screen: Screen, source: Path) -> None:
     """Show a custodian's address and public root key, from its DIRECTORY or from any party's file.

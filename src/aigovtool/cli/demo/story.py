@@ -17,6 +17,9 @@ from aigovtool.errors import FaultError
 MODEL: Final = "digits"
 BUDGET: Final = 10
 RECEIPTS: Final = "receipts"
+#: Where a question lies, as any program would send it.
+QUESTION: Final = "question.json"
+_MORE: Final = 1_000
 _TTL_S: Final = 3
 
 
@@ -163,6 +166,7 @@ class Story:
         data = [float(value) for value in digits.images[0]]
         tensor = {"name": "X", "shape": [1, 64], "datatype": "FP32", "data": data}
         body = json.dumps({"inputs": [tensor]})
+        self.stage.path(QUESTION).write_text(body)
         host, port = self.enclave.removeprefix("https://").split(":")
         connection = HTTPSConnection(host, int(port), context=self._ward_context(), timeout=30)
         statuses = []
@@ -216,6 +220,13 @@ class Story:
         self.refused_423 = 1
         until(lambda: self._enclave_state() == "wiped", "the wipe is acknowledged")
         self.draw("      423 stopped; the process that held the weights is gone, and the enclave has signed that it is")
+
+    def stay(self) -> None:
+        """Lift the stop, grant more, and write down a question: from here on the audience plays."""
+        self.tell("The stop is lifted and more is granted: the enclave boots anew, and the model is yours to ask.")
+        self.stage.run("resume", "--model", MODEL, "--reason", "demo", "--yes")
+        self.stage.run("budget", "grant", str(_MORE), "--model", MODEL)
+        until(lambda: self._enclave_state() == "live", "the enclave serves again")
 
     def _enclave_state(self) -> str:
         return str(self.stage.run("enclaves", quiet=True).document["enclaves"][0]["state"])

@@ -1,7 +1,9 @@
 """`aigovtool demo`."""
 
 import shutil
+import signal
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,14 +14,20 @@ from aigovtool.cli.verb import DIRECTORY, Verb
 from aigovtool.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from aigovtool.cli.demo.story import Summary
+    from collections.abc import Callable
+
+    from aigovtool.cli.demo.story import Story, Summary
 
 
-@click.command(cls=Verb, example="aigovtool demo\naigovtool demo --keep ./demo-files")
+@click.command(cls=Verb, example="aigovtool demo\naigovtool demo --stay --keep ./demo-files")
 @click.option("--keep", type=DIRECTORY, help="Play in this new directory and leave everything there.")
+@click.option("--stay", is_flag=True, help="Go on afterwards, until interrupted, for whoever wants to ask the model.")
 @click.pass_obj
-def demo(screen: Screen, keep: Path | None) -> None:
-    """Play the whole story on this machine: lend a model, use it up, supply more, stop it, audit."""
+def demo(screen: Screen, *, keep: Path | None, stay: bool) -> None:
+    """Play the whole story on this machine: lend a model, use it up, supply more, stop it, audit.
+
+    With --stay custodian and enclave go on with more units, and it says how to ask the model from another terminal.
+    """
     from aigovtool.cli.demo.stage import Stage, ending_signals, program  # noqa: PLC0415
     from aigovtool.cli.demo.story import Story  # noqa: PLC0415
 
@@ -36,13 +44,36 @@ def demo(screen: Screen, keep: Path | None) -> None:
         stage = Stage(_made(keep), show=lambda text: say(f"    {text}"))
         try:
             say(f"Below, `aigovtool` stands for `{program()}`." if program() != "aigovtool" else "")
-            summary = Story(stage, tell=tell, draw=say).play()
+            story = Story(stage, tell=tell, draw=say)
+            summary = story.play()
+            if stay:
+                _stay(story, keep or stage.directory, tell=tell, say=say)
         finally:
             ignore_more()
             stage.close()
             if keep is None:
                 shutil.rmtree(stage.directory, ignore_errors=True)
     screen.show(summary, lambda: _render(screen, summary, program(), keep))
+
+
+def _stay(story: "Story", files: Path, *, tell: "Callable[[str], None]", say: "Callable[[str], None]") -> None:
+    """Leave the model to whoever has played the demo, until interrupted."""
+    from aigovtool.cli.demo.stage import program  # noqa: PLC0415
+    from aigovtool.cli.demo.story import MODEL, QUESTION  # noqa: PLC0415
+
+    story.stay()
+    ward = f"--credential {files}/ward7.json --allow-simulated"
+    tell("As the ward, in another terminal: a gateway for any program (it serves until Ctrl-C),")
+    say(f"    {program()} connect --enclave {story.enclave} {ward} --home {files}/gateway")
+    say("and in a third one:")
+    say(f"    curl http://127.0.0.1:8000/v2/models/{MODEL}/infer -d @{files}/{QUESTION}")
+    say(f"    {program()} connect status")
+    say("or once, without a gateway:")
+    say(f"    {program()} infer {MODEL} --enclave {story.enclave} {ward} --input {files}/picture-0.json")
+    tell("Ctrl-C ends custodian and enclave.")
+    with suppress(KeyboardInterrupt):
+        while True:
+            signal.pause()
 
 
 def _require_new(keep: Path) -> None:
@@ -75,7 +106,7 @@ def _render(screen: Screen, summary: "Summary", program: str, keep: Path | None)
         style="green",
     )
     if keep is None:
-        screen.line(f"Next: `{program} --help`, or `{program} demo --keep DIR` to look around in what it left.")
+        screen.line(f"Next: `{program} --help`, or `{program} demo --stay` to ask the model yourself.")
     else:
         proof = f"{program} audit verify {keep}/audit.jsonl --operator {keep}/ward7.json"
         screen.line(f"Keys, ledger, party files, receipts and the audit log are in {keep}. For example: `{proof}`")

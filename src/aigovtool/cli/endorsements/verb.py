@@ -21,7 +21,7 @@ from aigovtool.cli.endorsements.answers import read_answers
 from aigovtool.cli.evidence.files import about, read_evidence
 from aigovtool.cli.evidence.verb import TEES
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.verb import DIRECTORY, FILE, Verb, VerbGroup
+from aigovtool.cli.verb import ANYTHING, DIRECTORY, FILE, Verb, VerbGroup
 from aigovtool.cli.words import span, when
 from aigovtool.errors import NotFoundError, UnreachableError
 
@@ -66,13 +66,13 @@ def endorsements() -> None:
 
 
 @endorsements.command(cls=Verb, example="aigovtool endorsements fetch report.bin --tee sev-snp -o endorsements.json")
-@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("file", metavar="FILE", type=ANYTHING)
 @click.option("--tee", type=click.Choice(TEES), help="Whose evidence it is, where the file does not say.")
 @click.option(
     "--endorsements",
     "brought",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=ANYTHING,
     help="What is there already, as a VLEK's certificate: what is fetched depends on it; repeat.",
 )
 @click.option("-o", "--out", type=FILE, required=True, help="Where the answers are written.")

@@ -10,14 +10,14 @@ from aigovtool.cli.endorsements.answers import read_answers, with_answers
 from aigovtool.cli.evidence.files import read_evidence
 from aigovtool.cli.evidence.verb import AT_HELP, moment_ms, verifier_for, warn_roots
 from aigovtool.cli.screen import Screen
-from aigovtool.cli.verb import FILE, wrong_usage
+from aigovtool.cli.verb import ANYTHING, FILE, wrong_usage
 from aigovtool.errors import AppraisalError
 
 if TYPE_CHECKING:
     from aigovtool.attestation.model import VerifiedEvidence
 
 _OPTIONS: Final = (
-    click.option("--endorsements", multiple=True, type=click.Path(path_type=Path), help="For the evidence; repeat."),
+    click.option("--endorsements", multiple=True, type=ANYTHING, help="For the evidence; repeat."),
     click.option("--fetched", type=FILE, help="For the evidence: what `aigovtool endorsements fetch` wrote."),
     click.option("--event-log", type=FILE, help="For the evidence: the firmware's event log of a TD (CCEL)."),
     click.option("--root", "roots", multiple=True, type=FILE, help="Believe these roots, not the vendor's; repeat."),

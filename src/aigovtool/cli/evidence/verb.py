@@ -19,7 +19,7 @@ from aigovtool.cli.evidence.files import read_evidence, read_roots
 from aigovtool.cli.evidence.verdict import Verdict, checks_of, first_failed, said_of, show_verdict, steps_of
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.seen import require_newest
-from aigovtool.cli.verb import FILE, Verb, VerbGroup, wrong_usage
+from aigovtool.cli.verb import ANYTHING, FILE, Verb, VerbGroup, wrong_usage
 from aigovtool.errors import EvidenceError, InvalidValueError, VerificationError
 
 if TYPE_CHECKING:
@@ -44,12 +44,12 @@ def evidence() -> None:
 
 
 @evidence.command(cls=Verb, example="aigovtool evidence verify quote.bin --tee tdx --endorsements collateral.json")
-@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("file", metavar="FILE", type=ANYTHING)
 @click.option("--tee", type=click.Choice(TEES), help="Whose evidence it is, where the file does not say.")
 @click.option(
     "--endorsements",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=ANYTHING,
     help="Certificates, lists, certificate table or collateral: DER, PEM or JSON, or a directory of them; repeat.",
 )
 @click.option("--fetched", type=FILE, help="What `aigovtool endorsements fetch` wrote.")

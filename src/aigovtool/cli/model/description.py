@@ -46,7 +46,8 @@ def read_description(file: Path | None) -> "tuple[Description | None, tuple[Pict
     if file is None:
         return None, ()
     try:
-        content = file.read_bytes()
+        with file.open("rb") as opened:
+            content = opened.read(_MAX_BYTES + 1)
     except OSError as error:
         raise ConfigurationError(
             f"cannot read {file}: {error.strerror}", reason="unreadable_description", fix=_BEGIN

@@ -20,7 +20,7 @@ from aigovtool.cli.reference.names import named_values
 from aigovtool.cli.screen import Screen
 from aigovtool.cli.seen import require_newest
 from aigovtool.cli.signing import sign_document
-from aigovtool.cli.verb import FILE, Verb, VerbGroup, operator_option
+from aigovtool.cli.verb import ANYTHING, FILE, Verb, VerbGroup, operator_option
 from aigovtool.cli.words import when
 from aigovtool.errors import ConfigurationError
 
@@ -75,7 +75,7 @@ def reference_values() -> None:
 @click.argument("label")
 @tee_option
 @click.option("--value", "values", multiple=True, metavar="NAME=HEX", help="A measurement of this build; repeat.")
-@click.option("--from", "source", type=click.Path(path_type=Path), help="Take them from genuine evidence of it.")
+@click.option("--from", "source", type=ANYTHING, help="Take them from genuine evidence of it.")
 @genuine_options
 @click.option("--entry", metavar="LABEL", help="For which entry of the policy, where it has several for this TEE.")
 @click.option("--origin", required=True, help="Who measured this build, and how: it is for auditors.")

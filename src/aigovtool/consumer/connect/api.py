@@ -15,6 +15,7 @@ from starlette.responses import Response
 from aigovtool import __version__
 from aigovtool.codec import Message, convert, encode, text_like
 from aigovtool.consumer.clock import Clock
+from aigovtool.consumer.connect.evidence_log import EvidenceLog
 from aigovtool.consumer.connect.fleet import Fleet
 from aigovtool.consumer.connect.kept_receipts import KeptReceipts
 from aigovtool.consumer.connect.status import Status, page_routes, status_of
@@ -71,7 +72,12 @@ class Gateway:
     fleet: Fleet
     credential: Credential
     receipts: KeptReceipts
+    log: EvidenceLog
     clock: Clock
+
+    def status(self) -> Status:
+        """Return the present state of everything."""
+        return status_of(self.fleet, self.credential, self.receipts, self.log.recent, now_ms=self.clock.now_ms())
 
 
 class _Served:
@@ -80,6 +86,7 @@ class _Served:
         self._credential: Final = gateway.credential
         self._receipts: Final = gateway.receipts
         self._clock: Final = gateway.clock
+        self._status: Final = gateway.status
         self._bodies: Final = Room(MAX_BODIES_BYTES, MAX_BODIES_BYTES, "open_bodies")
 
     async def live(self, _call: Call) -> ServerLive:
@@ -130,7 +137,7 @@ class _Served:
         return response
 
     async def status(self, _call: Call) -> Status:
-        return status_of(self._fleet, self._credential, self._receipts, now_ms=self._clock.now_ms())
+        return self._status()
 
     def _deadline(self) -> Deadline:
         return Deadline.after(self._clock, DEADLINE_S)

@@ -14,11 +14,11 @@ The custodian's keys do not go back either: the log says which were seen.
 import asyncio
 import secrets
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from aigovtool.attestation.policy import AppraisalPolicy, PolicyMark, mark_of, require_successor
 from aigovtool.attestation.verifier import VerifierSet
@@ -32,6 +32,7 @@ from aigovtool.consumer.connect.fleet import Fleet
 from aigovtool.consumer.connect.kept_receipts import KeptReceipts
 from aigovtool.consumer.connect.local import LocalOnly
 from aigovtool.consumer.connect.member import OF_ONE_MODEL, Member, State
+from aigovtool.consumer.connect.status import Status
 from aigovtool.consumer.core import ConsumerCore
 from aigovtool.consumer.credential import Credential, parse_pins, read_consumer_file
 from aigovtool.consumer.opening import DEFAULT_TIMEOUT_S, address_of
@@ -98,24 +99,35 @@ class Running:
     url: str
     fleet: Fleet
     credential: Credential
+    status: Callable[[], Status]
 
 
 #: Is called when the gateway serves.
 Ready = Callable[[Running], None]
+#: What is to be done beside it for as long as it serves: to show it, for example.
+Beside = Callable[[Running], Coroutine[None, None, None]]
 
 
-def serve(options: ConnectOptions, *, ready: Ready) -> None:
-    """Serve until SIGINT or SIGTERM; raises as `gateway`."""
-    asyncio.run(_serve(options, ready))
+def serve(options: ConnectOptions, *, ready: Ready, beside: Beside | None = None) -> None:
+    """Serve until SIGINT or SIGTERM; raises as `gateway`, and what `beside` raises."""
+    asyncio.run(_serve(options, ready, beside))
 
 
-async def _serve(options: ConnectOptions, ready: Ready) -> None:
+async def _serve(options: ConnectOptions, ready: Ready, beside: Beside | None) -> None:
     ending = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ending.set)
     async with gateway(options) as running:
         ready(running)
-        await ending.wait()
+        if beside is None:
+            await ending.wait()
+            return
+        tasks = [asyncio.create_task(ending.wait()), asyncio.create_task(beside(running))]
+        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            await _ended(task)
+        for task in done:
+            task.result()
 
 
 @asynccontextmanager
@@ -153,7 +165,7 @@ async def gateway(
         watching = asyncio.create_task(fleet.watch(options.verify_every_s))
         stack.push_async_callback(_ended, watching)
         host, port = listener.getsockname()[:2]
-        served = Gateway(fleet=fleet, credential=credential, receipts=receipts, clock=clock)
+        served = Gateway(fleet=fleet, credential=credential, receipts=receipts, log=log, clock=clock)
         app = LocalOnly(
             application(routes(served), clock_ms=clock.now_ms),
             (host, port),
@@ -165,10 +177,11 @@ async def gateway(
             url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}",
             fleet=fleet,
             credential=credential,
+            status=served.status,
         )
 
 
-async def _ended(task: "asyncio.Task[None]") -> None:
+async def _ended(task: "asyncio.Task[Any]") -> None:
     task.cancel()
     await asyncio.wait([task])
 

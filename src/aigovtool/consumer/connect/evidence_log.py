@@ -12,6 +12,7 @@ Lines at the end can be cut off unseen: who wants more keeps the digest of the l
 
 import fcntl
 import os
+from collections import deque
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -29,6 +30,8 @@ from aigovtool.limits import MAX_CONTROL_BODY_BYTES
 #: What the first line names as the one before it.
 NOTHING: Final = Digest("sha256:" + "0" * 64)
 _MAX_LINE_BYTES: Final = MAX_CONTROL_BODY_BYTES
+#: How many lines are shown beside the status.
+_RECENT: Final = 10
 _Text = Annotated[str, Meta(max_length=1000)]
 
 
@@ -84,12 +87,15 @@ class EvidenceLog:
         self._last: Digest = NOTHING
         self._known: Final[dict[str, tuple[object, ...]]] = {}
         self._key_sets: Final[dict[KeyId, int]] = {}
+        #: The last lines, the newest last.
+        self.recent: Final[deque[Line]] = deque(maxlen=_RECENT)
         try:
             for line, self._last in read_log(path, cut_last=True):
                 if line.seen is not None:
                     newest = max(line.seen.key_set, self.newest_key_set(line.seen.custodian))
                     self._key_sets[line.seen.custodian] = newest
                 self._known[line.enclave] = _told(line)
+                self.recent.append(line)
         except BaseException:
             self.close()
             raise
@@ -153,6 +159,7 @@ class EvidenceLog:
             data = data[os.write(self._file, data) :]
         os.fsync(self._file)
         self._last = digest_of(content)
+        self.recent.append(line)
 
 
 def read_log(path: Path, *, cut_last: bool = False) -> Iterator[tuple[Line, Digest]]:

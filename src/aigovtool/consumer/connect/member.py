@@ -12,6 +12,7 @@ verified again as soon as one that is refused.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -56,6 +57,8 @@ _SHORT_OF: Final = (
 )
 #: What does not fit says nothing of the other models.
 OF_ONE_MODEL: Final = frozenset({"model_changed"})
+#: Of how many of the last answers it is told how long they took.
+_RECENT: Final = 1_000
 _AVOIDED_S: Final = 2.0
 _LONGEST_AVOIDED_S: Final = 30.0
 
@@ -81,6 +84,7 @@ class Tally:
     failed: int = 0
     under_way: int = 0
     latency_s: float | None = None
+    recent_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
     #: What was left of each model's units, as its last receipt says.
     remaining: dict[ModelId, UnitVector] = field(default_factory=dict)
 
@@ -89,6 +93,12 @@ class Tally:
         self.answered += 1
         before = seconds if self.latency_s is None else self.latency_s
         self.latency_s = (1 - _LAST_COUNTS) * before + _LAST_COUNTS * seconds
+        self.recent_s.append(seconds)
+
+    def within_s(self, percent: int) -> float | None:
+        """Return within how long so many percent of the last answers came; None before the first."""
+        found = sorted(self.recent_s)
+        return found[-(-percent * len(found) // 100) - 1] if found else None
 
 
 class Member:
@@ -171,7 +181,7 @@ class Member:
         except AIGovToolError as error:
             self._count(question.model, error)
             self._look()
-            self._judge(error, relay.model)
+            self._judge(error, question.model)
             raise
         finally:
             self.tally.under_way -= 1

@@ -1,5 +1,6 @@
 """What the gateway knows of itself and its enclaves, for people and programs, and the page that shows it."""
 
+from collections.abc import Iterable
 from importlib import resources
 from typing import Annotated, Final
 
@@ -10,6 +11,7 @@ from starlette.responses import Response
 from aigovtool.attestation.model import TeeType
 from aigovtool.attestation.policy import policy_digest
 from aigovtool.codec import Message
+from aigovtool.consumer.connect.evidence_log import Line
 from aigovtool.consumer.connect.fleet import Fleet
 from aigovtool.consumer.connect.kept_receipts import KeptReceipts
 from aigovtool.consumer.connect.member import Member, State
@@ -41,7 +43,11 @@ class ModelStatus(Message, omit_defaults=True):
 
 
 class EnclaveStatus(Message, omit_defaults=True):
-    """One enclave: what it has proven, or why it is not believed; and how it has answered. Times in milliseconds."""
+    """One enclave: what it has proven, or why it is not believed; and how it has answered. Times in milliseconds.
+
+    `latency_ms` is a mean in which the last answers count most; within the other two came half, and 99 of 100, of the
+    last thousand.
+    """
 
     enclave: _Text
     state: State
@@ -50,6 +56,8 @@ class EnclaveStatus(Message, omit_defaults=True):
     failed: Units
     under_way: Units
     latency_ms: float | None = None
+    latency_p50_ms: float | None = None
+    latency_p99_ms: float | None = None
     tee: TeeType | None = None
     instance: InstanceId | None = None
     verified_at_ms: Millis | None = None
@@ -77,9 +85,13 @@ class Status(Message):
     receipts_kept: Units
     receipts_lost: Units
     enclaves: tuple[EnclaveStatus, ...]
+    #: The last lines of the evidence log.
+    seen: tuple[Line, ...] = ()
 
 
-def status_of(fleet: Fleet, credential: Credential, receipts: KeptReceipts, *, now_ms: int) -> Status:
+def status_of(
+    fleet: Fleet, credential: Credential, receipts: KeptReceipts, seen: Iterable[Line], *, now_ms: int
+) -> Status:
     """Return the present state of everything."""
     enclaves = tuple(_enclave(member) for member in fleet.members)
     return Status(
@@ -93,6 +105,7 @@ def status_of(fleet: Fleet, credential: Credential, receipts: KeptReceipts, *, n
         receipts_kept=receipts.count,
         receipts_lost=receipts.lost,
         enclaves=enclaves,
+        seen=tuple(seen),
     )
 
 
@@ -105,7 +118,9 @@ def _enclave(member: Member) -> EnclaveStatus:
         refused=tally.refused,
         failed=tally.failed,
         under_way=tally.under_way,
-        latency_ms=None if tally.latency_s is None else round(1000 * tally.latency_s, 3),
+        latency_ms=_ms(tally.latency_s),
+        latency_p50_ms=_ms(tally.within_s(50)),
+        latency_p99_ms=_ms(tally.within_s(99)),
         code="" if trouble is None else trouble.code,
         reason="" if trouble is None else trouble.reason or "",
         why="" if trouble is None else trouble.message[:1000],
@@ -128,6 +143,10 @@ def _enclave(member: Member) -> EnclaveStatus:
         ),
         warnings=session.warnings,
     )
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(1000 * seconds, 3)
 
 
 def page_routes() -> list[Route]:

@@ -2,7 +2,7 @@
 // Whatever comes from the gateway is set as text: names and reasons are others' words.
 const byId = (id) => document.getElementById(id);
 const WORDS = { verified: "verified", refused: "refused: nothing is sent to it", unreachable: "unreachable" };
-const TEES = { sev_snp: "AMD SEV-SNP", tdx: "Intel TDX", sgx: "Intel SGX", nitro: "AWS Nitro", tpm: "TPM 2.0", simulated: "SIMULATED" };
+const TEES = { "sev-snp": "AMD SEV-SNP", tdx: "Intel TDX", sgx: "Intel SGX", nitro: "AWS Nitro", tpm: "TPM 2.0", simulated: "SIMULATED" };
 
 function made(tag, text, name) {
   const one = document.createElement(tag);
@@ -48,7 +48,7 @@ function card(enclave, now) {
     fact(list, "Instance", enclave.instance);
     fact(list, "Verified", `${ago(enclave.verified_at_ms, now)}; good until ${new Date(enclave.valid_until_ms).toLocaleString()}`);
   }
-  const latency = enclave.latency_ms === undefined ? "" : `, ${enclave.latency_ms.toFixed(1)} ms each of late`;
+  const latency = enclave.latency_p50_ms === undefined ? "" : `, half within ${enclave.latency_p50_ms.toFixed(1)} ms, 99% within ${enclave.latency_p99_ms.toFixed(1)} ms`;
   fact(list, "Answers", `${enclave.answered.toLocaleString()}${latency}; ${enclave.refused.toLocaleString()} refused, ${enclave.failed.toLocaleString()} failed, ${enclave.under_way} under way`);
   for (const text of enclave.warnings || []) fact(list, "Warning", text);
   one.append(list);
@@ -63,24 +63,49 @@ function card(enclave, now) {
   return one;
 }
 
-let open = new Set();
+function line(one) {
+  const item = made("li"), why = one.why || (one.seen ? `${TEES[one.seen.tee] || one.seen.tee}, instance ${one.seen.instance.slice(0, 12)}` : "");
+  item.append(made("time", new Date(one.at_ms).toLocaleString()), made("span", one.event, `state ${one.event}`), made("span", one.enclave || "this gateway"));
+  if (why) item.append(made("small", why));
+  return item;
+}
+
+// What is shown is changed in place: what somebody has selected, opened or reached by keyboard stays so.
+function become(old, fresh) {
+  if (old.nodeName !== fresh.nodeName) return old.replaceWith(fresh);
+  if (old.nodeType === Node.TEXT_NODE) {
+    if (old.data !== fresh.data) old.data = fresh.data;
+    return;
+  }
+  if (old.className !== fresh.className) old.className = fresh.className;
+  const before = [...old.childNodes], after = [...fresh.childNodes];
+  after.forEach((child, index) => (index < before.length ? become(before[index], child) : old.append(child)));
+  before.slice(after.length).forEach((child) => child.remove());
+}
+
+function fill(id, children) {
+  const place = byId(id), fresh = place.cloneNode(false);
+  fresh.append(...children);
+  become(place, fresh);
+}
+
+function say(id, text) {
+  fill(id, text ? [document.createTextNode(text)] : []);
+}
+
 function show(status) {
+  const verified = status.enclaves.filter((one) => one.state === "verified").length, all = status.enclaves.length;
   byId("simulated").hidden = !status.simulated;
   byId("lost").hidden = status.receipts_lost === 0;
-  byId("lost").textContent = `${status.receipts_lost.toLocaleString()} receipts could not be kept: see the gateway's log`;
-  byId("who").textContent = `${status.consumer}, a consumer of ${status.borrower}; policy ${status.policy_version}; custodian ${status.custodian}`;
-  byId("how").textContent = `curl ${location.origin}/v2/models/MODEL\ncurl ${location.origin}/v2/models/MODEL/infer -d '{"inputs": [...]}'`;
-  byId("receipts").textContent = `receipts kept since the gateway began: ${status.receipts_kept.toLocaleString()}`;
-  byId("moment").textContent = `as of ${new Date(status.now_ms).toLocaleTimeString()}`;
-  const place = byId("enclaves");
-  open = new Set([...place.querySelectorAll("article")].filter((one) => one.querySelector("details[open]")).map((one) => one.dataset.url));
-  const cards = status.enclaves.map((enclave) => {
-    const one = card(enclave, status.now_ms), more = one.querySelector("details");
-    one.dataset.url = enclave.enclave;
-    if (more && open.has(enclave.enclave)) more.open = true;
-    return one;
-  });
-  place.replaceChildren(...cards);
+  say("lost", status.receipts_lost ? `${status.receipts_lost.toLocaleString()} receipts could not be kept: see the gateway's log` : "");
+  say("who", `${status.consumer}, a consumer of ${status.borrower}; policy ${status.policy_version}; custodian ${status.custodian}`);
+  say("sum", `${verified} of ${all} enclaves verified`);
+  document.title = `${verified ? "" : "NOT VERIFIED: "}aigovtool connect`;
+  say("how", `curl ${location.origin}/v2/models/MODEL\ncurl ${location.origin}/v2/models/MODEL/infer -d '{"inputs": [...]}'`);
+  say("receipts", `receipts kept since the gateway began: ${status.receipts_kept.toLocaleString()}`);
+  say("moment", `as of ${new Date(status.now_ms).toLocaleTimeString()}`);
+  fill("enclaves", status.enclaves.map((enclave) => card(enclave, status.now_ms)));
+  fill("seen", [...status.seen].reverse().map(line));
 }
 
 async function look() {
@@ -90,7 +115,8 @@ async function look() {
     show(await answer.json());
   } catch (error) {
     byId("lost").hidden = false;
-    byId("lost").textContent = "the gateway does not answer: what stands below is of before";
+    say("lost", "the gateway does not answer: what stands below is of before");
+    document.title = "NO ANSWER: aigovtool connect";
   }
 }
 
