@@ -225,8 +225,10 @@ async def test_a_gateway_seals_what_its_programs_ask(world: Deployment, balancer
     ).encode()
     async with gateway(options) as running, httpx.AsyncClient(base_url=running.url, trust_env=False) as program:
         answer = await program.post(f"/v2/models/{MODEL}/infer", content=body, headers={"aigovtool-request-id": NAME})
+        (shown,) = (await program.get("/aigovtool/status")).json()["enclaves"]
     assert answer.status_code == 200
     assert answer.json()["outputs"]
+    assert (shown["state"], shown["sealed"]) == ("verified", True)
     read = balancer.everything()
     assert body[40:90] not in read
     assert NAME.encode() not in read

@@ -78,7 +78,8 @@ def details(line: "Line") -> str:
     models = ", ".join(f"{model} {short(digest.removeprefix('sha256:'))}" for model, digest in seen.models.items())
     warnings = "".join(f"; {text}" for text in seen.warnings)
     policy = short(seen.appraisal_policy.removeprefix("sha256:"))
-    return f"{seen.tee}, instance {short(seen.instance)}, policy {policy}, key set {seen.key_set}; {models}{warnings}"
+    tee = f"{seen.tee}, sealed" if seen.sealed else seen.tee
+    return f"{tee}, instance {short(seen.instance)}, policy {policy}, key set {seen.key_set}; {models}{warnings}"
 
 
 @click.command(cls=Verb, example="aigovtool connect receipt 1f0c9a77 --save receipt.json")

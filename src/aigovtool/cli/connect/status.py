@@ -94,6 +94,7 @@ def _facts(one: "EnclaveStatus", now_ms: int) -> list[tuple[str, object]]:
     if one.tee is not None and one.verified_at_ms is not None:
         facts += [
             ("platform", tee_name(one.tee.value, encrypted=one.memory_encryption)),
+            *([("asked", "sealed, as behind a load balancer that ends TLS")] if one.sealed else []),
             ("instance", short(one.instance or "")),
             ("verified", f"{span(max(0, now_ms - one.verified_at_ms) // 1000 * 1000)} ago"),
         ]

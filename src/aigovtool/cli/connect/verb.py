@@ -17,6 +17,7 @@ from aigovtool.cli.words import short, tee_name
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from aigovtool.attestation.policy import AppraisalPolicy
     from aigovtool.consumer.connect.app import Beside, Running
 
 #: What is logged goes to this file of its home while people look at the gateway.
@@ -138,13 +139,10 @@ def serve(
     Programs use the printed address like that of any server of the Open Inference Protocol V2. Several enclaves share
     the load; one that is not accepted is left out, and tried again.
     """
-    from aigovtool.cli.appraisal.policy_file import read_policy  # noqa: PLC0415
     from aigovtool.consumer.connect.app import ConnectOptions  # noqa: PLC0415
     from aigovtool.consumer.connect.app import serve as serve_until_stopped  # noqa: PLC0415
 
-    if policy_key is not None and policy_file is None:
-        raise wrong_usage("--policy-key goes with --policy")
-    policy = None if policy_file is None else read_policy(policy_file, policy_key, option="--policy-key")
+    policy = _policy(policy_file, policy_key)
     beside = _view(screen, home) if tui else None
     if beside is None:
         screen.serve()
@@ -165,6 +163,15 @@ def serve(
         sealed=sealed,
     )
     serve_until_stopped(options, ready=lambda running: _show(screen, running), beside=beside)
+
+
+def _policy(file: Path | None, key: str | None) -> "AppraisalPolicy | None":
+    """Return the policy in a file, which this key must have signed; None for that of the consumer file."""
+    from aigovtool.cli.appraisal.policy_file import read_policy  # noqa: PLC0415
+
+    if file is None and key is not None:
+        raise wrong_usage("--policy-key goes with --policy")
+    return None if file is None else read_policy(file, key, option="--policy-key")
 
 
 def _view(screen: Screen, home: Path) -> "Beside":

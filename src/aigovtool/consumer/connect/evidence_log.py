@@ -57,6 +57,8 @@ class Seen(Message, omit_defaults=True):
     measurements: dict[str, str]
     models: dict[ModelId, Digest]
     warnings: tuple[_Text, ...] = ()
+    #: Somebody else may have ended TLS before it: all was sealed.
+    sealed: bool = False
 
 
 class Line(Message, omit_defaults=True):
@@ -233,6 +235,7 @@ def _seen(session: Session) -> Seen:
         measurements={one.name: one.digest for one in body.measurements},
         models=dict(sorted(session.models.items())),
         warnings=session.warnings,
+        sealed=session.body_key is not None,
     )
 
 

@@ -63,6 +63,8 @@ class EnclaveStatus(Message, omit_defaults=True):
     verified_at_ms: Millis | None = None
     valid_until_ms: Millis | None = None
     memory_encryption: bool = False
+    #: All that is asked of it is sealed to it: somebody else may end TLS before it.
+    sealed: bool = False
     measurements: dict[str, str] = {}  # noqa: RUF012 - msgspec copies it
     models: tuple[ModelStatus, ...] = ()
     warnings: tuple[_Text, ...] = ()
@@ -136,6 +138,7 @@ def _enclave(member: Member) -> EnclaveStatus:
         verified_at_ms=session.attested_at_ms,
         valid_until_ms=body.valid_until_ms,
         memory_encryption=body.memory_encryption,
+        sealed=session.body_key is not None,
         measurements={one.name: one.digest for one in body.measurements},
         models=tuple(
             ModelStatus(model=model, manifest=manifest, remaining=tally.remaining.get(model))

@@ -45,6 +45,7 @@ function card(enclave, now) {
   if (enclave.tee) {
     const memory = enclave.memory_encryption ? "memory encrypted" : "memory NOT encrypted";
     fact(list, "Platform", `${TEES[enclave.tee] || enclave.tee}, ${enclave.tee === "simulated" ? "protects nothing" : memory}`);
+    if (enclave.sealed) fact(list, "Asked", "sealed, as behind a load balancer that ends TLS");
     fact(list, "Instance", enclave.instance);
     fact(list, "Verified", `${ago(enclave.verified_at_ms, now)}; good until ${new Date(enclave.valid_until_ms).toLocaleString()}`);
   }
