@@ -79,8 +79,9 @@ _EXTRAS: Final[Mapping[str, str]] = MappingProxyType(
 )
 #: What the SDK's texts call things, and what they are called here.
 _WORDS: Final = (
+    ("pass allow_simulated=True, or --allow-simulated", "add --allow-simulated"),
     ("pass allow_simulated=True", "add --allow-simulated"),
-    ("pass sealed=True", "add --sealed"),
+    ("pass sealed=True, or --sealed", "add --sealed"),
     ("(request_budget)", "(`aigovtool budget request`)"),
     ("allow more time", "allow more time with --deadline"),
     ("request_id", "--request-id"),
