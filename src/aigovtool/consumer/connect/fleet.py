@@ -186,13 +186,11 @@ class Fleet:
 
 def _with_name(error: AIGovToolError, key: RequestKey) -> AIGovToolError:
     """Return a copy that says how to ask again for what may have been charged; the member's own is shown to others."""
-    told = copy(error)
+    told, why = copy(error), "" if error.fix is None else f"{error.fix}. It may have been charged already: "
     told.fix = (
-        f"repeat it with the request id {key}: the same enclave charges that once, and answers again, within ten "
+        f"{why}repeat it with the request id {key}: the same enclave charges that once, and answers again, within ten "
         "minutes"
     )
-    if error.fix is not None and isinstance(error, VerificationError | IdentityError):
-        told.fix = f"{error.fix}. An answer may have been charged before: {told.fix}"
     return told
 
 
