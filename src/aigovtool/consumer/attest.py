@@ -265,7 +265,7 @@ def _with_hint(error: AIGovToolError, status: int, trust: Trust) -> AIGovToolErr
             fix="ask whoever runs the load balancer whether it reaches the enclave",
         )
     if not trust.sealed and error.reason in {NO_PROBLEM, "no_credential"}:
-        error.fix = "if a load balancer ends TLS before the enclave, pass sealed=True, or --sealed; else check the address"
+        error.fix = "if a load balancer ends TLS before it, pass sealed=True, or --sealed; else check the address"
     return error
 
 

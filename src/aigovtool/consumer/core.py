@@ -18,7 +18,7 @@ from aigovtool.consumer.clock import Clock
 from aigovtool.consumer.exchange import Call, Failure, Flow, Reply, Wait
 from aigovtool.consumer.inference import PreparedRequest, prepare, read_answer
 from aigovtool.consumer.link import ENCLAVE, EnclaveLink, Letter
-from aigovtool.consumer.outcomes import Outcomes, Retry, Sent
+from aigovtool.consumer.outcomes import Outcomes, Retry, Sent, repeat_advice
 from aigovtool.consumer.patience import Deadline, passes, pause_s
 from aigovtool.consumer.problems import NO_PROBLEM, error_of
 from aigovtool.consumer.question import Question
@@ -34,7 +34,6 @@ from aigovtool.errors import (
     InvalidValueError,
     NoBudgetError,
     ReattestRequiredError,
-    UnreachableError,
 )
 from aigovtool.ids import REQUEST_KEY_PATTERN, InstanceId, ModelId, RequestKey, digest_of, parse_name
 from aigovtool.ledger.receipt import Receipt
@@ -56,6 +55,7 @@ LAST_LOOK_S: Final = 15.0
 #: Why there is no answer, and nobody to say what became of the request.
 _NO_ANSWER: Final = frozenset(
     {"answer_timeout", "connect", "connect_timeout", "connection_lost", "deadline", "hung_up", NO_PROBLEM}
+    | {"altered_answer", "answered_between", "other_body_key"}
 )
 _REQUEST_KEY_RE: Final = re.compile(REQUEST_KEY_PATTERN)
 
@@ -121,12 +121,9 @@ class ConsumerCore:
         key = self._request_key(request_id)
         try:
             return (yield from self._infer(model, inputs, key, outputs=outputs, wait=wait, deadline_s=deadline_s))
-        except (UnreachableError, DeadlineError) as error:
+        except AIGovToolError as error:
             if error.reason in _NO_ANSWER and self._outcomes.is_unknown(key):
-                error.fix = (
-                    f"repeat it with request_id {key}: the same enclave charges that once, and answers again, within "
-                    "ten minutes"
-                )
+                error.fix = repeat_advice(error.fix, f"request_id {key}")
             raise
 
     def _infer(

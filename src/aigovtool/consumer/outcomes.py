@@ -139,6 +139,12 @@ class Outcomes:
         return max(self._clock.now_ms() - sent.at_ms, (self._clock.monotonic_s() - sent.at_s) * 1000)
 
 
+def repeat_advice(fix: str | None, name: str) -> str:
+    """Return how to ask again for what may have been charged, under its `name`, after what else is to be done."""
+    why = "" if fix is None else f"{fix}. It may have been charged already: "
+    return f"{why}repeat it with {name}: the same enclave charges that once, and answers again, within ten minutes"
+
+
 def _may_charge(why: str) -> ConflictError:
     return ConflictError(
         f"the outcome of this request is unknown, and {why}: repeating it can be charged a second time",

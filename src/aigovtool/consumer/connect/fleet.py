@@ -15,7 +15,7 @@ from typing import Final
 
 from aigovtool.consumer.clock import Clock
 from aigovtool.consumer.connect.member import Member, State
-from aigovtool.consumer.outcomes import RETRY_MAY_CHARGE, Outcomes
+from aigovtool.consumer.outcomes import RETRY_MAY_CHARGE, Outcomes, repeat_advice
 from aigovtool.consumer.patience import Deadline
 from aigovtool.consumer.question import Question
 from aigovtool.consumer.relay import Relayed
@@ -186,11 +186,8 @@ class Fleet:
 
 def _with_name(error: AIGovToolError, key: RequestKey) -> AIGovToolError:
     """Return a copy that says how to ask again for what may have been charged; the member's own is shown to others."""
-    told, why = copy(error), "" if error.fix is None else f"{error.fix}. It may have been charged already: "
-    told.fix = (
-        f"{why}repeat it with the request id {key}: the same enclave charges that once, and answers again, within ten "
-        "minutes"
-    )
+    told = copy(error)
+    told.fix = repeat_advice(error.fix, f"the request id {key}")
     return told
 
 
