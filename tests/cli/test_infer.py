@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.cli.conftest import Place
 
-from aigovtool.cli.infer import _read
+from aigovtool.cli.infer import _elements, _read
 from aigovtool.errors import AIGovToolError, InputError, TooLargeError
 
 
@@ -32,6 +32,14 @@ def test_json_is_lists_or_lists_by_name(tmp_path: Path) -> None:
     for text, value in (("[[1,2.5]]", [[1, 2.5]]), ('{"image":[1]}', {"image": [1]}), ("3", 3)):
         path.write_text(text, encoding="utf-8")
         assert _read(str(path)) == value
+
+
+def test_what_json_has_no_number_for_is_told_in_letters() -> None:
+    """A value that is none would be `null`, as if there were no answer."""
+    array = np.array([[1.5, np.nan], [np.inf, -np.inf]], np.float32)
+    assert _elements(array) == [1.5, "NaN", "Infinity", "-Infinity"]
+    assert _elements(np.array([1, 2], np.int64)) == [1, 2]
+    assert _elements(np.array([b"a"], object)) == [b"a"]
 
 
 def npy(header: str, body: bytes) -> bytes:

@@ -1,9 +1,10 @@
 """`aigovtool infer`: ask a model once, from a file, with everything verified on the way."""
 
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 from msgspec import Struct
@@ -16,6 +17,8 @@ from aigovtool.errors import AIGovToolError, InputError, InvalidValueError, NotF
 from aigovtool.limits import MAX_INFER_BODY_BYTES, MAX_INFER_JSON_BYTES
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from aigovtool.consumer import Client
     from aigovtool.consumer.result import Result
     from aigovtool.ledger.units import UnitVector
@@ -33,7 +36,7 @@ class Picture(NamedTuple):
 
 
 class Output(Struct, frozen=True, kw_only=True):
-    """One output: elements in row-major order."""
+    """One output: elements in row-major order; `NaN`, `Infinity` and `-Infinity`, which JSON has not, are texts."""
 
     name: str
     datatype: str
@@ -45,7 +48,7 @@ class Class(Struct, frozen=True, kw_only=True):
     """A class that the model's sealer has named, and what the model gave it."""
 
     label: str
-    value: float
+    value: float | str
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -262,7 +265,7 @@ def _answer(result: "Result", described: "Manifest | None", receipt_file: Path |
         model=result.model,
         request_id=result.request_id,
         outputs=[
-            Output(name=name, datatype=str(array.dtype), shape=list(array.shape), data=array.ravel().tolist())
+            Output(name=name, datatype=str(array.dtype), shape=list(array.shape), data=_elements(array))
             for name, array in result.outputs.items()
         ],
         units_remaining=result.units_remaining,
@@ -272,13 +275,25 @@ def _answer(result: "Result", described: "Manifest | None", receipt_file: Path |
         tee=statement.tee,
         simulated=statement.tee == "simulated",
         receipt_file=None if receipt_file is None else str(receipt_file),
-        classes=[Class(label=one.label, value=one.value) for one in found],
+        classes=[Class(label=one.label, value=_element(one.value)) for one in found],
     )
+
+
+def _elements(array: "np.ndarray[Any, Any]") -> list[Any]:
+    flat: list[Any] = array.ravel().tolist()
+    return [_element(value) for value in flat] if array.dtype.kind == "f" else flat
+
+
+def _element(value: float) -> float | str:
+    """Return a number as JSON can say it: `null` would be no answer."""
+    if math.isnan(value):
+        return "NaN"
+    return value if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def _render(screen: Screen, answer: Answer) -> None:
     outputs = [(output.name, (_shape(output), _values(output))) for output in answer.outputs]
-    classes = [(one.label, f"{one.value:.4g}") for one in answer.classes]
+    classes = [(one.label, f"{one.value:.4g}" if isinstance(one.value, float) else one.value) for one in answer.classes]
     screen.facts(
         [
             *classes,
