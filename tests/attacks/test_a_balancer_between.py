@@ -17,6 +17,7 @@ from tests.e2e.world import MODEL
 
 from aigovtool.codec import decode, encode
 from aigovtool.consumer import Client
+from aigovtool.consumer.verify import verify_receipt_file
 from aigovtool.crypto.sign import SigningKey, seal
 from aigovtool.crypto.wrap import WrapKey
 from aigovtool.errors import AIGovToolError, EvidenceError
@@ -64,7 +65,8 @@ def test_an_answer_through_a_balancer_is_the_same_as_over_a_connection_of_its_ow
     assert through.receipt.receipt.consumer == consumer.name
     path = world.directory / f"{consumer.name}.receipt"
     through.save_receipt(path)
-    assert path.stat().st_size > 0
+    verdict = verify_receipt_file(path, file_of(consumer), allow_simulated=True)
+    assert verdict.receipt == through.receipt.receipt
 
 
 # -- What comes beside the evidence ---------------------------------------------------------------
