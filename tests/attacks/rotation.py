@@ -25,7 +25,7 @@ from aigovtool.transport.tls import client_context
 
 ROLES = ("commands", "log", "credentials", "keystore", "attestation")
 #: Their logs tell why something was refused.
-LOGGED = "from aigovtool.cli.logs import log_to_stderr\nlog_to_stderr()\n"
+LOGGED = "import sys\nfrom aigovtool.cli.logs import log_to\nlog_to(sys.stderr)\n"
 #: A custodian with stolen keys. The product's own refuses to serve keys that the ledger knows to be outdated.
 THIEF = """
 from aigovtool.custodian.service import key_sets
