@@ -30,6 +30,7 @@ from aigovtool.errors import (
     DeadlineError,
     EvidenceError,
     FaultError,
+    IdentityError,
     InputError,
     InvalidValueError,
     NoBudgetError,
@@ -269,7 +270,10 @@ class ConsumerCore:
         session, reply = yield from self._link.send(letter, deadline)
         if reply.status != 200:
             error = self._explained(error_of(reply, ENCLAVE))
-            tries.refused(error)
+            # Whoever ends TLS may have passed the same request on before. Who asks, and when, is judged before it is
+            # found out that it was taken then: such a refusal says nothing of what became of it.
+            if session.certificate is not None or not isinstance(error, IdentityError):
+                tries.refused(error)
             raise error
         return session, reply
 
