@@ -12,7 +12,7 @@ from tests.e2e.party_files import private
 from tests.e2e.world import CONSUMER
 
 from aigovtool.codec import decode, encode
-from aigovtool.crypto.frames import SALT_BYTES, FrameOpener, FrameSealer
+from aigovtool.crypto.frames import FRAME_BYTES, SALT_BYTES, FrameOpener, FrameSealer
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey, seal
 from aigovtool.crypto.wrap import wrap
@@ -53,6 +53,8 @@ class Sender:
     late_ms: int = 0
     name: ConsumerId = CONSUMER
     more: dict[str, Any] = field(default_factory=dict)
+    #: How much of a body is in each frame.
+    frame_bytes: int = FRAME_BYTES
 
     def evidence(self) -> Passed:
         """Ask for evidence."""
@@ -98,7 +100,11 @@ class Sender:
         head = SealedHead(credential=from_pem(self.certificate.encode())[0], request=request)
         wrapped = wrap(Secret(encode(head)), body_key, sealed.request_info(instance, body_key))
         digest = sha256(wrapped).digest()
-        frames = b"".join(FrameSealer(secret, b"", sealed.body_info(digest)).seal_all(body))
+        sealer = FrameSealer(secret, b"", sealed.body_info(digest))
+        starts = range(0, len(body) or 1, self.frame_bytes)
+        frames = b"".join(
+            sealer.seal(body[start : start + self.frame_bytes], last=start == starts[-1]) for start in starts
+        )
         return len(wrapped).to_bytes(2, "big") + wrapped + frames, secret, digest
 
 

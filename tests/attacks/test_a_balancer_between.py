@@ -143,6 +143,18 @@ def test_evidence_of_before_is_not_believed_again(balancer: Balancer, connect: C
     assert caught.value.reason == "binding_nonce"
 
 
+def test_a_challenge_that_is_passed_on_again_gets_no_evidence(
+    balancer: Balancer, connect: Callable[..., Client]
+) -> None:
+    """Each quote takes the platform its time, and only so many are made for one consumer at once."""
+    connect()
+    (sent,) = balancer.at(sealed.SEALED_EVIDENCE_PATH)
+    answers = [sent.forward() for _ in range(3)]
+    assert {answer.status for answer in answers} == {409}
+    assert b"sealed_twice" in answers[0].body
+    connect()
+
+
 # -- Requests that are passed on ------------------------------------------------------------------
 
 

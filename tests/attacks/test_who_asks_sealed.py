@@ -21,6 +21,7 @@ from tests.e2e.world import BORROWER, MODEL
 from aigovtool.codec import decode
 from aigovtool.consumer import AsyncClient, Client
 from aigovtool.consumer.connect.app import ConnectOptions, gateway
+from aigovtool.crypto.frames import FRAME_BYTES
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.errors import AIGovToolError, BudgetExhaustedError, StoppedError
 from aigovtool.ids import BorrowerId
@@ -152,6 +153,21 @@ def test_what_a_head_says_holds(more: dict[str, Any], status: int, reason: str, 
     sender.more = more
     answer = sender.ask(instance, key, f"/v2/models/{MODEL}/infer", b"{ }", content_type="application/json")
     assert reason_of(answer) == (status, reason)
+
+
+@pytest.mark.parametrize("size_bytes", [1, FRAME_BYTES - 1])
+def test_a_body_in_small_frames_is_refused_at_the_first(size_bytes: int, sender: Sender) -> None:
+    """One of 64 MiB in frames of a byte took the enclave ten seconds, in which it did little else."""
+    instance, key = place_of(sender)
+    sender.frame_bytes = size_bytes
+    body = bytes(2 * FRAME_BYTES if size_bytes > 1 else 8)
+    answer = sender.ask(instance, key, f"/v2/models/{MODEL}/infer", body, content_type="application/json")
+    assert reason_of(answer) == (400, "frame_size")
+    sender.frame_bytes = FRAME_BYTES
+    answer = sender.ask(
+        instance, key, f"/v2/models/{MODEL}/infer", bytes(2 * FRAME_BYTES), content_type="application/json"
+    )
+    assert reason_of(answer) == (400, "not_json")
 
 
 @pytest.mark.parametrize(
