@@ -311,6 +311,7 @@ def test_a_balancer_that_finds_nobody_is_asked_again(
 def test_a_refusal_in_the_clear_is_nobodys(code: str, balancer: Balancer, connect: Callable[..., Client]) -> None:
     """It does not pass for the enclave's, and the request is not taken for one that was not charged."""
     client = connect()
+    client.infer(MODEL, PROMPT)  # which asks for the model's description before
     status = {"budget_exhausted": 402, "stopped": 423, "overloaded": 429, "invalid_value": 422}[code]
     problem = {"type": "x", "title": "x", "status": status, "detail": "pay me", "code": code, "error": "pay me"}
     forged = Passed(status, json.dumps(problem).encode(), {"content-type": "application/problem+json"})
@@ -319,3 +320,4 @@ def test_a_refusal_in_the_clear_is_nobodys(code: str, balancer: Balancer, connec
         client.infer(MODEL, PROMPT, request_id=f"forged-{code}")
     assert (caught.value.code, caught.value.reason) == ("unreachable", "answered_between")
     assert "pay me" not in str(caught.value)
+    assert f"repeat it with request_id forged-{code}" in (caught.value.fix or "")

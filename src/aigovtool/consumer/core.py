@@ -35,7 +35,6 @@ from aigovtool.errors import (
     InvalidValueError,
     NoBudgetError,
     ReattestRequiredError,
-    UnreachableError,
 )
 from aigovtool.ids import REQUEST_KEY_PATTERN, InstanceId, ModelId, RequestKey, digest_of, parse_name
 from aigovtool.ledger.receipt import Receipt
@@ -57,6 +56,10 @@ LAST_LOOK_S: Final = 15.0
 #: Why there is no answer, and nobody to say what became of the request.
 _NO_ANSWER: Final = frozenset(
     {"answer_timeout", "connect", "connect_timeout", "connection_lost", "deadline", "hung_up", NO_PROBLEM}
+)
+#: What whoever ends TLS can bring about, after it has passed the request on.
+_BETWEEN: Final = frozenset(
+    {"altered_answer", "answered_between", "other_body_key", "sealed_at_another_time", "sealed_twice"}
 )
 _REQUEST_KEY_RE: Final = re.compile(REQUEST_KEY_PATTERN)
 
@@ -122,12 +125,13 @@ class ConsumerCore:
         key = self._request_key(request_id)
         try:
             return (yield from self._infer(model, inputs, key, outputs=outputs, wait=wait, deadline_s=deadline_s))
-        except (UnreachableError, DeadlineError) as error:
-            if error.reason in _NO_ANSWER and self._outcomes.is_unknown(key):
-                error.fix = (
+        except AIGovToolError as error:
+            if error.reason in _NO_ANSWER | _BETWEEN and self._outcomes.is_unknown(key):
+                repeat = (
                     f"repeat it with request_id {key}: the same enclave charges that once, and answers again, within "
                     "ten minutes"
                 )
+                error.fix = f"{error.fix}. It may have been charged: {repeat}" if error.reason in _BETWEEN else repeat
             raise
 
     def _infer(

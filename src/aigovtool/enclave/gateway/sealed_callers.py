@@ -100,7 +100,8 @@ class SealedCallers:
             raise UnauthenticatedError(
                 "this was signed at another time than it is at the custodian",
                 reason="sealed_at_another_time",
-                fix=f"set the clock of the consumer's machine: it may be {sealed.MAX_AGE_MS // 1000} s wrong at most",
+                fix=f"set the clock of the consumer's machine: it may be {sealed.MAX_AGE_MS // 1000} s wrong at most; "
+                "if it is right, whoever ends TLS passes on late what it is sent",
             )
 
     def _take(self, identity: Identity, digest: bytes) -> None:
@@ -108,7 +109,11 @@ class SealedCallers:
         now_ms = self._instance.clock.now_ms()
         self._taken.expire(now_ms)
         if self._taken.has(consumer, key):
-            raise ConflictError("this sealed request, or challenge, was taken before", reason="sealed_twice")
+            raise ConflictError(
+                "this sealed request, or challenge, was taken before",
+                reason="sealed_twice",
+                fix="try again; if it lasts, whoever ends TLS passes on twice what it is sent once",
+            )
         # Whom this enclave never answers has no share of the memory.
         self._authorize(identity)
         most = limits.REQUEST_IDS_OF_ANYBODY if len(self._taken) >= self._most else self._most // 2
