@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+from msgspec import UNSET
 from tests.attacks.balancer import Passed, Passing
 from tests.attacks.deployments import Consumer
 from tests.e2e.party_files import private
@@ -20,7 +21,15 @@ from aigovtool.crypto.x509 import from_pem
 from aigovtool.ids import ConsumerId, InstanceId, Nonce
 from aigovtool.protocol import sealed
 from aigovtool.protocol.party import ConsumerFile
-from aigovtool.protocol.sealed import Field, SealedChallenge, SealedHead, SealedRequest, SealedStatus, StatedChallenge
+from aigovtool.protocol.sealed import (
+    Field,
+    SealedChallenge,
+    SealedHead,
+    SealedRequest,
+    SealedStatus,
+    StatedChallenge,
+    Statement,
+)
 from aigovtool.protocol.session import SessionEvidence
 from aigovtool.testing.simulated_tee.wiring import development_policy
 
@@ -106,6 +115,13 @@ class Sender:
             sealer.seal(body[start : start + self.frame_bytes], last=start == starts[-1]) for start in starts
         )
         return len(wrapped).to_bytes(2, "big") + wrapped + frames, secret, digest
+
+
+def place_of(sender: Sender) -> tuple[InstanceId, bytes]:
+    """Return to whom a sender seals."""
+    session = sender.session()
+    assert session.statement is not UNSET
+    return session.claims.instance, decode(session.statement.payload, Statement).body_key
 
 
 def opened(answer: bytes, secret: bytes, digest: bytes) -> tuple[int, bytes]:

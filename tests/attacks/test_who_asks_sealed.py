@@ -11,14 +11,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from msgspec import UNSET
 from tests.attacks.balancer import Balancer, Passed, balancing
 from tests.attacks.deployments import Consumer, Deployment
-from tests.attacks.sealing import Sender, file_of
+from tests.attacks.sealing import Sender, file_of, place_of
 from tests.e2e.commandline import aigovtool
 from tests.e2e.world import BORROWER, MODEL
 
-from aigovtool.codec import decode
 from aigovtool.consumer import AsyncClient, Client
 from aigovtool.consumer.connect.app import ConnectOptions, gateway
 from aigovtool.crypto.frames import FRAME_BYTES
@@ -27,7 +25,6 @@ from aigovtool.errors import AIGovToolError, BudgetExhaustedError, StoppedError
 from aigovtool.ids import BorrowerId
 from aigovtool.ledger.entry import StopTarget
 from aigovtool.protocol import commands, sealed
-from aigovtool.protocol.sealed import Statement
 
 #: A prompt that is found again wherever it goes.
 PROMPT = np.random.default_rng(11).standard_normal((1, 64)).astype(np.float32)
@@ -41,13 +38,6 @@ NAME = "canary-of-a-sealed-request"
 def sender(world: Deployment, consumer: Consumer) -> Sender:
     """The consumer, who seals by hand."""
     return Sender(world.enclave_port, consumer.certificate, consumer.key, name=consumer.name)
-
-
-def place_of(sender: Sender) -> tuple[Any, bytes]:
-    """Return to whom a sender seals."""
-    session = sender.session()
-    assert session.statement is not UNSET
-    return session.claims.instance, decode(session.statement.payload, Statement).body_key
 
 
 def reason_of(answer: tuple[int, bytes]) -> tuple[int, str | None]:
