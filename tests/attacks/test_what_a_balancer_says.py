@@ -4,10 +4,12 @@ A request that was certainly not charged may be asked elsewhere, and is charged 
 keeps the answer, and has the consumer believe that nothing came of it has it charged twice.
 """
 
+import json
 import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +29,7 @@ from aigovtool.consumer import Client
 from aigovtool.consumer.clock import SYSTEM_CLOCK
 from aigovtool.crypto.tlskey import TlsKey
 from aigovtool.crypto.x509 import self_signed_server_certificate
-from aigovtool.errors import AIGovToolError
+from aigovtool.errors import AIGovToolError, BudgetExhaustedError
 from aigovtool.protocol import sealed
 from aigovtool.transport.tls import server_context
 
@@ -76,6 +78,33 @@ def test_a_balancer_that_refuses_a_certificate_after_it_passed_the_request_on_is
         assert "certificate" in caught.value.message
         balancer.alerts = False
         require_bound(world, client, "alert")
+
+
+def test_a_refusal_of_evidence_is_not_taken_for_that_of_the_request(
+    balancer: Balancer, connect: Callable[..., Client]
+) -> None:
+    """In the clear, and invented: whoever it is told to is told as well that the request may have been charged."""
+    problem = {"type": "x", "title": "x", "detail": "no units", "error": "no units"}
+
+    def refused(status: int, code: str, reason: str) -> Passed:
+        said = json.dumps(problem | {"status": status, "code": code, "reason": reason}).encode()
+        return Passed(status, said, {"content-type": "application/problem+json"})
+
+    def rule(passing: Passing) -> Passed:
+        if passing.path == sealed.SEALED_EVIDENCE_PATH:
+            return refused(402, "budget_exhausted", "exhausted")
+        passing.forward()
+        return refused(409, "conflict", "unknown_body_key")
+
+    client = connect()
+    before = client.infer(MODEL, PROMPT).units_remaining
+    balancer.rule = rule
+    with pytest.raises(BudgetExhaustedError) as caught:
+        client.infer(MODEL, PROMPT, request_id="refused")
+    assert "proven nothing" in caught.value.message
+    assert "repeat it with request_id refused" in (caught.value.fix or "")
+    balancer.rule = Passing.forward
+    assert client.infer(MODEL, PROMPT, request_id="refused").units_remaining == before - 1
 
 
 def require_bound(world: Deployment, client: Client, name: str) -> None:

@@ -35,6 +35,7 @@ from aigovtool.errors import (
     InvalidValueError,
     NoBudgetError,
     ReattestRequiredError,
+    RefusalError,
 )
 from aigovtool.ids import REQUEST_KEY_PATTERN, InstanceId, ModelId, RequestKey, digest_of, parse_name
 from aigovtool.ledger.receipt import Receipt
@@ -126,13 +127,21 @@ class ConsumerCore:
         try:
             return (yield from self._infer(model, inputs, key, outputs=outputs, wait=wait, deadline_s=deadline_s))
         except AIGovToolError as error:
-            if error.reason in _NO_ANSWER | _BETWEEN and self._outcomes.is_unknown(key):
-                repeat = (
-                    f"repeat it with request_id {key}: the same enclave charges that once, and answers again, within "
-                    "ten minutes"
-                )
-                error.fix = f"{error.fix}. It may have been charged: {repeat}" if error.reason in _BETWEEN else repeat
+            if self._outcomes.is_unknown(key):
+                self._tell_how_to_repeat(error, key)
             raise
+
+    def _tell_how_to_repeat(self, error: AIGovToolError, key: RequestKey) -> None:
+        """Say of what may have been charged how it is not charged again; a refusal may be that of another try."""
+        repeat = (
+            f"repeat it with request_id {key}: the same enclave charges that once, and answers again, within ten "
+            "minutes"
+        )
+        if error.reason in _NO_ANSWER:
+            error.fix = repeat
+        elif error.reason in _BETWEEN or isinstance(error, RefusalError):
+            said = "" if error.fix is None else f"{error.fix}. "
+            error.fix = f"{said}It may have been charged before: {repeat}"
 
     def _infer(
         self,
