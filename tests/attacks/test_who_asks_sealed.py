@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from tests.attacks.balancer import Balancer, Passed, balancing
 from tests.attacks.deployments import Consumer, Deployment
-from tests.attacks.sealing import Sender, file_of, place_of
+from tests.attacks.sealing import Sender, file_of, now_ms, place_of
 from tests.e2e.commandline import aigovtool
 from tests.e2e.world import BORROWER, MODEL
 
 from aigovtool.consumer import AsyncClient, Client
+from aigovtool.consumer.clock import SYSTEM_CLOCK
 from aigovtool.consumer.connect.app import ConnectOptions, gateway
 from aigovtool.crypto.frames import FRAME_BYTES
 from aigovtool.crypto.sign import SigningKey
@@ -250,6 +251,16 @@ def test_who_does_not_seal_is_told_that_somebody_may_end_tls(
     with pytest.raises(AIGovToolError) as caught:
         Client.connect(balancer.url, file_of(consumer), allow_simulated=True)
     assert "sealed=True" in (caught.value.fix or "")
+
+
+@pytest.mark.parametrize("wrong_ms", [-600_000, 600_000])
+def test_whose_clock_is_wrong_is_told_so(wrong_ms: int, balancer: Balancer, consumer: Consumer) -> None:
+    """In words of its own: advice of who has proven nothing is not passed on."""
+    clock = replace(SYSTEM_CLOCK, now_ms=lambda: now_ms() + wrong_ms)
+    with pytest.raises(AIGovToolError) as caught:
+        Client.connect(balancer.url, file_of(consumer), sealed=True, allow_simulated=True, clock=clock)
+    assert caught.value.reason == "sealed_at_another_time"
+    assert (caught.value.fix or "").startswith("set the clock of this machine, by which it is 20")
 
 
 @pytest.mark.parametrize("status", [404, 502, 503])
