@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+from msgspec import UNSET
 from tests.attacks.balancer import Passed, Passing
 from tests.attacks.deployments import Consumer
 from tests.e2e.party_files import private
 from tests.e2e.world import CONSUMER
 
 from aigovtool.codec import decode, encode
-from aigovtool.crypto.frames import SALT_BYTES, FrameOpener, FrameSealer
+from aigovtool.crypto.frames import FRAME_BYTES, SALT_BYTES, FrameOpener, FrameSealer
 from aigovtool.crypto.secret import Secret
 from aigovtool.crypto.sign import SigningKey, seal
 from aigovtool.crypto.wrap import wrap
@@ -20,7 +21,15 @@ from aigovtool.crypto.x509 import from_pem
 from aigovtool.ids import ConsumerId, InstanceId, Nonce
 from aigovtool.protocol import sealed
 from aigovtool.protocol.party import ConsumerFile
-from aigovtool.protocol.sealed import Field, SealedChallenge, SealedHead, SealedRequest, SealedStatus, StatedChallenge
+from aigovtool.protocol.sealed import (
+    Field,
+    SealedChallenge,
+    SealedHead,
+    SealedRequest,
+    SealedStatus,
+    StatedChallenge,
+    Statement,
+)
 from aigovtool.protocol.session import SessionEvidence
 from aigovtool.testing.simulated_tee.wiring import development_policy
 
@@ -53,6 +62,8 @@ class Sender:
     late_ms: int = 0
     name: ConsumerId = CONSUMER
     more: dict[str, Any] = field(default_factory=dict)
+    #: How much of a body is in each frame.
+    frame_bytes: int = FRAME_BYTES
 
     def evidence(self) -> Passed:
         """Ask for evidence."""
@@ -98,8 +109,19 @@ class Sender:
         head = SealedHead(credential=from_pem(self.certificate.encode())[0], request=request)
         wrapped = wrap(Secret(encode(head)), body_key, sealed.request_info(instance, body_key))
         digest = sha256(wrapped).digest()
-        frames = b"".join(FrameSealer(secret, b"", sealed.body_info(digest)).seal_all(body))
+        sealer = FrameSealer(secret, b"", sealed.body_info(digest))
+        starts = range(0, len(body) or 1, self.frame_bytes)
+        frames = b"".join(
+            sealer.seal(body[start : start + self.frame_bytes], last=start == starts[-1]) for start in starts
+        )
         return len(wrapped).to_bytes(2, "big") + wrapped + frames, secret, digest
+
+
+def place_of(sender: Sender) -> tuple[InstanceId, bytes]:
+    """Return to whom a sender seals."""
+    session = sender.session()
+    assert session.statement is not UNSET
+    return session.claims.instance, decode(session.statement.payload, Statement).body_key
 
 
 def opened(answer: bytes, secret: bytes, digest: bytes) -> tuple[int, bytes]:

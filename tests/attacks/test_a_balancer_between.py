@@ -145,6 +145,18 @@ def test_evidence_of_before_is_not_believed_again(balancer: Balancer, connect: C
     assert caught.value.reason == "binding_nonce"
 
 
+def test_a_challenge_that_is_passed_on_again_gets_no_evidence(
+    balancer: Balancer, connect: Callable[..., Client]
+) -> None:
+    """Each quote takes the platform its time, and only so many are made for one consumer at once."""
+    connect()
+    (sent,) = balancer.at(sealed.SEALED_EVIDENCE_PATH)
+    answers = [sent.forward() for _ in range(3)]
+    assert {answer.status for answer in answers} == {409}
+    assert b"sealed_twice" in answers[0].body
+    connect()
+
+
 # -- Requests that are passed on ------------------------------------------------------------------
 
 
@@ -301,6 +313,7 @@ def test_a_balancer_that_finds_nobody_is_asked_again(
 def test_a_refusal_in_the_clear_is_nobodys(code: str, balancer: Balancer, connect: Callable[..., Client]) -> None:
     """It does not pass for the enclave's, and the request is not taken for one that was not charged."""
     client = connect()
+    client.infer(MODEL, PROMPT)  # which asks for the model's description before
     status = {"budget_exhausted": 402, "stopped": 423, "overloaded": 429, "invalid_value": 422}[code]
     problem = {"type": "x", "title": "x", "status": status, "detail": "pay me", "code": code, "error": "pay me"}
     forged = Passed(status, json.dumps(problem).encode(), {"content-type": "application/problem+json"})
@@ -309,3 +322,4 @@ def test_a_refusal_in_the_clear_is_nobodys(code: str, balancer: Balancer, connec
         client.infer(MODEL, PROMPT, request_id=f"forged-{code}")
     assert (caught.value.code, caught.value.reason) == ("unreachable", "answered_between")
     assert "pay me" not in str(caught.value)
+    assert f"repeat it with request_id forged-{code}" in (caught.value.fix or "")

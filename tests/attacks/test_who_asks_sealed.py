@@ -11,22 +11,21 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from msgspec import UNSET
 from tests.attacks.balancer import Balancer, Passed, balancing
 from tests.attacks.deployments import Consumer, Deployment
-from tests.attacks.sealing import Sender, file_of
+from tests.attacks.sealing import Sender, file_of, now_ms, place_of
 from tests.e2e.commandline import aigovtool
 from tests.e2e.world import BORROWER, MODEL
 
-from aigovtool.codec import decode
 from aigovtool.consumer import AsyncClient, Client
+from aigovtool.consumer.clock import SYSTEM_CLOCK
 from aigovtool.consumer.connect.app import ConnectOptions, gateway
+from aigovtool.crypto.frames import FRAME_BYTES
 from aigovtool.crypto.sign import SigningKey
 from aigovtool.errors import AIGovToolError, BudgetExhaustedError, StoppedError
 from aigovtool.ids import BorrowerId
 from aigovtool.ledger.entry import StopTarget
 from aigovtool.protocol import commands, sealed
-from aigovtool.protocol.sealed import Statement
 
 #: A prompt that is found again wherever it goes.
 PROMPT = np.random.default_rng(11).standard_normal((1, 64)).astype(np.float32)
@@ -40,13 +39,6 @@ NAME = "canary-of-a-sealed-request"
 def sender(world: Deployment, consumer: Consumer) -> Sender:
     """The consumer, who seals by hand."""
     return Sender(world.enclave_port, consumer.certificate, consumer.key, name=consumer.name)
-
-
-def place_of(sender: Sender) -> tuple[Any, bytes]:
-    """Return to whom a sender seals."""
-    session = sender.session()
-    assert session.statement is not UNSET
-    return session.claims.instance, decode(session.statement.payload, Statement).body_key
 
 
 def reason_of(answer: tuple[int, bytes]) -> tuple[int, str | None]:
@@ -154,6 +146,21 @@ def test_what_a_head_says_holds(more: dict[str, Any], status: int, reason: str, 
     assert reason_of(answer) == (status, reason)
 
 
+@pytest.mark.parametrize("size_bytes", [1, FRAME_BYTES - 1])
+def test_a_body_in_small_frames_is_refused_at_the_first(size_bytes: int, sender: Sender) -> None:
+    """One of 64 MiB in frames of a byte took the enclave ten seconds, in which it did little else."""
+    instance, key = place_of(sender)
+    sender.frame_bytes = size_bytes
+    body = bytes(2 * FRAME_BYTES if size_bytes > 1 else 8)
+    answer = sender.ask(instance, key, f"/v2/models/{MODEL}/infer", body, content_type="application/json")
+    assert reason_of(answer) == (400, "frame_size")
+    sender.frame_bytes = FRAME_BYTES
+    answer = sender.ask(
+        instance, key, f"/v2/models/{MODEL}/infer", bytes(2 * FRAME_BYTES), content_type="application/json"
+    )
+    assert reason_of(answer) == (400, "not_json")
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -244,6 +251,16 @@ def test_who_does_not_seal_is_told_that_somebody_may_end_tls(
     with pytest.raises(AIGovToolError) as caught:
         Client.connect(balancer.url, file_of(consumer), allow_simulated=True)
     assert "sealed=True" in (caught.value.fix or "")
+
+
+@pytest.mark.parametrize("wrong_ms", [-600_000, 600_000])
+def test_whose_clock_is_wrong_is_told_so(wrong_ms: int, balancer: Balancer, consumer: Consumer) -> None:
+    """In words of its own: advice of who has proven nothing is not passed on."""
+    clock = replace(SYSTEM_CLOCK, now_ms=lambda: now_ms() + wrong_ms)
+    with pytest.raises(AIGovToolError) as caught:
+        Client.connect(balancer.url, file_of(consumer), sealed=True, allow_simulated=True, clock=clock)
+    assert caught.value.reason == "sealed_at_another_time"
+    assert (caught.value.fix or "").startswith("set the clock of this machine, by which it is 20")
 
 
 @pytest.mark.parametrize("status", [404, 502, 503])

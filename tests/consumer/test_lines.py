@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -243,6 +244,28 @@ async def test_an_answer_that_is_too_large_is_cut_off() -> None:
     """It is not read to its end."""
     async with served(says(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n" + bytes(100_000))) as peer:
         assert await peer.fails(max_bytes=1000) is FailureKind.TOO_LARGE
+
+
+async def test_an_answer_in_tiny_chunks_takes_no_more_memory_than_it_is_long() -> None:
+    """Whoever ends TLS before an enclave may answer like this: 65 MiB in chunks of two bytes took two gigabytes."""
+    chunks = b"2\r\nab\r\n" * 8_192
+
+    async def respond(writer: asyncio.StreamWriter, _: int) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        for _ in range(64):
+            writer.write(chunks)
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+
+    async with served(respond) as peer:
+        tracemalloc.start()
+        try:
+            answer = await peer.ask(max_bytes=1 << 20)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert answer.body == b"ab" * (1 << 19)
+    assert peak < 8 << 20
 
 
 async def test_nobody_there_is_unreached() -> None:

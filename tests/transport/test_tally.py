@@ -61,6 +61,22 @@ def test_those_who_hold_credentials_shut_no_operator_out() -> None:
     assert len(tally._certified) == 14
 
 
+def test_those_who_have_signed_shut_out_nobody_who_is_to_sign() -> None:
+    """Consumers of sealed requests, or whoever passes those on, hold all that they may; the next one comes unproven."""
+    tally = Tally(5, in_all=16, strangers=16, strangers_of_address=16)
+    held = {key: entered(tally, count, None, key) for key, count in (("ann", 5), ("ben", 4), ("cleo", 1))}
+    busy = entered(tally, 4, None, "dora", worth=Worth.WORKED_ON)
+    for key, visitors in (*held.items(), ("dora", busy)):
+        assert all(tally.prove(one, key) for one in visitors)
+    (newcomer,) = entered(tally, 1, None, "there")
+    assert [sum(one.ended for one in visitors) for visitors in held.values()] == [1, 0, 0]
+    assert tally.prove(newcomer, "eve")
+    crowd = entered(tally, 3, None, "there")
+    assert [one.ended for one in crowd] == [1, 0, 0], "who has almost as many gets a place of its own address's"
+    assert [sum(one.ended for one in visitors) for visitors in held.values()] == [2, 1, 0]
+    assert not any(one.ended for one in busy)
+
+
 def test_a_client_that_is_refused_ends_nobody() -> None:
     """Its own share is looked at first."""
     tally = Tally(1, in_all=2)

@@ -137,7 +137,8 @@ class Client:
 
         Raises:
             InvalidValueError, TooLargeError, NotFoundError: the inputs do not fit the model.
-            BudgetExhaustedError, StoppedError, and the other kinds of RefusalError: nothing was charged.
+            BudgetExhaustedError, StoppedError, and the other kinds of RefusalError: nothing was charged,
+                unless their `fix` says that an earlier try may have been.
             ReceiptError: the receipt is missing, or not for this exchange. There is no result.
             EngineError: the engine failed, or the answer does not fit the model.
             ConflictError: `retry_may_charge`; the outcome is unknown and another instance answers now.

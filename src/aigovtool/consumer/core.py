@@ -30,10 +30,12 @@ from aigovtool.errors import (
     DeadlineError,
     EvidenceError,
     FaultError,
+    IdentityError,
     InputError,
     InvalidValueError,
     NoBudgetError,
     ReattestRequiredError,
+    RefusalError,
 )
 from aigovtool.ids import REQUEST_KEY_PATTERN, InstanceId, ModelId, RequestKey, digest_of, parse_name
 from aigovtool.ledger.receipt import Receipt
@@ -55,7 +57,8 @@ LAST_LOOK_S: Final = 15.0
 #: Why there is no answer, and nobody to say what became of the request.
 _NO_ANSWER: Final = frozenset(
     {"answer_timeout", "connect", "connect_timeout", "connection_lost", "deadline", "hung_up", NO_PROBLEM}
-    | {"altered_answer", "answered_between", "other_body_key"}
+    # And what whoever ends TLS can bring about, after it has passed the request on.
+    | {"altered_answer", "answered_between", "other_body_key", "sealed_at_another_time", "sealed_twice"}
 )
 _REQUEST_KEY_RE: Final = re.compile(REQUEST_KEY_PATTERN)
 
@@ -122,9 +125,14 @@ class ConsumerCore:
         try:
             return (yield from self._infer(model, inputs, key, outputs=outputs, wait=wait, deadline_s=deadline_s))
         except AIGovToolError as error:
-            if error.reason in _NO_ANSWER and self._outcomes.is_unknown(key):
-                error.fix = repeat_advice(error.fix, f"request_id {key}")
+            if self._outcomes.is_unknown(key):
+                self._tell_how_to_repeat(error, key)
             raise
+
+    def _tell_how_to_repeat(self, error: AIGovToolError, key: RequestKey) -> None:
+        """Say of what may have been charged how it is not charged again; a refusal may be that of another try."""
+        if error.reason in _NO_ANSWER or isinstance(error, RefusalError):
+            error.fix = repeat_advice(error.fix, f"request_id {key}")
 
     def _infer(
         self,
@@ -266,7 +274,10 @@ class ConsumerCore:
         session, reply = yield from self._link.send(letter, deadline)
         if reply.status != 200:
             error = self._explained(error_of(reply, ENCLAVE))
-            tries.refused(error)
+            # Whoever ends TLS may have passed the same request on before. Who asks, and when, is judged before it is
+            # found out that it was taken then: such a refusal says nothing of what became of it.
+            if session.certificate is not None or not isinstance(error, IdentityError):
+                tries.refused(error)
             raise error
         return session, reply
 

@@ -210,7 +210,8 @@ class Failure:
                 return UnreachableError(
                     f"whoever ends TLS before {who} answers itself: {self.detail}",
                     reason="answered_between",
-                    fix="ask whoever runs the load balancer; it must pass POST requests of 64 MiB on as they are",
+                    fix="ask whoever runs the load balancer; it must demand no client certificate, and pass POST "
+                    "requests of up to 66 MiB on as they are",
                 )
 
 

@@ -20,6 +20,7 @@ import httptools
 from aigovtool.consumer.exchange import FailureKind
 from aigovtool.consumer.http import CONNECT_TIMEOUT_S, POOL_LIMITS, detail_of, socket_options, tls_failure
 from aigovtool.errors import InvalidValueError
+from aigovtool.transport.pieces import Pieces
 
 #: Of all header fields of one answer; that of a receipt is the largest.
 MAX_HEAD_BYTES: Final = 256 << 10
@@ -57,7 +58,7 @@ class _Line(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser | None = None
         self._answer: asyncio.Future[Answer] | None = None
         self._headers: dict[str, str] = {}
-        self._pieces: list[bytes] = []
+        self._pieces = Pieces()
         self._size = self._head_size = self._status = self._max_bytes = 0
         self._certificate: bytes | None = None
         self._complete = False
@@ -75,7 +76,7 @@ class _Line(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         answer: asyncio.Future[Answer] = self._loop.create_future()
         self._answer = answer
-        self._headers, self._pieces = {}, []
+        self._headers, self._pieces = {}, Pieces()
         self._size = self._head_size = self._status = 0
         self._max_bytes = max_bytes
         if len(body) <= _TOGETHER_BYTES:
@@ -156,7 +157,7 @@ class _Line(asyncio.Protocol):
         if self._size > self._max_bytes:
             self._fail(LineError(FailureKind.TOO_LARGE))
         else:
-            self._pieces.append(piece)
+            self._pieces.add(piece)
 
     def on_message_begin(self) -> None:
         """An answer begins; a second one was not asked for."""
@@ -171,9 +172,12 @@ class _Line(asyncio.Protocol):
         self._complete = True
         keep = self._parser is not None and self._parser.should_keep_alive()
         if self._answer is not None and not self._answer.done():
-            self._answer.set_result(Answer(self._status, self._headers, b"".join(self._pieces), self._certificate))
+            self._answer.set_result(Answer(self._status, self._headers, self._pieces.joined(), self._certificate))
             self.is_free = keep and self._transport is not None and not self._transport.is_closing()
-        self._headers, self._pieces = {}, []  # a second answer, which nobody asked for, changes nothing of the first
+        self._headers, self._pieces = (
+            {},
+            Pieces(),
+        )  # a second answer, which nobody asked for, changes nothing of the first
 
     def _fail(self, error: LineError) -> None:
         if self._answer is not None and not self._answer.done():

@@ -45,7 +45,7 @@ class Sealing:
         """Ask for evidence, and for the body key, with a signed challenge."""
         stated = StatedChallenge(consumer=self._credential.consumer, nonce=nonce, at_ms=self._clock.now_ms())
         challenge = seal(sealed.CHALLENGE, stated, self._credential.key)
-        return exchange(
+        reply = yield from exchange(
             Call(
                 channel=SEALED_CHANNEL,
                 method="POST",
@@ -56,6 +56,7 @@ class Sealing:
                 timeout_s=timeout_s,
             )
         )
+        return _unproven(reply) if isinstance(reply, Failure) else reply
 
     def exchange(self, call: Call, session: Session) -> Flow[Reply | Failure]:
         """Make `call` sealed to the enclave of `session`, and return its answer as if nobody stood between."""
@@ -74,7 +75,7 @@ class Sealing:
             )
         )
         if isinstance(reply, Failure):
-            return reply
+            return _unproven(reply)
         if reply.status != 200 or reply.headers.get("content-type") != sealed.MEDIA_TYPE:
             return _between(reply)
         return _opened(reply, secret, digest, call.max_bytes)
@@ -93,6 +94,13 @@ class Sealing:
         body_key = session.require_body_key()
         with Secret(encode(SealedHead(credential=self._credential.chain[0], request=signed))) as head:
             return wrap(head, body_key, sealed.request_info(session.instance, body_key))
+
+
+def _unproven(failure: Failure) -> Failure:
+    """Return a failure as whoever ends TLS can bring it about: it may have read, and passed on, before its alert."""
+    if failure.kind is FailureKind.CREDENTIAL_REFUSED:
+        return Failure(FailureKind.BETWEEN, "it demands a client certificate, and who seals shows none in TLS")
+    return failure
 
 
 def _between(reply: Reply) -> Failure:

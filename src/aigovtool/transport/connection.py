@@ -10,7 +10,7 @@ Who shows no certificate is a stranger, until a handler has verified its signatu
 
 import ipaddress
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum, IntEnum, auto
 from itertools import count
 from typing import Final, Protocol, cast, final
@@ -172,6 +172,9 @@ class Tally:
     most the oldest that is silent, else the oldest that does not read. So those who hold credentials, revoked ones
     among them, do not shut out an operator, however they work together.
 
+    So it is for a stranger among those who have signed, where all places without a certificate are taken: who signs may
+    have hundreds of connections that say nothing, and whoever is to sign next comes as a stranger.
+
     Strangers have a part: each address a share of it. Where there is none left for a stranger it gets the place of
     another one: of its own address if that has its share, else of the one with the most; there of the oldest that is
     silent, else of the oldest that does not read. One that is worked on keeps its place, and so does an address that
@@ -200,9 +203,10 @@ class Tally:
         self._most_told: Final = told
         self._notices: Final = notices
         self._counts: Final[Counter[str]] = Counter()
-        #: Whose the connections are of those who have proven who they are; and of which address, if by a certificate.
+        #: Whose the connections are of those who have proven who they are; and of which address, by how they have.
         self._proven: Final[dict[Guest, str]] = {}
         self._certified: Final[dict[Guest, str]] = {}
+        self._signed: Final[dict[Guest, str]] = {}
         #: Those of each address, the oldest first; and where each of them is found.
         self._strangers: Final[dict[str, dict[Guest, None]]] = {}
         self._network: Final[dict[Guest, str]] = {}
@@ -226,7 +230,9 @@ class Tally:
             return False  # it has lost its place meanwhile
         known = self._proven.get(guest)
         if known != signer and self._counts[signer] < self._most:
+            network = self._network.get(guest) or self._signed[guest]
             self._forget(guest)
+            self._signed[guest] = network
             self._counts[signer] += 1
             self._proven[guest] = signer
         return guest in self._proven
@@ -247,10 +253,10 @@ class Tally:
         if self._counts[client] >= self._most:
             return Verdict.GREEDY
         if len(self._certified) >= self._most_of_a_kind:
-            if not self._end_greedy(over=self._counts[client] + 1):
+            if not self._end_greedy(self._certified, over=self._counts[client] + 1):
                 return Verdict.FULL
         elif self._taken >= self._in_all and not (
-            self._end_one(self._by_greed(over=0)) or self._end_greedy(over=self._counts[client] + 1)
+            self._end_one(self._by_greed(over=0)) or self._end_greedy(self._certified, over=self._counts[client] + 1)
         ):
             return Verdict.FULL
         self._counts[client] += 1
@@ -258,17 +264,17 @@ class Tally:
         self._certified[guest] = network
         return Verdict.WELCOME
 
-    def _end_greedy(self, *, over: int) -> bool:
-        """End a connection of the client with the most, if it has more than so many, that nobody works on."""
+    def _end_greedy(self, proven: Mapping[Guest, str], *, over: int) -> bool:
+        """End a connection of the one with the most, if it has more than so many, that nobody works on."""
         held: dict[str, list[Guest]] = {}
-        for guest in self._certified:
+        for guest in proven:
             held.setdefault(self._proven[guest], []).append(guest)
         for guests in sorted(held.values(), key=len, reverse=True):
             if len(guests) <= over:
                 break
             least = _least(guests)
             if least is not None:
-                self._give_up(least, self._certified[least])
+                self._give_up(least, proven[least])
                 return True
         return False
 
@@ -281,7 +287,11 @@ class Tally:
             len(self._network) >= self._most_strangers
             or self._taken - len(self._certified) >= self._most_of_a_kind
             or self._taken >= self._in_all
-        ) and not self._end_one([*self._by_greed(over=own), *([network] if own else [])]):
+        ) and not (
+            self._end_one(self._by_greed(over=own))
+            or (len(self._network) < self._most_strangers and self._end_greedy(self._signed, over=own + 1))
+            or self._end_one([network] if own else [])
+        ):
             return Verdict.FULL
         self._strangers.setdefault(network, {})[guest] = None
         self._network[guest] = network
@@ -319,6 +329,7 @@ class Tally:
                 del self._strangers[network]
         if client is not None:
             self._certified.pop(guest, None)
+            self._signed.pop(guest, None)
             self._counts[client] -= 1
             if not self._counts[client]:
                 del self._counts[client]

@@ -219,3 +219,32 @@ def test_whom_an_enclave_never_answers_gets_no_evidence(here: Here) -> None:
     """What refuses consumers on connections of their own refuses a challenge."""
     here.refused = StoppedError("the custodian has stopped this consumer", reason="consumer_stopped")
     assert reason_of(lambda: here.callers().of_challenge(Party().challenge())) == "consumer_stopped"
+
+
+def test_a_challenge_is_taken_once(here: Here) -> None:
+    """Quotes are made for whom it names, and connections counted as its: repeated, it would use those up."""
+    party, callers = Party(), here.callers()
+    challenge = party.challenge()
+    callers.of_challenge(challenge)
+    assert reason_of(lambda: callers.of_challenge(challenge)) == "sealed_twice"
+    other_form = structs.replace(challenge, credential=party.certificate)
+    assert reason_of(lambda: callers.of_challenge(other_form)) == "sealed_twice"
+
+
+def test_whom_an_enclave_never_answers_has_no_share_of_the_memory(here: Here) -> None:
+    """Stopped consumers, and those of other borrowers, would leave those that are served too little of it."""
+    callers = here.callers()
+    for number, party in enumerate([Party("stopped"), Party("foreign")] * 100):
+        here.refused = StoppedError("the custodian has stopped this consumer", reason="consumer_stopped")
+        ask = lambda: callers.of_request(party.certificate, party.request(), bytes([number]) * 32)  # noqa: B023, E731
+        assert reason_of(ask) == "consumer_stopped"
+    assert len(callers._taken) == 0
+
+
+def test_what_was_taken_is_told_so_also_when_its_sender_is_not_answered_any_more(here: Here) -> None:
+    """Else whoever passes it on a second time, after a stop, would have it pass for one that was never run."""
+    party, callers = Party(), here.callers()
+    signed = party.request()
+    callers.of_request(party.certificate, signed, b"\x01" * 32)
+    here.refused = StoppedError("the custodian has stopped this consumer", reason="consumer_stopped")
+    assert reason_of(lambda: callers.of_request(party.certificate, signed, b"\x01" * 32)) == "sealed_twice"

@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from aigovtool.codec import decode
-from aigovtool.crypto.frames import SALT_BYTES, FrameOpener, FrameSealer, sealed_size_bytes
+from aigovtool.crypto.frames import FRAME_BYTES, SALT_BYTES, FrameOpener, FrameSealer, sealed_size_bytes
 from aigovtool.enclave.gateway.sealed_callers import SealedCallers
 from aigovtool.enclave.instance_run import InstanceRun
 from aigovtool.errors import AIGovToolError, ConflictError, DeadlineError, MalformedError, SignatureInvalidError
@@ -37,8 +37,8 @@ from aigovtool.transport.problem import problem
 from aigovtool.transport.routes import Call, check_content_type
 
 _HEAD_BYTES: Final = sealed.HEAD_LENGTH_BYTES + sealed.MAX_HEAD_BYTES
-#: A head, and the frames of the largest body; those that are not full take more.
-MAX_SEALED_BYTES: Final = _HEAD_BYTES + sealed_size_bytes(MAX_INFER_BODY_BYTES) + (1 << 20)
+#: A head, and the frames of the largest body.
+MAX_SEALED_BYTES: Final = _HEAD_BYTES + sealed_size_bytes(MAX_INFER_BODY_BYTES)
 
 
 class SealedRoutes:
@@ -135,11 +135,14 @@ class _Body:
         """Yield each frame's text.
 
         Raises:
-            MalformedError: a frame is missing (`cut_off`), or there is more or less than was said (`sealed_length`).
+            MalformedError: a frame is missing (`cut_off`), or there is more or less than was said (`sealed_length`),
+                or one that is not the last is not full (`frame_size`): each costs its time, however little is in it.
             SignatureInvalidError: `wrong_frame`.
         """
         async for piece in self._sealed():
             for text in self._opener.feed(piece):
+                if not self._opener.is_complete and len(text) != FRAME_BYTES:
+                    raise MalformedError("a frame that is not the last is full", reason="frame_size")
                 self._left -= len(text)
                 if self._left < 0 or (self._opener.is_complete and self._left):
                     raise MalformedError("the body is not as long as its head says", reason="sealed_length")

@@ -2,7 +2,8 @@
 
 What OpenSSL checks of a client's certificate in a handshake is checked here: that an authority of the custodian's key
 set issued it, that it is for client authentication (`crypto.identity`), that its key is held, and, against the
-custodian's time, that it is valid. A signature proves it for one request only, so each is taken once, and soon.
+custodian's time, that it is valid. A signature proves it for one request only, so each is taken once, and soon; that
+it was taken is found before anything is refused which the one that was taken may have been spared.
 """
 
 from collections import OrderedDict
@@ -39,9 +40,10 @@ class SealedCallers:
         self._authorities: tuple[bytes, ...] = ()
 
     def of_challenge(self, asked: SealedChallenge) -> StatedChallenge:
-        """Return a challenge that a consumer has signed.
+        """Return a challenge that a consumer has signed, which counts as taken from now on.
 
-        It may come twice: all that whoever repeats it gets is evidence for a nonce that is not its own.
+        Whoever repeats it would have quotes made in this consumer's place, who then is refused them, and connections
+        counted as this consumer's.
 
         Raises:
             AIGovToolError: as `of_request`.
@@ -51,7 +53,7 @@ class SealedCallers:
         if stated.consumer != identity.name:
             raise ForbiddenError("the challenge is in another consumer's name", reason="wrong_consumer")
         self._require_recent(stated.at_ms)
-        self._authorize(identity)
+        self._take(identity, sha256(asked.challenge.payload).digest())
         return stated
 
     def of_request(self, credential: bytes, request: Envelope, head_digest: bytes) -> Identity:
@@ -70,7 +72,7 @@ class SealedCallers:
         if asked.instance != self._instance.instance:
             raise ConflictError("the request is for another instance", reason="sealed_for_another")
         self._require_recent(asked.at_ms)
-        self._take(ConsumerId(identity.name), head_digest)
+        self._take(identity, head_digest)
         return identity
 
     def _identity_of(self, credential: bytes) -> Identity:
@@ -98,14 +100,22 @@ class SealedCallers:
             raise UnauthenticatedError(
                 "this was signed at another time than it is at the custodian",
                 reason="sealed_at_another_time",
-                fix=f"set the clock of the consumer's machine: it may be {sealed.MAX_AGE_MS // 1000} s wrong at most",
+                fix=f"set the clock of the consumer's machine: it may be {sealed.MAX_AGE_MS // 1000} s wrong at most; "
+                "if it is right, whoever ends TLS passes on late what it is sent",
             )
 
-    def _take(self, consumer: ConsumerId, head_digest: bytes) -> None:
-        now_ms, key = self._instance.clock.now_ms(), RequestKey(head_digest.hex())
+    def _take(self, identity: Identity, digest: bytes) -> None:
+        consumer, key = ConsumerId(identity.name), RequestKey(digest.hex())
+        now_ms = self._instance.clock.now_ms()
         self._taken.expire(now_ms)
         if self._taken.has(consumer, key):
-            raise ConflictError("this sealed request was taken before", reason="sealed_twice")
+            raise ConflictError(
+                "this sealed request, or challenge, was taken before",
+                reason="sealed_twice",
+                fix="try again; if it lasts, whoever ends TLS passes on twice what it is sent once",
+            )
+        # Whom this enclave never answers has no share of the memory.
+        self._authorize(identity)
         most = limits.REQUEST_IDS_OF_ANYBODY if len(self._taken) >= self._most else self._most // 2
         if self._taken.of(consumer) >= most:
             raise OverloadedError("too many sealed requests", reason="sealed_requests", retry_after_s=60)
