@@ -78,6 +78,7 @@ def its_own_key(session: SessionEvidence, key: SigningKey) -> SessionEvidence:
         instance=session.claims.instance,
         nonce=session.claims.nonce,
         body_key=WrapKey.generate().public,
+        key_set=digest_of(encode(session.key_set)),
         models=session.models,
         warning=session.warning,
     )

@@ -7,18 +7,20 @@ from typing import Any, cast
 import pytest
 from msgspec import UNSET
 
+from aigovtool.codec import encode
 from aigovtool.crypto.frames import FrameOpener, FrameSealer
 from aigovtool.crypto.sign import SigningKey, seal
 from aigovtool.errors import EvidenceError
 from aigovtool.ids import InstanceId, ModelId, Nonce, digest_of
 from aigovtool.protocol import sealed
-from aigovtool.protocol.sealed import SealedStatus, Statement, require_stated, status_prefix
+from aigovtool.protocol.sealed import Field, SealedStatus, Statement, require_stated, status_prefix
 from aigovtool.protocol.session import ServedModel, SessionEvidence
 
 SPECIFICATION = (Path(__file__).parents[2] / "docs" / "spec" / "sealed.md").read_text(encoding="utf-8")
 SECRET, SALT, HEAD = bytes(range(32)), bytes(range(32, 64)), b"\xaa" * 32
 IDENTITY = SigningKey.generate()
 HERE, NONCE = InstanceId("11" * 32), Nonce("22" * 32)
+KEY_SET = seal("key-set.v1", Field(name="a", value="b"), IDENTITY)
 MODELS = [ServedModel(model=ModelId("digits"), manifest=digest_of(b"manifest"))]
 
 
@@ -60,11 +62,12 @@ def session(**changes: Any) -> SessionEvidence:
     """Return what an instance answers, with a statement of which something is changed."""
     key, kind, stated = changes.pop("key", IDENTITY), changes.pop("kind", sealed.STATEMENT), changes.pop("stated", True)
     said = {"instance": HERE, "nonce": NONCE, "body_key": bytes(range(32)), "models": MODELS, "warning": "careful"}
+    said["key_set"] = digest_of(encode(KEY_SET))
     statement = seal(kind, Statement(**(said | changes)), key)
     return SessionEvidence(
         evidence=cast("Any", None),
         claims=cast("Any", Claims()),
-        key_set=cast("Any", None),
+        key_set=KEY_SET,
         models=MODELS,
         warning="careful",
         statement=statement if stated else UNSET,
@@ -90,12 +93,13 @@ def test_what_an_instance_has_said_is_believed() -> None:
         {"key": SigningKey.generate()},
         {"instance": InstanceId("33" * 32)},
         {"nonce": Nonce("44" * 32)},
+        {"key_set": digest_of(b"another")},
         {"models": []},
         {"models": [*MODELS, *MODELS]},
         {"warning": None},
         {"warning": "all is well"},
     ],
-    ids=["none", "kind", "signer", "instance", "nonce", "no models", "models", "no warning", "warning"],
+    ids=["none", "kind", "signer", "instance", "nonce", "key set", "no models", "models", "no warning", "warning"],
 )
 def test_anything_else_is_not(changes: dict[str, Any]) -> None:
     """By somebody else, of another boot, for another challenge, or not what came beside it."""

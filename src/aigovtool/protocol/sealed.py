@@ -21,7 +21,7 @@ from aigovtool.codec import Message, encode, text_like
 from aigovtool.crypto.frames import SECRET_BYTES
 from aigovtool.crypto.sign import Envelope, VerifyKey, open_envelope
 from aigovtool.errors import EvidenceError, InputError, SignatureInvalidError
-from aigovtool.ids import ConsumerId, InstanceId, Millis, Nonce
+from aigovtool.ids import ConsumerId, Digest, InstanceId, Millis, Nonce, digest_of
 from aigovtool.limits import MAX_CERTIFICATE_BYTES, MAX_HEADERS, MAX_INFER_BODY_BYTES
 from aigovtool.protocol.session import ServedModel, SessionEvidence
 
@@ -57,12 +57,13 @@ _Certificate = Annotated[bytes, Meta(max_length=MAX_CERTIFICATE_BYTES)]
 class Statement(Message):
     """What an instance says in its own name where TLS does not: its key for requests (X25519, 32 bytes), its models.
 
-    `nonce` is that of the challenge; `models` and `warning` are those of the `SessionEvidence` beside it.
+    `nonce` is that of the challenge; the rest are those of the `SessionEvidence` beside it, of its key set the digest.
     """
 
     instance: InstanceId
     nonce: Nonce
     body_key: Annotated[bytes, Meta(min_length=32, max_length=32)]
+    key_set: Digest
     models: list[ServedModel]
     warning: str | None
 
@@ -134,8 +135,8 @@ def require_stated(session: SessionEvidence, identity: VerifyKey, nonce: Nonce) 
         stated = open_envelope(session.statement, STATEMENT, Statement, [identity])
     except (SignatureInvalidError, InputError):
         raise _not_stated("comes with a word of somebody else") from None
-    said = (stated.instance, stated.nonce, stated.models, stated.warning)
-    if said != (session.claims.instance, nonce, session.models, session.warning):
+    said = (stated.instance, stated.nonce, stated.key_set, stated.models, stated.warning)
+    if said != (session.claims.instance, nonce, digest_of(encode(session.key_set)), session.models, session.warning):
         raise _not_stated("is not what the instance has said")
     return stated.body_key
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from aigovtool import __version__
-from aigovtool.codec import Message, convert, text_like
+from aigovtool.codec import Message, convert, encode, text_like
 from aigovtool.crypto.identity import Identity
 from aigovtool.crypto.sign import seal
 from aigovtool.enclave.boot import ServedModel
@@ -22,7 +22,7 @@ from aigovtool.enclave.instance_run import InstanceRun
 from aigovtool.enclave.roster import error_of
 from aigovtool.enclave.session_quotes import SessionQuotes
 from aigovtool.errors import ForbiddenError, InvalidValueError, LeaseExpiredError, NotFoundError, StoppedError
-from aigovtool.ids import ConsumerId, ModelId, Nonce, RequestKey
+from aigovtool.ids import ConsumerId, ModelId, Nonce, RequestKey, digest_of
 from aigovtool.ledger.receipt import MAX_SALT_BYTES
 from aigovtool.limits import MAX_INFER_BODY_BYTES
 from aigovtool.package.manifest import TensorSpec
@@ -241,6 +241,7 @@ class _Served:
             instance=instance.instance,
             nonce=stated.nonce,
             body_key=instance.body_key.public,
+            key_set=digest_of(encode(session.key_set)),
             models=session.models,
             warning=session.warning,
         )
