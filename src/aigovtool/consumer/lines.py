@@ -174,10 +174,8 @@ class _Line(asyncio.Protocol):
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(Answer(self._status, self._headers, self._pieces.joined(), self._certificate))
             self.is_free = keep and self._transport is not None and not self._transport.is_closing()
-        self._headers, self._pieces = (
-            {},
-            Pieces(),
-        )  # a second answer, which nobody asked for, changes nothing of the first
+        # A second answer, which nobody asked for, changes nothing of the first.
+        self._headers, self._pieces = {}, Pieces()
 
     def _fail(self, error: LineError) -> None:
         if self._answer is not None and not self._answer.done():
