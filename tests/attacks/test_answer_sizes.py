@@ -3,6 +3,7 @@
 What is counted is what TLS sends, record headers and all, by a relay that cannot read it.
 """
 
+import itertools
 import socket
 import threading
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ LEAST = 1_024
 PADDED = AnswerTerms(pad_bytes=LEAST)
 #: The sizes that bodies of up to 16 KiB may have: 1, 2, 4, 8 and 16 KiB.
 SIZES = [LEAST << step for step in range(5)]
+#: A request id is another request's for ever: each of this module ends in a number of its own.
+NUMBERS = itertools.count()
 
 
 @dataclass
@@ -118,7 +121,7 @@ def heard(relay: Relay, connection: Connection, lent: Lender) -> list[tuple[int,
     found = []
     for body, headers, key in asked_for():
         before = relay.received
-        answer = lent.ask(connection, body, headers, None if key is None else f"{key}.{fresh_key()[:2]}")
+        answer = lent.ask(connection, body, headers, None if key is None else f"{key}.{next(NUMBERS):04}")
         assert answer.status == 200, answer.body
         found.append((relay.received - before, answer))
     return found
