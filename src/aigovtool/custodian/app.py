@@ -47,7 +47,7 @@ from aigovtool.errors import AIGovToolError, ConfigurationError, StorageError
 from aigovtool.ids import KeyId, OperatorId, digest_of, parse_name
 from aigovtool.ledger.entry import AppraisalPolicySet, Genesis, KeySetPublished, PartyAdded, PartyRole
 from aigovtool.protocol.party import ConsumerFile, CustodianAddress, OperatorFile, PartyFile, parse_url
-from aigovtool.transport import descriptors
+from aigovtool.transport import descriptors, heap
 from aigovtool.transport.server import HttpServer, bind
 
 _LOG = logging.getLogger(__name__)
@@ -326,6 +326,7 @@ async def _serve(
     ending = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ending.set)
+    heap.settle()
     await server.start()
     if ready is not None:
         ready("https://{}:{}".format(*server.address))

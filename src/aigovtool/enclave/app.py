@@ -42,7 +42,7 @@ from aigovtool.errors import (
 )
 from aigovtool.ids import ModelId, key_id_of
 from aigovtool.protocol.party import MAX_PARTY_FILE_BYTES, BorrowerFile
-from aigovtool.transport import descriptors
+from aigovtool.transport import descriptors, heap
 from aigovtool.transport.routes import application
 from aigovtool.transport.server import HttpServer, bind
 
@@ -318,5 +318,6 @@ class _Enclave:
 
     async def _announce(self, run: InstanceRun) -> None:
         await run.ready.wait()
+        heap.settle()
         if self._ready is not None and self._server is not None:
             self._ready("https://{}:{}".format(*self._server.address), run.instance)

@@ -41,6 +41,7 @@ from aigovtool.consumer.wiring import verifiers_for
 from aigovtool.crypto.keyfile import make_private_directory, read_secret_file, write_secret_file
 from aigovtool.crypto.secret import Secret
 from aigovtool.errors import AIGovToolError, AppraisalError, ConfigurationError, InputError
+from aigovtool.transport import heap
 from aigovtool.transport.bounds import HttpLimits
 from aigovtool.transport.routes import application
 from aigovtool.transport.server import HttpServer, bind
@@ -118,6 +119,7 @@ async def _serve(options: ConnectOptions, ready: Ready, beside: Beside | None) -
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ending.set)
     async with gateway(options) as running:
+        heap.settle()
         ready(running)
         if beside is None:
             await ending.wait()
