@@ -234,6 +234,8 @@ def _parse(data: bytes) -> object:
 
 
 def _check_depth(data: bytes) -> None:
+    if data.count(b"[") + data.count(b"{") <= MAX_JSON_DEPTH:  # those in strings too: it cannot be deeper than that
+        return
     depth = 0
     for token in _STRUCTURE_RE.finditer(data):
         first = data[token.start()]

@@ -20,6 +20,7 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
@@ -96,8 +97,11 @@ def split_note(note: str) -> tuple[str, list[NoteSignature]]:
     return text + "\n", signatures
 
 
+@lru_cache(maxsize=64)
 def parse_checkpoint(note: str) -> Checkpoint:
     """Return what a note says, *without* verifying any signature: to look whether it is worth verifying.
+
+    The last ones are remembered: all enclaves of a custodian show it the same few, each time twice.
 
     Raises:
         LogError: with reason `checkpoint` when it is malformed.

@@ -4,8 +4,9 @@ Source: docs/spec/package.md sections 4 and 5. Time, key and salt are arguments;
 
 Rules:
 
-1. Sealing holds two segments in memory, whatever the size of the model. It reads every file twice, because the manifest
-   stands before the ciphertext, and refuses when a file changed in between.
+1. Sealing holds three segments in memory, whatever the size of the model. It reads every file twice, because the
+   manifest stands before the ciphertext, and refuses when a file changed in between. Hashing runs in a thread of its
+   own, beside what is read, encrypted and written.
 2. Opening checks the sealer's signature and the length before it takes a key, and the key's commitment before it
    opens a segment. Plaintext goes only into memory of the caller, which is zeroed when anything fails.
 
@@ -23,9 +24,10 @@ with path.open("rb") as stream:
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
+from concurrent.futures.thread import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Self
 
 from aigovtool.crypto.aead import TAG_BYTES, FileOpener, FileSealer, check_key, key_commitment, segment_count
 from aigovtool.crypto.secret import ModelKey
@@ -95,7 +97,9 @@ def seal(
     if not 1 <= len(sources) <= MAX_PACKAGE_FILES:
         raise InvalidValueError(f"a package holds 1 to {MAX_PACKAGE_FILES} files", reason="file_count")
     meter = _Meter(progress, 2 * sum(seek(source.stream, 0, os.SEEK_END) for source in sources))
-    files, inspected = tuple(_hash(source, meter) for source in sources), inspect_onnx(sources[0].stream)
+    with _Hashing() as hashing:
+        files = tuple(_hash(source, hashing, meter) for source in sources)
+    inspected = inspect_onnx(sources[0].stream)
     check_external(inspected, [file.name for file in files], [file.size_bytes for file in files])
     manifest = Manifest(
         format_version=FORMAT_VERSION,
@@ -116,7 +120,9 @@ def seal(
     header = encode_header(envelope := sign_manifest(manifest, sealer))
     write_all(out, header)
     sealers = [FileSealer(model_key, salt, _context(envelope), index) for index in range(len(files))]
-    sealed = sum(_seal_file(*parts, out, meter) for parts in zip(sources, files, sealers, strict=True))
+    with _Hashing() as hashing:
+        parts = zip(sources, files, sealers, strict=True)
+        sealed = sum(_seal_file(*part, out, hashing=hashing, meter=meter) for part in parts)
     return SealedPackage(manifest, manifest_digest(envelope), len(header) + sealed)
 
 
@@ -252,37 +258,70 @@ def _context(envelope: Envelope) -> bytes:
     return sha256(envelope.payload).digest()
 
 
-def _hash(source: SourceFile, meter: _Meter) -> PackageFile:
-    digest = sha256()
+class _Hashing:
+    """Hashes one file after the other in a thread, one segment behind whoever reads them. To be used as a context."""
+
+    def __init__(self) -> None:
+        self._executor: Final = ThreadPoolExecutor(1, thread_name_prefix="hash")
+        self._buffers: Final = [memoryview(bytearray(SEGMENT_BYTES)) for _ in range(2)]
+        self._hashed: Future[None] | None = None
+        self._digest = sha256()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown()
+
+    def buffer(self) -> memoryview:
+        """Return where the next segment is read to: not where the last one is hashed."""
+        return self._buffers[0]
+
+    def take(self, plain: memoryview) -> None:
+        """Hash a segment, which lies in `buffer` and stays there until the next but one is read."""
+        if self._hashed is not None:
+            self._hashed.result()
+        self._hashed = self._executor.submit(self._digest.update, plain)
+        self._buffers.reverse()
+
+    def end(self) -> Digest:
+        """Return the digest of what was taken, and begin anew."""
+        if self._hashed is not None:
+            self._hashed.result()
+        digest, self._digest, self._hashed = self._digest, sha256(), None
+        return Digest("sha256:" + digest.hexdigest())
+
+
+def _hash(source: SourceFile, hashing: _Hashing, meter: _Meter) -> PackageFile:
     size = 0
-    buffer = memoryview(bytearray(SEGMENT_BYTES))
     seek(source.stream, 0)
-    while count := read_up_to(source.stream, buffer):
-        digest.update(buffer[:count])
+    while count := read_up_to(source.stream, buffer := hashing.buffer()):
+        hashing.take(buffer[:count])
         size += count
         if size > MAX_PACKAGE_BYTES:
             raise InvalidValueError(f"{source.name!r} is over {MAX_PACKAGE_BYTES} bytes", reason="package_too_large")
         meter.add(count)
-    return PackageFile(name=source.name, size_bytes=size, digest=Digest("sha256:" + digest.hexdigest()))
+    return PackageFile(name=source.name, size_bytes=size, digest=hashing.end())
 
 
-def _seal_file(source: SourceFile, file: PackageFile, sealer: FileSealer, out: BinaryIO, meter: _Meter) -> int:
+def _seal_file(
+    source: SourceFile, file: PackageFile, sealer: FileSealer, out: BinaryIO, *, hashing: _Hashing, meter: _Meter
+) -> int:
     """Seal one file that was hashed as `file`; return the number of bytes written."""
-    digest = sha256()
-    plain = memoryview(bytearray(SEGMENT_BYTES))
     sealed = memoryview(bytearray(SEGMENT_BYTES + TAG_BYTES))
     written = 0
     seek(source.stream, 0)
     last = segment_count(file.size_bytes) - 1
     for number in range(last + 1):
         size = min(SEGMENT_BYTES, file.size_bytes - number * SEGMENT_BYTES)
-        if read_up_to(source.stream, plain[:size]) != size:
+        plain = hashing.buffer()[:size]
+        if read_up_to(source.stream, plain) != size:
             raise _changed(source)
-        digest.update(plain[:size])
+        hashing.take(plain)
         # Before the last segment is written, so that what a changed file leaves behind never opens.
-        if number == last and (_goes_on(source) or "sha256:" + digest.hexdigest() != file.digest):
+        if number == last and (_goes_on(source) or hashing.end() != file.digest):
             raise _changed(source)
-        count = sealer.seal_into(plain[:size], sealed, last=number == last)
+        count = sealer.seal_into(plain, sealed, last=number == last)
         write_all(out, sealed[:count])
         written += count
         meter.add(size)

@@ -10,7 +10,7 @@ from aigovtool.enclave.engines.lanes import MIDDLE_MS, Lane
 from aigovtool.enclave.engines.process import EngineProcess, LoadedModel
 
 #: Steps that take longer than half a short try, and far less than a second.
-SOME_STEPS = 300_000
+SOME_STEPS = 100_000
 
 
 def learn(process: EngineProcess, model: LoadedModel, lane: Lane) -> None:

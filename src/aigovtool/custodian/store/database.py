@@ -277,8 +277,8 @@ def _attempt(transaction: Transaction, job: Job[object]) -> tuple[object, Except
     mark = transaction.mark()
     transaction.now_ms = None
     try:
-        with transaction.connection.begin_nested():
-            return job(transaction), None
+        result = job(transaction)
+        transaction.keep()
     except (IntegrityError, DataError) as error:
         # A wall of the schema held: the statement was refused, the server is sound.
         failure: Exception = StorageError("the ledger refused an impossible value", reason="constraint")
@@ -291,6 +291,8 @@ def _attempt(transaction: Transaction, job: Job[object]) -> tuple[object, Except
         _LOG.exception("ledger_job_failed")
         _let_go(error)
         failure = error
+    else:
+        return result, None
     transaction.back_to(mark)
     return None, failure
 

@@ -1,10 +1,12 @@
 """Registered models."""
 
+from functools import lru_cache
 from typing import Final
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import Select, bindparam, insert, select, update
 
 from aigovtool.codec import encode
+from aigovtool.custodian.store import name_lists
 from aigovtool.custodian.store.bodies import decoded
 from aigovtool.custodian.store.records import Model
 from aigovtool.custodian.store.schema import models
@@ -13,7 +15,6 @@ from aigovtool.errors import ConflictError, NotFoundError
 from aigovtool.ids import Digest, ModelId
 
 _FIND: Final = select(models.c.body).where(models.c.model == bindparam("wanted"))
-_AMONG: Final = select(models.c.body).where(models.c.model.in_(bindparam("names", expanding=True)))
 
 
 def add(transaction: Transaction, model: Model) -> None:
@@ -37,7 +38,13 @@ def among(transaction: Transaction, names: list[ModelId]) -> list[Model]:
     """Return those of `names` that were ever registered."""
     if not names:
         return []
-    return [decoded(body, Model) for body in transaction.execute(_AMONG, {"names": names}).scalars()]
+    found = transaction.execute(_among(len(names)), name_lists.names("name", names))
+    return [decoded(body, Model) for body in found.scalars()]
+
+
+@lru_cache
+def _among(count: int) -> Select[tuple[bytes]]:
+    return select(models.c.body).where(name_lists.is_one_of(models.c.model, "name", count))
 
 
 def require(transaction: Transaction, model: ModelId) -> Model:

@@ -90,7 +90,7 @@ class Sqlite:
 
     def begin(self, connection: Connection) -> Transaction:
         """Begin; the file is ours alone, so the head needs no further lock."""
-        connection.execute(text("BEGIN IMMEDIATE"))
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
         transaction = Transaction(connection)
         transaction.load_head(lock=False)
         return transaction

@@ -1,10 +1,11 @@
 """Stops in force, and the stop state that they mean for one instance."""
 
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, bindparam, func, or_, select, union_all, update
+from sqlalchemy import ColumnElement, CompoundSelect, and_, bindparam, func, or_, select, union_all, update
 
-from aigovtool.custodian.store import facts, parties
+from aigovtool.custodian.store import facts, name_lists, parties
 from aigovtool.custodian.store.records import Instance, Party
 from aigovtool.custodian.store.schema import ACTIVE, stops
 from aigovtool.custodian.store.transaction import Transaction
@@ -21,14 +22,6 @@ def _aimed(target: StopTarget, condition: ColumnElement[bool]) -> ColumnElement[
     return and_(stops.c.target == target.value, condition)
 
 
-_WIDE: Final = select(stops).where(
-    or_(
-        stops.c.target == StopTarget.ALL.value,
-        _aimed(StopTarget.MODEL, stops.c.value.in_(bindparam("models", expanding=True))),
-        _aimed(StopTarget.BORROWER, stops.c.value == bindparam("of_borrower")),
-        _aimed(StopTarget.ENCLAVE, stops.c.value == bindparam("of_instance")),
-    )
-)
 # A consumer's stop alone names a borrower. Of a borrower's revoked consumers, thousands in time, are read those whose
 # credentials have not ended, and the newest of all.
 _OF_CONSUMERS: Final = select(stops).where(stops.c.borrower == bindparam("of_borrower"))
@@ -43,7 +36,20 @@ _NEWEST: Final = _OF_CONSUMERS.order_by(stops.c.epoch.desc()).limit(1).subquery(
 _RENEW_WIDE: Final = (
     update(stops).where(ACTIVE, stops.c.target != StopTarget.CONSUMER.value).values(epoch=bindparam("new_epoch"))
 )
-_CONCERNING: Final = union_all(_WIDE, _LISTED, select(_NEWEST))
+
+
+@lru_cache
+def _concerning(models: int) -> CompoundSelect[Any]:
+    """Return the statement that finds what concerns an instance of so many models."""
+    wide = select(stops).where(
+        or_(
+            stops.c.target == StopTarget.ALL.value,
+            _aimed(StopTarget.MODEL, name_lists.is_one_of(stops.c.value, "model", models)),
+            _aimed(StopTarget.BORROWER, stops.c.value == bindparam("of_borrower")),
+            _aimed(StopTarget.ENCLAVE, stops.c.value == bindparam("of_instance")),
+        )
+    )
+    return union_all(wide, _LISTED, select(_NEWEST))
 
 
 def put(transaction: Transaction, target: StopTarget, value: str, epoch: int, *, active: bool) -> None:
@@ -105,7 +111,7 @@ def state_for(transaction: Transaction, instance: Instance) -> StopState:
     credential ends: after that nobody can present it. It counts towards the scope epoch for ever, which never falls.
     """
     now_ms = transaction.head.clock_ms
-    read = transaction.execute(_CONCERNING, {**_places(instance), "now_ms": now_ms})
+    read = transaction.execute(_concerning(len(instance.models)), {**_places(instance), "now_ms": now_ms})
     found = sorted({(stop.target, stop.value): stop for stop in read}.values(), key=lambda stop: stop[:2])
     return StopState(
         instance=instance.instance,
@@ -120,4 +126,5 @@ def state_for(transaction: Transaction, instance: Instance) -> StopState:
 
 
 def _places(instance: Instance) -> dict[str, object]:
-    return {"models": instance.models, "of_borrower": instance.borrower, "of_instance": instance.instance}
+    models = name_lists.names("model", instance.models)
+    return {**models, "of_borrower": instance.borrower, "of_instance": instance.instance}

@@ -3,7 +3,7 @@
 Beside the connection it holds the ledger's *head*: generation, epoch, clock and the frontier of the audit log.
 The head is read once when the transaction begins and written once before it commits, however many jobs share it;
 in between it lives here. Log entries are gathered and inserted together. A job that fails leaves no trace in
-either: `mark` and `back_to` do for the head what a savepoint does for the tables.
+either: beside the savepoint for the tables, `mark` and `back_to` have a point to go back to for the head.
 """
 
 from collections.abc import Callable, Mapping
@@ -147,11 +147,19 @@ class Transaction:
         self.head = self.stored = decode(found.body, Head)
 
     def mark(self) -> Mark:
-        """Return the point to which `back_to` goes."""
+        """Set the point to which `back_to` goes, and return it; until that or `keep`, no other one can be set."""
+        # As a string: SQLAlchemy's own savepoints have a name each, and so are compiled each time.
+        self.connection.exec_driver_sql("SAVEPOINT job")
         return Mark(self.head, self.stored, tuple(self.lines), tuple(self.nodes), tuple(self.notices))
 
+    def keep(self) -> None:
+        """Keep what was done since the mark, which is gone then."""
+        self.connection.exec_driver_sql("RELEASE SAVEPOINT job")
+
     def back_to(self, mark: Mark) -> None:
-        """Forget what a failed job did to the head and the log."""
+        """Undo what a failed job did to the tables, the head and the log. The mark is gone then."""
+        self.connection.exec_driver_sql("ROLLBACK TO SAVEPOINT job")
+        self.keep()
         self.head, self.stored = mark.head, mark.stored
         self.lines[:], self.nodes[:], self.notices[:] = mark.lines, mark.nodes, mark.notices
 
