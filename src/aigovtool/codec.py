@@ -219,13 +219,7 @@ def _parse(data: bytes) -> object:
     except UnicodeDecodeError as error:
         raise MalformedError(f"not UTF-8 at byte {error.start}", reason="not_utf8") from None
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_unique_keys,
-            parse_constant=_refuse_constant,
-            parse_int=_bounded_int,
-            parse_float=_finite_float,
-        )
+        value = _JSON.decode(text)
     except json.JSONDecodeError as error:
         raise MalformedError(f"not JSON: {error.msg} at character {error.pos}", reason="not_json") from None
     if r"\u" in text:
@@ -270,6 +264,15 @@ def _finite_float(digits: str) -> float:
     if value in (float("inf"), float("-inf")):
         raise MalformedError("a number overflows to infinity", reason="not_finite")
     return value
+
+
+#: Made once: `json.loads` with hooks makes one for each text.
+_JSON: Final = json.JSONDecoder(
+    object_pairs_hook=_unique_keys,
+    parse_constant=_refuse_constant,
+    parse_int=_bounded_int,
+    parse_float=_finite_float,
+)
 
 
 def _refuse_surrogates(value: object) -> None:

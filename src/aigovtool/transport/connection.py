@@ -95,8 +95,11 @@ class Connection:
     @property
     def sharer(self) -> str:
         """Whose share of what all callers have together it takes: its client's, its signer's, or its address's."""
-        address = "" if self.peer is None else network_of(self.peer[0])
-        return self.client or (address if self._signer is None else f"signer:{self._signer}")
+        if self.client:
+            return self.client
+        if self._signer is not None:
+            return f"signer:{self._signer}"
+        return "" if self.peer is None else network_of(self.peer[0])
 
     def prove(self, signer: str) -> None:
         """Take note that `signer` (a key id) has signed what came on this connection, as a handler has verified.

@@ -169,18 +169,32 @@ def application(
         if route.method in methods:
             raise ValueError(f"{route.method} {route.path} is in the table twice")
         methods[route.method] = route
-    # A literal path is found before a template that would match it too.
-    paths = sorted(table, key=lambda path: (len(path_names(path)), path))
     parser = Parser()
-    endpoints = [
-        StarletteRoute(
-            path,
-            _Endpoint(table[path], clock_ms, authorize, refused, bodies=bodies, parser=parser),
-            include_in_schema=False,
-        )
-        for path in paths
-    ]
-    return Router(endpoints, redirect_slashes=False, default=_not_found)
+    return _Paths(
+        {
+            path: _Endpoint(methods, clock_ms, authorize, refused, bodies=bodies, parser=parser)
+            for path, methods in table.items()
+        }
+    )
+
+
+class _Paths(Router):
+    """Finds what serves a path: a literal one at once, and before a template that would match it too."""
+
+    def __init__(self, endpoints: dict[str, "_Endpoint"]) -> None:
+        self._literal: Final = {path: one for path, one in endpoints.items() if not path_names(path)}
+        templates = sorted(endpoints.keys() - self._literal.keys(), key=lambda path: (len(path_names(path)), path))
+        routes = [StarletteRoute(path, endpoints[path], include_in_schema=False) for path in templates]
+        super().__init__(routes, redirect_slashes=False, default=_not_found)
+
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See `Router`."""
+        literal = self._literal.get(scope["path"])
+        if literal is None:
+            await super().app(scope, receive, send)
+        else:
+            scope["path_params"] = {}
+            await literal(scope, receive, send)
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:

@@ -51,7 +51,7 @@ def find(transaction: Transaction, lease_id: LeaseId) -> Lease | None:
 def overdue(transaction: Transaction, now_ms: int, limit: int) -> list[Lease]:
     """Return up to `limit` pending leases whose holder is too late to close them."""
     found = transaction.execute(_OVERDUE, {"now_ms": now_ms, "at_most": limit})
-    return [decoded(body, Lease) for body in found.scalars()]
+    return [decoded(body, Lease) for (body,) in found]  # `scalars` takes as long as the statement
 
 
 def expired_of(transaction: Transaction, instance: InstanceId) -> list[Lease]:

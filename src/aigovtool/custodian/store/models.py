@@ -39,7 +39,7 @@ def among(transaction: Transaction, names: list[ModelId]) -> list[Model]:
     if not names:
         return []
     found = transaction.execute(_among(len(names)), name_lists.names("name", names))
-    return [decoded(body, Model) for body in found.scalars()]
+    return [decoded(body, Model) for (body,) in found]  # `scalars` takes as long as the statement
 
 
 @lru_cache

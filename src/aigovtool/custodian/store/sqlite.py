@@ -60,6 +60,8 @@ class Sqlite:
         self.engine: Engine = create_engine(f"sqlite:///{path}", poolclass=StaticPool, connect_args=_CONNECT)
         self._path: Final = path
         self._create: Final = create
+        #: The transaction that was begun last since the file was opened.
+        self._last: Transaction | None = None
         event.listen(self.engine, "connect", _configure)
 
     def connect(self) -> Connection:
@@ -76,6 +78,7 @@ class Sqlite:
                 create_schema(connection)
             require_schema(connection)
             connection.commit()
+            self._last = None
         except ConfigurationError:
             self.engine.dispose()
             raise
@@ -92,7 +95,12 @@ class Sqlite:
         """Begin; the file is ours alone, so the head needs no further lock."""
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         transaction = Transaction(connection)
-        transaction.load_head(lock=False)
+        # Nobody else writes, and after a transaction that was not committed none begins: the head is what it was left.
+        if self._last is None:
+            transaction.load_head(lock=False)
+        else:
+            transaction.head = transaction.stored = self._last.stored
+        self._last = transaction
         return transaction
 
     def copy(self, connection: Connection, between: Callable[[], None]) -> BinaryIO:
