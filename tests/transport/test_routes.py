@@ -17,6 +17,18 @@ from aigovtool.transport.server import HttpServer, bind_loopback
 JSON = "Content-Type: application/json"
 
 
+class OneName(Message):
+    """What `/a/{second}` names."""
+
+    second: str
+
+
+class TwoNames(OneName):
+    """What `/{first}/{second}` names."""
+
+    first: str
+
+
 @pytest.fixture
 def context(world: World) -> ssl.SSLContext:
     return world.client()
@@ -30,6 +42,33 @@ async def test_what_is_not_in_the_table_does_not_exist(path: str, server: HttpSe
     answer = await ask(server, context, path)
     assert answer.status == 404
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [("/a/b", "literal"), ("/a/c", "one"), ("/x/b", "two")],
+)
+async def test_what_says_most_of_a_path_is_found_first(path: str, found: str, world: World) -> None:
+    """A literal path before a template that would match it, and of templates that with fewer names."""
+
+    def route(path: str, said: str, names: type[Message] | None) -> Route:
+        async def handler(_: Call) -> Reply:
+            return Reply(text=said)
+
+        who = (Caller.ANYONE,)
+        return Route(method="GET", path=path, handler=handler, who=who, summary=said, answer=Reply, path_type=names)
+
+    table = [
+        route("/{first}/{second}", "two", TwoNames),
+        route("/a/{second}", "one", OneName),
+        route("/a/b", "literal", None),
+    ]
+    with bind_loopback() as listener:
+        app = application(table, clock_ms=lambda: world.now_ms)
+        async with HttpServer(app, listener, world.tls, SMALL) as server:
+            answer = await ask(server, world.client(), path)
+    assert answer.status == 200
+    assert f'"{found}"'.encode() in answer.body
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "OPTIONS"])
