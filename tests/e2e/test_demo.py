@@ -46,7 +46,9 @@ def test_a_demo_that_stays_can_be_asked_as_it_says(tmp_path: Path) -> None:
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
     try:
-        wait_for(lambda: b"Ctrl-C" in (tmp_path / "told").read_bytes() or playing.poll() is not None, "it stays", 300)
+        wait_for(
+            lambda: b"Ctrl-C ends" in (tmp_path / "told").read_bytes() or playing.poll() is not None, "it stays", 300
+        )
         assert playing.poll() is None, (tmp_path / "told").read_text()
         lines = [line.split() for line in (tmp_path / "told").read_text().splitlines()]
         connect = next(words[words.index("connect") :] for words in lines if "connect" in words and "--home" in words)

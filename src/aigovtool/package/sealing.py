@@ -97,9 +97,7 @@ def seal(
     if not 1 <= len(sources) <= MAX_PACKAGE_FILES:
         raise InvalidValueError(f"a package holds 1 to {MAX_PACKAGE_FILES} files", reason="file_count")
     meter = _Meter(progress, 2 * sum(seek(source.stream, 0, os.SEEK_END) for source in sources))
-    with _Hashing() as hashing:
-        files = tuple(_hash(source, hashing, meter) for source in sources)
-    inspected = inspect_onnx(sources[0].stream)
+    files, inspected = tuple(_hash(source, meter) for source in sources), inspect_onnx(sources[0].stream)
     check_external(inspected, [file.name for file in files], [file.size_bytes for file in files])
     manifest = Manifest(
         format_version=FORMAT_VERSION,
@@ -120,9 +118,7 @@ def seal(
     header = encode_header(envelope := sign_manifest(manifest, sealer))
     write_all(out, header)
     sealers = [FileSealer(model_key, salt, _context(envelope), index) for index in range(len(files))]
-    with _Hashing() as hashing:
-        parts = zip(sources, files, sealers, strict=True)
-        sealed = sum(_seal_file(*part, out, hashing=hashing, meter=meter) for part in parts)
+    sealed = sum(_seal_file(*parts, out, meter) for parts in zip(sources, files, sealers, strict=True))
     return SealedPackage(manifest, manifest_digest(envelope), len(header) + sealed)
 
 
@@ -259,13 +255,13 @@ def _context(envelope: Envelope) -> bytes:
 
 
 class _Hashing:
-    """Hashes one file after the other in a thread, one segment behind whoever reads them. To be used as a context."""
+    """Hashes a file in a thread, one segment behind whoever reads it. To be used as a context."""
 
     def __init__(self) -> None:
         self._executor: Final = ThreadPoolExecutor(1, thread_name_prefix="hash")
         self._buffers: Final = [memoryview(bytearray(SEGMENT_BYTES)) for _ in range(2)]
         self._hashed: Future[None] | None = None
-        self._digest = sha256()
+        self._digest: Final = sha256()
 
     def __enter__(self) -> Self:
         return self
@@ -285,46 +281,46 @@ class _Hashing:
         self._buffers.reverse()
 
     def end(self) -> Digest:
-        """Return the digest of what was taken, and begin anew."""
+        """Return the digest of what was taken."""
         if self._hashed is not None:
             self._hashed.result()
-        digest, self._digest, self._hashed = self._digest, sha256(), None
-        return Digest("sha256:" + digest.hexdigest())
+        return Digest("sha256:" + self._digest.hexdigest())
 
 
-def _hash(source: SourceFile, hashing: _Hashing, meter: _Meter) -> PackageFile:
+def _hash(source: SourceFile, meter: _Meter) -> PackageFile:
     size = 0
     seek(source.stream, 0)
-    while count := read_up_to(source.stream, buffer := hashing.buffer()):
-        hashing.take(buffer[:count])
-        size += count
-        if size > MAX_PACKAGE_BYTES:
-            raise InvalidValueError(f"{source.name!r} is over {MAX_PACKAGE_BYTES} bytes", reason="package_too_large")
-        meter.add(count)
-    return PackageFile(name=source.name, size_bytes=size, digest=hashing.end())
+    with _Hashing() as hashing:
+        while count := read_up_to(source.stream, buffer := hashing.buffer()):
+            hashing.take(buffer[:count])
+            size += count
+            if size > MAX_PACKAGE_BYTES:
+                over = f"{source.name!r} is over {MAX_PACKAGE_BYTES} bytes"
+                raise InvalidValueError(over, reason="package_too_large")
+            meter.add(count)
+        return PackageFile(name=source.name, size_bytes=size, digest=hashing.end())
 
 
-def _seal_file(
-    source: SourceFile, file: PackageFile, sealer: FileSealer, out: BinaryIO, *, hashing: _Hashing, meter: _Meter
-) -> int:
+def _seal_file(source: SourceFile, file: PackageFile, sealer: FileSealer, out: BinaryIO, meter: _Meter) -> int:
     """Seal one file that was hashed as `file`; return the number of bytes written."""
     sealed = memoryview(bytearray(SEGMENT_BYTES + TAG_BYTES))
     written = 0
     seek(source.stream, 0)
     last = segment_count(file.size_bytes) - 1
-    for number in range(last + 1):
-        size = min(SEGMENT_BYTES, file.size_bytes - number * SEGMENT_BYTES)
-        plain = hashing.buffer()[:size]
-        if read_up_to(source.stream, plain) != size:
-            raise _changed(source)
-        hashing.take(plain)
-        # Before the last segment is written, so that what a changed file leaves behind never opens.
-        if number == last and (_goes_on(source) or hashing.end() != file.digest):
-            raise _changed(source)
-        count = sealer.seal_into(plain, sealed, last=number == last)
-        write_all(out, sealed[:count])
-        written += count
-        meter.add(size)
+    with _Hashing() as hashing:
+        for number in range(last + 1):
+            size = min(SEGMENT_BYTES, file.size_bytes - number * SEGMENT_BYTES)
+            plain = hashing.buffer()[:size]
+            if read_up_to(source.stream, plain) != size:
+                raise _changed(source)
+            hashing.take(plain)
+            # Before the last segment is written, so that what a changed file leaves behind never opens.
+            if number == last and (_goes_on(source) or hashing.end() != file.digest):
+                raise _changed(source)
+            count = sealer.seal_into(plain, sealed, last=number == last)
+            write_all(out, sealed[:count])
+            written += count
+            meter.add(size)
     return written
 
 
