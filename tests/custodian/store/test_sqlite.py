@@ -54,7 +54,7 @@ def test_a_job_that_slipped_in_during_the_failure_writes_nothing(database: Datab
     """Even one that was queued between the failure and its announcement."""
     database.failed.set()
     late: Future[None] = Future()
-    database._jobs.put(_Waiting(lambda transaction: facts.put(transaction, "late", 1), late))
+    database._jobs.put(_Waiting(lambda transaction: facts.put(transaction, "late", 1), late))  # type: ignore[arg-type]
     assert isinstance(late.exception(LONG_S), StorageError)
     database.close()
     again = Database(Sqlite(path))

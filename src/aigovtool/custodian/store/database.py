@@ -13,6 +13,7 @@ however many come, they delay each other, and nobody's renewal.
 A copy of the ledger is made on that thread too, between groups of jobs: whoever waits is served while it goes on.
 """
 
+import asyncio
 import logging
 import queue
 import sqlite3
@@ -28,7 +29,6 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, PendingRollbackError
 
 from aigovtool.custodian.store.backend import Backend
-from aigovtool.custodian.store.outcome import Outcome, TaskOutcome
 from aigovtool.custodian.store.transaction import Transaction
 from aigovtool.custodian.store.turns import NOBODY, Turns, caller
 from aigovtool.errors import AIGovToolError, OverloadedError, StorageError
@@ -56,7 +56,7 @@ class _Waiting(NamedTuple):
     """A job, who waits for it, and in whose line."""
 
     job: Job[object]
-    outcome: Outcome[Any]
+    future: "Future[object]"
     caller: str = NOBODY
 
 
@@ -89,7 +89,7 @@ class Database:
                 not known: the same request again is safe, because every request carries its own identifier.
             OverloadedError: when too many jobs wait.
         """
-        return await self._awaited(job, known=True)
+        return await asyncio.wrap_future(self.submit(job))
 
     async def run_open(self, job: Job[T]) -> T:
         """Run a job that anybody may cause, whose caller is not known: in its turn among such jobs, a few at a time.
@@ -97,36 +97,31 @@ class Database:
         Raises:
             StorageError, OverloadedError: as `run`; the line of such jobs is a short one.
         """
-        return await self._awaited(job, known=False)
+        return await asyncio.wrap_future(self._submit(job, known=False))
 
     def submit(self, job: Job[T]) -> "Future[T]":
         """Queue `job` from any thread, in the line of whoever asks for it."""
-        future: Future[T] = Future()
-        self._submit(job, future, known=True)
-        return future
+        return self._submit(job, known=True)
 
-    async def _awaited(self, job: Job[T], *, known: bool) -> T:
-        outcome: TaskOutcome[T] = TaskOutcome()
-        self._submit(job, outcome, known=known)
-        return await outcome.get()
-
-    def _submit(self, job: Job[T], outcome: Outcome[T], *, known: bool) -> None:
+    def _submit(self, job: Job[T], *, known: bool) -> "Future[T]":
+        future: Future[Any] = Future()
         if self.failed.is_set():
-            outcome.set_exception(_storage_failed())
-            return
-        waiting = _Waiting(job, outcome, caller())
+            future.set_exception(_storage_failed())
+            return future
+        waiting = _Waiting(job, future, caller())
         try:
             if known:
                 self._jobs.put(waiting, waiting.caller)
             else:
                 self._open_jobs.put_nowait(waiting)
         except queue.Full:
-            outcome.set_exception(OverloadedError("too many wait for the ledger", retry_after_s=1))
-            return
+            future.set_exception(OverloadedError("too many wait for the ledger", retry_after_s=1))
+            return future
         if not known:
             self._wake()
             if self.failed.is_set():
                 _tell_failed(_taken(self._open_jobs))
+        return future
 
     def _wake(self) -> None:
         with suppress(queue.Full):  # then it has enough to do, and looks all the same
@@ -229,9 +224,9 @@ class Database:
         self._jobs.put_back([(one.caller, one) for one in group[len(outcomes) :]])
         for one, (result, failure) in zip(group, outcomes, strict=False):
             if failure is None:
-                one.outcome.set_result(result)
+                one.future.set_result(result)
             else:
-                one.outcome.set_exception(failure)
+                one.future.set_exception(failure)
 
     def _commit(self, group: list[_Waiting], *, least: int) -> list[tuple[object, Exception | None]]:
         """Run the first jobs of a group, as many as there is time for, and return what they came to once durable."""
@@ -315,7 +310,7 @@ def _begun(group: Iterable[_Waiting]) -> list[_Waiting]:
 
     So every future takes its result. One that was put back has begun already.
     """
-    return [one for one in group if one.outcome.running() or one.outcome.set_running_or_notify_cancel()]
+    return [one for one in group if one.future.running() or one.future.set_running_or_notify_cancel()]
 
 
 def _taken(line: "queue.Queue[_Waiting]", most: int = _OPEN_QUEUE) -> list[_Waiting]:
@@ -330,8 +325,9 @@ def _taken(line: "queue.Queue[_Waiting]", most: int = _OPEN_QUEUE) -> list[_Wait
 
 
 def _tell_failed(group: list[_Waiting]) -> None:
-    for one in _begun(group):
-        one.outcome.set_exception(_storage_failed())
+    for _, future, _ in group:
+        if future.running() or future.set_running_or_notify_cancel():
+            future.set_exception(_storage_failed())
 
 
 def _storage_failed() -> StorageError:

@@ -1,7 +1,6 @@
 """Lists of names in a statement that is built once: a parameter for each name.
 
-SQLAlchemy's own list parameters ("expanding") are written into the statement's text anew each time it is run, which
-took a tenth of what a heartbeat costs the ledger.
+SQLAlchemy's own list parameters ("expanding") are written into the statement's text anew each time it is run.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,10 @@
 """The running transaction: what every function of the store takes, and the only thing that can write.
 
-Beside the connection it holds the ledger's *head*: generation, epoch, clock and the frontier of the audit log.
-The head is read once when the transaction begins and written once before it commits, however many jobs share it;
-in between it lives here. Log entries are gathered and inserted together. A job that fails leaves no trace in
-either: beside the savepoint for the tables, `mark` and `back_to` have a point to go back to for the head.
+Beside the connection it holds the ledger's *head*: generation, epoch, clock and the frontier of the audit log. The
+head is read when the transaction begins, if others may have written it since (PostgreSQL), and written once before it
+commits, however many jobs share it; in between it lives here. Log entries are gathered and inserted together. A job
+that fails leaves no trace in either: beside the savepoint for the tables, `mark` and `back_to` have a point to go back
+to for the head.
 """
 
 from collections.abc import Callable, Mapping
