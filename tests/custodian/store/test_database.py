@@ -75,6 +75,27 @@ def test_a_later_job_sees_what_an_earlier_one_wrote(database: Database) -> None:
     assert [future.result(LONG_S) for future in counts] == [1, 2, 3, 4, 5]
 
 
+def test_each_transaction_goes_on_from_the_head_that_the_one_before_left(database: Database, place: Place) -> None:
+    """Also from one whose job was refused, which left nothing of its own; and what a restart finds is the same."""
+
+    def refused(transaction: Transaction) -> None:
+        facts.next_epoch(transaction)
+        raise ConflictError("no", reason="test")
+
+    def epoch(transaction: Transaction) -> int:
+        return transaction.head.epoch
+
+    assert [database.submit(facts.next_epoch).result(LONG_S) for _ in range(3)] == [1, 2, 3]
+    assert isinstance(database.submit(refused).exception(LONG_S), ConflictError)
+    assert database.submit(epoch).result(LONG_S) == 3
+    assert database.submit(facts.next_epoch).result(LONG_S) == 4
+    database.close()
+    again = place.open()
+    assert again.submit(epoch).result(LONG_S) == 4
+    assert again.submit(facts.next_epoch).result(LONG_S) == 5
+    again.close()
+
+
 def test_nobody_is_answered_before_commit(database: Database, place: Place) -> None:
     """A job that succeeded is told that it failed when the COMMIT of its group fails, and has left nothing."""
     gate = Gate(database)
