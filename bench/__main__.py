@@ -24,11 +24,12 @@ from bench.loading import measure as measure_loading
 from bench.predecessor import installed as predecessor_installed
 from bench.predecessor import predecessor
 from bench.profile import MODELS, Profile, profile
-from bench.report import Benchmarks, page, write
+from bench.report import Benchmarks, page, published, write
 from bench.sealing import measure as measure_sealing
 from bench.served import ROOT, Point
 from bench.sessions import QUOTES_S, Sessions
 from bench.sessions import measure as measure_sessions
+from bench.yardstick import this_yardstick
 
 PARTS = ("custodian", "data-plane", "loading", "sessions")
 
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="print the page, publish nothing")
     chosen = parser.parse_args()
     parts = chosen.parts.split(",")
+    yardstick = this_yardstick()
     renewals, ledgers = _custodian(chosen) if "custodian" in parts else ([], [])
     points = tuple(_data_plane(chosen)) if "data-plane" in parts else ()
     found = Benchmarks(
@@ -63,10 +65,11 @@ def main() -> None:
         sessions=tuple(_sessions()) if "sessions" in parts else (),
         profiles=tuple(_profiles(chosen)) if "data-plane" in parts else (),
         hold=hold(chosen.hold) if chosen.hold else None,
+        yardstick=yardstick,
     ).with_targets()
     # The page is of one run: figures of another commit or machine do not stand under this one's name.
     if not chosen.dry and set(PARTS) <= set(parts):
-        write(found)
+        write(found.after(published()))
     sys.stdout.write(page(found))
 
 

@@ -7,7 +7,7 @@ from bench.data_plane import AT_SHARE, BARE, GATEWAY, OURS, SHARE, middle
 from bench.peer import PEERS
 from bench.served import Point
 from bench.tables import table
-from bench.targets import Target
+from bench.targets import Target, figure
 
 _TARGETS: Final = """\
 ## Targets
@@ -41,9 +41,9 @@ def targets_part(found: Sequence[Target]) -> str:
     rows = (
         (
             one.name,
-            f"{'at most' if one.at_most else 'at least'} {one.target:,g}",
+            one.wanted(),
             f"{one.stretch:,g}",
-            "not measured" if one.measured is None else f"{one.measured:,.4g}",
+            "not measured" if one.measured is None else figure(one.measured),
             "yes" if one.met else "no",
         )
         for one in found

@@ -8,6 +8,7 @@ from assurance.machine import Machine
 from aigovtool.codec import Message, decode, encode
 from bench.custodian import ENCLAVES, RENEWAL_S, Renewals
 from bench.data_plane_page import points_part, targets_part
+from bench.earlier import MOST, Earlier, earlier_part
 from bench.hold import Hold
 from bench.ledgers import VIEWS, Copy, Ledger
 from bench.loading import Loading
@@ -20,6 +21,7 @@ from bench.sessions import Sessions
 from bench.sessions_page import sessions_part
 from bench.tables import table
 from bench.targets import Found, Target, reached
+from bench.yardstick import Yardstick
 
 JSON_PATH: Final = ROOT / "docs" / "benchmarks.json"
 PAGE_PATH: Final = ROOT / "docs" / "benchmarks.md"
@@ -125,6 +127,9 @@ class Benchmarks(Message):
     hold: Hold | None = None
     sessions: tuple[Sessions, ...] = ()
     profiles: tuple[Profile, ...] = ()
+    yardstick: Yardstick | None = None
+    #: What was published before, the newest first.
+    earlier: tuple[Earlier, ...] = ()
 
     def with_targets(self) -> "Benchmarks":
         """Return it with what it says of the targets."""
@@ -137,6 +142,11 @@ class Benchmarks(Message):
             sessions=self.sessions,
         )
         return msgspec.structs.replace(self, targets=tuple(reached(found)))
+
+    def after(self, before: "Benchmarks") -> "Benchmarks":
+        """Return it with what the run that was published before it reached, and those before that."""
+        last = Earlier.of(before.commit, before.date, before.targets, before.yardstick)
+        return msgspec.structs.replace(self, earlier=(last, *before.earlier)[:MOST])
 
 
 def write(found: Benchmarks) -> None:
@@ -167,7 +177,9 @@ def page(found: Benchmarks) -> str:
     parts = [
         _INTRODUCTION,
         made + "\n",
+        *([f"{_first_upper(found.yardstick.words())}.\n"] if found.yardstick is not None else []),
         *([targets_part(found.targets)] if found.points or found.loadings else []),
+        *([earlier_part(found.targets, found.earlier)] if found.earlier else []),
         *([points_part(found.points), plots_part(found.points)] if found.points else []),
         *([profile_part(found.profiles)] if found.profiles else []),
         *([loading_part(found.loadings, found.sealing)] if found.loadings else []),
@@ -181,6 +193,10 @@ def page(found: Benchmarks) -> str:
         _END,
     ]
     return "\n".join(parts)
+
+
+def _first_upper(words: str) -> str:
+    return words[0].upper() + words[1:]
 
 
 def _line(one: Renewals) -> tuple[str, ...]:

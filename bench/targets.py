@@ -27,6 +27,15 @@ class Target(Message):
     measured: float | None
     met: bool
 
+    def wanted(self) -> str:
+        """Say what is to be reached."""
+        return f"{'at most' if self.at_most else 'at least'} {self.target:,g}"
+
+
+def figure(measured: float) -> str:
+    """Return what was measured of a target as the page shows it."""
+    return f"{measured:,.4g}"
+
 
 @dataclass(frozen=True)
 class Found:
