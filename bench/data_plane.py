@@ -1,5 +1,6 @@
 """What a governed inference costs: a lent model, the model alone, and other servers, side by side, taking turns."""
 
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -73,7 +74,17 @@ def _rounds(course: Course, graph: Graph, servers: Sequence[Served], model: str,
             yield _alone(name, graph, runs)
         for connections in course.connections:
             for one in servers:
-                yield one.measure(connections, course.seconds)
+                yield from measured(one, connections, course.seconds)
+
+
+def measured(one: Served, connections: int, seconds: float) -> Iterator[Point]:
+    """Yield what was measured; nothing of another server that broke it off, which has its other rounds."""
+    try:
+        yield one.measure(connections, seconds)
+    except RuntimeError as error:
+        if not one.may_fail:
+            raise
+        sys.stderr.write(f"{one.name}, {connections} connections: {error}\n")
 
 
 def below_its_limit(enclave: Served, found: Sequence[Point], course: Course) -> Iterator[Point]:

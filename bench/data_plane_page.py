@@ -27,6 +27,7 @@ random: they decide nothing about speed. *Alone* is ONNX Runtime in a process of
 `aigovtool` is an enclave with everything on, as its SDK asks it: TLS 1.3, binary tensors, a request id of its own each
 time. `{at_share}` is the same enclave, asked evenly, {share} as often as it answered when it was fastest: there a
 time runs from when a request was due, also where no connection was free for it. {gateway}{peers}
+A round that one of the others broke off is left out.
 
 """
 _GATEWAY: Final = (

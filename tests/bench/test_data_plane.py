@@ -1,0 +1,22 @@
+"""Who breaks off a measurement costs that measurement, if it is another's server."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from bench.data_plane import measured
+from tests.bench.test_load import refused, served, serving
+
+
+def test_a_round_that_another_server_broke_off_is_left_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It has its other rounds; what happened is said."""
+    with serving(refused) as server:
+        other = replace(served(server, tmp_path), name="other", may_fail=True)
+        assert list(measured(other, 2, 0.1)) == []
+    assert "other, 2 connections: other failed" in capfd.readouterr().err
+
+
+def test_a_round_that_ours_broke_off_ends_the_run(tmp_path: Path) -> None:
+    """No figure of ours is left out."""
+    with serving(refused) as server, pytest.raises(RuntimeError, match="503"):
+        list(measured(served(server, tmp_path), 2, 0.1))
