@@ -165,7 +165,7 @@ def _run(made: dict[int, Deployment], in_use: int, chosen: argparse.Namespace, f
         one.grow(entries=entries, in_use=in_use)
         one.start()
     _say(f"{in_use:,} leases in use: renewals")
-    found.renewals += renewals_of(list(made.values()), chosen.renewals)
+    found.renewals.extend(renewals_of(list(made.values()), chosen.renewals))
     if first:
         for entries, one in made.items():
             _say(f"{one.store}: the ledger of {one.entries:,} entries")
