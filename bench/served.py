@@ -110,8 +110,15 @@ class Begun:
         return self._stdout.readline().strip()
 
     def go(self, kind: type[T]) -> T:
-        """Let it do so; return what it says of it."""
-        return decode(self.told(b""), kind)
+        """Let it do so; return what it says of it.
+
+        Raises:
+            RuntimeError: it has ended, and says nothing.
+        """
+        said = self.told(b"")
+        if not said:
+            raise RuntimeError("it was broken off")
+        return decode(said, kind)
 
 
 @contextmanager
