@@ -65,6 +65,7 @@ def main() -> None:
     changed = bool(_git("status", "--porcelain", "--", "src", "bench", "requirements"))
     if chosen.keep and changed:
         parser.error("--keep is for what is committed")
+    before = published()  # now, and not after an hour, if it cannot be read
     kept = Kept.of(commit) if chosen.keep else Kept(None)
     yardstick = kept.one("yardstick", Yardstick, this_yardstick)
     renewals, ledgers = _custodian(chosen, kept) if "custodian" in parts else ([], [])
@@ -86,7 +87,7 @@ def main() -> None:
     ).with_targets()
     # The page is of one run: figures of another commit or machine do not stand under this one's name.
     if not chosen.dry and set(PARTS) <= set(parts):
-        write(found.after(published()))
+        write(found.after(before))
         kept.forget()
     sys.stdout.write(page(found))
 

@@ -81,7 +81,7 @@ def measured(one: Served, connections: int, seconds: float) -> Iterator[Point]:
     """Yield what was measured; nothing of another server that broke it off, which has its other rounds."""
     try:
         yield one.measure(connections, seconds)
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:  # or its processes are gone
         if not one.may_fail:
             raise
         sys.stderr.write(f"{one.name}, {connections} connections: {error}\n")

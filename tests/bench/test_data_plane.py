@@ -1,5 +1,6 @@
 """Who breaks off a measurement costs that measurement, if it is another's server."""
 
+import subprocess
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -28,6 +29,17 @@ def test_a_connection_that_is_closed_meanwhile_breaks_a_round_off(tmp_path: Path
         other = replace(served(server, tmp_path), may_fail=True)
         assert list(measured(other, 1, 0.3)) == []
         assert len(server.asked) > 1
+
+
+def test_a_server_whose_process_is_gone_has_no_more_rounds(tmp_path: Path) -> None:
+    """Nobody can say what it took."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with serving(whole) as server:
+        other = replace(served(server, tmp_path), may_fail=True, pids=lambda: [gone.pid])
+        assert list(measured(other, 1, 0.1)) == []
+        with pytest.raises(OSError, match=str(gone.pid)):
+            list(measured(replace(other, may_fail=False), 1, 0.1))
 
 
 def test_a_round_that_ours_broke_off_ends_the_run(tmp_path: Path) -> None:
