@@ -44,6 +44,7 @@ def _arguments() -> argparse.Namespace:
         help="processes that play at once (default: one per core); campaigns that start real processes have one",
     )
     parser.add_argument("--replay", nargs=2, metavar=("CAMPAIGN", "SEED"), help="play one seed and print what happens")
+    parser.add_argument("--restate", action="store_true", help="count nothing; say of each figure which code it is of")
     parser.add_argument("--no-docs", action="store_true", help="do not write docs/assurance.md and docs/assurance.json")
     return parser.parse_args()
 
@@ -105,6 +106,10 @@ def _played(campaign: Campaign, options: argparse.Namespace, deadline: float) ->
     )
 
 
+def _publish() -> None:
+    report.write(report.publish(CAMPAIGNS, load_state(), published.read()))
+
+
 def main() -> int:
     """Run what was asked for."""
     options = _arguments()
@@ -114,6 +119,9 @@ def main() -> int:
     if options.replay:
         print(campaign_named(options.replay[0]).replay(int(options.replay[1])))
         return 0
+    if options.restate:
+        _publish()
+        return 0
     chosen = CAMPAIGNS if options.only is None else tuple(campaign_named(name) for name in options.only)
     kept, since = [], time.monotonic()
     for number, campaign in enumerate(chosen):
@@ -121,7 +129,7 @@ def main() -> int:
         most_s = quick_share_s(left_s, len(chosen) - number) if options.quick else float("inf")
         kept.append(run_one(campaign, options, most_s))
     if not options.no_docs:
-        report.write(report.publish(CAMPAIGNS, load_state(), published.read()))
+        _publish()
     return 0 if all(kept) else 1
 
 

@@ -54,7 +54,7 @@ def code_digest(covers: Iterable[str], root: Path = ROOT) -> str:
 
 def libraries(covers: Iterable[str], root: Path = ROOT) -> list[str]:
     """Return `name==version` of each library that covered files import, anywhere in them, and of what these require."""
-    named = {top for path in files_under(covers, root) if path.suffix == ".py" for top in _imported(path.read_text())}
+    named = {top for source in _sources(covers, root) for top in _imported(source)}
     known = _distributions()
     found: set[str] = set()
     waiting = [one for top in named - _OURS - set(sys.stdlib_module_names) for one in known.get(top, ())]
@@ -72,17 +72,26 @@ def limits(covers: Iterable[str], root: Path = ROOT) -> list[str]:
     Raises:
         KeyError: a file imports a bound that there is none of.
     """
-    sources = (path.read_text() for path in files_under(covers, root) if path.suffix == ".py")
-    named = {name for source in sources for name in _limits_in(source)}
+    named = {name for source in _sources(covers, root) for name in _limits_in(source)}
     if not named:
         return []
     known = {name: value for name, value in runpy.run_path(str(root / _LIMITS)).items() if name.isupper()}
     return [f"{name}={known[name]!r}" for name in sorted(known if "*" in named else named)]
 
 
+def _sources(covers: Iterable[str], root: Path) -> Iterator[str]:
+    return (path.read_text() for path in files_under(covers, root) if path.suffix == ".py")
+
+
+@cache
+def _imports_of(source: str) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    """Return what a file imports, also within functions; most files are covered by many campaigns."""
+    return tuple(node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom))
+
+
 def _limits_in(source: str) -> Iterator[str]:
-    """Yield the names of bounds that a file imports, also within functions; `*` for the whole module."""
-    for node in ast.walk(ast.parse(source)):
+    """Yield the names of bounds that a file imports; `*` for the whole module."""
+    for node in _imports_of(source):
         if isinstance(node, ast.ImportFrom) and node.module == "aigovtool.limits":
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module == "aigovtool":
@@ -100,11 +109,11 @@ def commit_of(covers: Iterable[str], root: Path = ROOT) -> str:
 
 
 def _imported(source: str) -> Iterator[str]:
-    """Return the first names of all modules that a file imports, also within functions."""
-    for node in ast.walk(ast.parse(source)):
+    """Return the first names of all modules that a file imports."""
+    for node in _imports_of(source):
         if isinstance(node, ast.Import):
             yield from (name.name.partition(".")[0] for name in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        elif node.module and not node.level:
             yield node.module.partition(".")[0]
 
 

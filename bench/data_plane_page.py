@@ -5,6 +5,8 @@ from typing import Final
 
 from bench.data_plane import AT_SHARE, BARE, GATEWAY, OURS, SHARE, middle
 from bench.peer import PEERS
+from bench.pieces import METERING, ONE_BY_ONE, UNSIGNED
+from bench.predecessor import NAME as PREDECESSOR
 from bench.served import Point
 from bench.tables import table
 from bench.targets import Target, figure
@@ -24,16 +26,34 @@ its processes together; *generator* is the generator's share of a core, which th
 random: they decide nothing about speed. *Alone* is ONNX Runtime in a process of its own with nothing around it; there
 *connections* are threads that run the model.
 
-`aigovtool` is an enclave with everything on, as its SDK asks it: TLS 1.3, binary tensors, a request id of its own each
-time. `{at_share}` is the same enclave, asked evenly, {share} as often as it answered when it was fastest: there a
-time runs from when a request was due, also where no connection was free for it. {gateway}{peers}
-A round that one of the others broke off is left out.
+`aigovtool` is an enclave with everything on: TLS 1.3, binary tensors, a request id of its own each time, as its SDK
+asks (which sends a salt of 16 bytes besides). The terms of the models say that requests may be computed in batches
+(`--batch`, which is off unless an operator says so): the enclave does so with small models; what it is without is
+`{one_by_one}`. {pieces}`{at_share}` is the same enclave, asked evenly, {share} as often as it
+answered when it was fastest: there a time runs from when a request was due, also where no connection was free for it.
+{gateway}
+
+{peers} Each is one process, and meters nothing. Their sessions have ONNX Runtime's own settings but for the number
+of threads; where that is two they spin while they wait, which *CPU* shows. A round that one of the others broke off is
+left out.
 
 """
 _GATEWAY: Final = (
     "`aigovtool connect` is such an enclave, asked through the gateway that runs on the consumer's machine, over plain "
     "HTTP; its *CPU* is that of gateway and enclave together. *Sealed*, it asks as behind a balancer that ends TLS. "
 )
+_PIECES: Final = (
+    f"`{UNSIGNED}` makes the text and signature of one receipt and sends those with all answers; `{METERING}` asks no "
+    "lease and makes no receipt, and both look at requests, their ids and their digests as ever. "
+)
+_PREDECESSOR: Final = """\
+
+The *predecessor's metering* of the targets is its protocol re-created in words of our own (`bench/predecessor.py`): for
+each inference two requests to a counter in Flask, each on a connection with a TLS handshake of its own, over 32
+connections at once, without any inference. It has a client of its own, as no other server is asked so, and is asked
+once, when all others are done. What it answers with an error counts as answered: its counter tears under load.
+
+"""
 _COLUMNS: Final = ("server", "connections", "per s", "CPU us", "p50 ms", "p99 ms", "generator", "MiB")
 
 
@@ -56,7 +76,11 @@ def points_part(points: Sequence[Point]) -> str:
     """Return the tables of all models."""
     gateway = _GATEWAY if any(one.server == GATEWAY for one in points) else ""
     peers = " ".join(f"`{peer.name}`: {peer.words}." for peer in PEERS)
-    parts = [_DATA_PLANE.format(peers=peers, gateway=gateway, at_share=AT_SHARE, share=f"{SHARE:.0%}")]
+    pieces = _PIECES if any(one.server == METERING for one in points) else ""
+    words = {"peers": peers, "gateway": gateway, "pieces": pieces, "at_share": AT_SHARE, "one_by_one": ONE_BY_ONE}
+    parts = [_DATA_PLANE.format(share=f"{SHARE:.0%}", **words)]
+    if any(one.server == PREDECESSOR for one in points):
+        parts.append(_PREDECESSOR)
     for model in dict.fromkeys(one.model for one in points if one.model != "none"):
         rows = [_row(found) for found in _middles([one for one in points if one.model == model])]
         parts.append(f"### {model}\n\n" + table(_COLUMNS, rows))

@@ -1,4 +1,4 @@
-"""Other servers with the same model, each in its own environment (`make bench-peers`), in its best setting."""
+"""Other servers with the same model, each in its own environment (`make bench-peers`), set up as its documents say."""
 
 import http.client
 import json
@@ -66,7 +66,12 @@ PEERS: Final = (
         "plain HTTP, JSON (its REST takes no binary tensors), in its own process, adaptive batching of small models",
     ),
     Peer("kserve", lambda graph: in_binary(graph.inputs), _PATH, "plain HTTP, binary tensors"),
-    Peer("bentoml", _by_name, "/infer", "plain HTTP, JSON, adaptive batching"),
+    Peer(
+        "bentoml",
+        _by_name,
+        "/infer",
+        "plain HTTP, JSON, adaptive batching; a lone request waits",
+    ),
     Peer(
         "pytriton",
         lambda graph: in_binary(graph.inputs),

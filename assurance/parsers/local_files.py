@@ -29,6 +29,7 @@ from aigovtool.cli.array_file import array_in, arrays_in
 from aigovtool.enclave.attesters.configfs_tsm import ConfigfsTsmAttester
 from aigovtool.enclave.attesters.gramine import GramineAttester
 from aigovtool.enclave.attesters.nsm import NsmAttester
+from aigovtool.enclave.computing import usable_cores
 from aigovtool.enclave.memory import memory_bounds, require_no_plain_swap
 from aigovtool.errors import ConfigurationError, EvidenceError, InputError
 from assurance.code_digest import ROOT
@@ -124,6 +125,7 @@ _SWAPS: Final = (
 _BEHIND: Final = "sys/block/zram0/backing_dev"
 _CIPHER: Final = "sys/block/dm-3/dm/uuid"
 _BOUNDS: Final = "sys/fs/cgroup/a/b/memory.max"
+_TIMES: Final = "sys/fs/cgroup/a/b/cpu.max"
 
 
 def _on_machine(files: dict[str, bytes], read: Callable[[Path], T]) -> T:
@@ -152,15 +154,22 @@ def _wrong_swaps(parts: Parts, _value: object) -> str | None:
     return None
 
 
-def _read_bounds(parts: Parts) -> int:
-    return _on_machine({"proc/self/cgroup": parts[0], _BOUNDS: parts[1]}, memory_bounds).has
+def _read_bounds(parts: Parts) -> tuple[int, int]:
+    files = {"proc/self/cgroup": parts[0], _BOUNDS: parts[1], _TIMES: parts[2]}
+    return _on_machine(files, lambda root: (memory_bounds(root).has, usable_cores(root)))
 
 
 def _wrong_bounds(parts: Parts, value: object) -> str | None:
-    has, said = cast("int", value), parts[1].strip()
-    named = re.search(rb"(?m)^[^:\n]*::/*a/b(?:/[^\n]*)?$", parts[0])
-    if named and b"/.." not in parts[0] and re.fullmatch(rb"[0-9]{1,15}", said) and has > int(said):
+    (has, cores), said = cast("tuple[int, int]", value), parts[1].strip()
+    if cores < 1:
+        return "no core at all"
+    if not re.search(rb"(?m)^[^:\n]*::/*a/b(?:/[^\n]*)?$", parts[0]) or b"/.." in parts[0]:
+        return None
+    if re.fullmatch(rb"[0-9]{1,15}", said) and has > int(said):
         return "more memory than the group has"
+    times = re.fullmatch(rb"([1-9][0-9]{0,8}) ([1-9][0-9]{0,8})\n?", parts[2])
+    if times and (cores - 1) * int(times[2]) >= int(times[1]):
+        return "more cores than the group has time for"
     return None
 
 
@@ -298,7 +307,13 @@ def _make() -> tuple[Kind, ...]:
         _kind("arrays", _arrays(), lambda parts: array_in(parts[0]), _wrong_array, arrays),
         _kind("archives", _archives(), lambda parts: arrays_in(parts[0]), _wrong_arrays, arrays),
         _kind("swaps", ((_SWAPS, b"none\n", b"CRYPT-LUKS2-a\n"),), _read_swaps, _wrong_swaps, taken),
-        _kind("control-groups", ((b"4:cpu:/x\n0::/a/b\n", b"1073741824\n"),), _read_bounds, _wrong_bounds, ()),
+        _kind(
+            "control-groups",
+            ((b"4:cpu:/x\n0::/a/b\n", b"1073741824\n", b"100000 100000\n"),),
+            _read_bounds,
+            _wrong_bounds,
+            (),
+        ),
         Kind(
             name="reports",
             genuine=(reports, (*reports[:1], b"2", *reports[2:5], b"9")),
@@ -320,10 +335,11 @@ def _kind(name: str, genuine: tuple[Parts, ...], read: Any, wrong: Any, refusals
 PARSER: Final = Parser(
     name="local-files",
     claim="Arrays to ask with, and what a machine and its drivers say, are what is in them, or are refused.",
-    counts="arrays and archives of arrays as numpy saves them; lists of swap space and of control groups; answers of "
-    "the kernel for SEV-SNP, of Gramine and of the Nitro Secure Module to an attester, with bytes, numbers and what "
-    "separates them changed. An array has the shape, type and bytes that are in the file by hand; no swap in the clear "
-    "and no more memory than is allowed is taken; evidence is what the driver gave, about the claims that were asked.",
+    counts="arrays and archives of arrays as numpy saves them; lists of swap space, and what control groups say; "
+    "answers of the kernel for SEV-SNP, of Gramine and of the Nitro Secure Module to an attester, with bytes, numbers "
+    "and what separates them changed. An array has the shape, type and bytes that are in the file by hand; no swap in "
+    "the clear and no more memory or cores than are allowed are taken; evidence is what the driver gave, about the "
+    "claims that were asked.",
     shows_not="what a TPM answers, which a library of others reads, nor how an archive is unpacked, which Python's "
     "library does in both readings. A host that rules the machine can say there whatever it likes.",
     covers=(
@@ -333,6 +349,8 @@ PARSER: Final = Parser(
         "src/aigovtool/cli/array_file.py",
         "src/aigovtool/codec.py",
         "src/aigovtool/enclave/attesters",
+        "src/aigovtool/enclave/computing.py",
+        "src/aigovtool/enclave/control_groups.py",
         "src/aigovtool/enclave/memory.py",
         "src/aigovtool/errors.py",
         "src/aigovtool/limits.py",

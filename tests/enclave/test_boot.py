@@ -4,6 +4,7 @@ import asyncio
 import os
 import resource
 import signal
+import struct
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.custodian.conftest import BORROWER, MODEL
+from tests.custodian.conftest import BORROWER, CONSUMER, MODEL
 from tests.enclave.site import Hold, Site, children
 
 from aigovtool.attestation.binding import Expectation, require_bound
@@ -22,6 +23,8 @@ from aigovtool.enclave import boot as boot_module
 from aigovtool.enclave.app import EnclaveOptions, attester_for
 from aigovtool.enclave.boot import boot
 from aigovtool.enclave.clock import ElapsedClock
+from aigovtool.enclave.computing import Computing, computing
+from aigovtool.enclave.engines.lanes import threads
 from aigovtool.enclave.kept_package import discard_damaged, manifest_of
 from aigovtool.enclave.memory import memory_bounds
 from aigovtool.errors import (
@@ -33,10 +36,11 @@ from aigovtool.errors import (
     SignatureInvalidError,
     VerificationError,
 )
-from aigovtool.ids import ModelId, Nonce, digest_of
+from aigovtool.ids import ConsumerId, ModelId, Nonce, digest_of
 from aigovtool.ledger.entry import AttestationRefused
 from aigovtool.protocol import commands as acts
 from aigovtool.protocol import release
+from aigovtool.protocol.tensor import Datatype, Tensor
 from aigovtool.testing.simulated_tee import wiring
 
 
@@ -233,9 +237,33 @@ async def test_a_damaged_package_in_the_cache_is_downloaded_anew(where: str, sit
 
 async def test_the_engine_of_an_instance_has_a_bound_of_memory(site: Site) -> None:
     """The kernel knows it, of the child itself (RLIMIT_AS)."""
-    instance = await site.boot()
+    instance, memory = await site.boot(), memory_bounds()
     try:
-        assert resource.prlimit(instance.engine.pid, resource.RLIMIT_AS) == (memory_bounds().engine_addresses,) * 2
+        bound = memory.engine_addresses + computing(memory.engine_addresses).reserved_bytes
+        assert resource.prlimit(instance.engine.pid, resource.RLIMIT_AS) == (bound, bound)
+    finally:
+        await instance.engine.kill_and_wait()
+
+
+async def test_an_engine_computes_as_many_runs_at_once_as_it_is_told_to(site: Site) -> None:
+    """With threads for all of them in its sandbox, with room for those, and with its answers as ever."""
+    await site.bench.add_consumer(CONSUMER, BORROWER)
+    await site.bench.grant(100)
+    many, memory = Computing(24, 3), memory_bounds()
+    instance = await boot(
+        site.party, [MODEL], wiring.platform(), site.link, site.cache, memory=memory, computes=many
+    )  # fmt: skip
+    pid, model = instance.engine.pid, instance.models[MODEL].loaded
+    try:
+        bound = memory.engine_addresses + 24 * (80 << 20)  # heaps and stacks of 22 runs and 2 threads more
+        assert resource.prlimit(pid, resource.RLIMIT_AS) == (bound, bound)
+        named = [line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]  # noqa: ASYNC240 -- the kernel answers at once
+        assert (
+            int(next(words[1] for words in named if words[0] == "Threads:")) >= threads(24) + many.threads_per_run - 1
+        )
+        inputs = [Tensor("x", Datatype.FP32, (1, 2), struct.pack("<2f", number, -number)) for number in range(100)]
+        runs = (instance.engine.run(model, [one], [], 20_000, consumer=ConsumerId(CONSUMER)) for one in inputs)
+        assert [bytes(ran.outputs[0].data) for ran in await asyncio.gather(*runs)] == [one.data for one in inputs]
     finally:
         await instance.engine.kill_and_wait()
 

@@ -61,6 +61,19 @@ def test_what_others_brought_about_is_not_counted(reason: str | None) -> None:
     assert wait_s(runs, NOW_MS) is None
 
 
+def test_failures_are_of_one_consumer_and_one_model_until_they_are_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has caused none of this model, or whose time is over, is not asked about them."""
+    runs = FailedRuns()
+    assert not runs.has_any(ANN, XRAY)
+    failed(runs, 2)
+    seen = {}
+    for now_ms in (NOW_MS, NOW_MS + 2 * FAILED_RUN_MS - 1, NOW_MS + 2 * FAILED_RUN_MS):
+        monkeypatch.setattr(runs.clock, "now_ms", lambda now_ms=now_ms: now_ms)
+        seen[now_ms - NOW_MS] = [runs.has_any(*path) for path in ((ANN, XRAY), (BEN, XRAY), (ANN, SORTER))]
+    others = [False, False]
+    assert seen == {0: [True, *others], 2 * FAILED_RUN_MS - 1: [True, *others], 2 * FAILED_RUN_MS: [False, *others]}
+
+
 def test_one_consumer_and_one_model_alone_are_refused() -> None:
     """Others ask that model, and that consumer asks others."""
     runs = FailedRuns()

@@ -1,15 +1,18 @@
 """A package is downloaded once, resumed where it broke off, and kept only if it is the one that was named."""
 
+import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from starlette.responses import Response, StreamingResponse
 from tests.enclave.custodian_host import Host, answering
 
 from aigovtool.enclave.custodian_link import DOWNLOAD_STUCK, STUCK_TRIES, CustodianLink
+from aigovtool.enclave.package_download import logged
 from aigovtool.errors import (
     AIGovToolError,
     ConfigurationError,
@@ -17,7 +20,7 @@ from aigovtool.errors import (
     PackageError,
     UnreachableError,
 )
-from aigovtool.ids import digest_of
+from aigovtool.ids import ModelId, digest_of
 from aigovtool.transport.routes import Call
 
 CONTENT = bytes(range(256)) * 20
@@ -213,3 +216,42 @@ async def test_a_download_that_never_begins_is_told_as_well(host: Host, link: Cu
     (tmp_path / f"{PACKAGE.removeprefix('sha256:')}.aigov").unlink()
     host.serve = Cut(0)
     assert await broken_off(link, tmp_path) == "custodian"
+
+
+# --- Told meanwhile ------------------------------------------------------------------------------------------
+
+
+async def test_what_is_there_is_told_again_and_again(host: Host, link: CustodianLink, tmp_path: Path) -> None:
+    """What an earlier try has left, and what comes, up to all of it."""
+    part(tmp_path).write_bytes(CONTENT[:1000])
+    host.serve = ranged
+    told: list[int] = []
+    await link.fetch(PACKAGE, len(CONTENT), tmp_path, told.append)
+    assert told == sorted(told)
+    assert (told[0], told[-1]) == (1000, len(CONTENT))
+
+
+async def test_a_partial_answer_to_a_whole_question_is_not_appended(
+    host: Host, link: CustodianLink, tmp_path: Path
+) -> None:
+    """A part as long as the package, which a crash left: all is asked for, and so what comes is all."""
+    part(tmp_path).write_bytes(bytes(len(CONTENT)))
+    host.serve = answering(Response(CONTENT, status_code=206))
+    assert (await fetch(link, tmp_path)).read_bytes() == CONTENT
+    assert host.ranges == [None]
+
+
+def test_a_long_download_is_logged_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    """Every ten seconds, by model, in MiB; one that is over sooner is not told of."""
+    caplog.set_level(logging.INFO, "aigovtool.enclave.package_download")
+    now_s = [0.0]
+    tell = logged(ModelId("xray"), 300 << 20, lambda: now_s[0])
+    for second in range(25):
+        now_s[0] = float(second)
+        tell(second << 20)
+    told = [(record.message, record.model, record.mib, record.of_mib) for record in map(vars_of, caplog.records)]
+    assert told == [("package_download", "xray", 10, 300), ("package_download", "xray", 20, 300)]
+
+
+def vars_of(record: logging.LogRecord) -> SimpleNamespace:
+    return SimpleNamespace(**vars(record))

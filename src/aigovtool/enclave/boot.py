@@ -11,6 +11,7 @@ others (`roster`).
 """
 
 import asyncio
+import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -31,11 +32,13 @@ from aigovtool.crypto.wrap import WrapKey
 from aigovtool.crypto.x509 import self_signed_server_certificate
 from aigovtool.enclave.attestation import Attestation, Attested, refused_in
 from aigovtool.enclave.clock import ElapsedClock
+from aigovtool.enclave.computing import Computing, computing
 from aigovtool.enclave.custodian_link import CustodianLink
 from aigovtool.enclave.engines.pending import Shares
 from aigovtool.enclave.engines.process import EngineConfig, EngineProcess, LoadedModel
 from aigovtool.enclave.kept_package import discard_damaged, manifest_of
 from aigovtool.enclave.memory import MemoryBounds, memory_bounds
+from aigovtool.enclave.package_download import logged
 from aigovtool.enclave.roster import is_of_one
 from aigovtool.enclave.trusted_keys import TrustedKeys
 from aigovtool.errors import (
@@ -58,6 +61,7 @@ from aigovtool.protocol.trust import KeySet
 from aigovtool.regular_file import open_regular
 from aigovtool.transport.tls import ServerTls, server_context
 
+_LOG: Final = logging.getLogger(__name__)
 #: Told to whoever uses an enclave on the simulated TEE.
 SIMULATED_WARNING: Final = "SIMULATED TEE: protects nothing; for development only"
 
@@ -190,6 +194,7 @@ async def boot(
     aside: tuple[NotServed, ...] = (),
     blame: Blame = lambda _model, _error: None,
     memory: MemoryBounds | None = None,
+    computes: Computing | None = None,
 ) -> Instance:
     """Boot one instance, with those of `models` that the custodian allows. On failure the engine child is gone.
 
@@ -202,12 +207,14 @@ async def boot(
         aside: other models that it was started for, and why they are not asked for.
         blame: is told, before it is raised, of an error that is one model's alone.
         memory: what the engine may take; None for this machine's.
+        computes: how many runs it computes at once; None for as many as this machine has cores for.
 
     Raises:
         AIGovToolError: who or what refused, or could not be reached.
     """
     clock = ElapsedClock()
-    engine = await EngineProcess.start(_engine_config(memory or memory_bounds()))
+    memory = memory or memory_bounds()
+    engine = await EngineProcess.start(_engine_config(memory, computes or computing(memory.engine_addresses)))
     try:
         return await _Boot(party, models, attester, link, cache, aside, blame, clock, engine).run()
     except BaseException:
@@ -215,14 +222,19 @@ async def boot(
         raise
 
 
-def _engine_config(memory: MemoryBounds) -> EngineConfig:
+def _engine_config(memory: MemoryBounds, computes: Computing) -> EngineConfig:
     shares = Shares(
         size_bytes=memory.bodies,
         size_bytes_per_consumer=memory.bodies_per_consumer,
         unread_bytes=memory.unread,
         unread_bytes_per_consumer=memory.unread_per_consumer,
     )
-    return EngineConfig(memory_bytes=memory.engine_addresses, shares=shares)
+    return EngineConfig(
+        workers=computes.runs_at_once,
+        intra_op_threads=computes.threads_per_run,
+        memory_bytes=memory.engine_addresses + computes.reserved_bytes,
+        shares=shares,
+    )
 
 
 @dataclass(slots=True)
@@ -291,14 +303,17 @@ class _Boot:
         for offer, path in zip(admission.models, paths, strict=True):
             with self._blaming(offer.model):
                 sent_ms = self.clock.now_ms()
+                _LOG.info("model_loading", extra={"model": offer.model, "mib": offer.package_bytes >> 20})
                 released = await self._release(offer, identity, admission, key_set)
                 self.heard_ms = sent_ms
                 served[offer.model] = await self._load(path, released, offer, silence_ms)
+                _LOG.info("model_loaded", extra={"model": offer.model, "ms": self.clock.now_ms() - sent_ms})
         return served
 
     async def _fetch(self, offer: release.ModelOffer) -> Path:
         with self._blaming(offer.model):
-            return await self.link.fetch(offer.package, offer.package_bytes, self.cache)
+            told = logged(offer.model, offer.package_bytes)
+            return await self.link.fetch(offer.package, offer.package_bytes, self.cache, told)
 
     @contextmanager
     def _blaming(self, model: ModelId) -> Iterator[None]:

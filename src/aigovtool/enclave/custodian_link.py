@@ -1,18 +1,18 @@
 """The enclave's way to its custodian: typed requests over TLS, pinned to the CA in its configuration."""
 
-import hashlib
 import os
 import ssl
 from collections.abc import AsyncIterator
 from errno import ENOENT
-from io import BufferedRandom, BufferedReader
+from io import BufferedRandom
 from pathlib import Path
-from typing import BinaryIO, Final, TypeVar
+from typing import Final, TypeVar
 
 import httpx
 
 from aigovtool.codec import Message, decode, encode
 from aigovtool.crypto.x509 import from_pem
+from aigovtool.enclave.package_download import Incoming, Told
 from aigovtool.errors import ConfigurationError, PackageError, UnreachableError
 from aigovtool.ids import Digest
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
@@ -93,8 +93,14 @@ class CustodianLink:
         except (httpx.HTTPError, OSError) as error:  # a corrupted TLS record is an ssl.SSLError, an OSError
             raise _unreachable(error) from None
 
-    async def fetch(self, package: Digest, size: int, cache: Path) -> Path:
+    async def fetch(self, package: Digest, size: int, cache: Path, told: Told = lambda _done: None) -> Path:
         """Return the path of a package's ciphertext in `cache`, downloading what is missing of it.
+
+        Args:
+            package: its digest.
+            size: bytes of it.
+            cache: a directory of the enclave's own.
+            told: is called with the bytes that are there, again and again.
 
         Raises:
             PackageError: what was downloaded has another digest; it is deleted.
@@ -103,38 +109,38 @@ class CustodianLink:
             ConfigurationError: the cache cannot be written (`cache`).
         """
         try:
-            return await self._fetched(package, size, cache)
+            return await self._fetched(package, size, cache, told)
         except OSError as error:
             raise ConfigurationError(
                 f"the cache {cache} cannot be used: {error.strerror}", reason="cache", fix="check the disk"
             ) from None
 
-    async def _fetched(self, package: Digest, size: int, cache: Path) -> Path:
+    async def _fetched(self, package: Digest, size: int, cache: Path, told: Told) -> Path:
         name = package.removeprefix("sha256:")
         whole, partial = cache / f"{name}.aigov", cache / f"{name}.part"
         if _is_whole(whole):
             return whole
         with _opened(partial) as file:
-            if not await self._completed(file, package, size):
+            if not await self._completed(Incoming(file, size, told), package):
                 partial.unlink()
                 raise PackageError("the download is not the package that was named", reason="download_digest")
         return partial.rename(whole)
 
-    async def _completed(self, file: BufferedRandom, package: Digest, size: int) -> bool:
+    async def _completed(self, incoming: Incoming, package: Digest) -> bool:
         """Download what is missing of a file, and return whether it is the package then."""
-        done = file.seek(0, os.SEEK_END)
-        headers = {"range": f"bytes={done}-"} if 0 < done < size else {}
+        begun = await incoming.resume()
+        headers = {"range": f"bytes={begun}-"} if begun else {}
         try:
             async with self._client.stream("GET", f"/v1/packages/{package}", headers=headers) as response:
                 if response.status_code not in {200, 206}:
                     raise error_from_problem(response.status_code, await _bounded(response, MAX_PROBLEM_BYTES))
-                if response.status_code != httpx.codes.PARTIAL_CONTENT:
-                    file.truncate(file.seek(0))  # whoever answers 200 sends all of it, whatever was asked for
-                complete = await _written(response, file, size)
+                if not begun or response.status_code != httpx.codes.PARTIAL_CONTENT:
+                    incoming.begin_anew()  # whoever answers 200 sends all of it, whatever was asked for
+                complete = await _written(response, incoming)
         except (httpx.HTTPError, ssl.SSLError) as error:
-            raise self._broken_off(package, done, file.seek(0, os.SEEK_END), error) from None
+            raise self._broken_off(package, begun, incoming.done, error) from None
         self._broken.pop(package, None)
-        return complete and digest_of_file(file) == package
+        return complete and incoming.is_package(package)
 
     def _broken_off(self, package: Digest, begun: int, ended: int, error: Exception) -> UnreachableError:
         """Take note that a download broke off, and return what is told of it."""
@@ -151,20 +157,12 @@ class CustodianLink:
         )
 
 
-async def _written(response: httpx.Response, file: BinaryIO, size: int) -> bool:
-    """Write the body, unless it is longer than `size` bytes with what was there before."""
+async def _written(response: httpx.Response, incoming: Incoming) -> bool:
+    """Write the body, unless it is longer than it may be."""
     async for chunk in response.aiter_raw():  # as it comes: what is put together first is lost when it breaks off
-        if file.tell() + len(chunk) > size:
+        if not incoming.add(chunk):
             return False
-        file.write(chunk)
     return True
-
-
-def digest_of_file(file: BufferedRandom | BufferedReader) -> Digest:
-    """Return the digest of all that an open file holds."""
-    file.flush()
-    file.seek(0)
-    return Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
 
 
 def _is_whole(path: Path) -> bool:

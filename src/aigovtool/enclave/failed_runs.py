@@ -58,9 +58,10 @@ class FailedRuns:
                 retry_after_s=-(-(over_ms + FAILED_RUN_MS) // 1_000),
             )
 
-    def any(self) -> bool:
-        """Return whether anybody has caused any that are remembered."""
-        return bool(self._until_ms)
+    def has_any(self, consumer: ConsumerId, model: ModelId) -> bool:
+        """Return whether this consumer has caused some of this model that are not made up for yet."""
+        until_ms = self._until_ms.get((consumer, model))
+        return until_ms is not None and until_ms > self.clock.now_ms()
 
     def note(self, consumer: ConsumerId, model: ModelId, error: AIGovToolError, now_ms: int) -> None:
         """Count a failure, if it is one that can tell something of the model."""

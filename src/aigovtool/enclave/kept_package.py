@@ -1,9 +1,10 @@
 """A package in the enclave's cache, which lies on a disk of the borrower's: what is read of it beside the engine."""
 
+import hashlib
 import os
+from io import BufferedReader
 from pathlib import Path
 
-from aigovtool.enclave.custodian_link import digest_of_file
 from aigovtool.errors import ConfigurationError, PackageError
 from aigovtool.ids import Digest, digest_of
 from aigovtool.package.format import read_header
@@ -31,7 +32,13 @@ def discard_damaged(path: Path, descriptor: int, package: Digest) -> None:
     """
     try:
         with os.fdopen(os.dup(descriptor), "rb") as file:
-            if digest_of_file(file) != package:
+            if _digest_of(file) != package:
                 path.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be removed: {error.strerror}", reason="cache") from None
+
+
+def _digest_of(file: BufferedReader) -> Digest:
+    """Return the digest of all that an open file holds."""
+    file.seek(0)
+    return Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")

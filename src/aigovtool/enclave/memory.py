@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from aigovtool import limits
+from aigovtool.enclave.control_groups import said
 from aigovtool.errors import ConfigurationError
 
 #: What the engine's libraries reserve without using it counts against a bound of addresses: 280 MiB after the start,
@@ -53,8 +54,6 @@ _SWAPS: Final = Path("proc/swaps")
 _ENCRYPTED: Final = "CRYPT-"
 #: The largest has 19 digits: no bound.
 _BYTES_RE: Final = re.compile(r"[0-9]{1,19}")
-_OF_PROCESS: Final = Path("proc/self/cgroup")
-_CGROUPS: Final = Path("sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,25 +115,9 @@ def _memory_bytes(root: Path) -> int:
 
 def _allowed(root: Path) -> Iterator[int]:
     """Yield what the control groups of this process allow, and all those that they are in."""
-    try:
-        lines = os.fsdecode((root / _OF_PROCESS).read_bytes()).split("\n")  # a group's name may be any bytes
-    except OSError:
-        lines = []
-    for line in ("0::/", *lines):
-        _, _, said = line.partition(":")
-        controllers, _, path = said.partition(":")
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        base = root / _CGROUPS / "memory" if controllers else root / _CGROUPS
-        name = "memory.limit_in_bytes" if controllers else "memory.max"
-        within = Path(path.lstrip("/"))
-        for place in (within, *within.parents):
-            try:
-                allowed = (base / place / name).read_text(encoding="ascii").strip()
-            except (OSError, ValueError):
-                continue
-            if _BYTES_RE.fullmatch(allowed):
-                yield int(allowed)
+    for (allowed,) in said(root, "memory", ("memory.max",), ("memory.limit_in_bytes",)):
+        if _BYTES_RE.fullmatch(allowed):
+            yield int(allowed)
 
 
 def require_no_plain_swap(root: Path = Path("/")) -> None:

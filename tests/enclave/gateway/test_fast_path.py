@@ -251,11 +251,15 @@ async def test_as_many_as_there_are_units_for_are_answered(site: Site) -> None:
 
 
 async def test_who_has_caused_failures_is_looked_at_one_by_one(service: Service, fast: Fast) -> None:
-    """Runs that fail are counted where each is on its own."""
+    """Runs that fail are counted where each is on its own, until they are made up for; others go on as they did."""
+    other, failed_runs = connection(ANOTHER), service.run.failed_runs
+    await fast.warm(other)
     failed = InvalidValueError("a run that tells something", reason="model_refused_input")
-    service.run.failed_runs.note(CONSUMER, MODEL, failed, service.run.failed_runs.clock.now_ms())
-    assert service.run.failed_runs.any()
+    failed_runs.note(CONSUMER, MODEL, failed, failed_runs.clock.now_ms())
     assert await fast.ask() is None
+    assert outputs_of(await fast.ask(by=other)) == [1.0, 2.0]
+    failed_runs._until_ms[CONSUMER, MODEL] = failed_runs.clock.now_ms()
+    assert outputs_of(await fast.ask()) == [1.0, 2.0]
 
 
 # -- Between compute and release ----------------------------------------------------------------------

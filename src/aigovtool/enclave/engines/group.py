@@ -59,6 +59,7 @@ class Group:
         "data",
         "form",
         "interface",
+        "late",
         "place",
         "timer",
         "turn",
@@ -85,6 +86,8 @@ class Group:
         self._left = len(data)
         #: Time that the child has claimed for its runs.
         self.claimed_us = 0
+        #: Whether the time of the try was over before all were done.
+        self.late = False
 
     @property
     def over(self) -> bool:

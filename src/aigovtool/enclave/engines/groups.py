@@ -136,8 +136,10 @@ class Groups:
         group = self._pending.answered(message.id, 1, None)
         if group is None:
             return False
-        if message.reason == COMPUTE_LIMIT and group.form.compute_ms == group.turn.lane.try_ms(0):
-            self._learn(group, group.turn.lane.longer)
+        if message.reason == COMPUTE_LIMIT:
+            group.late = True
+            if group.form.compute_ms == group.turn.lane.try_ms(0):
+                self._learn(group, group.turn.lane.longer)
         if not group.over:
             group.take(1)
         return True

@@ -41,6 +41,7 @@ from aigovtool.errors import (
 )
 from aigovtool.ids import Digest
 from aigovtool.limits import (
+    MAX_ENGINE_THREADS,
     MAX_INFER_BODY_BYTES,
     MAX_MANIFEST_BYTES,
     MAX_TENSOR_ELEMENTS,
@@ -55,7 +56,6 @@ MAX_IPC_HEADER_BYTES: Final = MAX_MANIFEST_BYTES  # of a `Loaded`, whose interfa
 MAX_IPC_PAYLOAD_BYTES: Final = MAX_INFER_BODY_BYTES  # both ways: what a request may bring, an answer may carry
 MAX_ERROR_CHARS: Final = 500
 MAX_GROUP: Final = 64  # runs that may come together
-
 _JOIN_BYTES: Final = 16 << 10  # up to here frames are joined: copying costs less than a longer iovec
 _RECEIVE_BYTES: Final = 64 << 10
 _PREFIX: Final = struct.Struct("<II")
@@ -88,8 +88,8 @@ class Setup(_Record, frozen=True, tag="setup"):
     """Parent to child, first: who the parent is, and how the engine is to be set up."""
 
     parent_pid: int
-    workers: Annotated[int, Meta(ge=1, le=64)]
-    intra_op_threads: Annotated[int, Meta(ge=1, le=256)]
+    workers: Annotated[int, Meta(ge=1, le=MAX_ENGINE_THREADS)]
+    intra_op_threads: Annotated[int, Meta(ge=1, le=MAX_ENGINE_THREADS)]
     memory_bytes: Annotated[int, Meta(ge=1)] | None
     own_files: bool
 

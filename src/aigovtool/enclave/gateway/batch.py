@@ -1,7 +1,8 @@
 """Requests of one consumer and one form that are computed, signed and charged together.
 
 One reservation covers them, and one signature their receipts; each has a receipt of its own, which can be checked
-alone, and its answer is what it would have been if it had come alone.
+alone. Its answer is what it would have been if it had come alone; where the model's terms let the engine compute
+several in one run (`together`), it is that but for some units in the last place.
 """
 
 from base64 import b64encode
@@ -73,6 +74,16 @@ class Batch:
                     self._ran.append(_Ran(entry, one.headers, payload, took_us))
             else:
                 self.failed.extend(entries)
+
+    @property
+    def done(self) -> int:
+        """How many were computed so far."""
+        return len(self._ran)
+
+    @property
+    def took_us(self) -> int:
+        """How long that took the engine."""
+        return sum(one.compute_us for one in self._ran)
 
     def release(self, run: InstanceRun) -> list[tuple[Entry, Written]]:
         """Sign, gate and charge all that was computed; return the answers, as they are sent.

@@ -151,17 +151,17 @@ class InferenceFastPath:
 
     def _begin(self, consumer: ConsumerId, entries: list[Entry], now_ms: int, time_ms: int) -> None:
         """Begin requests of one consumer, those of one form together."""
-        may_fail = self._run.failed_runs.any()  # then each is asked about on its own
         forms: dict[Shape, list[Entry]] = {}
         for entry in entries:
-            if not may_fail and self._is_taken(consumer, entry, now_ms, time_ms):
+            if self._is_taken(consumer, entry, now_ms, time_ms):
                 forms.setdefault(entry.shape, []).append(entry)
             else:
                 self._undo(entry)
         for shape, alike in forms.items():
             lane = self._instance.engine.groups.lane(consumer, shape.model.loaded.handle)
-            for entries_of_try in [alike] if lane is Lane.SHORT else [[entry] for entry in alike]:
-                self._reserve(consumer, shape, entries_of_try, lane)
+            most = shape.most_in_try if lane is Lane.SHORT else 1
+            for first in range(0, len(alike), most):
+                self._reserve(consumer, shape, alike[first : first + most], lane)
 
     def _is_taken(self, consumer: ConsumerId, entry: Entry, now_ms: int, time_ms: int) -> bool:
         try:
@@ -187,7 +187,8 @@ class InferenceFastPath:
         ):
             return False
         policy = self._run.charging.terms(model.offer.model)
-        if policy.dial is Dial.BOUND:
+        # Who has caused failures is asked about them each time, and answered, or refused, on its own.
+        if policy.dial is Dial.BOUND or self._run.failed_runs.has_any(consumer, model.offer.model):
             return False
         asked = entry.asked = Asked(
             model,
@@ -251,6 +252,8 @@ class InferenceFastPath:
         if not group.over:
             return
         group.place.give_back()
+        if lane is Lane.SHORT and batch.done:
+            batch.shape.took(batch.done, batch.took_us)
         try:
             answers = batch.release(self._run)
         except AIGovToolError:
@@ -262,7 +265,7 @@ class InferenceFastPath:
             return
         for entry, answer in answers:
             entry.answer(answer)
-        if batch.failed:
+        if batch.failed and not (group.late and batch.shape.was_late(batch.done, len(batch.entries))):
             batch.shape.pause(self._instance.clock.now_ms(), lane)
         for entry in batch.failed:
             self._undo(entry)

@@ -12,7 +12,7 @@ from typing import Final
 
 from aigovtool.enclave.boot import ServedModel
 from aigovtool.enclave.engines.group import Form
-from aigovtool.enclave.engines.ipc import TensorHeader, pack_tensors, unpack_tensors
+from aigovtool.enclave.engines.ipc import MAX_GROUP, TensorHeader, pack_tensors, unpack_tensors
 from aigovtool.enclave.engines.lanes import Lane
 from aigovtool.enclave.gateway.answer import answer_of
 from aigovtool.enclave.gateway.asked import LENGTH_HEADER, Asked, Valid, limits_of, rows_of, validated
@@ -32,6 +32,10 @@ _MAX_HEAD_BYTES: Final = 4 << 10
 #: Requests of a form of which one was given back are not taken for so long: the next ones would be as well. It has been
 #: computed for nothing, for a second at most in the middle lane.
 _PAUSE_MS: Final = {Lane.SHORT: 1_000, Lane.MIDDLE: 60_000}
+#: Of the time of a try, what those that are tried together are expected to take.
+_SHARE_OF_TRY: Final = 0.75
+#: After so many runs what was learned of them counts half, so that it follows a model that gets slower, or faster.
+_REMEMBERED_RUNS: Final = 64
 
 
 class Shape:
@@ -63,6 +67,9 @@ class Shape:
         self.worst: Final = policy.request_max.plus(of(Dimension.INFERENCES, rows))
         #: Until then such requests had better go the way of all others.
         self.paused_until_ms = 0
+        #: How many are tried together at most: by how long the last ones took, and at first as many as there may be.
+        self.most_in_try = MAX_GROUP
+        self._runs = self._took_us = 0
         #: Of the last answer whose data were all binary: their headers, the JSON part, the lines of the head.
         self._last: tuple[tuple[TensorHeader, ...], bytes, str] | None = None
 
@@ -73,6 +80,27 @@ class Shape:
     def pause(self, now_ms: int, lane: Lane) -> None:
         """Remember that one of them had to, which was tried in this lane."""
         self.paused_until_ms = now_ms + _PAUSE_MS[lane]
+
+    def took(self, runs: int, took_us: int) -> None:
+        """Learn from runs that were done in a short try, and have fewer tried together where they take longer."""
+        if self._runs > _REMEMBERED_RUNS:
+            self._runs, self._took_us = self._runs // 2, self._took_us // 2
+        self._runs += runs
+        self._took_us += took_us
+        self._fit()
+
+    def was_late(self, done: int, count: int) -> bool:
+        """Learn from a short try of `count` whose time ran out; return whether fewer together may be done in one."""
+        short = self.forms[Lane.SHORT]
+        if count == 1 or not (done or short.together):  # a run of its own took all of the time
+            return False
+        self._runs, self._took_us = done or count // 2, short.compute_ms * 1_000
+        self._fit()
+        return True
+
+    def _fit(self) -> None:
+        fits = int(self.forms[Lane.SHORT].compute_ms * 1_000 * _SHARE_OF_TRY * self._runs) // max(1, self._took_us)
+        self.most_in_try = min(MAX_GROUP, max(1, fits))
 
     def answer(self, headers: tuple[TensorHeader, ...], payload: memoryview) -> tuple[bytes, str]:
         """Return the body of an answer with these outputs, and the lines of its head that depend on them.
