@@ -33,7 +33,7 @@ asks (which sends a salt of 16 bytes besides). The terms of the models say that 
 answered when it was fastest: there a time runs from when a request was due, also where no connection was free for it.
 {gateway}
 
-{peers} Each is one process, and meters nothing. Their sessions have ONNX Runtime's own settings but for the number
+{peers} None of them meters anything. Their sessions have ONNX Runtime's own settings but for the number
 of threads; where that is two they spin while they wait, which *CPU* shows. A round that one of the others broke off is
 left out.
 
@@ -49,8 +49,8 @@ _PIECES: Final = (
 _PREDECESSOR: Final = """\
 
 The *predecessor's metering* of the targets is its protocol re-created in words of our own (`bench/predecessor.py`): for
-each inference two requests to a counter in Flask, each on a connection with a TLS handshake of its own, over 32
-connections at once, without any inference. It has a client of its own, as no other server is asked so, and is asked
+each inference two requests to a counter in Flask, each on a connection with a TLS handshake of its own, by 32 askers at
+once, without any inference. It has a client of its own, as no other server is asked so, and is asked
 once, when all others are done. What it answers with an error counts as answered: its counter tears under load.
 
 """

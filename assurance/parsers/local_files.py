@@ -29,7 +29,7 @@ from aigovtool.cli.array_file import array_in, arrays_in
 from aigovtool.enclave.attesters.configfs_tsm import ConfigfsTsmAttester
 from aigovtool.enclave.attesters.gramine import GramineAttester
 from aigovtool.enclave.attesters.nsm import NsmAttester
-from aigovtool.enclave.computing import usable_cores
+from aigovtool.enclave.computing import allowed_cores
 from aigovtool.enclave.memory import memory_bounds, require_no_plain_swap
 from aigovtool.errors import ConfigurationError, EvidenceError, InputError
 from assurance.code_digest import ROOT
@@ -154,22 +154,22 @@ def _wrong_swaps(parts: Parts, _value: object) -> str | None:
     return None
 
 
-def _read_bounds(parts: Parts) -> tuple[int, int]:
+def _read_bounds(parts: Parts) -> tuple[int, list[int]]:
     files = {"proc/self/cgroup": parts[0], _BOUNDS: parts[1], _TIMES: parts[2]}
-    return _on_machine(files, lambda root: (memory_bounds(root).has, usable_cores(root)))
+    return _on_machine(files, lambda root: (memory_bounds(root).has, list(allowed_cores(root))))
 
 
 def _wrong_bounds(parts: Parts, value: object) -> str | None:
-    (has, cores), said = cast("tuple[int, int]", value), parts[1].strip()
-    if cores < 1:
+    (has, cores), said = cast("tuple[int, list[int]]", value), parts[1].strip()
+    if min(cores, default=1) < 1:
         return "no core at all"
     if not re.search(rb"(?m)^[^:\n]*::/*a/b(?:/[^\n]*)?$", parts[0]) or b"/.." in parts[0]:
         return None
     if re.fullmatch(rb"[0-9]{1,15}", said) and has > int(said):
         return "more memory than the group has"
     times = re.fullmatch(rb"([1-9][0-9]{0,8}) ([1-9][0-9]{0,8})\n?", parts[2])
-    if times and (cores - 1) * int(times[2]) >= int(times[1]):
-        return "more cores than the group has time for"
+    if times and not any((one - 1) * int(times[2]) < int(times[1]) <= one * int(times[2]) for one in cores):
+        return "other cores than the group has time for"
     return None
 
 

@@ -151,8 +151,8 @@ MAX_INFER_JSON_LISTS: Final = 1 << 18
 # The id of an inference is echoed in its answer; a UUID has 36 characters.
 MAX_INFER_ID_CHARS: Final = 256
 MAX_INFER_DEADLINE_MS: Final = 300_000
-# What whoever runs an enclave may have its engine compute with: runs at once, and threads of each.
-MAX_ENGINE_THREADS: Final = 64
+# How many runs whoever runs an enclave may have its engine compute at once.
+MAX_RUNS_AT_ONCE: Final = 64
 # What a model's terms say of its answers: some twenty outputs by their names. Those of all models of an enclave travel
 # with each answer to a renewal, 64 KiB at most, where there is less room for other things then.
 MAX_ANSWER_TERMS_BYTES: Final = 1_000

@@ -23,7 +23,6 @@ from aigovtool.enclave import boot as boot_module
 from aigovtool.enclave.app import EnclaveOptions, attester_for
 from aigovtool.enclave.boot import boot
 from aigovtool.enclave.clock import ElapsedClock
-from aigovtool.enclave.computing import Computing, computing
 from aigovtool.enclave.engines.lanes import threads
 from aigovtool.enclave.kept_package import discard_damaged, manifest_of
 from aigovtool.enclave.memory import memory_bounds
@@ -237,33 +236,27 @@ async def test_a_damaged_package_in_the_cache_is_downloaded_anew(where: str, sit
 
 async def test_the_engine_of_an_instance_has_a_bound_of_memory(site: Site) -> None:
     """The kernel knows it, of the child itself (RLIMIT_AS)."""
-    instance, memory = await site.boot(), memory_bounds()
+    instance = await boot(site.party, [MODEL], wiring.platform(), site.link, site.cache, at_once=2)
     try:
-        bound = memory.engine_addresses + computing(memory.engine_addresses).reserved_bytes
-        assert resource.prlimit(instance.engine.pid, resource.RLIMIT_AS) == (bound, bound)
+        assert resource.prlimit(instance.engine.pid, resource.RLIMIT_AS) == (memory_bounds().engine_addresses,) * 2
     finally:
         await instance.engine.kill_and_wait()
 
 
-async def test_an_engine_computes_as_many_runs_at_once_as_it_is_told_to(site: Site) -> None:
-    """With threads for all of them in its sandbox, with room for those, and with its answers as ever."""
-    await site.bench.add_consumer(CONSUMER, BORROWER)
-    await site.bench.grant(100)
-    many, memory = Computing(24, 3), memory_bounds()
-    instance = await boot(
-        site.party, [MODEL], wiring.platform(), site.link, site.cache, memory=memory, computes=many
-    )  # fmt: skip
+@pytest.mark.parametrize("at_once", [1, 24])
+async def test_an_engine_computes_as_many_runs_at_once_as_it_is_told_to(at_once: int, site: Site) -> None:
+    """With threads for all of them in its sandbox, with room for their stacks alone, and with its answers as ever."""
+    instance = await boot(site.party, [MODEL], wiring.platform(), site.link, site.cache, at_once=at_once)
     pid, model = instance.engine.pid, instance.models[MODEL].loaded
     try:
-        bound = memory.engine_addresses + 24 * (80 << 20)  # heaps and stacks of 22 runs and 2 threads more
+        bound = memory_bounds().engine_addresses + max(0, 2 * (at_once - 2)) * (8 << 20)
         assert resource.prlimit(pid, resource.RLIMIT_AS) == (bound, bound)
-        named = [line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]  # noqa: ASYNC240 -- the kernel answers at once
-        assert (
-            int(next(words[1] for words in named if words[0] == "Threads:")) >= threads(24) + many.threads_per_run - 1
-        )
         inputs = [Tensor("x", Datatype.FP32, (1, 2), struct.pack("<2f", number, -number)) for number in range(100)]
         runs = (instance.engine.run(model, [one], [], 20_000, consumer=ConsumerId(CONSUMER)) for one in inputs)
         assert [bytes(ran.outputs[0].data) for ran in await asyncio.gather(*runs)] == [one.data for one in inputs]
+        async with asyncio.timeout(20):  # they are started when it has said hello
+            while len(os.listdir(f"/proc/{pid}/task")) < threads(at_once):  # noqa: ASYNC110, PTH208 -- nobody tells
+                await asyncio.sleep(0.01)
     finally:
         await instance.engine.kill_and_wait()
 

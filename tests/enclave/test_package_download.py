@@ -1,5 +1,6 @@
 """A package is downloaded once, resumed where it broke off, and kept only if it is the one that was named."""
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
@@ -12,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from tests.enclave.custodian_host import Host, answering
 
 from aigovtool.enclave.custodian_link import DOWNLOAD_STUCK, STUCK_TRIES, CustodianLink
-from aigovtool.enclave.package_download import logged
+from aigovtool.enclave.package_download import Incoming, logged
 from aigovtool.errors import (
     AIGovToolError,
     ConfigurationError,
@@ -255,3 +256,61 @@ def test_a_long_download_is_logged_now_and_then(caplog: pytest.LogCaptureFixture
 
 def vars_of(record: logging.LogRecord) -> SimpleNamespace:
     return SimpleNamespace(**vars(record))
+
+
+async def test_what_this_process_has_hashed_is_not_hashed_again(
+    host: Host, link: CustodianLink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a link that breaks every minute, gigabytes would be read each time before anything is asked for."""
+    host.serve = Cut(1000)
+    assert await broken_off(link, tmp_path) == "custodian"
+    monkeypatch.setattr(Incoming, "_hash", None)
+    host.serve = Cut(2000)
+    assert await broken_off(link, tmp_path) == "custodian"
+    host.serve = ranged
+    assert (await fetch(link, tmp_path)).read_bytes() == CONTENT
+    assert host.ranges == [None, "bytes=1000-", "bytes=2000-"]
+
+
+async def test_a_whole_part_is_taken_as_it_is(host: Host, link: CustodianLink, tmp_path: Path) -> None:
+    """Whoever wrote it was killed before it had its name: nothing is asked for."""
+    part(tmp_path).write_bytes(CONTENT)
+    assert (await fetch(link, tmp_path)).read_bytes() == CONTENT
+    assert host.ranges == []
+
+
+async def test_a_part_that_its_host_makes_longer_is_hashed_to_its_length(tmp_path: Path) -> None:
+    """It could go on for ever; what is more than was there is none of the package."""
+    path = part(tmp_path)
+    path.write_bytes(CONTENT[:1000])
+    with path.open("r+b") as file:
+
+        def longer(_done: int) -> None:
+            with path.open("ab") as other:
+                other.write(bytes(1 << 20))
+
+        incoming = Incoming(file, 1 << 30, longer)
+        assert await incoming.resume() == 1000
+        assert incoming.is_package(digest_of(CONTENT[:1000]))
+
+
+async def test_an_enclave_that_is_told_to_end_does_not_hash_to_the_end(tmp_path: Path) -> None:
+    """The thread that hashes finds its file closed."""
+    path, told = part(tmp_path), asyncio.Event()
+    path.touch()
+    os.truncate(path, 1 << 32)  # no disk is used for what was not written
+    loop, seen = asyncio.get_running_loop(), []
+
+    def tell(done: int) -> None:
+        seen.append(done)
+        loop.call_soon_threadsafe(told.set)
+
+    with path.open("r+b") as file:
+        hashing = asyncio.create_task(Incoming(file, 1 << 33, tell).resume())
+        await told.wait()
+        hashing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await hashing
+    before = len(seen)
+    await asyncio.get_running_loop().shutdown_default_executor()
+    assert len(seen) <= before + 1

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from aigovtool.enclave import id_table
 from aigovtool.enclave.results import Answered, ResultLimits, Results, Running
 from aigovtool.errors import ConflictError, DeadlineError, OverloadedError
 from aigovtool.ids import ConsumerId, RequestKey, digest_of
@@ -126,6 +127,28 @@ async def test_an_answer_dropped_for_space_is_refused_and_not_run_again(small: R
             _ = small.find(ANN, RequestKey("a"), request, 0)
         assert caught.value.reason == "result_evicted"
     assert [await kept(small, ANN, name) for name in ("b", "c")] == [LARGE, LARGE]
+
+
+async def test_what_there_is_no_memory_to_remember_is_not_forgotten(
+    small: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The id of an answer that should go could not be noted: the answer stays, or its id would be charged again."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError("no memory")
+
+    for number in range(2):
+        keep(small, RequestKey(f"k{number}"), LARGE)
+    with monkeypatch.context() as patched:
+        patched.setattr(id_table, "mmap", fails)
+        with pytest.raises(OSError, match="no memory"):
+            keep(small, RequestKey("k2"), LARGE)
+    assert [small.find(ANN, RequestKey(f"k{number}"), BODY, 0) for number in range(3)] == [LARGE] * 3
+    assert small._spent.of(ANN) == len(small._spent) == 0
+    keep(small, RequestKey("k3"), LARGE)
+    assert small._spent.of(ANN) == 2
+    for number in range(4):
+        assert small.knows(ANN, RequestKey(f"k{number}"))
 
 
 async def test_an_answer_larger_than_its_share_reaches_whoever_waits(small: Results) -> None:

@@ -13,7 +13,7 @@ from aigovtool.cli.address import LISTEN, Address
 from aigovtool.cli.credentials import read_borrower
 from aigovtool.cli.screen import UNENCRYPTED, Screen
 from aigovtool.cli.verb import DIRECTORY, FILE, Verb, VerbGroup, wrong_usage
-from aigovtool.limits import MAX_ENGINE_THREADS
+from aigovtool.limits import MAX_RUNS_AT_ONCE
 
 if TYPE_CHECKING:
     from aigovtool.attestation.model import Evidence
@@ -131,15 +131,8 @@ def _tee_options(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--cache", type=DIRECTORY, default=Path("aigovtool-cache"), show_default=True, help="For ciphertext.")
 @click.option(
     "--runs-at-once",
-    type=click.IntRange(1, MAX_ENGINE_THREADS),
+    type=click.IntRange(1, MAX_RUNS_AT_ONCE),
     help="How many inferences are computed at once; each takes memory.  [default: one for each core, at least 2]",
-)
-@click.option(
-    "--threads-per-run",
-    type=click.IntRange(1, MAX_ENGINE_THREADS),
-    default=1,
-    show_default=True,
-    help="Cores for one inference: with more, one alone is answered sooner, and fewer a second in all.",
 )
 @click.pass_obj
 def serve(
@@ -153,7 +146,6 @@ def serve(
     cache: Path,
     allow_simulated: bool,
     runs_at_once: int | None,
-    threads_per_run: int,
     **tpm: Any,  # noqa: ANN401 - click's
 ) -> None:
     """Attest to the custodian, get the models' keys, and serve until interrupted.
@@ -177,7 +169,6 @@ def serve(
         cache=cache,
         tpm=_tpm_options(**tpm),
         runs_at_once=runs_at_once,
-        threads_per_run=threads_per_run,
     )
     read_borrower(borrower_file)  # says which kind of file it is, if it is another
     screen.serve()

@@ -23,7 +23,6 @@ from aigovtool.codec import decode
 from aigovtool.crypto.keyfile import make_private_directory, read_secret_file
 from aigovtool.crypto.memory import LOCK_FIX, keep_to_itself
 from aigovtool.enclave.boot import Instance, boot
-from aigovtool.enclave.computing import computing
 from aigovtool.enclave.custodian_link import CustodianLink
 from aigovtool.enclave.engines.sandbox import Layer
 from aigovtool.enclave.failed_runs import FailedRuns
@@ -80,8 +79,7 @@ class TpmOptions:
 class EnclaveOptions:
     """How to run an enclave. `tee` is a TEE type, or `auto`; the simulated one also needs `allow_simulated`.
 
-    `tpm` has the settings of a TPM, if they are not the usual ones. `runs_at_once` and `threads_per_run` are as in
-    `computing`.
+    `tpm` has the settings of a TPM, if they are not the usual ones; `runs_at_once` is None for one for each core.
     """
 
     tee: str
@@ -93,7 +91,6 @@ class EnclaveOptions:
     cache: Path
     tpm: TpmOptions | None = None
     runs_at_once: int | None = None
-    threads_per_run: int = 1
 
 
 def attester_for(tee: str, tpm: TpmOptions | None = None, *, allow_simulated: bool) -> Attester:
@@ -207,7 +204,6 @@ class _Enclave:
         self._attester = attester
         self._listener = listener
         self._memory = memory_bounds()
-        self._computes = computing(self._memory.engine_addresses, options.runs_at_once, options.threads_per_run)
         self._failed_runs = FailedRuns()
         self._warned_of_sealers = False
         self._ready = ready
@@ -275,7 +271,7 @@ class _Enclave:
             aside=self._roster.aside(),
             blame=lambda model, _error: blamed.append(model),
             memory=self._memory,
-            computes=self._computes,
+            at_once=self._options.runs_at_once,
         )
         self._roster.booted(models, time.monotonic() - began_s)
         if Layer.MEMORY_LOCKED not in instance.engine.sandbox:

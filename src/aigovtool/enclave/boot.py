@@ -32,8 +32,9 @@ from aigovtool.crypto.wrap import WrapKey
 from aigovtool.crypto.x509 import self_signed_server_certificate
 from aigovtool.enclave.attestation import Attestation, Attested, refused_in
 from aigovtool.enclave.clock import ElapsedClock
-from aigovtool.enclave.computing import Computing, computing
+from aigovtool.enclave.computing import LEAST_RUNS, runs_at_once
 from aigovtool.enclave.custodian_link import CustodianLink
+from aigovtool.enclave.engines.lanes import STACK_BYTES, threads
 from aigovtool.enclave.engines.pending import Shares
 from aigovtool.enclave.engines.process import EngineConfig, EngineProcess, LoadedModel
 from aigovtool.enclave.kept_package import discard_damaged, manifest_of
@@ -194,7 +195,7 @@ async def boot(
     aside: tuple[NotServed, ...] = (),
     blame: Blame = lambda _model, _error: None,
     memory: MemoryBounds | None = None,
-    computes: Computing | None = None,
+    at_once: int | None = None,
 ) -> Instance:
     """Boot one instance, with those of `models` that the custodian allows. On failure the engine child is gone.
 
@@ -207,14 +208,14 @@ async def boot(
         aside: other models that it was started for, and why they are not asked for.
         blame: is told, before it is raised, of an error that is one model's alone.
         memory: what the engine may take; None for this machine's.
-        computes: how many runs it computes at once; None for as many as this machine has cores for.
+        at_once: how many runs it computes at once; None for as many as this machine has cores for.
 
     Raises:
         AIGovToolError: who or what refused, or could not be reached.
     """
     clock = ElapsedClock()
     memory = memory or memory_bounds()
-    engine = await EngineProcess.start(_engine_config(memory, computes or computing(memory.engine_addresses)))
+    engine = await EngineProcess.start(_engine_config(memory, at_once or runs_at_once(memory.engine_addresses)))
     try:
         return await _Boot(party, models, attester, link, cache, aside, blame, clock, engine).run()
     except BaseException:
@@ -222,19 +223,17 @@ async def boot(
         raise
 
 
-def _engine_config(memory: MemoryBounds, computes: Computing) -> EngineConfig:
+def _engine_config(memory: MemoryBounds, at_once: int) -> EngineConfig:
     shares = Shares(
         size_bytes=memory.bodies,
         size_bytes_per_consumer=memory.bodies_per_consumer,
         unread_bytes=memory.unread,
         unread_bytes_per_consumer=memory.unread_per_consumer,
     )
-    return EngineConfig(
-        workers=computes.runs_at_once,
-        intra_op_threads=computes.threads_per_run,
-        memory_bytes=memory.engine_addresses + computes.reserved_bytes,
-        shares=shares,
-    )
+    # The stacks of threads are addresses that are hardly used; what else runs take is to keep within the bound.
+    stacks = STACK_BYTES * (threads(at_once) - threads(LEAST_RUNS))
+    addresses = memory.engine_addresses + max(0, stacks)
+    return EngineConfig(workers=at_once, memory_bytes=addresses, shares=shares)
 
 
 @dataclass(slots=True)

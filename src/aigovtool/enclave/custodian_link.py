@@ -12,7 +12,7 @@ import httpx
 
 from aigovtool.codec import Message, decode, encode
 from aigovtool.crypto.x509 import from_pem
-from aigovtool.enclave.package_download import Incoming, Told
+from aigovtool.enclave.package_download import Hashed, Incoming, Told
 from aigovtool.errors import ConfigurationError, PackageError, UnreachableError
 from aigovtool.ids import Digest
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
@@ -43,6 +43,8 @@ class CustodianLink:
         )
         #: Of packages whose download broke off: how far it came, and how often in a row no further.
         self._broken: Final[dict[Digest, tuple[int, int]]] = {}
+        #: And what was hashed of them.
+        self._hashed: Final[dict[Digest, Hashed]] = {}
 
     async def close(self) -> None:
         """Close the connections."""
@@ -121,14 +123,18 @@ class CustodianLink:
         if _is_whole(whole):
             return whole
         with _opened(partial) as file:
-            if not await self._completed(Incoming(file, size, told), package):
+            incoming = Incoming(file, size, told, self._hashed.pop(package, None))
+            if not await self._completed(incoming, package, size):
                 partial.unlink()
                 raise PackageError("the download is not the package that was named", reason="download_digest")
         return partial.rename(whole)
 
-    async def _completed(self, incoming: Incoming, package: Digest) -> bool:
+    async def _completed(self, incoming: Incoming, package: Digest, size: int) -> bool:
         """Download what is missing of a file, and return whether it is the package then."""
         begun = await incoming.resume()
+        if begun and incoming.is_package(package):  # whoever wrote it ended before it had its name
+            return True
+        begun = begun if begun < size else 0
         headers = {"range": f"bytes={begun}-"} if begun else {}
         try:
             async with self._client.stream("GET", f"/v1/packages/{package}", headers=headers) as response:
@@ -138,6 +144,7 @@ class CustodianLink:
                     incoming.begin_anew()  # whoever answers 200 sends all of it, whatever was asked for
                 complete = await _written(response, incoming)
         except (httpx.HTTPError, ssl.SSLError) as error:
+            self._hashed[package] = incoming.hashed()
             raise self._broken_off(package, begun, incoming.done, error) from None
         self._broken.pop(package, None)
         return complete and incoming.is_package(package)

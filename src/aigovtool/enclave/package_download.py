@@ -1,6 +1,6 @@
 """A package on its way into the enclave's cache: written and hashed as it comes, and now and then told of.
 
-What is there of an earlier try is hashed first, in a thread: it may be many gigabytes, and the enclave has to answer
+What an earlier process has left is hashed first, in a thread: it may be many gigabytes, and the enclave has to answer
 signals meanwhile. The digest decides whether the download is kept; what the engine takes of it is verified there.
 """
 
@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 
 from aigovtool.ids import Digest, ModelId
 
@@ -35,22 +35,33 @@ def logged(model: ModelId, size: int, clock: Callable[[], float] = time.monotoni
     return tell
 
 
+class Hashed(NamedTuple):
+    """The digest of the first `done` bytes of a download, to which more can be added."""
+
+    digest: "hashlib._Hash"
+    done: int
+
+
 class Incoming:
     """One download into an open file, of at most `size` bytes."""
 
-    def __init__(self, file: BinaryIO, size: int, told: Told) -> None:
+    def __init__(self, file: BinaryIO, size: int, told: Told, before: Hashed | None = None) -> None:
+        """Begin; `before` is what an earlier try of this process has hashed, whose file this is."""
         self._file: Final = file
         self._size: Final = size
         self._told: Final = told
         self._digest = hashlib.sha256()
+        self._before: Final = before
         #: Bytes that are there.
         self.done = 0
 
     async def resume(self) -> int:
-        """Take what an earlier try has left, unless it is all or more; return how many bytes that is."""
+        """Take what an earlier try has left, unless it is more than may be; return how many bytes that is."""
         left = self._file.seek(0, os.SEEK_END)
-        if left < self._size:
-            await asyncio.to_thread(self._hash_left)
+        if self._before is not None and self._before.done == left:
+            self._digest, self.done = self._before.digest.copy(), left
+        elif left <= self._size:
+            await asyncio.to_thread(self._hash, left)
         return self.done
 
     def begin_anew(self) -> None:
@@ -68,14 +79,19 @@ class Incoming:
         self._told(self.done)
         return True
 
+    def hashed(self) -> Hashed:
+        """Return what another try can go on from."""
+        return Hashed(self._digest.copy(), self.done)
+
     def is_package(self, package: Digest) -> bool:
         """Write what is still held, and return whether all of it has this digest."""
         self._file.flush()
         return package == f"sha256:{self._digest.hexdigest()}"
 
-    def _hash_left(self) -> None:
+    def _hash(self, left: int) -> None:
+        """Hash so many bytes of the file, though its host may make it longer meanwhile."""
         self._file.seek(0)
-        while piece := self._file.read(_PIECE_BYTES):
+        while piece := self._file.read(min(_PIECE_BYTES, left - self.done)):
             self._digest.update(piece)
             self.done += len(piece)
             self._told(self.done)

@@ -242,17 +242,18 @@ class Results:
         return running
 
     def _evict(self, consumer: ConsumerId, key: RequestKey) -> None:
-        self._spent.add(consumer, key, self._drop(consumer, key))
+        self._spent.add(consumer, key, self._ended[consumer, key])  # first: an id that is forgotten is charged again
+        self._drop(consumer, key)
 
-    def _drop(self, consumer: ConsumerId, key: RequestKey) -> int:
-        """Forget an answer; return when its run ended."""
+    def _drop(self, consumer: ConsumerId, key: RequestKey) -> None:
+        """Forget an answer."""
         account = self._accounts[consumer]
         kept = account.ended.pop(key)
         size = _size(kept)
         account.size -= size
         self._size -= size
         self._close_if_empty(consumer)
-        return self._ended.pop((consumer, key))
+        del self._ended[consumer, key]
 
     def _close_if_empty(self, consumer: ConsumerId) -> None:
         account = self._accounts[consumer]

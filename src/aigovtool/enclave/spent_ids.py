@@ -46,8 +46,8 @@ class SpentIds:
         """Remember an id for ten minutes from the end of its run, and for up to one more."""
         number = ended_ms // _MINUTE_MS
         minute = self._minutes.get(number) or self._begun(number)
+        self._table.add(self._digest(consumer, key), _mark(number))  # first: there may be no memory for it
         minute[consumer] += 1
-        self._table.add(self._digest(consumer, key), _mark(number))
         self._per_consumer[consumer] += 1
         self._total += 1
 

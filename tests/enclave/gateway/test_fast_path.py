@@ -306,6 +306,22 @@ async def test_a_fault_of_ours_charges_nothing(
     assert await site.posted() == fast.charged
 
 
+async def test_a_fault_after_the_charge_keeps_no_answer_back(
+    site: Site, service: Service, fast: Fast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is charged is answered, and not run and charged once more, though it cannot be kept for a repetition."""
+
+    def broken(*_: object) -> None:
+        raise OSError("no memory for the ids")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(service.run.results, "finish", broken)
+        answers = await asyncio.gather(*(fast.ask(aigovtool_request_id=f"k{number}") for number in range(5)))
+    assert [outputs_of(answer) for answer in answers] == [[1.0, 2.0]] * 5
+    await service.shut_down()
+    assert await site.posted() == fast.charged
+
+
 async def test_a_form_that_fails_is_left_alone_for_a_moment(
     service: Service, fast: Fast, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,9 +41,9 @@ from aigovtool.errors import (
 )
 from aigovtool.ids import Digest
 from aigovtool.limits import (
-    MAX_ENGINE_THREADS,
     MAX_INFER_BODY_BYTES,
     MAX_MANIFEST_BYTES,
+    MAX_RUNS_AT_ONCE,
     MAX_TENSOR_ELEMENTS,
     MAX_TENSOR_NAME_CHARS,
     MAX_TENSOR_RANK,
@@ -88,8 +88,8 @@ class Setup(_Record, frozen=True, tag="setup"):
     """Parent to child, first: who the parent is, and how the engine is to be set up."""
 
     parent_pid: int
-    workers: Annotated[int, Meta(ge=1, le=MAX_ENGINE_THREADS)]
-    intra_op_threads: Annotated[int, Meta(ge=1, le=MAX_ENGINE_THREADS)]
+    workers: Annotated[int, Meta(ge=1, le=MAX_RUNS_AT_ONCE)]
+    intra_op_threads: Annotated[int, Meta(ge=1, le=256)]
     memory_bytes: Annotated[int, Meta(ge=1)] | None
     own_files: bool
 

@@ -14,6 +14,8 @@ from typing import Final
 
 SHORT_MS: Final = 10
 MIDDLE_MS: Final = 1_000
+#: Of each thread, whatever limit of it the machine has.
+STACK_BYTES: Final = 8 << 20
 #: What the parent may have at work in the longer lanes beyond `workers`: see `scheduling`.
 BEYOND: Final = 3
 

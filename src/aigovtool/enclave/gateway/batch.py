@@ -23,6 +23,7 @@ from aigovtool.protocol.reservation import Posted, Reservation
 from aigovtool.protocol.session import RECEIPT_HEADER, REQUEST_ID_HEADER, UNITS_HEADER, WARNING_HEADER
 from aigovtool.protocol.tensor import Buffer
 from aigovtool.transport.fast_path import Answer, FastRequest, Written, ok
+from aigovtool.transport.problem import unexpected
 
 
 class Entry:
@@ -154,7 +155,11 @@ class Batch:
         sent = []
         for one, answered in zip(self._ran, answers, strict=True):
             if one.entry.begun:
-                results.finish(one.entry.asked.consumer, one.entry.asked.key, answered, done_ms)
+                asked = one.entry.asked
+                try:
+                    results.finish(asked.consumer, asked.key, answered, done_ms)
+                except Exception as exception:  # noqa: BLE001 - it is charged: to run it again would charge it again
+                    unexpected(exception)
             sent.append((one.entry, ok(answered.lines + more, answered.body, as_others=padded)))
         return sent
 

@@ -252,7 +252,7 @@ class InferenceFastPath:
         if not group.over:
             return
         group.place.give_back()
-        if lane is Lane.SHORT and batch.done:
+        if lane is Lane.SHORT and not batch.failed:
             batch.shape.took(batch.done, batch.took_us)
         try:
             answers = batch.release(self._run)
@@ -265,10 +265,16 @@ class InferenceFastPath:
             return
         for entry, answer in answers:
             entry.answer(answer)
-        if batch.failed and not (group.late and batch.shape.was_late(batch.done, len(batch.entries))):
-            batch.shape.pause(self._instance.clock.now_ms(), lane)
+        if batch.failed:
+            self._failed(batch, group, lane)
         for entry in batch.failed:
             self._undo(entry)
+
+    def _failed(self, batch: Batch, group: Group, lane: Lane) -> None:
+        """Try fewer together if there were too many, or else none of this form for a while."""
+        shape, count = batch.shape, len(batch.entries)
+        if not (group.late and shape.was_late(count, batch.done, batch.took_us)):
+            shape.pause(self._instance.clock.now_ms(), lane)
 
     def _give_back(self, batch: Batch) -> None:
         """Charge nothing, and have all of them go the way of all others."""

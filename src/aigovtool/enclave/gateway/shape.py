@@ -32,10 +32,9 @@ _MAX_HEAD_BYTES: Final = 4 << 10
 #: Requests of a form of which one was given back are not taken for so long: the next ones would be as well. It has been
 #: computed for nothing, for a second at most in the middle lane.
 _PAUSE_MS: Final = {Lane.SHORT: 1_000, Lane.MIDDLE: 60_000}
-#: Of the time of a try, what those that are tried together are expected to take.
-_SHARE_OF_TRY: Final = 0.75
-#: After so many runs what was learned of them counts half, so that it follows a model that gets slower, or faster.
-_REMEMBERED_RUNS: Final = 64
+#: Of the time of a try: what it may take before fewer are tried together, and what it takes when more may be.
+_MUCH_OF_TRY: Final = 0.75
+_LITTLE_OF_TRY: Final = 0.5
 
 
 class Shape:
@@ -67,9 +66,8 @@ class Shape:
         self.worst: Final = policy.request_max.plus(of(Dimension.INFERENCES, rows))
         #: Until then such requests had better go the way of all others.
         self.paused_until_ms = 0
-        #: How many are tried together at most: by how long the last ones took, and at first as many as there may be.
+        #: How many are tried together at most: by how long tries took, and at first as many as there may be.
         self.most_in_try = MAX_GROUP
-        self._runs = self._took_us = 0
         #: Of the last answer whose data were all binary: their headers, the JSON part, the lines of the head.
         self._last: tuple[tuple[TensorHeader, ...], bytes, str] | None = None
 
@@ -82,25 +80,33 @@ class Shape:
         self.paused_until_ms = now_ms + _PAUSE_MS[lane]
 
     def took(self, runs: int, took_us: int) -> None:
-        """Learn from runs that were done in a short try, and have fewer tried together where they take longer."""
-        if self._runs > _REMEMBERED_RUNS:
-            self._runs, self._took_us = self._runs // 2, self._took_us // 2
-        self._runs += runs
-        self._took_us += took_us
-        self._fit()
+        """Learn from a short try in which so many runs were all done: fewer together, or up to twice as many.
 
-    def was_late(self, done: int, count: int) -> bool:
-        """Learn from a short try of `count` whose time ran out; return whether fewer together may be done in one."""
+        Runs that are computed as one take little longer than each alone, so that nothing follows from the time of one;
+        and a try that took long by chance leaves no trace for long.
+        """
+        time_us = 1_000 * self.forms[Lane.SHORT].compute_ms
+        if took_us > _MUCH_OF_TRY * time_us:
+            self.most_in_try = _fitting(runs, took_us, time_us)
+        elif took_us <= _LITTLE_OF_TRY * time_us:
+            self.most_in_try = max(self.most_in_try, min(MAX_GROUP, 2 * runs))
+
+    def was_late(self, count: int, done: int, took_us: int) -> bool:
+        """Learn from a short try of `count` whose time ran out; return whether they were too many.
+
+        If not, one run of them takes as long as a try, and would again.
+
+        Args:
+            count: how many were tried.
+            done: how many were done by then.
+            took_us: how long these took.
+        """
         short = self.forms[Lane.SHORT]
-        if count == 1 or not (done or short.together):  # a run of its own took all of the time
+        time_us = 1_000 * short.compute_ms
+        if count == 1 or (done and took_us * count < _MUCH_OF_TRY * time_us * done) or not (done or short.together):
             return False
-        self._runs, self._took_us = done or count // 2, short.compute_ms * 1_000
-        self._fit()
+        self.most_in_try = _fitting(done, time_us, time_us) if done else count // 2
         return True
-
-    def _fit(self) -> None:
-        fits = int(self.forms[Lane.SHORT].compute_ms * 1_000 * _SHARE_OF_TRY * self._runs) // max(1, self._took_us)
-        self.most_in_try = min(MAX_GROUP, max(1, fits))
 
     def answer(self, headers: tuple[TensorHeader, ...], payload: memoryview) -> tuple[bytes, str]:
         """Return the body of an answer with these outputs, and the lines of its head that depend on them.
@@ -117,6 +123,11 @@ class Shape:
         if json_part + payload == content:  # in the order in which the engine gave them, and nothing in JSON
             self._last = headers, json_part, lines
         return content, lines
+
+
+def _fitting(runs: int, took_us: int, time_us: int) -> int:
+    """Return how many are expected to take no more than most of the time."""
+    return max(1, int(runs * _MUCH_OF_TRY * time_us) // took_us)
 
 
 class Shapes:
