@@ -31,7 +31,7 @@ TEXTS = [
 #: What a line may be about: by program.
 EVENTS = {
     "custodian": {"serving on", "turned_away"},
-    "enclave": {"SIMULATED TEE:", f"serving {MODEL}", "turned_away", "instance_ended"},
+    "enclave": {"SIMULATED TEE:", "model_loading", "model_loaded", f"serving {MODEL}", "turned_away", "instance_ended"},
 }
 #: What there are lines about where the machine gives less than a server needs.
 OF_THE_MACHINE = {"little_memory", "memory_not_locked", "few_open_files", "no_files_in_memory"}
