@@ -265,11 +265,14 @@ async def test_what_this_process_has_hashed_is_not_hashed_again(
     host.serve = Cut(1000)
     assert await broken_off(link, tmp_path) == "custodian"
     monkeypatch.setattr(Incoming, "_hash", None)
+    host.serve = answering(NotFoundError("no", reason="no_package"))
+    with pytest.raises(NotFoundError):
+        await fetch(link, tmp_path)
     host.serve = Cut(2000)
     assert await broken_off(link, tmp_path) == "custodian"
     host.serve = ranged
     assert (await fetch(link, tmp_path)).read_bytes() == CONTENT
-    assert host.ranges == [None, "bytes=1000-", "bytes=2000-"]
+    assert host.ranges == [None, "bytes=1000-", "bytes=1000-", "bytes=2000-"]
 
 
 async def test_a_whole_part_is_taken_as_it_is(host: Host, link: CustodianLink, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from aigovtool.enclave.control_groups import said
+from aigovtool.enclave.control_groups import contents
 from aigovtool.limits import MAX_RUNS_AT_ONCE
 
 #: As few as they are chosen by themselves: a long run then never keeps the only turn from all others.
@@ -33,7 +33,7 @@ def usable_cores() -> int:
 
 def allowed_cores(root: Path = Path("/")) -> Iterator[int]:
     """Yield what each control group of this process allows, in whole cores, a part of one counted as one."""
-    for quota in said(root, "cpu", ("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+    for quota in contents(root, "cpu", ("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
         times = " ".join(quota).split()
         if len(times) == len(("quota", "period")) and all(map(_TIME_RE.fullmatch, times)):
             used_us, period_us = map(int, times)

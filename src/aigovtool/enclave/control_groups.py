@@ -14,7 +14,7 @@ _OF_PROCESS: Final = Path("proc/self/cgroup")
 _CGROUPS: Final = Path("sys/fs/cgroup")
 
 
-def said(root: Path, controller: str, names: tuple[str, ...], names_v1: tuple[str, ...]) -> Iterator[list[str]]:
+def contents(root: Path, controller: str, names: tuple[str, ...], names_v1: tuple[str, ...]) -> Iterator[list[str]]:
     """Yield the contents of these files in each group that has them all, whoever's it is.
 
     Args:

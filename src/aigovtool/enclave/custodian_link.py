@@ -13,7 +13,7 @@ import httpx
 from aigovtool.codec import Message, decode, encode
 from aigovtool.crypto.x509 import from_pem
 from aigovtool.enclave.package_download import Hashed, Incoming, Told
-from aigovtool.errors import ConfigurationError, PackageError, UnreachableError
+from aigovtool.errors import AIGovToolError, ConfigurationError, PackageError, UnreachableError
 from aigovtool.ids import Digest
 from aigovtool.limits import MAX_CONTROL_BODY_BYTES
 from aigovtool.protocol.messages import Push
@@ -43,7 +43,7 @@ class CustodianLink:
         )
         #: Of packages whose download broke off: how far it came, and how often in a row no further.
         self._broken: Final[dict[Digest, tuple[int, int]]] = {}
-        #: And what was hashed of them.
+        #: What was hashed of packages that are not there yet.
         self._hashed: Final[dict[Digest, Hashed]] = {}
 
     async def close(self) -> None:
@@ -124,7 +124,12 @@ class CustodianLink:
             return whole
         with _opened(partial) as file:
             incoming = Incoming(file, size, told, self._hashed.pop(package, None))
-            if not await self._completed(incoming, package, size):
+            try:
+                complete = await self._completed(incoming, package, size)
+            except AIGovToolError:  # it broke off, or was refused for now: the next try goes on
+                self._hashed[package] = incoming.hashed()
+                raise
+            if not complete:
                 partial.unlink()
                 raise PackageError("the download is not the package that was named", reason="download_digest")
         return partial.rename(whole)
@@ -144,7 +149,6 @@ class CustodianLink:
                     incoming.begin_anew()  # whoever answers 200 sends all of it, whatever was asked for
                 complete = await _written(response, incoming)
         except (httpx.HTTPError, ssl.SSLError) as error:
-            self._hashed[package] = incoming.hashed()
             raise self._broken_off(package, begun, incoming.done, error) from None
         self._broken.pop(package, None)
         return complete and incoming.is_package(package)

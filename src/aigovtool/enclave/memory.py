@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from aigovtool import limits
-from aigovtool.enclave.control_groups import said
+from aigovtool.enclave.control_groups import contents
 from aigovtool.errors import ConfigurationError
 
 #: What the engine's libraries reserve without using it counts against a bound of addresses: 280 MiB after the start,
@@ -115,7 +115,7 @@ def _memory_bytes(root: Path) -> int:
 
 def _allowed(root: Path) -> Iterator[int]:
     """Yield what the control groups of this process allow, and all those that they are in."""
-    for (allowed,) in said(root, "memory", ("memory.max",), ("memory.limit_in_bytes",)):
+    for (allowed,) in contents(root, "memory", ("memory.max",), ("memory.limit_in_bytes",)):
         if _BYTES_RE.fullmatch(allowed):
             yield int(allowed)
 
