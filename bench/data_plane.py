@@ -24,13 +24,13 @@ OURS: Final = "aigovtool"
 GATEWAY: Final = "aigovtool connect"
 #: And all of it sealed, as behind a load balancer that ends TLS.
 SEALED: Final = "aigovtool connect, sealed"
-#: The model alone: how many threads run it, each a request of its own, and ONNX Runtime's threads within one run.
 #: The same enclave, asked evenly, this share as often as it answered when it was asked as fast as answers came.
 SHARE: Final = 0.7
 AT_SHARE: Final = f"{OURS}, at {SHARE:.0%}"
 #: So many answers tell the slowest hundredth from a single one; for so long they are waited for at the most.
 _ANSWERS: Final = 500
 _LONGEST_S: Final = 45.0
+#: The model alone: how many threads run it, each a request of its own, and ONNX Runtime's threads within one run.
 BARE: Final = {"alone, 1 thread": (1, 1), "alone, 2 threads": (2, 1), "alone, 2 threads within": (1, 2)}
 
 

@@ -35,6 +35,9 @@ _PAUSE_MS: Final = {Lane.SHORT: 1_000, Lane.MIDDLE: 60_000}
 #: Of the time of a try: what it may take before fewer are tried together, and what it takes when more may be.
 _MUCH_OF_TRY: Final = 0.75
 _LITTLE_OF_TRY: Final = 0.5
+#: Of the time in which runs were done: what single runs may have lost that were not. A machine with more to do than
+#: cores lets a run wait for milliseconds now and then, which says nothing of the next one.
+_MAY_BE_LOST: Final = 0.2
 
 
 class Shape:
@@ -68,6 +71,8 @@ class Shape:
         self.paused_until_ms = 0
         #: How many are tried together at most: by how long tries took, and at first as many as there may be.
         self.most_in_try = MAX_GROUP
+        #: What single runs lost that were not done in their try, and nothing has made up for yet.
+        self._lost_us = 0.0
         #: Of the last answer whose data were all binary: their headers, the JSON part, the lines of the head.
         self._last: tuple[tuple[TensorHeader, ...], bytes, str] | None = None
 
@@ -86,15 +91,17 @@ class Shape:
         and a try that took long by chance leaves no trace for long.
         """
         time_us = 1_000 * self.forms[Lane.SHORT].compute_ms
+        self._lost_us = max(0.0, self._lost_us - _MAY_BE_LOST * took_us)
         if took_us > _MUCH_OF_TRY * time_us:
             self.most_in_try = _fitting(runs, took_us, time_us)
         elif took_us <= _LITTLE_OF_TRY * time_us:
             self.most_in_try = max(self.most_in_try, min(MAX_GROUP, 2 * runs))
 
     def was_late(self, count: int, done: int, took_us: int) -> bool:
-        """Learn from a short try of `count` whose time ran out; return whether they were too many.
+        """Learn from a short try of `count` whose time ran out; return whether the next may be tried.
 
-        If not, one run of them takes as long as a try, and would again.
+        If they were not too many, one run of them took as long as what was left of the try. It may once; where that
+        takes much of the time in which others are done, such runs are long.
 
         Args:
             count: how many were tried.
@@ -104,7 +111,8 @@ class Shape:
         short = self.forms[Lane.SHORT]
         time_us = 1_000 * short.compute_ms
         if count == 1 or (done and took_us * count < _MUCH_OF_TRY * time_us * done) or not (done or short.together):
-            return False
+            self._lost_us = min(self._lost_us + time_us - took_us, 2.0 * time_us)
+            return self._lost_us <= time_us
         self.most_in_try = _fitting(done, time_us, time_us) if done else count // 2
         return True
 
