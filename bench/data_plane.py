@@ -16,7 +16,7 @@ from bench.bare import Runs
 from bench.graphs import GRAPHS, Graph
 from bench.lent import connected, lent
 from bench.peer import PEERS, served
-from bench.pieces import ONE_BY_ONE, PIECES
+from bench.pieces import ONE_BY_ONE, PIECES, WIDE, WIDE_PROGRAM
 from bench.served import Point, Served, told
 
 OURS: Final = "aigovtool"
@@ -103,6 +103,8 @@ def _others(stack: ExitStack, graph: Graph, *, peers: bool, pieces: bool) -> Ite
         for name, program in PIECES.items():
             yield stack.enter_context(lent(graph, name, program))
         yield stack.enter_context(lent(graph, ONE_BY_ONE, batch=False))
+    if pieces and not small:
+        yield stack.enter_context(lent(graph, WIDE, WIDE_PROGRAM))
     if pieces and graph.name in {"mlp", "resnet50"}:
         yield stack.enter_context(connected(graph, GATEWAY))
         yield stack.enter_context(connected(graph, SEALED, sealed=True))

@@ -5,7 +5,7 @@ from typing import Final
 
 from bench.data_plane import AT_SHARE, BARE, GATEWAY, OURS, SHARE, middle
 from bench.peer import PEERS
-from bench.pieces import METERING, ONE_BY_ONE, UNSIGNED
+from bench.pieces import METERING, ONE_BY_ONE, UNSIGNED, WIDE
 from bench.predecessor import NAME as PREDECESSOR
 from bench.served import Point
 from bench.tables import table
@@ -46,6 +46,7 @@ _PIECES: Final = (
     f"`{UNSIGNED}` makes the text and signature of one receipt and sends those with all answers; `{METERING}` asks no "
     "lease and makes no receipt, and both look at requests, their ids and their digests as ever. "
 )
+_WIDE: Final = f"`{WIDE}` is the same with `--threads-per-run 2`; all other enclaves have one. "
 _PREDECESSOR: Final = """\
 
 The *predecessor's metering* of the targets is its protocol re-created in words of our own (`bench/predecessor.py`): for
@@ -77,6 +78,7 @@ def points_part(points: Sequence[Point]) -> str:
     gateway = _GATEWAY if any(one.server == GATEWAY for one in points) else ""
     peers = " ".join(f"`{peer.name}`: {peer.words}." for peer in PEERS)
     pieces = _PIECES if any(one.server == METERING for one in points) else ""
+    pieces += _WIDE if any(one.server == WIDE for one in points) else ""
     words = {"peers": peers, "gateway": gateway, "pieces": pieces, "at_share": AT_SHARE, "one_by_one": ONE_BY_ONE}
     parts = [_DATA_PLANE.format(share=f"{SHARE:.0%}", **words)]
     if any(one.server == PREDECESSOR for one in points):

@@ -53,6 +53,9 @@ UNSIGNED: Final = "aigovtool without signing receipts"
 METERING: Final = "aigovtool without metering and receipts"
 #: The product itself, of a model whose terms do not say that requests may be computed together.
 ONE_BY_ONE: Final = "aigovtool, each request computed on its own"
+#: The product itself, as whoever runs it may have it where few ask at a time: all cores of this machine for each run.
+WIDE: Final = "aigovtool, 2 threads for each run"
+WIDE_PROGRAM: Final = ENCLAVE_PROGRAM.replace("EnclaveOptions(", "EnclaveOptions(threads_per_run=2, ")
 #: How each is called, and its program.
 PIECES: Final = {
     UNSIGNED: _NO_RECEIPT + ENCLAVE_PROGRAM,

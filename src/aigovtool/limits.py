@@ -153,6 +153,8 @@ MAX_INFER_ID_CHARS: Final = 256
 MAX_INFER_DEADLINE_MS: Final = 300_000
 # How many runs whoever runs an enclave may have its engine compute at once.
 MAX_RUNS_AT_ONCE: Final = 64
+# And how many threads it may have for one of them.
+MAX_THREADS_PER_RUN: Final = 64
 # What a model's terms say of its answers: some twenty outputs by their names. Those of all models of an enclave travel
 # with each answer to a renewal, 64 KiB at most, where there is less room for other things then.
 MAX_ANSWER_TERMS_BYTES: Final = 1_000

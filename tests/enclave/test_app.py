@@ -242,6 +242,26 @@ async def test_a_custodian_that_is_away_sets_nothing_aside(
     assert booted == [[A, B]] * 20
 
 
+async def test_an_engine_is_started_with_as_many_runs_and_threads_as_was_said(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What whoever runs the enclave has chosen is what it boots with."""
+    seen: list[tuple[object, object]] = []
+
+    async def boot(*_: object, at_once: object, run_threads: object, **__: object) -> Instance:
+        seen.append((at_once, run_threads))
+        raise ForbiddenError("", reason="x")
+
+    monkeypatch.setattr(app, "boot", boot)
+    enclave = enclave_for(site, tmp_path, monkeypatch, A)
+    usual = enclave._options
+    for options in (usual, replace(usual, runs_at_once=5, threads_per_run=7)):
+        monkeypatch.setattr(enclave, "_options", options)
+        with pytest.raises(ForbiddenError):
+            await enclave.run()
+    assert seen == [(None, 1), (5, 7)]
+
+
 async def test_what_was_set_aside_is_tried_again_by_a_new_boot(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

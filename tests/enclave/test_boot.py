@@ -21,7 +21,7 @@ from aigovtool.attestation.model import Unchecked
 from aigovtool.crypto.sign import Envelope, SigningKey, open_by_any, seal
 from aigovtool.enclave import boot as boot_module
 from aigovtool.enclave.app import EnclaveOptions, attester_for
-from aigovtool.enclave.boot import boot
+from aigovtool.enclave.boot import Instance, boot
 from aigovtool.enclave.clock import ElapsedClock
 from aigovtool.enclave.engines.lanes import threads
 from aigovtool.enclave.kept_package import discard_damaged, manifest_of
@@ -241,6 +241,25 @@ async def test_the_engine_of_an_instance_has_a_bound_of_memory(site: Site) -> No
         assert resource.prlimit(instance.engine.pid, resource.RLIMIT_AS) == (memory_bounds().engine_addresses,) * 2
     finally:
         await instance.engine.kill_and_wait()
+
+
+async def test_an_engine_has_as_many_threads_for_a_run_as_it_is_told_to(site: Site) -> None:
+    """Each model has its own, beside the one that begins a run, with room for their stacks alone."""
+    usual = await boot(site.party, [MODEL], wiring.platform(), site.link, site.cache, at_once=2)
+    wide = await boot(site.party, [MODEL], wiring.platform(), site.link, site.cache, at_once=2, run_threads=4)
+    try:
+        bound = memory_bounds().engine_addresses + 3 * (8 << 20)
+        assert resource.prlimit(wide.engine.pid, resource.RLIMIT_AS) == (bound, bound)
+        async with asyncio.timeout(20):  # the others are started when it has said hello
+            while [threads_of(one) for one in (usual, wide)] != [threads(2), threads(2) + 3]:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    finally:
+        await asyncio.gather(*(one.engine.kill_and_wait() for one in (usual, wide)))
+
+
+def threads_of(instance: Instance) -> int:
+    """Return how many threads an engine has, but for the watchdog and the main one that serves as well."""
+    return len(os.listdir(f"/proc/{instance.engine.pid}/task")) - 1  # noqa: PTH208
 
 
 @pytest.mark.parametrize("at_once", [1, 24])

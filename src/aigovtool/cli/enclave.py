@@ -13,7 +13,7 @@ from aigovtool.cli.address import LISTEN, Address
 from aigovtool.cli.credentials import read_borrower
 from aigovtool.cli.screen import UNENCRYPTED, Screen
 from aigovtool.cli.verb import DIRECTORY, FILE, Verb, VerbGroup, wrong_usage
-from aigovtool.limits import MAX_RUNS_AT_ONCE
+from aigovtool.limits import MAX_RUNS_AT_ONCE, MAX_THREADS_PER_RUN
 
 if TYPE_CHECKING:
     from aigovtool.attestation.model import Evidence
@@ -134,6 +134,13 @@ def _tee_options(function: Callable[..., None]) -> Callable[..., None]:
     type=click.IntRange(1, MAX_RUNS_AT_ONCE),
     help="How many inferences are computed at once; each takes memory.  [default: one for each core, at least 2]",
 )
+@click.option(
+    "--threads-per-run",
+    type=click.IntRange(1, MAX_THREADS_PER_RUN),
+    default=1,
+    show_default=True,
+    help="Threads of one inference: more give answers sooner while few ask, and fewer answers while many do.",
+)
 @click.pass_obj
 def serve(
     screen: Screen,
@@ -146,6 +153,7 @@ def serve(
     cache: Path,
     allow_simulated: bool,
     runs_at_once: int | None,
+    threads_per_run: int,
     **tpm: Any,  # noqa: ANN401 - click's
 ) -> None:
     """Attest to the custodian, get the models' keys, and serve until interrupted.
@@ -169,6 +177,7 @@ def serve(
         cache=cache,
         tpm=_tpm_options(**tpm),
         runs_at_once=runs_at_once,
+        threads_per_run=threads_per_run,
     )
     read_borrower(borrower_file)  # says which kind of file it is, if it is another
     screen.serve()

@@ -79,7 +79,8 @@ class TpmOptions:
 class EnclaveOptions:
     """How to run an enclave. `tee` is a TEE type, or `auto`; the simulated one also needs `allow_simulated`.
 
-    `tpm` has the settings of a TPM, if they are not the usual ones; `runs_at_once` is None for one for each core.
+    `tpm` has the settings of a TPM, if they are not the usual ones; `runs_at_once` is None for one for each core, and
+    `threads_per_run` is how many threads compute one of them.
     """
 
     tee: str
@@ -91,6 +92,7 @@ class EnclaveOptions:
     cache: Path
     tpm: TpmOptions | None = None
     runs_at_once: int | None = None
+    threads_per_run: int = 1
 
 
 def attester_for(tee: str, tpm: TpmOptions | None = None, *, allow_simulated: bool) -> Attester:
@@ -272,6 +274,7 @@ class _Enclave:
             blame=lambda model, _error: blamed.append(model),
             memory=self._memory,
             at_once=self._options.runs_at_once,
+            run_threads=self._options.threads_per_run,
         )
         self._roster.booted(models, time.monotonic() - began_s)
         if Layer.MEMORY_LOCKED not in instance.engine.sandbox:

@@ -196,6 +196,7 @@ async def boot(
     blame: Blame = lambda _model, _error: None,
     memory: MemoryBounds | None = None,
     at_once: int | None = None,
+    run_threads: int = 1,
 ) -> Instance:
     """Boot one instance, with those of `models` that the custodian allows. On failure the engine child is gone.
 
@@ -209,13 +210,14 @@ async def boot(
         blame: is told, before it is raised, of an error that is one model's alone.
         memory: what the engine may take; None for this machine's.
         at_once: how many runs it computes at once; None for as many as this machine has cores for.
+        run_threads: how many threads compute one of them.
 
     Raises:
         AIGovToolError: who or what refused, or could not be reached.
     """
-    clock = ElapsedClock()
-    memory = memory or memory_bounds()
-    engine = await EngineProcess.start(_engine_config(memory, at_once or runs_at_once(memory.engine_addresses)))
+    clock, memory = ElapsedClock(), memory or memory_bounds()
+    runs = at_once or runs_at_once(memory.engine_addresses)
+    engine = await EngineProcess.start(_engine_config(memory, runs, run_threads, len(models)))
     try:
         return await _Boot(party, models, attester, link, cache, aside, blame, clock, engine).run()
     except BaseException:
@@ -223,7 +225,7 @@ async def boot(
         raise
 
 
-def _engine_config(memory: MemoryBounds, at_once: int) -> EngineConfig:
+def _engine_config(memory: MemoryBounds, at_once: int, run_threads: int, models: int) -> EngineConfig:
     shares = Shares(
         size_bytes=memory.bodies,
         size_bytes_per_consumer=memory.bodies_per_consumer,
@@ -231,9 +233,10 @@ def _engine_config(memory: MemoryBounds, at_once: int) -> EngineConfig:
         unread_bytes_per_consumer=memory.unread_per_consumer,
     )
     # The stacks of threads are addresses that are hardly used; what else runs take is to keep within the bound.
-    stacks = STACK_BYTES * (threads(at_once) - threads(LEAST_RUNS))
-    addresses = memory.engine_addresses + max(0, stacks)
-    return EngineConfig(workers=at_once, memory_bytes=addresses, shares=shares)
+    # Each model has threads of its own, which all of its runs share, beside those that begin them.
+    stacks = STACK_BYTES * (max(0, threads(at_once) - threads(LEAST_RUNS)) + models * (run_threads - 1))
+    addresses = memory.engine_addresses + stacks
+    return EngineConfig(workers=at_once, intra_op_threads=run_threads, memory_bytes=addresses, shares=shares)
 
 
 @dataclass(slots=True)

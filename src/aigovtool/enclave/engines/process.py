@@ -81,10 +81,10 @@ T = TypeVar("T", bound=ToParent)
 class EngineConfig:
     """How the child is set up.
 
-    `workers`: requests computed at once, and a few more when some are long (`lanes`). `intra_op_threads`: threads of
-    one request. `memory_bytes`: bound of the child's address space, None for none. `require_landlock`: False only for
-    kernels without landlock; the system call filter still forbids to open files. `own_files`: False to load models from
-    buffers in any case. `shares`: what consumers may have pending. `start_timeout_s`: from start to hello.
+    `workers`: requests computed at once, and a few more when some are long (`lanes`). `intra_op_threads`: threads that
+    compute one of them. `memory_bytes`: bound of the child's address space, None for none. `require_landlock`: False
+    only for kernels without landlock; the system call filter still forbids to open files. `own_files`: False to load
+    models from buffers in any case. `shares`: what consumers may have pending. `start_timeout_s`: from start to hello.
     """
 
     workers: int = 2

@@ -1,0 +1,128 @@
+"""Runs that several threads compute, in a real child."""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from aigovtool.enclave.engines.lanes import threads
+from aigovtool.enclave.engines.process import EngineConfig, EngineProcess
+from aigovtool.errors import DeadlineError
+from aigovtool.ids import ConsumerId
+from aigovtool.package.manifest import Datatype as ManifestDatatype
+from aigovtool.protocol.tensor import Datatype, Tensor
+
+MINUTE_MS = 60_000
+ANN = ConsumerId("ann")
+THREADS = 3
+WIDTH = 512
+FOR_EVER = 1 << 40
+
+
+@pytest.fixture
+async def wide() -> AsyncIterator[EngineProcess]:
+    """A child that computes one run at a time, with three threads."""
+    running = await EngineProcess.start(EngineConfig(workers=1, intra_op_threads=THREADS))
+    try:
+        yield running
+    finally:
+        await running.kill_and_wait()
+
+
+@pytest.fixture
+def products(kit: Any, tmp_path: Path) -> Any:
+    """A loop of `count` products of a square matrix `x` with one that turns its columns round by one."""
+    turned = np.roll(np.eye(WIDTH, dtype=np.float32), 1, axis=1)
+    body = helper.make_graph(
+        [helper.make_node("MatMul", ["carried", "turned"], ["next"]), helper.make_node("Identity", ["on"], ["go_on"])],
+        "body",
+        [
+            kit.value("step", [], TensorProto.INT64),
+            kit.value("on", [], TensorProto.BOOL),
+            kit.value("carried", [WIDTH, WIDTH]),
+        ],
+        [kit.value("go_on", [], TensorProto.BOOL), kit.value("next", [WIDTH, WIDTH])],
+    )
+    graph = kit.model_bytes(
+        [helper.make_node("Loop", ["count", "yes", "x"], ["y"], body=body)],
+        [kit.value("count", [], TensorProto.INT64), kit.value("x", [WIDTH, WIDTH])],
+        [kit.value("y", [WIDTH, WIDTH])],
+        [
+            helper.make_tensor("yes", TensorProto.BOOL, [], [True]),
+            helper.make_tensor("turned", TensorProto.FLOAT, [WIDTH, WIDTH], turned.tobytes(), raw=True),
+        ],
+    )
+    square = kit.spec("x", [WIDTH, WIDTH]), kit.spec("y", [WIDTH, WIDTH])
+    return kit.seal(
+        tmp_path / "products.aigov",
+        [("model.onnx", graph)],
+        [kit.spec("count", [], ManifestDatatype.INT64), square[0]],
+        [square[1]],
+    )
+
+
+def asked(count: int) -> list[Tensor]:
+    """Return what so many products are asked for with: each row counts up from its number."""
+    x = np.add.outer(np.arange(WIDTH), np.arange(WIDTH)).astype(np.float32)
+    return [
+        Tensor("count", Datatype.INT64, (), struct.pack("<q", count)),
+        Tensor("x", Datatype.FP32, (WIDTH, WIDTH), x.tobytes()),
+    ]
+
+
+def tasks(pid: int) -> dict[int, int]:
+    """Return the threads of a process, and how long each was on a core (nanoseconds)."""
+    found = Path(f"/proc/{pid}/task").iterdir()
+    return {int(task.name): int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in found}
+
+
+async def all_there(process: EngineProcess) -> None:
+    """Wait for those threads of a child that are started when it has said hello; the watchdog is one more."""
+    async with asyncio.timeout(20):
+        while len(tasks(process.pid)) < threads(1) + 1:  # noqa: ASYNC110 -- nobody tells
+            await asyncio.sleep(0.01)
+
+
+async def test_so_many_threads_compute_a_run(kit: Any, wide: EngineProcess, products: Any) -> None:
+    """Those of the model beside the one that began it; they are locked in like all others, and go with the model."""
+    await all_there(wide)
+    before = set(tasks(wide.pid))
+    model = await products.load(wide)
+    own = tasks(wide.pid).keys() - before
+    assert len(own) == THREADS - 1
+    begun = tasks(wide.pid)
+    (answer,) = (await wide.run(model, asked(50), [], MINUTE_MS, consumer=ANN)).outputs
+    spent = tasks(wide.pid)
+    assert all(spent[task] - begun[task] > 1_000_000 for task in own)
+    assert (
+        np.frombuffer(answer.data, np.float32).reshape(WIDTH, WIDTH)[3, 50] == 3
+    )  # where the first column has come to
+    assert {(one["NoNewPrivs"], one["Seccomp"]) for one in kit.statuses(wide.pid)} == {("1", "2")}
+    await wide.unload(model)
+    assert not own & tasks(wide.pid).keys()
+
+
+async def test_a_run_of_several_threads_ends_at_its_deadline(wide: EngineProcess, products: Any) -> None:
+    """All of its threads end it, and the next run has them."""
+    model = await products.load(wide)
+    with pytest.raises(DeadlineError) as caught:
+        await wide.run(model, asked(FOR_EVER), [], 200, consumer=ANN)
+    assert caught.value.reason != "engine_overdue"
+    (answer,) = (await wide.run(model, asked(1), [], MINUTE_MS, consumer=ANN)).outputs
+    assert np.frombuffer(answer.data, np.float32).reshape(WIDTH, WIDTH)[3, 1] == 3
+
+
+async def test_what_several_threads_give_is_what_one_gives(
+    wide: EngineProcess, single: EngineProcess, products: Any
+) -> None:
+    """Number by number: each is computed by one of them."""
+    outputs = []
+    for process in (wide, single):
+        model = await products.load(process)
+        outputs.append((await process.run(model, asked(7), [], MINUTE_MS, consumer=ANN)).outputs)
+    assert outputs[0] == outputs[1]
