@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from aigovtool.enclave import computing
-from aigovtool.enclave.computing import LEAST_RUNS, allowed_cores, runs_at_once, usable_cores
+from aigovtool.enclave.computing import LEAST_RUNS, allowed_cores, runs_at_once, stack_bytes, usable_cores
 from aigovtool.limits import MAX_RUNS_AT_ONCE
 
 AMPLE_BYTES = 1 << 40
@@ -80,3 +80,13 @@ def test_each_core_has_a_run_if_there_is_memory(
     """Never fewer than two, or one long run would keep the only turn from all others."""
     monkeypatch.setattr(computing, "usable_cores", lambda: has)
     assert runs_at_once(memory) == runs
+
+
+def test_stacks_come_on_top_of_what_the_engine_may_take() -> None:
+    """Of threads that begin runs all; of the models' own so much at the most that the bound is still one."""
+    stack = 8 << 20
+    assert stack_bytes(1, 1, 5) == stack_bytes(2, 1, 5) == 0
+    assert stack_bytes(24, 1, 5) == 2 * 22 * stack
+    assert stack_bytes(2, 4, 1) == 3 * stack
+    assert stack_bytes(24, 4, 5) == (2 * 22 + 3 * 5) * stack
+    assert stack_bytes(2, 64, 100) == 1 << 30

@@ -32,9 +32,8 @@ from aigovtool.crypto.wrap import WrapKey
 from aigovtool.crypto.x509 import self_signed_server_certificate
 from aigovtool.enclave.attestation import Attestation, Attested, refused_in
 from aigovtool.enclave.clock import ElapsedClock
-from aigovtool.enclave.computing import LEAST_RUNS, runs_at_once
+from aigovtool.enclave.computing import runs_at_once, stack_bytes
 from aigovtool.enclave.custodian_link import CustodianLink
-from aigovtool.enclave.engines.lanes import STACK_BYTES, threads
 from aigovtool.enclave.engines.pending import Shares
 from aigovtool.enclave.engines.process import EngineConfig, EngineProcess, LoadedModel
 from aigovtool.enclave.kept_package import discard_damaged, manifest_of
@@ -232,10 +231,7 @@ def _engine_config(memory: MemoryBounds, at_once: int, run_threads: int, models:
         unread_bytes=memory.unread,
         unread_bytes_per_consumer=memory.unread_per_consumer,
     )
-    # The stacks of threads are addresses that are hardly used; what else runs take is to keep within the bound.
-    # Each model has threads of its own, which all of its runs share, beside those that begin them.
-    stacks = STACK_BYTES * (max(0, threads(at_once) - threads(LEAST_RUNS)) + models * (run_threads - 1))
-    addresses = memory.engine_addresses + stacks
+    addresses = memory.engine_addresses + stack_bytes(at_once, run_threads, models)
     return EngineConfig(workers=at_once, intra_op_threads=run_threads, memory_bytes=addresses, shares=shares)
 
 

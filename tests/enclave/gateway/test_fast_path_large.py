@@ -184,6 +184,16 @@ async def test_a_longer_form_that_fails_is_left_alone_for_a_minute(service: Serv
     assert outputs_of(await fast.ask()) == [1.0, 2.0]
 
 
+async def test_a_longer_run_that_was_late_is_left_alone_for_a_minute(service: Service, fast: Fast) -> None:
+    """Attack: each of its tries takes a second of the engine's time, which no short run makes up for."""
+    handle = service.run.instance.models[MODEL].loaded.handle
+    shape: Shape = next(iter(fast.path._shapes[CONSUMER, handle]._shapes.values()))
+    now_ms = service.run.instance.clock.now_ms()
+    late = SimpleNamespace(shape=shape, entries=[None], done=0, took_us=0)
+    fast.path._failed(cast("Any", late), cast("Any", SimpleNamespace(late=True)), Lane.MIDDLE)
+    assert shape.is_paused(now_ms + 30_000)
+
+
 async def test_each_lane_has_its_own_time(service: Service, fast: Fast) -> None:
     """A try may take no longer than its lane has, or than the terms say."""
     handle = service.run.instance.models[MODEL].loaded.handle

@@ -36,6 +36,7 @@ import numpy.typing as npt
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # rule 1: read once, when the library is loaded
 import onnxruntime as ort
 
+from aigovtool.enclave.engines import stacks
 from aigovtool.enclave.engines.engine import PlainModel
 from aigovtool.enclave.engines.interface import ModelInterface, answer_too_large, check_output
 from aigovtool.enclave.engines.watchdog import Guard, Watchdog
@@ -96,7 +97,7 @@ _ONNX_TYPES: Final = {
 # Status codes of operators that check what they are given: of one failure they use the one or the other.
 _OF_INPUTS: Final = frozenset({"Fail", "InvalidArgument", "RuntimeException"})
 # What its allocators say; the status code is that of any failure.
-_NO_MEMORY: Final = ("Failed to allocate memory", "bad_alloc", "bad allocation")
+_NO_MEMORY: Final = ("Failed to allocate memory", "bad_alloc", "bad allocation", "pthread_create failed")
 
 # Identity on FP32 [n], ONNX IR 8, opset 13: what `warm_up` runs.
 _IDENTITY: Final = (
@@ -126,6 +127,7 @@ class OnnxEngine:
 
     def load(self, model: PlainModel) -> "OnnxModel":
         """See `Engine.load`."""
+        stacks.require_room(self._intra_op_threads - 1)
         graph = model.take_graph() if model.folder is None else str(model.folder.graph)
         try:
             session = self._session(graph, model.files)

@@ -27,7 +27,7 @@ from typing import Final, NoReturn
 
 from aigovtool.crypto.secret import ModelKey
 from aigovtool.crypto.wrap import WrapKey
-from aigovtool.enclave.engines import heaps, sandbox
+from aigovtool.enclave.engines import heaps, sandbox, stacks
 from aigovtool.enclave.engines.channel import Channel
 from aigovtool.enclave.engines.engine import LoadedEngine
 from aigovtool.enclave.engines.finite import require_finite
@@ -49,7 +49,7 @@ from aigovtool.enclave.engines.ipc import (
     pack_tensors,
     unpack_tensors,
 )
-from aigovtool.enclave.engines.lanes import STACK_BYTES, is_short, threads
+from aigovtool.enclave.engines.lanes import is_short, threads
 from aigovtool.enclave.engines.limiting import limited
 from aigovtool.enclave.engines.models import Models
 from aigovtool.enclave.engines.onnx import OnnxEngine
@@ -343,7 +343,7 @@ def main() -> NoReturn:
     if not isinstance(setup, Setup) or os.getppid() != setup.parent_pid:
         os._exit(EXIT_PARENT_GONE)
     heaps.share(setup.workers)
-    threading.stack_size(STACK_BYTES)
+    stacks.bound()
     watchdog = Watchdog()
     engine = OnnxEngine(setup.intra_op_threads, watchdog)
     rehearse(engine)

@@ -273,7 +273,7 @@ class InferenceFastPath:
     def _failed(self, batch: Batch, group: Group, lane: Lane) -> None:
         """Try fewer together if there were too many; none of this form for a while if its runs are long, or fail."""
         shape, count = batch.shape, len(batch.entries)
-        if not (group.late and shape.was_late(count, batch.done, batch.took_us)):
+        if lane is not Lane.SHORT or not (group.late and shape.was_late(count, batch.done, batch.took_us)):
             shape.pause(self._instance.clock.now_ms(), lane)
 
     def _give_back(self, batch: Batch) -> None:
