@@ -258,7 +258,7 @@ async def test_an_engine_has_as_many_threads_for_a_run_as_it_is_told_to(site: Si
 
 
 def threads_of(instance: Instance) -> int:
-    """Return how many threads an engine has, but for the watchdog and the main one that serves as well."""
+    """Return how many threads an engine has beside the watchdog."""
     return len(os.listdir(f"/proc/{instance.engine.pid}/task")) - 1  # noqa: PTH208
 
 

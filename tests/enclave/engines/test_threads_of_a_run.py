@@ -111,9 +111,8 @@ async def test_so_many_threads_compute_a_run(kit: Any, wide: EngineProcess, prod
     (answer,) = (await wide.run(model, asked(50), [], MINUTE_MS, consumer=ANN)).outputs
     spent = tasks(wide.pid)
     assert all(spent[task] - begun[task] > 1_000_000 for task in own)
-    assert (
-        np.frombuffer(answer.data, np.float32).reshape(WIDTH, WIDTH)[3, 50] == 3
-    )  # where the first column has come to
+    turned = np.frombuffer(answer.data, np.float32).reshape(WIDTH, WIDTH)
+    assert turned[3, 50] == 3  # where the first column has come to
     assert {(one["NoNewPrivs"], one["Seccomp"]) for one in kit.statuses(wide.pid)} == {("1", "2")}
     await wide.unload(model)
     async with asyncio.timeout(20):
